@@ -1,0 +1,109 @@
+"""The values that travel along the straight line, and the letters their shapes are written in.
+
+B batch · S samples or pixels · T feature frames · D encoder width · G summary width · P prefix positions ·
+E decoder width · L decoder layers · H heads · K head width · N text tokens · V vocabulary
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """What a user can cause and mend: a file, an option or a value. The shell prints it in one line, exit code 2."""
+
+
+def _map(value: Any, method: str, *args: Any) -> Any:
+    """``value`` with every tensor (or tensor-bearing value of this module) replaced by ``tensor.method(*args)``."""
+    if isinstance(value, dict):
+        return {key: _map(item, method, *args) for key, item in value.items()}
+    return getattr(value, method)(*args) if hasattr(value, method) else value
+
+
+class Tensors:
+    """What the values below share: they move between devices whole and are pinned whole."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same value on ``device``; strings and absent tensors stay as they are."""
+        return replace(self, **{k: _map(v, "to", device) for k, v in vars(self).items()})  # type: ignore[type-var]
+
+    def pin_memory(self) -> Self:
+        """The same value in page-locked memory, for copies to a GPU that overlap with compute."""
+        return replace(self, **{k: _map(v, "pin_memory") for k, v in vars(self).items()})  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Media(Tensors):
+    """What an encoder reads: waveforms padded with zeros (B S), or pixels (B 3 Y X).
+
+    ``lengths`` (B) counts the samples of each waveform; it is 1 for every picture.
+    """
+
+    values: Tensor
+    lengths: Tensor
+
+
+@dataclass(frozen=True)
+class Features(Tensors):
+    """What an encoder found: frames (B T D), their mask (B T, True where real), and a summary (B G).
+
+    Without frames T = 0, without a summary G = 0: absence has a shape.
+    """
+
+    frames: Tensor
+    mask: Tensor
+    pooled: Tensor
+
+
+@dataclass(frozen=True)
+class Prefix(Tensors):
+    """Embeddings (B P E) that a decoder reads before any text, and their mask (B P, True where real)."""
+
+    embeds: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class DeepPrefix(Tensors):
+    """Keys and values (L B H P K) that stand in a decoder's cache before any text, and their mask (B P).
+
+    ``gate`` (L H) scales what each head reads from the prefix; None lets prefix and text share one softmax.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor
+    gate: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Batch(Tensors):
+    """B examples: what the encoders read, by branch name, and beside it strings that only the decoder opens.
+
+    ``targets`` may hold several texts an example, or none.
+    """
+
+    inputs: dict[str, Media | Features]
+    prompts: list[str]
+    targets: list[list[str]]
+    contexts: list[str]
+    ids: list[str]
+    media: list[str] = field(default_factory=list)  # the files an example was read from, for reports
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One text that a decoder wrote, and its score (see ``GenerateOptions.ranking``); higher is better."""
+
+    text: str
+    score: float
