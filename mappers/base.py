@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from mmprefix.parts import Part
-from mmprefix.types import Features, Prefix
+from mmprefix.types import Features, InputError, Prefix
 
 
 class Mapper(Part, nn.Module, ABC):
@@ -21,3 +22,25 @@ class Mapper(Part, nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features) -> Prefix:
         """Features of B inputs → embeddings (B P E) and mask (B P)."""
+
+
+def need_summary(mapper: Mapper, pooled_dim: int) -> None:
+    """Refuses an encoder without a summary, by name."""
+    if not pooled_dim:
+        raise InputError(f"{type(mapper).__name__} reads the encoder's summary, and this encoder has none (pooled_dim=0)")
+
+
+def need_frames(mapper: Mapper, dim: int) -> None:
+    """Refuses an encoder without frames, by name."""
+    if not dim:
+        raise InputError(f"{type(mapper).__name__} reads the encoder's frames, and this encoder has none (dim=0)")
+
+
+def all_real(embeds: Tensor) -> Tensor:
+    """The mask (B P) of a prefix (B P E) in which nothing is padding."""
+    return torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B N E) → (B H N K) with K = E / H."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)

@@ -1,0 +1,87 @@
+"""A few learned queries look over all frames and take away a prefix of fixed length.
+
+The Perceiver resampler of Flamingo (https://arxiv.org/abs/2204.14198): in every layer the queries attend to the
+frames and to themselves. Here each layer keeps its own norm for frames and queries, and a last norm and projection
+bring the result to the decoder's width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmprefix.mappers.base import Mapper, all_real, need_frames, split_heads
+from mmprefix.types import Features, InputError, Prefix
+
+
+class CrossLayer(nn.Module):
+    """Queries attend to frames and to each other, then a feed-forward network; both pre-norm with residuals."""
+
+    def __init__(self, hidden: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm_frames, self.norm_queries, self.norm_mlp = (nn.LayerNorm(hidden) for _ in range(3))
+        self.query = nn.Linear(hidden, hidden)
+        self.key_value = nn.Linear(hidden, 2 * hidden)
+        self.out = nn.Linear(hidden, hidden)
+        self.mlp = nn.Sequential(nn.Linear(hidden, 4 * hidden), nn.GELU(), nn.Linear(4 * hidden, hidden))
+
+    def forward(self, queries: Tensor, frames: Tensor, mask: Tensor) -> Tensor:
+        """Queries (B P D'), frames (B T D'), mask (B P+T, True where a key may be read) → queries (B P D')."""
+        x = self.norm_queries(queries)
+        k, v = self.key_value(torch.cat([x, self.norm_frames(frames)], dim=1)).chunk(2, dim=-1)
+        q, k, v = (split_heads(part, self.heads) for part in (self.query(x), k, v))
+        dropout = self.dropout if self.training else 0.0
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], dropout_p=dropout)
+        queries = queries + self.out(found.transpose(1, 2).flatten(2))
+        return queries + F.dropout(self.mlp(self.norm_mlp(queries)), self.dropout, self.training)
+
+
+class Resampler(Mapper):
+    """``length`` learned queries read frames (B T D) through ``layers`` layers and become the prefix (B P E).
+
+    ``hidden`` is the width inside, by default the decoder's. A summary, where the encoder has one, is read too, as
+    one more frame; an input without frames is then read by its summary alone.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pooled_dim: int,
+        width: int,
+        length: int = 16,
+        layers: int = 2,
+        heads: int = 8,
+        hidden: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not pooled_dim:
+            need_frames(self, dim)
+        inner = hidden or width
+        if inner % heads:
+            raise InputError(f"Resampler: heads={heads} does not divide the width {inner}")
+        self.queries = nn.Parameter(torch.randn(length, inner) * inner**-0.5)
+        self.from_frames = nn.Linear(dim, inner) if dim else None
+        self.from_summary = nn.Linear(pooled_dim, inner) if pooled_dim else None
+        self.layers = nn.ModuleList(CrossLayer(inner, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(inner)
+        self.out = nn.Linear(inner, width)
+
+    def forward(self, features: Features) -> Prefix:
+        """Frames (B T D) with mask, summary (B G) → embeddings (B P E), all real."""
+        b, p = len(features.mask), len(self.queries)
+        found, masks = [], [features.mask.new_ones(b, p)]
+        if self.from_summary is not None:
+            found.append(self.from_summary(features.pooled)[:, None])
+            masks.append(features.mask.new_ones(b, 1))
+        if self.from_frames is not None:
+            found.append(self.from_frames(features.frames))
+            masks.append(features.mask)
+        frames, mask = torch.cat(found, dim=1), torch.cat(masks, dim=1)  # (B T+1 D'), (B P+T+1)
+        queries = self.queries.expand(b, -1, -1)
+        for layer in self.layers:
+            queries = layer(queries, frames, mask)
+        embeds = self.out(self.norm(queries))
+        return Prefix(embeds, all_real(embeds))

@@ -1,0 +1,105 @@
+"""ClipCap's transformer mapper: summary tokens and learned constants attend to each other; the constants leave.
+
+ClipCap: CLIP Prefix for Image Captioning (Mokady, Hertz, Bermano), https://arxiv.org/abs/2111.09734
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmprefix.mappers.base import Mapper, all_real, need_summary, split_heads
+from mmprefix.types import Features, InputError, Prefix
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention among all positions; keys and values come from one matrix, only the output has a bias."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_queries = nn.Linear(width, width, bias=False)
+        self.to_keys_values = nn.Linear(width, 2 * width, bias=False)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B N E) → (B N E)."""
+        q = split_heads(self.to_queries(x), self.heads)  # (B H N K)
+        k, v = (split_heads(part, self.heads) for part in self.to_keys_values(x).chunk(2, dim=-1))
+        return self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """Linear, ReLU, linear."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B N E) → (B N E)."""
+        return self.fc2(F.relu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """A pre-norm transformer layer."""
+
+    def __init__(self, width: int, heads: int, ratio: float) -> None:
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(width), SelfAttention(width, heads)
+        self.norm2, self.mlp = nn.LayerNorm(width), FeedForward(width, int(width * ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B N E) → (B N E)."""
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class Stack(nn.Module):
+    """Layers one after the other, with no final norm."""
+
+    def __init__(self, width: int, heads: int, layers: int, ratio: float = 2.0) -> None:
+        super().__init__()
+        if width % heads:
+            raise InputError(f"heads={heads} does not divide the decoder's width {width}")
+        self.layers = nn.ModuleList(Block(width, heads, ratio) for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B N E) → (B N E)."""
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class Transformer(Mapper):
+    """The summary (B G) becomes ``clip_length`` tokens; ``length`` learned constants follow them through ``layers``
+    transformer layers without positions or mask, and what the constants turned into is the prefix (B P E).
+
+    The published run has 40 + 40 positions, 8 layers of 8 heads.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pooled_dim: int,
+        width: int,
+        length: int = 40,
+        clip_length: int = 40,
+        layers: int = 8,
+        heads: int = 8,
+    ) -> None:
+        super().__init__()
+        need_summary(self, pooled_dim)
+        self.width, self.clip_length = width, clip_length
+        self.linear = nn.Linear(pooled_dim, clip_length * width)
+        self.prefix_const = nn.Parameter(torch.randn(length, width))
+        self.transformer = Stack(width, heads, layers)
+
+    def forward(self, features: Features) -> Prefix:
+        """Features with a summary (B G) → embeddings (B P E), all real."""
+        tokens = self.linear(features.pooled).unflatten(1, (self.clip_length, self.width))
+        constants = self.prefix_const.expand(len(tokens), -1, -1)
+        embeds = self.transformer(torch.cat([tokens, constants], dim=1))[:, self.clip_length :]
+        return Prefix(embeds, all_real(embeds))

@@ -1,0 +1,333 @@
+"""The frozen language model: it reads a prefix once, and texts continue from what it has read.
+
+Whatever a prefix is, it becomes the start of the model's key-value cache: a ``State``, the trunk of a tree. A prompt
+lengthens the trunk. Captions in training and beams in generation are branches: all branches of an input stand in one
+row behind its trunk, and a mask lets each token see the trunk and its own branch. One pass, nothing copied.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
+
+from mmprefix import sources
+from mmprefix.generation import GenerateOptions, Line, grow, picker_for
+from mmprefix.parts import Part
+from mmprefix.sources import Identity
+from mmprefix.types import Candidate, DeepPrefix, InputError, Prefix
+
+Layer = tuple[Tensor, Tensor]  # keys and values (B H T K)
+
+
+@dataclass(frozen=True)
+class State:
+    """What a decoder has read of B inputs: a cache entry a layer, which positions are real, and the last output.
+
+    ``cache`` L pairs (B H T K) · ``mask`` (B T) · ``last`` (B E), the hidden state after the last real position, from
+    which the first token is predicted; None while no token or embedding has been run (nothing read, or a deep prefix).
+    """
+
+    cache: tuple[Layer, ...]
+    mask: Tensor
+    last: Tensor | None
+
+
+@dataclass(frozen=True)
+class TextLoss:
+    """Of each text: its summed negative log-likelihood (C,), its tokens (C,), and which input it belongs to (C,)."""
+
+    nll: Tensor
+    tokens: Tensor
+    owner: Tensor
+
+    def mean(self) -> Tensor:
+        """The mean over all tokens of all texts."""
+        return self.nll.sum() / self.tokens.sum().clamp(min=1)
+
+
+class Decoder(Part, nn.Module, ABC):
+    """The contract of every decoder: plain sizes, and the four things it does with a state."""
+
+    width: int  # E, of the embeddings a prefix is made of
+    layers: int
+    heads: int  # H, key-value heads
+    head_width: int  # K
+    frozen: bool
+    identity: Identity
+
+    @abstractmethod
+    def start(self, prefix: Prefix | DeepPrefix) -> State:
+        """Reads a prefix: the trunk that everything below continues, unchanged by it and usable again."""
+
+    @abstractmethod
+    def text_loss(self, state: State, prompts: list[str], targets: list[list[str]]) -> TextLoss:
+        """How badly each target of each input is predicted after the prefix and the input's prompt."""
+
+    @abstractmethod
+    def generate(self, state: State, prompts: list[str], options: GenerateOptions) -> list[list[Candidate]]:
+        """For each input its texts, the best first, without the prompt."""
+
+    def loss(self, state: State, prompts: list[str], targets: list[list[str]]) -> Tensor:
+        """The mean negative log-likelihood over all tokens of all targets."""
+        return self.text_loss(state, prompts, targets).mean()
+
+    def score(self, state: State, prompts: list[str], targets: list[list[str]]) -> list[list[float]]:
+        """The total log-probability of each target, the end of text included."""
+        found = self.text_loss(state, prompts, targets)
+        values = iter((-found.nll).tolist())
+        return [[next(values) for _ in texts] for texts in targets]
+
+
+class CausalDecoder(Decoder):
+    """Any Hugging Face causal language model with a ``DynamicCache``: GPT-2, OPT, LLaMA, Qwen ...
+
+    ``model``: a folder, ``mmprefix:NAME`` or a hub name, with ``revision``. ``stop``: a text that ends a caption
+    (kept in it), such as "."; without one, captions are trained to end, and end, with the model's end-of-text token.
+    ``frozen=False`` trains the language model too; it is then part of what is saved.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        revision: str | None = None,
+        stop: str | None = None,
+        frozen: bool = True,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    ) -> None:
+        super().__init__()
+        folder = sources.folder(model, revision)
+        self.identity = sources.identify(model, folder)
+        self.stop, self.frozen = stop, frozen
+        self.lm, self.tokenizer = _load(model, str(folder), getattr(torch, dtype))
+        config = self.lm.config.get_text_config()
+        _refuse_scaled_logits(model, config)
+        self.width = self.lm.get_input_embeddings().embedding_dim
+        self.layers = int(config.num_hidden_layers)
+        self.heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+        self.head_width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        self.positions = int(getattr(config, "max_position_embeddings", 0) or 0)  # 0: no limit known
+        self.eos = cast(int | None, self.tokenizer.eos_token_id)
+        if stop is None and self.eos is None:
+            raise InputError(f"decoder {model!r}: its tokenizer has no end-of-text token; give stop='.' or the like")
+        self._stops: Tensor | None = None
+        if frozen:
+            self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """A frozen model stays in evaluation mode whatever ``mode`` says."""
+        return super().train(mode and not self.frozen)
+
+    def start(self, prefix: Prefix | DeepPrefix) -> State:
+        """Embeddings (B P E) are run through the model once; keys and values (L B H P K) are taken as they are."""
+        if isinstance(prefix, DeepPrefix):
+            if prefix.gate is not None:
+                raise InputError("a gated deep prefix needs a decoder with gated attention; CausalDecoder joins it")
+            layers = zip(prefix.keys.to(self._dtype), prefix.values.to(self._dtype), strict=True)
+            return State(tuple(layers), prefix.mask, None)
+        empty = State((), prefix.mask[:, :0], None)
+        return self._extend(empty, prefix.embeds, prefix.mask)
+
+    def text_loss(self, state: State, prompts: list[str], targets: list[list[str]]) -> TextLoss:
+        """All targets of an input are run in one row behind its trunk; logits exist only where a target token is."""
+        ids = [[self._target_ids(p, t) for t in texts] for p, texts in zip(prompts, targets, strict=True)]
+        return self.token_loss(self.read(state, prompts), ids)
+
+    def token_loss(self, state: State, ids: list[list[list[int]]]) -> TextLoss:
+        """The same for targets given as token ids, behind a state that a token can follow (see ``read``)."""
+        assert state.last is not None
+        rows = [[tokens[:-1] for tokens in texts] for texts in ids]  # the last token of a text predicts nothing
+        flat = [token for texts in rows for tokens in texts for token in tokens]
+        packed, branch, offset = _pack(rows, state.mask.device)
+        self._check_room(state, int(offset.max()) + 2 if offset.numel() else 1)
+        hidden = state.last
+        if flat:
+            sees = (branch[:, :, None] == branch[:, None]) & (offset[:, :, None] >= offset[:, None])  # (B N N)
+            real = branch >= 0
+            cache = self._cache(state)
+            found = self._run(cache, self._embed(packed), self._visible(state, sees), self._place(state, offset))
+            hidden = torch.cat([hidden, found[real]])  # (R E)
+        logits = self.head(hidden)  # (R V)
+        row, target, text = _score_plan(ids, state.mask.device)
+        nll = logits.float().logsumexp(-1)[row] - logits[row, target].float()
+        texts = [len(tokens) for group in ids for tokens in group]
+        owner = [b for b, group in enumerate(ids) for _ in group]
+        total = nll.new_zeros(len(texts)).index_add(0, text, nll)
+        return TextLoss(total, torch.tensor(texts, device=nll.device), torch.tensor(owner, device=nll.device))
+
+    @torch.no_grad()
+    def generate(self, state: State, prompts: list[str], options: GenerateOptions) -> list[list[Candidate]]:
+        """Texts after the prefix and each prompt; see ``GenerateOptions``."""
+        state = self.read(state, prompts)
+        lines = self.search(state, options, self.stops())
+        return [[Candidate(self._text(ids), score) for ids, score in group] for group in lines]
+
+    @torch.no_grad()
+    def search(self, state: State, options: GenerateOptions, stops: Tensor) -> list[list[Line]]:
+        """The same in token ids, stop token included; ``stops`` (any number) are the ids that end a line."""
+        assert state.last is not None
+        self._check_room(state, options.max_new_tokens)
+        picker = picker_for(options, len(state.mask), stops)
+        cache = self._cache(state)
+
+        def step(tokens: Tensor, ancestry: Tensor) -> Tensor:
+            depth = torch.full_like(tokens, ancestry.shape[-1] // picker.width - 1)
+            seen = self._run(cache, self._embed(tokens), self._visible(state, ancestry), self._place(state, depth))
+            return self.head(seen)
+
+        return grow(self.head(state.last), step, picker, options.max_new_tokens)
+
+    def read(self, state: State, prompts: list[str]) -> State:
+        """The trunk lengthened by each input's prompt, so that a text can follow.
+
+        Where nothing was run yet (no prefix, or a deep one) and the prompt is empty, the begin-of-text token is read.
+        """
+        begin = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.eos
+        first = [cast(int, begin)] if state.last is None and begin is not None else []
+        ids = [self._ids(prompt) or first for prompt in prompts]
+        if not any(ids):
+            return state
+        width = max(map(len, ids))
+        padded = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=state.mask.device)
+        mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in ids], device=padded.device)
+        return self._extend(state, self._embed(padded), mask)
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states (... E') → logits (... V)."""
+        return self.lm.get_output_embeddings()(hidden)
+
+    def stops(self) -> Tensor:
+        """The token ids that end a text: end-of-text, or every token that completes the ``stop`` text."""
+        if self._stops is None:
+            ids = [] if self.eos is None else [self.eos]
+            if self.stop is not None:
+                words = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
+                ids += [i for i, word in enumerate(words) if self.stop in word]
+                if len(ids) <= (self.eos is not None):
+                    raise InputError(f"stop={self.stop!r}: no single token of the decoder holds it; choose a shorter one")
+            self._stops = torch.tensor(sorted(set(ids)))
+        return self._stops.to(self._device)
+
+    def _extend(self, state: State, embeds: Tensor, mask: Tensor) -> State:
+        """The trunk and N more positions (B N E), real where ``mask`` (B N) says so."""
+        n = mask.shape[1]
+        if not n:
+            return state
+        self._check_room(state, n)
+        causal = torch.ones(n, n, dtype=torch.bool, device=mask.device).tril()
+        own = torch.eye(n, dtype=torch.bool, device=mask.device)
+        sees = causal & mask[:, None] | own  # padding sees itself, so that no row of the attention is empty
+        cache = self._cache(state)
+        place = self._place(state, (mask.cumsum(1) - 1).clamp(min=0))
+        hidden = self._run(cache, embeds.to(self._dtype), self._visible(state, sees), place)
+        end = torch.where(mask, torch.arange(1, n + 1, device=mask.device), 0).amax(1)  # 0: nothing real
+        last = hidden[torch.arange(len(end), device=end.device), (end - 1).clamp(min=0)]
+        if state.last is not None:
+            last = torch.where((end > 0)[:, None], last, state.last)
+        layers = tuple((cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in cache.layers)
+        return State(layers, torch.cat([state.mask, mask], dim=1), last)
+
+    def _run(self, cache: DynamicCache, embeds: Tensor, visible: Tensor, places: Tensor) -> Tensor:
+        """N tokens (B N E) behind the cache, which grows by them; ``visible`` (B N T+N) → hidden states (B N E')."""
+        bias = torch.zeros(visible.shape, dtype=embeds.dtype, device=embeds.device)
+        bias = bias.masked_fill(~visible, torch.finfo(embeds.dtype).min)[:, None]
+        out = self.lm.base_model(
+            inputs_embeds=embeds, attention_mask=bias, position_ids=places, past_key_values=cache, use_cache=True
+        )
+        return out.last_hidden_state
+
+    def _visible(self, state: State, sees: Tensor) -> Tensor:
+        """``sees`` (B N M) among new tokens → (B N T+M), with the real positions of the trunk before."""
+        return torch.cat([state.mask[:, None].expand(-1, sees.shape[1], -1), sees], dim=-1)
+
+    def _place(self, state: State, offset: Tensor) -> Tensor:
+        """Position numbers (B N) of tokens that stand ``offset`` (B N) behind the trunk's real positions."""
+        return state.mask.sum(1, keepdim=True) + offset
+
+    def _cache(self, state: State) -> DynamicCache:
+        """A cache of its own for one run: the model lengthens it in place, the state stays as it was."""
+        return DynamicCache(state.cache) if state.cache else DynamicCache()
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        return self.lm.get_input_embeddings()(ids)
+
+    def _ids(self, text: str) -> list[int]:
+        return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def _target_ids(self, prompt: str, text: str) -> list[int]:
+        apart = " " if prompt and not prompt[-1].isspace() and not text[:1].isspace() else ""
+        ids = self._ids(apart + text)
+        return ids if self.stop is not None else [*ids, cast(int, self.eos)]
+
+    def _text(self, ids: list[int]) -> str:
+        return cast(str, self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    def _check_room(self, state: State, more: int) -> None:
+        used = state.mask.shape[1]
+        if self.positions and used + more > self.positions:
+            raise InputError(
+                f"prefix and prompt take {used} positions and the text {more}, "
+                f"but the decoder {self.identity.source!r} has {self.positions}; shorten one of them"
+            )
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.lm.get_input_embeddings().weight.dtype
+
+    @property
+    def _device(self) -> torch.device:
+        return self.lm.get_input_embeddings().weight.device
+
+
+def _load(name: str, folder: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+    try:
+        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
+        return lm, AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise InputError(f"decoder {name!r} is no causal language model that can be loaded: {error}") from error
+
+
+def _refuse_scaled_logits(name: str, config: Any) -> None:
+    """Logits are made by the output matrix alone, on caption positions only; a few models do more to them."""
+    for option in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, option, None):
+            raise InputError(f"decoder {name!r} changes its logits by {option!r}, which is not supported yet")
+
+
+def _pack(rows: list[list[list[int]]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Branches of tokens, one row an input → ids (B N), branch number (B N, -1 where padding), place in it (B N)."""
+    width = max((sum(map(len, texts)) for texts in rows), default=0)
+    ids, branch, offset = ([[fill] * width for _ in rows] for fill in (0, -1, 0))
+    for b, texts in enumerate(rows):
+        at = 0
+        for number, tokens in enumerate(texts):
+            end = at + len(tokens)
+            ids[b][at:end] = tokens
+            branch[b][at:end] = [number] * len(tokens)
+            offset[b][at:end] = range(len(tokens))
+            at = end
+    packed = torch.tensor([ids, branch, offset], device=device).view(3, len(rows), width)
+    return packed[0], packed[1], packed[2]
+
+
+def _score_plan(ids: list[list[list[int]]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For every target token: the row of hidden states that predicts it, its id, and the number of its text.
+
+    Rows are first the B trunks (which predict first tokens, for all texts of an input at once), then all packed
+    tokens in order.
+    """
+    plan: list[tuple[int, int, int]] = []
+    row, text = len(ids), 0
+    for b, texts in enumerate(ids):
+        for tokens in texts:
+            for place, token in enumerate(tokens):
+                plan.append((row + place - 1 if place else b, token, text))
+            row += max(len(tokens) - 1, 0)
+            text += 1
+    columns = torch.tensor(plan, dtype=torch.long, device=device).view(-1, 3).T
+    return columns[0], columns[1], columns[2]
