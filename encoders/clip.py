@@ -1,0 +1,184 @@
+"""CLIP and its kin as open_clip has them: pictures in the space of their descriptions.
+
+Learning Transferable Visual Models From Natural Language Supervision, https://arxiv.org/abs/2103.00020;
+open_clip, https://github.com/mlfoundations/open_clip. Only the tower that sees is kept in memory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import open_clip
+import torch
+from open_clip.factory import _find_checkpoint_in_dir
+from open_clip.pretrained import download_pretrained_from_hf
+from open_clip.timm_model import TimmModel
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from torch import Tensor
+from torch.nn.functional import normalize as to_unit_length
+
+from mmprefix import sources
+from mmprefix.encoders.base import Encoder
+from mmprefix.encoders.picture import ReadPicture
+from mmprefix.encoders.pretrained import precision
+from mmprefix.types import Features, InputError, Media
+
+_CONFIG = "open_clip_config.json"
+_HUB, _LOCAL = "hf-hub:", "local-dir:"
+
+
+class Clip(Encoder):
+    """The visual tower of an open_clip model.
+
+    Frames are its patch tokens, without the class token, before the projection: for the towers that open_clip calls
+    VisionTransformer, and for those of timm that work on a sequence (SigLIP; there as timm gives it, class token
+    included where one is). Other towers (ResNet, ConvNeXt) give no frames: T = 0, ``dim`` 0. The summary is the
+    projected embedding. The picture is prepared by the model's own transform for inference.
+
+    Args:
+        model: a name that open_clip knows (``ViT-B-32``) with ``pretrained``; ``hf-hub:OWNER/NAME``;
+            ``local-dir:FOLDER``, just the folder, or ``mmprefix:NAME``, with open_clip_config.json and weights in it;
+            or a model configuration (JSON) with ``pretrained``.
+        pretrained: a tag that open_clip knows for ``model`` (``openai``, ``laion2b_s34b_b79k``) or a file of weights.
+        revision: the hub's branch, tag or commit, for ``hf-hub:``.
+        normalize: whether the summary is scaled to length 1.
+        dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
+    """
+
+    media = "image"
+
+    def __init__(
+        self,
+        model: str,
+        pretrained: str | None = None,
+        revision: str | None = None,
+        normalize: bool = False,
+        dtype: str = "float32",
+    ) -> None:
+        super().__init__()
+        wanted = precision(dtype)
+        self.normalize = normalize
+        network, weights = _find(model, pretrained, revision)
+        self.identity = sources.Identity(
+            f"{model}/{pretrained}" if pretrained else model,
+            sources.revision_of(weights.parent),
+            sources.fingerprint([weights]),
+        )
+        self.network = network.visual.to(wanted)
+        if hasattr(self.network, "output_tokens"):
+            self.network.output_tokens = True
+        settings = PreprocessCfg(**self.network.preprocess_cfg)
+        self.preprocess = ReadPicture(image_transform_v2(settings, is_train=False))
+        self.freeze()
+        size = (settings.size, settings.size) if isinstance(settings.size, int) else tuple(settings.size)
+        found = self.forward(Media(torch.zeros(1, 3, *size), torch.ones(1, dtype=torch.long)))
+        self.dim, self.pooled_dim = found.frames.shape[2], found.pooled.shape[1]
+
+    def encode(self, media: Media) -> Features:
+        """Pixels (B 3 Y X) → patch tokens (B T D), all real, and the embedding (B G)."""
+        pooled, frames = self._look(media.values.to(next(self.network.parameters()).dtype))
+        pooled = to_unit_length(pooled.float(), dim=1) if self.normalize else pooled.float()
+        mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+        return Features(frames.float(), mask, pooled)
+
+    def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        nothing = pixels.new_zeros(len(pixels), 0, 0)
+        if isinstance(self.network, TimmModel):
+            states = self.network.trunk.forward_features(pixels)
+            pooled = self.network.head(self.network.trunk.forward_head(states))
+            return pooled, states if states.ndim == 3 else nothing
+        found = self.network(pixels)
+        return found if isinstance(found, tuple) else (found, nothing)
+
+
+def _find(model: str, pretrained: str | None, revision: str | None) -> tuple[Any, Path]:
+    """The whole open_clip model, and the file that its weights were read from."""
+    if model.startswith(_HUB):
+        return _from_folder(model, _from_hub(model.removeprefix(_HUB), revision))
+    local = model.removeprefix(_LOCAL)
+    if model.startswith((_LOCAL, sources.EMBEDDED)) or Path(local).expanduser().is_dir():
+        return _from_folder(model, sources.folder(local))
+    if model.endswith(".json"):
+        return _from_config(Path(model).expanduser(), pretrained)
+    return _known(model, pretrained)
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    try:
+        config = download_pretrained_from_hf(name, filename=_CONFIG, revision=revision)
+        download_pretrained_from_hf(name, revision=revision)
+    except Exception as error:  # the hub's client raises a dozen kinds; all mean that the model is not here
+        raise InputError(
+            f"'{_HUB}{name}': the model hub did not give {_CONFIG} and weights; "
+            "give a folder on disk, or a hub name while the hub can be reached"
+        ) from error
+    return Path(config).parent
+
+
+def _from_folder(name: str, folder: Path) -> tuple[Any, Path]:
+    if not (folder / _CONFIG).is_file():
+        other = (
+            "; for a model of Transformers use mmprefix.encoders.vit.ViT" if (folder / "config.json").exists() else ""
+        )
+        raise InputError(f"{name!r}: the folder {folder} holds no {_CONFIG}{other}")
+    if not {"vision_cfg", "embed_dim"} <= set(_settings(folder / _CONFIG)):
+        raise InputError(f"{name!r}: {folder / _CONFIG} describes no open_clip model (vision_cfg, embed_dim)")
+    weights = _find_checkpoint_in_dir(folder)
+    if weights is None:
+        raise InputError(f"{name!r}: the folder {folder} holds no weights (open_clip_model.safetensors)")
+    return _create(name, f"{_LOCAL}{folder}", None), Path(weights)
+
+
+def _from_config(config: Path, pretrained: str | None) -> tuple[Any, Path]:
+    """A model configuration and a file of weights, laid into one folder for open_clip."""
+    settings = _settings(config)
+    if pretrained is None or not Path(pretrained).expanduser().is_file():
+        raise InputError(f"pretrained: {pretrained!r} is no file; the configuration {config} needs a file of weights")
+    weights = Path(pretrained).expanduser().resolve()
+    whole = sources.read_json(config)
+    described = whole if "model_cfg" in whole else {"model_cfg": settings}
+    with tempfile.TemporaryDirectory() as made:
+        suffix = ".safetensors" if weights.suffix == ".safetensors" else ".bin"
+        Path(made, _CONFIG).write_text(json.dumps(described), encoding="utf-8")
+        try:
+            Path(made, f"open_clip_model{suffix}").symlink_to(weights)
+        except OSError:  # where links need a privilege
+            shutil.copyfile(weights, Path(made, f"open_clip_model{suffix}"))
+        return _from_folder(str(config), Path(made))[0], weights
+
+
+def _known(model: str, pretrained: str | None) -> tuple[Any, Path]:
+    if open_clip.get_model_config(model.replace("/", "-")) is None:
+        close = difflib.get_close_matches(model, open_clip.list_models(), 3, 0.3)
+        raise InputError(f"model: open_clip knows no {model!r}, and it is no folder; near it: {', '.join(close)}")
+    tag = open_clip.get_pretrained_cfg(model.replace("/", "-"), pretrained or "")
+    if tag:
+        try:
+            weights = Path(open_clip.download_pretrained(tag))
+        except Exception as error:  # several clients, a dozen kinds; all mean that the weights are not here
+            raise InputError(f"pretrained: {pretrained!r} of {model} is not here and could not be fetched") from error
+    elif pretrained and Path(pretrained).expanduser().is_file():
+        weights = Path(pretrained).expanduser()
+    else:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise InputError(f"pretrained: {pretrained!r} is no file, and no tag of {model}; its tags: {tags}")
+    return _create(model, model, pretrained if tag else str(weights)), weights
+
+
+def _create(name: str, found: str, pretrained: str | None) -> Any:
+    try:
+        return open_clip.create_model(found, pretrained=pretrained, require_pretrained=True)
+    except Exception as error:  # the readers of JSON, safetensors and pickle raise a dozen kinds
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise InputError(f"{name!r}: open_clip cannot load it: {reason}") from error
+
+
+def _settings(file: Path) -> dict[str, Any]:
+    whole = sources.read_json(file)
+    inner = whole.get("model_cfg", whole)
+    return cast(dict[str, Any], inner) if isinstance(inner, dict) else {}

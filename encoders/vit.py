@@ -1,0 +1,119 @@
+"""Any vision model of Hugging Face Transformers: DINOv2, SigLIP, ViT, CLIP, Swin, ConvNeXt, ResNet ...
+
+An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929; DINOv2, https://arxiv.org/abs/2304.07193;
+SigLIP, https://arxiv.org/abs/2303.15343. What differs between them is left to AutoModel and AutoImageProcessor.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from transformers import AutoImageProcessor, AutoModel
+from transformers.models.auto.modeling_auto import MODEL_MAPPING
+
+from mmprefix import sources
+from mmprefix.encoders import pretrained
+from mmprefix.encoders.base import Encoder
+from mmprefix.encoders.picture import ReadPicture
+from mmprefix.types import Features, InputError, Media
+
+_RANDOM = {"vit_mae": "it hides three patches of four at random, in another order each time"}
+
+
+@dataclass(frozen=True)
+class Process:
+    """A model's own image processor, one picture → pixels (3 Y X)."""
+
+    processor: Any
+
+    def __call__(self, image: Image) -> Tensor:
+        return self.processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+class ViT(Encoder):
+    """A vision model by hub name or folder; of a CLIP or SigLIP with two towers, the one that sees.
+
+    Frames are the last hidden state as the model gives it: the class token (and register tokens) come first where
+    the model has them (ViT, DINOv2, CLIP; not SigLIP, Swin). A map (B D Y X), as of ConvNeXt or ResNet, becomes
+    Y·X frames, row by row. The summary is the model's ``pooler_output``; without one (a classifier's checkpoint has no
+    weights for it) it is the class token, or where there is none the mean of all frames. The processor decides the
+    size; one that keeps each picture's own size makes pictures that do not stack.
+
+    Args:
+        model: a folder, ``mmprefix:NAME``, or a hub name.
+        revision: the hub's branch, tag or commit.
+        dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
+    """
+
+    media = "image"
+
+    def __init__(self, model: str, revision: str | None = None, dtype: str = "float32") -> None:
+        super().__init__()
+        path = sources.folder(model, revision)
+        towers = _towers(model, path)
+        self.identity = sources.identify(model, path)
+        network, missing = pretrained.load(AutoModel, model, path, dtype, optional=("pooler.",))
+        if missing:
+            network.pooler = None
+        self.network = network.vision_model if towers else network
+        self.preprocess = ReadPicture(Process(_processor(model, path)))
+        self.has_class = any(name.endswith(("cls_token", "class_embedding")) for name, _ in self._parameters_of())
+        self.freeze()
+        self.dim, self.pooled_dim = self._widths(model)
+
+    def encode(self, media: Media) -> Features:
+        """Pixels (B 3 Y X) → frames (B T D), all real, and the summary (B G)."""
+        found = self.network(pixel_values=media.values.to(self.network.dtype), return_dict=True)
+        frames = found.last_hidden_state
+        if frames.ndim == 4:
+            frames = frames.flatten(2).transpose(1, 2)  # (B D Y X) → (B T D)
+        pooled = getattr(found, "pooler_output", None)
+        if pooled is None:
+            pooled = frames[:, 0] if self.has_class else frames.mean(1)
+        mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
+        return Features(frames.float(), mask, pooled.flatten(1).float())
+
+    def _parameters_of(self) -> list[tuple[str, Tensor]]:
+        return list(self.network.named_parameters())
+
+    def _widths(self, name: str) -> tuple[int, int]:
+        # One look at a black picture: configurations name these widths in a dozen ways.
+        blank = self.preprocess.transform.processor(torch.zeros(3, 64, 64, dtype=torch.uint8), return_tensors="pt")
+        try:
+            found = self.forward(Media(blank["pixel_values"], torch.ones(1, dtype=torch.long)))
+        except (AttributeError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{name!r}: {type(self.network).__name__} did not encode a blank picture: {error}"
+            ) from error
+        return found.frames.shape[2], found.pooled.shape[1]
+
+
+def _towers(name: str, path: Path) -> bool:
+    """Whether the model in ``path`` has two towers; InputError when it does not see at all."""
+    found = pretrained.config(name, path)
+    kind = found.model_type
+    cls = MODEL_MAPPING.get(type(found), None)
+    sees = getattr(cls, "main_input_name", None) == "pixel_values"
+    towers = getattr(found, "vision_config", None) is not None and getattr(found, "text_config", None) is not None
+    if kind in _RANDOM:
+        raise InputError(f"{name!r}: a {kind!r} model cannot be a frozen encoder: {_RANDOM[kind]}")
+    if not sees and not (towers and "clip" in kind):
+        raise InputError(
+            f"{name!r}: the folder {path} holds a {kind!r} model, which ViT cannot read; "
+            "it reads vision models: dinov2, siglip, vit, clip, swin, convnext, resnet ..."
+        )
+    return not sees
+
+
+def _processor(name: str, path: Path) -> Any:
+    try:
+        return AutoImageProcessor.from_pretrained(path, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{name!r}: the folder {path} holds no readable preprocessor_config.json of pictures"
+        ) from error
