@@ -1,0 +1,198 @@
+"""``mmprefix check-data``: every bad row of a manifest with its line, found by really decoding, and what the rest holds.
+
+``inspect`` is also what stands before a training (headers only there, so that it takes seconds): one message for both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mmprefix.manifest import Example, Fault, Item, read_manifest
+from mmprefix.media import picture_size, read_picture, read_samples, sound_seconds
+from mmprefix.types import InputError
+
+MediaKind = Literal["image", "audio"]
+COLUMNS: Mapping[str, MediaKind] = {"image": "image", "audio": "audio"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a file holds: seconds of sound, or width and height of a picture; or what is wrong with it."""
+
+    seconds: float | None = None
+    size: tuple[int, int] | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Rows that can be used, the faults of the others, and what was found in each file by column."""
+
+    examples: list[Example]
+    faults: list[Fault]
+    found: dict[tuple[str, Item], Found]
+
+
+def inspect(
+    examples: Sequence[Example],
+    columns: Mapping[str, MediaKind] = COLUMNS,
+    deep: bool = True,
+    workers: int = 1,
+    progress: bool = False,
+) -> Inspection:
+    """Opens every file that ``columns`` (name → image or audio) name in ``examples``, each file once.
+
+    ``deep`` decodes it whole; otherwise its header is read. ``workers`` threads share the work (decoders are written in
+    C and run side by side).
+    """
+    items = list(dict.fromkeys((key, item) for example in examples for key, item in example.inputs.items()))
+    items = [(key, item) for key, item in items if key in columns]
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        results = pool.map(lambda pair: _look(pair[1], columns[pair[0]], deep), items)
+        found = dict(zip(items, _bar(results, len(items)) if progress else results, strict=True))
+    good: list[Example] = []
+    faults: list[Fault] = []
+    for example in examples:
+        looks = [found[pair] for pair in example.inputs.items() if pair in found]
+        messages = [look.fault for look in looks if look.fault]
+        faults += [example.fault(message) for message in messages[:1]]
+        good += [] if messages else [example]
+    return Inspection(good, faults, found)
+
+
+def _look(item: Item, kind: MediaKind, deep: bool) -> Found:
+    try:
+        if kind == "image":
+            return Found(size=read_picture(item.path).size if deep else picture_size(item.path))
+        if not deep:
+            return Found(seconds=sound_seconds(item.path, item.start, item.end))
+        values, rate = read_samples(item.path, item.start, item.end)
+        return Found(seconds=len(values) / rate)
+    except InputError as error:
+        return Found(fault=str(error))
+
+
+def _bar(results: Iterable[Found], total: int) -> Iterable[Found]:
+    from tqdm import tqdm
+
+    return tqdm(results, total=total, unit=" files", leave=False, disable=None)  # None: no bar where no terminal is
+
+
+# --------------------------------------------------------------------------------------------------------- the verb
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``mmprefix check-data``."""
+    parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="JSON lines or CSV")
+    parser.add_argument("--split", help="check the rows of this split only")
+    parser.add_argument("--tokenizer", metavar="NAME_OR_FOLDER", help="count tokens too, with this model's tokenizer")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    threads = min(8, os.cpu_count() or 1)
+    parser.add_argument(
+        "--workers", type=int, default=threads, help="files decoded side by side (default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints what is wrong with every bad row, then what the good rows hold; 0 when no row is bad.
+
+    Raises InputError (after all has been printed) when a row is bad, a manifest is empty or cannot be read.
+    """
+    count = None if args.tokenizer is None else token_counter(args.tokenizer)
+    reports = [check(manifest, args.split, count, args.workers) for manifest in args.manifests]
+    if args.json:
+        sys.stdout.write(json.dumps({"manifests": reports}, indent=2) + "\n")
+    else:
+        sys.stdout.writelines(line + "\n" for report in reports for line in _lines(report))
+    bad = sum(len(report["faults"]) for report in reports)
+    if bad:
+        rows = sum(report["rows"] for report in reports)
+        raise InputError(f"{', '.join(args.manifests)}: {bad} bad {'row' if bad == 1 else 'rows'} of {rows}")
+    return 0
+
+
+def check(
+    manifest: str, split: str | None = None, count_tokens: Callable[[str], int] | None = None, workers: int = 1
+) -> dict[str, Any]:
+    """The faults of ``manifest`` and figures of its good rows, as plain data (seconds, pixels, words, tokens)."""
+    examples, faults = read_manifest(manifest, split)
+    result = inspect(examples, workers=workers, progress=True)
+    faults = sorted([*faults, *result.faults], key=lambda fault: fault.line)
+    rows = result.examples
+    looks = [result.found[pair] for row in rows for pair in row.inputs.items() if pair in result.found]
+    captions = [caption for row in rows for caption in row.captions]
+    return {
+        "manifest": str(manifest),
+        "rows": len(examples) + len(faults) - len(result.faults),
+        "splits": dict(Counter(row.split or "none" for row in rows)),
+        "faults": [{"line": fault.line, "message": fault.message} for fault in faults],
+        "inputs": dict(Counter(key for row in rows for key in row.inputs)),
+        "seconds": _spread([look.seconds for look in looks if look.seconds is not None], total=True),
+        "width": _spread([look.size[0] for look in looks if look.size]),
+        "height": _spread([look.size[1] for look in looks if look.size]),
+        "captions": _spread([len(row.captions) for row in rows if row.captions], total=True),
+        "without_captions": sum(not row.captions for row in rows),
+        "words": _spread([len(caption.split()) for caption in captions]),
+        "tokens": _spread([count_tokens(caption) for caption in captions] if count_tokens else []),
+    }
+
+
+def _spread(values: Sequence[float], total: bool = False) -> dict[str, float] | None:
+    if not values:
+        return None
+    figures = {"min": min(values), "median": statistics.median(values), "max": max(values)}
+    return figures | ({"total": sum(values)} if total else {})
+
+
+def _lines(report: Mapping[str, Any]) -> Iterable[str]:
+    for fault in report["faults"]:
+        yield str(Fault(report["manifest"], fault["line"], fault["message"]))
+    splits = ", ".join(f"{name} {count}" for name, count in report["splits"].items())
+    inputs = ", ".join(f"{name} {count}" for name, count in report["inputs"].items())
+    yield f"{report['manifest']}: {report['rows']} rows, {len(report['faults'])} bad"
+    yield f"  {'splits':<9} {splits or 'none'}"
+    yield f"  {'inputs':<9} {inputs or 'none'}"
+    titles = {"seconds": "s", "width": "pixels", "height": "pixels", "captions": "an input", "words": "", "tokens": ""}
+    for key, unit in titles.items():
+        figures = report[key]
+        if figures:
+            text = (
+                f"  {key:<9} min {figures['min']:.6g}, median {figures['median']:.6g}, max {figures['max']:.6g} {unit}"
+            )
+            total = f"; {figures['total']:.6g} in all" if "total" in figures else ""
+            yield text.rstrip() + total
+    if report["without_captions"]:
+        yield f"  {report['without_captions']} rows have no caption: fine for prediction, a fault in training"
+
+
+def token_counter(name: str) -> Callable[[str], int]:
+    """How many tokens a text has for the model ``name`` (a folder, ``mmprefix:NAME`` or a hub name)."""
+    from mmprefix.sources import folder
+
+    path = folder(name)
+    if (path / "tokenizer.json").is_file():  # this library loads without torch
+        from tokenizers import Tokenizer
+
+        fast = Tokenizer.from_file(str(path / "tokenizer.json"))
+        return lambda text: len(fast.encode(text, add_special_tokens=False).ids)
+    return _slow_counter(name, path)
+
+
+def _slow_counter(name: str, path: Path) -> Callable[[str], int]:
+    from transformers import AutoTokenizer
+
+    try:
+        slow = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"--tokenizer {name}: the folder {path} holds no tokenizer") from error
+    return lambda text: len(slow(text, add_special_tokens=False)["input_ids"])
