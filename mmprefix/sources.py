@@ -16,7 +16,7 @@ from mmprefix.types import InputError
 
 EMBEDDED = "mmprefix:"
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
-_TEXT = ["*.json", "*.txt", "*.model", "*.jinja"]
+_TEXT = ["*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,14 @@ def folder(name: str, revision: str | None = None) -> Path:
         return Path(name).expanduser().resolve()
     if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(f"{name!r}: no such folder")
-    return _from_hub(name, revision)
+    return hub_snapshot(name, revision)
 
 
-def _from_hub(name: str, revision: str | None) -> Path:
+def hub_snapshot(name: str, revision: str | None) -> Path:
+    """The local copy of a hub repository's configuration and weights (safetensors, else .bin), fetched where needed.
+
+    Raises InputError when the hub does not have it or cannot be reached.
+    """
     from huggingface_hub import snapshot_download
 
     def fetch(patterns: list[str]) -> Path:

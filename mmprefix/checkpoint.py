@@ -1,0 +1,200 @@
+"""What was trained, and what rebuilds the rest: saved to a temporary name, then renamed; refused where it does not fit.
+
+A checkpoint holds trained tensors only. Beside them stand the recipe of the frozen parts and their identity (source,
+revision, hash of the weights), since a mapper means nothing to another encoder or decoder.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import yaml
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmprefix.model import PrefixLM
+from mmprefix.types import InputError
+
+RECIPE, WEIGHTS, CARD = "mmprefix.yaml", "model.safetensors", "README.md"
+FORMAT = 1
+_WHERE = ("model", "revision", "pretrained", "dtype")  # options that say where weights are, not what is made of them
+
+
+def describe(model: PrefixLM) -> dict[str, Any]:
+    """The recipe of ``model`` with places on disk made absolute, and the identity of every frozen part."""
+    parts = {name: part.identity.as_dict() for name, part in model.frozen_parts.items()}
+    return {"format": FORMAT, "recipe": _absolute(model.recipe()), "parts": parts}
+
+
+def check_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> None:
+    """Refuses, by name, a frozen part that is not the one that ``saved`` (see ``describe``) was trained with."""
+    now = describe(model)
+    for name in sorted(now["parts"].keys() | saved.get("parts", {}).keys()):
+        old, new = saved.get("parts", {}).get(name), now["parts"].get(name)
+        kind = "decoder" if name == "decoder" else f"encoder of branch {name!r}"
+        if old is None or new is None:
+            raise InputError(f"{file}: {'this model has a' if old is None else 'was trained with a'} {kind}, the other not")
+        if old["sha256"] != new["sha256"]:
+            raise InputError(
+                f"{file}: was trained with the {kind} {old['source']!r} (sha256 {old['sha256'][:12]}), "
+                f"but this one is {new['source']!r} (sha256 {new['sha256'][:12]}); use the same weights"
+            )
+        if name != "decoder":
+            _check_options(saved["recipe"]["branches"][name], now["recipe"]["branches"][name], name, file)
+
+
+def _check_options(old: dict[str, Any], new: dict[str, Any], name: str, file: Path | str) -> None:
+    was, now = old["encoder"], new["encoder"]
+    if was["class_path"] != now["class_path"]:
+        raise InputError(f"{file}: branch {name!r} was trained with {was['class_path']}, but this one is {now['class_path']}")
+    for option, value in was["init_args"].items():
+        if option not in _WHERE and now["init_args"].get(option) != value:
+            raise InputError(
+                f"{file}: the encoder of branch {name!r} was trained with {option}={value!r}, "
+                f"but this one has {option}={now['init_args'].get(option)!r}"
+            )
+
+
+def put(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
+    """Copies trained tensors into ``model``; InputError names the first that is missing, foreign or of another shape."""
+    own = model.trained
+    for name in sorted(own.keys() | tensors.keys()):
+        if name not in tensors:
+            raise InputError(f"{file}: holds no tensor {name!r}, which this model trains")
+        if name not in own:
+            raise InputError(f"{file}: holds a tensor {name!r}, which this model does not have")
+        if own[name].shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)}, this model's {tuple(own[name].shape)}"
+            raise InputError(f"{file}: tensor {name!r} has the shape {shapes}; is it the same mapper, with the same sizes?")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(tensors[name])
+
+
+def save(model: PrefixLM, directory: Path | str, settings: dict[str, Any], card: str) -> None:
+    """Writes the model directory: recipe and ``settings`` (yaml), trained tensors (safetensors), model card.
+
+    A directory of an earlier save is replaced whole; whatever goes wrong before, it stays as it was.
+    """
+    target = Path(directory)
+    if target.exists() and any(target.iterdir()) and not (target / RECIPE).is_file():
+        raise InputError(f"{target}: is not empty and no saved model; give another directory")
+    with _writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        try:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.trained.items()}, fresh / WEIGHTS)
+            text = yaml.safe_dump({**describe(model), **settings}, sort_keys=False, allow_unicode=True)
+            (fresh / RECIPE).write_text(text, encoding="utf-8")
+            (fresh / CARD).write_text(card, encoding="utf-8")
+            fresh.chmod(0o755)
+            _swap(fresh, target)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _swap(fresh: Path, target: Path) -> None:
+    if not target.exists():
+        fresh.rename(target)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / target.name)
+    fresh.rename(target)
+    shutil.rmtree(old)
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The recipe and settings of a model directory; InputError where it is none, or of a later format."""
+    file = directory / RECIPE
+    if not file.is_file():
+        raise InputError(f"{directory}: is no saved model (it has no {RECIPE}); mmprefix fit and model.save write one")
+    try:
+        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: is no YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+        raise InputError(f"{file}: is not of format {FORMAT}, which this version of mmprefix reads")
+    return cast(dict[str, Any], saved)
+
+
+def load(directory: Path, parts: dict[str, str] | None = None) -> tuple[PrefixLM, dict[str, Any]]:
+    """The model in ``directory`` and its settings. ``parts`` says where frozen parts are now, by name, if they moved.
+
+    Raises InputError for a damaged file, and for frozen parts that are not those it was trained with.
+    """
+    saved = read(directory)
+    for name, place in (parts or {}).items():
+        _move(saved["recipe"], name, place)
+    model = PrefixLM.from_recipe(saved["recipe"])
+    check_parts(model, saved, directory)
+    file = directory / WEIGHTS
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{file}: cannot be read ({error})") from error
+    put(model, tensors, file)
+    return model, saved
+
+
+def _move(recipe: dict[str, Any], name: str, place: str) -> None:
+    branches = recipe["branches"]
+    if name != "decoder" and name not in branches:
+        raise InputError(f"part {name!r}: this model has {', '.join([*branches, 'decoder'])}")
+    part = recipe["decoder"] if name == "decoder" else branches[name]["encoder"]
+    part["init_args"]["model"] = place
+
+
+def _absolute(value: Any) -> Any:
+    """``value`` with every string that names something on disk made an absolute path."""
+    if isinstance(value, dict):
+        return {key: _absolute(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_absolute(item) for item in value]
+    if isinstance(value, str) and value and len(value) < 1024 and Path(value).expanduser().exists():
+        return str(Path(value).expanduser().resolve())
+    return value
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, written beside their place and renamed: a crash or a full disk leaves the old one whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Writes ``checkpoint`` to ``path``; InputError says so when the disk refuses."""
+        with _writing(Path(path)):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+
+def atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """``write`` makes a file under a temporary name beside ``path``, which then takes its place in one step."""
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(fresh)
+        with fresh.open("rb") as stream:
+            os.fsync(stream.fileno())
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+class _writing:
+    """Turns what a full or read-only disk raises into one plain line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        # torch's zip writer reports a failed write as a RuntimeError, safetensors as its own error
+        if isinstance(error, OSError | SafetensorError) or (isinstance(error, RuntimeError) and "write" in str(error)):
+            raise InputError(f"{self.path}: could not be written ({error}); what stood there before is untouched") from error

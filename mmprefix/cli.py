@@ -1,0 +1,128 @@
+"""The shell: a small dispatcher that imports a verb only when it is called, and says what went wrong in plain words.
+
+Exit codes: 0 done, 1 failed while working, 2 wrong usage or bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmprefix import __version__
+from mmprefix.types import InputError
+
+TRAINING = {
+    "fit": "train the mappers of a recipe",
+    "validate": "figures and captions on a recipe's validation data",
+    "test": "figures and captions on a recipe's test data",
+    "predict": "write captions for a manifest, as JSON lines",
+}
+VERBS = {
+    "caption": ("mmprefix.caption", "caption files with a saved model"),
+    "evaluate": ("mmprefix.evaluate", "score a file of predictions"),
+    "check-data": ("mmprefix.check", "find every bad row of a manifest before training does"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    _log_plainly()
+    try:
+        return _run(words)
+    except InputError as error:
+        if debug:
+            raise
+        print(f"mmprefix: {plain(error)}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print("mmprefix: stopped", file=sys.stderr)  # noqa: T201
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(f"mmprefix: failed: {type(error).__name__}: {plain(error)} (--debug shows where)", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def plain(error: BaseException) -> str:
+    """The message of an error without the traceback that a worker process wraps around it."""
+    message = str(error)
+    if message.startswith("Caught "):  # raised in a loader's worker: "... Original Traceback ...\nKind: message"
+        _, _, message = message.rpartition(f"{type(error).__name__}: ")
+    return message.strip()
+
+
+def _run(words: list[str]) -> int:
+    verb = words[0] if words else ""
+    if verb in TRAINING:
+        from mmprefix.training import train
+
+        return train([verb, *find_recipes(words[1:])])
+    if verb in VERBS:
+        module = importlib.import_module(VERBS[verb][0])
+        parser = argparse.ArgumentParser(f"mmprefix {verb}", description=VERBS[verb][1])
+        module.add_arguments(parser)
+        return module.run(parser.parse_args(words[1:]))
+    return _top(words)
+
+
+def _top(words: list[str]) -> int:
+    lines = [f"  {name:12} {text}" for name, text in [*TRAINING.items(), *((n, v[1]) for n, v in VERBS.items())]]
+    verbs = "\n".join(["verbs (mmprefix VERB --help tells more):", *lines])
+    parser = argparse.ArgumentParser(
+        "mmprefix",
+        description="Pictures and sounds in, text out: train, use and measure prefix mappers.",
+        epilog=f"{verbs}\n\n  --debug      show where an error came from",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mmprefix {__version__}")
+    parser.add_argument("verb", metavar="VERB", choices=[*TRAINING, *VERBS])
+    parser.parse_args(words or ["--help"])
+    return 0
+
+
+def find_recipes(words: list[str]) -> list[str]:
+    """``words`` with every ``--config NAME`` that is no file looked up among the recipes that are shipped."""
+    shipped = Path(__file__).parent / "recipes"
+    found = list(words)
+    for i, word in enumerate(words):
+        flag, equals, name = word.partition("=")
+        if flag not in ("--config", "-c"):
+            continue
+        at = i if equals else i + 1
+        name = name if equals else words[at] if at < len(words) else ""
+        if not name or Path(name).is_file():
+            continue
+        candidate = shipped / Path(name).with_suffix(".yaml").name
+        if not candidate.is_file():
+            have = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+            raise InputError(f"--config {name}: no such file; the recipes that are shipped are {have}")
+        found[at] = f"{flag}={candidate}" if equals else str(candidate)
+    return found
+
+
+def _log_plainly() -> None:
+    """What the library logs goes to standard output, warnings and errors to standard error, as plain lines."""
+    logger = logging.getLogger("mmprefix")
+    if logger.handlers:
+        return
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    told = logging.StreamHandler(sys.stdout)
+    told.addFilter(lambda record: record.levelno < logging.WARNING)
+    warned = logging.StreamHandler(sys.stderr)
+    warned.setLevel(logging.WARNING)
+    for handler in (told, warned):
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

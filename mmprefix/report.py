@@ -1,0 +1,133 @@
+"""What a validation says: figures by kind of input, captions beside references, and signs of a collapse.
+
+The rows of all processes are brought together and each input counts once, so figures do not depend on how many
+processes there were.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from mmprefix.checkpoint import atomically
+from mmprefix.metrics import caption
+
+SHOWN = ("bleu_4", "rouge_l", "cider_d", "exact_match", "distinct")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One input: what was written, what people wrote, and the summed loss of its references (with its own prefix, and
+    with another input's)."""
+
+    id: str
+    group: str
+    media: str
+    prediction: str
+    references: list[str]
+    nll: float
+    nll_shuffled: float | None
+    tokens: int
+
+
+class Report:
+    """Rows of one validation, sorted by group and id."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self.rows = sorted({(r.group, r.id): r for r in rows}.values(), key=lambda r: (r.group, r.id))
+        self.groups: dict[str, list[Row]] = {}
+        for row in self.rows:
+            self.groups.setdefault(row.group, []).append(row)
+        self.by_group = {name: _figures(rows) for name, rows in self.groups.items()}
+
+    @classmethod
+    def gather(cls, rows: list[Row]) -> Report:
+        """The report over the rows of all processes."""
+        if dist.is_available() and dist.is_initialized():
+            parts: list[list[Row]] = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(parts, rows)
+            rows = [row for part in parts for row in part]
+        return cls(rows)
+
+    def figures(self) -> dict[str, float]:
+        """All figures over all rows, and, where there are several kinds of input, for each kind (``image/cider_d``)."""
+        if not self.rows:
+            return {}
+        if len(self.groups) == 1:
+            return next(iter(self.by_group.values()))
+        apart = {f"{group}/{key}": v for group, found in self.by_group.items() for key, v in found.items()}
+        return {**_figures(self.rows), **apart}
+
+    def warnings(self) -> list[str]:
+        """Plain words where the model seems to ignore what it is shown."""
+        said = []
+        for name, figures in self.by_group.items():
+            rows = self.groups[name]
+            if len(rows) < 2:
+                continue
+            gain, loss = figures.get("shuffle_gap"), figures["loss"]
+            if gain is not None and gain < 0.01 * loss:
+                said.append(
+                    f"The model ignores its {name} input: with another input's prefix the loss is "
+                    f"{loss + gain:.3f} instead of {loss:.3f}. Train longer, raise the learning rate, or look at the data."
+                )
+            if figures["distinct"] * len(rows) < 1.5 and len({tuple(r.references) for r in rows}) > 1:
+                said.append(f"The model writes one and the same caption for all {len(rows)} {name} inputs.")
+        return said
+
+    def table(self, count: int = 6) -> str:
+        """Figures of each group, and a few captions beside a reference, as aligned text."""
+        lines = [" ".join(["input".ljust(12), "inputs".rjust(7), "loss".rjust(8), *(n.rjust(11) for n in SHOWN)])]
+        lines[0] += " cider_d of shuffled inputs"
+        for name, found in self.by_group.items():
+            cells = [f"{found[key]:11.3f}" for key in SHOWN]
+            lines.append(f"{name:12} {len(self.groups[name]):7} {found['loss']:8.3f} {' '.join(cells)}")
+            lines[-1] += f" {found['cider_d_shuffled']:26.3f}" if "cider_d_shuffled" in found else ""
+        for name, rows in self.groups.items():
+            lines.append("")
+            for row in random.Random(0).sample(rows, min(count, len(rows))):
+                lines.append(f"{name} {row.id}\n    wrote      {row.prediction}")
+                lines.append(f"    reference  {row.references[0] if row.references else ''}")
+        return "\n".join(lines)
+
+    def write(self, trainer: Any, stage: str) -> None:
+        """Captions beside references as JSON lines and a table, in the run's log directory and its loggers."""
+        if not self.rows:
+            return
+        name = f"{stage}-step{trainer.global_step}"
+        directory = Path(trainer.log_dir or trainer.default_root_dir) / "captions"
+        directory.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.rows)
+        atomically(directory / f"{name}.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
+        atomically(directory / f"{name}.txt", lambda file: file.write_text(self.table(50), encoding="utf-8"))
+        for logger in trainer.loggers:
+            if hasattr(logger.experiment, "add_text"):
+                logger.experiment.add_text(f"{stage}/captions", self._markdown(), trainer.global_step)
+
+    def _markdown(self, count: int = 20) -> str:
+        rows = [r for group in self.groups.values() for r in group[:count]]
+        body = [f"| {r.id} | {r.prediction} | {' / '.join(r.references)} |" for r in rows]
+        return "\n".join(["| id | written | references |", "|---|---|---|", *body])
+
+
+def _figures(rows: list[Row]) -> dict[str, float]:
+    tokens = max(1, sum(r.tokens for r in rows))
+    found = {"loss": sum(r.nll for r in rows) / tokens}
+    pairs = [r for r in rows if r.nll_shuffled is not None]
+    if pairs:
+        there = max(1, sum(r.tokens for r in pairs))
+        found["shuffle_gap"] = sum((r.nll_shuffled or 0.0) - r.nll for r in pairs) / there
+    scored = [r for r in rows if r.references]
+    if scored:
+        predictions, references = [r.prediction for r in scored], [r.references for r in scored]
+        found.update({k: float(v) for k, v in caption(predictions, references).items() if isinstance(v, int | float)})
+        if len(scored) > 1:  # each input is given another's caption: what is left is what knows nothing of the input
+            shift = random.Random(0).randrange(1, len(scored))
+            others = predictions[shift:] + predictions[:shift]
+            found["cider_d_shuffled"] = float(caption(others, references)["cider_d"])
+    return found

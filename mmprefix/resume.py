@@ -1,0 +1,32 @@
+"""The state of every random generator, so that a resumed run draws what the uninterrupted one would have drawn."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def random_state() -> dict[str, Any]:
+    """Python's, NumPy's and torch's generators, and those of all GPUs."""
+    version, keys, gauss = random.getstate()
+    kind, words, position, has, value = np.random.get_state()  # noqa: NPY002 (the global one is what others draw from)
+    return {
+        "python": [version, list(keys), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(words).astype(np.int64)), position, has, value],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Undoes every draw since ``random_state()`` was called."""
+    version, keys, gauss = state["python"]
+    random.setstate((version, tuple(keys), gauss))
+    kind, words, position, has, value = state["numpy"]
+    np.random.set_state((kind, words.numpy().astype(np.uint32), position, has, value))  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])

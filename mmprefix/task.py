@@ -1,0 +1,171 @@
+"""Training: the loss, the texts written at each validation, the optimiser. No knowledge of any model or data set."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from mmprefix import checkpoint as checkpoints
+from mmprefix.decoder import Decoder
+from mmprefix.encoders.base import Preprocess
+from mmprefix.generation import GenerateOptions
+from mmprefix.model import Branch, PrefixLM
+from mmprefix.report import Report, Row
+from mmprefix.resume import random_state, restore_random_state
+from mmprefix.types import Batch, InputError
+
+log = logging.getLogger(__name__)
+
+
+class PrefixTask(LightningModule):
+    """Trains the mappers of a ``PrefixLM`` to make its decoder say the targets.
+
+    ``branches``: encoder and mapper by the manifest column they read. ``optimizer``: any, by class_path; AdamW at
+    1e-3 otherwise. ``schedule`` after ``warmup`` steps (a number, or a fraction of all steps below 1): constant, or to
+    zero by a line or half a cosine. ``generate``: how texts are written at validation, test, predict, and by the model
+    that is saved.
+    """
+
+    def __init__(
+        self,
+        branches: dict[str, Branch],
+        decoder: Decoder,
+        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.01),
+        schedule: Literal["constant", "linear", "cosine"] = "cosine",
+        warmup: float = 0.05,
+        generate: GenerateOptions = GenerateOptions(),  # noqa: B008 (frozen)
+    ) -> None:
+        super().__init__()
+        self.model = PrefixLM(branches, decoder)
+        self.optimizer, self.schedule, self.warmup, self.options = optimizer, schedule, warmup, generate
+        self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict about the rest
+        self.rows: list[Row] = []
+        self._resumed: dict[str, Any] | None = None
+
+    @property
+    def preprocess(self) -> dict[str, Preprocess]:
+        """How each branch turns a file into a tensor; the data module asks for it."""
+        return {name: self.model.encoder(name).preprocess for name in self.model.encoders}
+
+    @property
+    def media(self) -> dict[str, str]:
+        """What each branch reads: "image" or "audio"."""
+        return {name: self.model.encoder(name).media for name in self.model.encoders}
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        loss = self.model.text_loss(batch)
+        mean = loss.mean()
+        self.log("train/loss", mean.detach(), prog_bar=True, batch_size=len(batch))
+        return mean
+
+    def validation_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, index: int) -> None:
+        self._evaluate(batch)
+
+    def predict_step(self, batch: Batch, index: int) -> list[dict[str, Any]]:
+        """For each input its id, text, and all candidates with their scores."""
+        found = self.model.generate(batch, self.options)
+        return [
+            {"id": i, "prediction": c[0].text, "candidates": [{"text": t.text, "score": t.score} for t in c]}
+            for i, c in zip(batch.ids, found, strict=True)
+        ]
+
+    def on_validation_epoch_end(self) -> None:
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._report("test")
+
+    def _evaluate(self, batch: Batch) -> None:
+        """Each input's loss with its own prefix and with a neighbour's, and the text that is written for it."""
+        state = self.model.start(batch)
+        decoder = self.model.decoder
+        own = decoder.text_loss(state, batch.prompts, batch.targets)
+        other = None
+        if len(batch) > 1:
+            turned = Batch(**{**vars(batch), "inputs": {k: _rolled(v) for k, v in batch.inputs.items()}})
+            other = self.model.text_loss(turned).nll
+        written = decoder.generate(state, batch.prompts, self.options)
+        group = "+".join(batch.inputs)
+        for b, candidates in enumerate(written):
+            mine = own.owner == b
+            shuffled = None if other is None else float(other[mine].sum())
+            self.rows.append(
+                Row(
+                    id=batch.ids[b],
+                    group=group,
+                    media=batch.media[b] if batch.media else "",
+                    prediction=candidates[0].text,
+                    references=batch.targets[b],
+                    nll=float(own.nll[mine].sum()),
+                    nll_shuffled=shuffled,
+                    tokens=int(own.tokens[mine].sum()),
+                )
+            )
+
+    def _report(self, stage: str) -> None:
+        report = Report.gather(self.rows)
+        self.rows = []
+        for name, value in report.figures().items():
+            self.log(f"{stage}/{name}", value, prog_bar=name in ("loss", "cider_d"), rank_zero_only=False, sync_dist=False)
+        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
+            report.write(self.trainer, stage)
+            for warning in report.warnings():
+                log.warning(warning)
+
+    def configure_optimizers(self) -> Any:
+        params = [p for p in self.parameters() if p.requires_grad]
+        optimizer = self.optimizer(params)
+        if self.schedule == "constant" and not self.warmup:
+            return optimizer
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, Schedule(self.schedule, self.warmup, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps what was trained, what it was trained with, and the random state."""
+        checkpoint["state_dict"] = {f"model.{name}": tensor for name, tensor in self.model.trained.items()}
+        checkpoint["mmprefix"] = checkpoints.describe(self.model)
+        checkpoint["random_state"] = random_state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses tensors or frozen parts that are not this model's."""
+        if "mmprefix" not in checkpoint:
+            raise InputError("the checkpoint was not written by mmprefix: it says nothing of its encoder and decoder")
+        checkpoints.check_parts(self.model, checkpoint["mmprefix"], "checkpoint")
+        tensors = {name.removeprefix("model."): t for name, t in checkpoint["state_dict"].items()}
+        checkpoints.put(self.model, tensors, "checkpoint")
+        self._resumed = checkpoint.get("random_state")
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if self._resumed is not None:  # only now: set-up and sanity checks have drawn from the generators meanwhile
+            restore_random_state(self._resumed)
+            self._resumed = None
+
+
+class Schedule:
+    """The factor on the learning rate at a step: a linear rise over the warm-up, then level, a line or half a cosine."""
+
+    def __init__(self, kind: str, warmup: float, total: int) -> None:
+        self.kind, self.total = kind, total
+        self.warmup = round(warmup * total) if warmup < 1 else int(warmup)
+
+    def __call__(self, step: int) -> float:
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        if self.kind == "constant":
+            return 1.0
+        done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
+        return 1 - done if self.kind == "linear" else 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
+
+
+def _rolled(value: Any) -> Any:
+    """The same inputs, each in its neighbour's place."""
+    return type(value)(**{k: cast(Tensor, v).roll(1, 0) for k, v in vars(value).items()})

@@ -1,0 +1,171 @@
+"""``mmprefix fit | validate | test | predict``: the Lightning CLI over ``PrefixTask`` and a data module."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loaders fork
+
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from mmprefix.checkpoint import AtomicCheckpointIO, atomically
+from mmprefix.complaint import explain
+from mmprefix.data import PairData
+from mmprefix.predictor import Predictor
+from mmprefix.task import PrefixTask
+from mmprefix.types import InputError
+
+log = logging.getLogger(__name__)
+
+
+class Parser(LightningArgumentParser):
+    """Refuses a recipe with one plain line that names the option and the nearest right one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise InputError(explain(message, self)) from ex
+
+
+class PrefixCLI(LightningCLI):
+    """What LightningCLI does, with logs, checkpoints and the saved model in ``runs/RECIPE`` unless a recipe says otherwise."""
+
+    model: PrefixTask
+    trainer: Trainer
+    datamodule: LightningDataModule
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The four verbs, and what LightningCLI itself gives to each."""
+        common = {"model", "dataloaders", "datamodule"}
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": common,
+            "test": common,
+            "predict": common,
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The options of a run that belong to no class."""
+        parser.add_argument("--save_to", type=str | None, default=None, help="where fit saves the trained model")
+        parser.add_argument("--test_after_fit", type=bool, default=False, help="whether fit ends with a test")
+        parser.add_argument("--dry_run", type=bool, default=False, help="build, print sizes, and stop")
+
+    def before_instantiate_classes(self) -> None:
+        """Everything a run writes goes below one directory: ``trainer.default_root_dir``, or runs/RECIPE."""
+        config = self._config()
+        trainer = config.trainer
+        self.root = Path(trainer.default_root_dir or Path("runs") / self._recipe_name())
+        trainer.default_root_dir = str(self.root)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer with CSV and TensorBoard logs, a last checkpoint for resuming, and writes that cannot be torn."""
+        trainer = self._config().trainer
+        if trainer.logger in (None, True):
+            kwargs["logger"] = [CSVLogger(self.root, name="logs"), TensorBoardLogger(self.root, name="logs")]
+        if trainer.enable_checkpointing is not False and "ModelCheckpoint" not in str(trainer.callbacks):
+            last = ModelCheckpoint(dirpath=self.root / "checkpoints", filename="{epoch}-{step}", save_last=True)
+            kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), last]
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """With ``--dry_run``: what would be trained, and how large it is."""
+        if self._config().dry_run:
+            for line in sizes(self.model):
+                log.info(line)
+            raise SystemExit(0)
+
+    def after_fit(self) -> None:
+        """The test and the saved model that the recipe asks for."""
+        config = self._config()
+        if self.trainer.interrupted:
+            return
+        stage = "val"
+        if config.test_after_fit:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+            stage = "test"
+        if config.save_to and self.trainer.is_global_zero:
+            Predictor(self.model.model, self.model.options, self._settings(stage)).save(config.save_to)
+            log.info("saved the model: %s", config.save_to)
+
+    def after_predict(self) -> None:
+        """Writes predictions.jsonl into the run's directory."""
+        batches = self.trainer.predict_loop.predictions or []
+        rows = [row for batch in batches for row in batch]
+        file = self.root / _ranked("predictions.jsonl", self.trainer)
+        self.root.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        atomically(file, lambda fresh: fresh.write_text(lines, encoding="utf-8"))
+        log.info("wrote %d predictions: %s", len(rows), file)
+
+    def _settings(self, stage: str) -> dict[str, Any]:
+        figures = {
+            name.removeprefix(f"{stage}/"): float(value)
+            for name, value in self.trainer.callback_metrics.items()
+            if name.startswith(f"{stage}/")
+        }
+        data = self._config().data
+        files = [str(Path(f).name) for split in ("train", "val", "test") for f in (_get(data, split) or [])]
+        trained = {"data": files or [str(_get(data, "root") or _get(data, "directory") or "")], "measured_on": stage}
+        return {"trained": {**trained, "figures": figures}, "generate": asdict(self.model.options), "prompt": _get(data, "prompt")}
+
+    def _config(self) -> Any:
+        return self.config[self.subcommand] if self.subcommand else self.config
+
+    def _recipe_name(self) -> str:
+        configs = self._config().get("config") or []
+        return Path(str(configs[0])).stem if configs else "run"
+
+
+def train(words: list[str]) -> int:
+    """Runs ``fit``, ``validate``, ``test`` or ``predict`` with the options in ``words``; returns the exit code."""
+    kept, sys.argv = sys.argv, ["mmprefix"]
+    try:
+        PrefixCLI(
+            PrefixTask,
+            PairData,
+            subclass_mode_data=True,
+            parser_class=Parser,
+            args=words,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"plugins": [AtomicCheckpointIO()], "use_distributed_sampler": False},
+            auto_configure_optimizers=False,
+            parser_kwargs={verb: {"default_config_files": []} for verb in PrefixCLI.subcommands()},
+        )
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = kept
+    return 0
+
+
+def sizes(task: PrefixTask) -> list[str]:
+    """A line for each part: its class, and how many parameters it has and trains."""
+    model = task.model
+    lines = [f"{'part':24} {'class':20} {'parameters':>14} {'trained':>14}"]
+    rows: list[tuple[str, Any]] = [(f"{n} encoder", model.encoder(n)) for n in model.encoders]
+    rows += [(f"{n} mapper", model.mappers[n]) for n in model.mappers]
+    rows += [("decoder", model.decoder), ("all", model)]
+    for name, part in rows:
+        count: Callable[[bool], int] = lambda trained, part=part: sum(  # noqa: E731
+            p.numel() for p in part.parameters() if p.requires_grad or not trained
+        )
+        lines.append(f"{name:24} {type(part).__name__:20} {count(False):14,} {count(True):14,}")
+    return lines
+
+
+def _get(data: Any, name: str) -> Any:
+    arguments = data.get("init_args", data) if data is not None else {}
+    return arguments.get(name)
+
+
+def _ranked(name: str, trainer: Trainer) -> str:
+    return name if trainer.world_size == 1 else name.replace(".", f"-{trainer.global_rank}.", 1)
