@@ -1,4 +1,4 @@
-"""``mmprefix check-data``: every bad row of a manifest with its line, found by really decoding, and what the rest holds.
+"""``mmprefix check-data``: every bad row of a manifest, found by really decoding, and what the good rows hold.
 
 ``inspect`` is also what stands before a training (headers only there, so that it takes seconds): one message for both.
 """
@@ -166,13 +166,15 @@ def _lines(report: Mapping[str, Any]) -> Iterable[str]:
     for key, unit in titles.items():
         figures = report[key]
         if figures:
-            text = (
-                f"  {key:<9} min {figures['min']:.6g}, median {figures['median']:.6g}, max {figures['max']:.6g} {unit}"
-            )
-            total = f"; {figures['total']:.6g} in all" if "total" in figures else ""
-            yield text.rstrip() + total
+            spread = ", ".join(f"{name} {_figure(figures[name])}" for name in ("min", "median", "max"))
+            total = f"; {_figure(figures['total'])} in all" if "total" in figures else ""
+            yield f"  {key:<9} {spread} {unit}".rstrip() + total
     if report["without_captions"]:
         yield f"  {report['without_captions']} rows have no caption: fine for prediction, a fault in training"
+
+
+def _figure(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.2f}"
 
 
 def token_counter(name: str) -> Callable[[str], int]:

@@ -1,0 +1,156 @@
+"""Which rows make up which batch: a pure function of seed and epoch, the same on every machine and after every restart.
+
+Rows of like length share a batch (less padding), rows with different inputs never do, and in a run of several
+processes each row goes to exactly one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+POOL = 50  # batches within which rows are sorted by length: long enough to sort well, short enough to stay random
+
+
+class Draw(NamedTuple):
+    """The rows of one batch, and the epoch that draws them."""
+
+    epoch: int
+    rows: list[int]
+
+
+class Row(NamedTuple):
+    """What the order needs to know of a row: which inputs it has, and a key by which rows of like length are near."""
+
+    inputs: frozenset[str]
+    length: tuple[float, ...]
+
+
+class BucketSampler(Sampler[Draw]):
+    """The batches of training, epoch after epoch.
+
+    A step of the whole run takes ``batch_size * world`` rows, all with the same inputs, and deals them out to the
+    ``world`` processes, of which this is number ``rank``; all have the same number of batches. With ``bucket`` rows are
+    shuffled, sorted by length within pools of 50 steps, cut into steps, and the steps shuffled. Every row comes once
+    an epoch; only a last step with fewer rows than processes is left out, and any smaller one with ``drop_last``.
+
+    ``skip`` batches of the epoch set by ``set_epoch`` are already done; ``len()`` counts them all the same.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        batch_size: int,
+        seed: int = 0,
+        bucket: bool = True,
+        drop_last: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.batch_size, self.seed, self.bucket, self.drop_last = batch_size, seed, bucket, drop_last
+        self.rank, self.world = rank, world
+        self.groups = list(_groups(rows).values())
+        self.lengths = np.array([row.length for row in rows], dtype=np.float64).reshape(len(rows), -1)
+        self.epoch = self.skip = 0
+        self._steps = len(self._cut([np.arange(len(group)) for group in self.groups]))
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __iter__(self) -> Iterator[Draw]:
+        return iter(self.batches(self.epoch)[self.skip :])
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """The epoch that the next iteration draws, and how many of its batches to leave out at the start."""
+        self.epoch, self.skip = epoch, skip
+
+    def batches(self, epoch: int) -> list[Draw]:
+        """The batches of this process in ``epoch``."""
+        random = np.random.default_rng([self.seed, epoch])
+        steps = self._cut([self._order(group, random) for group in self.groups])
+        return [
+            Draw(epoch, steps[number][self.rank :: self.world].tolist()) for number in random.permutation(len(steps))
+        ]
+
+    def _order(self, group: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        order = random.permutation(group)
+        if not self.bucket:
+            return order
+        size = POOL * self.batch_size * self.world
+        return np.concatenate([self._sorted(order[start : start + size]) for start in range(0, len(order), size)])
+
+    def _sorted(self, pool: np.ndarray) -> np.ndarray:
+        return pool[np.lexsort(self.lengths[pool].T[::-1])]  # lexsort wants the most important key last
+
+    def _cut(self, orders: list[np.ndarray]) -> list[np.ndarray]:
+        size = self.batch_size * self.world
+        least = size if self.drop_last else self.world
+        steps = [order[start : start + size] for order in orders for start in range(0, len(order), size)]
+        return [step for step in steps if len(step) >= least]
+
+
+class EvalSampler(Sampler[Draw]):
+    """The batches of one evaluation: every row exactly once, in an order that never changes.
+
+    With ``bucket`` rows of like length share a batch, and batches come in the order of their first rows. Processes take
+    batches in turn. Batches are halved until all processes have equally many, because a process that is done early
+    would leave the others waiting in the next exchange; only with fewer rows than that needs do the numbers differ.
+    """
+
+    def __init__(
+        self, rows: Sequence[Row], batch_size: int, bucket: bool = False, rank: int = 0, world: int = 1
+    ) -> None:
+        lengths = [row.length for row in rows]
+        batches: list[list[int]] = []
+        for group in _groups(rows).values():
+            order = sorted(group.tolist(), key=lambda row: lengths[row]) if bucket else group.tolist()
+            batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        while len(batches) % world and max(map(len, batches)) > 1:
+            largest = batches.pop(max(range(len(batches)), key=lambda number: len(batches[number])))
+            batches += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
+        self.mine = sorted(batches, key=min)[rank::world]
+
+    def __len__(self) -> int:
+        return len(self.mine)
+
+    def __iter__(self) -> Iterator[Draw]:
+        return iter([Draw(0, rows) for rows in self.mine])
+
+
+class ResumingSampler(Sampler[Draw]):
+    """``sampler``, at each start of an epoch set to the place where the run really is.
+
+    ``done`` tells how many batches this run has been trained on, over all epochs and restarts; ``origin`` is the epoch,
+    batch and ``done`` from which is counted. ``limit`` is the number of batches that a run takes of each epoch.
+    Counting what was trained, not epochs begun, makes the order independent of where in its own loop a trainer starts
+    again: a checkpoint from an epoch's end can lead Lightning to number the next epoch one too high.
+    """
+
+    def __init__(
+        self, sampler: BucketSampler, done: Callable[[], int], limit: int, origin: tuple[int, int, int] = (0, 0, 0)
+    ) -> None:
+        self.sampler, self.done, self.limit, self.origin = sampler, done, limit, origin
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def place(self) -> tuple[int, int]:
+        """The epoch that the run is in, and how many of its batches are done."""
+        epoch, batch, done = self.origin
+        more, batch = divmod(batch + self.done() - done, self.limit)
+        return epoch + more, batch
+
+    def __iter__(self) -> Iterator[Draw]:
+        self.sampler.set_epoch(*self.place())
+        return iter(self.sampler)
+
+
+def _groups(rows: Sequence[Row]) -> dict[frozenset[str], np.ndarray]:
+    """The numbers of the rows by the inputs that they have, in order of appearance."""
+    groups: dict[frozenset[str], list[int]] = {}
+    for number, row in enumerate(rows):
+        groups.setdefault(row.inputs, []).append(number)
+    return {inputs: np.array(numbers) for inputs, numbers in groups.items()}
