@@ -1,0 +1,132 @@
+"""FENSE of Zhou et al. 2022 (https://arxiv.org/abs/2110.04684): sentence similarity, cut to a tenth where not fluent.
+
+The similarity is the mean over references of the cosine between sentence embeddings (mean of a BERT's last layer over
+the tokens). The fluency detector is a BERT whose first position gives six logits, the last of which says "error"; a
+caption whose error probability exceeds 0.9 loses nine tenths of its score. Both read the text as written, no tokeniser.
+Models are read from local files only. torch is imported when a score is computed, not before.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmprefix.metrics.java import NotAvailable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_THRESHOLD = 0.9
+_PENALTY = 0.9
+_DETECTOR_TOKENS = 64
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class FenseModels:
+    """Where FENSE's models lie.
+
+    ``sentences``: a folder with the sentence encoder and its tokenizer (the paper's: paraphrase-TinyBERT-L6-v2).
+    ``detector``: the fluency detector's checkpoint (the paper's: echecker_clotho_audiocaps_base.ckpt), and
+    ``backbone``: a folder with the configuration and the tokenizer of the BERT it was built on (bert-base-uncased).
+    """
+
+    sentences: str | Path
+    detector: str | Path | None = None
+    backbone: str | Path | None = None
+
+
+def _existing(path: str | Path, option: str) -> Path:
+    if not Path(path).exists():
+        raise NotAvailable(f"fense is not available: {option} {path} does not exist")
+    return Path(path)
+
+
+def _words_limit(folder: Path) -> int:
+    """How many tokens the sentence encoder reads: its own setting where the folder has one, else 128."""
+    settings = folder / "sentence_bert_config.json"
+    return int(json.loads(settings.read_text()).get("max_seq_length") or 128) if settings.is_file() else 128
+
+
+def _embedded(texts: Sequence[str], folder: Path) -> Tensor:
+    """Unit-length embeddings (texts D): the mean of the last layer over each text's tokens."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
+    limit, rows = _words_limit(folder), []
+    for start in range(0, len(texts), _BATCH):
+        batch = list(texts[start : start + _BATCH])
+        tokens = tokenizer(batch, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        with torch.inference_mode():
+            frames = model(**tokens).last_hidden_state  # (b N D)
+        mask = tokens["attention_mask"].unsqueeze(-1).to(frames.dtype)  # (b N 1)
+        rows.append((frames * mask).sum(1) / mask.sum(1).clamp(min=1e-9))  # (b D)
+    return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
+
+
+def sentence_similarity(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], sentences: str | Path
+) -> list[float]:
+    """Mean over an item's references of the cosine between the prediction's and the reference's embedding."""
+    texts = list(dict.fromkeys([*predictions, *(text for item in references for text in item)]))
+    place = {text: index for index, text in enumerate(texts)}
+    vectors = _embedded(texts, _existing(sentences, "the sentence encoder"))
+    return [
+        float((vectors[[place[text] for text in item]] @ vectors[place[prediction]]).mean())
+        for prediction, item in zip(predictions, references, strict=True)
+    ]
+
+
+def _detector(checkpoint: Path, backbone: Path) -> tuple[Any, Any]:
+    """The detector's BERT and its output layer, from the authors' checkpoint (keys ``encoder.*`` and ``clf.*``)."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    encoder = AutoModel.from_config(AutoConfig.from_pretrained(backbone, local_files_only=True))
+    weights = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
+    weights.pop("embeddings.position_ids", None)  # a buffer of older releases, no weight
+    try:
+        encoder.load_state_dict(weights)
+    except RuntimeError as error:
+        raise NotAvailable(f"fense is not available: {checkpoint} was not built on the BERT in {backbone}") from error
+    output = torch.nn.Linear(state["clf.weight"].shape[1], state["clf.weight"].shape[0])
+    output.load_state_dict({"weight": state["clf.weight"], "bias": state["clf.bias"]})
+    return encoder.eval(), output.eval()
+
+
+def error_probability(predictions: Sequence[str], detector: str | Path, backbone: str | Path) -> list[float]:
+    """How likely each caption is not fluent (cut off, repeated, without a verb or a conjunction)."""
+    import torch
+    from transformers import AutoTokenizer
+
+    folder = _existing(backbone, "the detector's backbone")
+    encoder, output = _detector(_existing(detector, "the detector"), folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    found: list[float] = []
+    for start in range(0, len(predictions), _BATCH):
+        batch = [re.sub(r"[^\w\s]", "", text).lower() for text in predictions[start : start + _BATCH]]
+        tokens = tokenizer(batch, padding=True, truncation=True, max_length=_DETECTOR_TOKENS, return_tensors="pt")
+        with torch.inference_mode():
+            logits = output(encoder(**tokens).last_hidden_state[:, 0])  # (b 6)
+        found += logits[:, -1].sigmoid().tolist()
+    return found
+
+
+def fense(predictions: Sequence[str], references: Sequence[Sequence[str]], models: FenseModels) -> list[float]:
+    """FENSE of each item; the corpus figure is the mean. Raises ``NotAvailable`` without a detector."""
+    if models.detector is None or models.backbone is None:
+        raise NotAvailable(
+            "fense is not available: it needs a fluency detector (detector, backbone); ask for sbert_sim"
+        )
+    similar = sentence_similarity(predictions, references, models.sentences)
+    errors = error_probability(predictions, models.detector, models.backbone)
+    return [
+        score * (1 - _PENALTY) if error > _THRESHOLD else score for score, error in zip(similar, errors, strict=True)
+    ]
