@@ -1,0 +1,232 @@
+"""The decoder against Hugging Face's own model: losses, scores, greedy and beam texts, padding, freezing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_decoders import KINDS, save_decoder
+from torch import Tensor
+
+from mmprefix.decoder import CausalDecoder
+from mmprefix.generation import GenerateOptions
+from mmprefix.types import DeepPrefix, InputError, Prefix
+
+PROMPTS = ["", "the", "a green"]
+TARGETS = [["a dog barks", "the cat."], ["rain falls loudly over a hill"], ["a", "some rain", "the old roof rings"]]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
+    return CausalDecoder(save_decoder(tmp_path_factory.mktemp(request.param), request.param))
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
+    return CausalDecoder(save_decoder(tmp_path_factory.mktemp("gpt2")))
+
+
+def ragged_prefix(decoder: CausalDecoder, lengths: list[int], seed: int = 0) -> Prefix:
+    torch.manual_seed(seed)
+    embeds = torch.randn(len(lengths), max(lengths), decoder.width)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return Prefix(embeds, mask)
+
+
+def reference_log_probs(decoder: CausalDecoder, prefix: Tensor, prompt: str, target: str) -> Tensor:
+    """Log-probability of each target token by one plain pass of the Hugging Face model over prefix, prompt, target."""
+    words, lm = decoder.tokenizer, decoder.lm
+    before = words(prompt)["input_ids"] if prompt else []
+    said = [*words((" " if prompt else "") + target)["input_ids"], decoder.eos]
+    ids = torch.tensor([[*before, *said]])
+    embeds = torch.cat([prefix[None], lm.get_input_embeddings()(ids)], dim=1)
+    logits = lm(inputs_embeds=embeds).logits[0].log_softmax(-1)
+    first = len(prefix) + len(before) - 1
+    return logits[range(first, first + len(said)), said]
+
+
+def test_score_equals_a_plain_pass(decoder: CausalDecoder) -> None:
+    prefix = ragged_prefix(decoder, [5, 3, 4])
+    found = decoder.score(decoder.start(prefix), PROMPTS, TARGETS)
+    for b, texts in enumerate(TARGETS):
+        for text, score in zip(texts, found[b], strict=True):
+            want = reference_log_probs(decoder, prefix.embeds[b][prefix.mask[b]], PROMPTS[b], text).sum()
+            assert score == pytest.approx(float(want), abs=1e-3, rel=1e-5)
+
+
+def test_gradient_equals_a_plain_pass(decoder: CausalDecoder) -> None:
+    prefix = ragged_prefix(decoder, [5, 3, 4])
+    shared = prefix.embeds.clone().requires_grad_()
+    decoder.loss(decoder.start(Prefix(shared, prefix.mask)), PROMPTS, TARGETS).backward()
+    plain = prefix.embeds.clone().requires_grad_()
+    losses = [
+        -reference_log_probs(decoder, plain[b][prefix.mask[b]], PROMPTS[b], text) for b in range(3) for text in TARGETS[b]
+    ]
+    torch.cat(losses).mean().backward()
+    assert shared.grad is not None
+    assert plain.grad is not None
+    assert (shared.grad - plain.grad).abs().max() <= 1e-4 * plain.grad.abs().max()
+    assert all(p.grad is None and not p.requires_grad for p in decoder.parameters())
+
+
+@pytest.mark.parametrize("beams", [1, 3, 5])
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
+def test_search_equals_hugging_face(decoder: CausalDecoder, beams: int, penalty: float) -> None:
+    ends = 0
+    for seed in range(4):
+        prefix = ragged_prefix(decoder, [4, 4, 4], seed)
+        options = GenerateOptions(max_new_tokens=12, num_beams=beams, num_return=beams, length_penalty=penalty)
+        # any token may be the one that ends a text: take one that this model likes to write
+        plain = decoder.search(decoder.start(prefix), GenerateOptions(max_new_tokens=8), torch.tensor([0]))
+        stop = plain[seed % 3][0][0][5]
+        found = decoder.search(decoder.start(prefix), options, torch.tensor([stop]))
+        theirs = decoder.lm.generate(
+            inputs_embeds=prefix.embeds,
+            attention_mask=prefix.mask.long(),
+            max_new_tokens=12,
+            num_beams=beams,
+            num_return_sequences=beams,
+            length_penalty=penalty,
+            do_sample=False,
+            eos_token_id=stop,
+            pad_token_id=1,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        flat = [line for lines in found for line in lines]
+        assert len(flat) == 3 * beams
+        for i, (ids, score) in enumerate(flat):
+            assert theirs.sequences[i, : len(ids)].tolist() == ids
+            ends += ids[-1] == stop and len(ids) < 12
+            if beams > 1:
+                assert score == pytest.approx(float(theirs.sequences_scores[i]), abs=1e-3)
+    assert ends or penalty  # lines that end early were among them, at least where long ones are not preferred
+
+
+@pytest.mark.parametrize("options", [
+    GenerateOptions(max_new_tokens=10),
+    GenerateOptions(max_new_tokens=10, num_beams=4, num_return=2),
+    GenerateOptions(max_new_tokens=10, num_beams=3, ranking="clipcap"),
+    GenerateOptions(max_new_tokens=10, sample=True, temperature=0.8, top_p=0.9, num_return=3, seed=5),
+], ids=["greedy", "beam", "clipcap", "sample"])  # fmt: skip
+def test_a_batch_equals_its_items(decoder: CausalDecoder, options: GenerateOptions) -> None:
+    prefix = ragged_prefix(decoder, [6, 2, 4])
+    together = decoder.generate(decoder.start(prefix), PROMPTS, options)
+    for b in range(3):
+        alone = Prefix(prefix.embeds[b : b + 1][:, prefix.mask[b]], prefix.mask[b : b + 1][:, prefix.mask[b]])
+        single = decoder.generate(decoder.start(alone), PROMPTS[b : b + 1], options)[0]
+        assert [c.text for c in single] == [c.text for c in together[b]]
+        assert [c.score for c in single] == pytest.approx([c.score for c in together[b]], abs=1e-4)
+
+
+def test_logits_do_not_depend_on_padding(decoder: CausalDecoder) -> None:
+    prefix = ragged_prefix(decoder, [6, 2, 4])
+    state = decoder.read(decoder.start(prefix), PROMPTS)
+    assert state.last is not None
+    for b in range(3):
+        alone = Prefix(prefix.embeds[b : b + 1, : int(prefix.mask[b].sum())], prefix.mask[b : b + 1][:, prefix.mask[b]])
+        single = decoder.read(decoder.start(alone), PROMPTS[b : b + 1])
+        assert single.last is not None
+        assert (decoder.head(single.last)[0] - decoder.head(state.last)[b]).abs().max() < 1e-4
+
+
+def test_a_state_can_be_used_again(gpt2: CausalDecoder) -> None:
+    state = gpt2.start(ragged_prefix(gpt2, [5, 3, 4]))
+    options = GenerateOptions(max_new_tokens=6, num_beams=2)
+    before = gpt2.score(state, PROMPTS, TARGETS)
+    first = gpt2.generate(state, PROMPTS, options)
+    assert gpt2.generate(state, PROMPTS, options) == first
+    assert gpt2.score(state, PROMPTS, TARGETS) == before
+
+
+def test_a_deep_prefix_is_the_same_cache(decoder: CausalDecoder) -> None:
+    """Keys and values that embeddings gave, put in as a deep prefix, continue in the same way."""
+    prefix = ragged_prefix(decoder, [5, 3, 4])
+    soft = decoder.start(prefix)
+    keys, values = (torch.stack([layer[i] for layer in soft.cache]) for i in (0, 1))
+    assert keys.shape == (decoder.layers, 3, decoder.heads, 5, decoder.head_width)
+    deep = decoder.start(DeepPrefix(keys, values, prefix.mask))
+    prompts = ["the", "a", "some"]
+    assert decoder.score(deep, prompts, TARGETS) == decoder.score(soft, prompts, TARGETS)
+    empty = decoder.generate(deep, ["", "", ""], GenerateOptions(max_new_tokens=3))  # begins with the begin token
+    assert len(empty) == 3
+
+
+def test_sampling_follows_the_distribution(gpt2: CausalDecoder) -> None:
+    """First tokens of many draws against the model's own probabilities."""
+    prefix = ragged_prefix(gpt2, [4])
+    state = gpt2.start(prefix)
+    assert state.last is not None
+    want = gpt2.head(state.last)[0].softmax(-1)
+    options = GenerateOptions(max_new_tokens=1, sample=True, num_return=4000, seed=1)
+    lines = gpt2.search(state, options, torch.tensor([0]))[0]
+    counts = torch.bincount(torch.tensor([ids[0] for ids, _ in lines]), minlength=len(want))
+    expected = want * len(lines)
+    chi_square, freedom = float(((counts - expected) ** 2 / expected).sum()), len(want) - 1
+    assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
+    top = GenerateOptions(max_new_tokens=1, sample=True, num_return=500, seed=1, top_p=0.3)
+    drawn = {ids[0] for ids, _ in gpt2.search(state, top, torch.tensor([0]))[0]}
+    ranked, order = want.sort(descending=True)
+    allowed = int((ranked.cumsum(0) - ranked < 0.3).sum())
+    assert drawn <= set(order[:allowed].tolist())
+
+
+def test_stop_text(tmp_path: Path) -> None:
+    decoder = CausalDecoder(save_decoder(tmp_path, seed=3), stop=".")
+    names = decoder.tokenizer.batch_decode([[int(i)] for i in decoder.stops()])
+    assert all("." in name or name == "<|endoftext|>" for name in names)
+    assert decoder._target_ids("", "a dog.")[-1] != decoder.eos  # the caption's own stop ends it
+    prefix = ragged_prefix(decoder, [4, 4])
+    for candidates in decoder.generate(decoder.start(prefix), ["", ""], GenerateOptions(max_new_tokens=40)):
+        assert "." not in candidates[0].text[:-1]
+    with pytest.raises(InputError, match="stop='never there'"):
+        CausalDecoder(str(tmp_path), stop="never there").stops()
+
+
+def test_frozen_for_ever(gpt2: CausalDecoder) -> None:
+    gpt2.train()
+    assert not any(module.training for module in gpt2.modules())
+    assert not any(p.requires_grad for p in gpt2.parameters())
+
+
+def test_tuned_decoder_trains(gpt2: CausalDecoder, tmp_path: Path) -> None:
+    tuned = CausalDecoder(gpt2.identity.source, frozen=False)
+    tuned.train()
+    tuned.loss(tuned.start(ragged_prefix(tuned, [3])), [""], [["a dog"]]).backward()
+    assert all(p.grad is not None for p in tuned.parameters())
+
+
+def test_lower_precision_computes_the_same_text_shape(gpt2: CausalDecoder) -> None:
+    half = CausalDecoder(gpt2.identity.source, dtype="bfloat16")
+    prefix = ragged_prefix(gpt2, [5, 3, 4])
+    full, low = (d.score(d.start(prefix), PROMPTS, TARGETS) for d in (gpt2, half))
+    for a, b in zip(full, low, strict=True):
+        assert b == pytest.approx(a, rel=0.1)
+
+
+def test_what_does_not_fit_is_refused(gpt2: CausalDecoder, tmp_path: Path) -> None:
+    state = gpt2.start(ragged_prefix(gpt2, [100]))
+    with pytest.raises(InputError, match="100 positions and the text 40.*has 128"):
+        gpt2.generate(state, [""], GenerateOptions(max_new_tokens=40))
+    with pytest.raises(InputError, match="no such folder"):
+        CausalDecoder(str(tmp_path / "nothing"))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="no causal language model"):
+        CausalDecoder(str(tmp_path))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"num_beams": 0}, "num_beams=0"),
+    ({"num_return": 2}, "num_return=2.*raise num_beams"),
+    ({"top_p": 0.5}, "top_p=0.5.*sample=True"),
+    ({"temperature": 0.5}, "greedy"),
+    ({"temperature": 0.0, "sample": True}, "above 0"),
+    ({"seed": 1}, "only sampling draws"),
+    ({"sample": True, "num_beams": 2}, "single lines"),
+    ({"ranking": "clipcap"}, "rule for beams"),
+])  # fmt: skip
+def test_contradictions_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GenerateOptions(**options)  # type: ignore[arg-type]
