@@ -1,0 +1,87 @@
+"""Pictures of the tiny world: a `Picture` drawn on 64 x 64 pixels, with shades, places and noise from its seed."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mmprefix.world.scenes import PLACES, Picture
+
+SIDE = 64  # pixels
+_FINE = 4  # drawn this much larger, then averaged: smooth edges
+_RADII = {"small": (5.2, 6.0), "large": (9.0, 10.0)}  # pixels
+_SHADES = {
+    "red": (215, 35, 40),
+    "orange": (245, 135, 20),
+    "yellow": (245, 225, 50),
+    "green": (40, 165, 70),
+    "blue": (50, 95, 225),
+    "purple": (130, 60, 175),
+    "pink": (250, 150, 195),
+    "white": (245, 245, 245),
+}
+
+
+def draw(scene: Picture) -> Image.Image:
+    """``scene`` as an RGB picture of SIDE x SIDE pixels; the same scene always gives the same pixels."""
+    rng = np.random.default_rng(scene.seed)
+    dark = tuple(int(value) for value in rng.integers(10, 60) + rng.integers(0, 16, 3))
+    canvas = Image.new("RGB", (SIDE * _FINE, SIDE * _FINE), dark)
+    pen = ImageDraw.Draw(canvas)
+    for thing, (x, y, r) in zip(scene.things, circles(scene), strict=True):
+        light = rng.uniform(0.88, 1.0)
+        ink = tuple(int(value * light) for value in _SHADES[thing.colour])
+        _stamp(pen, thing.shape, (x * _FINE, y * _FINE, r * _FINE), ink, dark)
+    pixels = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
+    noisy = pixels + rng.normal(0.0, 3.0, pixels.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def circles(scene: Picture) -> list[tuple[float, float, float]]:
+    """The circle around each thing: x, y and radius in pixels; whole inside the picture, apart from the others."""
+    rng = np.random.default_rng([scene.seed, 1])
+    if scene.layout == "single":
+        row, column = divmod(PLACES.index(scene.place), 3)
+        spots = [((column + 0.5) / 3, (row + 0.5) / 3)]
+    else:
+        count = len(scene.things)
+        along = [(index + 0.5) / count for index in range(count)]
+        level = rng.uniform(0.35, 0.65)
+        spots = [(at, level) if scene.layout == "row" else (level, at) for at in along]
+    slack = 3.0 if len(scene.things) == 2 else 0.5
+    moves = rng.uniform(-slack, slack, (len(spots), 2))
+    radii = [rng.uniform(*_RADII[thing.size]) for thing in scene.things]
+    return [(x * SIDE + dx, y * SIDE + dy, r) for (x, y), (dx, dy), r in zip(spots, moves, radii, strict=True)]
+
+
+def _stamp(
+    pen: ImageDraw.ImageDraw,
+    shape: str,
+    circle: tuple[float, float, float],
+    ink: tuple[int, ...],
+    ground: tuple[int, ...],
+) -> None:
+    x, y, r = circle
+    if shape in ("circle", "ring"):
+        pen.ellipse((x - r, y - r, x + r, y + r), fill=ink)
+        if shape == "ring":
+            hole = 0.55 * r
+            pen.ellipse((x - hole, y - hole, x + hole, y + hole), fill=ground)
+    elif shape == "square":
+        pen.rectangle((x - 0.85 * r, y - 0.85 * r, x + 0.85 * r, y + 0.85 * r), fill=ink)
+    elif shape == "triangle":
+        pen.polygon(_corners(x, y, (r, r, r)), fill=ink)
+    elif shape == "star":
+        pen.polygon(_corners(x, y, (r, 0.42 * r) * 5), fill=ink)
+    else:
+        arm = 0.32 * r
+        pen.rectangle((x - r, y - arm, x + r, y + arm), fill=ink)
+        pen.rectangle((x - arm, y - r, x + arm, y + r), fill=ink)
+
+
+def _corners(x: float, y: float, radii: tuple[float, ...]) -> list[tuple[float, float]]:
+    """Corners around (x, y), evenly spread from the top, each at its own distance."""
+    turns = [2 * math.pi * index / len(radii) - math.pi / 2 for index in range(len(radii))]
+    return [(x + r * math.cos(turn), y + r * math.sin(turn)) for r, turn in zip(radii, turns, strict=True)]

@@ -1,0 +1,265 @@
+"""Trains the frozen parts of the embedded world: an eye, an ear and a tongue that have never met.
+
+The eye is a `ViTModel` and the ear the encoder of a `WhisperModel`: each patch and each stretch of 40 ms learns to
+name the attributes of the thing or event that it belongs to, and its rank from left to right, top to bottom or early
+to late; the heads that named them are then thrown away. The tongue is a `GPT2LMHeadModel` that has read captions and
+nothing else (pretrain_decoder.py). Held-out combinations (mmprefix.world.held_out) are in none of what they learn from.
+
+    python recipes/pretrain_world.py --folder mmprefix/world/frozen    # about twelve minutes on two cores
+
+The shipped models were made by exactly this command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import ViTConfig, ViTImageProcessor, ViTModel, WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+from mmprefix.encoders.whisper import LogMel
+from mmprefix.recipes.pretrain_decoder import train_decoder
+from mmprefix.world.language import captions
+from mmprefix.world.pictures import SIDE, circles, draw
+from mmprefix.world.scenes import (
+    COLOURS,
+    KINDS,
+    LENGTHS,
+    PITCHES,
+    SHAPES,
+    SIZES,
+    Medium,
+    Picture,
+    Scene,
+    Sound,
+    sample,
+)
+from mmprefix.world.sounds import LONGEST, RATE, render, spans
+
+PATCH = 8  # pixels
+FRAME = 0.04  # seconds: two hops of the spectrogram
+BANDS = 64
+WIDTH, LAYERS, HEADS = 128, 3, 4
+log = logging.getLogger("pretrain_world")
+
+# The numbers of classes of the four heads: first attribute, second, third, and rank (0: nothing there).
+EYE_HEADS = (len(SIZES), len(COLOURS), len(SHAPES), 4)
+EAR_HEADS = (len(LENGTHS), len(PITCHES), len(KINDS), 4)
+Look = Callable[[list[Scene]], Tensor]
+"""Scenes → the frames (B T D) that a network has for them."""
+
+
+def picture_labels(scene: Picture) -> Tensor:
+    """For each patch of ``scene``, row by row: size, colour, shape (-100 where nothing is) and rank: (64 4)."""
+    grid = SIDE // PATCH
+    labels = torch.tensor([-100, -100, -100, 0]).repeat(grid * grid, 1)
+    rows, columns = np.divmod(np.arange(grid * grid), grid)
+    for rank, (thing, (x, y, r)) in enumerate(zip(scene.things, circles(scene), strict=True), start=1):
+        apart = np.hypot(columns * PATCH + PATCH / 2 - x, rows * PATCH + PATCH / 2 - y)
+        here = torch.from_numpy(apart < max(r, 0.8 * PATCH))
+        row = [SIZES.index(thing.size), COLOURS.index(thing.colour), SHAPES.index(thing.shape), rank]
+        labels[here] = torch.tensor(row)
+    return labels
+
+
+def sound_labels(scene: Sound) -> Tensor:
+    """For each 40 ms of ``scene`` up to LONGEST: length, pitch, kind (-100 in silence) and rank: (50 4)."""
+    labels = torch.tensor([-100, -100, -100, 0]).repeat(round(LONGEST / FRAME), 1)
+    for rank, (event, (start, end)) in enumerate(zip(scene.events, spans(scene), strict=True), start=1):
+        row = [LENGTHS.index(event.length), PITCHES.index(event.pitch), KINDS.index(event.kind), rank]
+        labels[round(start / FRAME) : round(end / FRAME)] = torch.tensor(row)
+    return labels
+
+
+def teach_eye(folder: Path, steps: int, batch: int, lr: float, seed: int) -> dict[str, float]:
+    """Trains the vision model and writes it with its image processor; gives what ``_teach`` measures."""
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        image_size=SIDE,
+        patch_size=PATCH,
+        hidden_size=WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
+        intermediate_size=4 * WIDTH,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    eye = ViTModel(config, add_pooling_layer=False)
+
+    def look(scenes: list[Scene]) -> Tensor:
+        pixels = [np.asarray(draw(scene)) for scene in scenes if isinstance(scene, Picture)]
+        values = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 127.5 - 1  # as the processor below
+        return eye(pixel_values=values).last_hidden_state[:, 1:]
+
+    def labels(scenes: list[Scene]) -> Tensor:
+        return torch.stack([picture_labels(scene) for scene in scenes if isinstance(scene, Picture)])
+
+    found = _teach(eye, look, labels, EYE_HEADS, "image", steps, batch, lr, seed)
+    eye.half().save_pretrained(folder)
+    ViTImageProcessor(size={"height": SIDE, "width": SIDE}).save_pretrained(folder)
+    return found
+
+
+def teach_ear(folder: Path, steps: int, batch: int, lr: float, seed: int) -> dict[str, float]:
+    """Trains the encoder of a Whisper with a window of two seconds; what is written has no decoder."""
+    torch.manual_seed(seed)
+    config = WhisperConfig(
+        num_mel_bins=BANDS,
+        d_model=WIDTH,
+        encoder_layers=LAYERS,
+        encoder_attention_heads=HEADS,
+        encoder_ffn_dim=4 * WIDTH,
+        max_source_positions=round(LONGEST / FRAME),
+        decoder_layers=1,
+        decoder_attention_heads=HEADS,
+        decoder_ffn_dim=WIDTH,
+        max_target_positions=8,
+        vocab_size=8,
+        **dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0),
+    )
+    model = WhisperModel(config)
+    extractor = WhisperFeatureExtractor(
+        feature_size=BANDS, hop_length=round(FRAME / 2 * RATE), chunk_length=round(LONGEST)
+    )
+    mel = LogMel(extractor)
+
+    def look(scenes: list[Scene]) -> Tensor:
+        waves = torch.zeros(len(scenes), round(LONGEST * RATE))
+        for row, scene in zip(waves, scenes, strict=True):
+            if isinstance(scene, Sound):
+                wave = torch.from_numpy(render(scene))
+                row[: len(wave)] = wave
+        return model.encoder(mel(waves)).last_hidden_state
+
+    def labels(scenes: list[Scene]) -> Tensor:
+        return torch.stack([sound_labels(scene) for scene in scenes if isinstance(scene, Sound)])
+
+    found = _teach(model.encoder, look, labels, EAR_HEADS, "audio", steps, batch, lr, seed)
+    model.half()
+    weights = {name: value for name, value in model.state_dict().items() if name.startswith("encoder.")}
+    model.save_pretrained(folder, state_dict=weights)
+    extractor.save_pretrained(folder)
+    return found
+
+
+def _teach(
+    network: nn.Module,
+    look: Look,
+    labels: Callable[[list[Scene]], Tensor],
+    classes: Sequence[int],
+    medium: Medium,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+) -> dict[str, float]:
+    """Teaches ``network`` and linear heads the ``labels`` of frames; every scene is seen once.
+
+    Gives the share of frames that are named right in all their attributes, on new scenes of the kind that it was
+    taught (``known``) and on held-out combinations (``held_out``).
+    """
+    heads = nn.Linear(WIDTH, sum(classes))
+    values = [*network.parameters(), *heads.parameters()]
+    optimiser = torch.optim.AdamW(values, lr=lr, weight_decay=0.05)
+    warm = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min((step + 1) / warm, 0.51 + 0.49 * math.cos(math.pi * step / steps))
+    )
+    scenes, began = sample(medium, seed, new=False), time.monotonic()
+    network.train()
+    for step in range(steps):
+        some = list(islice(scenes, batch))
+        loss = _naming_loss(heads(look(some)), labels(some), classes)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(values, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        schedule.step()
+        if step % 100 == 0 or step == steps - 1:
+            log.info("%s step %5d/%d  loss %.3f  %.0f s", medium, step, steps, loss.item(), time.monotonic() - began)
+    network.eval()
+    shares = {}
+    for name, new in (("known", False), ("held_out", True)):
+        some = list(islice(sample(medium, seed + 1, new), 256))
+        with torch.no_grad():
+            shares[name] = _named_right(heads(look(some)), labels(some), classes)
+    log.info("%s frames named right: %s", medium, shares)
+    return shares
+
+
+def _naming_loss(scores: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """Cross-entropies of the heads, added up: scores (B T sum of classes), labels (B T heads)."""
+    parts = scores.flatten(0, 1).split(list(classes), dim=-1)
+    losses = [F.cross_entropy(part, labels[..., head].flatten()) for head, part in enumerate(parts)]
+    return torch.stack(losses).sum()
+
+
+def _named_right(scores: Tensor, labels: Tensor, classes: Sequence[int]) -> float:
+    best = torch.stack([part.argmax(-1) for part in scores.split(list(classes), dim=-1)], dim=-1)
+    right = (best == labels).all(-1)
+    return right[labels[..., -1] > 0].float().mean().item()
+
+
+def texts(count: int, seed: int) -> Iterator[list[str]]:
+    """Two captions each of ``count`` scenes that may be trained on, pictures and sounds in turn."""
+    pick = random.Random(seed)
+    pictures, sounds = sample("image", seed, new=False), sample("audio", seed, new=False)
+    for index in range(count):
+        yield pick.sample(captions(next(sounds if index % 2 else pictures)), 2)
+
+
+def teach_tongue(folder: Path, steps: int, scenes: int, lr: float, seed: int) -> dict[str, float]:
+    """Trains the decoder on captions alone."""
+    return train_decoder(
+        texts(scenes, seed),
+        folder,
+        layers=4,
+        heads=HEADS,
+        width=WIDTH,
+        vocab_size=384,
+        positions=96,
+        steps=steps,
+        batch_tokens=3072,
+        lr=lr,
+        seed=seed,
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The command line; see ``--help``."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--folder", type=Path, required=True, help="gets the folders vision, audio and decoder")
+    parser.add_argument("--only", choices=("vision", "audio", "decoder"), help="train one of the three")
+    parser.add_argument("--eye-steps", type=int, default=1500)
+    parser.add_argument("--ear-steps", type=int, default=1500)
+    parser.add_argument("--tongue-steps", type=int, default=1200)
+    parser.add_argument("--batch", type=int, default=32, help="scenes a step for eye and ear")
+    parser.add_argument("--scenes", type=int, default=40_000, help="scenes whose captions the tongue reads")
+    parser.add_argument("--seed", type=int, default=7)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    began, results = time.monotonic(), {}
+    for name in (args.only,) if args.only else ("vision", "audio", "decoder"):
+        folder = args.folder / name
+        if name == "decoder":
+            results[name] = teach_tongue(folder, args.tongue_steps, args.scenes, 3e-3, args.seed)
+        elif name == "vision":
+            results[name] = teach_eye(folder, args.eye_steps, args.batch, 1.5e-3, args.seed)
+        else:
+            results[name] = teach_ear(folder, args.ear_steps, args.batch, 1.5e-3, args.seed)
+    print(json.dumps({**results, "seconds": round(time.monotonic() - began)}))
+
+
+if __name__ == "__main__":
+    main()
