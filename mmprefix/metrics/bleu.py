@@ -7,56 +7,47 @@ gets a tiny figure and not an error; the corpus figure pools matches and lengths
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import numpy as np
 
-from mmprefix.metrics.ngrams import ORDERS, Counts, Tokens
+from mmprefix.metrics.ngrams import ORDERS, Counted, Floats, Ints, Table, found
 
 _TINY = 1e-15
 _SMALL = 1e-9
 
 
-def _matches(prediction: Counts, references: Sequence[Counts]) -> list[int]:
-    """For each order, how many of the prediction's n-grams a reference holds, each at most as often as it does."""
-    return [
-        sum(
-            min(count, max(reference[index].get(ngram, 0) for reference in references))
-            for ngram, count in counts.items()
-        )
-        for index, counts in enumerate(prediction)
-    ]
+def _matches(table: Table, counts: Counted) -> Ints:
+    """How many n-grams of each prediction (I) a reference holds, each counted at most as often as one of them does."""
+    ours = table.text < counts.items
+    theirs = counts.owner[table.text[~ours]] * table.ngrams + table.ngram[~ours]
+    order = np.argsort(theirs, kind="stable")
+    keys, first = np.unique(theirs[order], return_index=True)
+    most = np.maximum.reduceat(table.count[~ours][order], first) if len(keys) else np.zeros(0, dtype=np.int64)
+    place, held = found(keys, table.text[ours] * table.ngrams + table.ngram[ours])
+    clipped = np.minimum(table.count[ours][held], most[place[held]])
+    return np.bincount(table.text[ours][held], clipped, counts.items).astype(np.int64)
 
 
-def _scores(matches: Sequence[int], possible: Sequence[int], length: int, reference_length: int) -> list[float]:
-    """BLEU-1..4 from counts: the geometric mean of the precisions times the penalty for being too short."""
+def _closest(counts: Counted) -> Ints:
+    """For each item (I) the length of the reference that is nearest to the prediction's, the shorter on a tie."""
+    owner, length = counts.owner[counts.items :], counts.length[counts.items :]
+    order = np.lexsort((length, np.abs(length - counts.length[owner]), owner))
+    return length[order][np.unique(owner[order], return_index=True)[1]]
+
+
+def _scores(matches: Floats, possible: Floats, length: Floats, reference_length: Floats) -> Floats:
+    """BLEU-1..4 (4 I) from counts (4 I) and lengths (I): the precisions' geometric mean times the brevity penalty."""
     ratio = (length + _TINY) / (reference_length + _SMALL)
-    penalty = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    product, scores = 1.0, []
-    for order, matched, total in zip(ORDERS, matches, possible, strict=True):
-        product *= (matched + _TINY) / (total + _SMALL)
-        scores.append(product ** (1 / order) * penalty)
-    return scores
+    penalty = np.where(ratio < 1, np.exp(1 - 1 / np.minimum(ratio, 1)), 1.0)
+    product = np.cumprod((matches + _TINY) / (possible + _SMALL), axis=0)
+    return product ** (1 / np.asarray(ORDERS)[:, None]) * penalty
 
 
-def bleu(
-    predictions: Sequence[Tokens],
-    references: Sequence[Sequence[Tokens]],
-    prediction_counts: Sequence[Counts],
-    reference_counts: Sequence[Sequence[Counts]],
-) -> tuple[list[float], list[list[float]]]:
-    """BLEU-1..4 of the set, and of each item: ``(4 numbers, a list of 4 numbers an item)``."""
-    items: list[list[float]] = []
-    matched_all, possible_all, length_all, reference_length_all = [0] * 4, [0] * 4, 0, 0
-    for tokens, texts, counts, text_counts in zip(
-        predictions, references, prediction_counts, reference_counts, strict=True
-    ):
-        length = len(tokens)
-        reference_length = min((len(text) for text in texts), key=lambda other: (abs(other - length), other))
-        matched = _matches(counts, text_counts)
-        possible = [max(0, length - order + 1) for order in ORDERS]
-        items.append(_scores(matched, possible, length, reference_length))
-        matched_all = [a + b for a, b in zip(matched_all, matched, strict=True)]
-        possible_all = [a + b for a, b in zip(possible_all, possible, strict=True)]
-        length_all += length
-        reference_length_all += reference_length
-    return _scores(matched_all, possible_all, length_all, reference_length_all), items
+def bleu(counts: Counted) -> tuple[list[float], list[list[float]]]:
+    """BLEU-1..4 of the set (4 numbers), and four lists with a number an item."""
+    length = counts.length[: counts.items].astype(np.float64)
+    closest = _closest(counts).astype(np.float64)
+    matches = np.stack([_matches(table, counts) for table in counts.tables]).astype(np.float64)
+    possible = np.stack([np.maximum(0, length - order + 1) for order in ORDERS])
+    items = _scores(matches, possible, length, closest)
+    whole = _scores(*(part.sum(-1, keepdims=True) for part in (matches, possible, length, closest)))
+    return whole[:, 0].tolist(), items.tolist()

@@ -50,13 +50,13 @@ def _basic(
     predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
     """Everything in ``NAMES`` for the set, and what of it is defined for one item, a list each."""
-    cut = [_cut(tokens) for tokens in predictions], [[_cut(tokens) for tokens in texts] for texts in references]
-    ours = [counted(tokens) for tokens in cut[0]]
-    theirs = [[counted(tokens) for tokens in texts] for texts in cut[1]]
-    bleu_all, bleu_items = bleu(*cut, ours, theirs)
-    items = {f"bleu_{order + 1}": [scores[order] for scores in bleu_items] for order in range(4)}
+    counts = counted(
+        [_cut(tokens) for tokens in predictions], [[_cut(tokens) for tokens in texts] for texts in references]
+    )
+    bleu_all, bleu_items = bleu(counts)
+    items = {f"bleu_{order + 1}": scores for order, scores in enumerate(bleu_items)}
     items["rouge_l"] = [rouge_l(*pair) for pair in zip(predictions, references, strict=True)]
-    items["cider_d"] = cider_d(ours, theirs)
+    items["cider_d"] = cider_d(counts)
     items["length"] = [float(len(tokens)) for tokens in predictions]
     items["exact_match"] = [
         float(any(list(tokens) == list(text) for text in texts))
@@ -64,8 +64,8 @@ def _basic(
     ]
     figures = {name: _mean(scores) for name, scores in items.items()}
     figures |= {f"bleu_{order + 1}": bleu_all[order] for order in range(4)}
-    figures["distinct_1"] = distinct(predictions, 1)
-    figures["distinct_2"] = distinct(predictions, 2)
+    figures["distinct_1"] = distinct(counts, 1)
+    figures["distinct_2"] = distinct(counts, 2)
     figures["distinct"] = len({tuple(tokens) for tokens in predictions}) / len(predictions)
     return {name: figures[name] for name in NAMES}, items
 

@@ -12,62 +12,36 @@ The length is counted in bigrams, as the evaluation's own code does; it differs 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
 
-from mmprefix.metrics.ngrams import Counts, Ngram
+import numpy as np
+
+from mmprefix.metrics.ngrams import Counted, Floats, Table, found
 
 _SIGMA = 6.0
 _SCALE = 10.0
 
-_Vector = tuple[dict[Ngram, float], float]
-"""TF-IDF weights of the n-grams of one length, and their Euclidean norm."""
+
+def _cosines(table: Table, counts: Counted) -> Floats:
+    """Cosine (M) of each reference with its item's prediction, the prediction clipped, for n-grams of one length."""
+    ours = table.text < counts.items
+    owner = counts.owner[table.text]
+    keys = owner * table.ngrams + table.ngram
+    holding = np.bincount(np.unique(keys[~ours]) % max(1, table.ngrams), minlength=table.ngrams)
+    weight = table.count * (math.log(counts.items) - np.log(np.maximum(1, holding)))[table.ngram]  # TF-IDF, a row each
+    norm = np.sqrt(np.bincount(table.text, weight**2, len(counts.owner)))  # (I + M)
+    place, held = found(keys[ours], keys[~ours])
+    theirs = weight[~ours][held]
+    products = np.minimum(weight[ours][place[held]], theirs) * theirs
+    shared = np.bincount(table.text[~ours][held], products, len(counts.owner))[counts.items :]
+    norms = norm[counts.owner[counts.items :]] * norm[counts.items :]
+    return np.divide(shared, norms, out=np.zeros_like(shared), where=norms > 0)
 
 
-def _weights(references: Sequence[Sequence[Counts]]) -> list[dict[Ngram, float]]:
-    """IDF of every n-gram that the references hold, for each n-gram length."""
-    items = math.log(len(references))
-    tables: list[dict[Ngram, float]] = []
-    for index in range(len(references[0][0])):
-        held: Counter[Ngram] = Counter()
-        for texts in references:
-            held.update(set().union(*(counts[index] for counts in texts)))
-        logs = {times: items - math.log(times) for times in set(held.values())}
-        tables.append({ngram: logs[times] for ngram, times in held.items()})
-    return tables
-
-
-def _vectors(counts: Counts, weights: Sequence[dict[Ngram, float]], unseen: float) -> list[_Vector]:
-    """The four TF-IDF vectors of one text; ``unseen`` is the IDF of an n-gram that no reference holds."""
-    vectors = []
-    for table, weight in zip(counts, weights, strict=True):
-        values = {ngram: times * weight.get(ngram, unseen) for ngram, times in table.items()}
-        vectors.append((values, math.sqrt(sum([value * value for value in values.values()]))))
-    return vectors
-
-
-def _similarity(prediction: Sequence[_Vector], reference: Sequence[_Vector]) -> float:
-    """Mean over n-gram lengths of the cosine of the clipped prediction with the reference."""
-    total = 0.0
-    for (ours, our_norm), (theirs, their_norm) in zip(prediction, reference, strict=True):
-        if our_norm and their_norm:
-            shared = sum([min(ours[ngram], theirs[ngram]) * theirs[ngram] for ngram in ours.keys() & theirs.keys()])
-            total += shared / (our_norm * their_norm)
-    return total / len(prediction)
-
-
-def cider_d(predictions: Sequence[Counts], references: Sequence[Sequence[Counts]]) -> list[float]:
+def cider_d(counts: Counted) -> list[float]:
     """CIDEr-D of each item, IDF over the references of the whole set; the corpus figure is the mean."""
-    weights = _weights(references)
-    unseen = math.log(len(references))
-    scores = []
-    for counts, texts in zip(predictions, references, strict=True):
-        ours = _vectors(counts, weights, unseen)
-        bigrams = counts[1].total()
-        total = 0.0
-        for text in texts:
-            difference = bigrams - text[1].total()
-            closeness = math.exp(-(difference**2) / (2 * _SIGMA**2))
-            total += closeness * _similarity(ours, _vectors(text, weights, unseen))
-        scores.append(_SCALE * total / len(texts))
-    return scores
+    owner = counts.owner[counts.items :]
+    cosine = sum((_cosines(table, counts) for table in counts.tables), np.zeros(len(owner))) / len(counts.tables)
+    bigrams = np.maximum(0, counts.length - 1)
+    closeness = np.exp(-((bigrams[owner] - bigrams[counts.items :]) ** 2) / (2 * _SIGMA**2))
+    total = np.bincount(owner, cosine * closeness, counts.items)
+    return (_SCALE * total / np.bincount(owner, minlength=counts.items)).tolist()
