@@ -73,7 +73,7 @@ class Clip(Encoder):
         if hasattr(self.network, "output_tokens"):
             self.network.output_tokens = True
         settings = PreprocessCfg(**self.network.preprocess_cfg)
-        self.preprocess = ReadPicture(image_transform_v2(settings, is_train=False))
+        self.preprocess = ReadPicture(cast(Any, image_transform_v2(settings, is_train=False)))
         self.freeze()
         size = (settings.size, settings.size) if isinstance(settings.size, int) else tuple(settings.size)
         found = self.forward(Media(torch.zeros(1, 3, *size), torch.ones(1, dtype=torch.long)))
@@ -88,11 +88,12 @@ class Clip(Encoder):
 
     def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         nothing = pixels.new_zeros(len(pixels), 0, 0)
-        if isinstance(self.network, TimmModel):
-            states = self.network.trunk.forward_features(pixels)
-            pooled = self.network.head(self.network.trunk.forward_head(states))
-            return pooled, states if states.ndim == 3 else nothing
-        found = self.network(pixels)
+        tower: Any = self.network
+        if isinstance(tower, TimmModel):
+            trunk: Any = tower.trunk
+            states = trunk.forward_features(pixels)
+            return tower.head(trunk.forward_head(states)), states if states.ndim == 3 else nothing
+        found = tower(pixels)
         return found if isinstance(found, tuple) else (found, nothing)
 
 

@@ -85,7 +85,9 @@ def load(cls: Any, name: str, path: Path, dtype: str, optional: Sequence[str] = 
     fatal = sorted(key for key in missing if not key.startswith(tuple(optional)))
     fatal += sorted(str(item[0]) for item in report["mismatched_keys"])
     if fatal:
-        raise InputError(f"{name!r}: the weights in {path} lack {len(fatal)} tensors of {cls.__name__}: {fatal[0]} ...")
+        raise InputError(
+            f"{name!r}: the weights in {path} lack {len(fatal)} tensors of {type(network).__name__}: {fatal[0]} ..."
+        )
     return network, missing
 
 

@@ -80,8 +80,8 @@ class Speech(Encoder):
 
     Args:
         model: a bundle of torchaudio.pipelines (``WAV2VEC2_BASE``, ``HUBERT_LARGE``, ``WAVLM_BASE_PLUS``), downloaded
-            by torchaudio; a folder, ``mmprefix:NAME`` or hub name of a Transformers model; or a file with the state of a
-            torchaudio model (.pt, .pth, .safetensors) and its ``config``.
+            by torchaudio; a folder, ``mmprefix:NAME`` or hub name of a Transformers model; or a file with the state of
+            a torchaudio model (.pt, .pth, .safetensors) and its ``config``.
         revision: the hub's branch, tag or commit.
         config: for a file of weights: the bundle whose architecture it has, or a JSON file: ``type`` (Wav2Vec2 or
             WavLM), ``sample_rate``, ``normalize_waveform`` and ``params``, the arguments of torchaudio's builder

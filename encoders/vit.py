@@ -61,10 +61,12 @@ class ViT(Encoder):
         if missing:
             network.pooler = None
         self.network = network.vision_model if towers else network
-        self.preprocess = ReadPicture(Process(_processor(model, path)))
-        self.has_class = any(name.endswith(("cls_token", "class_embedding")) for name, _ in self._parameters_of())
+        processor = _processor(model, path)
+        self.preprocess = ReadPicture(Process(processor))
+        names = [name for name, _ in self.network.named_parameters()]
+        self.has_class = any(name.endswith(("cls_token", "class_embedding")) for name in names)
         self.freeze()
-        self.dim, self.pooled_dim = self._widths(model)
+        self.dim, self.pooled_dim = self._widths(model, processor)
 
     def encode(self, media: Media) -> Features:
         """Pixels (B 3 Y X) → frames (B T D), all real, and the summary (B G)."""
@@ -78,12 +80,9 @@ class ViT(Encoder):
         mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
         return Features(frames.float(), mask, pooled.flatten(1).float())
 
-    def _parameters_of(self) -> list[tuple[str, Tensor]]:
-        return list(self.network.named_parameters())
-
-    def _widths(self, name: str) -> tuple[int, int]:
+    def _widths(self, name: str, processor: Any) -> tuple[int, int]:
         # One look at a black picture: configurations name these widths in a dozen ways.
-        blank = self.preprocess.transform.processor(torch.zeros(3, 64, 64, dtype=torch.uint8), return_tensors="pt")
+        blank = processor(torch.zeros(3, 64, 64, dtype=torch.uint8), return_tensors="pt")
         try:
             found = self.forward(Media(blank["pixel_values"], torch.ones(1, dtype=torch.long)))
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
@@ -102,7 +101,7 @@ def _towers(name: str, path: Path) -> bool:
     towers = getattr(found, "vision_config", None) is not None and getattr(found, "text_config", None) is not None
     if kind in _RANDOM:
         raise InputError(f"{name!r}: a {kind!r} model cannot be a frozen encoder: {_RANDOM[kind]}")
-    if not sees and not (towers and "clip" in kind):
+    if not sees and not (towers and "lip" in kind):  # clip, siglip, blip and theirs
         raise InputError(
             f"{name!r}: the folder {path} holds a {kind!r} model, which ViT cannot read; "
             "it reads vision models: dinov2, siglip, vit, clip, swin, convnext, resnet ..."

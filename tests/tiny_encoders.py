@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -12,21 +13,29 @@ from safetensors.torch import save_file
 from torch import nn
 from torchaudio.models import wav2vec2_model, wavlm_model
 
-CLIP = {
+CLIP: dict[str, Any] = {
     "embed_dim": 24,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 8, "vocab_size": 64, "width": 16, "heads": 2, "layers": 1},
 }
-CLIP_RESNET = {**CLIP, "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16}}
-CLIP_TIMM = {
+CLIP_RESNET: dict[str, Any] = {
+    **CLIP,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 16},
+}
+CLIP_TIMM: dict[str, Any] = {
     **CLIP,
     "custom_text": True,
     "vision_cfg": {"timm_model_name": "test_vit", "timm_pool": "", "timm_proj": "linear", "image_size": 160},
 }
-PREPROCESS = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bicubic", "resize_mode": "shortest"}
-SPEECH = {
+PREPROCESS: dict[str, Any] = {
+    "mean": [0.5, 0.4, 0.3],
+    "std": [0.2, 0.3, 0.4],
+    "interpolation": "bicubic",
+    "resize_mode": "shortest",
+}
+SPEECH: dict[str, Any] = {
     "extractor_mode": "group_norm",
-    "extractor_conv_layer_config": [[12, 10, 5], [12, 3, 2], [12, 3, 2], [12, 2, 2]],
+    "extractor_conv_layer_config": [[12, 10, 5], [12, 4, 4], [12, 3, 2], [12, 2, 2]],
     "extractor_conv_bias": False,
     "encoder_embed_dim": 24,
     "encoder_projection_dropout": 0.1,
@@ -42,14 +51,24 @@ SPEECH = {
     "encoder_layer_drop": 0.1,
     "aux_num_out": None,
 }
-SPEECH_LAYER = {**SPEECH, "extractor_mode": "layer_norm", "extractor_conv_bias": True, "encoder_layer_norm_first": True}
-WAVLM = {**SPEECH, "encoder_num_buckets": 16, "encoder_max_distance": 40}
-_TRANSFORMER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-_CONVOLUTIONS = {"conv_dim": [12] * 4, "conv_kernel": [10, 3, 3, 2], "conv_stride": [5, 2, 2, 2]}
-_POSITIONS = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+SPEECH_LAYER: dict[str, Any] = {
+    **SPEECH,
+    "extractor_mode": "layer_norm",
+    "extractor_conv_bias": True,
+    "encoder_layer_norm_first": True,
+}
+WAVLM: dict[str, Any] = {**SPEECH, "encoder_num_buckets": 16, "encoder_max_distance": 40}
+_TRANSFORMER: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+}
+_CONVOLUTIONS: dict[str, Any] = {"conv_dim": [12] * 4, "conv_kernel": [10, 4, 3, 2], "conv_stride": [5, 4, 2, 2]}
+_POSITIONS: dict[str, Any] = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 
 
-def scrambled(model: nn.Module) -> nn.Module:
+def scrambled(model: nn.Module) -> Any:
     """``model`` in evaluation mode with every parameter random: fresh models have zeros and ones that hide faults."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -61,7 +80,7 @@ def scrambled(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def clip(folder: Path, config: dict[str, object] = CLIP) -> Path:
+def clip(folder: Path, config: dict[str, Any] = CLIP) -> Path:
     """A folder as open_clip publishes its models."""
     folder.mkdir()
     described = json.loads(json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS}))
@@ -75,18 +94,24 @@ def clip(folder: Path, config: dict[str, object] = CLIP) -> Path:
     return folder
 
 
-def _saved(folder: Path, model: nn.Module, extractor: object | None) -> Path:
-    scrambled(model).save_pretrained(folder)  # type: ignore[operator]
+def _saved(folder: Path, model: Any, extractor: Any) -> Path:
+    scrambled(model).save_pretrained(folder)
     if extractor is not None:
-        extractor.save_pretrained(folder)  # type: ignore[attr-defined]
+        extractor.save_pretrained(folder)
     return folder
 
 
 def vision(folder: Path, kind: str) -> Path:
     """A vision model of Transformers with its processor: dinov2, vit (a classifier), siglip, clip, convnext, resnet."""
-    sizes = {**_TRANSFORMER, "image_size": 32, "patch_size": 8}
-    text = {**_TRANSFORMER, "vocab_size": 64, "projection_size": 32}
-    stages = {"hidden_sizes": [8, 16], "depths": [1, 1]}
+    sizes: dict[str, Any] = {**_TRANSFORMER, "image_size": 32, "patch_size": 8}
+    text: dict[str, Any] = {
+        **_TRANSFORMER,
+        "vocab_size": 64,
+        "projection_size": 32,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    stages: dict[str, Any] = {"hidden_sizes": [8, 16], "depths": [1, 1]}
     models = {
         "dinov2": lambda: hf.Dinov2Model(hf.Dinov2Config(**sizes)),
         "vit": lambda: hf.ViTForImageClassification(hf.ViTConfig(**sizes)),
@@ -96,27 +121,31 @@ def vision(folder: Path, kind: str) -> Path:
         "convnext": lambda: hf.ConvNextModel(hf.ConvNextConfig(**stages, num_stages=2)),
         "resnet": lambda: hf.ResNetModel(hf.ResNetConfig(**stages, embedding_size=8, layer_type="basic")),
     }
-    processors = {"siglip": hf.SiglipImageProcessor, "clip": hf.CLIPImageProcessor, "resnet": hf.ConvNextImageProcessor}
+    processors: dict[str, Any] = {
+        "siglip": hf.SiglipImageProcessor,
+        "clip": hf.CLIPImageProcessor,
+        "resnet": hf.ConvNextImageProcessor,
+    }
     processor = processors.get(kind, hf.ViTImageProcessor)
-    size = {"shortest_edge": 32} if kind in ("clip", "resnet") else {"height": 32, "width": 32}
-    crop = {"crop_size": {"height": 32, "width": 32}} if kind == "clip" else {}
+    size: Any = {"shortest_edge": 32} if kind in ("clip", "resnet") else {"height": 32, "width": 32}
+    crop: dict[str, Any] = {"crop_size": {"height": 32, "width": 32}} if kind == "clip" else {}
     return _saved(folder, models[kind](), processor(size=size, **crop))
 
 
 def clap(folder: Path, fused: bool) -> Path:
     """A ClapModel that hears one second at 16 kHz."""
-    audio = {
-        "spec_size": 64, "num_mel_bins": 16, "patch_size": 4, "patch_stride": [4, 4], "window_size": 4,
+    bands = 64 if fused else 16  # the published extractor shrinks a long clip to 64 bands, whatever it is told
+    audio: dict[str, Any] = {
+        "spec_size": 2 * bands if fused else 4 * bands, "num_mel_bins": bands,
+        "patch_size": 4, "patch_stride": [4, 4], "window_size": 4,
         "patch_embeds_hidden_size": 8, "depths": [2, 2], "num_attention_heads": [1, 2], "num_hidden_layers": 2,
-        "hidden_size": 16, "enable_fusion": fused, "fusion_type": "channel_map" if fused else None,
+        "hidden_size": 16, "enable_fusion": fused, "fusion_type": "aff_2d" if fused else None,
         "patch_embed_input_channels": 1, "aff_block_r": 4, "projection_dim": 20,
     }  # fmt: skip
-    if fused:
-        audio["fusion_type"] = "aff_2d"
-    text = {**_TRANSFORMER, "vocab_size": 64, "projection_dim": 20}
+    text = {**_TRANSFORMER, "vocab_size": 64, "projection_dim": 20, "bos_token_id": 1, "eos_token_id": 2}
     config = hf.ClapConfig(text_config=text, audio_config=audio, projection_dim=20)
     extractor = hf.ClapFeatureExtractor(
-        feature_size=16, sampling_rate=16000, hop_length=160, max_length_s=1, fft_window_size=512,
+        feature_size=bands, sampling_rate=16000, hop_length=160, max_length_s=1, fft_window_size=512,
         frequency_min=50, frequency_max=7600, truncation="fusion" if fused else "rand_trunc",
     )  # fmt: skip
     return _saved(folder, hf.ClapModel(config), extractor)
@@ -142,23 +171,29 @@ def ast(folder: Path) -> Path:
 
 def speech(folder: Path, kind: str, norm: str) -> Path:
     """A recogniser (CTC) of Transformers: wav2vec2, hubert or wavlm, with ``norm`` (group, layer) in its extractor."""
-    configs = {
+    configs: dict[str, Any] = {
         "wav2vec2": (hf.Wav2Vec2Config, hf.Wav2Vec2ForCTC),
         "hubert": (hf.HubertConfig, hf.HubertForCTC),
         "wavlm": (hf.WavLMConfig, hf.WavLMForCTC),
     }
     config, model = configs[kind]
     layer = norm == "layer"
-    settings = {**_TRANSFORMER, **_CONVOLUTIONS, **_POSITIONS, "feat_extract_norm": norm, "conv_bias": layer}
+    settings: dict[str, Any] = {
+        **_TRANSFORMER,
+        **_CONVOLUTIONS,
+        **_POSITIONS,
+        "feat_extract_norm": norm,
+        "conv_bias": layer,
+    }
     if kind == "wavlm":
         settings |= {"num_buckets": 16, "max_bucket_distance": 40}
     made = model(config(**settings, do_stable_layer_norm=layer, vocab_size=12))
     return _saved(folder, made, hf.Wav2Vec2FeatureExtractor(do_normalize=layer, return_attention_mask=layer))
 
 
-def speech_file(file: Path, kind: str, params: dict[str, object], normalize: bool = False) -> tuple[Path, Path]:
+def speech_file(file: Path, kind: str, params: dict[str, Any], normalize: bool = False) -> tuple[Path, Path]:
     """The state of a torchaudio model and the JSON that describes it."""
-    model = scrambled({"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}[kind](**params))  # type: ignore[arg-type]
+    model = scrambled({"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}[kind](**params))
     torch.save(model.state_dict(), file)
     described = {"type": kind, "sample_rate": 16000, "normalize_waveform": normalize, "params": params}
     file.with_suffix(".json").write_text(json.dumps(described))
