@@ -22,7 +22,8 @@ _SIDE = 100  # a box is 100 units wide and high; y counts downwards
 
 
 def _colour(item: dict[str, Any]) -> str:
-    return _COLOURS.get(item["color"], item["color"].lower())
+    name = str(item["color"])
+    return _COLOURS.get(name, name.lower())
 
 
 def is_tower(items: list[dict[str, Any]]) -> bool:

@@ -20,7 +20,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +192,7 @@ def split_rows(rows: Sequence[Row], report: str, folds: Sequence[int]) -> tuple[
 
 def train_encoder(options: argparse.Namespace) -> dict[str, Any]:
     """Trains what the command line asks for, writes ``options.out``, and returns its `training.json`."""
-    plan = Plan(options.epochs, options.batch_size, options.lr, dropout=options.dropout, seed=options.seed)
+    plan = Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
     torch.manual_seed(plan.seed)
     rows, train, rest = split_rows(read_rows(options.manifest), options.report, options.folds)
     root, sound = options.manifest.parent, options.media == "audio"
@@ -256,7 +256,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=Plan.batch_size)
     parser.add_argument("--lr", type=float, default=Plan.lr, help="highest learning rate")
     parser.add_argument("--dropout", type=float, default=Plan.dropout)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--weight-decay", type=float, default=Plan.weight_decay)
+    parser.add_argument("--average", type=float, default=Plan.average, help="share of the mean weights a step keeps")
+    parser.add_argument("--seed", type=int, default=Plan.seed)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     result = train_encoder(parser.parse_args(argv))
     print(json.dumps({name: value for name, value in result.items() if name != "labels"}))
