@@ -1,0 +1,135 @@
+"""Rows → tensors → Batch: what a loader's workers do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset
+
+from mmprefix.encoders.base import Preprocess
+from mmprefix.manifest import Example
+from mmprefix.sampling import Draw
+from mmprefix.types import Batch, InputError, Media
+
+log = logging.getLogger(__name__)
+
+
+class Sample(NamedTuple):
+    """One example, read: a waveform (S,) or a picture (3 Y X) for each branch, and its strings."""
+
+    inputs: dict[str, Tensor]
+    prompt: str
+    targets: list[str]
+    context: str
+    id: str
+    media: str
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Samples that have the same branches → a Batch; waveforms are padded with zeros to the longest."""
+    return Batch(
+        inputs={name: stack([sample.inputs[name] for sample in samples]) for name in samples[0].inputs},
+        prompts=[sample.prompt for sample in samples],
+        targets=[sample.targets for sample in samples],
+        contexts=[sample.context for sample in samples],
+        ids=[sample.id for sample in samples],
+        media=[sample.media for sample in samples],
+    )
+
+
+def stack(values: Sequence[Tensor]) -> Media:
+    """Waveforms (S,) of any lengths → Media (B S); pictures (3 Y X) of one size → Media (B 3 Y X)."""
+    if values[0].ndim == 1:
+        lengths = torch.tensor([len(value) for value in values])
+        return Media(pad_sequence(list(values), batch_first=True), lengths)
+    return Media(torch.stack(list(values)), torch.ones(len(values), dtype=torch.long))
+
+
+class Examples(Dataset[Any]):
+    """``examples`` as batches: indexed by a Draw, it reads its rows and gives a Batch, or an InputError instead of it.
+
+    An error is given, not raised, because a loader would bury its one line in a worker's traceback. With ``skip_bad``
+    rows that cannot be read are left out; ``bad`` (one flag a row, shared with the workers) says which. Of the captions
+    of a row ``max_captions`` are drawn anew each epoch.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        preprocess: Mapping[str, Preprocess],
+        prompt: str = "",
+        max_captions: int | None = None,
+        seed: int = 0,
+        skip_bad: bool = False,
+    ) -> None:
+        self.examples, self.preprocess, self.prompt = examples, dict(preprocess), prompt
+        self.max_captions, self.seed, self.skip_bad = max_captions, seed, skip_bad
+        self.bad = torch.zeros(len(examples), dtype=torch.bool).share_memory_()
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, draw: Draw) -> Batch | InputError:
+        try:
+            samples = [sample for row in draw.rows if (sample := self._read(row, draw.epoch))]
+        except InputError as error:
+            return error
+        if samples:
+            return collate(samples)
+        first = self.examples[draw.rows[0]]
+        return InputError(f"{first.file}:{first.line}: none of the {len(draw.rows)} rows of a batch can be read")
+
+    def _read(self, row: int, epoch: int) -> Sample | None:
+        if self.bad[row]:
+            return None
+        example = self.examples[row]
+        items = {name: example.inputs[name] for name in self.preprocess if name in example.inputs}
+        try:
+            tensors = {name: self.preprocess[name](item.path, item.start, item.end) for name, item in items.items()}
+        except InputError as error:
+            fault = example.fault(str(error))
+            if not self.skip_bad:
+                raise InputError(str(fault)) from error
+            self.bad[row] = True
+            log.warning("left out: %s", fault)
+            return None
+        prompt = self.prompt if example.prompt is None else example.prompt
+        files = [item.path for item in items.values()]
+        return Sample(tensors, prompt, self._captions(row, epoch), example.context, example.id, files[0])
+
+    def _captions(self, row: int, epoch: int) -> list[str]:
+        captions = self.examples[row].captions
+        if self.max_captions is None or len(captions) <= self.max_captions:
+            return list(captions)
+        drawn = np.random.default_rng([self.seed, epoch, row]).choice(len(captions), self.max_captions, replace=False)
+        return [captions[number] for number in sorted(drawn)]
+
+
+class Loader(DataLoader[Any]):
+    """A loader of whole batches that raises the InputError a worker gives back.
+
+    It answers to ``state_dict`` because Lightning warns of lost batches at any loader that does not; the place in the
+    data is PairData's to keep.
+    """
+
+    def __iter__(self) -> Any:
+        return _raising(super().__iter__())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        assert not state
+
+
+def _raising(batches: Iterator[Any]) -> Iterator[Batch]:
+    for batch in batches:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch

@@ -1,0 +1,70 @@
+"""Manifests → the rows that a model can be trained or tested on, how long each is, and the faults of all others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmprefix.check import MediaKind, inspect
+from mmprefix.manifest import Example, Fault, Item, read_manifest
+from mmprefix.sampling import Row
+from mmprefix.types import InputError
+
+log = logging.getLogger(__name__)
+
+_STEPS_A_SECOND = 2.0  # sounds that differ by less than half a second count as equally long; then captions decide
+
+
+@dataclass
+class Rows:
+    """Examples, what the order of batches needs to know of each, and the faults of the rows that are not among them."""
+
+    examples: list[Example] = field(default_factory=list)
+    order: list[Row] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def read_rows(
+    files: Iterable[tuple[str, str | None]],
+    branches: Mapping[str, MediaKind],
+    where: Mapping[str, Any] | None = None,
+    targets: bool = True,
+    max_captions: int | None = None,
+) -> Rows:
+    """The rows of ``files`` (each with the split its rows must have, or None) that feed one of ``branches``.
+
+    With ``targets`` a row without caption is a fault. The header of every file is read: it tells how long a sound is,
+    and that the file can be opened. Raises InputError for a manifest that feeds no branch.
+    """
+    examples: list[Example] = []
+    faults: list[Fault] = []
+    for file, split in files:
+        found, bad = read_manifest(file, split, where)
+        examples += _feeding(branches, found, file, bool(bad))
+        faults += bad
+    if targets:
+        faults += [example.fault("no caption") for example in examples if not example.captions]
+        examples = [example for example in examples if example.captions]
+    result = inspect(examples, branches, deep=False)
+    seconds = {pair: found.seconds or 0.0 for pair, found in result.found.items()}
+    order = [_row(example, seconds, max_captions) for example in result.examples]
+    return Rows(result.examples, order, sorted([*faults, *result.faults], key=lambda fault: (fault.file, fault.line)))
+
+
+def _feeding(branches: Collection[str], examples: list[Example], file: str, bad: bool) -> list[Example]:
+    kept = [example for example in examples if any(name in branches for name in example.inputs)]
+    if examples and not kept and not bad:
+        columns = ", ".join(sorted({name for example in examples for name in example.inputs}))
+        raise InputError(f"{file}: its columns ({columns}) feed none of the model's branches ({', '.join(branches)})")
+    if len(kept) < len(examples):
+        log.info("%s: %d rows have nothing for %s", file, len(examples) - len(kept), ", ".join(branches))
+    return kept
+
+
+def _row(example: Example, seconds: Mapping[tuple[str, Item], float], most: int | None) -> Row:
+    inputs = [pair for pair in example.inputs.items() if pair in seconds]
+    sound = round(_STEPS_A_SECOND * max(seconds[pair] for pair in inputs))
+    captions = min(len(example.captions), most or len(example.captions))
+    return Row(frozenset(name for name, _ in inputs), (sound, captions, max(map(len, example.captions), default=0)))
