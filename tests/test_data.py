@@ -78,7 +78,7 @@ class Learner(LightningModule):
 
 
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
-    options = {"max_epochs": 3, "num_sanity_val_steps": 0, **options}
+    options = {"max_epochs": 3, "num_sanity_val_steps": 0, "use_distributed_sampler": False, **options}
     return Trainer(
         accelerator="cpu",
         logger=False,
@@ -87,7 +87,6 @@ def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
         default_root_dir=folder,
         callbacks=list(callbacks),
         enable_checkpointing=bool(callbacks),
-        use_distributed_sampler=False,
         **options,
     )
 
@@ -122,6 +121,52 @@ def alone(folder: Path, branches: tuple[str, ...] = ("audio",), stage: str = "fi
     pairs.preprocess, pairs.media = module.preprocess, module.media  # type: ignore[assignment]
     pairs.setup(stage)
     return pairs
+
+
+class Noting(Learner):
+    """A Learner that notes its ids in a file for each process; the buffer makes DDP talk in evaluation too."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self.register_buffer("scale", torch.ones(()))
+
+    def note(self, kind: str, batch: Batch) -> None:
+        with (self.folder / f"{kind}{self.global_rank}.jsonl").open("a") as stream:
+            stream.write(json.dumps(batch.ids) + "\n")
+
+    def training_step(self, batch: Batch, number: int) -> Tensor:
+        self.note("train", batch)
+        return super().training_step(batch, number)
+
+    def validation_step(self, batch: Batch, number: int) -> None:
+        self.note("val", batch)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_two_processes_share_the_rows(tmp_path: Path, sounds: Path) -> None:
+    run = trainer(tmp_path, strategy="ddp_fork", devices=2, max_epochs=2)
+    run.fit(Noting(tmp_path), datamodule=data(sounds, batch_size=3, eval_batch_size=2))
+
+    def steps(kind: str, rank: int) -> list[list[str]]:
+        return [json.loads(line) for line in (tmp_path / f"{kind}{rank}.jsonl").read_text().splitlines()]
+
+    for kind, names in (("train", range(19)), ("val", range(19, 24))):
+        both = [steps(kind, rank) for rank in (0, 1)]
+        assert len(both[0]) == len(both[1])
+        half = len(both[0]) // 2
+        for epoch in (slice(0, half), slice(half, None)):
+            seen = [name for share in both for ids in share[epoch] for name in ids]
+            assert len(seen) == len(set(seen))
+            left_out = {f"s{number}" for number in names} - set(seen)
+            assert len(left_out) == (1 if kind == "train" else 0)  # 19 rows in steps of 6: the last would have one row
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_lightning_must_not_deal_out_the_rows_again(tmp_path: Path, sounds: Path) -> None:
+    run = trainer(tmp_path, strategy="ddp_fork", devices=2, use_distributed_sampler=True)
+    with pytest.raises(Exception, match=r"trainer\.use_distributed_sampler true in several processes: give false"):
+        run.fit(Learner(), datamodule=data(sounds))
 
 
 # ---------------------------------------------------------------------------------------------------------- resuming
