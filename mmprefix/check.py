@@ -114,10 +114,12 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({"manifests": reports}, indent=2) + "\n")
     else:
         sys.stdout.writelines(line + "\n" for report in reports for line in _lines(report))
-    bad = sum(len(report["faults"]) for report in reports)
-    if bad:
+    faults = [Fault(report["manifest"], **fault) for report in reports for fault in report["faults"]]
+    if len(faults) == 1:
+        raise InputError(f"1 bad row: {faults[0]}")
+    if faults:
         rows = sum(report["rows"] for report in reports)
-        raise InputError(f"{', '.join(args.manifests)}: {bad} bad {'row' if bad == 1 else 'rows'} of {rows}")
+        raise InputError(f"{', '.join(args.manifests)}: {len(faults)} bad rows of {rows}")
     return 0
 
 
@@ -170,7 +172,7 @@ def _lines(report: Mapping[str, Any]) -> Iterable[str]:
             total = f"; {_figure(figures['total'])} in all" if "total" in figures else ""
             yield f"  {key:<9} {spread} {unit}".rstrip() + total
     if report["without_captions"]:
-        yield f"  {report['without_captions']} rows have no caption: fine for prediction, a fault in training"
+        yield f"  no caption {report['without_captions']} rows: fine for prediction, a fault in training"
 
 
 def _figure(value: float) -> str:

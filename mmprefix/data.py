@@ -261,7 +261,7 @@ class PairData(LightningDataModule):
         """Says how many rows could not be decoded, where such rows were to be skipped."""
         bad = sum(int(self._datasets[split].bad.sum()) for split in _STAGES[stage] if split in self._datasets)
         if bad:
-            log.warning("%d rows were left out because their files could not be decoded", bad)
+            log.warning("rows left out because their files could not be decoded: %d", bad)
 
 
 def _as_it_is(batch: Any) -> Any:

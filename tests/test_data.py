@@ -441,7 +441,7 @@ def test_bad_rows_are_skipped_and_counted(faulty: Path, workers: int, caplog: py
     for epoch in (module.steps[:2], module.steps[2:]):
         assert sorted(name for ids in epoch for name in ids) == ["r1", "r10", "r2", "r4", "r6", "r8"]
     assert "3 bad rows left out" in caplog.text
-    assert "1 rows were left out because their files could not be decoded" in caplog.text
+    assert "rows left out because their files could not be decoded: 1" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [0, 1])
