@@ -7,6 +7,7 @@ fills up a batch would change every frame; a batch is therefore run so that it e
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -96,7 +97,7 @@ class Speech(Encoder):
     ) -> None:
         super().__init__()
         wanted = pretrained.precision(dtype)
-        if isinstance(getattr(torchaudio.pipelines, model, None), Wav2Vec2Bundle):
+        if model.isupper() and not Path(model).exists():  # how bundles are called; hub names are not
             network, weights, rate, self.floor = _bundled(model)
             self.identity = sources.Identity(model, None, sources.fingerprint([weights]))
         elif Path(model).suffix in (".pt", ".pth", ".safetensors"):
@@ -150,7 +151,13 @@ class Speech(Encoder):
 
 def _bundled(name: str) -> tuple[Torchaudio, Path, int, float | None]:
     """The network of a bundle, the file it was read from, its rate, and the floor of the variance it divides by."""
-    bundle = getattr(torchaudio.pipelines, name)
+    bundle = getattr(torchaudio.pipelines, name, None)
+    if not isinstance(bundle, Wav2Vec2Bundle):
+        bundles = [key for key, value in vars(torchaudio.pipelines).items() if isinstance(value, Wav2Vec2Bundle)]
+        close = ", ".join(difflib.get_close_matches(name, bundles, 3, 0.3))
+        raise InputError(
+            f"model: {name!r} is no folder, and no speech bundle of torchaudio.pipelines; near it: {close}"
+        )
     try:
         model = bundle.get_model()
     except Exception as error:  # urllib's and torch.load's many kinds

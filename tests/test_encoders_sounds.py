@@ -1,4 +1,4 @@
-"""Encoders against the libraries whose models they load: the same weights called directly, with their processors."""
+"""Encoders of sound against Transformers and torchaudio: the same weights called directly, with their extractors."""
 
 from __future__ import annotations
 
@@ -8,15 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pytest
 import tiny_encoders as tiny
 import torch
 import torchaudio
 import transformers as hf
-from huggingface_hub import constants
-from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 from torchaudio.models.wav2vec2.utils import import_huggingface_model
@@ -24,15 +20,10 @@ from torchaudio.pipelines import Wav2Vec2Bundle
 
 from mmprefix.encoders.ast import AST, Fbank
 from mmprefix.encoders.clap import Clap, Decibels
-from mmprefix.encoders.clip import Clip
 from mmprefix.encoders.speech import Speech
-from mmprefix.encoders.vit import ViT
 from mmprefix.encoders.whisper import LogMel, Whisper
 from mmprefix.media import Waveform
 from mmprefix.types import Features, InputError, Media
-
-PICTURE = Image.fromarray(np.random.default_rng(8).integers(0, 256, (61, 83, 3), dtype=np.uint8))
-ONE = torch.ones(1, dtype=torch.long)
 
 
 def _clip(length: int, seed: int = 0) -> Tensor:
@@ -43,153 +34,6 @@ def _clip(length: int, seed: int = 0) -> Tensor:
 
 def _heard(encoder: Any, clip: Tensor) -> Features:
     return encoder(Media(clip[None], torch.tensor([len(clip)])))
-
-
-# ------------------------------------------------------------------------------------------------------- pictures
-
-
-@pytest.mark.parametrize("config", [tiny.CLIP, tiny.CLIP_RESNET, tiny.CLIP_TIMM], ids=["vit", "resnet", "timm"])
-def test_clip_is_open_clip(config: dict[str, Any], tmp_path: Path):
-    folder = tiny.clip(tmp_path / "model", config)
-    loaded: Any = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
-    model, transform = loaded[0].eval(), loaded[1]
-    encoder = Clip(str(folder))
-    pixels = encoder.preprocess(PICTURE, 0.0, None)
-    assert torch.equal(pixels, transform(PICTURE))
-    with torch.no_grad():
-        expected = model.encode_image(pixels[None])
-        unit = model.encode_image(pixels[None], normalize=True)
-    found = encoder(Media(pixels[None], ONE))
-    assert_close(found.pooled, expected, atol=1e-6, rtol=1e-5)
-    assert_close(
-        Clip(f"local-dir:{folder}", normalize=True)(Media(pixels[None], ONE)).pooled, unit, atol=1e-6, rtol=1e-5
-    )
-    if config is tiny.CLIP:
-        with torch.no_grad():
-            tokens = model.visual.forward_intermediates(
-                pixels[None], indices=1, output_fmt="NLC", normalize_intermediates=True
-            )["image_intermediates"][0]
-        assert_close(found.frames, tokens, atol=1e-6, rtol=1e-5)
-    assert not any("text" in name or "transformer.resblocks.2" in name for name, _ in encoder.named_parameters())
-
-
-def test_clip_takes_a_configuration_and_a_file_of_weights(tmp_path: Path):
-    folder = tiny.clip(tmp_path / "model")
-    whole = Clip(str(folder))
-    media = Media(whole.preprocess(PICTURE, 0.0, None)[None], ONE)
-    state = load_file(folder / "open_clip_model.safetensors")
-    torch.save(state, tmp_path / "weights.pt")
-    for name, described in (
-        ("whole", {"model_cfg": tiny.CLIP, "preprocess_cfg": tiny.PREPROCESS}),
-        ("bare", tiny.CLIP),
-    ):
-        (tmp_path / f"{name}.json").write_text(json.dumps(described))
-        encoder = Clip(str(tmp_path / f"{name}.json"), pretrained=str(tmp_path / "weights.pt"))
-        assert torch.equal(encoder(media).pooled, whole(media).pooled)
-    assert encoder.preprocess(PICTURE, 0.0, None).shape == (3, 32, 32)
-    open_clip.add_model_config(tmp_path / "bare.json")  # now a name that open_clip knows
-    known = Clip("bare", pretrained=str(tmp_path / "weights.pt"))
-    assert torch.equal(known(media).pooled, whole(media).pooled)
-    assert known.identity == encoder.identity.__class__(
-        f"bare/{tmp_path / 'weights.pt'}", None, encoder.identity.sha256
-    )
-
-
-def test_clip_says_what_would_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    cases: tuple[tuple[dict[str, Any], str], ...] = (
-        ({"model": "ViT-B-33"}, "ViT-B-32"),
-        ({"model": "ViT-B-32"}, "laion2b_s34b_b79k"),
-        ({"model": "ViT-B-32", "pretrained": "laion9"}, "laion2b_s34b_b79k"),
-        ({"model": "ViT-B-32", "pretrained": "laion2b_s34b_b79k"}, "could not be fetched"),
-        ({"model": "hf-hub:nobody/nothing"}, "hf-hub:nobody/nothing"),
-        ({"model": str(tmp_path / "absent.json"), "pretrained": "x.pt"}, "absent.json"),
-    )
-    for arguments, message in cases:
-        with pytest.raises(InputError, match=message) as error:
-            Clip(**arguments)
-        assert "\n" not in str(error.value)
-
-
-def _cached(cache: Path, folder: Path, name: str) -> str:
-    """Lays ``folder`` into a hub cache as the hub's client does, and returns the commit."""
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    place = cache / f"models--{name.replace('/', '--')}"
-    shutil.copytree(folder, place / "snapshots" / commit)
-    (place / "refs").mkdir()
-    (place / "refs" / "main").write_text(commit)
-    return commit
-
-
-def test_a_hub_name_brings_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    clip, dino = tiny.clip(tmp_path / "clip"), tiny.vision(tmp_path / "dino", "dinov2")
-    commit = _cached(tmp_path / "cache", clip, "owner/clip")
-    _cached(tmp_path / "cache", dino, "owner/dino")
-    for revision in (None, commit):
-        for hub, local in (
-            (Clip("hf-hub:owner/clip", revision=revision), Clip(str(clip))),
-            (ViT("owner/dino", revision=revision), ViT(str(dino))),
-        ):
-            assert hub.identity.revision == commit
-            assert hub.identity.sha256 == local.identity.sha256
-            media = Media(torch.rand(1, 3, 32, 32), ONE)
-            assert torch.equal(hub(media).pooled, local(media).pooled)
-
-
-@pytest.mark.parametrize("kind", ["dinov2", "siglip", "clip", "clip_vision_model", "convnext", "resnet"])
-def test_vit_is_the_model_of_transformers(kind: str, tmp_path: Path):
-    folder = tiny.vision(tmp_path / kind, kind)
-    model: Any = hf.AutoModel.from_pretrained(folder).eval()
-    tower = getattr(model, "vision_model", model)
-    processed = hf.AutoImageProcessor.from_pretrained(folder)(PICTURE, return_tensors="pt")["pixel_values"]
-    encoder = ViT(str(folder))
-    pixels = encoder.preprocess(PICTURE, 0.0, None)[None]
-    assert torch.equal(pixels, processed)
-    with torch.no_grad():
-        expected = tower(pixel_values=processed)
-    found = encoder(Media(pixels, ONE))
-    states = expected.last_hidden_state
-    if states.ndim == 4:
-        states = torch.stack([states[:, :, y, x] for y in range(states.shape[2]) for x in range(states.shape[3])], 1)
-    assert_close(found.frames, states, atol=1e-6, rtol=1e-5)
-    assert_close(found.pooled, expected.pooler_output.reshape(1, -1), atol=1e-6, rtol=1e-5)
-    text = [name for name, _ in encoder.named_parameters() if "text" in name or "embed_tokens" in name]
-    assert not text
-
-
-def test_a_classifier_has_no_pooler_and_none_is_made_up(tmp_path: Path):
-    folder = tiny.vision(tmp_path / "vit", "vit")
-    encoder = ViT(str(folder))
-    media = Media(torch.rand(2, 3, 32, 32), torch.ones(2, dtype=torch.long))
-    with torch.no_grad():
-        expected = hf.ViTForImageClassification.from_pretrained(folder).vit(media.values).last_hidden_state
-    found = encoder(media)
-    assert_close(found.frames, expected, atol=1e-6, rtol=1e-5)
-    assert torch.equal(found.pooled, found.frames[:, 0])
-    assert not any("pooler" in name for name, _ in encoder.named_parameters())
-
-
-def test_a_missing_tensor_is_never_made_up(tmp_path: Path):
-    folder = tiny.vision(tmp_path / "dino", "dinov2")
-    state = load_file(folder / "model.safetensors")
-    gone = next(name for name in state if "attention" in name)
-    save_file({k: v for k, v in state.items() if k != gone}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match=r"lack 1 tensors of Dinov2Model"):
-        ViT(str(folder))
-
-
-def test_a_model_that_hides_patches_at_random_is_refused(tmp_path: Path):
-    config = hf.ViTMAEConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=8)
-    hf.ViTMAEModel(config).save_pretrained(tmp_path)
-    hf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
-    with pytest.raises(InputError, match="random"):
-        ViT(str(tmp_path))
-
-
-# ---------------------------------------------------------------------------------------------------------- sound
 
 
 def test_whispers_spectrogram_is_the_extractors():
@@ -255,6 +99,17 @@ def test_ast_is_the_model_of_transformers(length: int, tmp_path: Path):
     assert_close(found.pooled, expected.pooler_output, atol=1e-4, rtol=1e-4)
     # 2 bands x 12 times; 9000 samples are 54 frames, and 6 patches begin within them
     assert found.mask.sum() == (26 if length == 40000 else 2 + 2 * 6)
+
+
+def test_asts_mask_marks_the_patches_that_hold_sound(tmp_path: Path):
+    folder = tiny.ast(tmp_path / "ast")
+    extractor, encoder = hf.ASTFeatureExtractor.from_pretrained(folder), AST(str(folder))
+    level, _ = encoder.fbank(Media(_clip(9000)[None], torch.tensor([9000])))
+    nothing = torch.full_like(level, -extractor.mean / (2 * extractor.std))
+    with torch.no_grad():
+        patches, empty = (encoder.network.embeddings.patch_embeddings(picture) for picture in (level, nothing))
+    holds = (patches - empty).abs().amax(2) > 1e-6
+    assert torch.equal(_heard(encoder, _clip(9000)).mask[:, 2:], holds)
 
 
 def test_ast_refuses_two_answers_to_one_question(tmp_path: Path):
@@ -365,7 +220,7 @@ def test_speech_says_what_would_work(tmp_path: Path):
     (tmp_path / "misspelt.json").write_text(json.dumps(wrong))
     (tmp_path / "other.json").write_text(json.dumps({"type": "Conformer", "params": {}}))
     for path, option, message in (
-        (file, None, "needs? one"),
+        (file, None, "need one"),
         (file, "WAV2VEC2_BOSE", "WAV2VEC2_BOSE"),
         (file, str(tmp_path / "misspelt.json"), "encoder_embed_dims"),
         (file, str(tmp_path / "other.json"), "Wav2Vec2, WavLM"),
@@ -375,6 +230,8 @@ def test_speech_says_what_would_work(tmp_path: Path):
         with pytest.raises(InputError, match=message) as error:
             Speech(str(path), config=option)
         assert "\n" not in str(error.value)
+    with pytest.raises(InputError, match="near it: WAV2VEC2_BASE"):
+        Speech("WAV2VEC2_BOSE")
 
 
 @pytest.mark.parametrize(("kind", "write"), [(Whisper, tiny.whisper), (AST, tiny.ast)])
