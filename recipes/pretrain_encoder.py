@@ -12,55 +12,29 @@ the words of its captions, or by what is true of an NLVR scene. Weights are aver
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
-import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 from transformers import ResNetConfig, ResNetModel, ViTImageProcessor
 
 from mmprefix.encoders import cnn
 from mmprefix.media import read_picture, read_waveform
 from mmprefix.recipes import augment, nlvr_scenes
+from mmprefix.recipes.supervised import Plan, Task, fit, measure
 
 log = logging.getLogger("pretrain_encoder")
 
 Row = dict[str, Any]
 Reader = ViTImageProcessor
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long and how hard to train; the learning rate warms up for a tenth of the steps and falls along a cosine."""
-
-    epochs: int = 100
-    batch_size: int = 16
-    lr: float = 2e-3
-    weight_decay: float = 1e-2
-    dropout: float = 0.4
-    average: float = 0.99  # how much of the averaged weights a step keeps
-    seed: int = 0
-
-
-@dataclass
-class Task:
-    """What ``fit`` trains: inputs by place in the manifest, their targets (N C), and what it takes to read a batch."""
-
-    network: nn.Module
-    targets: Tensor
-    exclusive: bool  # one class of C, or any number of C tags
-    draw: Callable[[Sequence[int]], tuple[Tensor, Tensor]]  # places → summaries (B G) of varied inputs, targets (B C)
-    read: Callable[[int], Tensor]  # place → summary (1 G) of the input as it is
 
 
 def read_rows(manifest: Path) -> list[Row]:
@@ -79,64 +53,6 @@ def indicators(tags: Sequence[set[str]], train: Sequence[int], least: int) -> tu
     counts = Counter(tag for place in train for tag in tags[place])
     names = sorted(tag for tag, count in counts.items() if least <= count <= len(train) - least)
     return names, torch.tensor([[float(name in found) for name in names] for found in tags])
-
-
-def fit(task: Task, train: Sequence[int], plan: Plan) -> nn.Linear:
-    """Trains ``task.network`` in place, together with the classifier that is returned; both end as their averages."""
-    torch.manual_seed(plan.seed)
-    order = random.Random(plan.seed)
-    with torch.no_grad():
-        width = task.read(train[0]).shape[1]
-    head = nn.Linear(width, task.targets.shape[1])
-    model = nn.ModuleList([task.network, head]).train()
-    average = copy.deepcopy(model)
-    optimiser = torch.optim.AdamW(model.parameters(), plan.lr, weight_decay=plan.weight_decay)
-    steps = max(1, len(train) // plan.batch_size)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.lr, plan.epochs * steps, pct_start=0.1)
-    began, loss = time.monotonic(), torch.zeros(())
-    for epoch in range(plan.epochs):
-        places = order.sample(list(train), len(train))
-        for step in range(steps):
-            summary, targets = task.draw(places[step * plan.batch_size :][: plan.batch_size])
-            logits = head(F.dropout(summary, plan.dropout))
-            loss = F.cross_entropy(logits, targets) if task.exclusive else _tag_loss(logits, targets)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            done = epoch * steps + step
-            _follow(average, model, min(plan.average, (1 + done) / (10 + done)))
-        if epoch % 10 == 9:
-            log.info("epoch %d/%d  loss %.3f  %.0f s", epoch + 1, plan.epochs, loss.item(), time.monotonic() - began)
-    model.load_state_dict(average.state_dict())
-    model.eval()
-    return head
-
-
-def _tag_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(logits, targets)
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, keep: float) -> None:
-    for mean, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(new, 1 - keep)
-        else:
-            mean.copy_(new)
-
-
-@torch.no_grad()
-def measure(task: Task, head: nn.Linear, places: Sequence[int]) -> float:
-    """Accuracy of the class, or mean average precision over the tags that occur, on inputs as they are."""
-    logits = torch.cat([head(task.read(place)) for place in places])
-    targets = task.targets[list(places)]
-    if task.exclusive:
-        return (logits.argmax(1) == targets.argmax(1)).float().mean().item()
-    found = targets.gather(0, logits.argsort(0, descending=True))  # (N C), best first
-    precision = found.cumsum(0) / torch.arange(1, len(found) + 1)[:, None]
-    occurs = found.sum(0) > 0
-    return ((precision * found).sum(0)[occurs] / found.sum(0)[occurs]).mean().item()
 
 
 def sounds(rows: Sequence[Row], root: Path, targets: Tensor, train: Sequence[int], sizes: cnn.Sizes) -> Task:
@@ -190,40 +106,42 @@ def split_rows(rows: Sequence[Row], report: str, folds: Sequence[int]) -> tuple[
     return list(rows), train, sorted(set(range(len(rows))) - set(train))
 
 
+def labels(rows: Sequence[Row], options: argparse.Namespace) -> list[set[str]]:
+    """What is said of each row: facts of its scene, the words of its captions, or the one value of a field."""
+    if options.scenes:
+        found = nlvr_scenes.read_tags(options.scenes, [row["id"] for row in rows])
+        return [found[row["id"]] for row in rows]
+    return [words(row) if options.label == "captions" else {str(row[options.label])} for row in rows]
+
+
 def train_encoder(options: argparse.Namespace) -> dict[str, Any]:
     """Trains what the command line asks for, writes ``options.out``, and returns its `training.json`."""
     plan = Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
     torch.manual_seed(plan.seed)
     rows, train, rest = split_rows(read_rows(options.manifest), options.report, options.folds)
-    root, sound = options.manifest.parent, options.media == "audio"
-    if options.scenes:
-        found = nlvr_scenes.read_tags(options.scenes, [row["id"] for row in rows])
-        tags = [found[row["id"]] for row in rows]
-    else:
-        tags = [words(row) if options.label == "captions" else {str(row[options.label])} for row in rows]
-    names, targets = indicators(tags, train, 1 if sound else options.least)
-    channels = tuple(options.channels)
-    reader = ViTImageProcessor(size={"height": options.size[0], "width": options.size[1]})
+    sound, channels = options.media == "audio", tuple(options.channels)
+    names, targets = indicators(labels(rows, options), train, 1 if sound else options.least)
+    reader = Reader(size={"height": options.size[0], "width": options.size[1]})
     began = time.monotonic()
     if sound:
-        task = sounds(rows, root, targets, train, cnn.Sizes(hop=800, channels=channels, summary=channels[-1]))
+        sizes = cnn.Sizes(hop=800, channels=channels, summary=channels[-1])
+        task = sounds(rows, options.manifest.parent, targets, train, sizes)
     else:
         net = ResNetModel(resnet(channels))
-        task = pictures(rows, root, targets, net, reader, options.scenes is not None)
+        task = pictures(rows, options.manifest.parent, targets, net, reader, options.scenes is not None)
     log.info("%d inputs to train on, %d others, %d labels", len(train), len(rest), len(names))
     head = fit(task, train, plan)
-    if isinstance(task.network, ResNetModel):
+    if isinstance(task.network, cnn.MelNet):
+        cnn.save(task.network, options.out)
+    elif isinstance(task.network, ResNetModel):
         task.network.save_pretrained(options.out)
         reader.save_pretrained(options.out)
-    else:
-        assert isinstance(task.network, cnn.MelNet)
-        cnn.save(task.network, options.out)
     result = {
         "labels": names,
         "plan": asdict(plan),
         "inputs": len(train),
         "parameters": sum(value.numel() for value in task.network.parameters()),
-        "measure": "accuracy" if sound else "mean average precision",
+        "measure": "accuracy" if task.exclusive else "mean average precision",
         "train": measure(task, head, train),
         options.report: measure(task, head, rest) if rest else None,
         "seconds": round(time.monotonic() - began),

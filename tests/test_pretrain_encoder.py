@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from PIL import Image, ImageDraw
+from tiny_decoders import save_decoder
 
 from mmprefix.encoders.cnn import Cnn
 from mmprefix.encoders.vit import ViT
@@ -42,6 +43,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tone, split = place % 2 == 0, "train" if place < 16 else "val"
         soundfile.write(folder / f"{place}.wav", _clip(tone, place), RATE)
         rows.append({"id": str(place), "audio": f"{place}.wav", "label": "tone" if tone else "noise", "split": split})
+        rows[-1]["captions"] = ["A tone sounds." if tone else "Noise is heard."]
         rows[-1]["fold"] = 1 + place % 4 // 2
     return _write(folder, rows)
 
@@ -102,25 +104,38 @@ def test_folds_split_the_training_rows_only(sounds: Path):
     assert {rows[place]["fold"] for place in rest} == {2}
 
 
-def test_pictures_by_the_words_of_their_captions(tmp_path: Path):
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     rows: list[dict[str, object]] = []
     for place in range(24):
         colour, word = ((200, 30, 30), "red") if place % 2 else ((30, 30, 200), "blue")
         pixels = np.clip(rng.normal(colour, 40, (32, 48, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{place}.png")
-        caption = f"A {word} wall."
-        split = "train" if place < 16 else "val"
-        rows.append({"id": str(place), "image": f"{place}.png", "captions": [caption], "split": split})
-    report = _train(
-        _write(tmp_path, rows), tmp_path / "out",
-        "--media", "image", "--label", "captions", "--least", "4", "--size", "32", "48", "--epochs", "20",
-    )  # fmt: skip
+        Image.fromarray(pixels).save(folder / f"{place}.png")
+        split = "train" if place < 16 else ("val", "test")[place % 2]
+        rows.append({"id": str(place), "image": f"{place}.png", "captions": [f"A {word} wall."], "split": split})
+        rows[-1]["label"] = "true"
+    return _write(folder, rows)
+
+
+@pytest.fixture(scope="module")
+def seen(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    out = tmp_path_factory.mktemp("pictures_encoder")
+    wanted = ["--label", "captions", "--least", "4", "--size", "32", "48"]
+    return out, _train(pictures, out, "--media", "image", *wanted, "--epochs", "20", "--report", "train")
+
+
+def test_pictures_by_the_words_of_their_captions(pictures: Path, seen: tuple[Path, dict[str, object]]):
+    out, report = seen
     assert report["labels"] == ["blue", "red"]  # "a" and "wall" are in every caption and tell nothing
-    assert report["val"] == 1.0
-    encoder = ViT(str(tmp_path / "out"))
-    assert encoder.preprocess(tmp_path / "0.png", 0.0, None).shape == (3, 32, 48)
+    encoder = ViT(str(out))
+    assert encoder.preprocess(pictures.parent / "0.png", 0.0, None).shape == (3, 32, 48)
     assert (encoder.dim, encoder.pooled_dim) == (8, 8)
+    held = [encoder.preprocess(pictures.parent / f"{place}.png", 0.0, None) for place in range(16, 24)]
+    summaries = encoder(Media(torch.stack(held), torch.ones(8))).pooled
+    blue, red = summaries[::2], summaries[1::2]
+    assert torch.cdist(blue, blue).max() < torch.cdist(blue, red).min()
 
 
 def _item(x: int, y: int, colour: str, kind: str = "square", size: int = 20) -> dict[str, object]:
@@ -198,3 +213,38 @@ def test_every_template_of_the_real_manifest_names_its_class():
         pytest.skip("no ../shared/data/esc10")
     for row in map(json.loads, manifest.read_text().splitlines()):
         assert all(score_esc10.named(caption) == [row["label"]] for caption in row["captions"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["esc10", "nlvr", "coco_mini"])
+def test_the_recipe_runs(
+    name: str,
+    sounds: Path,
+    pictures: Path,
+    trained: tuple[Path, dict[str, object]],
+    seen: tuple[Path, dict[str, object]],
+    tmp_path: Path,
+):
+    """One epoch on tiny parts and data: every line of the recipe is read, and what it writes can be scored."""
+    from mmprefix.training import train
+
+    branch, data, encoder = ("audio", sounds, trained[0]) if name == "esc10" else ("image", pictures, seen[0])
+    decoder = save_decoder(tmp_path / "decoder")
+    recipe = Path(pretrain_encoder.__file__).parent / f"{name}.yaml"
+    options = {
+        "config": recipe,
+        "data.root": data.parent,
+        f"model.branches.{branch}.encoder.init_args.model": encoder,
+        "model.decoder.init_args.model": decoder,
+        "trainer.max_epochs": 1,
+        "trainer.check_val_every_n_epoch": 1,
+        "trainer.default_root_dir": tmp_path,
+        "trainer.accelerator": "cpu",
+        "trainer.enable_progress_bar": False,
+        "save_to": tmp_path / "model",
+    }
+    assert train(["fit", *(f"--{key}={value}" for key, value in options.items())]) == 0
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    [written] = tmp_path.rglob("captions/val-step*.jsonl")
+    if name == "esc10":
+        score_esc10.main([str(written), "--manifest", str(data)])
