@@ -34,7 +34,7 @@ def _cosines(table: Table, counts: Counted) -> Floats:
     products = np.minimum(weight[ours][place[held]], theirs) * theirs
     shared = np.bincount(table.text[~ours][held], products, len(counts.owner))[counts.items :]
     norms = norm[counts.owner[counts.items :]] * norm[counts.items :]
-    return np.divide(shared, norms, out=np.zeros_like(shared), where=norms > 0)
+    return np.divide(shared, norms, out=np.zeros(shared.shape), where=norms > 0)
 
 
 def cider_d(counts: Counted) -> list[float]:

@@ -34,7 +34,8 @@ class CaptionScores(Metric):
 
     def __init__(self, tokenize: str = "ptb") -> None:
         # Strings are no tensors: this class gathers them itself, so torchmetrics must not.
-        super().__init__(sync_on_compute=False)
+        # Nor may one process answer from a cache while another waits for it.
+        super().__init__(sync_on_compute=False, compute_with_cache=False)
         self.tokenize = tokenize
         self._seen: dict[str, CaptionItem] = {}
 
@@ -44,6 +45,13 @@ class CaptionScores(Metric):
             raise InputError(f"{len(ids)} ids, {len(predictions)} predictions, {len(references)} lists of references")
         for name, prediction, texts in zip(ids, predictions, references, strict=True):
             self._seen.setdefault(name, CaptionItem(name, prediction, list(texts)))
+
+    def forward(
+        self, ids: Sequence[str], predictions: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> dict[str, float]:
+        """Add a batch and give the figures of that batch alone, in this process."""
+        self.update(ids, predictions, references)
+        return caption(predictions, references, self.tokenize)
 
     def items(self) -> list[CaptionItem]:
         """Every example of every process once, sorted by id. All processes must call it: it communicates."""

@@ -90,6 +90,7 @@ def meteor(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
             stdout=subprocess.PIPE,
             stderr=complaints,
             encoding="utf-8",
+            errors="replace",
         )
         assert process.stdin is not None
         assert process.stdout is not None
