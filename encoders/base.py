@@ -15,7 +15,7 @@ from mmprefix.sources import Identity
 from mmprefix.types import Features, Media
 
 Preprocess = Callable[[Source, float, float | None], Tensor]
-"""(source, start, end in seconds) → one waveform (S,) or picture (3 Y X), float32. Small and picklable: workers get it."""
+"""(source, start, end in seconds) → a waveform (S,) or picture (3 Y X), float32. Small, picklable: workers get it."""
 
 
 class Encoder(Part, nn.Module, ABC):

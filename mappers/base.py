@@ -27,7 +27,9 @@ class Mapper(Part, nn.Module, ABC):
 def need_summary(mapper: Mapper, pooled_dim: int) -> None:
     """Refuses an encoder without a summary, by name."""
     if not pooled_dim:
-        raise InputError(f"{type(mapper).__name__} reads the encoder's summary, and this encoder has none (pooled_dim=0)")
+        raise InputError(
+            f"{type(mapper).__name__} reads the encoder's summary, and this encoder has none (pooled_dim=0)"
+        )
 
 
 def need_frames(mapper: Mapper, dim: int) -> None:

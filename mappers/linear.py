@@ -14,7 +14,7 @@ from mmprefix.types import Features, Prefix
 
 
 class Linear(Mapper):
-    """Frames (B T D) → embeddings (B P E), P = T / ``stack`` rounded up; a position is real where any of its frames is."""
+    """Frames (B T D) → embeddings (B P E), P = T / ``stack`` rounded up; a position is real if one of its frames is."""
 
     def __init__(self, dim: int, pooled_dim: int, width: int, stack: int = 1) -> None:
         super().__init__()

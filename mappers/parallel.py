@@ -15,9 +15,7 @@ class Parallel(Mapper):
     """``mappers`` are built for the same sizes, or given built; prefix lengths add up (Prefix-AAC's global and
     temporal prefixes are such a pair, https://arxiv.org/abs/2303.17489)."""
 
-    def __init__(
-        self, dim: int, pooled_dim: int, width: int, mappers: list[Callable[[int, int, int], Mapper]]
-    ) -> None:
+    def __init__(self, dim: int, pooled_dim: int, width: int, mappers: list[Callable[[int, int, int], Mapper]]) -> None:
         super().__init__()
         self.mappers = nn.ModuleList(m if isinstance(m, Mapper) else m(dim, pooled_dim, width) for m in mappers)
         self.init_args["mappers"] = list(self.mappers)  # what is written down is what was built

@@ -12,13 +12,19 @@ from mmprefix.types import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
     parser.add_argument("model", metavar="MODEL", help="a saved model directory, or a hub repository")
-    parser.add_argument("files", metavar="FILE", nargs="+", help="pictures or sounds; archive.zip::member reads inside a zip")
+    parser.add_argument(
+        "files", metavar="FILE", nargs="+", help="pictures or sounds; archive.zip::member reads inside a zip"
+    )
     parser.add_argument("--prompt", metavar="TEXT", help="what stands before the caption")
-    parser.add_argument("--context", metavar="TEXT", help="what the model should know of the user (models trained with one)")
+    parser.add_argument(
+        "--context", metavar="TEXT", help="what the model should know of the user (models trained with one)"
+    )
     parser.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: the model's own)")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest text (default: the model's own)")
     parser.add_argument("--num-return", type=int, default=1, metavar="N", help="texts a file, best first (default 1)")
-    parser.add_argument("--seed", type=int, metavar="N", help="draw texts instead of searching, the same for the same N")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="draw texts instead of searching, the same for the same N"
+    )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="files at once (default 16)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the frozen parts")
@@ -31,8 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Loads the model, prints a line a file."""
     parts = dict(_pair(text) for text in args.part)
+    from transformers.utils import logging
+
     from mmprefix.predictor import load
 
+    logging.disable_progress_bar()
     model = load(args.model, device=args.device, dtype=args.dtype, parts=parts)
     found = model.candidates(
         args.files,

@@ -1,4 +1,4 @@
-"""The model card that is saved beside what was trained: what the model is, what it was measured to do, how to use it."""
+"""The model card, saved beside what was trained: what the model is, what it was measured to do, how to use it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def model_card(model: PrefixLM, settings: dict[str, Any]) -> str:
         "import mmprefix",
         "",
         'model = mmprefix.load("this directory")',
-        f"print(model(\"{'sound.wav' if 'audio' in model.encoders else 'picture.jpg'}\"))",
+        f'print(model("{"sound.wav" if "audio" in model.encoders else "picture.jpg"}"))',
         "```",
         "",
         *_results(settings),

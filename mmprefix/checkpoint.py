@@ -41,7 +41,9 @@ def check_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> Non
         old, new = saved.get("parts", {}).get(name), now["parts"].get(name)
         kind = "decoder" if name == "decoder" else f"encoder of branch {name!r}"
         if old is None or new is None:
-            raise InputError(f"{file}: {'this model has a' if old is None else 'was trained with a'} {kind}, the other not")
+            raise InputError(
+                f"{file}: {'this model has a' if old is None else 'was trained with a'} {kind}, the other not"
+            )
         if old["sha256"] != new["sha256"]:
             raise InputError(
                 f"{file}: was trained with the {kind} {old['source']!r} (sha256 {old['sha256'][:12]}), "
@@ -54,7 +56,9 @@ def check_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> Non
 def _check_options(old: dict[str, Any], new: dict[str, Any], name: str, file: Path | str) -> None:
     was, now = old["encoder"], new["encoder"]
     if was["class_path"] != now["class_path"]:
-        raise InputError(f"{file}: branch {name!r} was trained with {was['class_path']}, but this one is {now['class_path']}")
+        raise InputError(
+            f"{file}: branch {name!r} was trained with {was['class_path']}, but this one is {now['class_path']}"
+        )
     for option, value in was["init_args"].items():
         if option not in _WHERE and now["init_args"].get(option) != value:
             raise InputError(
@@ -64,7 +68,7 @@ def _check_options(old: dict[str, Any], new: dict[str, Any], name: str, file: Pa
 
 
 def put(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
-    """Copies trained tensors into ``model``; InputError names the first that is missing, foreign or of another shape."""
+    """Copies trained tensors into ``model``; InputError names the first that is missing, foreign or misshapen."""
     own = model.trained
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:
@@ -73,7 +77,9 @@ def put(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
             raise InputError(f"{file}: holds a tensor {name!r}, which this model does not have")
         if own[name].shape != tensors[name].shape:
             shapes = f"{tuple(tensors[name].shape)}, this model's {tuple(own[name].shape)}"
-            raise InputError(f"{file}: tensor {name!r} has the shape {shapes}; is it the same mapper, with the same sizes?")
+            raise InputError(
+                f"{file}: tensor {name!r} has the shape {shapes}; is it the same mapper, with the same sizes?"
+            )
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
@@ -91,11 +97,14 @@ def save(model: PrefixLM, directory: Path | str, settings: dict[str, Any], card:
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.trained.items()}, fresh / WEIGHTS)
+            save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in model.trained.items()}, fresh / WEIGHTS
+            )
             text = yaml.safe_dump({**describe(model), **settings}, sort_keys=False, allow_unicode=True)
             (fresh / RECIPE).write_text(text, encoding="utf-8")
             (fresh / CARD).write_text(card, encoding="utf-8")
             fresh.chmod(0o755)
+            (fresh / WEIGHTS).chmod(0o644)  # temporary places are private; a saved model is not
             _swap(fresh, target)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
@@ -164,7 +173,7 @@ def _absolute(value: Any) -> Any:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written beside their place and renamed: a crash or a full disk leaves the old one whole."""
+    """Lightning's checkpoints, written beside their place and renamed: a crash or full disk leaves the old one whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes ``checkpoint`` to ``path``; InputError says so when the disk refuses."""
@@ -197,4 +206,6 @@ class _writing:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         # torch's zip writer reports a failed write as a RuntimeError, safetensors as its own error
         if isinstance(error, OSError | SafetensorError) or (isinstance(error, RuntimeError) and "write" in str(error)):
-            raise InputError(f"{self.path}: could not be written ({error}); what stood there before is untouched") from error
+            raise InputError(
+                f"{self.path}: could not be written ({error}); what stood there before is untouched"
+            ) from error

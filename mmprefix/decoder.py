@@ -209,7 +209,9 @@ class CausalDecoder(Decoder):
                 words = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
                 ids += [i for i, word in enumerate(words) if self.stop in word]
                 if len(ids) <= (self.eos is not None):
-                    raise InputError(f"stop={self.stop!r}: no single token of the decoder holds it; choose a shorter one")
+                    raise InputError(
+                        f"stop={self.stop!r}: no single token of the decoder holds it; choose a shorter one"
+                    )
             self._stops = torch.tensor(sorted(set(ids)))
         return self._stops.to(self._device)
 
@@ -229,7 +231,7 @@ class CausalDecoder(Decoder):
         last = hidden[torch.arange(len(end), device=end.device), (end - 1).clamp(min=0)]
         if state.last is not None:
             last = torch.where((end > 0)[:, None], last, state.last)
-        layers = tuple((cast(Tensor, layer.keys), cast(Tensor, layer.values)) for layer in cache.layers)
+        layers = tuple((layer.keys, layer.values) for layer in cast(list[Any], cache.layers))
         return State(layers, torch.cat([state.mask, mask], dim=1), last)
 
     def _run(self, cache: DynamicCache, embeds: Tensor, visible: Tensor, places: Tensor) -> Tensor:
@@ -271,8 +273,8 @@ class CausalDecoder(Decoder):
         used = state.mask.shape[1]
         if self.positions and used + more > self.positions:
             raise InputError(
-                f"prefix and prompt take {used} positions and the text {more}, "
-                f"but the decoder {self.identity.source!r} has {self.positions}; shorten one of them"
+                f"the decoder {self.identity.source!r} has {self.positions} positions, "
+                f"but {more} more are needed after the {used} that prefix and prompt take; shorten one of them"
             )
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +22,7 @@ from mmprefix.types import Batch, Candidate, Features, InputError, Prefix
 class Branch:
     """One way in: a frozen encoder and the mapper that reads it.
 
-    ``mapper`` may still want its sizes; it is then called with the encoder's and the decoder's (dim, pooled_dim, width).
+    ``mapper`` may still want its sizes; it is then called with (dim, pooled_dim, width).
     """
 
     encoder: Encoder
@@ -49,12 +49,14 @@ class PrefixLM(nn.Module):
         """The frozen encoder of branch ``name``."""
         return cast(Encoder, self.encoders[name])
 
-    def prefix(self, inputs: dict[str, Any]) -> Prefix:
+    def prefix(self, inputs: Mapping[str, Any]) -> Prefix:
         """Media, or features found before, by branch name → the joined prefix (B P E)."""
         unknown = inputs.keys() - self.encoders.keys()
         if unknown or not inputs:
             have = ", ".join(self.encoders)
-            raise InputError(f"no branch for input {', '.join(sorted(unknown)) or '(none given)'}; this model reads {have}")
+            raise InputError(
+                f"no branch for input {', '.join(sorted(unknown)) or '(none given)'}; this model reads {have}"
+            )
         found = []
         for name in self.encoders:
             if name in inputs:
@@ -97,7 +99,8 @@ class PrefixLM(nn.Module):
     def recipe(self) -> dict[str, Any]:
         """The plain data that ``from_recipe`` builds this model from, without what was trained."""
         branches = {
-            name: {"encoder": recipe(self.encoder(name)), "mapper": recipe(self.mappers[name])} for name in self.encoders
+            name: {"encoder": recipe(self.encoder(name)), "mapper": recipe(self.mappers[name])}
+            for name in self.encoders
         }
         return {"branches": branches, "decoder": recipe(self.decoder)}
 
@@ -111,7 +114,9 @@ class PrefixLM(nn.Module):
             }
             return cls(branches, build(data["decoder"], Decoder))
         except (KeyError, AttributeError, TypeError) as error:
-            raise InputError(f"recipe: branches, their encoder and mapper, or the decoder are missing ({error})") from error
+            raise InputError(
+                f"recipe: branches, their encoder and mapper, or the decoder are missing ({error})"
+            ) from error
 
     @property
     def _mapper_dtype(self) -> torch.dtype:

@@ -34,7 +34,7 @@ def _bind(cls: type, part: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     except TypeError:  # a copy or an unpickled part, whose state follows; or a call that __init__ itself refuses
         return {}
     bound.apply_defaults()
-    return {name: value for name, value in list(bound.arguments.items())[1:]}
+    return dict(list(bound.arguments.items())[1:])
 
 
 def recipe(value: Any) -> Any:

@@ -1,8 +1,8 @@
 """The inference API: load a saved model, give it files or values in memory, get text.
 
-    model = mmprefix.load("runs/quickstart/model")
-    model("dog.wav")                      # one input, one text
-    model(["a.jpg", "b.jpg"])             # many: batched, in order, equal to one at a time
+model = mmprefix.load("runs/quickstart/model")
+model("dog.wav")                      # one input, one text
+model(["a.jpg", "b.jpg"])             # many: batched, in order, equal to one at a time
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from mmprefix import checkpoint
+from mmprefix.batching import stack
 from mmprefix.card import model_card
-from mmprefix.data import stack
 from mmprefix.generation import GenerateOptions
 from mmprefix.media import Source, Waveform
 from mmprefix.model import PrefixLM
@@ -112,10 +112,11 @@ class Predictor:
         seed: int | None = None,
         batch_size: int = 16,
     ) -> list[list[Candidate]]:
-        """For each input ``num_return`` texts with their scores, the best first; by beams, or drawn if a seed is given."""
-        beams = num_beams if num_beams is not None or seed is not None else max(num_return, self.options.num_beams)
-        options = self._options(num_beams=beams, max_new_tokens=max_new_tokens, seed=seed, num_return=num_return)
+        """For each input ``num_return`` texts and their scores, the best first: by beams, or drawn if a seed is given."""
         _no_context(context)
+        if num_beams is None and seed is None and not self.options.sample and num_return > self.options.num_beams:
+            num_beams = num_return
+        options = self._options(num_beams=num_beams, max_new_tokens=max_new_tokens, seed=seed, num_return=num_return)
         return self._write(_listed(files), prompt, options, batch_size)
 
     def score(

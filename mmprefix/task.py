@@ -43,7 +43,9 @@ class PrefixTask(LightningModule):
         super().__init__()
         self.model = PrefixLM(branches, decoder)
         self.optimizer, self.schedule, self.warmup, self.options = optimizer, schedule, warmup, generate
-        self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict about the rest
+        self.strict_loading = (
+            False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict about the rest
+        )
         self.rows: list[Row] = []
         self._resumed: dict[str, Any] | None = None
 
@@ -114,7 +116,9 @@ class PrefixTask(LightningModule):
         report = Report.gather(self.rows)
         self.rows = []
         for name, value in report.figures().items():
-            self.log(f"{stage}/{name}", value, prog_bar=name in ("loss", "cider_d"), rank_zero_only=False, sync_dist=False)
+            self.log(
+                f"{stage}/{name}", value, prog_bar=name in ("loss", "cider_d"), rank_zero_only=False, sync_dist=False
+            )
         if self.trainer.is_global_zero and not self.trainer.sanity_checking:
             report.write(self.trainer, stage)
             for warning in report.warnings():
@@ -151,7 +155,7 @@ class PrefixTask(LightningModule):
 
 
 class Schedule:
-    """The factor on the learning rate at a step: a linear rise over the warm-up, then level, a line or half a cosine."""
+    """The factor on the learning rate at a step: a linear rise (warm-up), then level, a line or half a cosine."""
 
     def __init__(self, kind: str, warmup: float, total: int) -> None:
         self.kind, self.total = kind, total

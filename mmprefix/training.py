@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +37,7 @@ class Parser(LightningArgumentParser):
 
 
 class PrefixCLI(LightningCLI):
-    """What LightningCLI does, with logs, checkpoints and the saved model in ``runs/RECIPE`` unless a recipe says otherwise."""
+    """What LightningCLI does; all that a run writes goes below ``runs/RECIPE`` unless a recipe says otherwise."""
 
     model: PrefixTask
     trainer: Trainer
@@ -70,7 +71,8 @@ class PrefixCLI(LightningCLI):
         """The Trainer with CSV and TensorBoard logs, a last checkpoint for resuming, and writes that cannot be torn."""
         trainer = self._config().trainer
         if trainer.logger in (None, True):
-            kwargs["logger"] = [CSVLogger(self.root, name="logs"), TensorBoardLogger(self.root, name="logs")]
+            csv = CSVLogger(self.root, name="logs")
+            kwargs["logger"] = [csv, TensorBoardLogger(self.root, name="logs", version=csv.version)]
         if trainer.enable_checkpointing is not False and "ModelCheckpoint" not in str(trainer.callbacks):
             last = ModelCheckpoint(dirpath=self.root / "checkpoints", filename="{epoch}-{step}", save_last=True)
             kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), last]
@@ -115,7 +117,11 @@ class PrefixCLI(LightningCLI):
         data = self._config().data
         files = [str(Path(f).name) for split in ("train", "val", "test") for f in (_get(data, split) or [])]
         trained = {"data": files or [str(_get(data, "root") or _get(data, "directory") or "")], "measured_on": stage}
-        return {"trained": {**trained, "figures": figures}, "generate": asdict(self.model.options), "prompt": _get(data, "prompt")}
+        return {
+            "trained": {**trained, "figures": figures},
+            "generate": asdict(self.model.options),
+            "prompt": _get(data, "prompt"),
+        }
 
     def _config(self) -> Any:
         return self.config[self.subcommand] if self.subcommand else self.config
@@ -127,6 +133,7 @@ class PrefixCLI(LightningCLI):
 
 def train(words: list[str]) -> int:
     """Runs ``fit``, ``validate``, ``test`` or ``predict`` with the options in ``words``; returns the exit code."""
+    quiet()
     kept, sys.argv = sys.argv, ["mmprefix"]
     try:
         PrefixCLI(
@@ -136,7 +143,7 @@ def train(words: list[str]) -> int:
             parser_class=Parser,
             args=words,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"plugins": [AtomicCheckpointIO()], "use_distributed_sampler": False},
+            trainer_defaults={"plugins": [{"class_path": _name(AtomicCheckpointIO)}], "use_distributed_sampler": False},
             auto_configure_optimizers=False,
             parser_kwargs={verb: {"default_config_files": []} for verb in PrefixCLI.subcommands()},
         )
@@ -145,6 +152,21 @@ def train(words: list[str]) -> int:
     finally:
         sys.argv = kept
     return 0
+
+
+def quiet() -> None:
+    """Leaves out what the libraries below say of things that are as they should be."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+    for message in (
+        ".*in eval mode at the start of training",
+        ".*LeafSpec",
+        ".*does not have many workers",
+        ".*No seed found",
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 def sizes(task: PrefixTask) -> list[str]:
@@ -160,6 +182,10 @@ def sizes(task: PrefixTask) -> list[str]:
         )
         lines.append(f"{name:24} {type(part).__name__:20} {count(False):14,} {count(True):14,}")
     return lines
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _get(data: Any, name: str) -> Any:

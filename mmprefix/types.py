@@ -6,6 +6,7 @@ E decoder width · L decoder layers · H heads · K head width · N text tokens 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -90,7 +91,7 @@ class Batch(Tensors):
     ``targets`` may hold several texts an example, or none.
     """
 
-    inputs: dict[str, Media | Features]
+    inputs: Mapping[str, Media | Features]
     prompts: list[str]
     targets: list[list[str]]
     contexts: list[str]

@@ -47,7 +47,9 @@ def mapper(config: dict[str, Any], state: dict[str, Tensor], width: int) -> Mapp
         built = Transformer(
             0, c["D"], width, length=c["prefix_length"], clip_length=c["clip_length"], layers=c["mapper_layers"]
         )
-    built.load_state_dict({k.removeprefix("clip_project."): v for k, v in state.items() if k.startswith("clip_project.")})
+    built.load_state_dict(
+        {k.removeprefix("clip_project."): v for k, v in state.items() if k.startswith("clip_project.")}
+    )
     return built
 
 
@@ -58,7 +60,12 @@ def test_mapper(name: str) -> None:
     if name == "clipcap_mlp":
         built: Mapper = MLP(0, c["D"], c["width"], length=c["K"])
     else:
-        sizes = {"length": c["prefix_length"], "clip_length": c["clip_length"], "layers": c["layers"], "heads": c["heads"]}
+        sizes = {
+            "length": c["prefix_length"],
+            "clip_length": c["clip_length"],
+            "layers": c["layers"],
+            "heads": c["heads"],
+        }
         built = Transformer(0, c["D"], c["width"], **sizes)
     state = weights(config)
     total = sum(float(t.double().sum()) for t in state.values())

@@ -61,7 +61,9 @@ def test_gradient_equals_a_plain_pass(decoder: CausalDecoder) -> None:
     decoder.loss(decoder.start(Prefix(shared, prefix.mask)), PROMPTS, TARGETS).backward()
     plain = prefix.embeds.clone().requires_grad_()
     losses = [
-        -reference_log_probs(decoder, plain[b][prefix.mask[b]], PROMPTS[b], text) for b in range(3) for text in TARGETS[b]
+        -reference_log_probs(decoder, plain[b][prefix.mask[b]], PROMPTS[b], text)
+        for b in range(3)
+        for text in TARGETS[b]
     ]
     torch.cat(losses).mean().backward()
     assert shared.grad is not None
@@ -207,7 +209,7 @@ def test_lower_precision_computes_the_same_text_shape(gpt2: CausalDecoder) -> No
 
 def test_what_does_not_fit_is_refused(gpt2: CausalDecoder, tmp_path: Path) -> None:
     state = gpt2.start(ragged_prefix(gpt2, [100]))
-    with pytest.raises(InputError, match="100 positions and the text 40.*has 128"):
+    with pytest.raises(InputError, match=r"has 128 positions, but 40 more.*after the 100"):
         gpt2.generate(state, [""], GenerateOptions(max_new_tokens=40))
     with pytest.raises(InputError, match="no such folder"):
         CausalDecoder(str(tmp_path / "nothing"))

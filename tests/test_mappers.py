@@ -31,7 +31,9 @@ BUILD: dict[str, Callable[[], Mapper]] = {
 def features(lengths: list[int], pooled: int = G, seed: int = 0) -> Features:
     torch.manual_seed(seed)
     frames = torch.randn(len(lengths), max(lengths), D)
-    return Features(frames, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], torch.randn(len(lengths), pooled))
+    return Features(
+        frames, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], torch.randn(len(lengths), pooled)
+    )
 
 
 @pytest.fixture(params=BUILD)

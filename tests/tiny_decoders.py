@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -27,20 +28,33 @@ def tokenizer() -> PreTrainedTokenizerFast:
     core.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     core.train_from_iterator(
-        TEXT * 3, trainers.BpeTrainer(vocab_size=320, special_tokens=[END], initial_alphabet=alphabet, show_progress=False)
+        TEXT * 3,
+        trainers.BpeTrainer(vocab_size=320, special_tokens=[END], initial_alphabet=alphabet, show_progress=False),
     )
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, bos_token=END)
 
 
 def _config(kind: str, vocabulary: int) -> PreTrainedConfig:
     if kind == "gpt2":
-        return GPT2Config(vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0)
-    size = {"vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-    ends = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+        return GPT2Config(
+            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0
+        )
+    size: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    ends: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     if kind == "opt":
-        narrow = {"ffn_dim": 64, "max_position_embeddings": 128, "word_embed_proj_dim": 24, "do_layer_norm_before": False}
+        narrow: dict[str, Any] = {
+            "ffn_dim": 64,
+            "max_position_embeddings": 128,
+            "word_embed_proj_dim": 24,
+            "do_layer_norm_before": False,
+        }
         return OPTConfig(**size, **narrow, **ends)
-    grouped = {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 128}
+    grouped: dict[str, Any] = {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 128}
     return LlamaConfig(**size, **grouped, **ends) if kind == "llama" else Qwen2Config(**size, **grouped, **ends)
 
 
