@@ -173,7 +173,7 @@ def _absolute(value: Any) -> Any:
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written beside their place and renamed: a crash or full disk leaves the old one whole."""
+    """Lightning's checkpoints, written beside their place and renamed: a crash or full disk leaves the old whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes ``checkpoint`` to ``path``; InputError says so when the disk refuses."""

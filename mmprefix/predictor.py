@@ -112,7 +112,7 @@ class Predictor:
         seed: int | None = None,
         batch_size: int = 16,
     ) -> list[list[Candidate]]:
-        """For each input ``num_return`` texts and their scores, the best first: by beams, or drawn if a seed is given."""
+        """For each input ``num_return`` texts and scores, the best first: by beams, or drawn if a seed is given."""
         _no_context(context)
         if num_beams is None and seed is None and not self.options.sample and num_return > self.options.num_beams:
             num_beams = num_return
