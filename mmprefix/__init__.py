@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mmprefix import metrics as metrics
     from mmprefix.generation import GenerateOptions as GenerateOptions
+    from mmprefix.media import Waveform as Waveform
     from mmprefix.predictor import Predictor as Predictor
     from mmprefix.predictor import load as load
     from mmprefix.types import Candidate as Candidate
@@ -20,10 +21,11 @@ _PUBLIC = {
     "GenerateOptions": "mmprefix.generation",
     "InputError": "mmprefix.types",
     "Predictor": "mmprefix.predictor",
+    "Waveform": "mmprefix.media",
     "load": "mmprefix.predictor",
     "metrics": "mmprefix.metrics",
 }
-__all__ = ["Candidate", "GenerateOptions", "InputError", "Predictor", "load", "metrics"]
+__all__ = ["Candidate", "GenerateOptions", "InputError", "Predictor", "Waveform", "load", "metrics"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -146,9 +146,7 @@ class Singles:
 
     def lines(self) -> list[list[Line]]:
         score = self.score / self.length**self.options.length_penalty
-        order = score.argsort(dim=-1, descending=True, stable=True).tolist()
-        tokens, lengths, values = self.tokens.tolist(), self.length.tolist(), score.tolist()
-        return [[(tokens[b][w][: lengths[b][w]], values[b][w]) for w in ranks] for b, ranks in enumerate(order)]
+        return _ranked(self.tokens, self.length, score, self.width)
 
 
 class Beams:
@@ -206,10 +204,7 @@ class Beams:
         return not bool(self.open.any())
 
     def lines(self) -> list[list[Line]]:
-        tokens, lengths = self.finished.tolist(), self.finished_length.tolist()
-        scores = self.finished_score.tolist()
-        rows = [zip(t, n, s, strict=True) for t, n, s in zip(tokens, lengths, scores, strict=True)]
-        return [[(t[:n], s) for t, n, s in row if s > NEVER][: self.options.num_return] for row in rows]
+        return _ranked(self.finished, self.finished_length, self.finished_score, self.options.num_return)
 
 
 class ClipCapBeams:
@@ -252,11 +247,7 @@ class ClipCapBeams:
         return bool(self.ended.all())
 
     def lines(self) -> list[list[Line]]:
-        score = self.total / self.length
-        order = score.argsort(dim=-1, descending=True, stable=True).tolist()
-        tokens, lengths, values = self.tokens.tolist(), self.length.long().tolist(), score.tolist()
-        kept = self.options.num_return
-        return [[(tokens[b][w][: lengths[b][w]], values[b][w]) for w in row[:kept]] for b, row in enumerate(order)]
+        return _ranked(self.tokens, self.length.long(), self.total / self.length, self.options.num_return)
 
 
 def picker_for(options: GenerateOptions, batch: int, stops: Tensor) -> Picker:
@@ -268,3 +259,11 @@ def picker_for(options: GenerateOptions, batch: int, stops: Tensor) -> Picker:
 def _take(lines: Tensor, index: Tensor) -> Tensor:
     """Lines (B W N) at index (B C) → (B C N)."""
     return lines.gather(1, index[..., None].expand(-1, -1, lines.shape[-1]))
+
+
+def _ranked(tokens: Tensor, length: Tensor, score: Tensor, count: int) -> list[list[Line]]:
+    """Lines (B W N) cut to their lengths (B W), the ``count`` best of an input first, without those that never were."""
+    order = score.argsort(dim=-1, descending=True, stable=True)[:, :count]
+    ids, lengths, scores = (_take(tokens, order), length.gather(1, order), score.gather(1, order))
+    rows = zip(*(cast(list[Any], part.tolist()) for part in (ids, lengths, scores)), strict=True)  # pyright: ignore
+    return [[(t[:n], s) for t, n, s in zip(*row, strict=True) if s > NEVER] for row in rows]

@@ -65,7 +65,8 @@ def build(data: dict[str, Any], contract: type[P]) -> P:
     if not (isinstance(cls, type) and issubclass(cls, contract)):
         raise InputError(f"recipe: class_path {path!r} is no {contract.__name__}")
     try:
-        return cls(**{key: _rebuild(value) for key, value in (data.get("init_args") or {}).items()})
+        arguments = cast(dict[str, Any], data.get("init_args") or {})
+        return cls(**{key: _rebuild(value) for key, value in arguments.items()})
     except TypeError as error:
         raise InputError(f"recipe: {path}: {error}") from error
 

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 from mmprefix.types import InputError
 
@@ -53,7 +54,7 @@ def hub_snapshot(name: str, revision: str | None) -> Path:
 
     Raises InputError when the hub does not have it or cannot be reached.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
     def fetch(patterns: list[str]) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
@@ -99,4 +100,4 @@ def read_json(file: Path) -> dict[str, object]:
         raise InputError(f"{file}: {error}") from error
     if not isinstance(value, dict):
         raise InputError(f"{file}: expected a JSON object")
-    return value
+    return cast(dict[str, object], value)

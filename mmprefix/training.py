@@ -66,6 +66,9 @@ class PrefixCLI(LightningCLI):
         trainer = config.trainer
         self.root = Path(trainer.default_root_dir or Path("runs") / self._recipe_name())
         trainer.default_root_dir = str(self.root)
+        for callback in trainer.callbacks or []:
+            if callback.class_path.endswith("ModelCheckpoint") and not callback.init_args.get("dirpath"):
+                callback.init_args.dirpath = str(self.root / "checkpoints")  # not one a run: "last" would not find it
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with CSV and TensorBoard logs, a last checkpoint for resuming, and writes that cannot be torn."""
@@ -134,7 +137,7 @@ class PrefixCLI(LightningCLI):
 def train(words: list[str]) -> int:
     """Runs ``fit``, ``validate``, ``test`` or ``predict`` with the options in ``words``; returns the exit code."""
     quiet()
-    kept, sys.argv = sys.argv, ["mmprefix"]
+    kept, sys.argv = sys.argv, [sys.argv[0], *words]  # Lightning starts further processes with the words it finds here
     try:
         PrefixCLI(
             PrefixTask,
@@ -165,6 +168,7 @@ def quiet() -> None:
         ".*LeafSpec",
         ".*does not have many workers",
         ".*No seed found",
+        ".*LightningCLI's args parameter is intended",
     ):
         warnings.filterwarnings("ignore", message=message)
 

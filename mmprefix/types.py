@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,7 @@ class InputError(ValueError):
 def _map(value: Any, method: str, *args: Any) -> Any:
     """``value`` with every tensor (or tensor-bearing value of this module) replaced by ``tensor.method(*args)``."""
     if isinstance(value, dict):
-        return {key: _map(item, method, *args) for key, item in value.items()}
+        return {key: _map(item, method, *args) for key, item in cast("dict[str, Any]", value).items()}
     return getattr(value, method)(*args) if hasattr(value, method) else value
 
 
@@ -96,7 +96,7 @@ class Batch(Tensors):
     targets: list[list[str]]
     contexts: list[str]
     ids: list[str]
-    media: list[str] = field(default_factory=list)  # the files an example was read from, for reports
+    media: list[str] = field(default_factory=list[str])  # the files an example was read from, for reports
 
     def __len__(self) -> int:
         return len(self.ids)

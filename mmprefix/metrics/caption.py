@@ -4,6 +4,8 @@ Definitions are those of the COCO caption evaluation (https://arxiv.org/abs/1504
 Figures depend on the tokeniser: name it wherever they are printed.
 """
 
+# pyright: reportUnnecessaryIsInstance=false
+# what a user passes is checked, whatever the hints say
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

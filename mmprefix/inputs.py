@@ -1,0 +1,84 @@
+"""What a caller hands to a Predictor, sorted to the branches of the model that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from PIL import Image
+
+from mmprefix.files import missing, open_source
+from mmprefix.media import Source, Waveform, name_of
+from mmprefix.types import InputError
+
+Input = Source | dict[str, Source]  # a file or a value in memory; or several by branch name
+
+_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
+_SOUNDS = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff"}
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_CALLED = {"image": "a picture", "audio": "a sound"}
+
+
+def listed(files: Any) -> tuple[list[Input], bool]:
+    """The inputs as a list, and whether they were given as one; InputError for an empty list."""
+    if not isinstance(files, list | tuple) or isinstance(files, Waveform):
+        return [cast(Input, files)], False
+    if not files:
+        raise InputError("no input given; give a file, or a list of files")
+    return list(cast("list[Input]", files)), True
+
+
+def by_branch(value: Input, kinds: Mapping[str, str]) -> dict[str, Source]:
+    """One input by the name of the branch that reads it; ``kinds`` says what each branch reads (image, audio).
+
+    Raises InputError that names an input of another kind, or a branch that the model does not have.
+    """
+    if isinstance(value, dict):
+        named = cast(dict[str, Source], value)
+        if not named or not named.keys() <= kinds.keys():
+            wrong = ", ".join(str(name) for name in named if name not in kinds) or "(none given)"
+            raise InputError(f"no branch for input {wrong}; this model reads {_have(kinds)}")
+        for name, source in named.items():
+            _refuse(source, kind_of(source), {name: kinds[name]})
+        return named
+    kind = kind_of(value)
+    _refuse(value, kind, kinds)
+    fitting = [name for name, reads in kinds.items() if reads == kind or len(kinds) == 1]
+    if len(fitting) != 1:
+        raise InputError(f"{name_of(value)}: this model reads {_have(kinds)}; give a dictionary by branch name")
+    return {fitting[0]: value}
+
+
+def kind_of(value: Source) -> str | None:
+    """Whether a source is a picture ("image") or a sound ("audio"), by its type, its name, or its first bytes.
+
+    None where these do not tell. Raises InputError for a file that is missing and a value of another type.
+    """
+    if isinstance(value, Waveform):
+        return "audio"
+    if isinstance(value, Image.Image):
+        return "image"
+    if isinstance(value, bytes):
+        return "image" if value.startswith(_STARTS) or value[8:12] == b"WEBP" else None
+    if not isinstance(value, str | Path):
+        raise InputError(
+            f"an input of type {type(value).__name__}: give a file, bytes, a PIL image, "
+            "or mmprefix.Waveform(values, rate)"
+        )
+    if reason := missing(value):
+        raise InputError(reason)
+    suffix = Path(str(value)).suffix.lower()
+    if suffix in _PICTURES or suffix in _SOUNDS:
+        return "image" if suffix in _PICTURES else "audio"
+    with open_source(value) as stream:
+        return kind_of(stream.read(16))
+
+
+def _refuse(value: Source, kind: str | None, kinds: Mapping[str, str]) -> None:
+    if kind is not None and kind not in kinds.values():
+        raise InputError(f"{name_of(value)}: is {_CALLED[kind]}, but what reads it here is {_have(kinds)}")
+
+
+def _have(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"the branch {name!r} for {_CALLED.get(kind, kind)}" for name, kind in kinds.items())
