@@ -40,7 +40,8 @@ def main(root: Path) -> int:
         exact, cider, other = found["exact_match"], found["cider_d"], shuffled(own)
         missed |= exact < EXACT or cider < GAIN * other
         ratio = cider / other if other else float("inf")
-        print(f"{kind:6} {len(own):4} scenes   exact {exact:6.1%}   CIDEr-D {cider:.3f}   shuffled {other:.3f}   {ratio:.1f}x")
+        print(f"{kind:6} {len(own):4} scenes   exact {exact:6.1%}", end="   ")
+        print(f"CIDEr-D {cider:.3f}   shuffled {other:.3f}   {ratio:.1f}x")
     return int(missed)
 
 

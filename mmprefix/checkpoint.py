@@ -29,9 +29,17 @@ _WHERE = ("model", "revision", "pretrained", "dtype")  # options that say where 
 
 
 def describe(model: PrefixLM) -> dict[str, Any]:
-    """The recipe of ``model`` with places on disk made absolute, and the identity of every frozen part."""
+    """The recipe of ``model`` and the identity of every frozen part.
+
+    Places on disk are made absolute, and what came from a hub is pinned to the commit it was.
+    """
     parts = {name: part.identity.as_dict() for name, part in model.frozen_parts.items()}
-    return {"format": FORMAT, "recipe": _absolute(model.recipe()), "parts": parts}
+    recipe = cast(dict[str, Any], _absolute(model.recipe()))
+    for name, identity in parts.items():
+        arguments = _arguments(recipe, name)
+        if identity["revision"] and "revision" in arguments:
+            arguments["revision"] = identity["revision"]
+    return {"format": FORMAT, "recipe": recipe, "parts": parts}
 
 
 def check_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> None:
@@ -131,6 +139,11 @@ def read(directory: Path) -> dict[str, Any]:
         raise InputError(f"{file}: is no YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise InputError(f"{file}: is not of format {FORMAT}, which this version of mmprefix reads")
+    try:
+        for name in [*saved["recipe"]["branches"], "decoder"]:
+            dict(_arguments(saved["recipe"], name))
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file}: its recipe lacks branches, their encoders or the decoder ({error})") from error
     return cast(dict[str, Any], saved)
 
 
@@ -142,6 +155,7 @@ def load(directory: Path, parts: dict[str, str] | None = None) -> tuple[PrefixLM
     saved = read(directory)
     for name, place in (parts or {}).items():
         _move(saved["recipe"], name, place)
+    _refuse_gone(saved["recipe"], directory)
     model = PrefixLM.from_recipe(saved["recipe"])
     check_parts(model, saved, directory)
     file = directory / WEIGHTS
@@ -157,8 +171,30 @@ def _move(recipe: dict[str, Any], name: str, place: str) -> None:
     branches = recipe["branches"]
     if name != "decoder" and name not in branches:
         raise InputError(f"part {name!r}: this model has {', '.join([*branches, 'decoder'])}")
-    part = recipe["decoder"] if name == "decoder" else branches[name]["encoder"]
-    part["init_args"]["model"] = place
+    arguments = _arguments(recipe, name)
+    option = "pretrained" if Path(str(arguments.get("pretrained"))).is_absolute() else "model"  # a file of weights
+    arguments[option] = place
+    if "revision" in arguments:
+        arguments["revision"] = None
+
+
+def _refuse_gone(recipe: dict[str, Any], directory: Path) -> None:
+    """Names a frozen part whose file or folder is not where it was, and how to say where it is now."""
+    for name in [*recipe["branches"], "decoder"]:
+        for option in ("model", "pretrained"):
+            place = Path(str(_arguments(recipe, name).get(option)))
+            if place.is_absolute() and not place.exists():
+                kind = "decoder" if name == "decoder" else f"encoder of branch {name!r}"
+                raise InputError(
+                    f"{directory}: the {kind} is not at {place}; say where it is now: "
+                    f"--part {name}=PLACE in the shell, parts={{{name!r}: PLACE}} in Python"
+                )
+
+
+def _arguments(recipe: dict[str, Any], name: str) -> dict[str, Any]:
+    """The arguments of the frozen part that is called ``name``."""
+    part = recipe["decoder"] if name == "decoder" else recipe["branches"][name]["encoder"]
+    return part["init_args"]
 
 
 def _absolute(value: Any) -> Any:
