@@ -25,6 +25,7 @@ from mmprefix.types import InputError
 
 RECIPE, WEIGHTS, CARD = "mmprefix.yaml", "model.safetensors", "README.md"
 FORMAT = 1
+_PLACES = ("model", "pretrained", "config", "weights", "file", "folder")
 _WHERE = ("model", "revision", "pretrained", "dtype")  # options that say where weights are, not what is made of them
 
 
@@ -42,6 +43,12 @@ def describe(model: PrefixLM) -> dict[str, Any]:
     return {"format": FORMAT, "recipe": recipe, "parts": parts}
 
 
+def refuse_foreign(checkpoint: Any, file: Path | str) -> None:
+    """Refuses a checkpoint that another program wrote."""
+    if not isinstance(checkpoint, dict) or not {"mmprefix", "state_dict", "random_states"} <= checkpoint.keys():
+        raise InputError(f"{file}: was not written by mmprefix: it does not say what its encoder and decoder were")
+
+
 def check_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> None:
     """Refuses, by name, a frozen part that is not the one that ``saved`` (see ``describe``) was trained with."""
     now = describe(model)
@@ -57,20 +64,22 @@ def check_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> Non
                 f"{file}: was trained with the {kind} {old['source']!r} (sha256 {old['sha256'][:12]}), "
                 f"but this one is {new['source']!r} (sha256 {new['sha256'][:12]}); use the same weights"
             )
-        if name != "decoder":
-            _check_options(saved["recipe"]["branches"][name], now["recipe"]["branches"][name], name, file)
+        _check_options(_part(saved["recipe"], name), _part(now["recipe"], name), kind, file)
 
 
-def _check_options(old: dict[str, Any], new: dict[str, Any], name: str, file: Path | str) -> None:
-    was, now = old["encoder"], new["encoder"]
+def _part(recipe: dict[str, Any], name: str) -> dict[str, Any]:
+    return recipe["decoder"] if name == "decoder" else recipe["branches"][name]["encoder"]
+
+
+def _check_options(was: dict[str, Any], now: dict[str, Any], kind: str, file: Path | str) -> None:
     if was["class_path"] != now["class_path"]:
         raise InputError(
-            f"{file}: branch {name!r} was trained with {was['class_path']}, but this one is {now['class_path']}"
+            f"{file}: was trained with the {kind} as a {was['class_path']}, but this one is a {now['class_path']}"
         )
     for option, value in was["init_args"].items():
         if option not in _WHERE and now["init_args"].get(option) != value:
             raise InputError(
-                f"{file}: the encoder of branch {name!r} was trained with {option}={value!r}, "
+                f"{file}: the {kind} was trained with {option}={value!r}, "
                 f"but this one has {option}={now['init_args'].get(option)!r}"
             )
 
@@ -93,14 +102,22 @@ def put(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
             tensor.copy_(tensors[name])
 
 
+def check_place(directory: Path | str) -> None:
+    """Refuses a place that ``save`` would not write to: a file, or a directory of other things than a saved model."""
+    target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise InputError(f"{target}: is a file; give a directory for the model")
+    if target.exists() and any(target.iterdir()) and not (target / RECIPE).is_file():
+        raise InputError(f"{target}: is not empty and no saved model; give another directory")
+
+
 def save(model: PrefixLM, directory: Path | str, settings: dict[str, Any], card: str) -> None:
     """Writes the model directory: recipe and ``settings`` (yaml), trained tensors (safetensors), model card.
 
     A directory of an earlier save is replaced whole; whatever goes wrong before, it stays as it was.
     """
     target = Path(directory)
-    if target.exists() and any(target.iterdir()) and not (target / RECIPE).is_file():
-        raise InputError(f"{target}: is not empty and no saved model; give another directory")
+    check_place(target)
     with _writing(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
@@ -124,8 +141,13 @@ def _swap(fresh: Path, target: Path) -> None:
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
     target.rename(old / target.name)
-    fresh.rename(target)
-    shutil.rmtree(old)
+    try:
+        fresh.rename(target)
+    except OSError:
+        (old / target.name).rename(target)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -139,6 +161,9 @@ def read(directory: Path) -> dict[str, Any]:
         raise InputError(f"{file}: is no YAML ({str(error).splitlines()[0]})") from error
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise InputError(f"{file}: is not of format {FORMAT}, which this version of mmprefix reads")
+    for key in ("recipe", "parts"):
+        if not isinstance(saved.get(key), dict):
+            raise InputError(f"{file}: has no {key}; it was changed after it was saved")
     try:
         for name in [*saved["recipe"]["branches"], "decoder"]:
             dict(_arguments(saved["recipe"], name))
@@ -197,13 +222,14 @@ def _arguments(recipe: dict[str, Any], name: str) -> dict[str, Any]:
     return part["init_args"]
 
 
-def _absolute(value: Any) -> Any:
-    """``value`` with every string that names something on disk made an absolute path."""
+def _absolute(value: Any, option: str = "") -> Any:
+    """``value`` with every option that names a place on disk made an absolute path."""
     if isinstance(value, dict):
-        return {key: _absolute(item) for key, item in value.items()}
+        return {key: _absolute(item, key) for key, item in value.items()}
     if isinstance(value, list):
-        return [_absolute(item) for item in value]
-    if isinstance(value, str) and value and len(value) < 1024 and Path(value).expanduser().exists():
+        return [_absolute(item, option) for item in value]
+    # by the option's name, since other texts may be called like a file too: stop="." is no place
+    if option in _PLACES and isinstance(value, str) and value and Path(value).expanduser().exists():
         return str(Path(value).expanduser().resolve())
     return value
 
@@ -213,21 +239,42 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes ``checkpoint`` to ``path``; InputError says so when the disk refuses."""
-        with _writing(Path(path)):
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            atomically(Path(path), lambda file: torch.save(checkpoint, file))
+        file = Path(path)
+        with _writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        atomically(file, lambda fresh: torch.save(checkpoint, fresh))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, place: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads tensors and plain values only (a stranger's file runs nothing), unless ``weights_only`` is False.
+
+        Raises InputError for a file that is missing, damaged, or of another program.
+        """
+        try:
+            found = super().load_checkpoint(path, map_location, weights_only is not False)
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such checkpoint") from error
+        except Exception as error:  # torch.load raises a dozen kinds; all mean that the file is none of ours
+            raise InputError(f"{path}: is no checkpoint that can be read ({str(error).splitlines()[0]})") from error
+        refuse_foreign(found, path)
+        return found
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """``write`` makes a file under a temporary name beside ``path``, which then takes its place in one step."""
+    """``write`` makes a file under a temporary name beside ``path``, which then takes its place in one step.
+
+    Raises InputError when the disk refuses; what stood at ``path`` is then still there, and nothing else.
+    """
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(fresh)
-        with fresh.open("rb") as stream:
-            os.fsync(stream.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with _writing(path):
+        try:
+            write(fresh)
+            with fresh.open("rb") as stream:
+                os.fsync(stream.fileno())
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
 
 
 class _writing:
