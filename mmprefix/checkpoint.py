@@ -6,20 +6,18 @@ revision, hash of the weights), since a mapper means nothing to another encoder 
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import yaml
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmprefix.atomic import saying_so
 from mmprefix.model import PrefixLM
 from mmprefix.types import InputError
 
@@ -118,7 +116,7 @@ def save(model: PrefixLM, directory: Path | str, settings: dict[str, Any], card:
     """
     target = Path(directory)
     check_place(target)
-    with _writing(target):
+    with saying_so(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
@@ -232,63 +230,3 @@ def _absolute(value: Any, option: str = "") -> Any:
     if option in _PLACES and isinstance(value, str) and value and Path(value).expanduser().exists():
         return str(Path(value).expanduser().resolve())
     return value
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written beside their place and renamed: a crash or full disk leaves the old whole."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Writes ``checkpoint`` to ``path``; InputError says so when the disk refuses."""
-        file = Path(path)
-        with _writing(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        atomically(file, lambda fresh: torch.save(checkpoint, fresh))
-
-    def load_checkpoint(
-        self, path: Any, map_location: Any = lambda storage, place: storage, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Reads tensors and plain values only (a stranger's file runs nothing), unless ``weights_only`` is False.
-
-        Raises InputError for a file that is missing, damaged, or of another program.
-        """
-        try:
-            found = super().load_checkpoint(path, map_location, weights_only is not False)
-        except FileNotFoundError as error:
-            raise InputError(f"{path}: no such checkpoint") from error
-        except Exception as error:  # torch.load raises a dozen kinds; all mean that the file is none of ours
-            raise InputError(f"{path}: is no checkpoint that can be read ({str(error).splitlines()[0]})") from error
-        refuse_foreign(found, path)
-        return found
-
-
-def atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """``write`` makes a file under a temporary name beside ``path``, which then takes its place in one step.
-
-    Raises InputError when the disk refuses; what stood at ``path`` is then still there, and nothing else.
-    """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with _writing(path):
-        try:
-            write(fresh)
-            with fresh.open("rb") as stream:
-                os.fsync(stream.fileno())
-            fresh.replace(path)
-        finally:
-            fresh.unlink(missing_ok=True)
-
-
-class _writing:
-    """Turns what a full or read-only disk raises into one plain line."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        # torch's zip writer reports a failed write as a RuntimeError, safetensors as its own error
-        if isinstance(error, OSError | SafetensorError) or (isinstance(error, RuntimeError) and "write" in str(error)):
-            raise InputError(
-                f"{self.path}: could not be written ({error}); what stood there before is untouched"
-            ) from error

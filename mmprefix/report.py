@@ -14,7 +14,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from mmprefix.checkpoint import atomically
+from mmprefix.atomic import atomically
 from mmprefix.metrics import caption
 
 SHOWN = ("bleu_4", "rouge_l", "cider_d", "exact_match", "distinct")
@@ -39,7 +39,8 @@ class Report:
     """Rows of one validation, sorted by group and id."""
 
     def __init__(self, rows: list[Row]) -> None:
-        self.rows = sorted({(r.group, r.id): r for r in rows}.values(), key=lambda r: (r.group, r.id))
+        once = {(r.group, r.id, r.media, *r.references): r for r in rows}  # ids are unique in one manifest only
+        self.rows = sorted(once.values(), key=lambda r: (r.group, r.id, r.media))
         self.groups: dict[str, list[Row]] = {}
         for row in self.rows:
             self.groups.setdefault(row.group, []).append(row)
@@ -96,15 +97,18 @@ class Report:
         return "\n".join(lines)
 
     def write(self, trainer: Any, stage: str) -> None:
-        """Captions beside references as JSON lines and a table, in the run's log directory and its loggers."""
-        if not self.rows:
+        """Captions beside references as JSON lines and a table, in the run's log directory and its loggers.
+
+        The first process writes, but all must call this: they agree on the directory.
+        """
+        directory = Path(trainer.log_dir or trainer.default_root_dir) / "captions"
+        if not self.rows or not trainer.is_global_zero:
             return
         name = f"{stage}-step{trainer.global_step}"
-        directory = Path(trainer.log_dir or trainer.default_root_dir) / "captions"
         directory.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.rows)
         atomically(directory / f"{name}.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
-        atomically(directory / f"{name}.txt", lambda file: file.write_text(self.table(50), encoding="utf-8"))
+        atomically(directory / f"{name}.txt", lambda file: file.write_text(self.table(50) + "\n", encoding="utf-8"))
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_text"):
                 logger.experiment.add_text(f"{stage}/captions", self._markdown(), trainer.global_step)

@@ -7,6 +7,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
+
+
+def random_states() -> list[dict[str, Any]]:
+    """The state of each process, by its number. All must call it: it communicates."""
+    own = random_state()
+    if not (dist.is_available() and dist.is_initialized()):
+        return [own]
+    states: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(states, own)
+    return states
 
 
 def random_state() -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from mmprefix import checkpoint as checkpoints
@@ -16,7 +18,7 @@ from mmprefix.encoders.base import Preprocess
 from mmprefix.generation import GenerateOptions
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.report import Report, Row
-from mmprefix.resume import random_state, restore_random_state
+from mmprefix.resume import random_state, random_states, restore_random_state
 from mmprefix.types import Batch, InputError
 
 log = logging.getLogger(__name__)
@@ -41,11 +43,11 @@ class PrefixTask(LightningModule):
         generate: GenerateOptions = GenerateOptions(),  # noqa: B008 (frozen)
     ) -> None:
         super().__init__()
+        if warmup < 0:
+            raise InputError(f"model.warmup {warmup}: give a number of steps, or a fraction of all steps below 1")
         self.model = PrefixLM(branches, decoder)
         self.optimizer, self.schedule, self.warmup, self.options = optimizer, schedule, warmup, generate
-        self.strict_loading = (
-            False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict about the rest
-        )
+        self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
         self.rows: list[Row] = []
         self._resumed: dict[str, Any] | None = None
 
@@ -72,15 +74,23 @@ class PrefixTask(LightningModule):
         self._evaluate(batch)
 
     def predict_step(self, batch: Batch, index: int) -> list[dict[str, Any]]:
-        """For each input its id, text, and all candidates with their scores."""
+        """For each input its id, text, references (if any), and all candidates with their scores."""
         found = self.model.generate(batch, self.options)
         return [
-            {"id": i, "prediction": c[0].text, "candidates": [{"text": t.text, "score": t.score} for t in c]}
-            for i, c in zip(batch.ids, found, strict=True)
+            {"id": i, "prediction": c[0].text, "references": texts, "candidates": [asdict(text) for text in c]}
+            for i, texts, c in zip(batch.ids, batch.targets, found, strict=True)
         ]
+
+    def on_validation_epoch_start(self) -> None:
+        self.rows = []  # an evaluation that was broken off leaves some
+        self._training_state = random_state()
+
+    def on_test_epoch_start(self) -> None:
+        self.rows = []
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
+        restore_random_state(self._training_state)  # what is trained does not depend on how often it is looked at
 
     def on_test_epoch_end(self) -> None:
         self._report("test")
@@ -115,41 +125,48 @@ class PrefixTask(LightningModule):
     def _report(self, stage: str) -> None:
         report = Report.gather(self.rows)
         self.rows = []
-        for name, value in report.figures().items():
-            self.log(
-                f"{stage}/{name}", value, prog_bar=name in ("loss", "cider_d"), rank_zero_only=False, sync_dist=False
-            )
-        if self.trainer.is_global_zero and not self.trainer.sanity_checking:
-            report.write(self.trainer, stage)
-            for warning in report.warnings():
-                log.warning(warning)
+        for name, value in report.figures().items():  # the same in every process
+            self.log(f"{stage}/{name}", value, prog_bar=name in ("loss", "cider_d"))
+        if self.trainer.sanity_checking:
+            return
+        report.write(self.trainer, stage)
+        for warning in report.warnings() if self.trainer.is_global_zero else ():
+            log.warning(warning)
 
     def configure_optimizers(self) -> Any:
         params = [p for p in self.parameters() if p.requires_grad]
         optimizer = self.optimizer(params)
         if self.schedule == "constant" and not self.warmup:
             return optimizer
-        total = int(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, Schedule(self.schedule, self.warmup, total))
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf") and (self.schedule != "constant" or self.warmup < 1):
+            raise InputError(
+                f"model.schedule {self.schedule}, model.warmup {self.warmup}: this run has no last step to count back "
+                "from; give trainer.max_epochs or trainer.max_steps, or a constant schedule and a warmup in steps"
+            )
+        schedule = Schedule(self.schedule, self.warmup, total)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what was trained, what it was trained with, and the random state."""
         checkpoint["state_dict"] = {f"model.{name}": tensor for name, tensor in self.model.trained.items()}
         checkpoint["mmprefix"] = checkpoints.describe(self.model)
-        checkpoint["random_state"] = random_state()
+        checkpoint["random_states"] = random_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses tensors or frozen parts that are not this model's."""
-        if "mmprefix" not in checkpoint:
-            raise InputError("the checkpoint was not written by mmprefix: it says nothing of its encoder and decoder")
-        checkpoints.check_parts(self.model, checkpoint["mmprefix"], "checkpoint")
+        file = str(self.trainer.ckpt_path)
+        checkpoints.refuse_foreign(checkpoint, file)
+        checkpoints.check_parts(self.model, checkpoint["mmprefix"], file)
         tensors = {name.removeprefix("model."): t for name, t in checkpoint["state_dict"].items()}
-        checkpoints.put(self.model, tensors, "checkpoint")
-        self._resumed = checkpoint.get("random_state")
+        checkpoints.put(self.model, tensors, file)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            states = checkpoint["random_states"]
+            self._resumed = states[min(self.trainer.global_rank, len(states) - 1)]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self._resumed is not None:  # only now: set-up and sanity checks have drawn from the generators meanwhile
+        if self._resumed is not None:  # not before: set-up and sanity checks have drawn from the generators meanwhile
             restore_random_state(self._resumed)
             self._resumed = None
 
@@ -157,7 +174,7 @@ class PrefixTask(LightningModule):
 class Schedule:
     """The factor on the learning rate at a step: a linear rise (warm-up), then level, a line or half a cosine."""
 
-    def __init__(self, kind: str, warmup: float, total: int) -> None:
+    def __init__(self, kind: str, warmup: float, total: float) -> None:
         self.kind, self.total = kind, total
         self.warmup = round(warmup * total) if warmup < 1 else int(warmup)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -19,9 +18,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from mmprefix.checkpoint import AtomicCheckpointIO, atomically
+from mmprefix.checkpoint import check_place
+from mmprefix.checkpoint_io import AtomicCheckpointIO
 from mmprefix.complaint import explain
 from mmprefix.data import PairData
+from mmprefix.predictions import WritePredictions
 from mmprefix.predictor import Predictor
 from mmprefix.task import PrefixTask
 from mmprefix.types import InputError
@@ -66,7 +67,8 @@ class PrefixCLI(LightningCLI):
         trainer = config.trainer
         self.root = Path(trainer.default_root_dir or Path("runs") / self._recipe_name())
         trainer.default_root_dir = str(self.root)
-        for callback in trainer.callbacks or []:
+        callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        for callback in filter(None, callbacks):
             if callback.class_path.endswith("ModelCheckpoint") and not callback.init_args.get("dirpath"):
                 callback.init_args.dirpath = str(self.root / "checkpoints")  # not one a run: "last" would not find it
 
@@ -76,14 +78,25 @@ class PrefixCLI(LightningCLI):
         if trainer.logger in (None, True):
             csv = CSVLogger(self.root, name="logs")
             kwargs["logger"] = [csv, TensorBoardLogger(self.root, name="logs", version=csv.version)]
-        if trainer.enable_checkpointing is not False and "ModelCheckpoint" not in str(trainer.callbacks):
-            last = ModelCheckpoint(dirpath=self.root / "checkpoints", filename="{epoch}-{step}", save_last=True)
-            kwargs["callbacks"] = [*(kwargs.get("callbacks") or []), last]
-        return super().instantiate_trainer(**kwargs)
+        given = self._get(self.config_init, "trainer").callbacks or []
+        callbacks = list(given) if isinstance(given, list) else [given]
+        if trainer.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            callbacks.append(
+                ModelCheckpoint(dirpath=self.root / "checkpoints", filename="{epoch}-{step}", save_last=True)
+            )
+        if self.subcommand == "predict":
+            callbacks.append(WritePredictions(self.root / "predictions.jsonl"))
+        return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: LightningCLI would look for options of the model in the file, before it is known to be ours."""
 
     def before_fit(self) -> None:
-        """With ``--dry_run``: what would be trained, and how large it is."""
-        if self._config().dry_run:
+        """Refuses a place where the model could not be saved; with ``--dry_run`` tells what would be trained."""
+        config = self._config()
+        if config.save_to:
+            check_place(config.save_to)
+        if config.dry_run:
             for line in sizes(self.model):
                 log.info(line)
             raise SystemExit(0)
@@ -100,16 +113,6 @@ class PrefixCLI(LightningCLI):
         if config.save_to and self.trainer.is_global_zero:
             Predictor(self.model.model, self.model.options, self._settings(stage)).save(config.save_to)
             log.info("saved the model: %s", config.save_to)
-
-    def after_predict(self) -> None:
-        """Writes predictions.jsonl into the run's directory."""
-        batches = self.trainer.predict_loop.predictions or []
-        rows = [row for batch in batches for row in batch]
-        file = self.root / _ranked("predictions.jsonl", self.trainer)
-        self.root.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        atomically(file, lambda fresh: fresh.write_text(lines, encoding="utf-8"))
-        log.info("wrote %d predictions: %s", len(rows), file)
 
     def _settings(self, stage: str) -> dict[str, Any]:
         figures = {
@@ -168,6 +171,7 @@ def quiet() -> None:
         ".*LeafSpec",
         ".*does not have many workers",
         ".*No seed found",
+        ".*sync_dist=True",  # figures are those of all processes already
         ".*LightningCLI's args parameter is intended",
     ):
         warnings.filterwarnings("ignore", message=message)
@@ -195,7 +199,3 @@ def _name(cls: type) -> str:
 def _get(data: Any, name: str) -> Any:
     arguments = data.get("init_args", data) if data is not None else {}
     return arguments.get(name)
-
-
-def _ranked(name: str, trainer: Trainer) -> str:
-    return name if trainer.world_size == 1 else name.replace(".", f"-{trainer.global_rank}.", 1)

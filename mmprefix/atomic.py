@@ -1,0 +1,41 @@
+"""Files that are there whole or not at all, and one plain line where the disk does not take them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from mmprefix.types import InputError
+
+
+def atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """``write`` makes a file under a temporary name beside ``path``, which then takes its place in one step.
+
+    Raises InputError when the disk refuses; what stood at ``path`` is then still there, and nothing else.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with saying_so(path):
+        try:
+            write(fresh)
+            with fresh.open("rb") as stream:
+                os.fsync(stream.fileno())
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
+
+
+@contextmanager
+def saying_so(path: Path) -> Iterator[None]:
+    """Turns what a full or read-only disk raises while ``path`` is written into an InputError of one line."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # torch's zip writer reports a failed write as a RuntimeError, safetensors as its own error
+        if isinstance(error, RuntimeError) and "writ" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: could not be written ({reason}); what stood there before is untouched") from error

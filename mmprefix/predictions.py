@@ -1,0 +1,66 @@
+"""What ``mmprefix predict`` writes: one JSON line a row, in the order of the manifests, from however many processes."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mmprefix.atomic import atomically
+from mmprefix.types import Batch
+
+log = logging.getLogger(__name__)
+
+
+class WritePredictions(Callback):
+    """Collects what ``predict_step`` gives for each row of a batch, and writes all of it to ``file`` at the end.
+
+    A line is ``{"id": ..., "prediction": ..., "references": [...], "candidates": [...]}``, which ``mmprefix evaluate``
+    reads. Batches are homogeneous, so rows do not come in the order of the manifests: they are put back into it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._rows: list[tuple[int, dict[str, Any]]] = []
+        self._places: dict[tuple[str, str], int] = {}
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._rows, self._places = [], _places(trainer)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        files = batch.media or [""] * len(batch)
+        for row, file in zip(outputs, files, strict=True):
+            self._rows.append((self._places.get((row["id"], file), len(self._places)), row))
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        parts: list[Any] = [self._rows]
+        if dist.is_available() and dist.is_initialized():
+            parts = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, self._rows)
+        self._rows = []
+        if not trainer.is_global_zero:
+            return
+        rows = [row for _, row in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        atomically(self.file, lambda fresh: fresh.write_text(lines, encoding="utf-8"))
+        log.info("wrote %d predictions: %s", len(rows), self.file)
+
+
+def _places(trainer: Trainer) -> dict[tuple[str, str], int]:
+    """Where each row stands in the manifests, by its id and any of its files; empty for data that are no manifest's."""
+    rows = getattr(getattr(trainer, "datamodule", None), "rows", {}).get("predict")
+    examples = rows.examples if rows is not None else []
+    return {(row.id, item.path): n for n, row in enumerate(examples) for item in row.inputs.values()}
