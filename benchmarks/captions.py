@@ -1,0 +1,80 @@
+"""Captions of realistic lengths without a data set, and the batches that training would draw from them.
+
+Lengths follow 7 + Gamma(2.78, 1.8) tokens, end of text included: mean 12, deviation 3, and a right tail that
+reaches 40 about once in the 600 000 captions of COCO. That is the shape of COCO's captions in GPT-2 tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmprefix.sampling import POOL, BucketSampler, Row
+
+LONGEST = 40  # tokens; to what a data set's longest caption would pad every batch
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """B inputs: their summaries (B G), and the captions of each, words parted by spaces."""
+
+    pooled: Tensor
+    texts: list[list[str]]
+
+    @property
+    def lengths(self) -> list[list[int]]:
+        """Tokens of each caption, the end of text included."""
+        return [[text.count(" ") + 2 for text in texts] for texts in self.texts]
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(sum, self.lengths))
+
+    def apart(self) -> Captioned:
+        """The same captions, each with an input of its own."""
+        times = torch.tensor([len(texts) for texts in self.texts])
+        return Captioned(self.pooled.repeat_interleave(times, dim=0), [[t] for texts in self.texts for t in texts])
+
+    def run(self) -> tuple[int, int]:
+        """Text positions that a decoder must run, and that it does run with the captions of an input in one row."""
+        rows = [sum(n - 1 for n in lengths) for lengths in self.lengths]  # the last token of a caption predicts nothing
+        return sum(rows), len(rows) * max(rows)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The batches to measure: one of middle length, and a pool of ``bucketed`` ones beside ``random`` ones.
+
+    Both sides of the pool hold the very same captions, so that their sums of losses and gradients are the same.
+    """
+
+    middle: Captioned
+    bucketed: list[Captioned]
+    random: list[Captioned]
+
+
+def draw(captions: int, batch: int, vocabulary: int, dim: int, pool: int, seed: int = 0) -> Draws:
+    """Batches of ``batch`` captions, ``captions`` an input, with summaries of width ``dim``.
+
+    As many inputs as the sampler sorts at once are drawn and put into batches by it. The pool takes ``pool`` of these
+    batches, evenly spaced in length; its random side deals their inputs out again without regard to length.
+    """
+    random = np.random.default_rng(seed)
+    inputs = batch // captions
+    lengths = 7 + random.gamma(2.78, 1.8, (POOL * inputs, captions))
+    counts = np.clip(lengths.round().astype(int), 2, LONGEST)
+    texts = [[" ".join(f"w{i}" for i in random.integers(1, vocabulary - 1, n - 1)) for n in row] for row in counts]
+    pooled = torch.from_numpy(random.standard_normal((len(texts), dim), dtype=np.float32))
+
+    def take(rows: list[int]) -> Captioned:
+        return Captioned(pooled[rows], [texts[row] for row in rows])
+
+    keys = [Row(frozenset({"image"}), (0, captions, max(map(len, row)))) for row in texts]  # as mmprefix.rows has it
+    batches = sorted((d.rows for d in BucketSampler(keys, inputs, seed).batches(0)), key=lambda r: counts[r].sum())
+    middle = [batches[int((i + 0.5) / pool * len(batches))] for i in range(pool)]
+    shuffled = random.permutation(np.concatenate(middle)).tolist()
+    dealt = [shuffled[start : start + inputs] for start in range(0, len(shuffled), inputs)]
+    return Draws(take(batches[len(batches) // 2]), [take(rows) for rows in middle], [take(rows) for rows in dealt])
