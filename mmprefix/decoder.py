@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self, cast
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
 from mmprefix import sources
+from mmprefix.encoders import pretrained
 from mmprefix.generation import GenerateOptions, Line, grow, picker_for
+from mmprefix.packing import pack, plan_scores
 from mmprefix.parts import Part
 from mmprefix.sources import Identity
 from mmprefix.types import Candidate, DeepPrefix, InputError, Prefix
@@ -103,7 +106,7 @@ class CausalDecoder(Decoder):
         folder = sources.folder(model, revision)
         self.identity = sources.identify(model, folder)
         self.stop, self.frozen = stop, frozen
-        self.lm, self.tokenizer = _load(model, str(folder), getattr(torch, dtype))
+        self.lm, self.tokenizer = _load(model, folder, dtype)
         config = self.lm.config.get_text_config()
         _refuse_scaled_logits(model, config)
         self.width = self.lm.get_input_embeddings().embedding_dim
@@ -143,7 +146,7 @@ class CausalDecoder(Decoder):
         assert state.last is not None
         rows = [[tokens[:-1] for tokens in texts] for texts in ids]  # the last token of a text predicts nothing
         flat = [token for texts in rows for tokens in texts for token in tokens]
-        packed, branch, offset = _pack(rows, state.mask.device)
+        packed, branch, offset = pack(rows, state.mask.device)
         self._check_room(state, int(offset.max()) + 2 if offset.numel() else 1)
         hidden = state.last
         if flat:
@@ -153,7 +156,7 @@ class CausalDecoder(Decoder):
             found = self._run(cache, self._embed(packed), self._visible(state, sees), self._place(state, offset))
             hidden = torch.cat([hidden, found[real]])  # (R E)
         logits = self.head(hidden)  # (R V)
-        row, target, text = _score_plan(ids, state.mask.device)
+        row, target, text = plan_scores(ids, state.mask.device)
         nll = logits.float().logsumexp(-1)[row] - logits[row, target].float()
         texts = [len(tokens) for group in ids for tokens in group]
         owner = [b for b, group in enumerate(ids) for _ in group]
@@ -286,12 +289,19 @@ class CausalDecoder(Decoder):
         return self.lm.get_input_embeddings().weight.device
 
 
-def _load(name: str, folder: str, dtype: torch.dtype) -> tuple[Any, PreTrainedTokenizerBase]:
+def _load(name: str, folder: Path, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
+    lm, _ = pretrained.load(AutoModelForCausalLM, name, folder, dtype)
     try:
-        lm = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
-        return lm, AutoTokenizer.from_pretrained(folder)
+        words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        rows = lm.get_input_embeddings().num_embeddings
+        if not 1 < len(words) <= rows:  # without its files transformers makes an empty tokenizer, and says nothing
+            raise ValueError(f"it has {len(words)} tokens, the model {rows} embeddings")
+        return lm, words
     except (OSError, ValueError) as error:
-        raise InputError(f"decoder {name!r} is no causal language model that can be loaded: {error}") from error
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"decoder {name!r}: the folder {folder} holds no tokenizer that can be loaded: {reason}"
+        ) from error
 
 
 def _refuse_scaled_logits(name: str, config: Any) -> None:
@@ -299,37 +309,3 @@ def _refuse_scaled_logits(name: str, config: Any) -> None:
     for option in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, option, None):
             raise InputError(f"decoder {name!r} changes its logits by {option!r}, which is not supported yet")
-
-
-def _pack(rows: list[list[list[int]]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Branches of tokens, one row an input → ids (B N), branch number (B N, -1 where padding), place in it (B N)."""
-    width = max((sum(map(len, texts)) for texts in rows), default=0)
-    ids, branch, offset = ([[fill] * width for _ in rows] for fill in (0, -1, 0))
-    for b, texts in enumerate(rows):
-        at = 0
-        for number, tokens in enumerate(texts):
-            end = at + len(tokens)
-            ids[b][at:end] = tokens
-            branch[b][at:end] = [number] * len(tokens)
-            offset[b][at:end] = range(len(tokens))
-            at = end
-    packed = torch.tensor([ids, branch, offset], device=device).view(3, len(rows), width)
-    return packed[0], packed[1], packed[2]
-
-
-def _score_plan(ids: list[list[list[int]]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For every target token: the row of hidden states that predicts it, its id, and the number of its text.
-
-    Rows are first the B trunks (which predict first tokens, for all texts of an input at once), then all packed
-    tokens in order.
-    """
-    plan: list[tuple[int, int, int]] = []
-    row, text = len(ids), 0
-    for b, texts in enumerate(ids):
-        for tokens in texts:
-            for place, token in enumerate(tokens):
-                plan.append((row + place - 1 if place else b, token, text))
-            row += max(len(tokens) - 1, 0)
-            text += 1
-    columns = torch.tensor(plan, dtype=torch.long, device=device).view(-1, 3).T
-    return columns[0], columns[1], columns[2]

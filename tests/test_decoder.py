@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_decoders import KINDS, save_decoder
+from tiny_encoders import vision
 from torch import Tensor
 
 from mmprefix.decoder import CausalDecoder
@@ -215,8 +217,21 @@ def test_what_does_not_fit_is_refused(gpt2: CausalDecoder, tmp_path: Path) -> No
         CausalDecoder(str(tmp_path / "nothing"))
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(InputError, match="no causal language model"):
+    with pytest.raises(InputError, match="cannot be read"):
         CausalDecoder(str(tmp_path))
+    with pytest.raises(InputError, match="Unrecognized configuration class"):
+        CausalDecoder(str(vision(tmp_path / "vit", "vit")))
+    whole = Path(save_decoder(tmp_path / "whole"))
+    tensors = load_file(whole / "model.safetensors")
+    del tensors["transformer.h.1.mlp.c_fc.weight"]
+    save_file(tensors, whole / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lack 1 tensors.*h.1.mlp.c_fc"):
+        CausalDecoder(str(whole))
+    save_decoder(tmp_path / "mute")
+    for file in (tmp_path / "mute").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(InputError, match="no tokenizer"):
+        CausalDecoder(str(tmp_path / "mute"))
 
 
 @pytest.mark.parametrize(("options", "message"), [
