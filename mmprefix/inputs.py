@@ -44,7 +44,8 @@ def by_branch(value: Input, kinds: Mapping[str, str]) -> dict[str, Source]:
         return named
     kind = kind_of(value)
     _refuse(value, kind, kinds)
-    fitting = [name for name, reads in kinds.items() if reads == kind or len(kinds) == 1]
+    likely = kind or "audio"  # containers of sound are many, pictures are soon recognised
+    fitting = [name for name, reads in kinds.items() if reads == likely or len(kinds) == 1]
     if len(fitting) != 1:
         raise InputError(f"{name_of(value)}: this model reads {_have(kinds)}; give a dictionary by branch name")
     return {fitting[0]: value}

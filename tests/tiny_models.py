@@ -20,6 +20,7 @@ from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.predictor import Predictor
+from mmprefix.types import Candidate
 
 RATE = 16000
 OPTIONS = GenerateOptions(max_new_tokens=8)
@@ -92,3 +93,10 @@ def media_files(folder: Path) -> list[Path]:
             found.append(folder / f"picture{number}.png")
             picture(number).save(found[-1])
     return found
+
+
+def same_candidates(found: list[list[Candidate]], wanted: list[list[Candidate]], tolerance: float = 1e-4) -> None:
+    """The same texts in the same order, and scores that differ by no more than ``tolerance``."""
+    assert [[c.text for c in row] for row in found] == [[c.text for c in row] for row in wanted]
+    scores = [[[c.score for c in row] for row in rows] for rows in (found, wanted)]
+    assert np.abs(np.array(scores[0]) - np.array(scores[1])).max() < tolerance
