@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -37,7 +37,7 @@ class PrefixTask(LightningModule):
         self,
         branches: dict[str, Branch],
         decoder: Decoder,
-        optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3, weight_decay=0.01),
+        optimizer: OptimizerCallable | None = None,  # a default would lend its options to whatever a recipe names
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
         warmup: float = 0.05,
         generate: GenerateOptions = GenerateOptions(),  # noqa: B008 (frozen)
@@ -46,7 +46,8 @@ class PrefixTask(LightningModule):
         if warmup < 0:
             raise InputError(f"model.warmup {warmup}: give a number of steps, or a fraction of all steps below 1")
         self.model = PrefixLM(branches, decoder)
-        self.optimizer, self.schedule, self.warmup, self.options = optimizer, schedule, warmup, generate
+        self.optimizer, self.options = optimizer or torch.optim.AdamW, generate
+        self.schedule, self.warmup = schedule, warmup
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
         self.rows: list[Row] = []
         self._resumed: dict[str, Any] | None = None
@@ -97,30 +98,20 @@ class PrefixTask(LightningModule):
 
     def _evaluate(self, batch: Batch) -> None:
         """Each input's loss with its own prefix and with a neighbour's, and the text that is written for it."""
-        state = self.model.start(batch)
-        decoder = self.model.decoder
-        own = decoder.text_loss(state, batch.prompts, batch.targets)
-        other = None
-        if len(batch) > 1:
-            turned = Batch(**{**vars(batch), "inputs": {k: _rolled(v) for k, v in batch.inputs.items()}})
-            other = self.model.text_loss(turned).nll
+        decoder, count = self.model.decoder, len(batch)
+        prefix = self.model.prefix(batch.inputs)
+        state = decoder.start(prefix)
+        own = decoder.text_loss(state, batch.prompts, batch.targets).by_input(count)
+        shuffled: list[float] | list[None] = [None] * count
+        if count > 1:
+            turned = decoder.start(prefix.roll(1))
+            shuffled = decoder.text_loss(turned, batch.prompts, batch.targets).by_input(count).nll.tolist()
         written = decoder.generate(state, batch.prompts, self.options)
-        group = "+".join(batch.inputs)
-        for b, candidates in enumerate(written):
-            mine = own.owner == b
-            shuffled = None if other is None else float(other[mine].sum())
-            self.rows.append(
-                Row(
-                    id=batch.ids[b],
-                    group=group,
-                    media=batch.media[b] if batch.media else "",
-                    prediction=candidates[0].text,
-                    references=batch.targets[b],
-                    nll=float(own.nll[mine].sum()),
-                    nll_shuffled=shuffled,
-                    tokens=int(own.tokens[mine].sum()),
-                )
-            )
+        group, media = "+".join(batch.inputs), batch.media or [""] * count
+        texts = [candidates[0].text for candidates in written]
+        columns = (batch.ids, media, texts, batch.targets, own.nll.tolist(), shuffled, own.tokens.tolist())
+        for name, file, text, references, nll, other, tokens in zip(*columns, strict=True):
+            self.rows.append(Row(name, group, file, text, references, nll, other, tokens))
 
     def _report(self, stage: str) -> None:
         report = Report.gather(self.rows)
@@ -185,8 +176,3 @@ class Schedule:
             return 1.0
         done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
         return 1 - done if self.kind == "linear" else 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
-
-
-def _rolled(value: Any) -> Any:
-    """The same inputs, each in its neighbour's place."""
-    return type(value)(**{k: cast(Tensor, v).roll(1, 0) for k, v in vars(value).items()})
