@@ -52,6 +52,12 @@ class TextLoss:
         """The mean over all tokens of all texts."""
         return self.nll.sum() / self.tokens.sum().clamp(min=1)
 
+    def by_input(self, count: int) -> TextLoss:
+        """The same summed over the texts of each of ``count`` inputs: nll (B,), tokens (B,)."""
+        nll = self.nll.new_zeros(count).index_add(0, self.owner, self.nll)
+        tokens = self.tokens.new_zeros(count).index_add(0, self.owner, self.tokens)
+        return TextLoss(nll, tokens, torch.arange(count, device=tokens.device))
+
 
 class Decoder(Part, nn.Module, ABC):
     """The contract of every decoder: plain sizes, and the four things it does with a state."""
@@ -161,7 +167,8 @@ class CausalDecoder(Decoder):
         texts = [len(tokens) for group in ids for tokens in group]
         owner = [b for b, group in enumerate(ids) for _ in group]
         total = nll.new_zeros(len(texts)).index_add(0, text, nll)
-        return TextLoss(total, torch.tensor(texts, device=nll.device), torch.tensor(owner, device=nll.device))
+        counts = torch.tensor([texts, owner], dtype=torch.long, device=nll.device).view(2, -1)
+        return TextLoss(total, counts[0], counts[1])
 
     @torch.no_grad()
     def generate(self, state: State, prompts: list[str], options: GenerateOptions) -> list[list[Candidate]]:

@@ -70,6 +70,10 @@ class Prefix(Tensors):
     embeds: Tensor
     mask: Tensor
 
+    def roll(self, by: int) -> Prefix:
+        """The same prefixes, each in the place of the input ``by`` rows further."""
+        return Prefix(self.embeds.roll(by, 0), self.mask.roll(by, 0))
+
 
 @dataclass(frozen=True)
 class DeepPrefix(Tensors):
