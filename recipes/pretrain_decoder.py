@@ -2,8 +2,8 @@
 
 The text is a byte-level BPE as in GPT-2 (Radford et al., 2019); the model is `GPT2LMHeadModel` trained by plain
 language modelling: random windows of one long stream in which every text is followed by `<|endoftext|>`. Texts
-that say the same thing (the captions of one picture) stand side by side in the stream, so the decoder learns to
-read what came before; that is what a prefix will ask of it.
+that say the same thing (the captions of one picture) stand side by side in the stream, and a window begins with the
+first of them, so the decoder learns to read what came before; that is what a prefix will ask of it.
 
     python recipes/pretrain_decoder.py captions.jsonl --folder runs/decoder --steps 3000
 """
@@ -60,12 +60,13 @@ def train_decoder(
     random.Random(seed).shuffle(groups)
     aside = max(1, round(held_back * len(groups))) if held_back else 0
     tokenizer = train_tokenizer((text for group in groups[aside:] for text in group), vocab_size)
-    train, val = stream(groups[aside:], tokenizer), stream(groups[:aside], tokenizer)
+    train, starts = stream(groups[aside:], tokenizer)
+    val, _ = stream(groups[:aside], tokenizer)
     if len(train) <= positions:
         raise ValueError(f"texts hold {len(train)} tokens, fewer than one window of {positions} positions")
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(_config(tokenizer, layers, heads, width, positions, dropout))
-    _fit(model, train, positions, steps, max(1, batch_tokens // positions), lr, seed)
+    _fit(model, train, starts, positions, steps, max(1, batch_tokens // positions), lr, seed)
     loss = held_back_loss(model, val if len(val) > positions else train, positions)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
@@ -99,14 +100,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END)
 
 
-def stream(groups: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """All texts in one line of token ids, each followed by the end token; starts with one too."""
-    texts = [text for group in groups for text in group]
+def stream(groups: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
+    """All texts in one line of token ids, an end token before and after each, and where in it each group begins."""
     end = end_id(tokenizer)
-    ids = [end]
-    for line in tokenizer(texts)["input_ids"] if texts else []:
-        ids += [*line, end]
-    return torch.tensor(ids)
+    ids, starts = [end], []
+    for group in groups:
+        starts.append(len(ids) - 1)
+        for line in tokenizer(list(group))["input_ids"] if group else []:
+            ids += [*line, end]
+    return torch.tensor(ids), torch.tensor(starts)
 
 
 def end_id(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -133,7 +135,10 @@ def _config(
     )
 
 
-def _fit(model: GPT2LMHeadModel, ids: Tensor, positions: int, steps: int, rows: int, lr: float, seed: int) -> None:
+def _fit(
+    model: GPT2LMHeadModel, ids: Tensor, starts: Tensor, positions: int, steps: int, rows: int, lr: float, seed: int
+) -> None:
+    starts = starts[starts <= len(ids) - positions]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).train()  # type: ignore[arg-type]
     decayed = [value for value in model.parameters() if value.dim() > 1]
@@ -144,8 +149,8 @@ def _fit(model: GPT2LMHeadModel, ids: Tensor, positions: int, steps: int, rows: 
     picks = torch.Generator().manual_seed(seed)
     began = time.monotonic()
     for step in range(steps):
-        starts = torch.randint(len(ids) - positions, (rows, 1), generator=picks)
-        window = ids[starts + torch.arange(positions)].to(device)
+        first = starts[torch.randint(len(starts), (rows, 1), generator=picks)]
+        window = ids[first + torch.arange(positions)].to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             loss = _loss(model, window)
         loss.backward()

@@ -39,7 +39,7 @@ from transformers import (
 
 from mmprefix.encoders.whisper import LogMel
 from mmprefix.recipes.pretrain_decoder import train_decoder
-from mmprefix.world.language import captions
+from mmprefix.world.language import captions, notes
 from mmprefix.world.pictures import SIDE, circles, draw
 from mmprefix.world.scenes import (
     COLOURS,
@@ -230,11 +230,12 @@ def _named_right(scores: Tensor, labels: Tensor, classes: Sequence[int]) -> floa
 
 
 def texts(count: int, seed: int) -> Iterator[list[str]]:
-    """Two captions each of ``count`` scenes that may be trained on, pictures and sounds in turn."""
+    """Notes and three captions each of ``count`` scenes that may be trained on, pictures and sounds in turn."""
     pick = random.Random(seed)
     pictures, sounds = sample("image", seed, new=False), sample("audio", seed, new=False)
     for index in range(count):
-        yield pick.sample(captions(next(sounds if index % 2 else pictures)), 2)
+        scene = next(sounds if index % 2 else pictures)
+        yield [notes(scene), *pick.sample(captions(scene), 3)]
 
 
 def teach_tongue(folder: Path, steps: int, scenes: int, lr: float, seed: int) -> dict[str, float]:

@@ -19,6 +19,7 @@ from mmprefix.encoders.whisper import Whisper
 from mmprefix.generation import GenerateOptions
 from mmprefix.recipes import pretrain_decoder, pretrain_world
 from mmprefix.types import Media, Prefix
+from mmprefix.world import language
 
 FROZEN = Path(world.__file__).parent / "frozen"
 TEXTS = [("a dog barks", "the dog barks"), "a cat sleeps on the mat", "rain falls on a roof", "the sea, it's loud."] * 8
@@ -61,11 +62,12 @@ def test_too_little_text_and_too_few_words_are_refused(tmp_path: Path):
     assert not (tmp_path / "decoder").exists()
 
 
-def test_stream_ends_every_text():
+def test_stream_ends_every_text_and_knows_where_groups_begin():
     tokenizer = pretrain_decoder.train_tokenizer(["a dog barks"], 280)
-    ids = pretrain_decoder.stream([["a dog", "barks"], ["a"]], tokenizer)
+    ids, starts = pretrain_decoder.stream([["a dog", "barks"], ["a"]], tokenizer)
     end = pretrain_decoder.END
     assert tokenizer.decode(ids) == f"{end}a dog{end}barks{end}a{end}"
+    assert tokenizer.decode(ids[starts[1] :]) == f"{end}a{end}"
 
 
 def test_decoder_command_reads_manifests_and_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -97,7 +99,11 @@ def test_labels_name_every_thing_and_event_in_order():
 
 
 def test_decoder_texts_hold_nothing_held_out():
-    told = [world.parse(text) for group in pretrain_world.texts(400, seed=7) for text in group]
+    groups = list(pretrain_world.texts(400, seed=7))
+    told = [world.parse(text) for group in groups for text in group[1:]]
+    for group, scene in zip(groups, told[::3], strict=True):
+        assert scene
+        assert group[0] == language.notes(scene)
     assert {type(scene) for scene in told} == {world.Picture, world.Sound}
     assert not any(world.held_out(scene) for scene in told if scene)
 

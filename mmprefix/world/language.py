@@ -20,11 +20,10 @@ from mmprefix.world.scenes import (
     Thing,
 )
 
-_OTHER_WORDS = (
-    *(("small", "little"), ("large", "big"), ("circle", "disc"), ("cross", "plus sign"), ("ring", "hoop")),
-    *(("short", "brief"), ("long", "lasting"), ("low", "deep"), ("medium", "middling"), ("high", "shrill")),
+WORDINGS: tuple[dict[str, str], ...] = (
+    {},
+    {"small": "little", "large": "big", "short": "brief", "long": "lasting"},
 )
-WORDINGS: tuple[dict[str, str], ...] = ({}, dict(_OTHER_WORDS))
 """Other words for the same; one caption keeps to one wording."""
 
 FORMS: dict[str, tuple[str, ...]] = {
@@ -54,14 +53,24 @@ FORMS: dict[str, tuple[str, ...]] = {
 
 def captions(scene: Scene) -> list[str]:
     """Every caption of ``scene``: all its sentence forms in both wordings, 6 or 8, all different."""
-    if isinstance(scene, Picture):
-        form = "single" if scene.layout == "single" else f"{scene.layout} {len(scene.things)}"
-        parts = [(thing.size, thing.colour, thing.shape) for thing in scene.things]
-    else:
-        form = f"sound {len(scene.events)}"
-        parts = [(event.length, event.pitch, event.kind) for event in scene.events]
+    form, parts = _parts(scene)
     place = scene.place if isinstance(scene, Picture) else ""
     return [_tell(sentence, parts, place, words) for words in WORDINGS for sentence in FORMS[form]]
+
+
+def notes(scene: Scene) -> str:
+    """The same in key words, no sentence: what there is, in order, then how it stands."""
+    form, parts = _parts(scene)
+    how = scene.place if isinstance(scene, Picture) and scene.place else form.split()[0]
+    return " ".join([*(" ".join(part) for part in parts), how])
+
+
+def _parts(scene: Scene) -> tuple[str, list[tuple[str, str, str]]]:
+    """The key of ``scene`` in FORMS, and the three words of each thing or event."""
+    if isinstance(scene, Sound):
+        return f"sound {len(scene.events)}", [(event.length, event.pitch, event.kind) for event in scene.events]
+    form = "single" if scene.layout == "single" else f"{scene.layout} {len(scene.things)}"
+    return form, [(thing.size, thing.colour, thing.shape) for thing in scene.things]
 
 
 def parse(caption: str) -> Scene | None:
