@@ -6,11 +6,13 @@ Exit codes: 0 done, 1 failed while working, 2 wrong usage or bad input.
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from mmprefix import __version__
 from mmprefix.types import InputError
@@ -26,6 +28,13 @@ VERBS = {
     "evaluate": ("mmprefix.evaluate", "score a file of predictions"),
     "check-data": ("mmprefix.check", "find every bad row of a manifest before training does"),
 }
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and leaves the exit code to ``main``."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; {self.prog} --help tells more")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +76,7 @@ def _run(words: list[str]) -> int:
         return train([verb, *find_recipes(words[1:])])
     if verb in VERBS:
         module = importlib.import_module(VERBS[verb][0])
-        parser = argparse.ArgumentParser(f"mmprefix {verb}", description=VERBS[verb][1])
+        parser = Parser(f"mmprefix {verb}", description=VERBS[verb][1], allow_abbrev=False)
         module.add_arguments(parser)
         return module.run(parser.parse_args(words[1:]))
     return _top(words)
@@ -76,14 +85,18 @@ def _run(words: list[str]) -> int:
 def _top(words: list[str]) -> int:
     lines = [f"  {name:12} {text}" for name, text in [*TRAINING.items(), *((n, v[1]) for n, v in VERBS.items())]]
     verbs = "\n".join(["verbs (mmprefix VERB --help tells more):", *lines])
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         "mmprefix",
+        usage="mmprefix VERB ... [--debug] | --help | --version",
         description="Pictures and sounds in, text out: train, use and measure prefix mappers.",
         epilog=f"{verbs}\n\n  --debug      show where an error came from",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mmprefix {__version__}")
-    parser.add_argument("verb", metavar="VERB", choices=[*TRAINING, *VERBS])
+    if words and not words[0].startswith("-"):
+        close = difflib.get_close_matches(words[0], [*TRAINING, *VERBS], n=1)
+        advice = f"did you mean {close[0]!r}?" if close else f"there are {', '.join([*TRAINING, *VERBS])}"
+        raise InputError(f"no verb {words[0]!r}; {advice}")
     parser.parse_args(words or ["--help"])
     return 0
 

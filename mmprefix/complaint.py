@@ -6,59 +6,62 @@ hand; the parsers around it only add where it stood.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
-from collections.abc import Iterable
 from typing import Any
 
+from mmprefix.misspelt import nearest, unknown_option
+
 _PLAIN = re.compile(
-    r"(option '[^'\n]+' is not known[^\n]*|class_path [^\n]+: no such class[^\n]*|option [\w.]+: expected [^\n]+)"
+    r"((?:\w+: )?option '[^'\n]+' is not known[^\n]*|(?:\w+: )?class_path [^\n]+: (?:no such class|is no )[^\n]*|"
+    r"(?:\w+: )?option [\w.]+: expected [^\n]+)"
 )
 _EXTRA = re.compile(r"Option '([\w.]+)' is not accepted")
-_GROUP = re.compile(r"(?:Group '([\w.]+)'|Subcommand '\w+') does not accept option '([\w.]+)'")
+_GROUP = re.compile(r"(?:Group '([\w.]+)'|Subcommand '(\w+)') does not accept option '([\w.]+)'")
 _UNKNOWN = re.compile(r"[Uu]nrecognized arguments: (--?[\w.-]+)")
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
+_OTHER_CLASS = re.compile(r"Expected '([\w.]+)' to be a subclass of <class '(?:[\w.]+\.)?(\w+)'>")
 _PARSER_KEY = re.compile(r'Parser key "([\w.]+)"')
 _TYPE = re.compile(r"Expected an? (?:<class '(\w+)'>|([^\n]+?))\. Got value: ([^\n]+)")
+_UNION = re.compile(r"Subtypes: \[([^\n]+)\][\s\S]*Given value: ([^\n]+)$")
 
 
 def explain(message: str, parser: Any) -> str:
     """One line for ``message`` of ``parser``; the raw last line, and where it stood, if no rule knows better."""
-    where = _PARSER_KEY.findall(message)
+    where = ".".join(_PARSER_KEY.findall(message))
+    placed = f"{where}: " if where else ""
     if found := _PLAIN.search(message):
-        return f"{'.'.join(where)}: {found[1]}" if where else found[1]
-    known = {action.dest for action in parser._actions}
+        return placed + found[1]
     if found := _EXTRA.search(message):
-        return _placed(where, _unknown(found[1], known))
+        return placed + unknown_option(found[1], options(parser))
     if found := _GROUP.search(message):
-        return _unknown(f"{found[1]}.{found[2]}" if found[1] else found[2], known)
+        return unknown_option(f"{found[1]}.{found[3]}" if found[1] else found[3], options(parser, found[2]))
     if found := _UNKNOWN.search(message):
-        return _unknown(found[1].lstrip("-"), known)
+        return unknown_option(found[1].lstrip("-"), options(parser))
     if found := _NO_CLASS.search(message):
         classes = vars(importlib.import_module(found[1]))
-        return _placed(where, f"class_path {found[1]}.{found[2]}: no such class{_nearest(found[2], classes)}")
+        return f"{placed}class_path {found[1]}.{found[2]}: no such class{nearest(found[2], classes)}"
+    if found := _OTHER_CLASS.search(message):
+        return f"{placed}class_path {found[1]}: is no {found[2]}"
     if (found := _TYPE.search(message)) and where:
-        return f"option {'.'.join(where)}: expected {found[1] or found[2]}, got {found[3].strip()}"
+        return f"option {where}: expected {_type(found[1] or found[2])}, got {found[3].strip()}"
+    if (found := _UNION.search(message)) and where:
+        return f"option {where}: expected {_type(found[1])}, got {found[2].strip()}"
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()] or ["wrong usage"]
-    return _placed(where, lines[-1] if where else " ".join(lines)[:300])
+    return placed + (lines[-1] if where else " ".join(lines)[:300])
 
 
-def _unknown(option: str, known: set[str]) -> str:
-    """Names the first part of a dotted option that no known option begins with, and the nearest one that does."""
-    parts = option.split(".")
-    for depth in range(1, len(parts) + 1):
-        head = ".".join(parts[:depth])
-        if not any(name == head or name.startswith(f"{head}.") for name in known):
-            level = {".".join(name.split(".")[:depth]) for name in known}
-            return f"option {head!r} is not known{_nearest(head, level)}"
-    return f"option {option!r} is not known"
+def options(parser: Any, verb: str | None = None) -> set[str]:
+    """The dotted names that ``parser`` (or its parser of ``verb``) knows."""
+    verbs = getattr(parser, "_subcommands_action", None)
+    if verb is not None and verbs is not None:
+        parser = verbs._name_parser_map[verb]
+    return {action.dest for action in parser._actions if not action.dest.endswith(".help")}
 
 
-def _placed(where: list[str], text: str) -> str:
-    return f"{'.'.join(where)}: {text}" if where else text
-
-
-def _nearest(wrong: str, names: Iterable[str]) -> str:
-    close = difflib.get_close_matches(wrong, [name for name in names if not name.startswith("_")], n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def _type(name: str) -> str:
+    """``int or null`` for ``<class 'int'>, <class 'NoneType'>``, and ``one of 'a', 'b'`` for a Literal."""
+    name = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name).replace("NoneType", "null")
+    if "Literal[" in name:
+        return "one of " + re.sub(r"(?:typing\.)?Literal\[([^\]]+)\]", r"\1", name)
+    return name.replace(", ", " or ")

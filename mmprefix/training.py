@@ -20,8 +20,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mmprefix.checkpoint import check_place
 from mmprefix.checkpoint_io import AtomicCheckpointIO
-from mmprefix.complaint import explain
+from mmprefix.complaint import explain, options
 from mmprefix.data import PairData
+from mmprefix.misspelt import check_recipe, recipes_of
 from mmprefix.predictions import WritePredictions
 from mmprefix.predictor import Predictor
 from mmprefix.task import PrefixTask
@@ -60,6 +61,12 @@ class PrefixCLI(LightningCLI):
         parser.add_argument("--save_to", type=str | None, default=None, help="where fit saves the trained model")
         parser.add_argument("--test_after_fit", type=bool, default=False, help="whether fit ends with a test")
         parser.add_argument("--dry_run", type=bool, default=False, help="build, print sizes, and stop")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Recipes are first compared with the options that there are: a parser only misses what it has no name for."""
+        for file in recipes_of(args):
+            check_recipe(file, options(self._subcommand_parsers[args[0]]))
+        super().parse_arguments(parser, args)
 
     def before_instantiate_classes(self) -> None:
         """Everything a run writes goes below one directory: ``trainer.default_root_dir``, or runs/RECIPE."""
@@ -151,7 +158,8 @@ def train(words: list[str]) -> int:
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"plugins": [{"class_path": _name(AtomicCheckpointIO)}], "use_distributed_sampler": False},
             auto_configure_optimizers=False,
-            parser_kwargs={verb: {"default_config_files": []} for verb in PrefixCLI.subcommands()},
+            parser_kwargs={"allow_abbrev": False}
+            | {verb: {"default_config_files": []} for verb in PrefixCLI.subcommands()},
         )
     except SystemExit as stop:
         return int(stop.code or 0)
