@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,16 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import tiny_decoders
+import tiny_encoders
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
-import tiny_decoders
-import tiny_encoders
 from mmprefix.cli import main
 from mmprefix.encoders import cnn
+from mmprefix.recipes.pretrain_decoder import train_decoder
 from mmprefix.types import Batch
 
 SIZES = cnn.Sizes(rate=16000, hop=320, mels=16, high=7000.0, channels=(4, 8), summary=8)
@@ -36,6 +38,7 @@ quietly: Sequence[Callable[..., Any]] = [
         ".*exists and is not empty",
         ".*sync_dist=True",
         ".*across ranks is zero",
+        ".*dirpath has changed",
         ".*callbacks used to create the checkpoint need to be provided",
     )
 ]
@@ -88,19 +91,25 @@ class Tiny:
     def recipe(self, config: dict[str, Any], root: Path) -> Path:
         """``config`` written to ``root``/recipe.yaml, what the run writes going below ``root``."""
         root.mkdir(parents=True, exist_ok=True)
-        config["trainer"]["default_root_dir"] = str(root)
+        watch = {"class_path": "tiny_recipes.Watch", "init_args": {"folder": str(root)}}
+        config["trainer"] |= {
+            "default_root_dir": str(root),
+            "callbacks": [*config["trainer"].get("callbacks", []), watch],
+        }
         (root / "recipe.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         return root / "recipe.yaml"
 
 
 def build(folder: Path) -> Tiny:
-    """Makes the frozen parts, the files and the manifests in ``folder``."""
+    """Makes the frozen parts, the files and the manifests in ``folder``; the decoder knows the captions' language."""
     tiny_encoders.clip(folder / "pictures")
     torch.manual_seed(3)
     cnn.save(tiny_encoders.scrambled(cnn.MelNet(SIZES)), folder / "sounds")
-    tiny_decoders.save_decoder(folder / "decoder", sharp=3.0)
-    tiny_decoders.save_decoder(folder / "another", seed=1, sharp=3.0)
     rows = [_picture(folder, n) for n in range(6)] + [_sound(folder, n) for n in range(6)]
+    size: dict[str, Any] = {"layers": 1, "heads": 2, "width": 32, "vocab_size": 320, "positions": 48}
+    texts = [text for row in rows for text in row["captions"]] * 8
+    train_decoder(texts, folder / "decoder", **size, batch_tokens=256, steps=150, seed=3)
+    tiny_decoders.save_decoder(folder / "another")
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     mixed = [rows[n] for n in order]  # pictures and sounds in turn, so that no order is kept by chance
     for name, part in {"train": mixed, "val": mixed[:7], "test": mixed[5:]}.items():
@@ -137,24 +146,63 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
+def figures(root: Path, name: str) -> list[float]:
+    """A column of the last run's metrics.csv below ``root``, top to bottom."""
+    file = max(root.glob("logs/version_*/metrics.csv"), key=lambda file: file.stat().st_mtime_ns)
+    with file.open() as lines:
+        return [float(row[name]) for row in csv.DictReader(lines) if row.get(name)]
+
+
 def captions(root: Path, stage: str) -> list[dict[str, Any]]:
     """The rows of the last report of ``stage`` below ``root``."""
     files = sorted(root.glob(f"logs/version_*/captions/{stage}-step*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
     return [json.loads(line) for line in files[-1].read_text().splitlines()]
 
 
-class Seen(Callback):
-    """Writes down, for each process, the ids of every training step and the weights at the end."""
+@dataclass
+class Watched:
+    """What a training did in one process: ids of each step by epoch, rates, all weights before and after, and the
+    names of the tensors that had a gradient."""
+
+    steps: list[tuple[int, list[str]]]
+    rates: list[float]
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    gradients: list[str]
+
+
+class Watch(Callback):
+    """Writes down what a training does, for each process, into ``folder``."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self.steps: list[tuple[int, list[str]]] = []
+        self.rates: list[float] = []
+        self.gradients: set[str] = set()
+        self.before: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.before = _state(pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         self.steps.append((trainer.current_epoch, batch.ids))
+        self.gradients |= {name for name, p in pl_module.named_parameters() if p.grad is not None}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        weights = {name: p.detach().clone() for name, p in pl_module.named_parameters() if p.requires_grad}
-        torch.save({"steps": self.steps, "weights": weights}, self.folder / f"seen{trainer.global_rank}.pt")
+        found = {"steps": self.steps, "rates": self.rates, "gradients": sorted(self.gradients)}
+        found |= {"before": self.before, "after": _state(pl_module)}
+        torch.save(found, self.folder / f"process{trainer.global_rank}.pt")
+
+
+def _state(module: LightningModule) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def watched(folder: Path, process: int = 0) -> Watched:
+    """What ``Watch`` wrote down of one process."""
+    return Watched(**torch.load(folder / f"process{process}.pt", weights_only=True))
