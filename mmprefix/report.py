@@ -81,16 +81,16 @@ class Report:
                 said.append(f"The model writes one and the same caption for all {len(rows)} {name} inputs.")
         return said
 
-    def table(self, count: int = 6) -> str:
-        """Figures of each group, and a few captions beside a reference, as aligned text."""
-        lines = [" ".join(["input".ljust(12), "inputs".rjust(7), "loss".rjust(8), *(n.rjust(11) for n in SHOWN)])]
-        lines[0] += " cider_d of shuffled inputs"
+    def table(self, count: int) -> str:
+        """Figures of each group, and ``count`` captions of each beside a reference, as aligned text."""
+        names = ("loss", *SHOWN, "shuffled")
+        lines = [" ".join(["input".ljust(12), "count".rjust(6), *(name.rjust(11) for name in names)])]
         for name, found in self.by_group.items():
-            cells = [f"{found[key]:11.3f}" for key in SHOWN]
-            lines.append(f"{name:12} {len(self.groups[name]):7} {found['loss']:8.3f} {' '.join(cells)}")
-            lines[-1] += f" {found['cider_d_shuffled']:26.3f}" if "cider_d_shuffled" in found else ""
+            values = {**found, "shuffled": found.get("cider_d_shuffled", float("nan"))}
+            cells = (f"{values.get(key, float('nan')):11.3f}" for key in names)
+            lines.append(" ".join([name.ljust(12), f"{len(self.groups[name]):6}", *cells]))
+        lines.append("(shuffled: cider_d when each input is given another's caption)")
         for name, rows in self.groups.items():
-            lines.append("")
             for row in random.Random(0).sample(rows, min(count, len(rows))):
                 lines.append(f"{name} {row.id}\n    wrote      {row.prediction}")
                 lines.append(f"    reference  {row.references[0] if row.references else ''}")

@@ -121,8 +121,10 @@ class PrefixTask(LightningModule):
         if self.trainer.sanity_checking:
             return
         report.write(self.trainer, stage)
-        for warning in report.warnings() if self.trainer.is_global_zero else ():
-            log.warning(warning)
+        if self.trainer.is_global_zero:
+            log.info("\n%s: step %d\n%s\n", stage, self.trainer.global_step, report.table(3 if stage == "val" else 8))
+            for warning in report.warnings():
+                log.warning(warning)
 
     def configure_optimizers(self) -> Any:
         params = [p for p in self.parameters() if p.requires_grad]
