@@ -121,20 +121,21 @@ def find_recipes(words: list[str]) -> list[str]:
     return found
 
 
+class _Lines(logging.Handler):
+    """Writes plain lines to what standard output or error is at that moment: a notebook or a test may change it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
+        stream.write(self.format(record) + "\n")
+
+
 def _log_plainly() -> None:
-    """What the library logs goes to standard output, warnings and errors to standard error, as plain lines."""
+    """What the library logs goes to standard output, warnings and errors to standard error."""
     logger = logging.getLogger("mmprefix")
-    if logger.handlers:
-        return
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    told = logging.StreamHandler(sys.stdout)
-    told.addFilter(lambda record: record.levelno < logging.WARNING)
-    warned = logging.StreamHandler(sys.stderr)
-    warned.setLevel(logging.WARNING)
-    for handler in (told, warned):
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
+    if not logger.handlers:
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.addHandler(_Lines())
 
 
 if __name__ == "__main__":
