@@ -33,9 +33,11 @@ def saying_so(path: Path) -> Iterator[None]:
     """Turns what a full or read-only disk raises while ``path`` is written into an InputError of one line."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        # torch's zip writer reports a failed write as a RuntimeError, safetensors as its own error
-        if isinstance(error, RuntimeError) and "writ" not in str(error):
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError | SafetensorError):
+            cause = cause.__context__  # torch complains of its broken archive while it handles the disk's complaint
+        if cause is None:
             raise
-        reason = str(error).splitlines()[0]
+        reason = (cause.strerror if isinstance(cause, OSError) else None) or str(cause)
         raise InputError(f"{path}: could not be written ({reason}); what stood there before is untouched") from error

@@ -53,10 +53,10 @@ def check_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> Non
     for name in sorted(now["parts"].keys() | saved.get("parts", {}).keys()):
         old, new = saved.get("parts", {}).get(name), now["parts"].get(name)
         kind = "decoder" if name == "decoder" else f"encoder of branch {name!r}"
-        if old is None or new is None:
-            raise InputError(
-                f"{file}: {'this model has a' if old is None else 'was trained with a'} {kind}, the other not"
-            )
+        if new is None:
+            raise InputError(f"{file}: was trained with the {kind}, which this model does not have")
+        if old is None:
+            raise InputError(f"{file}: was trained without the {kind}, which this model has")
         if old["sha256"] != new["sha256"]:
             raise InputError(
                 f"{file}: was trained with the {kind} {old['source']!r} (sha256 {old['sha256'][:12]}), "

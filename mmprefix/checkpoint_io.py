@@ -21,7 +21,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         file = Path(path)
         with saying_so(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-        atomically(file, lambda fresh: torch.save(checkpoint, fresh))
+        atomically(file, lambda fresh: _write(checkpoint, fresh))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, place: storage, weights_only: bool | None = None
@@ -38,3 +38,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise InputError(f"{path}: is no checkpoint that can be read ({str(error).splitlines()[0]})") from error
         refuse_foreign(found, path)
         return found
+
+
+def _write(checkpoint: dict[str, Any], file: Path) -> None:
+    with file.open("wb") as stream:  # given a path, torch would not say that it was the disk that refused
+        torch.save(checkpoint, stream)

@@ -61,17 +61,19 @@ class Tiny:
             "audio": ("mmprefix.encoders.cnn.Cnn", self.parts("sounds")),
         }
         sizes = {"length": 3, "layers": 1, "heads": 4, "hidden": 16, "dropout": dropout}
-        mapper = {"class_path": "mmprefix.mappers.resampler.Resampler", "init_args": sizes}
-        made = {
+        made: dict[str, Any] = {
             name: {"encoder": {"class_path": classes[name][0], "init_args": {"model": classes[name][1]}}}
             for name in branches
         }
+        mapper = "mmprefix.mappers.resampler.Resampler"
+        for branch in made.values():
+            branch["mapper"] = {"class_path": mapper, "init_args": dict(sizes)}
         decoder = {"class_path": "mmprefix.decoder.CausalDecoder", "init_args": {"model": self.parts("decoder")}}
         files = {split: [str(self.folder / f"{split}.jsonl")] for split in ("train", "val", "test")}
         return {
             "seed_everything": 1,
             "model": {
-                "branches": {name: {**part, "mapper": mapper} for name, part in made.items()},
+                "branches": made,
                 "decoder": decoder,
                 "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
                 "generate": {"max_new_tokens": 6},
