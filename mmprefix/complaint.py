@@ -48,7 +48,7 @@ def explain(message: str, parser: Any) -> str:
     if (found := _UNION.search(message)) and where:
         return f"option {where}: expected {_type(found[1])}, got {found[2].strip()}"
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()] or ["wrong usage"]
-    return placed + (lines[-1] if where else " ".join(lines)[:300])
+    return placed + (lines[-1] if where else " ".join(lines))
 
 
 def options(parser: Any, verb: str | None = None) -> set[str]:

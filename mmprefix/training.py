@@ -68,6 +68,16 @@ class PrefixCLI(LightningCLI):
             check_recipe(file, options(self._subcommand_parsers[args[0]]))
         super().parse_arguments(parser, args)
 
+    def instantiate_classes(self) -> None:
+        """Builds model and data; what a part refuses is said as the part said it, without the parser's wrapping."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            found: BaseException | None = error
+            while found is not None and not isinstance(found, InputError):
+                found = found.__cause__
+            raise found or InputError(explain(str(error), self.parser)) from None
+
     def before_instantiate_classes(self) -> None:
         """Everything a run writes goes below one directory: ``trainer.default_root_dir``, or runs/RECIPE."""
         config = self._config()
