@@ -34,7 +34,11 @@ def _bind(cls: type, part: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     except TypeError:  # a copy or an unpickled part, whose state follows; or a call that __init__ itself refuses
         return {}
     bound.apply_defaults()
-    return dict(list(bound.arguments.items())[1:])
+    arguments = dict(list(bound.arguments.items())[1:])
+    for name, parameter in signature.parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:  # **more: its members are arguments like any other
+            arguments |= arguments.pop(name)
+    return arguments
 
 
 def recipe(value: Any) -> Any:

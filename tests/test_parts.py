@@ -1,0 +1,118 @@
+"""Parts remember how they were built, and are built again only from what is a part."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_models
+import torch
+import yaml
+
+from mmprefix.decoder import CausalDecoder, Decoder
+from mmprefix.encoders.base import Encoder
+from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.linear import Linear
+from mmprefix.mappers.mlp import MLP
+from mmprefix.mappers.parallel import Parallel
+from mmprefix.parts import Part, build, recipe
+from mmprefix.types import InputError
+
+
+class Whole(Part):
+    """Two parts and some plain values."""
+
+    def __init__(self, left: Any, many: tuple[Any, ...] = (), *, place: Path = Path("here"), **more: Any) -> None:
+        self.left, self.many, self.place, self.more = left, many, place, more
+
+
+class Leaf(Part):
+    def __init__(self, size: int, name: str = "leaf") -> None:
+        self.size, self.name = size, name
+
+
+HERE = f"{__name__}."
+
+
+def test_a_recipe_says_how_a_part_was_built_with_its_defaults() -> None:
+    found = recipe(Leaf(3))
+    assert found == {"class_path": f"{HERE}Leaf", "init_args": {"size": 3, "name": "leaf"}}
+    again = build(found, Leaf)
+    assert (again.size, again.name) == (3, "leaf")
+    assert recipe(again) == found
+
+
+def test_parts_within_parts_survive_yaml_and_json() -> None:
+    whole = Whole(Leaf(1, name="a"), (Leaf(2), {"deep": [Leaf(3)]}), place=Path("x/y"), extra=1)
+    found = recipe(whole)
+    assert found["init_args"]["place"] == "x/y"
+    for data in (yaml.safe_load(yaml.safe_dump(found)), json.loads(json.dumps(found))):
+        again = build(data, Whole)
+        assert recipe(again) == found
+        assert again.left.name == "a"
+        assert again.more == {"extra": 1}
+        assert again.many[1]["deep"][0].size == 3
+
+
+def test_mappers_of_the_library_are_built_again_with_the_same_shapes() -> None:
+    arguments = {"length": 2, "hidden": 8}
+    mapper = Parallel(12, 6, 16, mappers=[lambda d, g, w: MLP(d, g, w, **arguments), Linear(12, 6, 16)])
+    data = yaml.safe_load(yaml.safe_dump(recipe(mapper)))
+    again = build(data, Mapper)
+    assert recipe(again) == recipe(mapper)
+    shapes = [{name: t.shape for name, t in m.state_dict().items()} for m in (mapper, again)]
+    assert shapes[0] == shapes[1]
+    again.load_state_dict(mapper.state_dict())
+
+
+def test_a_copy_and_a_pickle_remember_too() -> None:
+    leaf = Leaf(5, "b")
+    for again in (copy.deepcopy(leaf), pickle.loads(pickle.dumps(leaf))):
+        assert recipe(again) == recipe(leaf)
+
+
+def test_the_whole_model_is_written_down_and_built_again(tmp_path: Path) -> None:
+    parts = tiny_models.frozen_parts(tmp_path / "parts")
+    model = tiny_models.build(parts, "image", "audio")
+    data = yaml.safe_load(yaml.safe_dump(model.recipe()))
+    again = type(model).from_recipe(data)
+    assert again.recipe() == model.recipe()
+    assert {k: v.shape for k, v in again.trained.items()} == {k: v.shape for k, v in model.trained.items()}
+    frozen = {k: v for k, v in model.state_dict().items() if k not in model.trained}
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in frozen.items())
+    decoder = build(recipe(model.decoder), Decoder)
+    assert isinstance(decoder, CausalDecoder)
+    assert decoder.identity == model.decoder.identity
+
+
+@pytest.mark.parametrize(
+    ("data", "contract", "message"),
+    [
+        ({"class_path": f"{HERE}Laef"}, Leaf, "cannot be imported"),
+        ({"class_path": "no.such.module.Leaf"}, Leaf, "cannot be imported"),
+        ({"class_path": "Leaf"}, Leaf, "cannot be imported"),
+        ({}, Leaf, "cannot be imported"),
+        ({"class_path": "subprocess.Popen", "init_args": {"args": ["true"]}}, Part, "is no Part"),
+        ({"class_path": "os.system", "init_args": {"command": "true"}}, Part, "is no Part"),
+        ({"class_path": "mmprefix.mappers.mlp.MLP"}, Encoder, "is no Encoder"),
+        ({"class_path": f"{HERE}Leaf", "init_args": {"size": 1, "wide": 2}}, Leaf, "unexpected keyword argument"),
+        ({"class_path": f"{HERE}Leaf", "init_args": {}}, Leaf, "missing 1 required positional argument: 'size'"),
+        ({"class_path": f"{HERE}Leaf", "init_args": {"size": {"class_path": "os.getcwd"}}}, Leaf, "is no Part"),
+    ],
+)  # fmt: skip
+def test_what_is_no_part_is_never_called(data: dict[str, Any], contract: type[Part], message: str) -> None:
+    with pytest.raises(InputError, match="recipe: ") as error:
+        build(data, contract)
+    assert message in str(error.value)
+    assert str(data.get("class_path", "")) in str(error.value) or "os.getcwd" in str(error.value)
+
+
+def test_every_contract_is_a_part() -> None:
+    for contract in (Encoder, Mapper, Decoder):
+        assert issubclass(contract, Part)
+        assert inspect.isabstract(contract)
