@@ -61,13 +61,15 @@ def train_decoder(
     aside = max(1, round(held_back * len(groups))) if held_back else 0
     tokenizer = train_tokenizer((text for group in groups[aside:] for text in group), vocab_size)
     train, starts = stream(groups[aside:], tokenizer)
-    val, _ = stream(groups[:aside], tokenizer)
+    val, val_starts = stream(groups[:aside] or groups, tokenizer)
     if len(train) <= positions:
         raise ValueError(f"texts hold {len(train)} tokens, fewer than one window of {positions} positions")
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(_config(tokenizer, layers, heads, width, positions, dropout))
     _fit(model, train, starts, positions, steps, max(1, batch_tokens // positions), lr, seed)
-    loss = held_back_loss(model, val if len(val) > positions else train, positions)
+    if len(val) <= positions:
+        val, val_starts = train, starts
+    loss = held_back_loss(model, val, val_starts, positions)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     model.half().save_pretrained(folder)
@@ -127,6 +129,7 @@ def _config(
         n_embd=width,
         n_layer=layers,
         n_head=heads,
+        activation_function="gelu_pytorch_tanh",  # the same function as "gelu_new", in one pass
         resid_pdrop=dropout,
         embd_pdrop=dropout,
         attn_pdrop=dropout,
@@ -177,9 +180,10 @@ def _pace(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def held_back_loss(model: GPT2LMHeadModel, ids: Tensor, positions: int, windows: int = 256) -> float:
-    """Mean loss in nats a token over the first ``windows`` windows of ``ids``."""
-    rows = ids[: len(ids) // positions * positions].view(-1, positions)[:windows]
+def held_back_loss(model: GPT2LMHeadModel, ids: Tensor, starts: Tensor, positions: int, windows: int = 256) -> float:
+    """Mean loss in nats a token over the first ``windows`` windows of ``ids`` that begin at ``starts``."""
+    first = starts[starts <= len(ids) - positions][:windows, None]
+    rows = ids[first + torch.arange(positions)]
     losses = [_loss(model, part).item() * len(part) for part in rows.split(32)]
     return sum(losses) / len(rows)
 
