@@ -140,7 +140,8 @@ class ResumingSampler(Sampler[Draw]):
     def place(self) -> tuple[int, int]:
         """The epoch that the run is in, and how many of its batches are done."""
         epoch, batch, done = self.origin
-        more, batch = divmod(batch + self.done() - done, self.limit)
+        since = max(0, self.done() - done)  # a trainer may ask before it has restored its own count
+        more, batch = divmod(batch + since, self.limit)
         return epoch + more, batch
 
     def __iter__(self) -> Iterator[Draw]:

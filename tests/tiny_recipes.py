@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,3 +209,23 @@ def _state(module: LightningModule) -> dict[str, Tensor]:
 def watched(folder: Path, process: int = 0) -> Watched:
     """What ``Watch`` wrote down of one process."""
     return Watched(**torch.load(folder / f"process{process}.pt", weights_only=True))
+
+
+class Crash(Callback):
+    """Breaks the run off while its step ``at`` (counted from 1) ends, before that step is kept in a checkpoint."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.at:
+            raise RuntimeError(f"broken off in step {self.at}")
+
+
+class Slow(Callback):
+    """Waits before every step, so that there is time to kill the run."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        time.sleep(0.3)
