@@ -6,6 +6,7 @@ import gc
 import platform
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ def in_turn(
 ) -> dict[str, Times]:
     """Runs every variant once a round, ``repeat`` rounds, each round in another order.
 
-    ``after(name, round, result)`` is called outside the time that is taken.
+    ``after(name, round, result)`` is called outside the time that is taken. Single times go to the error stream.
     """
     times = {name: Times() for name in variants}
     order = random.Random(0)
@@ -50,6 +51,7 @@ def in_turn(
             result = variants[name]()
             times[name].cpu.append(time.process_time() - cpu)
             times[name].wall.append(time.perf_counter() - wall)
+            print(f"round {number + 1}, {name}: {times[name].cpu[-1]:.4g} CPU s", file=sys.stderr)
             after(name, number, result)
     gc.unfreeze()
     return times
