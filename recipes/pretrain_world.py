@@ -262,7 +262,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=("vision", "audio", "decoder"), help="train one of the three")
     parser.add_argument("--eye-steps", type=int, default=1500)
     parser.add_argument("--ear-steps", type=int, default=1500)
-    parser.add_argument("--tongue-steps", type=int, default=2200)
+    parser.add_argument("--tongue-steps", type=int, default=1400)
     parser.add_argument("--batch", type=int, default=32, help="scenes a step for eye and ear")
     parser.add_argument("--measure", type=int, default=256, help="scenes that tell what eye and ear have learnt")
     parser.add_argument("--scenes", type=int, default=40_000, help="scenes whose captions the tongue reads")
@@ -273,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in (args.only,) if args.only else ("vision", "audio", "decoder"):
         folder = args.folder / name
         if name == "decoder":
-            results[name] = teach_tongue(folder, args.tongue_steps, args.scenes, 2e-3, args.seed)
+            results[name] = teach_tongue(folder, args.tongue_steps, args.scenes, 3e-3, args.seed)
         elif name == "vision":
             results[name] = teach_eye(folder, Course(args.eye_steps, args.batch, 2e-3, args.seed, args.measure))
         else:

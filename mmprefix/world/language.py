@@ -28,27 +28,27 @@ WORDINGS: tuple[dict[str, str], ...] = (
 
 FORMS: dict[str, tuple[str, ...]] = {
     "single": ("{a} in the {place}", "there is {a} in the {place}", "a picture of {a} in the {place}"),
-    "row 2": ("{a} to the left of {b}", "{b} to the right of {a}", "{a} on the left and {b} on the right"),
+    "row 2": ("{a} to the left of {b}", "{a} and to its right {b}", "{a} on the left and {b} on the right"),
     "row 3": (
         "from left to right {a}, {b} and {c}",
         "{a}, {b} and {c} from left to right",
         "{a} on the left, {b} in the middle and {c} on the right",
     ),
-    "column 2": ("{a} above {b}", "{b} below {a}", "{a} at the top and {b} at the bottom"),
+    "column 2": ("{a} above {b}", "{a} and below it {b}", "{a} at the top and {b} at the bottom"),
     "column 3": (
         "from top to bottom {a}, {b} and {c}",
         "{a}, {b} and {c} from top to bottom",
         "{a} at the top, {b} in the middle and {c} at the bottom",
     ),
     "sound 1": ("{a}", "the sound of {a}", "there is {a} and nothing else"),
-    "sound 2": ("{a}, then {b}", "{a} followed by {b}", "first {a} and then {b}", "{b} after {a}"),
+    "sound 2": ("{a}, then {b}", "{a} followed by {b}", "first {a} and then {b}", "{a} before {b}"),
     "sound 3": (
         "{a}, {b} and then {c}",
         "{a} followed by {b} and {c}",
         "first {a}, then {b} and finally {c}",
     ),
 }
-"""Sentence forms by what they can tell; {a}, {b}, {c} stand from left to right, top to bottom, early to late."""
+"""Sentence forms by what they can tell; {a}, {b}, {c} stand from left to right, top to bottom, early to late, and are told so."""
 
 
 def captions(scene: Scene) -> list[str]:
