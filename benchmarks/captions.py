@@ -72,7 +72,7 @@ def draw(captions: int, batch: int, vocabulary: int, dim: int, pool: int, seed: 
     def take(rows: list[int]) -> Captioned:
         return Captioned(pooled[rows], [texts[row] for row in rows])
 
-    keys = [Row(frozenset({"image"}), (0, captions, max(map(len, row)))) for row in texts]  # as mmprefix.rows has it
+    keys = [Row(frozenset({"image"}), (0, captions, sum(map(len, row)))) for row in texts]  # as mmprefix.rows has it
     batches = sorted((d.rows for d in BucketSampler(keys, inputs, seed).batches(0)), key=lambda r: counts[r].sum())
     middle = [batches[int((i + 0.5) / pool * len(batches))] for i in range(pool)]
     shuffled = random.permutation(np.concatenate(middle)).tolist()

@@ -163,7 +163,7 @@ class CausalDecoder(Decoder):
             hidden = torch.cat([hidden, found[real]])  # (R E)
         logits = self.head(hidden)  # (R V)
         row, target, text = plan_scores(ids, state.mask.device)
-        nll = logits.float().logsumexp(-1)[row] - logits[row, target].float()
+        nll = -logits.float().log_softmax(-1)[row, target]
         texts = [len(tokens) for group in ids for tokens in group]
         owner = [b for b, group in enumerate(ids) for _ in group]
         total = nll.new_zeros(len(texts)).index_add(0, text, nll)

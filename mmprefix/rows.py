@@ -66,5 +66,8 @@ def _feeding(branches: Collection[str], examples: list[Example], file: str, bad:
 def _row(example: Example, seconds: Mapping[tuple[str, Item], float], most: int | None) -> Row:
     inputs = [pair for pair in example.inputs.items() if pair in seconds]
     sound = round(_STEPS_A_SECOND * max(seconds[pair] for pair in inputs))
-    captions = min(len(example.captions), most or len(example.captions))
-    return Row(frozenset(name for name, _ in inputs), (sound, captions, max(map(len, example.captions), default=0)))
+    count = len(example.captions)
+    captions = min(count, most or count)
+    # the captions of an input stand in one row: what counts is the length of all that are drawn
+    letters = sum(map(len, example.captions)) * captions // max(1, count)
+    return Row(frozenset(name for name, _ in inputs), (sound, captions, letters))
