@@ -1,8 +1,8 @@
 """The embedded default: a tiny world of pictures and sounds made in code, and frozen models that were raised in it.
 
 ``make`` writes data sets, ``draw`` and ``render`` show one scene, ``captions`` lists all that is true of it,
-``held_out`` tells whether it is new to everything that was trained here. The models lie in ``frozen`` and are made by
-``recipes/pretrain_world.py``.
+``held_out`` tells whether it is new to every mapper that was trained here. The models lie in ``frozen`` and are made
+by ``recipes/pretrain_world.py``.
 """
 
 from mmprefix.world.language import captions as captions

@@ -14,11 +14,9 @@ _FINE = 4  # drawn this much larger, then averaged: smooth edges
 _RADII = {"small": (5.2, 6.0), "large": (9.0, 10.0)}  # pixels
 _SHADES = {
     "red": (215, 35, 40),
-    "orange": (245, 135, 20),
     "yellow": (245, 225, 50),
     "green": (40, 165, 70),
     "blue": (50, 95, 225),
-    "purple": (130, 60, 175),
     "pink": (250, 150, 195),
     "white": (245, 245, 245),
 }
@@ -39,19 +37,24 @@ def draw(scene: Picture) -> Image.Image:
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
 
 
+_SPOTS = {
+    name: (0.5 + 0.27 * (("right" in name) - ("left" in name)), 0.5 + 0.27 * (("bottom" in name) - ("top" in name)))
+    for name in PLACES
+}
+"""Where a single thing stands, as shares of width and height."""
+
+
 def circles(scene: Picture) -> list[tuple[float, float, float]]:
     """The circle around each thing: x, y and radius in pixels; whole inside the picture, apart from the others."""
     rng = np.random.default_rng([scene.seed, 1])
     if scene.layout == "single":
-        row, column = divmod(PLACES.index(scene.place), 3)
-        spots = [((column + 0.5) / 3, (row + 0.5) / 3)]
+        spots = [_SPOTS[scene.place]]
     else:
         count = len(scene.things)
         along = [(index + 0.5) / count for index in range(count)]
         level = rng.uniform(0.35, 0.65)
         spots = [(at, level) if scene.layout == "row" else (level, at) for at in along]
-    slack = 3.0 if len(scene.things) == 2 else 0.5
-    moves = rng.uniform(-slack, slack, (len(spots), 2))
+    moves = rng.uniform(-3.0, 3.0, (len(spots), 2))
     radii = [rng.uniform(*_RADII[thing.size]) for thing in scene.things]
     return [(x * SIDE + dx, y * SIDE + dy, r) for (x, y), (dx, dy), r in zip(spots, moves, radii, strict=True)]
 
@@ -73,8 +76,6 @@ def _stamp(
         pen.rectangle((x - 0.85 * r, y - 0.85 * r, x + 0.85 * r, y + 0.85 * r), fill=ink)
     elif shape == "triangle":
         pen.polygon(_corners(x, y, (r, r, r)), fill=ink)
-    elif shape == "star":
-        pen.polygon(_corners(x, y, (r, 0.42 * r) * 5), fill=ink)
     else:
         arm = 0.32 * r
         pen.rectangle((x - r, y - arm, x + r, y + arm), fill=ink)
