@@ -77,7 +77,7 @@ def test_captions_are_true_and_different(medium: scenes.Medium, new: bool):
     told = set[str]()
     for scene in some(medium, 150, new):
         texts = world.captions(scene)
-        assert len(texts) >= 6
+        assert len(texts) >= 3
         assert len(set(texts)) == len(texts)
         assert {world.parse(text) for text in texts} == {replace(scene, seed=0)}
         told.update(texts[0].split())
@@ -86,7 +86,7 @@ def test_captions_are_true_and_different(medium: scenes.Medium, new: bool):
 
 def test_parse_knows_what_is_no_caption():
     assert world.parse("a small red dog in the centre") is None
-    assert world.parse("a small red ring to the left of a big red ring") is None  # two wordings in one caption
+    assert world.parse("a small red ring to the left of a big red ring") is None
     assert world.parse("") is None
 
 
