@@ -56,9 +56,6 @@ class PairData(LightningDataModule):
         max_captions: captions an input and epoch, drawn anew each epoch; None: all.
     """
 
-    # A process with nothing to evaluate is no mistake: three rows on four devices.
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(
         self,
         train: str | list[str] | None = None,

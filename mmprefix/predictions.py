@@ -52,7 +52,9 @@ class WritePredictions(Callback):
         self._rows = []
         if not trainer.is_global_zero:
             return
-        rows = [row for _, row in sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])]
+        found = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
+        last = len(self._places)  # where rows of no manifest stand; of the others, one that comes twice counts once
+        rows = [row for n, (place, row) in enumerate(found) if place == last or not n or found[n - 1][0] != place]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         atomically(self.file, lambda fresh: fresh.write_text(lines, encoding="utf-8"))

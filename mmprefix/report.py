@@ -77,7 +77,7 @@ class Report:
                     f"The model ignores its {name} input: with another input's prefix the loss is "
                     f"{loss + gain:.3f} instead of {loss:.3f}. Train longer, raise the rate, or check the data."
                 )
-            if figures["distinct"] * len(rows) < 1.5 and len({tuple(r.references) for r in rows}) > 1:
+            if figures.get("distinct", 1.0) * len(rows) < 1.5 and len({tuple(r.references) for r in rows}) > 1:
                 said.append(f"The model writes one and the same caption for all {len(rows)} {name} inputs.")
         return said
 

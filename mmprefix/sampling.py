@@ -98,6 +98,7 @@ class EvalSampler(Sampler[Draw]):
     With ``bucket`` rows of like length share a batch, and batches come in the order of their first rows. Processes take
     batches in turn. Batches are halved until all processes have equally many, because a process that is done early
     would leave the others waiting in the next exchange; only with fewer rows than that needs do the numbers differ.
+    With fewer rows than processes some repeat the first batch, so that none stays away when results are exchanged.
     """
 
     def __init__(
@@ -111,7 +112,8 @@ class EvalSampler(Sampler[Draw]):
         while len(batches) % world and max(map(len, batches)) > 1:
             largest = batches.pop(max(range(len(batches)), key=lambda number: len(batches[number])))
             batches += [largest[: len(largest) // 2], largest[len(largest) // 2 :]]
-        self.mine = sorted(batches, key=min)[rank::world]
+        batches.sort(key=min)
+        self.mine = batches[rank::world] or batches[:1]
 
     def __len__(self) -> int:
         return len(self.mine)

@@ -169,7 +169,7 @@ def test_tensors_that_do_not_fit_are_refused_by_name(model: Path) -> None:
     save_file({**whole, "mappers.image.more": torch.ones(1)}, file)
     assert f"{file}: holds a tensor 'mappers.image.more', which this model does not have" in refused(model)
     save_file({**whole, name: whole[name][:5].clone()}, file)
-    assert f"{file}: tensor '{name}' has the shape (5, 16), this model's (32, 16)" in refused(model)
+    assert f"{file}: tensor '{name}' has the shape (5, 16), this model's (64, 16)" in refused(model)
     save_file(whole, file)
     file.write_bytes(file.read_bytes()[:-100])
     assert f"{file}: cannot be read" in refused(model)

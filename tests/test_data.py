@@ -309,7 +309,9 @@ def test_skip_and_length() -> None:
 def test_evaluation_sees_every_row_exactly_once(count: int, size: int, world: int) -> None:
     for bucket in (True, False):
         shares = [list(EvalSampler(rows(count), size, bucket, rank, world)) for rank in range(world)]
-        assert sorted(row for share in shares for draw in share for row in draw.rows) == list(range(count))
+        seen = sorted(row for share in shares for draw in share for row in draw.rows)
+        assert all(shares)  # else the others would wait for a process that has nothing
+        assert seen == list(range(count)) if count >= world else set(seen) == set(range(count))
         assert max(len(draw.rows) for share in shares for draw in share) <= size
         if count > 3 * world:  # fewer rows than that, of three kinds, cannot be dealt out evenly
             assert len({len(share) for share in shares}) == 1

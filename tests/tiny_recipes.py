@@ -103,15 +103,18 @@ class Tiny:
         return root / "recipe.yaml"
 
 
-def build(folder: Path) -> Tiny:
-    """Makes the frozen parts, the files and the manifests in ``folder``; the decoder knows the captions' language."""
-    tiny_encoders.clip(folder / "pictures")
+def build(folder: Path, steps: int = 100) -> Tiny:
+    """Makes the frozen parts, the files and the manifests in ``folder``.
+
+    The decoder learns the captions' language for ``steps`` steps; after 300 a prefix can make it say any of them.
+    """
     torch.manual_seed(3)
+    tiny_encoders.clip(folder / "pictures")
     cnn.save(tiny_encoders.scrambled(cnn.MelNet(SIZES)), folder / "sounds")
     rows = [_picture(folder, n) for n in range(6)] + [_sound(folder, n) for n in range(6)]
-    size: dict[str, Any] = {"layers": 1, "heads": 2, "width": 32, "vocab_size": 320, "positions": 48}
+    size: dict[str, Any] = {"layers": 2, "heads": 4, "width": 64, "vocab_size": 320, "positions": 48}
     texts = [text for row in rows for text in row["captions"]] * 8
-    train_decoder(texts, folder / "decoder", **size, batch_tokens=256, steps=150, seed=3)
+    train_decoder(texts, folder / "decoder", **size, batch_tokens=256, steps=steps, lr=0.01, seed=3)
     tiny_decoders.save_decoder(folder / "another")
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     mixed = [rows[n] for n in order]  # pictures and sounds in turn, so that no order is kept by chance
