@@ -10,7 +10,7 @@ from mmprefix.world.scenes import Event, Sound
 RATE = 16_000  # samples a second
 LONGEST = 2.0  # seconds
 _SECONDS = {"short": (0.2, 0.25), "long": (0.46, 0.54)}
-_HERTZ = {"low": (180.0, 260.0), "high": (1700.0, 2500.0)}
+_HERTZ = {"low": (180.0, 240.0), "medium": (620.0, 820.0), "high": (2100.0, 2700.0)}
 
 Wave = NDArray[np.float32]
 
@@ -53,6 +53,9 @@ def _timbre(kind: str, time: NDArray[np.float64], hertz: float, rng: np.random.G
     if kind == "buzz":  # odd harmonics as in a square wave, below the Nyquist frequency
         orders = [order for order in range(1, 14, 2) if order * hertz < RATE / 2]
         return sum((np.sin(order * turns) / order for order in orders), np.zeros_like(time)) * 0.8
+    if kind == "warble":
+        rate = rng.uniform(9.0, 12.0)
+        return np.sin(turns + 0.2 * hertz / rate * np.sin(2 * np.pi * rate * time))
     if kind in ("rising sweep", "falling sweep"):
         octaves = np.linspace(-0.7, 0.7, len(time))
         path = hertz * 2 ** (octaves if kind == "rising sweep" else -octaves)
@@ -62,5 +65,8 @@ def _timbre(kind: str, time: NDArray[np.float64], hertz: float, rng: np.random.G
         noise = [np.convolve(rng.normal(size=len(time)), np.hanning(width), mode="same") for _ in range(2)]
         band = noise[0] * np.cos(turns) + noise[1] * np.sin(turns)
         return band / np.abs(band).max()
-    rate = rng.uniform(14.0, 17.0)  # ticks a second
-    return np.sin(turns) * np.exp(-(time * rate % 1) / rate / 0.006)
+    rate = rng.uniform(14.0, 17.0) if kind == "ticking" else rng.uniform(8.0, 10.0)  # a second
+    phase = time * rate % 1
+    if kind == "ticking":
+        return np.sin(turns) * np.exp(-phase / rate / 0.006)
+    return np.sin(turns) * (phase < 0.55)
