@@ -47,11 +47,12 @@ def test_mappers_learn_and_nothing_frozen_moves(fitted: Path) -> None:
 
 
 def test_the_loss_falls(fitted: Path) -> None:
-    for name in ("loss", "image/loss", "audio/loss"):
-        values = figures(fitted, f"val/{name}")
-        assert len(values) == 6
-        assert values[-1] < values[0] - 0.05, name
-    assert len(figures(fitted, "train/loss")) == 24
+    losses, steps = figures(fitted, "train/loss"), watched(fitted).steps
+    assert len(losses) == len(steps) == 24
+    for kind in "ps":  # pictures and sounds have mappers of their own
+        own = [loss for loss, (_, ids) in zip(losses, steps, strict=True) if ids[0].startswith(kind)]
+        assert sum(own[-4:]) / 4 < own[0] - 0.1, kind
+    assert len(figures(fitted, "val/loss")) == 6
 
 
 def test_batches_are_of_one_kind_and_every_row_comes_once_an_epoch(fitted: Path) -> None:
