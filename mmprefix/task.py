@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
@@ -61,6 +62,12 @@ class PrefixTask(LightningModule):
     def media(self) -> dict[str, str]:
         """What each branch reads: "image" or "audio"."""
         return {name: self.model.encoder(name).media for name in self.model.encoders}
+
+    def setup(self, stage: str) -> None:
+        """Several processes are told that a step on pictures leaves the mapper of sounds without a gradient."""
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and len(self.model.mappers) > 1:
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss = self.model.text_loss(batch)

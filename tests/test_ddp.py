@@ -13,7 +13,7 @@ import torch
 from tiny_recipes import Tiny, build, captions, figures, quietly, run, same, tensors, watched
 
 pytestmark = [*quietly, pytest.mark.slow]
-TWO = ["--trainer.devices=2", "--trainer.strategy=ddp_find_unused_parameters_true"]
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
 @pytest.fixture(scope="module")
