@@ -35,7 +35,7 @@ class WorldData(PairData):
         scenes: int = 1500,
         val_scenes: int = 50,
         test_scenes: int = 150,
-        captions_each: int = 8,
+        captions_each: int = 4,
         batch_size: int = 16,
         eval_batch_size: int | None = 50,
         num_workers: int = 0,
