@@ -36,7 +36,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise InputError(f"{path}: no such checkpoint") from error
         except Exception as error:  # torch.load raises a dozen kinds; all mean that the file is none of ours
             raise InputError(f"{path}: is no checkpoint that can be read ({str(error).splitlines()[0]})") from error
-        refuse_foreign(found, path)
+        if Path(path).name != ".temp.ckpt":  # by which Lightning brings the weights home from processes it forked
+            refuse_foreign(found, path)
         return found
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +11,8 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tiny_recipes import Tiny, build, quietly, run, same, tensors, watched
+from tiny_recipes import Tiny, build, quietly, refusal, run, same, tensors, watched
 
-import mmprefix
-from mmprefix.atomic import atomically
-from mmprefix.checkpoint_io import AtomicCheckpointIO
 from mmprefix.predictor import load
 from mmprefix.types import InputError
 
@@ -177,20 +171,13 @@ def test_tensors_that_do_not_fit_are_refused_by_name(model: Path) -> None:
     assert f"{file}: cannot be read" in refused(model)
 
 
-def shell(verb: str, recipe: Path, capfd: Any, **options: Any) -> str:
-    """What the shell says when it refuses, without its name."""
-    assert run(verb, recipe, **options) == 2
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mmprefix: ")]
-    return line.removeprefix("mmprefix: ")
-
-
 def test_the_shell_refuses_checkpoints_of_other_models(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
     last = fitted / "checkpoints" / "last.ckpt"
 
     def said(change: Any, verb: str = "validate") -> str:
         config = tiny.config()
         change(config["model"])
-        return shell(verb, tiny.recipe(config, tmp_path), capfd, ckpt_path=last)
+        return refusal(verb, tiny.recipe(config, tmp_path), capfd, ckpt_path=last)
 
     other = tiny.parts("another")
     message = said(lambda model: model["decoder"]["init_args"].update(model=other), "fit")
@@ -210,79 +197,10 @@ def test_the_shell_refuses_files_that_are_no_checkpoint(tiny: Tiny, fitted: Path
     file = tmp_path / "other.ckpt"
     for content in ({"weight": torch.ones(2)}, {"state_dict": {}, "pytorch-lightning_version": "2.6.6"}, [1]):
         torch.save(content, file)
-        assert shell("validate", recipe, capfd, ckpt_path=file).startswith(f"{file}: was not written by mmprefix")
+        assert refusal("validate", recipe, capfd, ckpt_path=file).startswith(f"{file}: was not written by mmprefix")
     torch.save(Path("an object that is no plain value"), file)
-    assert shell("fit", recipe, capfd, ckpt_path=file).startswith(f"{file}: is no checkpoint that can be read")
+    assert refusal("fit", recipe, capfd, ckpt_path=file).startswith(f"{file}: is no checkpoint that can be read")
     file.write_bytes((fitted / "checkpoints" / "last.ckpt").read_bytes()[:20000])
-    assert shell("fit", recipe, capfd, ckpt_path=file).startswith(f"{file}: is no checkpoint that can be read")
+    assert refusal("fit", recipe, capfd, ckpt_path=file).startswith(f"{file}: is no checkpoint that can be read")
     file.unlink()
-    assert shell("test", recipe, capfd, ckpt_path=file) == f"{file}: no such checkpoint"
-
-
-# --------------------------------------------------------------------------------------------------------- full disk
-
-
-@contextmanager
-def disk_with(room: int) -> Iterator[None]:
-    """No file of this process grows beyond ``room`` bytes: the system refuses the write, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("room", [0, 10 * KB])
-def test_a_full_disk_leaves_the_old_checkpoint(fitted: Path, tmp_path: Path, room: int) -> None:
-    file = Path(shutil.copy(fitted / "checkpoints" / "last.ckpt", tmp_path / "last.ckpt"))
-    content = torch.load(file, weights_only=True)
-    before = file.read_bytes()
-    with disk_with(room), pytest.raises(InputError, match=r"last.ckpt: could not be written .*is untouched") as caught:
-        AtomicCheckpointIO().save_checkpoint({**content, "state_dict": {"more": torch.ones(9000)}}, file)
-    assert "\n" not in str(caught.value)
-    assert file.read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
-    AtomicCheckpointIO().save_checkpoint({**content, "state_dict": {"more": torch.ones(9000)}}, file)
-    assert tensors(file)["more"].sum() == 9000
-
-
-@pytest.mark.parametrize("room", [0, 10 * KB])
-def test_a_full_disk_leaves_the_old_model(fitted: Path, model: Path, tmp_path: Path, room: int) -> None:
-    found = load(model, device="cpu")
-    with torch.no_grad():
-        for tensor in found.model.trained.values():
-            tensor.add_(1)
-    with disk_with(room), pytest.raises(InputError, match=r"model: could not be written .*is untouched") as caught:
-        found.save(model)
-    assert "\n" not in str(caught.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    for file in (fitted / "model").iterdir():
-        assert (model / file.name).read_bytes() == file.read_bytes()
-    load(model, device="cpu")
-
-
-def test_a_full_disk_stops_a_training_in_one_line(tiny: Tiny, tmp_path: Path, capfd: Any) -> None:
-    config = tiny.config(["image"])
-    config["trainer"]["logger"] = False
-    recipe = tiny.recipe(config, tmp_path)
-    with disk_with(10 * KB):
-        message = shell("fit", recipe, capfd, trainer__max_epochs=1)
-    assert message.startswith(str(tmp_path / "checkpoints"))
-    assert "could not be written" in message
-    assert not list((tmp_path / "checkpoints").iterdir())
-
-
-def test_a_write_that_stops_half_way_leaves_what_was_there(tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
-    file.write_text("old")
-
-    def broken(fresh: Path) -> None:
-        fresh.write_text("new, but")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        atomically(file, broken)
-    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
-    assert file.read_text() == "old"
-    assert mmprefix.InputError is InputError
+    assert refusal("test", recipe, capfd, ckpt_path=file) == f"{file}: no such checkpoint"

@@ -12,6 +12,8 @@ import pytest
 import torch
 from tiny_recipes import Tiny, build, captions, figures, quietly, run, same, tensors, watched
 
+from mmprefix.predictor import load
+
 pytestmark = [*quietly, pytest.mark.slow]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
@@ -95,3 +97,12 @@ def test_two_processes_write_one_file_of_predictions(rows: int, tiny: Tiny, pair
     if rows == 1:
         assert run("test", recipe, ckpt_path=last, **more) == 0
         assert len(captions(tmp_path, "test")) == 1
+
+
+def test_forked_processes_bring_their_weights_home(tiny: Tiny, tmp_path: Path) -> None:
+    recipe = tiny.recipe(tiny.config(), tmp_path)
+    more = {"trainer__devices": 2, "trainer__strategy": "ddp_fork", "trainer__max_epochs": 1}
+    assert run("fit", recipe, save_to=tmp_path / "model", **more) == 0
+    after = {name: tensor for name, tensor in watched(tmp_path).after.items() if name.startswith("model.mappers.")}
+    found = load(tmp_path / "model", device="cpu").model.trained
+    assert same({f"model.{name}": tensor for name, tensor in found.items()}, after)

@@ -142,6 +142,13 @@ def run(verb: str, recipe: Path, **options: Any) -> int:
     return main([verb, "--config", str(recipe), *words])
 
 
+def refusal(verb: str, recipe: Path, capfd: Any, **options: Any) -> str:
+    """What the shell says when it refuses: one line on standard error, given without the shell's name."""
+    assert run(verb, recipe, **options) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mmprefix: ")]
+    return line.removeprefix("mmprefix: ")
+
+
 def tensors(checkpoint: Path) -> dict[str, Tensor]:
     """What a checkpoint holds of the model, read as a stranger's file would be."""
     return torch.load(checkpoint, weights_only=True)["state_dict"]

@@ -1,0 +1,101 @@
+"""A full disk, really refused writes: one plain line, and what was saved before is still whole."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_recipes import Tiny, build, quietly, refusal, run, tensors
+
+from mmprefix.atomic import atomically
+from mmprefix.checkpoint_io import AtomicCheckpointIO
+from mmprefix.predictor import load
+from mmprefix.types import InputError
+
+pytestmark = quietly
+KB = 1024
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return build(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fit")
+    recipe = tiny.recipe(tiny.config(["image"]), root)
+    assert run("fit", recipe, save_to=root / "model", trainer__max_steps=1) == 0
+    return root
+
+
+@contextmanager
+def disk_with(room: int) -> Iterator[None]:
+    """No file of this process grows beyond ``room`` bytes: the system refuses the write, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("room", [0, 10 * KB])
+def test_a_full_disk_leaves_the_old_checkpoint(fitted: Path, tmp_path: Path, room: int) -> None:
+    file = Path(shutil.copy(fitted / "checkpoints" / "last.ckpt", tmp_path / "last.ckpt"))
+    content = torch.load(file, weights_only=True)
+    before = file.read_bytes()
+    with disk_with(room), pytest.raises(InputError, match=r"last.ckpt: could not be written .*is untouched") as caught:
+        AtomicCheckpointIO().save_checkpoint({**content, "state_dict": {"more": torch.ones(9000)}}, file)
+    assert "\n" not in str(caught.value)
+    assert file.read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+    AtomicCheckpointIO().save_checkpoint({**content, "state_dict": {"more": torch.ones(9000)}}, file)
+    assert tensors(file)["more"].sum() == 9000
+
+
+@pytest.mark.parametrize("room", [0, 10 * KB])
+def test_a_full_disk_leaves_the_old_model(fitted: Path, tmp_path: Path, room: int) -> None:
+    model = Path(shutil.copytree(fitted / "model", tmp_path / "model"))
+    found = load(model, device="cpu")
+    with torch.no_grad():
+        for tensor in found.model.trained.values():
+            tensor.add_(1)
+    with disk_with(room), pytest.raises(InputError, match=r"model: could not be written .*is untouched") as caught:
+        found.save(model)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    for file in (fitted / "model").iterdir():
+        assert (model / file.name).read_bytes() == file.read_bytes()
+    load(model, device="cpu")
+
+
+def test_a_full_disk_stops_a_training_in_one_line(tiny: Tiny, tmp_path: Path, capfd: Any) -> None:
+    config = tiny.config(["image"])
+    config["trainer"]["logger"] = False
+    recipe = tiny.recipe(config, tmp_path)
+    with disk_with(10 * KB):
+        message = refusal("fit", recipe, capfd, trainer__max_epochs=1)
+    assert message.startswith(str(tmp_path / "checkpoints"))
+    assert "could not be written" in message
+    assert not list((tmp_path / "checkpoints").iterdir())
+
+
+def test_a_write_that_stops_half_way_leaves_what_was_there(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("old")
+
+    def broken(fresh: Path) -> None:
+        fresh.write_text("new, but")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomically(file, broken)
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert file.read_text() == "old"
