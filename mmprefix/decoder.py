@@ -230,7 +230,7 @@ class CausalDecoder(Decoder):
         n = mask.shape[1]
         if not n:
             return state
-        self._check_room(state, n)
+        self._check_room(state, int(mask.sum(1).max()))
         causal = torch.ones(n, n, dtype=torch.bool, device=mask.device).tril()
         own = torch.eye(n, dtype=torch.bool, device=mask.device)
         sees = causal & mask[:, None] | own  # padding sees itself, so that no row of the attention is empty
@@ -280,7 +280,7 @@ class CausalDecoder(Decoder):
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def _check_room(self, state: State, more: int) -> None:
-        used = state.mask.shape[1]
+        used = int(state.mask.sum(1).max()) if self.positions and state.mask.numel() else 0  # padding takes no position
         if self.positions and used + more > self.positions:
             raise InputError(
                 f"the decoder {self.identity.source!r} has {self.positions} positions, "

@@ -118,6 +118,13 @@ class PrefixCLI(LightningCLI):
                 log.info(line)
             raise SystemExit(0)
 
+    def before_validate(self) -> None:
+        """Says so when what is measured was never trained."""
+        if self._config().ckpt_path is None:
+            log.warning("No --ckpt_path was given, so the mappers are untrained; give a file, or last.")
+
+    before_test = before_predict = before_validate
+
     def after_fit(self) -> None:
         """The test and the saved model that the recipe asks for."""
         config = self._config()

@@ -213,6 +213,9 @@ def test_what_does_not_fit_is_refused(gpt2: CausalDecoder, tmp_path: Path) -> No
     state = gpt2.start(ragged_prefix(gpt2, [100]))
     with pytest.raises(InputError, match=r"has 128 positions, but 40 more.*after the 100"):
         gpt2.generate(state, [""], GenerateOptions(max_new_tokens=40))
+    gpt2.score(gpt2.start(ragged_prefix(gpt2, [100, 90])), ["", ""], [["a dog"], ["a dog"]])
+    padded = Prefix(torch.randn(1, 150, gpt2.width), torch.arange(150)[None] < 100)
+    gpt2.generate(gpt2.start(padded), [""], GenerateOptions(max_new_tokens=20))  # padding takes no position
     with pytest.raises(InputError, match="no such folder"):
         CausalDecoder(str(tmp_path / "nothing"))
     (tmp_path / "config.json").write_text("{}")

@@ -109,7 +109,9 @@ def test_predictions_can_be_evaluated(tiny: Tiny, fitted: Path, tmp_path: Path, 
     assert scores["cider_d"] == pytest.approx(figures(fitted, "test/cider_d")[-1], abs=1e-6)
 
 
-def test_rows_of_the_same_name_in_two_manifests_are_all_reported(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+def test_rows_of_the_same_name_in_two_manifests_are_all_reported(
+    tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Ids are unique in one manifest only, and rows without one are called by their line."""
     rows = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
     pictures = [row | {"image": str(tiny.folder / row["image"])} for row in rows if "image" in row]
@@ -119,7 +121,9 @@ def test_rows_of_the_same_name_in_two_manifests_are_all_reported(tiny: Tiny, fit
         Path(file).write_text(
             "".join(json.dumps(row | {"id": i}) + "\n" for i, row in enumerate(pictures[3 * n :][:3]))
         )
+    capfd.readouterr()
     assert run("validate", tiny.recipe(config, tmp_path)) == 0
+    assert "the mappers are untrained" in capfd.readouterr().err
     assert len(captions(tmp_path, "val")) == 6
 
 
