@@ -12,7 +12,7 @@ import yaml
 from mmprefix.types import InputError
 
 _CLASS = ("class_path", "init_args", "dict_kwargs")
-_CLASSES = ("data", "model.decoder", "model.optimizer")
+_CLASSES = ("model.decoder", "model.optimizer")  # data may also be given as plain options of PairData
 _BRANCHES, _BRANCH = "model.branches", ("encoder", "mapper")
 
 

@@ -110,7 +110,8 @@ WRONG = [
     ("data.init_args.batch_size", 0, "data.batch_size 0: give a number from 1 on"),
     ("data.init_args.on_bad", "sikp", "data: option on_bad: expected one of 'stop', 'skip', got sikp"),
     ("data.init_args.train", 3, "data: option train: expected str or list[str] or null, got 3"),
-    ("data", {"batch_size": 3}, "recipe: option 'data.batch_size' is not known; expected class_path and init_args"),
+    ("data", {"batch_size": 3}, "no data: give data.root FOLDER"),  # plain options are those of PairData
+    ("data", {"bach_size": 3}, "data: option 'bach_size' is not known; did you mean 'batch_size'?"),
     ("model.branches", ["audio"], "option model.branches: expected dict, got ['audio']"),
     ("model.branches", {}, "model.branches: at least one branch is needed, such as image or audio"),
     (AUDIO, "cnn", f"recipe: option '{AUDIO}': expected encoder and mapper, got cnn"),
