@@ -15,7 +15,7 @@ from tiny_decoders import save_decoder
 from mmprefix.encoders.cnn import Cnn
 from mmprefix.encoders.vit import ViT
 from mmprefix.media import Waveform
-from mmprefix.recipes import augment, nlvr_scenes, pretrain_encoder, score_esc10
+from mmprefix.recipes import augment, nlvr_scenes, pretrain_encoder, score_esc10, score_nlvr
 from mmprefix.types import Media
 
 RATE = 16000
@@ -115,7 +115,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(pixels).save(folder / f"{place}.png")
         split = "train" if place < 16 else ("val", "test")[place % 2]
         rows.append({"id": str(place), "image": f"{place}.png", "captions": [f"A {word} wall."], "split": split})
-        rows[-1]["label"] = "true"
+        rows[-1] |= {"label": "true", "statement": f"A {word} wall."}
     return _write(folder, rows)
 
 
@@ -207,6 +207,11 @@ def test_a_captions_class_is_read_off_its_words():
     assert mistakes == {("rain", "nothing"): 1, ("dog", "dog and rain"): 1}
 
 
+def test_a_statement_should_be_likelier_where_it_is_true():
+    scored = [("a", True, -1.0), ("a", False, -2.0), ("a", False, -0.5), ("b", True, -3.0), ("c", False, 0.0)]
+    assert score_nlvr.preferred([*scored, ("b", False, -3.0)]) == (pytest.approx(0.5), 3)
+
+
 def test_every_template_of_the_real_manifest_names_its_class():
     manifest = Path(__file__).resolve().parents[2] / "shared" / "data" / "esc10" / "manifest.jsonl"
     if not manifest.is_file():
@@ -248,3 +253,5 @@ def test_the_recipe_runs(
     [written] = tmp_path.rglob("captions/val-step*.jsonl")
     if name == "esc10":
         score_esc10.main([str(written), "--manifest", str(data)])
+    if name == "nlvr":
+        score_nlvr.main([str(tmp_path / "model"), "--manifest", str(data)])
