@@ -33,11 +33,14 @@ class Tensors:
 
     def to(self, device: torch.device | str) -> Self:
         """The same value on ``device``; strings and absent tensors stay as they are."""
-        return replace(self, **{k: _map(v, "to", device) for k, v in vars(self).items()})  # type: ignore[type-var]
+        return self._each("to", device)
 
     def pin_memory(self) -> Self:
         """The same value in page-locked memory, for copies to a GPU that overlap with compute."""
-        return replace(self, **{k: _map(v, "pin_memory") for k, v in vars(self).items()})  # type: ignore[type-var]
+        return self._each("pin_memory")
+
+    def _each(self, method: str, *args: Any) -> Self:
+        return replace(cast(Any, self), **{name: _map(value, method, *args) for name, value in vars(self).items()})
 
 
 @dataclass(frozen=True)
