@@ -23,7 +23,13 @@ class Encoder(Part, nn.Module, ABC):
 
     A subclass sets ``dim`` (D, 0 without frames), ``pooled_dim`` (G, 0 without a summary), ``preprocess`` and
     ``identity``, calls ``freeze()`` last in ``__init__``, and computes in ``encode``.
+
+    The exception is one that is ``tune``d (see ``mmprefix.unfreeze``): its tensors are then part of what is saved.
     """
+
+    tuned = False  # whether its tensors are no longer those that it was loaded with
+    learning = False  # whether its tensors are being trained now
+    noisy = False  # whether, though frozen, it drops out and takes statistics of batches while the rest is trained
 
     media: Literal["image", "audio"]
     dim: int
@@ -32,17 +38,28 @@ class Encoder(Part, nn.Module, ABC):
     identity: Identity
 
     def freeze(self) -> Self:
-        """No parameter wants a gradient and no layer is ever in training mode."""
+        """No parameter wants a gradient and no layer is in training mode."""
+        self.learning = False
         return self.requires_grad_(False).eval()
 
-    def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode whatever ``mode`` says: dropout and batch statistics are frozen too."""
-        return super().train(False)
+    def tune(self) -> Self:
+        """Parameters are trained until ``freeze`` is called, and saved from now on."""
+        self.tuned = self.learning = True
+        return self.requires_grad_(True)
 
-    @torch.no_grad()
+    def train(self, mode: bool = True) -> Self:
+        """Frozen, it stays in evaluation mode whatever ``mode`` says: dropout and batch statistics are frozen too."""
+        return super().train(mode and (self.learning or self.noisy))
+
     def forward(self, media: Media) -> Features:
-        """Media of B inputs → frames (B T D), mask (B T), pooled (B G), without gradients."""
-        return self.encode(media)
+        """Media of B inputs → frames (B T D), mask (B T), pooled (B G); frozen, without gradients."""
+        with torch.set_grad_enabled(self.learning and torch.is_grad_enabled()):
+            return self.encode(media)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """What the names of the tensors begin with that training changes."""
+        return ("",) if self.tuned else ()
 
     @abstractmethod
     def encode(self, media: Media) -> Features:

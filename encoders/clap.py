@@ -19,6 +19,7 @@ from mmprefix import sources
 from mmprefix.encoders import pretrained
 from mmprefix.encoders.base import Encoder
 from mmprefix.encoders.waveform import ReadWaveform, joined, mel_power, silenced, windows
+from mmprefix.parts import choose
 from mmprefix.types import Features, Media
 
 _AT_ONCE = 16  # windows that go through the network together: a long recording must not need its length in memory
@@ -90,7 +91,7 @@ class Clap(Encoder):
         dtype: str = "float32",
     ) -> None:
         super().__init__()
-        pretrained.choose("long", long, ("join", "cut"))
+        choose("long", long, ("join", "cut"))
         self.long = long
         path = sources.folder(model, revision)
         pretrained.require(model, path, ("clap", "clap_audio_model"), "Clap")

@@ -64,10 +64,11 @@ class Clip(Encoder):
         wanted = precision(dtype)
         self.normalize = normalize
         network, weights = _find(model, pretrained, revision)
-        self.identity = sources.Identity(
-            f"{model}/{pretrained}" if pretrained else model,
-            sources.revision_of(weights.parent),
-            sources.fingerprint([weights]),
+        source = f"{model}/{pretrained}" if pretrained else model
+        self.identity = (
+            sources.Identity(source, None, "")
+            if weights is None
+            else sources.Identity(source, sources.revision_of(weights.parent), sources.fingerprint([weights]))
         )
         self.network = network.visual.to(wanted)
         if hasattr(self.network, "output_tokens"):
@@ -97,8 +98,8 @@ class Clip(Encoder):
         return found if isinstance(found, tuple) else (found, nothing)
 
 
-def _find(model: str, pretrained: str | None, revision: str | None) -> tuple[Any, Path]:
-    """The whole open_clip model, and the file that its weights were read from."""
+def _find(model: str, pretrained: str | None, revision: str | None) -> tuple[Any, Path | None]:
+    """The whole open_clip model, and the file that its weights were read from (None where only sizes are wanted)."""
     if model.startswith(_HUB):
         return _from_folder(model, _from_hub(model.removeprefix(_HUB), revision))
     local = model.removeprefix(_LOCAL)
@@ -153,11 +154,13 @@ def _from_config(config: Path, pretrained: str | None) -> tuple[Any, Path]:
         return _from_folder(str(config), Path(made))[0], weights
 
 
-def _known(model: str, pretrained: str | None) -> tuple[Any, Path]:
+def _known(model: str, pretrained: str | None) -> tuple[Any, Path | None]:
     if open_clip.get_model_config(model.replace("/", "-")) is None:
         close = difflib.get_close_matches(model, open_clip.list_models(), 3, 0.3)
         raise InputError(f"model: open_clip knows no {model!r}, and it is no folder; near it: {', '.join(close)}")
     tag = open_clip.get_pretrained_cfg(model.replace("/", "-"), pretrained or "")
+    if tag and sources.sizes_only():
+        return _create(model, model, None), None
     if tag:
         try:
             weights = Path(open_clip.download_pretrained(tag))
@@ -168,12 +171,14 @@ def _known(model: str, pretrained: str | None) -> tuple[Any, Path]:
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise InputError(f"pretrained: {pretrained!r} is no file, and no tag of {model}; its tags: {tags}")
-    return _create(model, model, pretrained if tag else str(weights)), weights
+    quick = bool(tag.get("quick_gelu"))  # OpenAI's weights want QuickGELU, also where the plain name is given
+    return _create(model, model, pretrained if tag else str(weights), quick), weights
 
 
-def _create(name: str, found: str, pretrained: str | None) -> Any:
+def _create(name: str, found: str, pretrained: str | None, quick: bool = False) -> Any:
+    wanted = pretrained is not None or found.startswith(_LOCAL)
     try:
-        return open_clip.create_model(found, pretrained=pretrained, require_pretrained=True)
+        return open_clip.create_model(found, pretrained=pretrained, require_pretrained=wanted, force_quick_gelu=quick)
     except Exception as error:  # the readers of JSON, safetensors and pickle raise a dozen kinds
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{name!r}: open_clip cannot load it: {reason}") from error

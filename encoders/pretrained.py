@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging as transformers_log
 
 from mmprefix import sources
+from mmprefix.parts import choose
 from mmprefix.types import InputError
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -25,12 +26,6 @@ def precision(dtype: str) -> torch.dtype:
     """The torch type that is called ``dtype``: float32, float16 or bfloat16."""
     choose("dtype", dtype, _DTYPES)
     return _DTYPES[dtype]
-
-
-def choose(option: str, value: str, allowed: Collection[str]) -> None:
-    """InputError when ``value`` of ``option`` is none of those ``allowed``."""
-    if value not in allowed:
-        raise InputError(f"{option}: {value!r} is none of {', '.join(allowed)}")
 
 
 def kind(name: str, path: Path) -> str:
@@ -73,6 +68,9 @@ def load(cls: Any, name: str, path: Path, dtype: str, optional: Sequence[str] = 
     InputError when others lack, shapes disagree, or the file is damaged.
     """
     wanted = precision(dtype)
+    if sources.sizes_only() and cls is AutoModelForCausalLM:
+        with torch.device("meta"):
+            return cls.from_config(config(name, path)), set()
     try:
         with _quietly():
             network, report = cls.from_pretrained(

@@ -16,6 +16,7 @@ from mmprefix import sources
 from mmprefix.encoders import pretrained
 from mmprefix.encoders.base import Encoder
 from mmprefix.encoders.waveform import ReadWaveform, joined, mean, mel_power, windows
+from mmprefix.parts import choose
 from mmprefix.types import Features, Media
 
 _AT_ONCE = 16  # windows that go through the network together: an hour of speech must not need an hour's memory
@@ -66,8 +67,8 @@ class Whisper(Encoder):
         dtype: str = "float32",
     ) -> None:
         super().__init__()
-        pretrained.choose("long", long, ("join", "cut"))
-        pretrained.choose("window", window, ("sound", "whole"))
+        choose("long", long, ("join", "cut"))
+        choose("window", window, ("sound", "whole"))
         self.long, self.window = long, window
         path = sources.folder(model, revision)
         pretrained.require(model, path, ("whisper",), "Whisper")

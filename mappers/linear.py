@@ -1,29 +1,54 @@
-"""One linear layer a frame: every frame of the encoder becomes one prefix position.
+"""One linear layer and nothing else: a position for every frame, or all positions from the summary.
 
 The simplest connector; with ``stack`` neighbouring frames are joined first, as speech models do to shorten a
-sequence (SLAM-ASR, https://arxiv.org/abs/2402.08846).
+sequence (SLAM-ASR, https://arxiv.org/abs/2402.08846). It is what Prefix-AAC's ablation puts in the place of its
+mappers (https://arxiv.org/abs/2303.17489), and what ClipCap's code takes for long prefixes from a summary.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 from torch.nn import functional as F
 
-from mmprefix.mappers.base import Mapper, need_frames
+from mmprefix.mappers.base import Mapper, all_real, need_frames, need_summary
+from mmprefix.parts import choose
 from mmprefix.types import Features, Prefix
 
 
 class Linear(Mapper):
-    """Frames (B T D) → embeddings (B P E), P = T / ``stack`` rounded up; a position is real if one of its frames is."""
+    """Frames (B T D) → embeddings (B P E), P = T / ``stack`` rounded up; a position is real if one of its frames is.
 
-    def __init__(self, dim: int, pooled_dim: int, width: int, stack: int = 1) -> None:
+    ``reads="summary"`` makes ``length`` positions of the summary (B G) instead; ``stack`` then does not count, nor
+    does ``length`` with frames.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pooled_dim: int,
+        width: int,
+        stack: int = 1,
+        reads: Literal["frames", "summary"] = "frames",
+        length: int = 10,
+        bias: bool = True,
+    ) -> None:
         super().__init__()
-        need_frames(self, dim)
-        self.stack = stack
-        self.linear = nn.Linear(dim * stack, width)
+        choose("reads", reads, ("frames", "summary"))
+        self.stack, self.reads, self.length = stack, reads, length
+        if reads == "frames":
+            need_frames(self, dim)
+            self.linear = nn.Linear(dim * stack, width, bias)
+        else:
+            need_summary(self, pooled_dim)
+            self.linear = nn.Linear(pooled_dim, width * length, bias)
 
     def forward(self, features: Features) -> Prefix:
-        """Frames (B T D) and their mask → embeddings (B P E) and mask (B P)."""
+        """Features of B inputs → embeddings (B P E) and mask (B P)."""
+        if self.reads == "summary":
+            embeds = self.linear(features.pooled).unflatten(1, (self.length, -1))
+            return Prefix(embeds, all_real(embeds))
         missing = -features.frames.shape[1] % self.stack
         frames = F.pad(features.frames * features.mask[..., None], (0, 0, 0, missing))  # (B P*stack D)
         mask = F.pad(features.mask, (0, missing)).unflatten(1, (-1, self.stack)).any(dim=2)  # (B P)

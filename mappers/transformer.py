@@ -23,11 +23,12 @@ class SelfAttention(nn.Module):
         self.to_keys_values = nn.Linear(width, 2 * width, bias=False)
         self.project = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B N E) → (B N E)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B N E) → (B N E); ``mask`` (B N) says which positions may be looked at, None: all."""
         q = split_heads(self.to_queries(x), self.heads)  # (B H N K)
         k, v = (split_heads(part, self.heads) for part in self.to_keys_values(x).chunk(2, dim=-1))
-        return self.project(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        seen = None if mask is None else mask[:, None, None]
+        return self.project(F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -51,9 +52,9 @@ class Block(nn.Module):
         self.norm1, self.attn = nn.LayerNorm(width), SelfAttention(width, heads)
         self.norm2, self.mlp = nn.LayerNorm(width), FeedForward(width, int(width * ratio))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(B N E) → (B N E)."""
-        x = x + self.attn(self.norm1(x))
+        x = x + self.attn(self.norm1(x), mask)
         return x + self.mlp(self.norm2(x))
 
 
@@ -66,10 +67,10 @@ class Stack(nn.Module):
             raise InputError(f"heads={heads} does not divide the decoder's width {width}")
         self.layers = nn.ModuleList(Block(width, heads, ratio) for _ in range(layers))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B N E) → (B N E)."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B N E) → (B N E); ``mask`` (B N) says which positions may be looked at, None: all."""
         for layer in self.layers:
-            x = layer(x)
+            x = layer(x, mask)
         return x
 
 

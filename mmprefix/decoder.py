@@ -69,6 +69,11 @@ class Decoder(Part, nn.Module, ABC):
     frozen: bool
     identity: Identity
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """What the names of the tensors begin with that training changes."""
+        return () if self.frozen else ("",)
+
     @abstractmethod
     def start(self, prefix: Prefix | DeepPrefix) -> State:
         """Reads a prefix: the trunk that everything below continues, unchanged by it and usable again."""
@@ -97,7 +102,8 @@ class CausalDecoder(Decoder):
 
     ``model``: a folder, ``mmprefix:NAME`` or a hub name, with ``revision``. ``stop``: a text that ends a caption
     (kept in it), such as "."; without one, captions are trained to end, and end, with the model's end-of-text token.
-    ``frozen=False`` trains the language model too; it is then part of what is saved.
+    ``frozen=False`` trains the language model too; it is then part of what is saved. ``train_head`` trains an output
+    head of its own, which starts as the model's. ``noisy`` leaves the dropout of a frozen model on in training.
     """
 
     def __init__(
@@ -107,11 +113,13 @@ class CausalDecoder(Decoder):
         stop: str | None = None,
         frozen: bool = True,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        train_head: bool = False,
+        noisy: bool = False,
     ) -> None:
         super().__init__()
-        folder = sources.folder(model, revision)
+        folder = sources.folder(model, revision, weights=not sources.sizes_only())
         self.identity = sources.identify(model, folder)
-        self.stop, self.frozen = stop, frozen
+        self.stop, self.frozen, self.noisy = stop, frozen, noisy
         self.lm, self.tokenizer = _load(model, folder, dtype)
         config = self.lm.config.get_text_config()
         _refuse_scaled_logits(model, config)
@@ -126,11 +134,19 @@ class CausalDecoder(Decoder):
         self._stops: Tensor | None = None
         if frozen:
             self.requires_grad_(False)
+        self.own_head: nn.Linear | None = None
+        if train_head:
+            self.own_head = _untied(self.lm.get_output_embeddings())
         self.eval()
 
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """A head of its own is trained beside a frozen model too."""
+        return super().trained or (("own_head.",) if self.own_head is not None else ())
+
     def train(self, mode: bool = True) -> Self:
-        """A frozen model stays in evaluation mode whatever ``mode`` says."""
-        return super().train(mode and not self.frozen)
+        """A frozen model stays in evaluation mode whatever ``mode`` says, unless it is to be noisy."""
+        return super().train(mode and (self.noisy or not self.frozen))
 
     def start(self, prefix: Prefix | DeepPrefix) -> State:
         """Embeddings (B P E) are run through the model once; keys and values (L B H P K) are taken as they are."""
@@ -159,7 +175,7 @@ class CausalDecoder(Decoder):
             sees = (branch[:, :, None] == branch[:, None]) & (offset[:, :, None] >= offset[:, None])  # (B N N)
             real = branch >= 0
             cache = self._cache(state)
-            found = self._run(cache, self._embed(packed), self._visible(state, sees), self._place(state, offset))
+            found = self._run(cache, self.embed(packed), self._visible(state, sees), self._place(state, offset))
             hidden = torch.cat([hidden, found[real]])  # (R E)
         logits = self.head(hidden)  # (R V)
         row, target, text = plan_scores(ids, state.mask.device)
@@ -174,7 +190,7 @@ class CausalDecoder(Decoder):
     def generate(self, state: State, prompts: list[str], options: GenerateOptions) -> list[list[Candidate]]:
         """Texts after the prefix and each prompt; see ``GenerateOptions``."""
         state = self.read(state, prompts)
-        lines = self.search(state, options, self.stops())
+        lines = self.search(state, options, self.stops(exactly=options.ranking == "clipcap"))
         return [[Candidate(self._text(ids), score) for ids, score in group] for group in lines]
 
     @torch.no_grad()
@@ -187,7 +203,7 @@ class CausalDecoder(Decoder):
 
         def step(tokens: Tensor, ancestry: Tensor) -> Tensor:
             depth = torch.full_like(tokens, ancestry.shape[-1] // picker.width - 1)
-            seen = self._run(cache, self._embed(tokens), self._visible(state, ancestry), self._place(state, depth))
+            seen = self._run(cache, self.embed(tokens), self._visible(state, ancestry), self._place(state, depth))
             return self.head(seen)
 
         return grow(self.head(state.last), step, picker, options.max_new_tokens)
@@ -209,10 +225,20 @@ class CausalDecoder(Decoder):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V)."""
-        return self.lm.get_output_embeddings()(hidden)
+        head = self.lm.get_output_embeddings() if self.own_head is None else self.own_head
+        return head(hidden)
 
-    def stops(self) -> Tensor:
-        """The token ids that end a text: end-of-text, or every token that completes the ``stop`` text."""
+    def embed(self, ids: Tensor) -> Tensor:
+        """Tokens of texts (B N) → what the model reads (B N E)."""
+        return self._embed(ids)
+
+    def stops(self, exactly: bool = False) -> Tensor:
+        """The token ids that end a text: end-of-text, or every token that completes the ``stop`` text.
+
+        ``exactly``: only the token that is the ``stop`` text and nothing more, as the published code has it.
+        """
+        if exactly and self.stop is not None:
+            return torch.tensor(self._ids(self.stop)[:1], device=self._device)
         if self._stops is None:
             ids = [] if self.eos is None else [self.eos]
             if self.stop is not None:
@@ -294,6 +320,13 @@ class CausalDecoder(Decoder):
     @property
     def _device(self) -> torch.device:
         return self.lm.get_input_embeddings().weight.device
+
+
+def _untied(head: nn.Linear) -> nn.Linear:
+    """A trainable copy of an output head, in float32, that shares nothing with the model's embeddings."""
+    copy = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device=head.weight.device)
+    copy.load_state_dict({name: value.float() for name, value in head.state_dict().items()})
+    return copy
 
 
 def _load(name: str, folder: Path, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:

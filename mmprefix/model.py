@@ -79,13 +79,15 @@ class PrefixLM(nn.Module):
 
     @property
     def trained(self) -> dict[str, Tensor]:
-        """The tensors that training changes, by name: all of the mappers, and the decoder where it is not frozen."""
-        frozen = ("encoders.", "decoder.") if self.decoder.frozen else ("encoders.",)
+        """The tensors that training changes, by name: all of the mappers, and what frozen parts say of themselves."""
+        parts = [(f"encoders.{name}.", self.encoder(name).trained) for name in self.encoders]
+        parts += [("decoder.", self.decoder.trained)]
+        starts = ("mappers.", *(place + start for place, inside in parts for start in inside))
         kept: dict[str, Tensor] = {}
         seen: set[tuple[int, torch.Size]] = set()
         for name, tensor in self.state_dict().items():
             key = (tensor.data_ptr(), tensor.shape)
-            if not name.startswith(frozen) and (key not in seen or not tensor.numel()):  # tied tensors count once
+            if name.startswith(starts) and (key not in seen or not tensor.numel()):  # tied tensors count once
                 kept[name] = tensor
                 seen.add(key)
         return kept
@@ -100,6 +102,7 @@ class PrefixLM(nn.Module):
         """The plain data that ``from_recipe`` builds this model from, without what was trained."""
         branches = {
             name: {"encoder": recipe(self.encoder(name)), "mapper": recipe(self.mappers[name])}
+            | ({"tuned": True} if self.encoder(name).tuned else {})
             for name in self.encoders
         }
         return {"branches": branches, "decoder": recipe(self.decoder)}
@@ -112,7 +115,10 @@ class PrefixLM(nn.Module):
                 name: Branch(build(branch["encoder"], Encoder), build(branch["mapper"], Mapper))
                 for name, branch in data["branches"].items()
             }
-            return cls(branches, build(data["decoder"], Decoder))
+            model = cls(branches, build(data["decoder"], Decoder))
+            for name, branch in data["branches"].items():
+                model.encoder(name).tuned = bool(branch.get("tuned"))
+            return model
         except (KeyError, AttributeError, TypeError) as error:
             raise InputError(
                 f"recipe: branches, their encoder and mapper, or the decoder are missing ({error})"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
@@ -39,6 +40,12 @@ def _bind(cls: type, part: object, args: tuple[Any, ...], kwargs: dict[str, Any]
         if parameter.kind is inspect.Parameter.VAR_KEYWORD:  # **more: its members are arguments like any other
             arguments |= arguments.pop(name)
     return arguments
+
+
+def choose(option: str, value: str, allowed: Collection[str]) -> None:
+    """InputError when ``value`` of ``option`` is none of those ``allowed``."""
+    if value not in allowed:
+        raise InputError(f"{option}: {value!r} is none of {', '.join(allowed)}")
 
 
 def recipe(value: Any) -> Any:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -16,6 +18,7 @@ from typing import cast
 from mmprefix.types import InputError
 
 EMBEDDED = "mmprefix:"
+_SIZES_ONLY: ContextVar[bool] = ContextVar("sizes_only", default=False)
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 _TEXT = ["*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md"]
 
@@ -32,9 +35,10 @@ class Identity:
         return asdict(self)
 
 
-def folder(name: str, revision: str | None = None) -> Path:
+def folder(name: str, revision: str | None = None, weights: bool = True) -> Path:
     """The folder that holds the model ``name``: a local folder, ``mmprefix:NAME`` inside the package, or a hub name.
 
+    Without ``weights`` no more than configuration and tokenizer are fetched, or made up where the sizes are known.
     Raises InputError when there is none and the hub does not have it or cannot be reached.
     """
     if name.startswith(EMBEDDED):
@@ -46,10 +50,29 @@ def folder(name: str, revision: str | None = None) -> Path:
         return Path(name).expanduser().resolve()
     if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(f"{name!r}: no such folder")
-    return hub_snapshot(name, revision)
+    if weights:
+        return hub_snapshot(name, revision)
+    from mmprefix.outlines import outline
+
+    return outline(name) or hub_snapshot(name, revision, weights=False)
 
 
-def hub_snapshot(name: str, revision: str | None) -> Path:
+@contextmanager
+def without_weights() -> Generator[None]:
+    """Large parts that are built inside have the sizes that they would have, but their weights are not fetched."""
+    token = _SIZES_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _SIZES_ONLY.reset(token)
+
+
+def sizes_only() -> bool:
+    """Whether parts are being built for their sizes (see ``without_weights``)."""
+    return _SIZES_ONLY.get()
+
+
+def hub_snapshot(name: str, revision: str | None, weights: bool = True) -> Path:
     """The local copy of a hub repository's configuration and weights (safetensors, else .bin), fetched where needed.
 
     Raises InputError when the hub does not have it or cannot be reached.
@@ -60,6 +83,8 @@ def hub_snapshot(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
 
     try:
+        if not weights:
+            return fetch(_TEXT)
         path = fetch([*_TEXT, "*.safetensors"])
         return path if any(path.glob("*.safetensors")) else fetch([*_TEXT, "*.bin"])
     except Exception as error:  # the hub's client raises a dozen kinds; all mean that the model is not here
@@ -86,6 +111,8 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 def identify(name: str, path: Path) -> Identity:
     """The identity of the model in folder ``path`` that was asked for as ``name``."""
+    if sizes_only():
+        return Identity(name, revision_of(path), "")
     files = [file for pattern in WEIGHTS for file in path.glob(pattern)]
     if not files:
         raise InputError(f"{name!r}: the folder {path} holds no weights ({', '.join(WEIGHTS)})")

@@ -1,0 +1,95 @@
+"""Prefix-AAC's mappers: tokens, normalised, and learned constants attend to each other; the constants leave.
+
+Prefix tuning for automated audio captioning (Kim, Sung-Bin, Oh; ICASSP 2023), https://arxiv.org/abs/2303.17489. Its
+temporal and its global mapper are one network behind two ways to make tokens: every frame is one (and gets a position),
+or the summary is cut into pieces. From ClipCap's transformer differ the tokens, batch normalisation, and the start.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmprefix.mappers.base import Mapper, all_real, need_frames, need_summary
+from mmprefix.mappers.transformer import Stack
+from mmprefix.parts import choose
+from mmprefix.types import Features, InputError, Prefix
+
+
+class PrefixAAC(Mapper):
+    """``length`` learned constants follow the tokens through ``layers`` layers and become the prefix (B P E).
+
+    Args:
+        reads: "frames": the temporal mapper, a token for each frame (B T D), with sinusoidal positions and ``dropout``;
+            "summary": the global mapper, ``pieces`` tokens cut from the summary (B G), zeros filling the last one.
+        length: positions of the prefix; published: 15 from frames, 11 from the summary.
+        layers, heads: of the transformer.
+        relu: whether tokens pass a ReLU after normalisation; published: for AudioCaps, not for Clotho.
+        pieces: tokens that the summary is cut into; published: 11 of 48 values each.
+        dropout: on tokens with positions, in training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pooled_dim: int,
+        width: int,
+        reads: Literal["frames", "summary"] = "frames",
+        length: int = 15,
+        layers: int = 4,
+        heads: int = 8,
+        relu: bool = True,
+        pieces: int = 11,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        choose("reads", reads, ("frames", "summary"))
+        (need_frames if reads == "frames" else need_summary)(self, dim if reads == "frames" else pooled_dim)
+        if reads == "summary" and not 1 <= pieces <= pooled_dim:
+            raise InputError(f"pieces: a summary of {pooled_dim} values cannot be cut into {pieces}")
+        self.reads, self.relu, self.pieces, self.dropout = reads, relu, pieces, dropout
+        self.size = dim if reads == "frames" else math.ceil(pooled_dim / pieces)  # values a token
+        self.project = nn.Linear(self.size, width)
+        self.norm = nn.BatchNorm1d(width)
+        self.prefix_const = nn.Parameter(torch.empty(length, width))
+        self.transformer = Stack(width, heads, layers)
+        nn.init.kaiming_uniform_(self.prefix_const)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.kaiming_uniform_(module.weight)
+
+    def forward(self, features: Features) -> Prefix:
+        """Features of B inputs → embeddings (B P E), all real."""
+        tokens, mask = self._tokens(features)  # (B N size), (B N)
+        real = self.norm(self.project(tokens[mask]))  # padding has no part in the statistics of a batch
+        x = real.new_zeros(*mask.shape, real.shape[-1])
+        x[mask] = F.relu(real) if self.relu else real
+        if self.reads == "frames":
+            x = F.dropout(x + sinusoids(x), self.dropout, self.training)
+        constants = self.prefix_const.expand(len(x), -1, -1)
+        seen = torch.cat([mask, all_real(constants)], dim=1)
+        embeds = self.transformer(torch.cat([x, constants], dim=1), seen)[:, x.shape[1] :]
+        return Prefix(embeds, all_real(embeds))
+
+    def _tokens(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Tokens (B N size) and which of them are real (B N)."""
+        if self.reads == "frames":
+            return features.frames, features.mask
+        missing = self.size * self.pieces - features.pooled.shape[1]
+        tokens = F.pad(features.pooled, (0, missing)).unflatten(1, (self.pieces, self.size))
+        return tokens, all_real(tokens)
+
+
+def sinusoids(x: Tensor) -> Tensor:
+    """The positions (N E) of Attention Is All You Need (https://arxiv.org/abs/1706.03762) for tokens ``x`` (B N E)."""
+    n, width = x.shape[1:]
+    place = torch.arange(n, device=x.device, dtype=torch.float32)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, device=x.device, dtype=torch.float32) * (-math.log(10000.0) / width))
+    table = x.new_empty(n, width)
+    table[:, 0::2] = (place * rate).sin().to(x.dtype)
+    table[:, 1::2] = (place * rate[: width // 2]).cos().to(x.dtype)
+    return table

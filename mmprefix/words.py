@@ -1,0 +1,98 @@
+"""A decoder that writes in whole words of its own: a trained output head over a vocabulary built from the captions.
+
+Prefix-AAC (https://arxiv.org/abs/2303.17489) does so where training and test captions come from one data set. The
+language model stays frozen and reads each word as the mean of the embeddings of its own tokens for it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from mmprefix import foreign
+from mmprefix.decoder import CausalDecoder
+from mmprefix.types import InputError
+
+END, UNKNOWN = "<eos>", "<unk>"
+
+
+class WordDecoder(CausalDecoder):
+    """A frozen causal language model with a trained head over ``vocabulary``.
+
+    Args:
+        model, revision, dtype, noisy: as for ``CausalDecoder``.
+        vocabulary: a file with a word a line (or a JSON list), or the words themselves. ``<eos>`` must be among them
+            and ends a text; ``<unk>`` stands for words of training captions that are not there. Words are what spaces
+            part, punctuation included. A saved model holds its words.
+        as_published: Prefix-AAC's code reads word number i by row i of the model's own embeddings, which are those of
+            unrelated tokens; takes 0 for the logit of word 0; and writes texts with one full stop, at the end. Only
+            for checkpoints of theirs, and to measure what it costs.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        vocabulary: str | list[str],
+        revision: str | None = None,
+        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        noisy: bool = False,
+        as_published: bool = False,
+    ) -> None:
+        super().__init__(model, revision, stop="", dtype=dtype, noisy=noisy)
+        self.words = foreign.words(foreign.fetch(vocabulary)) if isinstance(vocabulary, str) else list(vocabulary)
+        self.init_args["vocabulary"] = self.words  # what is written down needs no file
+        self.as_published = as_published
+        self.number = {word: i for i, word in enumerate(self.words)}
+        if END not in self.number:
+            raise InputError(f"vocabulary: its {len(self.words)} words lack {END!r}, which ends a text")
+        rows = self.lm.get_input_embeddings().num_embeddings
+        if as_published and len(self.words) > rows:
+            raise InputError(f"as_published: {len(self.words)} words, but {model!r} has only {rows} embeddings")
+        self.own_head = nn.Linear(self.lm.get_output_embeddings().in_features, len(self.words), bias=False)
+        nn.init.kaiming_uniform_(self.own_head.weight)
+        self._embeddings: Tensor | None = None
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states (... E') → logits (... V) over the words."""
+        logits = super().head(hidden)
+        if not self.as_published:
+            return logits
+        return logits.index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), 0.0)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Words (B N) → what the model reads (B N E)."""
+        return self._embed(ids) if self.as_published else self._table()[ids]
+
+    def stops(self, exactly: bool = False) -> Tensor:
+        """The number of the word that ends a text."""
+        return torch.tensor([self.number[END]], device=self._device)
+
+    def _target_ids(self, prompt: str, text: str) -> list[int]:
+        unknown = self.number.get(UNKNOWN)
+        ids = [self.number.get(word, unknown) for word in text.split()]
+        if None in ids:
+            word = text.split()[ids.index(None)]
+            raise InputError(f"vocabulary: the word {word!r} of {text!r} is not among its {len(self.words)} words")
+        return [*(i for i in ids if i is not None), self.number[END]]
+
+    def _text(self, ids: list[int]) -> str:
+        text = " ".join(self.words[i] for i in ids if i != self.number[END])
+        return text.replace(".", "") + "." if self.as_published else text
+
+    @torch.no_grad()
+    def _table(self) -> Tensor:
+        """The embedding of each word (V E): the mean over the model's own tokens for it, behind a space."""
+        source = self.lm.get_input_embeddings().weight
+        if (
+            self._embeddings is None
+            or self._embeddings.device != source.device
+            or self._embeddings.dtype != source.dtype
+        ):
+            pieces = [self._ids(f" {word}") for word in self.words]
+            pieces[self.number[END]] = pieces[self.number[END]] if self.eos is None else [self.eos]
+            flat = torch.tensor([i for ids in pieces for i in ids], device=source.device)
+            starts = torch.tensor([0, *map(len, pieces[:-1])], device=source.device).cumsum(0)
+            self._embeddings = nn.functional.embedding_bag(flat, source, starts, mode="mean")
+        return self._embeddings
