@@ -29,6 +29,7 @@ class Encoder(Part, nn.Module, ABC):
 
     tuned = False  # whether its tensors are no longer those that it was loaded with
     learning = False  # whether its tensors are being trained now
+    stands_alone = False  # whether ``model=None`` builds it without weights, for a saved model to fill
     noisy = False  # whether, though frozen, it drops out and takes statistics of batches while the rest is trained
 
     media: Literal["image", "audio"]

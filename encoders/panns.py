@@ -92,7 +92,9 @@ class Cnn14Net(nn.Module):
         self, rate: int, window: int, hop: int, low: float, high: float, mels: int, channels: list[int], classes: int
     ) -> None:
         super().__init__()
-        self.spectrum = torchaudio.transforms.Spectrogram(window, hop_length=hop, power=2.0)
+        self.hop = hop
+        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        self.window: Tensor
         filters = torchaudio.functional.melscale_fbanks(
             window // 2 + 1, low, high, mels, rate, norm="slaney", mel_scale="slaney"
         )
@@ -109,7 +111,9 @@ class Cnn14Net(nn.Module):
 
     def log_mel(self, values: Tensor) -> Tensor:
         """Samples (B S) → level of each band in decibels (B T M), at least -100."""
-        power = self.spectrum(values).transpose(1, 2) @ self.mel
+        size = len(self.window)
+        power = torchaudio.functional.spectrogram(values, 0, self.window, size, self.hop, size, 2.0, normalized=False)
+        power = power.transpose(1, 2) @ self.mel
         return 10.0 * power.clamp(min=1e-10).log10()
 
     def forward(self, values: Tensor) -> Tensor:
@@ -148,6 +152,7 @@ class Cnn14(Encoder):
     """
 
     media = "audio"
+    stands_alone = True
 
     def __init__(
         self,
@@ -224,8 +229,8 @@ def published_name(name: str) -> str:
 
 
 def tensors_of(net: Cnn14Net) -> dict[str, Tensor]:
-    """The tensors of ``net`` by the names that published checkpoints give them; the spectrum's window is none."""
-    return {published_name(name): value for name, value in net.state_dict().items() if name != "spectrum.window"}
+    """The tensors of ``net`` by the names that published checkpoints give them."""
+    return {published_name(name): value for name, value in net.state_dict().items()}
 
 
 def fill(net: Cnn14Net, tensors: dict[str, Tensor], file: str) -> None:
@@ -236,18 +241,8 @@ def fill(net: Cnn14Net, tensors: dict[str, Tensor], file: str) -> None:
     """
     own = tensors_of(net)
     refuse_other_spectrum(net, tensors, file)
-    for name in sorted(own.keys() | tensors.keys()):
-        if name.startswith("spectrogram_extractor."):
-            continue
-        if name not in tensors:
-            raise InputError(f"{file}: holds no tensor {name!r}; is it a checkpoint of PANNs' Cnn14?")
-        if name not in own:
-            raise InputError(f"{file}: holds a tensor {name!r}, which Cnn14 does not have")
-        if own[name].shape != tensors[name].shape:
-            raise InputError(
-                f"{file}: tensor {name!r} has the shape {tuple(tensors[name].shape)}, here it is "
-                f"{tuple(own[name].shape)}; is rate, mels, channels or classes another?"
-            )
+    given = {name: value for name, value in tensors.items() if not name.startswith("spectrogram_extractor.")}
+    foreign.compare({name: tuple(value.shape) for name, value in own.items()}, given, file, "PANNs' Cnn14")
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(tensors[name])
@@ -255,19 +250,17 @@ def fill(net: Cnn14Net, tensors: dict[str, Tensor], file: str) -> None:
 
 def refuse_other_spectrum(net: Cnn14Net, tensors: dict[str, Tensor], file: str) -> None:
     """Published checkpoints hold the spectrum as weights of a convolution: it must be the one that is computed here."""
-    window = net.spectrum.window
-    turn = torch.arange(len(window), dtype=torch.float64) * (2 * math.pi / len(window))
+    size = len(net.window)
+    turn = torch.arange(size, dtype=torch.float64) * (2 * math.pi / size)
     for part, wave in (("real", turn.cos()), ("imag", -turn.sin())):
         name = f"spectrogram_extractor.stft.conv_{part}.weight"
         if name in tensors:
-            expected = (wave * window.double()).float()  # of the first band above zero; the others follow from it
+            expected = (wave * net.window.double()).float()  # of the first band above zero; the others follow from it
             found = tensors[name]
-            if found.shape != (len(window) // 2 + 1, 1, len(window)):
+            if found.shape != (size // 2 + 1, 1, size):
                 raise InputError(
-                    f"{file}: tensor {name!r} has the shape {tuple(found.shape)}, a window of {len(window)} samples "
+                    f"{file}: tensor {name!r} has the shape {tuple(found.shape)}, a window of {size} samples "
                     f"was expected; is rate another?"
                 )
             if not torch.allclose(found[1, 0].float(), expected, atol=1e-4):
-                raise InputError(
-                    f"{file}: its spectrum ({name!r}) is not that of Hann windows of {len(window)} samples"
-                )
+                raise InputError(f"{file}: its spectrum ({name!r}) is not that of Hann windows of {size} samples")

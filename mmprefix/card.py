@@ -45,8 +45,10 @@ def model_card(model: PrefixLM, settings: dict[str, Any]) -> str:
 
 
 def _results(settings: dict[str, Any]) -> list[str]:
-    trained = settings.get("trained") or {}
+    trained, imported = settings.get("trained") or {}, settings.get("imported")
     lines = [f"Data: {', '.join(trained.get('data', [])) or 'not recorded'}.", ""]
+    if imported:
+        lines += [f"Imported from a checkpoint of {imported['system']}: `{imported['source']}`.", ""]
     decoding = ", ".join(f"{k}={v}" for k, v in (settings.get("generate") or {}).items())
     lines += [f"Decoding: {decoding or 'default'}.", ""]
     figures = trained.get("figures") or {}

@@ -6,6 +6,7 @@ revision, hash of the weights), since a mapper means nothing to another encoder 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -17,9 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from mmprefix import sources
 from mmprefix.atomic import saying_so
+from mmprefix.encoders.base import Encoder
 from mmprefix.model import PrefixLM
 from mmprefix.types import InputError
+
+log = logging.getLogger(__name__)
 
 RECIPE, WEIGHTS, CARD = "mmprefix.yaml", "model.safetensors", "README.md"
 FORMAT = 1
@@ -77,9 +82,14 @@ def _check_options(was: dict[str, Any], now: dict[str, Any], kind: str, file: Pa
     for option, value in was["init_args"].items():
         if option not in _WHERE and now["init_args"].get(option) != value:
             raise InputError(
-                f"{file}: the {kind} was trained with {option}={value!r}, "
-                f"but this one has {option}={now['init_args'].get(option)!r}"
+                f"{file}: the {kind} was trained with {option}={_short(value)}, "
+                f"but this one has {option}={_short(now['init_args'].get(option))}"
             )
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]} ... ({len(value)} in all)"
 
 
 def put(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
@@ -98,6 +108,38 @@ def put(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+
+
+def start_from(model: PrefixLM, source: str) -> None:
+    """Copies into ``model`` the trained tensors of the saved model ``source`` (directory or hub repository).
+
+    Tensors that only one of the two has are left alone, and said; words of a vocabulary (see ``mmprefix.words``) find
+    their row by name. Raises InputError where the decoder or an encoder that nobody tuned is another, where a tensor
+    has another shape, and where nothing fits.
+    """
+    place = Path(source).expanduser()
+    directory = place if place.exists() else sources.folder(source)
+    saved, tensors = read(directory), read_tensors(directory)
+    for name, part in model.frozen_parts.items():
+        was = saved["parts"].get(name, {}).get("sha256")
+        if was is not None and not part.trained == ("",) and was != part.identity.sha256:
+            raise InputError(
+                f"model.start_from {source}: was trained with another {name} than {part.identity.source!r}"
+            )
+    own = model.trained
+    tensors = model.decoder.adopt(tensors, saved["recipe"]["decoder"]["init_args"])
+    common = sorted(own.keys() & tensors.keys())
+    if not common:
+        raise InputError(f"model.start_from {source}: holds none of the tensors that this model trains")
+    for name in common:
+        if own[name].shape != tensors[name].shape:
+            raise InputError(
+                f"model.start_from {source}: tensor {name!r} has the shape {tuple(tensors[name].shape)}, "
+                f"this model's {tuple(own[name].shape)}"
+            )
+        with torch.no_grad():
+            own[name].copy_(tensors[name])
+    log.info("%d of %d trained tensors start from %s", len(common), len(own), source)
 
 
 def check_place(directory: Path | str) -> None:
@@ -123,7 +165,7 @@ def save(model: PrefixLM, directory: Path | str, settings: dict[str, Any], card:
             save_file(
                 {name: tensor.detach().cpu().contiguous() for name, tensor in model.trained.items()}, fresh / WEIGHTS
             )
-            text = yaml.safe_dump({**describe(model), **settings}, sort_keys=False, allow_unicode=True)
+            text = yaml.safe_dump({**_without_bases(model), **settings}, sort_keys=False, allow_unicode=True)
             (fresh / RECIPE).write_text(text, encoding="utf-8")
             (fresh / CARD).write_text(card, encoding="utf-8")
             fresh.chmod(0o755)
@@ -131,6 +173,16 @@ def save(model: PrefixLM, directory: Path | str, settings: dict[str, Any], card:
             _swap(fresh, target)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _without_bases(model: PrefixLM) -> dict[str, Any]:
+    """``describe``, but what a tuned encoder started from is not needed again: all its tensors are saved."""
+    described = describe(model)
+    for name, part in model.frozen_parts.items():
+        if isinstance(part, Encoder) and part.tuned and part.stands_alone:
+            _arguments(described["recipe"], name)["model"] = None
+            described["parts"][name]["sha256"] = ""
+    return described
 
 
 def _swap(fresh: Path, target: Path) -> None:
@@ -181,13 +233,17 @@ def load(directory: Path, parts: dict[str, str] | None = None) -> tuple[PrefixLM
     _refuse_gone(saved["recipe"], directory)
     model = PrefixLM.from_recipe(saved["recipe"])
     check_parts(model, saved, directory)
+    put(model, read_tensors(directory), directory / WEIGHTS)
+    return model, saved
+
+
+def read_tensors(directory: Path) -> dict[str, Tensor]:
+    """The trained tensors of a model directory; InputError for a file that is missing or damaged."""
     file = directory / WEIGHTS
     try:
-        tensors = load_file(file)
+        return load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
-    put(model, tensors, file)
-    return model, saved
 
 
 def _move(recipe: dict[str, Any], name: str, place: str) -> None:

@@ -26,6 +26,7 @@ TRAINING = {
 VERBS = {
     "caption": ("mmprefix.caption", "caption files with a saved model"),
     "evaluate": ("mmprefix.evaluate", "score a file of predictions"),
+    "import": ("mmprefix.interop", "make a saved model of a checkpoint of ClipCap or Prefix-AAC"),
     "check-data": ("mmprefix.check", "find every bad row of a manifest before training does"),
 }
 

@@ -86,6 +86,10 @@ class Decoder(Part, nn.Module, ABC):
     def generate(self, state: State, prompts: list[str], options: GenerateOptions) -> list[list[Candidate]]:
         """For each input its texts, the best first, without the prompt."""
 
+    def adopt(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
+        """The ``tensors`` of a saved model (by name) as this decoder can take them; it was built with ``options``."""
+        return tensors
+
     def loss(self, state: State, prompts: list[str], targets: list[list[str]]) -> Tensor:
         """The mean negative log-likelihood over all tokens of all targets."""
         return self.text_loss(state, prompts, targets).mean()

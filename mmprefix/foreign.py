@@ -116,6 +116,18 @@ def _called(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def compare(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor], file: str, model: str) -> None:
+    """Refuses ``given`` if it is not what ``wanted``, shapes by name, says of ``model``; names the first difference."""
+    for name in sorted(wanted.keys() | given.keys()):
+        if name not in given:
+            raise InputError(f"{file}: holds no tensor {name!r}, which {model} has")
+        if name not in wanted:
+            raise InputError(f"{file}: holds a tensor {name!r}, which {model} does not have")
+        found = tuple(given[name].shape)
+        if found != wanted[name]:
+            raise InputError(f"{file}: tensor {name!r} of {model} has the shape {found}; {wanted[name]} was expected")
+
+
 def words(file: Path) -> list[str]:
     """A vocabulary: a word a line, a JSON list, or the pickled list that Prefix-AAC's authors keep theirs in.
 

@@ -77,6 +77,11 @@ class PrefixLM(nn.Module):
         """For each input its texts, the best first."""
         return self.decoder.generate(self.start(batch), batch.prompts, options)
 
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """The parameters among ``trained``, those of an encoder that is frozen by now too: an optimiser keeps them."""
+        names = self.trained.keys()
+        return [parameter for name, parameter in self.named_parameters() if name in names]
+
     @property
     def trained(self) -> dict[str, Tensor]:
         """The tensors that training changes, by name: all of the mappers, and what frozen parts say of themselves."""

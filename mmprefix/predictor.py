@@ -28,7 +28,7 @@ from mmprefix.sources import folder
 from mmprefix.types import Batch, Candidate, InputError
 
 Results = TypeVar("Results")
-_KEPT = ("prompt", "trained")  # settings that are saved as they were loaded
+_KEPT = ("prompt", "trained", "imported")  # settings that are saved as they were loaded
 
 
 class Predictor:

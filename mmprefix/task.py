@@ -31,7 +31,8 @@ class PrefixTask(LightningModule):
     ``branches``: encoder and mapper by the manifest column they read. ``optimizer``: any, by class_path; AdamW at
     1e-3 otherwise. ``schedule`` after ``warmup`` steps (a number, or a fraction of all steps below 1): constant, or to
     zero by a line or half a cosine. ``generate``: how texts are written at validation, test, predict, and by the model
-    that is saved.
+    that is saved. ``start_from``: a saved model (directory or hub repository) whose trained tensors are the first ones
+    of this training, where both have them.
     """
 
     def __init__(
@@ -42,13 +43,14 @@ class PrefixTask(LightningModule):
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
         warmup: float = 0.05,
         generate: GenerateOptions = GenerateOptions(),  # noqa: B008 (frozen)
+        start_from: str | None = None,
     ) -> None:
         super().__init__()
         if warmup < 0:
             raise InputError(f"model.warmup {warmup}: give a number of steps, or a fraction of all steps below 1")
         self.model = PrefixLM(branches, decoder)
         self.optimizer, self.options = optimizer or torch.optim.AdamW, generate
-        self.schedule, self.warmup = schedule, warmup
+        self.schedule, self.warmup, self.start_from = schedule, warmup, start_from
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
         self.rows: list[Row] = []
         self._resumed: dict[str, Any] | None = None
@@ -64,10 +66,16 @@ class PrefixTask(LightningModule):
         return {name: self.model.encoder(name).media for name in self.model.encoders}
 
     def setup(self, stage: str) -> None:
-        """Several processes are told that a step on pictures leaves the mapper of sounds without a gradient."""
+        """Takes the first tensors from a saved model; tells several processes that some may have no gradient.
+
+        That is so where a step on pictures leaves out the mapper of sounds, and where an encoder is frozen on the way.
+        """
         strategy = self.trainer.strategy
-        if isinstance(strategy, DDPStrategy) and len(self.model.mappers) > 1:
+        partly = len(self.model.mappers) > 1 or any(self.model.encoder(name).tuned for name in self.model.encoders)
+        if isinstance(strategy, DDPStrategy) and partly:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        if stage == "fit" and self.start_from is not None and self.trainer.ckpt_path is None:
+            checkpoints.start_from(self.model, self.start_from)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss = self.model.text_loss(batch)
@@ -134,7 +142,7 @@ class PrefixTask(LightningModule):
                 log.warning(warning)
 
     def configure_optimizers(self) -> Any:
-        params = [p for p in self.parameters() if p.requires_grad]
+        params = self.model.trained_parameters()
         optimizer = self.optimizer(params)
         if self.schedule == "constant" and not self.warmup:
             return optimizer

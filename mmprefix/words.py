@@ -6,7 +6,7 @@ language model stays frozen and reads each word as the mean of the embeddings of
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ class WordDecoder(CausalDecoder):
     """A frozen causal language model with a trained head over ``vocabulary``.
 
     Args:
-        model, revision, dtype, noisy: as for ``CausalDecoder``.
+        model, revision, frozen, dtype, noisy: as for ``CausalDecoder``.
         vocabulary: a file with a word a line (or a JSON list), or the words themselves. ``<eos>`` must be among them
             and ends a text; ``<unk>`` stands for words of training captions that are not there. Words are what spaces
             part, punctuation included. A saved model holds its words.
@@ -36,11 +36,12 @@ class WordDecoder(CausalDecoder):
         model: str,
         vocabulary: str | list[str],
         revision: str | None = None,
+        frozen: bool = True,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         noisy: bool = False,
         as_published: bool = False,
     ) -> None:
-        super().__init__(model, revision, stop="", dtype=dtype, noisy=noisy)
+        super().__init__(model, revision, stop="", frozen=frozen, dtype=dtype, noisy=noisy)
         self.words = foreign.words(foreign.fetch(vocabulary)) if isinstance(vocabulary, str) else list(vocabulary)
         self.init_args["vocabulary"] = self.words  # what is written down needs no file
         self.as_published = as_published
@@ -68,6 +69,20 @@ class WordDecoder(CausalDecoder):
     def stops(self, exactly: bool = False) -> Tensor:
         """The number of the word that ends a text."""
         return torch.tensor([self.number[END]], device=self._device)
+
+    def adopt(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
+        """A saved head's rows, each to the word it was for; words that it lacks keep the rows that they have."""
+        assert self.own_head is not None
+        name, before = "decoder.own_head.weight", options.get("vocabulary")
+        if name not in tensors or not before:
+            return tensors
+        row = {word: i for i, word in enumerate(before)}
+        known = [(i, row[word]) for i, word in enumerate(self.words) if word in row]
+        weight = self.own_head.weight.detach().clone()
+        if known:
+            to, of = (list(numbers) for numbers in zip(*known, strict=True))
+            weight[to] = tensors[name][of].to(weight)
+        return {**tensors, name: weight}
 
     def _target_ids(self, prompt: str, text: str) -> list[int]:
         unknown = self.number.get(UNKNOWN)
