@@ -84,7 +84,9 @@ def run(place: Path, mappers: list[dict[str, Any]], lr: float, seed: int, data: 
 
 
 def _encoder() -> dict[str, Any]:
-    return yaml.safe_load(RECIPE.read_text(encoding="utf-8"))["model"]["branches"]["audio"]["encoder"]
+    """The recipe's encoder, which hears each clip once and not in every epoch."""
+    recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    return {**recipe["model"]["branches"]["audio"]["encoder"], "class_path": "remembered.Remembered"}
 
 
 def _measured(place: Path, manifest: Path) -> dict[str, float]:

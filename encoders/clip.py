@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -177,11 +178,16 @@ def _known(model: str, pretrained: str | None) -> tuple[Any, Path | None]:
 
 def _create(name: str, found: str, pretrained: str | None, quick: bool = False) -> Any:
     wanted = pretrained is not None or found.startswith(_LOCAL)
+    level = logging.root.manager.disable
+    if not wanted:  # it would warn of random weights, which are meant
+        logging.disable(logging.WARNING)
     try:
         return open_clip.create_model(found, pretrained=pretrained, require_pretrained=wanted, force_quick_gelu=quick)
     except Exception as error:  # the readers of JSON, safetensors and pickle raise a dozen kinds
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{name!r}: open_clip cannot load it: {reason}") from error
+    finally:
+        logging.disable(level)
 
 
 def _settings(file: Path) -> dict[str, Any]:

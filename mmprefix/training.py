@@ -7,9 +7,10 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loaders fork
 
@@ -22,11 +23,14 @@ from mmprefix.checkpoint import check_place
 from mmprefix.checkpoint_io import AtomicCheckpointIO
 from mmprefix.complaint import explain, options
 from mmprefix.data import PairData
+from mmprefix.mappers.parallel import Parallel
 from mmprefix.misspelt import check_recipe, recipes_of
 from mmprefix.predictions import WritePredictions
 from mmprefix.predictor import Predictor
+from mmprefix.sources import without_weights
 from mmprefix.task import PrefixTask
 from mmprefix.types import InputError
+from mmprefix.unfreeze import UnfreezeUntil
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +75,8 @@ class PrefixCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Builds model and data; what a part refuses is said as the part said it, without the parser's wrapping."""
         try:
-            super().instantiate_classes()
+            with without_weights() if self._config().get("dry_run") else nullcontext():
+                super().instantiate_classes()
         except ValueError as error:
             found: BaseException | None = error
             while found is not None and not isinstance(found, InputError):
@@ -114,6 +119,9 @@ class PrefixCLI(LightningCLI):
         if config.save_to:
             check_place(config.save_to)
         if config.dry_run:
+            for callback in cast(Any, self.trainer).callbacks:
+                if isinstance(callback, UnfreezeUntil):
+                    callback.setup(self.trainer, self.model, "fit")
             for line in sizes(self.model):
                 log.info(line)
             raise SystemExit(0)
@@ -164,6 +172,7 @@ class PrefixCLI(LightningCLI):
 def train(words: list[str]) -> int:
     """Runs ``fit``, ``validate``, ``test`` or ``predict`` with the options in ``words``; returns the exit code."""
     quiet()
+    words = ["--dry_run=true" if word in ("--dry-run", "--dry_run") else word for word in words]
     kept, sys.argv = sys.argv, [sys.argv[0], *words]  # Lightning starts further processes with the words it finds here
     try:
         PrefixCLI(
@@ -207,7 +216,9 @@ def sizes(task: PrefixTask) -> list[str]:
     model = task.model
     lines = [f"{'part':24} {'class':20} {'parameters':>14} {'trained':>14}"]
     rows: list[tuple[str, Any]] = [(f"{n} encoder", model.encoder(n)) for n in model.encoders]
-    rows += [(f"{n} mapper", model.mappers[n]) for n in model.mappers]
+    for n, mapper in model.mappers.items():
+        inside = mapper.mappers if isinstance(mapper, Parallel) else []
+        rows += [(f"{n} mapper", mapper), *((f"{n} mapper, part {i}", part) for i, part in enumerate(inside, start=1))]
     rows += [("decoder", model.decoder), ("all", model)]
     for name, part in rows:
         count: Callable[[bool], int] = lambda trained, part=part: sum(  # noqa: E731

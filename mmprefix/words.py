@@ -6,16 +6,29 @@ language model stays frozen and reads each word as the mean of the embeddings of
 
 from __future__ import annotations
 
+import logging
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from mmprefix import foreign
+from mmprefix import foreign, sources
 from mmprefix.decoder import CausalDecoder
 from mmprefix.types import InputError
 
+log = logging.getLogger(__name__)
+
 END, UNKNOWN = "<eos>", "<unk>"
+
+
+def _words(file: str) -> list[str]:
+    if sources.sizes_only() and not Path(file).exists():
+        log.warning(
+            "%s is not there yet (recipes/build_vocabulary.py writes it): the head is counted without words", file
+        )
+        return [END]
+    return foreign.words(foreign.fetch(file))
 
 
 class WordDecoder(CausalDecoder):
@@ -42,7 +55,7 @@ class WordDecoder(CausalDecoder):
         as_published: bool = False,
     ) -> None:
         super().__init__(model, revision, stop="", frozen=frozen, dtype=dtype, noisy=noisy)
-        self.words = foreign.words(foreign.fetch(vocabulary)) if isinstance(vocabulary, str) else list(vocabulary)
+        self.words = _words(vocabulary) if isinstance(vocabulary, str) else list(vocabulary)
         self.init_args["vocabulary"] = self.words  # what is written down needs no file
         self.as_published = as_published
         self.number = {word: i for i, word in enumerate(self.words)}

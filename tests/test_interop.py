@@ -244,7 +244,8 @@ def test_prefix_aac(shelf: Shelf, tmp_path: Path) -> None:
     assert encoder.init_args["model"] is None
     assert torch.equal(encoder.net.mel, state["audio_encoder.logmel_extractor.melW"])
     assert encoder.preprocess.seconds == 10
-    temporal, overall = model.model.mappers["audio"].mappers  # type: ignore[union-attr]
+    mapper: Any = model.model.mappers["audio"]
+    temporal, overall = mapper.mappers
     assert temporal.relu
     assert torch.equal(temporal.project.weight, state["temporal_mappingnetwork.conv.weight"].flatten(1))
     assert torch.equal(overall.project.weight, state["global_mappingnetwork.conv.weight"].flatten(1))
@@ -448,8 +449,8 @@ def sound_to_prefix(state: dict[str, Tensor], values: Tensor, relu: bool) -> Ten
     t = {name.removeprefix("audio_encoder."): value for name, value in state.items()}
 
     def norm(x: Tensor, name: str) -> Tensor:
-        keys = ("running_mean", "running_var", "weight", "bias")
-        return f.batch_norm(x, *(t[f"{name}.{key}"] for key in keys))
+        mean, var, weight, bias = (t[f"{name}.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
+        return f.batch_norm(x, mean, var, weight, bias)
 
     padded = f.pad(values, (256, 256), mode="reflect")[:, None]
     real, imaginary = (
