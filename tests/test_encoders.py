@@ -21,6 +21,7 @@ from mmprefix.encoders.ast import AST
 from mmprefix.encoders.base import Encoder
 from mmprefix.encoders.clap import Clap
 from mmprefix.encoders.clip import Clip
+from mmprefix.encoders.panns import Cnn14
 from mmprefix.encoders.speech import Speech
 from mmprefix.encoders.vit import ViT
 from mmprefix.encoders.whisper import Whisper
@@ -60,6 +61,7 @@ SOUNDS: dict[str, Make] = {
     "whisper-cut": lambda path: Whisper(_folder(tiny.whisper, path), long="cut"),
     "whisper-whole": lambda path: Whisper(_folder(tiny.whisper, path), window="whole"),
     "ast": lambda path: AST(_folder(tiny.ast, path)),
+    "cnn14": lambda path: Cnn14(_folder(tiny.panns, path), **tiny.PANNS),
     **{
         f"{kind}-{norm}": lambda path, kind=kind, norm=norm: Speech(_folder(lambda p: tiny.speech(p, kind, norm), path))
         for kind in ("wav2vec2", "hubert", "wavlm")

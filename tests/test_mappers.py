@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel
+from mmprefix.mappers.prefix_aac import PrefixAAC, sinusoids
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.mappers.transformer import Transformer
 from mmprefix.parts import build, recipe
@@ -22,6 +24,9 @@ BUILD: dict[str, Callable[[], Mapper]] = {
     "transformer": lambda: Transformer(D, G, E, length=5, clip_length=3, layers=2),
     "linear": lambda: Linear(D, G, E),
     "linear-stacked": lambda: Linear(D, G, E, stack=3),
+    "linear-summary": lambda: Linear(D, G, E, reads="summary", length=3, bias=False),
+    "temporal": lambda: PrefixAAC(D, G, E, reads="frames", length=5, layers=2, heads=4),
+    "global": lambda: PrefixAAC(D, G, E, reads="summary", length=4, layers=1, heads=4, pieces=3, relu=False),
     "resampler": lambda: Resampler(D, G, E, length=5, heads=4),
     "resampler-narrow": lambda: Resampler(D, 0, E, length=5, layers=3, heads=2, hidden=16),
     "parallel": lambda: Parallel(D, G, E, mappers=[MLP(D, G, E, length=2), lambda d, g, e: Linear(d, g, e, stack=2)]),
@@ -101,11 +106,48 @@ def test_resampler_reads_a_summary_alone() -> None:
     assert mapper(empty).embeds.shape == (2, 3, E)
 
 
+def test_padding_has_no_part_in_batch_statistics() -> None:
+    """In training too: the statistics are those of the real frames alone."""
+    mapper = PrefixAAC(D, G, E, dropout=0.0, heads=4, layers=1)
+    twin = PrefixAAC(D, G, E, dropout=0.0, heads=4, layers=1)
+    twin.load_state_dict(mapper.state_dict())
+    found = features([7, 4, 1])
+    dirty = Features(torch.where(found.mask[..., None], found.frames, 1e3), found.mask, found.pooled)
+    assert torch.allclose(mapper(found).embeds, twin(dirty).embeds, atol=1e-5)
+    real = mapper.project(found.frames[found.mask])
+    assert torch.allclose(mapper.norm.running_mean, 0.1 * real.mean(0), atol=1e-6)  # type: ignore[arg-type]
+    assert torch.allclose(mapper.norm.running_var, 0.9 + 0.1 * real.var(0), atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_frames_have_positions_and_pieces_have_none() -> None:
+    frames = features([6, 6])
+    turned = Features(frames.frames.flip(1), frames.mask, frames.pooled)
+    temporal = PrefixAAC(D, G, E, heads=4).eval()
+    assert not torch.allclose(temporal(frames).embeds, temporal(turned).embeds, atol=1e-3)
+    overall = PrefixAAC(D, G, E, reads="summary", heads=4, pieces=4).eval()
+    pooled = frames.pooled.unflatten(1, (4, 5)).flip(1).flatten(1)
+    same = overall(Features(frames.frames, frames.mask, pooled)).embeds
+    assert torch.allclose(overall(frames).embeds, same, atol=1e-5)
+
+
+def test_sinusoids_are_those_of_the_formula() -> None:
+    table = sinusoids(torch.zeros(1, 9, 6))
+    for place in range(9):
+        for i in range(3):
+            angle = place / 10000 ** (2 * i / 6)
+            assert table[place, 2 * i] == pytest.approx(math.sin(angle), abs=1e-6)
+            assert table[place, 2 * i + 1] == pytest.approx(math.cos(angle), abs=1e-6)
+
+
 def test_published_sizes() -> None:
     """43 M and 32 M parameters, as ClipCap's table gives for RN50x4 features and ten positions."""
     transformer = Transformer(0, 640, 768, length=10, clip_length=10)
     assert sum(p.numel() for p in transformer.parameters()) == pytest.approx(42.73e6, rel=1e-3)
     assert sum(p.numel() for p in MLP(0, 640, 768, length=10).parameters()) == pytest.approx(31.96e6, rel=1e-3)
+    # Prefix-AAC's two mappers, as its authors' classes have it
+    assert sum(p.numel() for p in PrefixAAC(4096, 527, 768).parameters()) == 22058496
+    overall = PrefixAAC(4096, 527, 768, reads="summary", length=11)
+    assert sum(p.numel() for p in overall.parameters()) == 18946560
 
 
 @pytest.mark.parametrize(("make", "message"), [
@@ -113,6 +155,11 @@ def test_published_sizes() -> None:
     (lambda: Transformer(D, 0, E), "Transformer reads the encoder's summary"),
     (lambda: Linear(0, G, E), "Linear reads the encoder's frames"),
     (lambda: Resampler(0, 0, E), "Resampler reads the encoder's frames"),
+    (lambda: Linear(D, 0, E, reads="summary"), "Linear reads the encoder's summary"),
+    (lambda: Linear(D, G, E, reads="all"), "reads: 'all' is none of frames, summary"),  # type: ignore[arg-type]
+    (lambda: PrefixAAC(0, G, E), "PrefixAAC reads the encoder's frames"),
+    (lambda: PrefixAAC(D, 0, E, reads="summary"), "PrefixAAC reads the encoder's summary"),
+    (lambda: PrefixAAC(D, G, E, reads="summary", pieces=21), "a summary of 20 values cannot be cut into 21"),
     (lambda: Resampler(D, G, E, heads=5), "heads=5 does not divide"),
     (lambda: Transformer(D, G, E, heads=5), "heads=5 does not divide"),
 ])  # fmt: skip

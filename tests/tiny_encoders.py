@@ -6,12 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import open_clip
 import torch
 import transformers as hf
 from safetensors.torch import save_file
 from torch import nn
 from torchaudio.models import wav2vec2_model, wavlm_model
+
+from mmprefix.encoders.panns import Cnn14Net, tensors_of
 
 CLIP: dict[str, Any] = {
     "embed_dim": 24,
@@ -203,3 +206,19 @@ def speech_file(file: Path, kind: str, params: dict[str, Any], normalize: bool =
 def gpt2(folder: Path) -> Path:
     """A model that reads text only."""
     return _saved(folder, hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=64)), None)
+
+
+PANNS: dict[str, Any] = {"rate": 16000, "mels": 16, "channels": (4, 6, 8), "classes": 20}
+
+
+def panns(file: Path, rate: int = 16000) -> Path:
+    """A Cnn14 as PANNs' training program saves it: its state under "model", beside what a sampler remembers."""
+    window, hop, low, high = {16000: (512, 160, 50.0, 8000.0), 32000: (1024, 320, 50.0, 14000.0)}[rate]
+    net = scrambled(Cnn14Net(rate, window, hop, low, high, 16, [4, 6, 8], 20))
+    state = {name: value.clone() for name, value in tensors_of(net).items()}
+    turn = torch.outer(torch.arange(window // 2 + 1.0), torch.arange(float(window))) * (2 * torch.pi / window)
+    for part, wave in (("real", turn.cos()), ("imag", -turn.sin())):
+        state[f"spectrogram_extractor.stft.conv_{part}.weight"] = (wave * torch.hann_window(window))[:, None]
+    sampler = {"indexes_per_class": [np.arange(3), np.arange(2)], "queue": [1, 2], "pointers": [np.int64(1)]}
+    torch.save({"iteration": 600000, "model": state, "sampler": sampler}, file)
+    return file
