@@ -46,7 +46,7 @@ class Encoder(Part, nn.Module, ABC):
     def tune(self) -> Self:
         """Parameters are trained until ``freeze`` is called, and saved from now on."""
         self.tuned = self.learning = True
-        return self.requires_grad_(True)
+        return self.requires_grad_(True).train()  # a trainer leaves each part in the mode that it finds it in
 
     def train(self, mode: bool = True) -> Self:
         """Frozen, it stays in evaluation mode whatever ``mode`` says: dropout and batch statistics are frozen too."""

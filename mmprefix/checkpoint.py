@@ -121,11 +121,14 @@ def start_from(model: PrefixLM, source: str) -> None:
     directory = place if place.exists() else sources.folder(source)
     saved, tensors = read(directory), read_tensors(directory)
     for name, part in model.frozen_parts.items():
-        was = saved["parts"].get(name, {}).get("sha256")
-        if was is not None and not part.trained == ("",) and was != part.identity.sha256:
+        was = saved["parts"].get(name)
+        if was is None or part.trained == ("",) or was["sha256"] == part.identity.sha256:
+            continue
+        if not was["sha256"]:
             raise InputError(
-                f"model.start_from {source}: was trained with another {name} than {part.identity.source!r}"
+                f"model.start_from {source}: its encoder {name!r} was tuned; tune it here too (UnfreezeUntil)"
             )
+        raise InputError(f"model.start_from {source}: was trained with another {name} than {part.identity.source!r}")
     own = model.trained
     tensors = model.decoder.adopt(tensors, saved["recipe"]["decoder"]["init_args"])
     common = sorted(own.keys() & tensors.keys())

@@ -141,7 +141,7 @@ class CausalDecoder(Decoder):
         self.own_head: nn.Linear | None = None
         if train_head:
             self.own_head = _untied(self.lm.get_output_embeddings())
-        self.eval()
+        self.train()  # in what ``train`` makes of it: a trainer leaves each part in the mode that it finds it in
 
     @property
     def trained(self) -> tuple[str, ...]:

@@ -66,7 +66,7 @@ class PrefixTask(LightningModule):
         return {name: self.model.encoder(name).media for name in self.model.encoders}
 
     def setup(self, stage: str) -> None:
-        """Takes the first tensors from a saved model; tells several processes that some may have no gradient.
+        """Several processes are told that some parameters may have no gradient.
 
         That is so where a step on pictures leaves out the mapper of sounds, and where an encoder is frozen on the way.
         """
@@ -74,7 +74,10 @@ class PrefixTask(LightningModule):
         partly = len(self.model.mappers) > 1 or any(self.model.encoder(name).tuned for name in self.model.encoders)
         if isinstance(strategy, DDPStrategy) and partly:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
-        if stage == "fit" and self.start_from is not None and self.trainer.ckpt_path is None:
+
+    def on_fit_start(self) -> None:
+        """Takes the first tensors from a saved model, unless a run is resumed."""
+        if self.start_from is not None and self.trainer.ckpt_path is None:
             checkpoints.start_from(self.model, self.start_from)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:

@@ -204,6 +204,14 @@ def test_noise_of_a_frozen_model_is_an_option(folder: str) -> None:
         assert first == again
 
 
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_decoder_is_in_the_mode_that_training_wants(frozen: bool, folder: str) -> None:
+    """A trainer leaves parts in the mode that they are in: dropout is on where the model is tuned, and only there."""
+    assert CausalDecoder(folder, frozen=frozen).lm.training is not frozen
+    assert CausalDecoder(folder, frozen=True, noisy=True).lm.training
+    assert not CausalDecoder(folder, frozen=frozen).eval().lm.training
+
+
 def test_build_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "a.wav").write_bytes(b"x")
     rows = [
