@@ -1,0 +1,188 @@
+"""The recipes of ClipCap and Prefix-AAC: what the papers say stands in them, their sizes are told without weights, and
+each runs from end to end on tiny parts."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import tiny_decoders
+import tiny_encoders
+import torch
+import yaml
+from PIL import Image
+from test_readme import hub_model
+from tiny_recipes import figures, quietly
+
+import mmprefix
+from mmprefix.cli import main
+from mmprefix.recipes import build_vocabulary
+
+pytestmark = quietly
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+PICTURES = ("clipcap_mlp", "clipcap_mlp_gpt2", "clipcap_transformer")
+SOUNDS = (
+    "prefix_aac_audiocaps",
+    "prefix_aac_clotho",
+    "prefix_aac_both",
+    "prefix_aac_no_mapper",
+    "prefix_aac_temporal",
+    "prefix_aac_global",
+)
+
+
+def recipe(name: str) -> dict[str, Any]:
+    return yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_clipcaps_hyper_parameters(name: str) -> None:
+    made = recipe(name)
+    model, data, trainer = made["model"], made["data"]["init_args"], made["trainer"]
+    assert model["optimizer"]["init_args"]["lr"] == 2e-5
+    assert (model["schedule"], model["warmup"]) == ("linear", 5000)
+    assert data["batch_size"] * 5 == 40
+    assert trainer["max_epochs"] == 10
+    assert model["decoder"]["init_args"].get("frozen", True) == (name != "clipcap_mlp_gpt2")
+    assert model["decoder"]["init_args"]["stop"] == "."
+    assert model["generate"] == {"max_new_tokens": 67, "num_beams": 5, "ranking": "clipcap"}
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_prefix_aacs_hyper_parameters(name: str) -> None:
+    made = recipe(name)
+    model, data, trainer = made["model"], made["data"]["init_args"], made["trainer"]
+    clotho, both = "clotho" in name, "both" in name
+    options = model["optimizer"]["init_args"]
+    assert (options["lr"], options["weight_decay"]) == (5e-5, 0.02 if clotho or both else 0.01)
+    assert model["schedule"] == "cosine"
+    assert model["warmup"] == pytest.approx(1 / 6, abs=1e-4)
+    assert trainer["max_epochs"] == (60 if clotho else 50)
+    captions = {"prefix_aac_clotho": 5, "prefix_aac_both": (49838 + 5 * 3839) / (49838 + 3839)}.get(name, 1)
+    assert round(data["batch_size"] * captions) == (55 if clotho else 62 if both else 75)
+    (callback,) = trainer["callbacks"]
+    assert callback["init_args"]["epochs"] == (30 if clotho else 16)
+    encoder = model["branches"]["audio"]["encoder"]["init_args"]
+    assert (encoder["rate"], encoder["seconds"]) == (16000, 30 if clotho else 10)
+    assert made["seed_everything"] == 2766
+
+
+ROWS = {  # from the papers' tables, as the facts have them
+    "clipcap_mlp": "27.39 24.4 92.38 18.04",
+    "clipcap_mlp_gpt2": "32.15 27.1 108.35 20.12",
+    "clipcap_transformer": "33.53 27.45 113.08 21.05",
+    "prefix_aac_audiocaps": ".713 .552 .421 .309 .240 .503 .733 .177 .455",
+    "prefix_aac_clotho": ".560 .376 .253 .160 .170 .378 .392 .118 .255",
+    "prefix_aac_both": ".539 .346 .227 .142 .159 .366 .319 .111 .215 .708 .547 .402 .283 .238 .499 .710 .167 .438",
+    "prefix_aac_no_mapper": ".250 .216 .471 .614 .387",
+    "prefix_aac_temporal": ".280 .230 .491 .708 .440",
+    "prefix_aac_global": ".297 .230 .485 .652 .413",
+}
+
+
+@pytest.mark.parametrize("name", [*PICTURES, *SOUNDS])
+def test_the_header_has_the_published_row(name: str) -> None:
+    header = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("\nseed_everything")[0]
+    expected = header.split("# Expected:")[1].split("# Cost:")[0]
+    numbers = re.findall(r"(?<![\w.])(\d+\.\d+|\.\d{3})(?![\d])", expected)
+    assert numbers == ROWS[name].split()
+    assert "CIDEr-D" in expected
+    for word in ("Paper:", "Data:", "Cost:", "Differs:", "--dry-run"):
+        assert word in header
+
+
+def counted(capsys: pytest.CaptureFixture[str], name: str, *more: str) -> dict[str, tuple[int, int]]:
+    """The table of a dry run: parameters and trained parameters by part."""
+    capsys.readouterr()
+    assert main(["fit", "--config", str(RECIPES / f"{name}.yaml"), "--dry-run", *more]) == 0
+    lines = re.findall(r"^(\S.*?)\s{2,}\w+\s+([\d,]+)\s+([\d,]+)$", capsys.readouterr().out, re.MULTILINE)
+    return {part: (int(a.replace(",", "")), int(b.replace(",", ""))) for part, a, b in lines}
+
+
+@pytest.mark.slow
+def test_a_dry_run_needs_no_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any) -> None:
+    """The sizes of the papers' tables, on a machine without hub, weights or data."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    transformer = counted(capsys, "clipcap_transformer")
+    assert transformer["image mapper"] == (42728448, 42728448)  # the table's 43 M
+    assert transformer["decoder"] == (124439808, 0)
+    assert transformer["all"][1] == 42728448
+    sizes = "--model.branches.image.mapper.init_args"
+    longer = counted(capsys, "clipcap_transformer", f"{sizes}.length=40", f"{sizes}.clip_length=40")
+    assert round(longer["image mapper"][0] / 1e6, 1) == 57.5  # of the weights that were released
+    assert counted(capsys, "clipcap_mlp")["image mapper"][0] == 31960320  # 32 M
+    assert counted(capsys, "clipcap_mlp_gpt2")["all"][1] == 31960320 + 124439808  # 156 M
+    aac = counted(capsys, "prefix_aac_audiocaps")
+    assert aac["audio mapper, part 1"] == (22058496, 22058496)
+    assert aac["audio mapper, part 2"] == (18946560, 18946560)
+    assert aac["audio encoder"][1] > 80e6  # it is trained for 16 epochs
+    assert counted(capsys, "prefix_aac_both")["decoder"][1] == 50257 * 768
+    assert not list(tmp_path.glob("runs/**/*.ckpt"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Tiny parts and data where the recipes look for them."""
+    root, cache = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("hub")
+    torch.manual_seed(1)
+    hub_model(cache, "openai-community/gpt2", Path(tiny_decoders.save_decoder(cache / "gpt2")))
+    (root / "weights").mkdir()
+    tiny_encoders.panns(root / "weights" / "Cnn14_16k_mAP=0.438.pth")
+    tiny_encoders.clip(root / "clip")
+    texts = ["a dog barks.", "rain falls on a roof.", "the bell rings.", "a cat runs.", "some rain."]
+    for data, kind, each in (("coco", "image", 5), ("audiocaps", "audio", 1), ("clotho", "audio", 5)):
+        (root / data).mkdir()
+        for split in ("train", "val", "test"):
+            rows = []
+            for n in range(6 if split == "train" else 2):
+                file = f"{split}{n}.{'png' if kind == 'image' else 'wav'}"
+                if kind == "image":
+                    Image.new("RGB", (20, 20), (40 * n, 90, 20)).save(root / data / file)
+                else:
+                    soundfile.write(root / data / file, 0.1 * np.sin(np.arange(4000 + 900 * n) / (3 + n)), 16000)
+                rows.append({"id": f"{split}{n}", kind: file, "captions": (texts[n % 5 :] + texts)[:each]})
+            (root / data / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        assert build_vocabulary.main(["audiocaps/train.jsonl", "--out", "audiocaps/words.txt"]) == 0
+        both = ["audiocaps/train.jsonl", "clotho/train.jsonl", "--out", "clotho/words.txt"]
+        assert build_vocabulary.main(both) == 0
+        yield root
+
+
+def shrunk(name: str) -> list[str]:
+    """The options that make a recipe's parts tiny; all that the paper chose stays."""
+    words = [
+        "--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+        "--trainer.check_val_every_n_epoch=2", "--data.init_args.num_workers=0", "--data.init_args.batch_size=3",
+        "--model.generate.max_new_tokens=5", "--trainer.num_sanity_val_steps=0", "--data.init_args.drop_last=false",
+    ]  # fmt: skip
+    if name in PICTURES:
+        encoder = "--model.branches.image.encoder.init_args"
+        return [*words, f"{encoder}.model=clip", f"{encoder}.pretrained=null"]
+    encoder = "--model.branches.audio.encoder.init_args"
+    sizes = {"mels": 16, "channels": "[4,6,8]", "classes": 20, "seconds": 0.5}
+    return [*words, *(f"{encoder}.{option}={value}" for option, value in sizes.items())]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*PICTURES, *SOUNDS])  # in this order: Clotho starts from the model of AudioCaps
+def test_it_runs_from_end_to_end(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(RECIPES / f"{name}.yaml"), *shrunk(name)]) == 0
+    assert len(figures(place / "runs" / name, "val/loss")) == 1
+    assert figures(place / "runs" / name, "test/cider_d")
+    model = mmprefix.load(place / "runs" / name / "model", device="cpu")
+    file = place / ("coco/test0.png" if name in PICTURES else "clotho/test0.wav")
+    assert isinstance(model(file), str)
+    assert model.options.ranking == "clipcap"
+    if name == "prefix_aac_clotho":
+        assert "trained tensors start from runs/prefix_aac_audiocaps/model" in capsys.readouterr().out
