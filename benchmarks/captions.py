@@ -6,22 +6,28 @@ reaches 40 about once in the 600 000 captions of COCO. That is the shape of COCO
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mmprefix.sampling import POOL, BucketSampler, Row
+from mmprefix.types import Features
 
 LONGEST = 40  # tokens; to what a data set's longest caption would pad every batch
 
 
+def take(features: Features, rows: Sequence[int]) -> Features:
+    """The features of some inputs, which may come several times."""
+    return Features(features.frames[rows], features.mask[rows], features.pooled[rows])
+
+
 @dataclass(frozen=True)
 class Captioned:
-    """B inputs: their summaries (B G), and the captions of each, words parted by spaces."""
+    """B inputs: their features, and the captions of each, words parted by spaces."""
 
-    pooled: Tensor
+    features: Features
     texts: list[list[str]]
 
     @property
@@ -35,8 +41,13 @@ class Captioned:
 
     def apart(self) -> Captioned:
         """The same captions, each with an input of its own."""
-        times = torch.tensor([len(texts) for texts in self.texts])
-        return Captioned(self.pooled.repeat_interleave(times, dim=0), [[t] for texts in self.texts for t in texts])
+        owners = [row for row, texts in enumerate(self.texts) for _ in texts]
+        return Captioned(take(self.features, owners), [[text] for texts in self.texts for text in texts])
+
+    def to(self, dtype: torch.dtype) -> Captioned:
+        """The same with features of ``dtype``."""
+        features = self.features
+        return Captioned(Features(features.frames.to(dtype), features.mask, features.pooled.to(dtype)), self.texts)
 
     def run(self) -> tuple[int, int]:
         """Text positions that a decoder must run, and that it does run with the captions of an input in one row."""
@@ -56,25 +67,33 @@ class Draws:
     random: list[Captioned]
 
 
-def draw(captions: int, batch: int, vocabulary: int, dim: int, pool: int, seed: int = 0) -> Draws:
-    """Batches of ``batch`` captions, ``captions`` an input, with summaries of width ``dim``.
+def draw(
+    captions: int,
+    batch: int,
+    vocabulary: int,
+    features: Callable[[np.random.Generator, int], Features],
+    pool: int,
+    seed: int = 0,
+) -> Draws:
+    """Batches of ``batch`` captions, ``captions`` an input, of words 1 to ``vocabulary`` - 2.
 
-    As many inputs as the sampler sorts at once are drawn and put into batches by it. The pool takes ``pool`` of these
-    batches, evenly spaced in length; its random side deals their inputs out again without regard to length.
+    As many inputs as the sampler sorts at once are drawn and put into batches by it; ``features`` draws so many. The
+    pool takes ``pool`` of these batches, evenly spaced in length; its random side deals their inputs out again without
+    regard to length.
     """
     random = np.random.default_rng(seed)
     inputs = batch // captions
     lengths = 7 + random.gamma(2.78, 1.8, (POOL * inputs, captions))
     counts = np.clip(lengths.round().astype(int), 2, LONGEST)
     texts = [[" ".join(f"w{i}" for i in random.integers(1, vocabulary - 1, n - 1)) for n in row] for row in counts]
-    pooled = torch.from_numpy(random.standard_normal((len(texts), dim), dtype=np.float32))
+    drawn = features(random, len(texts))
 
-    def take(rows: list[int]) -> Captioned:
-        return Captioned(pooled[rows], [texts[row] for row in rows])
+    def some(rows: list[int]) -> Captioned:
+        return Captioned(take(drawn, rows), [texts[row] for row in rows])
 
     keys = [Row(frozenset({"image"}), (0, captions, sum(map(len, row)))) for row in texts]  # as mmprefix.rows has it
     batches = sorted((d.rows for d in BucketSampler(keys, inputs, seed).batches(0)), key=lambda r: counts[r].sum())
     middle = [batches[int((i + 0.5) / pool * len(batches))] for i in range(pool)]
     shuffled = random.permutation(np.concatenate(middle)).tolist()
     dealt = [shuffled[start : start + inputs] for start in range(0, len(shuffled), inputs)]
-    return Draws(take(batches[len(batches) // 2]), [take(rows) for rows in middle], [take(rows) for rows in dealt])
+    return Draws(some(batches[len(batches) // 2]), [some(rows) for rows in middle], [some(rows) for rows in dealt])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from functools import cache
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from mmprefix.encoders.cnn import Cnn
-from mmprefix.encoders.waveform import real
+from mmprefix.encoders.waveform import ReadWaveform, real
 from mmprefix.types import Features, Media
 
 
@@ -19,10 +19,12 @@ class Remembered(Cnn):
     """``Cnn`` whose files and features are kept in memory, over all runs of a process; the same features to 1e-6."""
 
     _kept: ClassVar[dict[tuple[str, bytes], tuple[Tensor, Tensor]]] = {}
+    _read: ClassVar[dict[ReadWaveform, Any]] = {}
 
     def __init__(self, model: str, revision: str | None = None) -> None:
         super().__init__(model, revision)
-        self.preprocess = cache(self.preprocess)
+        read = cast(ReadWaveform, self.preprocess)
+        self.preprocess = self._read.setdefault(read, cache(read.__call__))
 
     def encode(self, media: Media) -> Features:
         """As ``Cnn``, from memory where the very same samples were heard before."""

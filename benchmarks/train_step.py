@@ -2,8 +2,14 @@
 
     python benchmarks/train_step.py --mapper transformer --prefix-length 40 --captions 5 --batch 30 --repeat 3
 
-A step is mapper, frozen decoder, loss, backward to the mapper, AdamW. All variants compute the same mean loss over
-the same captions and the same gradients, which is checked in the first round, before any figure is printed.
+A step is mapper, frozen decoder, loss, backward to the mapper (and to the output head where that is trained), AdamW.
+All variants compute the same mean loss over the same captions and the same gradients, which is checked before any
+figure is printed.
+
+Prefix-AAC's mappers normalise by the batch. So the same captions in other batches are another computation, and
+bucketing is not measured for them. And float32 sums over repeated inputs differ in the last digits, upon which a few of
+five million ReLUs change sides, each with a leap in the gradients. Therefore they are checked with mappers in float64,
+and timed as ever in float32.
 """
 
 from __future__ import annotations
@@ -13,16 +19,19 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+import prefix_aac_step
 import torch
 from captions import LONGEST, Captioned, Draws, draw
 from limit import step_operations
 from measure import Gemm, in_turn, table, versions
 from random_gpt2 import Size, save
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, GPT2LMHeadModel
 
@@ -31,23 +40,18 @@ from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.transformer import Transformer
 from mmprefix.types import Features
+from mmprefix.words import WordDecoder
 
 LOSS, GRADIENT = 2e-6, 5e-6  # the relative errors up to which a variant counts as the same
 OURS, BUCKETED = "mmprefix", "mmprefix, several bucketed batches"
 Loss = Callable[[Captioned], Tensor]  # the summed negative log-likelihood of all captions
 
 
-def summaries(work: Captioned) -> Features:
-    """Features without frames."""
-    b = len(work.pooled)
-    return Features(work.pooled.new_zeros(b, 0, 0), torch.zeros(b, 0, dtype=torch.bool), work.pooled)
-
-
 def shared(mapper: Mapper, decoder: CausalDecoder) -> Loss:
     """The step as mmprefix does it: the prefix of an input is read once, its captions continue from there."""
 
     def loss(work: Captioned) -> Tensor:
-        state = decoder.start(mapper(summaries(work)))
+        state = decoder.start(mapper(work.features))
         return decoder.text_loss(state, [""] * len(work.texts), work.texts).nll.sum()
 
     return loss
@@ -63,27 +67,72 @@ class LogitsEverywhere(CausalDecoder):
         return hidden  # what ``_run`` gave are logits already
 
 
-def naive(mapper: Mapper, folder: str) -> Loss:
-    """The step of ClipCap's public code (https://arxiv.org/abs/2111.09734), written anew from its description.
+class WordLogitsEverywhere(LogitsEverywhere, WordDecoder):
+    """The same with a head over words."""
 
-    Every caption reads its own prefix, is padded to the longest caption of the data set, gets logits at every position,
-    and gradients into the language model's weights are computed and never used. One difference: captions end with an
-    end-of-text token, as ours do.
+
+def naive(mapper: Mapper, own_head: nn.Linear | None, folder: str, into_weights: bool) -> Loss:
+    """The step of the public code of ClipCap (https://arxiv.org/abs/2111.09734) and, with an ``own_head`` over words,
+    of Prefix-AAC (https://arxiv.org/abs/2303.17489), written anew from their descriptions.
+
+    Every caption reads its own prefix, is padded to the longest caption of the data set, and gets logits at every
+    position. ``into_weights``: gradients into the language model's weights are computed and never used; ClipCap's code
+    does that, Prefix-AAC's does not. Two differences: ClipCap's captions end with an end-of-text token, as ours do, and
+    Prefix-AAC's word 0, which no caption has, keeps its logit. As there, word i is read by row i of the embeddings.
     """
-    lm = cast(GPT2LMHeadModel, GPT2LMHeadModel.from_pretrained(folder)).eval()
-    end = cast(int, lm.config.eos_token_id)
+    lm = cast(GPT2LMHeadModel, GPT2LMHeadModel.from_pretrained(folder)).eval().requires_grad_(into_weights)
+    head = cast(nn.Linear, lm.lm_head if own_head is None else own_head)
+    end = head.out_features - 1
 
     def loss(work: Captioned) -> Tensor:
         rows = [[int(word[1:]) for word in text.split()] + [end] for texts in work.texts for text in texts]
         padded = torch.tensor([row + [0] * (LONGEST - len(row)) for row in rows])
-        prefix = mapper(summaries(work.apart())).embeds
+        prefix = mapper(work.apart().features).embeds.to(lm.dtype)
         embeds = torch.cat([prefix, lm.transformer.wte(padded)], dim=1)
         mask = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.long), (padded > 0).long()], dim=1)
-        logits = lm(inputs_embeds=embeds, attention_mask=mask, use_cache=False).logits
+        hidden = lm.transformer(inputs_embeds=embeds, attention_mask=mask, use_cache=False).last_hidden_state
+        logits = head(hidden)
         found = logits[:, prefix.shape[1] - 1 : -1].reshape(-1, logits.shape[-1])
         return F.cross_entropy(found, padded.flatten(), ignore_index=0, reduction="sum")
 
     return loss
+
+
+@dataclass(frozen=True)
+class Case:
+    """What differs between published systems: what is read, what is trained, and what their own code does."""
+
+    vocabulary: int  # words that captions are made of, each a token of the language model
+    features: Callable[[np.random.Generator, int], Features]  # of so many inputs
+    mapper: Callable[[int], Mapper]  # for a decoder's width
+    decoder: Callable[[str], CausalDecoder]  # from a folder
+    everywhere: Callable[[str], CausalDecoder]  # the same, with logits at all positions
+    naive: dict[str, bool]  # naive variants by name, and whether they compute gradients into frozen weights
+
+
+def clipcap(kind: type[MLP] | type[Transformer], options: argparse.Namespace) -> Case:
+    """A summary is mapped, the language model's own head predicts its tokens."""
+
+    def features(random: np.random.Generator, count: int) -> Features:
+        pooled = torch.from_numpy(random.standard_normal((count, options.features), dtype=np.float32))
+        return Features(pooled.new_zeros(count, 0, 0), torch.zeros(count, 0, dtype=torch.bool), pooled)
+
+    def mapper(width: int) -> Mapper:
+        return kind(0, options.features, width, length=options.prefix_length)
+
+    published = {"naive: all that ClipCap's code does": True}
+    return Case(options.vocab, features, mapper, CausalDecoder, LogitsEverywhere, published)
+
+
+def prefix_aac(options: argparse.Namespace) -> Case:
+    """Frames and a summary are mapped, a trained head predicts whole words: recipes/prefix_aac_audiocaps.yaml."""
+    words = prefix_aac_step.vocabulary(options.words)
+    decoder, everywhere = (partial(kind, vocabulary=words) for kind in (WordDecoder, WordLogitsEverywhere))
+    published = {"naive: all that Prefix-AAC's code does": False, "naive, with gradients into frozen weights": True}
+    return Case(options.words, prefix_aac_step.features, prefix_aac_step.mapper, decoder, everywhere, published)
+
+
+CASES = {"mlp": partial(clipcap, MLP), "transformer": partial(clipcap, Transformer), "prefix_aac": prefix_aac}
 
 
 @dataclass
@@ -95,7 +144,7 @@ class Step:
     """
 
     loss: Loss
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     batches: list[Captioned]
     run: Callable[[Captioned], tuple[int, int]] = Captioned.run
 
@@ -117,12 +166,14 @@ class Step:
         return 1 - real / run
 
 
-def steps(mapper: Mapper, folder: str, draws: Draws) -> dict[str, Step]:
+def steps(case: Case, mapper: Mapper, decoder: CausalDecoder, folder: str, draws: Draws) -> dict[str, Step]:
     """The variants by the names that the table has."""
-    ours = shared(mapper, CausalDecoder(folder))
-    everywhere = shared(mapper, LogitsEverywhere(folder))
-    fused = torch.optim.AdamW(mapper.parameters(), lr=0.0, fused=True)
-    plain = torch.optim.AdamW(mapper.parameters(), lr=0.0)
+    full = case.everywhere(folder)
+    full.own_head = decoder.own_head
+    ours, everywhere = shared(mapper, decoder), shared(mapper, full)
+    parameters = [p for part in trained(mapper, decoder) for p in part.parameters()]
+    fused = torch.optim.AdamW(parameters, lr=0.0, fused=True)
+    plain = torch.optim.AdamW(parameters, lr=0.0)
     one = [draws.middle]
 
     def apart(work: Captioned) -> Tensor:
@@ -131,36 +182,52 @@ def steps(mapper: Mapper, folder: str, draws: Draws) -> dict[str, Step]:
     def to_longest(work: Captioned) -> tuple[int, int]:
         return work.apart().run()[0], LONGEST * len(work.apart().texts)
 
-    return {
+    def published(into_weights: bool) -> Step:
+        return Step(naive(mapper, decoder.own_head, folder, into_weights), plain, one, to_longest)
+
+    found = {
         OURS: Step(ours, fused, one),
         "without sharing the prefix": Step(apart, fused, one, lambda work: work.apart().run()),
         "with logits at all positions": Step(everywhere, fused, one),
-        "naive: all that ClipCap's code does": Step(naive(mapper, folder), plain, one, to_longest),
+        **{name: published(into_weights) for name, into_weights in case.naive.items()},
+    }
+    if by_batch(mapper):
+        return found
+    pool = {
         BUCKETED: Step(ours, fused, draws.bucketed),
         "the same captions, not bucketed": Step(ours, fused, draws.random),
     }
+    return {**found, **pool}
+
+
+def trained(mapper: Mapper, decoder: CausalDecoder) -> list[nn.Module]:
+    """The mapper, and the decoder's head where it has one of its own."""
+    return [part for part in (mapper, decoder.own_head) if part is not None]
+
+
+def by_batch(mapper: Mapper) -> bool:
+    """Whether what an input is mapped to depends on the others of its batch."""
+    return any(isinstance(module, nn.BatchNorm1d) for module in mapper.modules())
 
 
 class Sameness:
-    """How far the first result of each variant is from the reference's: loss and mapper gradients."""
+    """How far the result of each variant is from its reference's: the loss and the gradients of each trained part."""
 
-    def __init__(self, mapper: Mapper, reference: dict[str, str]) -> None:
-        self.mapper, self.reference = mapper, reference
-        self.found: dict[str, tuple[float, Tensor]] = {}
+    def __init__(self, parts: list[nn.Module], reference: dict[str, str]) -> None:
+        self.parts, self.reference = parts, reference
+        self.found: dict[str, tuple[float, list[Tensor]]] = {}
 
-    def keep(self, name: str, number: int, loss: Any) -> None:
-        """Notes the loss and the gradients that the first run of ``name`` left."""
-        if number == 0 and name in self.reference:
-            gradients = [p.grad.flatten() for p in self.mapper.parameters() if p.grad is not None]
-            self.found[name] = (loss, torch.cat(gradients))
-        if number == 0 and len(self.found) == len(self.reference):
-            self.check()
+    def keep(self, name: str, loss: float) -> None:
+        """Notes the loss and the gradients that a run of ``name`` left."""
+        gradients = [[p.grad.flatten() for p in part.parameters() if p.grad is not None] for part in self.parts]
+        self.found[name] = (loss, [torch.cat(each).float() for each in gradients])
 
     def errors(self, name: str) -> tuple[float, float]:
-        """|a - b| / |b| of the loss, and the same in the Euclidean norm over all gradients."""
-        loss, gradient = self.found[name]
-        want, direction = self.found[self.reference[name]]
-        return abs(loss - want) / abs(want), float((gradient - direction).norm() / direction.norm())
+        """|a - b| / |b| of the loss, and in the Euclidean norm over all gradients of a part, the worst part's."""
+        loss, gradients = self.found[name]
+        want, directions = self.found[self.reference[name]]
+        pairs = zip(gradients, directions, strict=True)
+        return abs(loss - want) / abs(want), max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
     def check(self) -> None:
         """Ends the program where a variant does not compute what its reference does."""
@@ -170,23 +237,38 @@ class Sameness:
                 sys.exit(f"{name!r}: relative error of the loss {loss:.1e}, of the gradients {gradient:.1e}")
 
 
-def measured(options: argparse.Namespace, folder: str) -> dict[str, Any]:
+def compared(variants: dict[str, Step], reference: dict[str, str], mapper: Mapper, decoder: CausalDecoder) -> Sameness:
+    """Runs every variant once, untimed, and ends the program where they differ."""
+    parts = trained(mapper, decoder)
+    same = Sameness(parts, reference)
+    dtype = torch.float64 if by_batch(mapper) else torch.float32
+    mapper.to(dtype)
+    still = torch.optim.SGD([p for part in parts for p in part.parameters()], lr=0.0)  # no state of this dtype stays
+    for name, step in variants.items():
+        same.keep(name, replace(step, optimizer=still, batches=[batch.to(dtype) for batch in step.batches])())
+    mapper.to(torch.float32)
+    same.check()
+    return same
+
+
+def measured(case: Case, options: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Builds the parts, runs all variants in turn, and gives what the JSON file has."""
     size = Size(options.layers, options.width, options.vocab)
     save(Path(folder), size)
-    draws = draw(options.captions, options.batch, size.vocabulary, options.features, options.pool)
+    draws = draw(options.captions, options.batch, case.vocabulary, case.features, options.pool)
     torch.manual_seed(0)
-    kind = {"mlp": MLP, "transformer": Transformer}[options.mapper]
-    mapper = kind(0, options.features, size.width, length=options.prefix_length)
-    variants = steps(mapper, folder, draws)
+    mapper = case.mapper(size.width)
+    decoder = case.decoder(folder)
+    variants = steps(case, mapper, decoder, folder, draws)
     references = {name: BUCKETED if len(step.batches) > 1 else OURS for name, step in variants.items()}
-    same = Sameness(mapper, references)
+    same = compared(variants, references, mapper, decoder)
     work = draws.middle
-    positions = options.prefix_length * len(work.texts) + work.run()[0]
+    prefix = mapper(work.features).embeds.shape[1]
+    positions = prefix * len(work.texts) + work.run()[0]
     shapes = [(positions, size.width, 4 * size.width), (positions, 4 * size.width, size.width), (1024, 1024, 1024)]
     products = {f"{m} x {k} x {n}": Gemm(m, k, n) for m, k, n in shapes}
-    operations = step_operations(size, mapper, summaries(work), work)
-    times = in_turn({**products, **variants}, options.repeat, same.keep)
+    operations = step_operations(size, mapper, decoder, work)
+    times = in_turn({**products, **variants}, options.repeat)
 
     rates = {name: product.operations / times[name].median for name, product in products.items()}
     limit = operations / max(rates.values())
@@ -204,7 +286,7 @@ def measured(options: argparse.Namespace, folder: str) -> dict[str, Any]:
         }
         for name, step in variants.items()
     ]
-    counts = {"inputs": len(work.texts), "captions": len(work.apart().texts), "tokens": work.tokens}
+    counts = {"inputs": len(work.texts), "captions": len(work.apart().texts), "tokens": work.tokens, "prefix": prefix}
     limits = {"operations": operations, "rates": rates, "seconds": limit}
     return {"options": vars(options), "versions": versions(), "batch": counts, "limit": limits, "variants": rows}
 
@@ -229,6 +311,7 @@ def report(found: dict[str, Any]) -> str:
     batch, limit, options = found["batch"], found["limit"], found["options"]
     rate = max(limit["rates"].values())
     made = f"{batch['captions']} captions of {batch['inputs']} inputs, {batch['tokens']} tokens"
+    made += f", a prefix of {batch['prefix']}"
     software = ", ".join(" ".join(pair) for pair in found["versions"].items())
     least = f"{limit['operations'] / 1e9:.4g} GFLOP at {rate / 1e9:.3g} GFLOP per CPU second = {limit['seconds']:.3g} s"
     first = f"{made}; threads {options['threads']}; n = {options['repeat']}; {software}"
@@ -238,14 +321,15 @@ def report(found: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measures, prints the table, writes the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mapper", choices=["mlp", "transformer"], default="transformer")
-    parser.add_argument("--prefix-length", type=int, default=40)
+    parser.add_argument("--mapper", choices=list(CASES), default="transformer")
+    parser.add_argument("--prefix-length", type=int, default=40, help="positions (not prefix_aac, which has 15 + 11)")
     parser.add_argument("--captions", type=int, default=5, help="captions an input")
     parser.add_argument("--batch", type=int, default=30, help="captions a batch")
-    parser.add_argument("--features", type=int, default=512, help="width of the encoder's summary")
+    parser.add_argument("--features", type=int, default=512, help="width of the encoder's summary (not prefix_aac)")
     parser.add_argument("--layers", type=int, default=Size.layers)
     parser.add_argument("--width", type=int, default=Size.width)
     parser.add_argument("--vocab", type=int, default=Size.vocabulary)
+    parser.add_argument("--words", type=int, default=7911, help="words of a trained head (prefix_aac)")
     parser.add_argument("--pool", type=int, default=4, help="batches of each kind when bucketing is measured")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
@@ -253,9 +337,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     if options.batch % options.captions:
         parser.error(f"--batch {options.batch} is no multiple of --captions {options.captions}")
+    case = CASES[options.mapper](options)
+    if case.vocabulary > options.vocab:
+        parser.error(f"--words {options.words}: each is a token, but --vocab {options.vocab} are all that there are")
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        found = measured(options, folder)
+        found = measured(case, options, folder)
     print(report(found))
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

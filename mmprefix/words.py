@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,8 @@ class WordDecoder(CausalDecoder):
             raise InputError(f"as_published: {len(self.words)} words, but {model!r} has only {rows} embeddings")
         self.own_head = nn.Linear(self.lm.get_output_embeddings().in_features, len(self.words), bias=False)
         nn.init.kaiming_uniform_(self.own_head.weight)
-        self._embeddings: Tensor | None = None
+
+    _embeddings: Tensor | None = None
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V) over the words."""
@@ -109,18 +110,24 @@ class WordDecoder(CausalDecoder):
         text = " ".join(self.words[i] for i in ids if i != self.number[END])
         return text.replace(".", "") + "." if self.as_published else text
 
-    @torch.no_grad()
     def _table(self) -> Tensor:
         """The embedding of each word (V E): the mean over the model's own tokens for it, behind a space."""
         source = self.lm.get_input_embeddings().weight
-        if (
-            self._embeddings is None
-            or self._embeddings.device != source.device
-            or self._embeddings.dtype != source.dtype
-        ):
-            pieces = [self._ids(f" {word}") for word in self.words]
-            pieces[self.number[END]] = pieces[self.number[END]] if self.eos is None else [self.eos]
-            flat = torch.tensor([i for ids in pieces for i in ids], device=source.device)
-            starts = torch.tensor([0, *map(len, pieces[:-1])], device=source.device).cumsum(0)
-            self._embeddings = nn.functional.embedding_bag(flat, source, starts, mode="mean")
-        return self._embeddings
+        known = self._embeddings
+        if known is not None and (known.device, known.dtype) == (source.device, source.dtype):
+            return known
+        pieces = [self._ids(f" {word}") for word in self.words]
+        if self.eos is not None:
+            pieces[self.number[END]] = [self.eos]
+        flat = torch.tensor([i for ids in pieces for i in ids], device=source.device)
+        starts = torch.tensor([0, *map(len, pieces[:-1])], device=source.device).cumsum(0)
+        with torch.inference_mode(False):  # what is kept may be read by a training later
+            table = nn.functional.embedding_bag(flat.clone(), source, starts.clone(), mode="mean")
+        if not table.requires_grad:  # that of a model that learns is another after each step
+            self._embeddings = table
+        return table
+
+    def train(self, mode: bool = True) -> Self:
+        """As for ``CausalDecoder``; what was known of the model's embeddings may have changed meanwhile."""
+        self._embeddings = None
+        return super().train(mode)

@@ -18,7 +18,7 @@ import mmprefix
 from mmprefix import Predictor, cli
 from mmprefix.cli import main
 
-VERBS = ("fit", "validate", "test", "predict", "caption", "evaluate", "check-data")
+VERBS = ("fit", "validate", "test", "predict", "caption", "evaluate", "check-data", "import")
 
 
 @pytest.fixture(scope="module")

@@ -165,3 +165,25 @@ def test_a_model_that_hides_patches_at_random_is_refused(tmp_path: Path):
     hf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
     with pytest.raises(InputError, match="random"):
         ViT(str(tmp_path))
+
+
+def test_the_activation_is_the_one_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """OpenAI's weights were trained with QuickGELU; open_clip only warns when they are put into a network without."""
+    described = {**tiny.CLIP}
+    (tmp_path / "tiny-vit.json").write_text(json.dumps(described))
+    open_clip.add_model_config(tmp_path)
+    folder = tiny.clip(tmp_path / "made")
+    file = str(folder / "open_clip_model.safetensors")
+    tags = open_clip.pretrained._PRETRAINED
+    for tag, quick in (("openai", True), ("laion", False)):
+        monkeypatch.setitem(tags, "tiny-vit", {tag: open_clip.pretrained._pcfg(url="https://x", quick_gelu=quick)})
+        monkeypatch.setattr(open_clip, "download_pretrained", lambda *_, **__: file)
+        monkeypatch.setattr("open_clip.factory.download_pretrained", lambda *_, **__: file)
+        encoder = Clip("tiny-vit", tag)
+        pixels = encoder.preprocess(PICTURE, 0.0, None)[None]
+        expected: Any = open_clip.create_model("tiny-vit", pretrained=file, force_quick_gelu=quick).eval()
+        other: Any = open_clip.create_model("tiny-vit", pretrained=file, force_quick_gelu=not quick).eval()
+        found = encoder(Media(pixels, ONE)).pooled
+        with torch.no_grad():
+            assert_close(found, expected.encode_image(pixels), atol=1e-6, rtol=1e-5)
+            assert not torch.allclose(found, other.encode_image(pixels), atol=1e-4)

@@ -121,6 +121,27 @@ def test_only_the_head_learns(decoder: WordDecoder) -> None:
     assert changed == {"own_head.weight"}
 
 
+def test_a_tuned_model_reads_words_by_what_it_has_become(folder: str) -> None:
+    """The embeddings of words follow those of their pieces, in training and after it."""
+    decoder = WordDecoder(folder, WORDS, frozen=False)
+    assert decoder.trained == ("",)
+    source = decoder.lm.get_input_embeddings().weight
+    for learns in (True, False):
+        decoder.train(learns)
+        for _ in range(2):
+            with torch.set_grad_enabled(learns):
+                read = decoder.embed(torch.tensor([[WORDS.index("barks")]]))[0, 0]
+            assert torch.allclose(read, mean_of_pieces(decoder, "barks"), atol=1e-6)
+            assert read.requires_grad == learns
+            if learns:
+                with torch.no_grad():
+                    source.add_(0.1)
+    frozen = WordDecoder(folder, WORDS).eval()
+    with torch.inference_mode():
+        frozen.embed(torch.tensor([[1]]))
+    frozen.loss(frozen.start(prefix(frozen, [3])), [""], [["a dog"]]).backward()  # what was kept can be trained on
+
+
 def test_as_published(folder: str) -> None:
     """Word i is read by row i of the model's embeddings, the logit of word 0 is 0, and a text has one full stop."""
     torch.manual_seed(0)
@@ -132,7 +153,7 @@ def test_as_published(folder: str) -> None:
     assert quirky.own_head is not None
     logits = hidden @ quirky.own_head.weight.T
     logits[:, 0] = 0.0
-    lines = logits[3:].log_softmax(-1)
+    lines = logits[3:].log_softmax(-1).detach()
     want = sum(float(lines[i, n]) for i, n in enumerate([*ids, WORDS.index(END)]))
     assert quirky.score(quirky.start(given), [""], [["a dog barks"]])[0][0] == pytest.approx(want, abs=1e-4)
     assert quirky._text([4, 10, 5]) == "loudly rings,."
