@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         place = options.out / name.replace(", ", "-").replace(" ", "_")
         tried = {lr: run(place / f"choice-{lr:g}", mappers, lr, 0, data["chosen"])["loss"] for lr in options.rates}
         lr = min(tried, key=lambda rate: tried[rate])
-        runs = [run(place / f"seed{seed}", mappers, lr, seed, data["final"]) for seed in options.seeds]
+        runs = [run(place / f"seed{seed}-{lr:g}", mappers, lr, seed, data["final"]) for seed in options.seeds]
         found.append({"row": name, "lr": lr, "tried": tried, "seeds": options.seeds, "runs": runs})
     rows = []
     for row in found:

@@ -78,7 +78,7 @@ def words(case: dict[str, Any], place: Path) -> list[str]:
     found = ["--decoder", str(place / "gpt2")]
     if "clip" in case:
         weights = str(place / f"{case['clip']}.safetensors")
-        return [*found, "--encoder", case["clip"], "--pretrained", weights, "--normalize", "no"]
+        return [*found, "--encoder", f"{case['clip']}-quickgelu", "--pretrained", weights, "--normalize", "no"]
     if "words" in case:
         file = place / "words.txt"
         names = ["!" if not i else "<eos>" if i == 13 else f"w{i}" for i in range(case["words"])]

@@ -48,6 +48,8 @@ class Clip(Encoder):
         pretrained: a tag that open_clip knows for ``model`` (``openai``, ``laion2b_s34b_b79k``) or a file of weights.
         revision: the hub's branch, tag or commit, for ``hf-hub:``.
         normalize: whether the summary is scaled to length 1.
+        quick_gelu: whether the network was trained with QuickGELU, as OpenAI's were. A tag tells; a file of weights
+            under a plain name does not, and there it must be said (or the name must, as in ``ViT-B-32-quickgelu``).
         dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
     """
 
@@ -60,11 +62,12 @@ class Clip(Encoder):
         revision: str | None = None,
         normalize: bool = False,
         dtype: str = "float32",
+        quick_gelu: bool | None = None,
     ) -> None:
         super().__init__()
         wanted = precision(dtype)
         self.normalize = normalize
-        network, weights = _find(model, pretrained, revision)
+        network, weights = _find(model, pretrained, revision, quick_gelu)
         source = f"{model}/{pretrained}" if pretrained else model
         self.identity = (
             sources.Identity(source, None, "")
@@ -99,7 +102,7 @@ class Clip(Encoder):
         return found if isinstance(found, tuple) else (found, nothing)
 
 
-def _find(model: str, pretrained: str | None, revision: str | None) -> tuple[Any, Path | None]:
+def _find(model: str, pretrained: str | None, revision: str | None, quick_gelu: bool | None) -> tuple[Any, Path | None]:
     """The whole open_clip model, and the file that its weights were read from (None where only sizes are wanted)."""
     if model.startswith(_HUB):
         return _from_folder(model, _from_hub(model.removeprefix(_HUB), revision))
@@ -108,7 +111,7 @@ def _find(model: str, pretrained: str | None, revision: str | None) -> tuple[Any
         return _from_folder(model, sources.folder(local))
     if model.endswith(".json"):
         return _from_config(Path(model).expanduser(), pretrained)
-    return _known(model, pretrained)
+    return _known(model, pretrained, quick_gelu)
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -155,7 +158,7 @@ def _from_config(config: Path, pretrained: str | None) -> tuple[Any, Path]:
         return _from_folder(str(config), Path(made))[0], weights
 
 
-def _known(model: str, pretrained: str | None) -> tuple[Any, Path | None]:
+def _known(model: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[Any, Path | None]:
     if open_clip.get_model_config(model.replace("/", "-")) is None:
         close = difflib.get_close_matches(model, open_clip.list_models(), 3, 0.3)
         raise InputError(f"model: open_clip knows no {model!r}, and it is no folder; near it: {', '.join(close)}")
@@ -169,11 +172,24 @@ def _known(model: str, pretrained: str | None) -> tuple[Any, Path | None]:
             raise InputError(f"pretrained: {pretrained!r} of {model} is not here and could not be fetched") from error
     elif pretrained and Path(pretrained).expanduser().is_file():
         weights = Path(pretrained).expanduser()
+        _ask_for_activation(model, pretrained, quick_gelu)
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise InputError(f"pretrained: {pretrained!r} is no file, and no tag of {model}; its tags: {tags}")
-    quick = bool(tag.get("quick_gelu"))  # OpenAI's weights want QuickGELU, also where the plain name is given
+    # OpenAI's weights want QuickGELU, also where the plain name is given
+    quick = bool(tag.get("quick_gelu")) if quick_gelu is None else quick_gelu
     return _create(model, model, pretrained if tag else str(weights), quick), weights
+
+
+def _ask_for_activation(model: str, pretrained: str, quick_gelu: bool | None) -> None:
+    """A file of weights does not tell its activation, and the wrong one gives other features without a word."""
+    name = model.replace("/", "-")
+    transformer = isinstance(cast(dict[str, Any], open_clip.get_model_config(name))["vision_cfg"].get("layers"), int)
+    if quick_gelu is None and transformer and f"{name}-quickgelu" in open_clip.list_models():
+        raise InputError(
+            f"pretrained: {pretrained} does not tell the activation that it was trained with. OpenAI's weights: give "
+            f"the model {name}-quickgelu; others: say quick_gelu true or false"
+        )
 
 
 def _create(name: str, found: str, pretrained: str | None, quick: bool = False) -> Any:

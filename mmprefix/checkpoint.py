@@ -37,6 +37,12 @@ def describe(model: PrefixLM) -> dict[str, Any]:
 
     Places on disk are made absolute, and what came from a hub is pinned to the commit it was.
     """
+    for name, part in model.frozen_parts.items():
+        if not part.identity.sha256 and not part.trained:
+            raise InputError(
+                f"encoder of branch {name!r}: has random weights (model: null) that nobody trains and nothing can make "
+                "again; name its weights, or train it (UnfreezeUntil)"
+            )
     parts = {name: part.identity.as_dict() for name, part in model.frozen_parts.items()}
     recipe = cast(dict[str, Any], _absolute(model.recipe()))
     for name, identity in parts.items():
@@ -122,13 +128,16 @@ def start_from(model: PrefixLM, source: str) -> None:
     saved, tensors = read(directory), read_tensors(directory)
     for name, part in model.frozen_parts.items():
         was = saved["parts"].get(name)
-        if was is None or part.trained == ("",) or was["sha256"] == part.identity.sha256:
+        if was is None or part.trained == ("",):
             continue
         if not was["sha256"]:
             raise InputError(
                 f"model.start_from {source}: its encoder {name!r} was tuned; tune it here too (UnfreezeUntil)"
             )
-        raise InputError(f"model.start_from {source}: was trained with another {name} than {part.identity.source!r}")
+        if was["sha256"] != part.identity.sha256:
+            raise InputError(
+                f"model.start_from {source}: was trained with another {name} than {part.identity.source!r}"
+            )
     own = model.trained
     tensors = model.decoder.adopt(tensors, saved["recipe"]["decoder"]["init_args"])
     common = sorted(own.keys() & tensors.keys())

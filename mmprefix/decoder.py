@@ -242,7 +242,10 @@ class CausalDecoder(Decoder):
         ``exactly``: only the token that is the ``stop`` text and nothing more, as the published code has it.
         """
         if exactly and self.stop is not None:
-            return torch.tensor(self._ids(self.stop)[:1], device=self._device)
+            ids = self._ids(self.stop)
+            if len(ids) != 1:
+                raise InputError(f"stop={self.stop!r}: is {len(ids)} tokens, and ranking='clipcap' stops at one token")
+            return torch.tensor(ids, device=self._device)
         if self._stops is None:
             ids = [] if self.eos is None else [self.eos]
             if self.stop is not None:

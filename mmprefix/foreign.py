@@ -87,7 +87,14 @@ def tensors(file: Path) -> dict[str, Tensor]:
     for name, value in named.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise InputError(f"{file}: {name!r} is no tensor, but {_called(value)}; expected the state of a model")
+        if value.layout != torch.strided or value.device.type != "cpu" or _stored(value) < value.numel():
+            raise InputError(f"{file}: tensor {name!r} is not stored in full")
     return {name: value.detach() for name, value in named.items()}
+
+
+def _stored(value: Tensor) -> int:
+    """How many numbers the file holds of a tensor; what is said of its shape may be more."""
+    return value.untyped_storage().nbytes() // value.element_size()
 
 
 def _unpickled(file: Path) -> Any:
@@ -126,6 +133,8 @@ def compare(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor], 
         found = tuple(given[name].shape)
         if found != wanted[name]:
             raise InputError(f"{file}: tensor {name!r} of {model} has the shape {found}; {wanted[name]} was expected")
+        if found and not (given[name].is_floating_point() and given[name].isfinite().all()):
+            raise InputError(f"{file}: tensor {name!r} of {model} holds something other than finite numbers")
 
 
 def words(file: Path) -> list[str]:
@@ -150,9 +159,9 @@ def _listed(file: Path) -> Any:
         content = file.read_bytes()
         if content[:1] == b"\x80":  # the mark of a pickle, which is no text
             return _PlainPickle(file.open("rb")).load()
-        text = content.decode("utf-8-sig")
+        text = content.decode("utf-8-sig").replace("\r\n", "\n")
         return json.loads(text) if text.startswith("[") else text.removesuffix("\n").split("\n")
-    except (OSError, ValueError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # a pickle that is none, and JSON too deep, raise a dozen kinds
         raise InputError(f"{file}: the vocabulary cannot be read ({_reason(error)})") from error
 
 

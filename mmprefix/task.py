@@ -76,7 +76,8 @@ class PrefixTask(LightningModule):
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def on_fit_start(self) -> None:
-        """Takes the first tensors from a saved model, unless a run is resumed."""
+        """Refuses what could not be saved; takes the first tensors from a saved model, unless a run is resumed."""
+        checkpoints.describe(self.model)
         if self.start_from is not None and self.trainer.ckpt_path is None:
             checkpoints.start_from(self.model, self.start_from)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -172,7 +173,7 @@ class PrefixCLI(LightningCLI):
 def train(words: list[str]) -> int:
     """Runs ``fit``, ``validate``, ``test`` or ``predict`` with the options in ``words``; returns the exit code."""
     quiet()
-    words = ["--dry_run=true" if word in ("--dry-run", "--dry_run") else word for word in words]
+    words = dry_run_as_flag(words)
     kept, sys.argv = sys.argv, [sys.argv[0], *words]  # Lightning starts further processes with the words it finds here
     try:
         PrefixCLI(
@@ -192,6 +193,15 @@ def train(words: list[str]) -> int:
     finally:
         sys.argv = kept
     return 0
+
+
+def dry_run_as_flag(words: list[str]) -> list[str]:
+    """``words`` with ``--dry-run`` spelt as the parser has it, and true where no value follows."""
+    found = [re.sub(r"^--dry-run(?=$|=)", "--dry_run", word) for word in words]
+    for place, (word, follower) in enumerate(zip(found, [*found[1:], "--"], strict=True)):
+        if word == "--dry_run" and follower.startswith("-"):
+            found[place] = "--dry_run=true"
+    return found
 
 
 def quiet() -> None:

@@ -61,6 +61,10 @@ class WordDecoder(CausalDecoder):
         self.number = {word: i for i, word in enumerate(self.words)}
         if END not in self.number:
             raise InputError(f"vocabulary: its {len(self.words)} words lack {END!r}, which ends a text")
+        if as_published and self.words[0] in (END, UNKNOWN):
+            raise InputError(
+                f"as_published: word 0 has the logit 0 there, and here it is {self.words[0]!r}; put '!' first"
+            )
         rows = self.lm.get_input_embeddings().num_embeddings
         if as_published and len(self.words) > rows:
             raise InputError(f"as_published: {len(self.words)} words, but {model!r} has only {rows} embeddings")
@@ -68,6 +72,7 @@ class WordDecoder(CausalDecoder):
         nn.init.kaiming_uniform_(self.own_head.weight)
 
     _embeddings: Tensor | None = None
+    _tokens: tuple[Tensor, Tensor] | None = None
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V) over the words."""
@@ -116,16 +121,25 @@ class WordDecoder(CausalDecoder):
         known = self._embeddings
         if known is not None and (known.device, known.dtype) == (source.device, source.dtype):
             return known
-        pieces = [self._ids(f" {word}") for word in self.words]
-        if self.eos is not None:
-            pieces[self.number[END]] = [self.eos]
-        flat = torch.tensor([i for ids in pieces for i in ids], device=source.device)
-        starts = torch.tensor([0, *map(len, pieces[:-1])], device=source.device).cumsum(0)
+        flat, starts = self._pieces()
+        learns = torch.is_grad_enabled() and source.requires_grad
         with torch.inference_mode(False):  # what is kept may be read by a training later
-            table = nn.functional.embedding_bag(flat.clone(), source, starts.clone(), mode="mean")
-        if not table.requires_grad:  # that of a model that learns is another after each step
-            self._embeddings = table
-        return table
+            table = nn.functional.embedding_bag(flat.to(source.device), source, starts.to(source.device), mode="mean")
+        if learns:  # it is another after each step
+            return table
+        self._embeddings = table.detach()
+        return self._embeddings
+
+    def _pieces(self) -> tuple[Tensor, Tensor]:
+        """The model's own tokens for all words, one word after the other (N,), and where each word begins (V,)."""
+        if self._tokens is None:
+            pieces = [self._ids(f" {word}") for word in self.words]
+            if self.eos is not None:
+                pieces[self.number[END]] = [self.eos]
+            with torch.inference_mode(False):
+                flat = torch.tensor([i for ids in pieces for i in ids])
+                self._tokens = flat, torch.tensor([0, *map(len, pieces[:-1])]).cumsum(0)
+        return self._tokens
 
     def train(self, mode: bool = True) -> Self:
         """As for ``CausalDecoder``; what was known of the model's embeddings may have changed meanwhile."""

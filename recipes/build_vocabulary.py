@@ -2,9 +2,10 @@
 
     python recipes/build_vocabulary.py audiocaps/train.jsonl --out audiocaps/words.txt
 
-Words are what white space parts, in the order in which they first occur; `<eos>` and `<unk>` come first. Several
-manifests are read one after the other, so that the words of the first keep their places. Captions should have been
-normalised before (`--captions prefix-aac` of the programs that prepare data).
+Words are what white space parts, in the order in which they first occur. `!` comes first, which the published code
+keeps for padding, then `<eos>` and `<unk>`. Several manifests are read one after the other, so that the words of the
+first keep their places. Captions should have been normalised before (`--captions prefix-aac` of the programs that
+prepare data).
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ from mmprefix.recipes import preparing
 from mmprefix.types import InputError
 from mmprefix.words import END, UNKNOWN
 
+PADDING = "!"
+
 
 def vocabulary(captions: Iterable[str], least: int = 1) -> list[str]:
-    """The words that occur ``least`` times or more, behind the end of text and the unknown word."""
+    """The words that occur ``least`` times or more, behind the padding, the end of text and the unknown word."""
     counts = Counter(word for caption in captions for word in caption.split())
-    return [END, UNKNOWN, *(word for word, count in counts.items() if count >= least and word not in (END, UNKNOWN))]
+    first = (PADDING, END, UNKNOWN)
+    return [*first, *(word for word, count in counts.items() if count >= least and word not in first)]
 
 
 def build(argv: Sequence[str] | None) -> None:
@@ -51,7 +55,10 @@ def build(argv: Sequence[str] | None) -> None:
     if not captions:
         raise InputError(f"{', '.join(options.manifests)}: no captions")
     words = vocabulary(captions, options.least)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise preparing.refusal(f"--out {options.out}", error) from error
     atomically(options.out, lambda fresh: fresh.write_text("".join(f"{word}\n" for word in words), encoding="utf-8"))
     print(f"{options.out}: {len(words)} words of {len(captions)} captions")
 

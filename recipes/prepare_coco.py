@@ -33,7 +33,7 @@ def read_images(file: Path) -> list[dict[str, Any]]:
         return value.get("raw", value)  # most of the file is tokens
 
     try:
-        images = json.loads(file.read_bytes(), object_hook=drop_tokens)["images"]
+        images = list(json.loads(file.read_bytes(), object_hook=drop_tokens)["images"])
     except OSError as error:
         raise preparing.refusal(file, error) from error
     except (ValueError, KeyError, TypeError) as error:
@@ -44,6 +44,8 @@ def read_images(file: Path) -> list[dict[str, Any]]:
                 raise InputError(f"{file}: picture {place} of the list has no {key}")
         if image["split"] not in PUBLISHED:
             raise InputError(f"{file}: picture {place} of the list: no split {image['split']!r} was published")
+        if not all(isinstance(text, str) for text in image["sentences"]):
+            raise InputError(f"{file}: picture {place} of the list has a sentence without its text (raw)")
     return images
 
 

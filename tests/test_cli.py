@@ -229,7 +229,7 @@ def test_recipes_that_are_shipped_are_found_by_name(
     assert cli.find_recipes(["--config", "esc10"]) == ["--config", "esc10"]  # a file here comes first
     said = shell.refuses("fit", "--config", "recipes/nothing.yaml")
     assert said.startswith(
-        "--config recipes/nothing.yaml: no such file; the recipes that are shipped are coco_mini, esc10"
+        "--config recipes/nothing.yaml: no such file; the recipes that are shipped are clipcap_mlp, clipcap_mlp_gpt2"
     )
 
 

@@ -16,6 +16,7 @@ from mmprefix import InputError
 from mmprefix.cli import main
 from mmprefix.complaint import explain
 from mmprefix.misspelt import nearest, recipes_of, unknown_option
+from mmprefix.training import dry_run_as_flag
 
 pytestmark = list(quietly)
 AUDIO = "model.branches.audio"
@@ -162,6 +163,18 @@ def test_debug_shows_the_place(fit: Fit) -> None:
     fit.file.write_text("modle: {}")
     with pytest.raises(InputError, match="option 'modle'"):
         main(["fit", "--config", str(fit.file), "--debug"])
+
+
+def test_a_dry_run_is_asked_for_with_and_without_a_value() -> None:
+    for words, wanted in {
+        ("--dry-run",): ["--dry_run=true"],
+        ("--dry_run", "--x", "1"): ["--dry_run=true", "--x", "1"],
+        ("--dry-run", "true", "--x", "1"): ["--dry_run", "true", "--x", "1"],
+        ("--dry_run", "false"): ["--dry_run", "false"],
+        ("--dry-run=false",): ["--dry_run=false"],
+        ("--dry-runs", "a"): ["--dry-runs", "a"],
+    }.items():
+        assert dry_run_as_flag(list(words)) == wanted
 
 
 def test_dry_run_prints_sizes_and_trains_nothing(fit: Fit) -> None:

@@ -167,6 +167,14 @@ def test_a_model_that_hides_patches_at_random_is_refused(tmp_path: Path):
         ViT(str(tmp_path))
 
 
+def test_a_file_of_weights_does_not_tell_its_activation(tmp_path: Path):
+    (tmp_path / "weights.pt").write_bytes(b"")
+    with pytest.raises(InputError, match="give the model ViT-B-32-quickgelu; others: say quick_gelu true or false"):
+        Clip("ViT-B-32", str(tmp_path / "weights.pt"))
+    with pytest.raises(InputError, match="open_clip cannot load it"):  # an activation is said, and the file is empty
+        Clip("ViT-B-32", str(tmp_path / "weights.pt"), quick_gelu=False)
+
+
 def test_the_activation_is_the_one_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """OpenAI's weights were trained with QuickGELU; open_clip only warns when they are put into a network without."""
     described = {**tiny.CLIP}

@@ -334,6 +334,8 @@ def test_coco_faults(coco: Path, tmp_path: Path, capsys: Shell) -> None:
         ('"filename"', '"file"'): "picture 0 of the list has no filename",
         ('"images"', '"pictures"'): "not the file of splits",
         ("}]", "}"): "not the file of splits",
+        ('"raw"', '"text"'): "picture 0 of the list has a sentence without its text (raw)",
+        (text, '{"images": null}'): "not the file of splits",
     }.items():
         file.write_text(text.replace(*change))
         if message:

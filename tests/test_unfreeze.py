@@ -230,6 +230,21 @@ def test_what_cannot_be_started_from_is_refused(tiny: Tiny, fitted: Path, tmp_pa
     assert "its encoder 'audio' was tuned; tune it here too (UnfreezeUntil)" in frozen
 
 
+def test_random_weights_that_nobody_trains_are_refused(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+    """They could not be made again: a saved model would hear with others."""
+    made = config(tiny, branch="audio", epochs=1)
+    made["trainer"]["callbacks"] = []
+    made["model"]["branches"]["audio"]["encoder"]["init_args"]["model"] = None
+    said = refusal("fit", tiny.recipe(made, tmp_path), capfd)
+    assert "has random weights (model: null) that nobody trains" in said
+    made["trainer"]["callbacks"] = [
+        {"class_path": "mmprefix.unfreeze.UnfreezeUntil", "init_args": {"branch": "audio", "epochs": 1}}
+    ]
+    assert run("fit", tiny.recipe(made, tmp_path / "tuned"), save_to=tmp_path / "m", trainer__max_epochs=1) == 0
+    one, two = (load(tmp_path / "m", device="cpu")(str(tiny.folder / "0.wav")) for _ in range(2))
+    assert one == two
+
+
 def test_a_resumed_run_does_not_start_again(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
     """``start_from`` counts for the first start only: a checkpoint has what came of it."""
     made = config(tiny, branch="audio", epochs=1)

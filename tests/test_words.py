@@ -158,8 +158,10 @@ def test_as_published(folder: str) -> None:
     assert quirky.score(quirky.start(given), [""], [["a dog barks"]])[0][0] == pytest.approx(want, abs=1e-4)
     assert quirky._text([4, 10, 5]) == "loudly rings,."
     assert WordDecoder(folder, WORDS)._text([4, 10, 5]) == "loudly. rings,"
+    with pytest.raises(InputError, match="word 0 has the logit 0 there, and here it is '<eos>'"):
+        WordDecoder(folder, [END, "a"], as_published=True)
     with pytest.raises(InputError, match=r"400 words, but .* has only 320 embeddings"):
-        WordDecoder(folder, [END, *(f"w{i}" for i in range(399))], as_published=True)
+        WordDecoder(folder, ["!", END, *(f"w{i}" for i in range(398))], as_published=True)
 
 
 def test_a_recipe_holds_the_words(folder: str, tmp_path: Path) -> None:
@@ -170,13 +172,18 @@ def test_a_recipe_holds_the_words(folder: str, tmp_path: Path) -> None:
     file.unlink()
     again: Any = build(described, WordDecoder)
     assert again.words == WORDS
-    for format, content in (("json", json.dumps(WORDS).encode()), ("pickle", pickle.dumps(WORDS))):
+    contents = {"json": json.dumps(WORDS).encode(), "pickle": pickle.dumps(WORDS), "crlf": "\r\n".join(WORDS).encode()}
+    for format, content in contents.items():
         (tmp_path / format).write_bytes(content)
         assert WordDecoder(folder, str(tmp_path / format)).words == WORDS
     with pytest.raises(InputError, match="its 2 words lack '<eos>'"):
         WordDecoder(folder, ["a", "b"])
     with pytest.raises(InputError, match="no such file"):
         WordDecoder(folder, str(tmp_path / "none"))
+    for broken in (b"\x80\x02]}b.", b"\x80\x02]K\x01K\x02s.", b"[" * 200000, b"\xff\xfe", b"\x80\x04"):
+        (tmp_path / "broken").write_bytes(broken)
+        with pytest.raises(InputError, match="the vocabulary cannot be read"):
+            WordDecoder(folder, str(tmp_path / "broken"))
 
 
 def test_the_first_head_takes_rows_by_word(folder: str) -> None:
@@ -211,6 +218,8 @@ def test_the_published_search_stops_at_the_very_token(folder: str) -> None:
     decoder = CausalDecoder(folder, stop=".")
     alone = decoder.tokenizer(".", add_special_tokens=False)["input_ids"]
     assert decoder.stops(exactly=True).tolist() == alone
+    with pytest.raises(InputError, match="stops at one token"):
+        CausalDecoder(folder, stop="ba").stops(exactly=True)
     assert set(decoder.stops().tolist()) > set(alone)  # the end of text too, and tokens that end with a full stop
 
 
@@ -243,11 +252,13 @@ def test_build_vocabulary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     out = tmp_path / "made" / "words.txt"
     words = [str(tmp_path / "m.jsonl"), "--out", str(out)]
     assert build_vocabulary.main([*words, "--split", "train"]) == 0
-    assert out.read_text().split("\n") == [END, UNKNOWN, "a", "dog", "barks.", "bell,", "twice.", ""]
-    assert "7 words of 2 captions" in capsys.readouterr().out
+    assert out.read_text().split("\n") == ["!", END, UNKNOWN, "a", "dog", "barks.", "bell,", "twice.", ""]
+    assert "8 words of 2 captions" in capsys.readouterr().out
     assert build_vocabulary.main([*words, "--least", "2"]) == 0
-    assert out.read_text().split() == [END, UNKNOWN, "a", "dog"]
+    assert out.read_text().split() == ["!", END, UNKNOWN, "a", "dog"]
     before = out.read_text()
     assert build_vocabulary.main([str(tmp_path / "none.jsonl"), "--out", str(out)]) == 2
     assert out.read_text() == before
     assert "cannot be read" in capsys.readouterr().err
+    assert build_vocabulary.main([*words[:1], "--out", str(tmp_path / "m.jsonl" / "words.txt")]) == 2
+    assert "m.jsonl" in capsys.readouterr().err

@@ -64,6 +64,8 @@ def _clipcap_mapper(given: Mapping[str, Tensor], file: str, width: int, heads: i
     try:
         if any(name.startswith(("prefix_const", "linear.", "transformer.")) for name in names):
             const, first = given["clip_project.prefix_const"], given["clip_project.linear.weight"]
+            if const.shape[1] != width:
+                raise InputError(f"its mapper is for a decoder of width {const.shape[1]}, --decoder has {width}")
             layers = {name.split(".")[2] for name in names if name.startswith("transformer.layers.")}
             return Transformer(
                 0, first.shape[1], const.shape[1],

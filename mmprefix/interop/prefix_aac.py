@@ -42,8 +42,8 @@ def prefix_aac(
     Raises InputError for tensors that are not Prefix-AAC's, and words that are not as many as its head writes.
     """
     given = without_buffers(given)
-    if "language_header.weight" not in given:
-        raise InputError(f"{file}: holds no tensor 'language_header.weight'; is it a checkpoint of Prefix-AAC?")
+    if "language_header.weight" not in given or given["language_header.weight"].ndim != 2:
+        raise InputError(f"{file}: holds no matrix 'language_header.weight'; is it a checkpoint of Prefix-AAC?")
     lm = _aac_decoder(given, file, decoder, words, frozen=True)
     model = _aac_model(given, file, trained, lm, heads)
     constants = {
@@ -126,7 +126,7 @@ def _aac_model(
         )
     except InputError as error:  # sizes that no model can have
         raise InputError(f"{file}: {error}") from error
-    except (KeyError, IndexError, ValueError) as error:
+    except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{file}: lacks a tensor or a dimension of Prefix-AAC ({error})") from error
     encoder.tuned = True
     sizes = (encoder.dim, encoder.pooled_dim, decoder.width)
@@ -151,8 +151,10 @@ def _refuse_other_constants(model: PrefixLM, constants: Mapping[str, Tensor], fi
     spectrum = {name.removeprefix("audio_encoder."): value for name, value in constants.items()}
     panns.refuse_other_spectrum(cast(Cnn14, model.encoder("audio")).net, spectrum, file)
     for name, value in constants.items():
-        if name.endswith("pos_encoder.pe") and not torch.allclose(
-            value.float(), sinusoids(value.float().transpose(0, 1))[:, None], atol=1e-3
+        if name.endswith("pos_encoder.pe") and not (
+            value.ndim == 3
+            and value.shape[1] == 1
+            and torch.allclose(value.float(), sinusoids(value.float().transpose(0, 1))[:, None], atol=1e-3)
         ):
             raise InputError(f"{file}: the positions in {name!r} are not sinusoids")
 
