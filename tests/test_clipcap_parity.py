@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_encoders
 import torch
 from fixtures import fixture, needs_parity, relative, weights
 from tiny_decoders import tokenizer
@@ -13,7 +14,9 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mmprefix.decoder import CausalDecoder
+from mmprefix.encoders.clip import Clip
 from mmprefix.generation import GenerateOptions
+from mmprefix.interop.clipcap import clipcap
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.transformer import Transformer
@@ -151,3 +154,25 @@ def test_beam_search_in_one_batch(tmp_path: Path) -> None:
         prefix = Prefix(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool))
         lines = decoder.search(decoder.start(prefix), options, torch.tensor([want["stop_token_id"]]))
         assert [ids for ids, _ in lines[want["prefix"]]] == want["sequences"]
+
+
+@pytest.mark.parametrize("name", ["clipcap_beam", "clipcap_loss_mlp", "clipcap_loss_transformer"])
+def test_the_importer_brings_in_the_recorded_model(name: str, tmp_path: Path) -> None:
+    """By the original's names, sizes read off the tensors: the prefix is the recorded one, and the words are."""
+    config, tensors = fixture(name)
+    state, c = weights(config), config["config"]
+    state["gpt.lm_head.weight"] = state["gpt.transformer.wte.weight"]
+    gpt2(tmp_path / "gpt2", config, state)
+    encoder = Clip(str(tiny_encoders.clip(tmp_path / "clip", {**tiny_encoders.CLIP, "embed_dim": c["D"]})))
+    model = clipcap(state, "fixture", encoder, str(tmp_path / "gpt2")).eval()
+    assert model.decoder.frozen
+    given, wanted = ("clip_prefix_0", "embed_0") if name == "clipcap_beam" else ("prefix", "prefix_projection")
+    prefix = model.prefix({"image": summary(tensors[given])})
+    assert relative(prefix.embeds, tensors[wanted]) < 1e-5
+    if name == "clipcap_beam":
+        run = config["runs"][0]
+        options = GenerateOptions(max_new_tokens=run["entry_length"], num_beams=5, num_return=5, ranking="clipcap")
+        decoder = model.decoder
+        assert isinstance(decoder, CausalDecoder)
+        lines = decoder.search(decoder.start(prefix), options, torch.tensor([run["stop_token_id"]]))[0]
+        assert [ids for ids, _ in lines] == run["sequences"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from mmprefix.encoders import panns
 from mmprefix.encoders.panns import Cnn14
 from mmprefix.generation import GenerateOptions
-from mmprefix.mappers.parallel import Parallel
+from mmprefix.interop.prefix_aac import Trained, prefix_aac
 from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.types import Features, Media, Prefix
 from mmprefix.words import END, WordDecoder
@@ -157,35 +157,28 @@ def test_mapper(name: str) -> None:
 
 
 class Whole:
-    """The recorded whole model, from sound to words."""
+    """The recorded whole model, from sound to words, brought in by the importer under the original's names."""
 
     def __init__(self, folder: Path) -> None:
         self.config, self.tensors = fixture("aac_full")
         c, state = self.config["config"], weights(self.config)
-
-        def part(name: str) -> dict[str, Tensor]:
-            return {key.removeprefix(f"{name}."): v for key, v in state.items() if key.startswith(f"{name}.")}
-
-        self.encoder = Cnn14(None, rate=16000, reading="prefix-aac", seconds=c["seconds"])
-        self.encoder.net.mel.copy_(fixture("aac_cnn14")[1]["melW"])
-        fill_encoder(self.encoder, part("audio_encoder"))
-        temporal = PrefixAAC(4096, 527, 768, length=c["temporal_prefix"], layers=c["temporal_layers"])
-        overall = PrefixAAC(4096, 527, 768, reads="summary", length=c["global_prefix"], layers=c["global_layers"])
-        temporal.load_state_dict(translate(part("temporal_mappingnetwork")), strict=False)
-        overall.load_state_dict(translate(part("global_mappingnetwork")), strict=False)
-        self.mapper = Parallel(4096, 527, 768, mappers=[temporal, overall]).eval()
         lm = GPT2LMHeadModel(GPT2Config(**c["gpt2"]))
-        lm.transformer.load_state_dict(part("gpt"))
+        lm.transformer.load_state_dict({k.removeprefix("gpt."): v for k, v in state.items() if k.startswith("gpt.")})
         lm.save_pretrained(folder)
         tokenizer().save_pretrained(folder)
+        counters = [key["key"] for key in self.config["fill"]["keys"] if key["key"].endswith("num_batches_tracked")]
+        given = state | {name: torch.tensor(0) for name in counters}
+        given["audio_encoder.logmel_extractor.melW"] = fixture("aac_cnn14")[1]["melW"]
         words = [END if i == 13 else f"w{i}" for i in range(c["vocab"])]
-        self.decoder = WordDecoder(str(folder), words, as_published=True)
-        assert self.decoder.own_head is not None
-        self.decoder.own_head.load_state_dict(part("language_header"))
+        self.model = prefix_aac(given, "fixture", Trained(c["seconds"], "cut", True), str(folder), words).eval()
+        self.mapper, decoder = self.model.mappers["audio"], self.model.decoder
+        assert isinstance(decoder, WordDecoder)
+        assert decoder.frozen  # the language model in the file is the one in the folder
+        self.decoder = decoder
 
     def prefix(self) -> Prefix:
         values = torch.stack([wave(i["wave"]) for i in self.config["inputs"]])
-        return self.mapper(self.encoder(Media(values, torch.tensor([values.shape[1]] * len(values)))))
+        return self.model.prefix({"audio": Media(values, torch.tensor([values.shape[1]] * len(values)))})
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +204,7 @@ def test_from_sound_to_gradients(whole: Whole) -> None:
     assert float(found.mean().detach()) == pytest.approx(config["loss"], rel=1e-5)
     assert relative(found.nll, tensors["per_token_nll"].sum(1)) < 1e-5
     found.mean().backward()
-    temporal, overall = whole.mapper.mappers
+    temporal, overall = cast(Any, whole.mapper).mappers
     for name, want in config["grads"].items():
         part, _, key = name.partition(".")
         holder = {"temporal_mappingnetwork": temporal, "global_mappingnetwork": overall}.get(part)

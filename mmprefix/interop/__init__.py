@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 def _clipcap(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
     from mmprefix import foreign
     from mmprefix.encoders.clip import Clip
-    from mmprefix.interop.clipcap import clipcap
+    from mmprefix.interop.clipcap import clipcap, has_heads
 
     file = foreign.fetch(args.checkpoint)
     given = foreign.tensors(file)
@@ -83,7 +83,8 @@ def _clipcap(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
         )
     encoder = Clip(args.encoder, args.pretrained, normalize=args.normalize == "yes")
     model = clipcap(given, str(file), encoder, args.decoder, args.heads)
-    log.info("mapper: %s; decoder: %s", type(model.mappers["image"]).__name__, _decoder(args.decoder, model))
+    mapper = type(model.mappers["image"]).__name__ + (f" of {args.heads} heads" if has_heads(given) else "")
+    log.info("mapper: %s; decoder: %s", mapper, _decoder(args.decoder, model))
     return model, file
 
 
@@ -106,7 +107,8 @@ def _prefix_aac(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
     trained = Trained(30.0 if args.dataset == "clotho" else 10.0, "compress" if args.dataset == "both" else "cut", relu)
     words = None if args.vocabulary is None else foreign.words(foreign.fetch(args.vocabulary))
     model = prefix_aac(given, str(path), trained, args.decoder, words, args.heads)
-    log.info("encoder and output head: those in the file; decoder: %s", _decoder(args.decoder, model))
+    told = "encoder and output head: those in the file; mappers of %d heads; decoder: %s"
+    log.info(told, args.heads, _decoder(args.decoder, model))
     return model, path
 
 

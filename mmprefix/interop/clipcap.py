@@ -50,6 +50,11 @@ def clipcap(given: dict[str, Tensor], file: str, encoder: Encoder, decoder: str,
     return PrefixLM({"image": Branch(encoder, lambda *_: mapper)}, lm)
 
 
+def has_heads(given: Mapping[str, Tensor]) -> bool:
+    """Whether the mapper in the tensors attends: with how many heads, they do not tell."""
+    return any(name.startswith("clip_project.transformer.") for name in given)
+
+
 def mapper_slots(mapper: Mapper) -> list[Slot]:
     """The slots of a mapper by ClipCap's names."""
     own = mapper.state_dict()
