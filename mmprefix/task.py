@@ -20,6 +20,7 @@ from mmprefix.generation import GenerateOptions
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.report import Report, Row
 from mmprefix.resume import random_state, random_states, restore_random_state
+from mmprefix.start_from import start_from
 from mmprefix.types import Batch, InputError
 
 log = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class PrefixTask(LightningModule):
         """Refuses what could not be saved; takes the first tensors from a saved model, unless a run is resumed."""
         checkpoints.describe(self.model)
         if self.start_from is not None and self.trainer.ckpt_path is None:
-            checkpoints.start_from(self.model, self.start_from)
+            start_from(self.model, self.start_from)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         loss = self.model.text_loss(batch)
