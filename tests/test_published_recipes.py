@@ -114,11 +114,9 @@ def test_a_dry_run_needs_no_weights(capsys: pytest.CaptureFixture[str], tmp_path
     assert transformer["image mapper"] == (42728448, 42728448)  # the table's 43 M
     assert transformer["decoder"] == (124439808, 0)
     assert transformer["all"][1] == 42728448
-    sizes = "--model.branches.image.mapper.init_args"
-    longer = counted(capsys, "clipcap_transformer", f"{sizes}.length=40", f"{sizes}.clip_length=40")
-    assert round(longer["image mapper"][0] / 1e6, 1) == 57.5  # of the weights that were released
-    assert counted(capsys, "clipcap_mlp")["image mapper"][0] == 31960320  # 32 M
-    assert counted(capsys, "clipcap_mlp_gpt2")["all"][1] == 31960320 + 124439808  # 156 M
+    tuned = counted(capsys, "clipcap_mlp_gpt2")
+    assert tuned["image mapper"][0] == 31960320  # 32 M
+    assert tuned["all"][1] == 31960320 + 124439808  # 156 M
     aac = counted(capsys, "prefix_aac_audiocaps")
     assert aac["audio mapper, part 1"] == (22058496, 22058496)
     assert aac["audio mapper, part 2"] == (18946560, 18946560)
@@ -162,8 +160,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def shrunk(name: str) -> list[str]:
     """The options that make a recipe's parts tiny; all that the paper chose stays."""
     words = [
-        "--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
-        "--trainer.check_val_every_n_epoch=2", "--data.init_args.num_workers=0", "--data.init_args.batch_size=3",
+        "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
+        "--trainer.check_val_every_n_epoch=1", "--data.init_args.num_workers=0", "--data.init_args.batch_size=3",
         "--model.generate.max_new_tokens=5", "--trainer.num_sanity_val_steps=0", "--data.init_args.drop_last=false",
     ]  # fmt: skip
     if name in PICTURES:
