@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -121,7 +122,8 @@ def load(folder: Path) -> MelNet:
     if unknown:
         raise InputError(f"{folder / CONFIG}: {unknown[0]!r} is no size of this encoder")
     try:
-        sizes = Sizes(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})  # type: ignore[arg-type]
+        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        sizes = Sizes(**given)
         net = MelNet(sizes)
         net.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:

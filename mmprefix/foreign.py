@@ -7,7 +7,6 @@ allows it.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import re
@@ -170,9 +169,3 @@ class _PlainPickle(pickle.Unpickler):
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
         raise pickle.UnpicklingError(f"it wants {module_name}.{global_name}, and is refused")
-
-
-def fingerprint(file: Path) -> str:
-    """SHA-256 of the file (hex)."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

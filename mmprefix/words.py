@@ -27,7 +27,7 @@ def _words(file: str) -> list[str]:
         log.warning(
             "%s is not there yet (recipes/build_vocabulary.py writes it): the head is counted without words", file
         )
-        return [END]
+        return ["!", END]
     return foreign.words(foreign.fetch(file))
 
 
@@ -43,6 +43,9 @@ class WordDecoder(CausalDecoder):
             unrelated tokens; takes 0 for the logit of word 0; and writes texts with one full stop, at the end. Only
             for checkpoints of theirs, and to measure what it costs.
     """
+
+    _embeddings: Tensor | None = None  # of all words, as long as the model's own do not change
+    _tokens: tuple[Tensor, Tensor] | None = None  # of all words
 
     def __init__(
         self,
@@ -70,9 +73,6 @@ class WordDecoder(CausalDecoder):
             raise InputError(f"as_published: {len(self.words)} words, but {model!r} has only {rows} embeddings")
         self.own_head = nn.Linear(self.lm.get_output_embeddings().in_features, len(self.words), bias=False)
         nn.init.kaiming_uniform_(self.own_head.weight)
-
-    _embeddings: Tensor | None = None
-    _tokens: tuple[Tensor, Tensor] | None = None
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V) over the words."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from mmprefix.atomic import atomically
 from mmprefix.cli import Parser
 from mmprefix.manifest import listing, read_manifest
-from mmprefix.recipes import preparing
+from mmprefix.recipes import preparing, tables
 from mmprefix.types import InputError
 from mmprefix.words import END, UNKNOWN
 
@@ -58,7 +58,7 @@ def build(argv: Sequence[str] | None) -> None:
     try:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise preparing.refusal(f"--out {options.out}", error) from error
+        raise tables.refusal(f"--out {options.out}", error) from error
     atomically(options.out, lambda fresh: fresh.write_text("".join(f"{word}\n" for word in words), encoding="utf-8"))
     print(f"{options.out}: {len(words)} words of {len(captions)} captions")
 

@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmprefix.recipes import preparing
+from mmprefix.recipes import preparing, tables
 from mmprefix.recipes.preparing import Row, Split
 
 # Clips by dataset/README.md of the authors' repository, and captions a clip by counting in their csv files.
@@ -31,7 +31,7 @@ SECONDS = 10.0
 def find_clips(folder: Path) -> dict[str, str]:
     """Name without ending → path of all sounds in and below ``folder``; of two with one name, the first counts."""
     clips: dict[str, str] = {}
-    for path, name in preparing.files_below(folder, preparing.SOUNDS):
+    for path, name in tables.files_below(folder, tables.SOUNDS):
         clips.setdefault(os.path.splitext(name)[0], f"{path}/{name}")
     return clips
 
@@ -40,9 +40,9 @@ def read_rows(table: Path, clips: dict[str, str], style: str) -> list[Row]:
     """One row a clip, with all its captions in the order of ``table``."""
     captions: dict[tuple[str, str], list[str]] = {}
     numbers: dict[tuple[str, str], list[str]] = {}
-    for place, cells in preparing.read_table(table, ["audiocap_id", "youtube_id", "start_time", "caption"]):
+    for place, cells in tables.read_table(table, ["audiocap_id", "youtube_id", "start_time", "caption"]):
         clip = cells["youtube_id"], cells["start_time"]
-        captions.setdefault(clip, []).append(preparing.tidy(place, cells["caption"], style))
+        captions.setdefault(clip, []).append(tables.tidy(place, cells["caption"], style))
         numbers.setdefault(clip, []).append(cells["audiocap_id"])
     rows: list[Row] = []
     for (video, start), texts in captions.items():
@@ -58,11 +58,11 @@ def prepare(argv: Sequence[str] | None) -> None:
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the csv files")
     parser.add_argument("--clips", type=Path, metavar="DIR", help="the folder of the clips (default: ROOT)")
     options = parser.parse_args(argv)
-    tables = preparing.available({name: options.root / f"{name}.csv" for name in PUBLISHED})
+    there = tables.available({name: options.root / f"{name}.csv" for name in PUBLISHED})
     clips = find_clips(options.clips or options.root)
     splits = [
         Split(name, table, read_rows(table, clips, options.captions), *PUBLISHED[name], lasts=(0, SECONDS), end=SECONDS)
-        for name, table in tables.items()
+        for name, table in there.items()
     ]
     preparing.write_manifests(splits, "audio", options)
 

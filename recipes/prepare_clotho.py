@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmprefix.recipes import preparing
+from mmprefix.recipes import preparing, tables
 from mmprefix.recipes.preparing import Row, Split
 from mmprefix.types import InputError
 
@@ -34,18 +34,18 @@ def find_sounds(root: Path, split: str) -> dict[str, str]:
     folders = [root / f"clotho_audio_{split}", root / "clotho_audio_files" / split, root / split]
     for folder in folders:
         if folder.is_dir():
-            return {name: f"{path}/{name}" for path, name in preparing.files_below(folder, preparing.SOUNDS)}
+            return {name: f"{path}/{name}" for path, name in tables.files_below(folder, tables.SOUNDS)}
     raise InputError(f"no folder with the sounds of {split}: {', '.join(map(str, folders))} are not there")
 
 
 def read_rows(table: Path, sounds: dict[str, str], style: str) -> list[Row]:
     """The rows of ``table``, a csv file of captions. Raises InputError for a file that it names twice."""
     rows: dict[str, Row] = {}
-    for place, cells in preparing.read_table(table, ["file_name", *CAPTIONS]):
+    for place, cells in tables.read_table(table, ["file_name", *CAPTIONS]):
         name = cells["file_name"]  # as it is: some begin with a space or hold &amp;, and so do those of the files
         if name in rows:
             raise InputError(f"{place}: {name!r} stands in the table twice")
-        captions = [preparing.tidy(f"{place}: {column}", cells[column], style) for column in CAPTIONS]
+        captions = [tables.tidy(f"{place}: {column}", cells[column], style) for column in CAPTIONS]
         rows[name] = Row(name, name, sounds.get(name), captions)
     return list(rows.values())
 
@@ -59,7 +59,7 @@ def prepare(argv: Sequence[str] | None) -> None:
     )
     options = parser.parse_args(argv)
     published = PUBLISHED[options.version]
-    tables = preparing.available({split: options.root / f"clotho_captions_{split}.csv" for split in published})
+    there = tables.available({split: options.root / f"clotho_captions_{split}.csv" for split in published})
     splits = [
         Split(
             SPLITS[split],
@@ -69,7 +69,7 @@ def prepare(argv: Sequence[str] | None) -> None:
             each=len(CAPTIONS),
             lasts=(15, 30),
         )
-        for split, table in tables.items()
+        for split, table in there.items()
     ]
     preparing.write_manifests(splits, "audio", options)
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmprefix.recipes import preparing
+from mmprefix.recipes import preparing, tables
 from mmprefix.recipes.preparing import Row, Split
 from mmprefix.types import InputError
 
@@ -35,7 +35,7 @@ def read_images(file: Path) -> list[dict[str, Any]]:
     try:
         images = list(json.loads(file.read_bytes(), object_hook=drop_tokens)["images"])
     except OSError as error:
-        raise preparing.refusal(file, error) from error
+        raise tables.refusal(file, error) from error
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: not the file of splits by Karpathy: {error}") from error
     for place, image in enumerate(images):
@@ -57,7 +57,7 @@ def find_pictures(folder: Path) -> dict[str, str]:
     return {
         f"{name}/{picture}": f"{path}/{picture}"
         for name in there
-        for path, picture in preparing.files_below(folder / name, preparing.PICTURES)
+        for path, picture in tables.files_below(folder / name, tables.PICTURES)
     }
 
 
@@ -68,7 +68,7 @@ def read_rows(file: Path, images: list[dict[str, Any]], pictures: dict[str, str]
         number, name = str(image["cocoid"]), f"{image['filepath']}/{image['filename']}"
         if number in rows or not image["sentences"]:
             raise InputError(f"{file}: cocoid {number}: {'listed twice' if number in rows else 'no sentences'}")
-        captions = [preparing.tidy(f"{file}: cocoid {number}", str(text)) for text in image["sentences"]]
+        captions = [tables.tidy(f"{file}: cocoid {number}", str(text)) for text in image["sentences"]]
         rows[number] = Row(number, name, pictures.get(name), captions)
     return list(rows.values())
 

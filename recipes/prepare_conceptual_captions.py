@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mmprefix.recipes import preparing
+from mmprefix.recipes import preparing, tables
 from mmprefix.recipes.preparing import Row, Split
 from mmprefix.types import InputError
 
@@ -39,9 +39,9 @@ def read_lines(table: Path) -> Iterator[tuple[str, str]]:
                 if not tab or not address.strip() or "\t" in address:
                     raise InputError(f"{table}:{number}: not a caption, a tab and an address")
                 if number > 1 or (caption, address) != ("caption", "url"):
-                    yield preparing.tidy(f"{table}:{number}", caption), address.strip()
+                    yield tables.tidy(f"{table}:{number}", caption), address.strip()
     except OSError as error:
-        raise preparing.refusal(table, error) from error
+        raise tables.refusal(table, error) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{table}: not UTF-8 ({error.reason})") from error
 
@@ -50,7 +50,7 @@ def find_pictures(folder: Path, first: int, threads: int) -> Find:
     """How to find the picture of a row in ``folder``, which is read once; rows are counted from ``first`` on."""
     numbered: dict[int, str] = {}
     told = False  # by img2dataset, in a file beside each picture
-    for path, name in preparing.files_below(folder, preparing.PICTURES | {".json"}):
+    for path, name in tables.files_below(folder, tables.PICTURES | {".json"}):
         stem, ending = os.path.splitext(name)
         if stem.isascii() and stem.isdecimal():
             told = told or ending == ".json"
@@ -96,7 +96,7 @@ def prepare(argv: Sequence[str] | None) -> None:
     if options.names_only and options.decode:
         raise InputError("--names-only and --decode: give one of them")
     splits: list[Split] = []
-    for name, table in preparing.available({name: options.root / file for name, file in TABLES.items()}).items():
+    for name, table in tables.available({name: options.root / file for name, file in TABLES.items()}).items():
         folder = getattr(options, f"{name}_pictures") or options.root / name
         rows = make_rows(table, find_pictures(folder, options.first_number, options.threads))
         splits.append(Split(name, table, rows, published=PUBLISHED[name], each=1))

@@ -16,12 +16,12 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mmprefix.files import missing
-from mmprefix.recipes import preparing
+from mmprefix.recipes import preparing, tables
 from mmprefix.recipes.preparing import Kind, Row, Split
 from mmprefix.types import InputError
 
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio", "image")
-KINDS: dict[Kind, frozenset[str]] = {"audio": preparing.SOUNDS, "image": preparing.PICTURES}
+KINDS: dict[Kind, frozenset[str]] = {"audio": tables.SOUNDS, "image": tables.PICTURES}
 
 
 def find_columns(table: Path, header: Collection[str], file: str | None, captions: list[str]) -> tuple[str, list[str]]:
@@ -38,11 +38,11 @@ def find_columns(table: Path, header: Collection[str], file: str | None, caption
 
 def read_rows(table: Path, folder: Path, file: str | None, columns: list[str], style: str) -> list[Row]:
     """One row a file, with all its captions in the order of ``table``. Raises InputError for a row without any."""
-    cells = preparing.read_table(table)
+    cells = tables.read_table(table)
     file, columns = find_columns(table, list(cells[0][1]), file, columns)
     captions: dict[str, list[str]] = {}
     for place, row in cells:
-        texts = [preparing.tidy(place, row[column], style) for column in columns if row[column].strip()]
+        texts = [tables.tidy(place, row[column], style) for column in columns if row[column].strip()]
         if not row[file].strip() or not texts:
             raise InputError(f"{place}: {'no caption' if row[file].strip() else 'no file is named'}")
         captions.setdefault(row[file], []).extend(texts)

@@ -18,10 +18,11 @@ import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -89,9 +90,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     """A byte-level BPE of at most ``vocab_size`` entries; any text can be written with it. At least 257 are needed."""
     if vocab_size < 257:
         raise ValueError(f"vocab_size {vocab_size}: 256 bytes and {END} already take 257")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer: Any = Tokenizer(models.BPE())  # whose stubs know its parts as read-only
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=[END],
@@ -143,7 +144,7 @@ def _fit(
 ) -> None:
     starts = starts[starts <= len(ids) - positions]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).train()  # type: ignore[arg-type]
+    cast(nn.Module, model).to(device).train()  # Transformers wraps ``to`` and loses its types
     decayed = [value for value in model.parameters() if value.dim() > 1]
     plain = [value for value in model.parameters() if value.dim() < 2]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
@@ -163,7 +164,7 @@ def _fit(
         schedule.step()
         if step % 100 == 0 or step == steps - 1:
             log.info("step %5d/%d  loss %.3f  %.0f s", step, steps, loss.item(), time.monotonic() - began)
-    model.cpu().eval()  # type: ignore[call-arg]
+    cast(nn.Module, model).cpu().eval()
 
 
 def _loss(model: GPT2LMHeadModel, window: Tensor) -> Tensor:

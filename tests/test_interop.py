@@ -23,6 +23,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import mmprefix
 from mmprefix.cli import main
 from mmprefix.interop.prefix_aac import Trained, aac_slots, prefix_aac
+from mmprefix.interop.slots import Slot, check, fill, same, slots, without_buffers
+from mmprefix.types import InputError
 from mmprefix.words import END
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -333,6 +335,22 @@ def real_size() -> Any:
     parts: list[Any] = [PrefixAAC(4096, 527, 768), PrefixAAC(4096, 527, 768, reads="summary", length=11)]
     mapper = Parallel(4096, 527, 768, mappers=parts)
     return PrefixLM({"audio": Branch(encoder, lambda *_: mapper)}, decoder)
+
+
+def test_slots_are_checked_first_and_filled_then() -> None:
+    own = {"a.weight": torch.zeros(2, 6), "a.bias": torch.zeros(2)}
+    wanted = [Slot("x.weight", (2, 3, 1, 2), own["a.weight"]), *slots("x.", {"bias": own["a.bias"]})]
+    given = {"x.weight": torch.arange(12.0).view(2, 3, 1, 2), "x.bias": torch.ones(2)}
+    with pytest.raises(InputError, match=r"file: tensor 'x\.bias' of M has the shape"):
+        check(wanted, {**given, "x.bias": torch.ones(3)}, "file", "M")
+    assert not own["a.bias"].any()  # nothing was filled
+    check(wanted, given, "file", "M")
+    fill(wanted, given)
+    assert torch.equal(own["a.weight"], torch.arange(12.0).view(2, 6))
+    assert same([wanted[1]], given)
+    assert not same([wanted[1]], {"x.bias": torch.zeros(2)})
+    old = {"gpt.h.0.attn.bias": own["a.bias"], "gpt.h.0.attn.c_attn.bias": own["a.bias"], "x.attn.bias": own["a.bias"]}
+    assert without_buffers(old).keys() == {"gpt.h.0.attn.c_attn.bias", "x.attn.bias"}
 
 
 # ------------------------------------------------------------------------------------------------ broken and hostile

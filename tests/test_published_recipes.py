@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import torch
 import yaml
 from PIL import Image
 from test_readme import hub_model
-from tiny_recipes import figures, quietly
+from tiny_recipes import captions, figures, quietly
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 import mmprefix
 from mmprefix.cli import main
+from mmprefix.outlines import outline
 from mmprefix.recipes import build_vocabulary
 
 pytestmark = quietly
@@ -125,6 +128,19 @@ def test_a_dry_run_needs_no_weights(capsys: pytest.CaptureFixture[str], tmp_path
     assert not list(tmp_path.glob("runs/**/*.ckpt"))
 
 
+@pytest.mark.parametrize(("name", "parameters"), [
+    ("gpt2", 124439808), ("openai-community/gpt2-medium", 354823168), ("gpt2-large", 774030080), ("gpt2-xl", 1557611200)
+])  # fmt: skip
+def test_the_outlines_have_the_sizes_of_the_published_models(name: str, parameters: int) -> None:
+    folder = outline(name)
+    assert folder is not None
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert AutoTokenizer.from_pretrained(folder).eos_token == "<|endoftext|>"
+    assert outline("somebody/else") is None
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Tiny parts and data where the recipes look for them."""
@@ -182,5 +198,14 @@ def test_it_runs_from_end_to_end(name: str, place: Path, capsys: pytest.CaptureF
     file = place / ("coco/test0.png" if name in PICTURES else "clotho/test0.wav")
     assert isinstance(model(file), str)
     assert model.options.ranking == "clipcap"
+    if name == "prefix_aac_both":  # the other test set, by the command in its header
+        header = (RECIPES / f"{name}.yaml").read_text()
+        words = shlex.split(header.split(f"mmprefix test --config recipes/{name}.yaml ")[1].splitlines()[0])
+        assert main(["test", "--config", str(RECIPES / f"{name}.yaml"), *shrunk(name), *words]) == 0
+        rows = captions(place / "runs" / name, "test")
+        assert [row["references"] for row in rows] == [
+            ["a dog barks."],
+            ["rain falls on a roof."],
+        ]  # AudioCaps: one each
     if name == "prefix_aac_clotho":
         assert "trained tensors start from runs/prefix_aac_audiocaps/model" in capsys.readouterr().out

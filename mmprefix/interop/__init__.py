@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads the checkpoint, writes the model directory."""
-    from mmprefix import foreign
+    from mmprefix import sources
     from mmprefix.checkpoint import check_place
     from mmprefix.generation import GenerateOptions
     from mmprefix.predictor import Predictor
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     decoding = GenerateOptions(max_new_tokens=67, num_beams=5, ranking="clipcap")  # what both published programs do
     source = {"system": args.system, "source": args.checkpoint}
     if file.is_file():
-        source["sha256"] = foreign.fingerprint(file)
+        source["sha256"] = sources.fingerprint([file])
     Predictor(model, decoding, {"imported": source}).save(args.directory)
     size = sum(part.stat().st_size for part in Path(args.directory).iterdir())
     log.info("saved the model: %s (%.1f MB)", args.directory, size / 1e6)
