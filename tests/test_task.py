@@ -187,11 +187,15 @@ def test_what_cannot_be_done_is_refused_before_the_first_step(
 
 def test_a_run_without_end_trains_at_a_constant_rate(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny.config(["audio"])
-    config["trainer"] |= {"max_epochs": -1, "max_time": "00:00:00:01", "enable_checkpointing": False}
+    stop = {"class_path": "tiny_recipes.Stop", "init_args": {"at": 5}}
+    config["trainer"] |= {"max_epochs": -1, "enable_checkpointing": False, "callbacks": [stop]}
     config["model"] |= {"schedule": "constant", "warmup": 2}
     config["data"]["init_args"]["val"] = None
     assert run("fit", tiny.recipe(config, tmp_path)) == 0
-    assert watched(tmp_path).rates[:3] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01])
+    rates = watched(tmp_path).rates
+    assert rates[:3] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01])
+    assert rates[3:] == [rates[2]] * (len(rates) - 3)
+    assert len(rates) >= 5
 
 
 def test_dry_run_tells_sizes_and_stops(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

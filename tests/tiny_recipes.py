@@ -234,6 +234,18 @@ class Crash(Callback):
             raise RuntimeError(f"broken off in step {self.at}")
 
 
+class Stop(Callback):
+    """Ends a run that has no end of its own after ``at`` steps, as somebody at the keyboard would."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step >= self.at
+
+
 class Slow(Callback):
     """Waits before every step, so that there is time to kill the run."""
 
