@@ -8,20 +8,27 @@ import torch
 from torch import Tensor, nn
 
 from mmprefix.parts import Part
-from mmprefix.types import Features, InputError, Prefix
+from mmprefix.types import AnyPrefix, Features, InputError
 
 
 class Mapper(Part, nn.Module, ABC):
-    """A trained network from ``Features`` to a ``Prefix``.
+    """A trained network from ``Features`` to a prefix: embeddings, or keys and values for every layer.
 
     Its first three arguments are plain numbers: ``dim`` (D, width of the frames), ``pooled_dim`` (G, width of the
     summary), ``width`` (E, width of the decoder). A recipe leaves them out: they are taken from the encoder and
     the decoder. Everything after them is the mapper's own.
     """
 
+    def for_decoder(self, layers: int, heads: int, head_width: int) -> None:  # noqa: B027 (most have nothing to do)
+        """Told the decoder's L, H and K once it is known: what reaches into its layers makes its tensors now."""
+
+    def folded(self) -> Mapper:
+        """The mapper as it is used: what does not depend on the input is computed once, and what made it is dropped."""
+        return self
+
     @abstractmethod
-    def forward(self, features: Features) -> Prefix:
-        """Features of B inputs → embeddings (B P E) and mask (B P)."""
+    def forward(self, features: Features) -> AnyPrefix:
+        """Features of B inputs → embeddings (B P E) and mask (B P), or keys and values (L B H P K) and mask."""
 
 
 def need_summary(mapper: Mapper, pooled_dim: int) -> None:

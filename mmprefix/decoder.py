@@ -19,12 +19,22 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 from mmprefix import sources
 from mmprefix.encoders import pretrained
 from mmprefix.generation import GenerateOptions, Line, grow, picker_for
+from mmprefix.lora import add_lora
 from mmprefix.packing import pack, plan_scores
 from mmprefix.parts import Part
 from mmprefix.sources import Identity
-from mmprefix.types import Candidate, DeepPrefix, InputError, Prefix
+from mmprefix.trie import trie
+from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, InputError, MixedPrefix, Prefix
 
 Layer = tuple[Tensor, Tensor]  # keys and values (B H T K)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a decoder with cross-attention looks at beside its own text: L pairs (B H T K), and their mask (B T)."""
+
+    layers: tuple[Layer, ...]
+    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -33,11 +43,23 @@ class State:
 
     ``cache`` L pairs (B H T K) · ``mask`` (B T) · ``last`` (B E), the hidden state after the last real position, from
     which the first token is predicted; None while no token or embedding has been run (nothing read, or a deep prefix).
+    ``memory`` where the decoder has cross-attention.
     """
 
     cache: tuple[Layer, ...]
     mask: Tensor
     last: Tensor | None
+    memory: Memory | None = None
+
+    def roll(self, by: int) -> State:
+        """The same, each input's in the place of the input ``by`` rows further."""
+
+        def turned(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+            return tuple((keys.roll(by, 0), values.roll(by, 0)) for keys, values in layers)
+
+        memory = self.memory and Memory(turned(self.memory.layers), self.memory.mask.roll(by, 0))
+        last = None if self.last is None else self.last.roll(by, 0)
+        return State(turned(self.cache), self.mask.roll(by, 0), last, memory)
 
 
 @dataclass(frozen=True)
@@ -74,29 +96,75 @@ class Decoder(Part, nn.Module, ABC):
         """What the names of the tensors begin with that training changes."""
         return () if self.frozen else ("",)
 
+    memory_dim: int | None = None  # D of the frames that it looks at beside the prefix; None: it has no cross-attention
+
     @abstractmethod
-    def start(self, prefix: Prefix | DeepPrefix) -> State:
+    def start(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
         """Reads a prefix: the trunk that everything below continues, unchanged by it and usable again."""
 
     @abstractmethod
-    def text_loss(self, state: State, prompts: list[str], targets: list[list[str]]) -> TextLoss:
-        """How badly each target of each input is predicted after the prefix and the input's prompt."""
+    def open(self, state: State, prompts: list[str]) -> State:
+        """The trunk lengthened by each input's prompt; questions may follow."""
 
     @abstractmethod
-    def generate(self, state: State, prompts: list[str], options: GenerateOptions) -> list[list[Candidate]]:
-        """For each input its texts, the best first, without the prompt."""
+    def close(self, state: State, prompts: list[str], questions: list[str]) -> State:
+        """An opened trunk lengthened by each input's question (or ""), so that a text can follow."""
+
+    @abstractmethod
+    def text_loss(
+        self, state: State, prompts: list[str], targets: list[list[str]], questions: list[list[str]] | None = None
+    ) -> TextLoss:
+        """How badly each target of each input is predicted after the prefix, the input's prompt, and its question."""
+
+    @abstractmethod
+    def write(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
+        """For each input its texts behind a closed trunk, the best first."""
+
+    @abstractmethod
+    def weigh(self, state: State, choices: list[str], after: str) -> Tensor:
+        """The total log-probability (B C) of each of C allowed texts behind a trunk closed by the text ``after``."""
+
+    def read(self, state: State, prompts: list[str], questions: list[str] | None = None) -> State:
+        """The trunk lengthened by all that stands before a text."""
+        return self.close(self.open(state, prompts), prompts, questions or [""] * len(prompts))
+
+    def generate(
+        self, state: State, prompts: list[str], options: GenerateOptions, questions: list[str] | None = None
+    ) -> list[list[Candidate]]:
+        """For each input its texts after the prefix, its prompt and its question, the best first."""
+        with torch.no_grad():
+            return self.write(self.read(state, prompts, questions), options)
+
+    def choose(
+        self, state: State, prompts: list[str], choices: list[str], questions: list[str] | None = None
+    ) -> Tensor:
+        """The log-probability (B C) of each of C allowed texts behind an opened trunk, given that it is one of them."""
+        questions = questions or [""] * len(prompts)
+        closed = self.close(state, prompts, questions)
+        ends = [(question or prompt)[-1:] for question, prompt in zip(questions, prompts, strict=True)]
+        found: Tensor | None = None
+        for end in dict.fromkeys(ends):  # what a text begins with depends on what it follows
+            rows = torch.tensor([one == end for one in ends], device=state.mask.device)
+            totals = self.weigh(closed, choices, end)
+            found = totals if found is None else torch.where(rows[:, None], totals, found)
+        assert found is not None
+        return found.log_softmax(-1)
 
     def adopt(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
         """The ``tensors`` of a saved model (by name) as this decoder can take them; it was built with ``options``."""
         return tensors
 
-    def loss(self, state: State, prompts: list[str], targets: list[list[str]]) -> Tensor:
+    def loss(
+        self, state: State, prompts: list[str], targets: list[list[str]], questions: list[list[str]] | None = None
+    ) -> Tensor:
         """The mean negative log-likelihood over all tokens of all targets."""
-        return self.text_loss(state, prompts, targets).mean()
+        return self.text_loss(state, prompts, targets, questions).mean()
 
-    def score(self, state: State, prompts: list[str], targets: list[list[str]]) -> list[list[float]]:
+    def score(
+        self, state: State, prompts: list[str], targets: list[list[str]], questions: list[list[str]] | None = None
+    ) -> list[list[float]]:
         """The total log-probability of each target, the end of text included."""
-        found = self.text_loss(state, prompts, targets)
+        found = self.text_loss(state, prompts, targets, questions)
         values = iter((-found.nll).tolist())
         return [[next(values) for _ in texts] for texts in targets]
 
@@ -108,6 +176,8 @@ class CausalDecoder(Decoder):
     (kept in it), such as "."; without one, captions are trained to end, and end, with the model's end-of-text token.
     ``frozen=False`` trains the language model too; it is then part of what is saved. ``train_head`` trains an output
     head of its own, which starts as the model's. ``noisy`` leaves the dropout of a frozen model on in training.
+    ``lora_rank`` above 0 trains low-rank additions (see ``mmprefix.lora``) of ``lora_alpha`` to the layers whose names
+    end in one of ``lora_targets`` (None: those that are usual for the model) beside the prefix.
     """
 
     def __init__(
@@ -119,81 +189,120 @@ class CausalDecoder(Decoder):
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         train_head: bool = False,
         noisy: bool = False,
+        lora_rank: int = 0,
+        lora_alpha: float = 32.0,
+        lora_targets: list[str] | None = None,
     ) -> None:
         super().__init__()
         folder = sources.folder(model, revision, weights=not sources.sizes_only())
         self.identity = sources.identify(model, folder)
         self.stop, self.frozen, self.noisy = stop, frozen, noisy
-        self.lm, self.tokenizer = _load(model, folder, dtype)
-        config = self.lm.config.get_text_config()
-        _refuse_scaled_logits(model, config)
+        self.lm, self.tokenizer = self.load(model, folder, dtype)
         self.width = self.lm.get_input_embeddings().embedding_dim
-        self.layers = int(config.num_hidden_layers)
-        self.heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-        self.head_width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-        self.positions = int(getattr(config, "max_position_embeddings", 0) or 0)  # 0: no limit known
+        self.layers, self.heads, self.head_width, self.positions = self.sizes(self.lm.config.get_text_config())
         self.eos = cast(int | None, self.tokenizer.eos_token_id)
         if stop is None and self.eos is None:
             raise InputError(f"decoder {model!r}: its tokenizer has no end-of-text token; give stop='.' or the like")
         self._stops: Tensor | None = None
         if frozen:
             self.requires_grad_(False)
+        self.lora: tuple[str, ...] = ()
+        if lora_rank:
+            self.lora = add_lora(self.lm, lora_rank, lora_alpha, lora_targets)
         self.own_head: nn.Linear | None = None
         if train_head:
             self.own_head = _untied(self.lm.get_output_embeddings())
         self.train()  # in what ``train`` makes of it: a trainer leaves each part in the mode that it finds it in
 
+    def load(self, name: str, folder: Path, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
+        """The language model and its tokenizer from ``folder``; InputError where they are not there or of no use."""
+        lm, _ = pretrained.load(AutoModelForCausalLM, name, folder, dtype)
+        _refuse_scaled_logits(name, lm.config.get_text_config())
+        return lm, tokenizer_for(lm, name, folder)
+
+    def sizes(self, config: Any) -> tuple[int, int, int, int]:
+        """L, H, K, and how many positions there are (0: no limit known)."""
+        heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+        head_width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+        return int(config.num_hidden_layers), heads, head_width, int(getattr(config, "max_position_embeddings", 0) or 0)
+
     @property
     def trained(self) -> tuple[str, ...]:
-        """A head of its own is trained beside a frozen model too."""
-        return super().trained or (("own_head.",) if self.own_head is not None else ())
+        """A head of its own, and low-rank additions, are trained beside a frozen model too."""
+        beside = tuple(f"lm.{name}" for name in self.lora)
+        return super().trained or (*(("own_head.",) if self.own_head is not None else ()), *beside)
 
     def train(self, mode: bool = True) -> Self:
         """A frozen model stays in evaluation mode whatever ``mode`` says, unless it is to be noisy."""
         return super().train(mode and (self.noisy or not self.frozen))
 
-    def start(self, prefix: Prefix | DeepPrefix) -> State:
+    def start(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
         """Embeddings (B P E) are run through the model once; keys and values (L B H P K) are taken as they are."""
+        if memory is not None:
+            raise InputError(f"decoder {self.identity.source!r}: has no cross-attention, so it can look at no frames")
+        return self.begin(prefix, None)
+
+    def begin(self, prefix: AnyPrefix, memory: Memory | None) -> State:
+        """The same, where what is looked at beside the prefix is known."""
+        if isinstance(prefix, MixedPrefix):
+            return self._extend(self.begin(prefix.deep, memory), prefix.soft.embeds, prefix.soft.mask)
         if isinstance(prefix, DeepPrefix):
             if prefix.gate is not None:
-                raise InputError("a gated deep prefix needs a decoder with gated attention; CausalDecoder joins it")
+                raise InputError("a gated deep prefix needs a decoder with gated attention; this one joins it")
             layers = zip(prefix.keys.to(self._dtype), prefix.values.to(self._dtype), strict=True)
-            return State(tuple(layers), prefix.mask, None)
-        empty = State((), prefix.mask[:, :0], None)
-        return self._extend(empty, prefix.embeds, prefix.mask)
+            return State(tuple(layers), prefix.mask, None, memory)
+        return self._extend(State((), prefix.mask[:, :0], None, memory), prefix.embeds, prefix.mask)
 
-    def text_loss(self, state: State, prompts: list[str], targets: list[list[str]]) -> TextLoss:
-        """All targets of an input are run in one row behind its trunk; logits exist only where a target token is."""
-        ids = [[self._target_ids(p, t) for t in texts] for p, texts in zip(prompts, targets, strict=True)]
-        return self.token_loss(self.read(state, prompts), ids)
+    def text_loss(
+        self, state: State, prompts: list[str], targets: list[list[str]], questions: list[list[str]] | None = None
+    ) -> TextLoss:
+        """All targets of an input are run in one row behind its trunk; logits exist only where a target token is.
 
-    def token_loss(self, state: State, ids: list[list[list[int]]]) -> TextLoss:
-        """The same for targets given as token ids, behind a state that a token can follow (see ``read``)."""
-        assert state.last is not None
+        With ``questions`` a branch is a question and its target: the prompt is read once for all questions.
+        """
+        if not questions or not any(questions):
+            ids = [[self._target_ids(p, t) for t in texts] for p, texts in zip(prompts, targets, strict=True)]
+            return self.token_loss(self.read(state, prompts), ids)
+        state = self.open(state, prompts)
+        asked = [[self._ask(p, q) for q in row] for p, row in zip(prompts, questions, strict=True)]
+        ids = [
+            [before + self._target_ids(q or p, t) for before, q, t in zip(some, row, texts, strict=True)]
+            for p, some, row, texts in zip(prompts, asked, questions, targets, strict=True)
+        ]
+        return self.token_loss(state, ids, [[len(before) for before in some] for some in asked])
+
+    def token_loss(self, state: State, ids: list[list[list[int]]], asked: list[list[int]] | None = None) -> TextLoss:
+        """The same for targets given as token ids, behind a state that a token can follow (see ``read``).
+
+        ``asked`` is the number of tokens of each that are given, not predicted.
+        """
         rows = [[tokens[:-1] for tokens in texts] for texts in ids]  # the last token of a text predicts nothing
         flat = [token for texts in rows for tokens in texts for token in tokens]
         packed, branch, offset = pack(rows, state.mask.device)
         self._check_room(state, int(offset.max()) + 2 if offset.numel() else 1)
-        hidden = state.last
+        hidden = self._last(state)
         if flat:
             sees = (branch[:, :, None] == branch[:, None]) & (offset[:, :, None] >= offset[:, None])  # (B N N)
             real = branch >= 0
-            cache = self._cache(state)
-            found = self._run(cache, self.embed(packed), self._visible(state, sees), self._place(state, offset))
+            found = self._run(state, self._cache(state), self.embed(packed), sees, self._place(state, offset))
             hidden = torch.cat([hidden, found[real]])  # (R E)
+        row, target, text = plan_scores(ids, state.mask.device, asked)
+        if asked:
+            used, row = row.unique(return_inverse=True)
+            hidden = hidden[used]
         logits = self.head(hidden)  # (R V)
-        row, target, text = plan_scores(ids, state.mask.device)
         nll = -logits.float().log_softmax(-1)[row, target]
         texts = [len(tokens) for group in ids for tokens in group]
+        if asked:
+            texts = [n - given for n, given in zip(texts, (n for row in asked for n in row), strict=True)]
         owner = [b for b, group in enumerate(ids) for _ in group]
         total = nll.new_zeros(len(texts)).index_add(0, text, nll)
         counts = torch.tensor([texts, owner], dtype=torch.long, device=nll.device).view(2, -1)
         return TextLoss(total, counts[0], counts[1])
 
     @torch.no_grad()
-    def generate(self, state: State, prompts: list[str], options: GenerateOptions) -> list[list[Candidate]]:
-        """Texts after the prefix and each prompt; see ``GenerateOptions``."""
-        state = self.read(state, prompts)
+    def write(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
+        """Texts behind a closed trunk; see ``GenerateOptions``."""
         lines = self.search(state, options, self.stops(exactly=options.ranking == "clipcap"))
         return [[Candidate(self._text(ids), score) for ids, score in group] for group in lines]
 
@@ -207,25 +316,55 @@ class CausalDecoder(Decoder):
 
         def step(tokens: Tensor, ancestry: Tensor) -> Tensor:
             depth = torch.full_like(tokens, ancestry.shape[-1] // picker.width - 1)
-            seen = self._run(cache, self.embed(tokens), self._visible(state, ancestry), self._place(state, depth))
-            return self.head(seen)
+            return self.head(self._run(state, cache, self.embed(tokens), ancestry, self._place(state, depth)))
 
         return grow(self.head(state.last), step, picker, options.max_new_tokens)
 
-    def read(self, state: State, prompts: list[str]) -> State:
-        """The trunk lengthened by each input's prompt, so that a text can follow.
+    @torch.no_grad()
+    def weigh(self, state: State, choices: list[str], after: str) -> Tensor:
+        """The choices are one trie behind the trunk, run in one pass; (B C) float32.
 
-        Where nothing was run yet (no prefix, or a deep one) and the prompt is empty, the begin-of-text token is read.
+        Raises InputError where two choices are the same tokens.
         """
-        begin = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.eos
-        first = [cast(int, begin)] if state.last is None and begin is not None else []
-        ids = [self._ids(prompt) or first for prompt in prompts]
+        ids = [self._target_ids(after, text) + ([] if self.stop is None else self._ids(self.stop)) for text in choices]
+        if len({tuple(tokens) for tokens in ids}) < len(ids):
+            raise InputError(f"two of the choices are the same to this decoder: {', '.join(sorted(choices))}")
+        tree = trie(ids, state.mask.device)
+        self._check_room(state, int(tree.depth.max()) + 1 if len(tree.depth) else 1)
+        hidden, count = self._last(state)[:, None], len(state.mask)
+        if len(tree.tokens):
+            nodes, depth = (part.expand(count, -1) for part in (tree.tokens, tree.depth))
+            sees = tree.sees.expand(count, -1, -1)
+            found = self._run(state, self._cache(state), self.embed(nodes), sees, self._place(state, depth))
+            hidden = torch.cat([hidden, found], dim=1)  # (B 1+M E)
+        edges = [self.head(row).float().log_softmax(-1)[tree.places, tree.next] for row in hidden]  # a row at a time:
+        total = torch.zeros(count, len(choices), device=hidden.device)  # the vocabulary is wide
+        return total.index_add(1, tree.text, torch.stack(edges)[:, tree.edge])
+
+    def open(self, state: State, prompts: list[str]) -> State:
+        """Where nothing was run yet (no prefix, or a deep one) an empty prompt is the begin-of-text token."""
+        return self._append(state, [self._lead(prompt, state.last is None) for prompt in prompts])
+
+    def close(self, state: State, prompts: list[str], questions: list[str]) -> State:
+        """Behind an opened trunk, each input's question."""
+        return self._append(state, [self._ask(p, q) for p, q in zip(prompts, questions, strict=True)])
+
+    def _append(self, state: State, ids: list[list[int]]) -> State:
         if not any(ids):
             return state
         width = max(map(len, ids))
         padded = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=state.mask.device)
         mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in ids], device=padded.device)
         return self._extend(state, self._embed(padded), mask)
+
+    def _lead(self, prompt: str, first: bool) -> list[int]:
+        """What a prompt is read as, ``first`` where nothing was read before."""
+        begin = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.eos
+        return self._ids(prompt) or ([cast(int, begin)] if first and begin is not None else [])
+
+    def _ask(self, prompt: str, question: str) -> list[int]:
+        """What stands between a prompt and a text."""
+        return self._ids(question)
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V)."""
@@ -269,26 +408,35 @@ class CausalDecoder(Decoder):
         sees = causal & mask[:, None] | own  # padding sees itself, so that no row of the attention is empty
         cache = self._cache(state)
         place = self._place(state, (mask.cumsum(1) - 1).clamp(min=0))
-        hidden = self._run(cache, embeds.to(self._dtype), self._visible(state, sees), place)
+        hidden = self._run(state, cache, embeds.to(self._dtype), sees, place)
         end = torch.where(mask, torch.arange(1, n + 1, device=mask.device), 0).amax(1)  # 0: nothing real
         last = hidden[torch.arange(len(end), device=end.device), (end - 1).clamp(min=0)]
         if state.last is not None:
             last = torch.where((end > 0)[:, None], last, state.last)
         layers = tuple((layer.keys, layer.values) for layer in cast(list[Any], cache.layers))
-        return State(layers, torch.cat([state.mask, mask], dim=1), last)
+        return State(layers, torch.cat([state.mask, mask], dim=1), last, state.memory)
 
-    def _run(self, cache: DynamicCache, embeds: Tensor, visible: Tensor, places: Tensor) -> Tensor:
-        """N tokens (B N E) behind the cache, which grows by them; ``visible`` (B N T+N) → hidden states (B N E')."""
-        bias = torch.zeros(visible.shape, dtype=embeds.dtype, device=embeds.device)
-        bias = bias.masked_fill(~visible, torch.finfo(embeds.dtype).min)[:, None]
+    def _run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
+        """N tokens (B N E) behind the cache of a trunk, which grows by them → hidden states (B N E').
+
+        ``sees`` (B N M) says which of the tokens behind the trunk each looks at; all look at the trunk.
+        """
+        visible = torch.cat([state.mask[:, None].expand(-1, sees.shape[1], -1), sees], dim=-1)  # (B N T+M)
         out = self.lm.base_model(
-            inputs_embeds=embeds, attention_mask=bias, position_ids=places, past_key_values=cache, use_cache=True
+            inputs_embeds=embeds,
+            attention_mask=bias(visible, embeds.dtype),
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
         )
         return out.last_hidden_state
 
-    def _visible(self, state: State, sees: Tensor) -> Tensor:
-        """``sees`` (B N M) among new tokens → (B N T+M), with the real positions of the trunk before."""
-        return torch.cat([state.mask[:, None].expand(-1, sees.shape[1], -1), sees], dim=-1)
+    def _last(self, state: State) -> Tensor:
+        """The hidden state (B E) after the trunk; zeros where nothing was run, for what nobody will read."""
+        if state.last is not None:
+            return state.last
+        width = self.lm.get_output_embeddings().in_features
+        return torch.zeros(len(state.mask), width, dtype=self._dtype, device=self._device)
 
     def _place(self, state: State, offset: Tensor) -> Tensor:
         """Position numbers (B N) of tokens that stand ``offset`` (B N) behind the trunk's real positions."""
@@ -336,14 +484,20 @@ def _untied(head: nn.Linear) -> nn.Linear:
     return copy
 
 
-def _load(name: str, folder: Path, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
-    lm, _ = pretrained.load(AutoModelForCausalLM, name, folder, dtype)
+def bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Which keys each query may look at, (B N T) → what is added to their scores, (B 1 N T)."""
+    zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
+    return zeros.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+
+
+def tokenizer_for(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer in ``folder``; InputError where there is none, or one that is not the model's."""
     try:
         words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         rows = lm.get_input_embeddings().num_embeddings
         if not 1 < len(words) <= rows:  # without its files transformers makes an empty tokenizer, and says nothing
             raise ValueError(f"it has {len(words)} tokens, the model {rows} embeddings")
-        return lm, words
+        return words
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(

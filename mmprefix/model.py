@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import torch
@@ -15,67 +15,140 @@ from mmprefix.generation import GenerateOptions
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.parallel import join
 from mmprefix.parts import build, recipe
-from mmprefix.types import Batch, Candidate, Features, InputError, Prefix
+from mmprefix.transcriber import Transcriber
+from mmprefix.types import AnyPrefix, Batch, Candidate, Features, InputError, Prefix
+from mmprefix.wording import Wording
 
 
 @dataclass
 class Branch:
     """One way in: a frozen encoder and the mapper that reads it.
 
-    ``mapper`` may still want its sizes; it is then called with (dim, pooled_dim, width).
+    ``mapper`` may still want its sizes; it is then called with (dim, pooled_dim, width). None: nothing is made of this
+    input but what a decoder with cross-attention looks at.
     """
 
     encoder: Encoder
-    mapper: Callable[[int, int, int], Mapper]
+    mapper: Callable[[int, int, int], Mapper] | None = None
 
 
 class PrefixLM(nn.Module):
     """Branches by name, and the decoder that all of them speak to.
 
     An input may have any subset of the branches; the prefixes of those it has are joined in the order of the branches.
+    A decoder with cross-attention (see ``CrossDecoder``) looks at the frames of all branches that it has.
+
+    Args:
+        branches: at least one, unless there is a ``prefix``.
+        decoder: what writes.
+        prefix: a mapper that reads nothing (``Learned``, ``DeepTable``, ``Deep`` over one): the task's own prefix, the same
+            for every input, before those of the branches.
+        wording: how context, prompt and question are written to the decoder.
+        transcriber: what writes the context of an input that has none, from its sound (see ``mmprefix.transcriber``).
     """
 
-    def __init__(self, branches: dict[str, Branch], decoder: Decoder) -> None:
+    def __init__(
+        self,
+        branches: dict[str, Branch],
+        decoder: Decoder,
+        prefix: Callable[[int, int, int], Mapper] | None = None,
+        wording: Wording | None = None,
+        transcriber: Transcriber | None = None,
+    ) -> None:
         super().__init__()
-        if not branches:
-            raise InputError("model.branches: at least one branch is needed, such as image or audio")
+        if not branches and prefix is None:
+            raise InputError("model.branches: at least one branch is needed, such as image or audio, or model.prefix")
         self.decoder = decoder
+        self.wording = wording or Wording()
+        self.transcriber = transcriber
         self.encoders = nn.ModuleDict({name: branch.encoder for name, branch in branches.items()})
-        self.mappers = nn.ModuleDict(
-            {name: _mapper(branch, decoder.width) for name, branch in branches.items()},
-        )
+        mapped = {name: branch for name, branch in branches.items() if branch.mapper is not None}
+        self.mappers = nn.ModuleDict({name: _mapper(branch, decoder) for name, branch in mapped.items()})
+        self.task_prefix = None if prefix is None else _made(prefix, 0, 0, decoder)
+        for name, encoder in self.encoders.items():
+            _refuse_unread(name, cast(Encoder, encoder), name in self.mappers, decoder)
 
     def encoder(self, name: str) -> Encoder:
         """The frozen encoder of branch ``name``."""
         return cast(Encoder, self.encoders[name])
 
-    def prefix(self, inputs: Mapping[str, Any]) -> Prefix:
-        """Media, or features found before, by branch name → the joined prefix (B P E)."""
+    def features(self, inputs: Mapping[str, Any]) -> dict[str, Features]:
+        """Media, or features found before, by branch name → features, in the order of the branches."""
         unknown = inputs.keys() - self.encoders.keys()
-        if unknown or not inputs:
+        if unknown or (not inputs and self.encoders and not self.reads_text):
             have = ", ".join(self.encoders)
             raise InputError(
                 f"no branch for input {', '.join(sorted(unknown)) or '(none given)'}; this model reads {have}"
             )
-        found = []
+        found: dict[str, Features] = {}
         for name in self.encoders:
             if name in inputs:
                 value = inputs[name]
-                features = value if isinstance(value, Features) else self.encoders[name](value)
-                found.append(self.mappers[name](_as(features, self._mapper_dtype)))
-        return join(found)
+                found[name] = value if isinstance(value, Features) else self.encoders[name](value)
+        return found
+
+    def prefix(
+        self, inputs: Mapping[str, Any], absent: Mapping[str, Tensor] | None = None, count: int | None = None
+    ) -> AnyPrefix:
+        """Media, or features found before, by branch name → the joined prefix of B inputs.
+
+        ``absent`` (B, True) says by branch which inputs lack it after all; ``count`` is B where no branch tells.
+        """
+        return self._prefix(self.features(inputs), absent or {}, count)
+
+    def _prefix(self, features: Mapping[str, Features], absent: Mapping[str, Tensor], count: int | None) -> AnyPrefix:
+        count = next((len(found.mask) for found in features.values()), count or 1)
+        parts: list[AnyPrefix] = []
+        if self.task_prefix is not None:
+            one = cast(AnyPrefix, self.task_prefix(_nothing(1, self._device)))
+            parts.append(one.expand(count))
+        for name, found in features.items():
+            if name in self.mappers:
+                made = cast(AnyPrefix, self.mappers[name](_as(found, self._mapper_dtype)))
+                parts.append(made.hidden(absent[name]) if name in absent else made)
+        empty = torch.zeros(count, 0, self.decoder.width, device=self._device)
+        return join(parts) if parts else Prefix(empty, torch.zeros(count, 0, dtype=torch.bool, device=empty.device))
 
     def start(self, batch: Batch) -> State:
         """What the decoder knows of the batch's inputs before any text."""
-        return self.decoder.start(self.prefix(batch.inputs))
+        features = self.features(batch.inputs)
+        prefix = self._prefix(features, batch.absent, len(batch))
+        if self.decoder.memory_dim is None:
+            return self.decoder.start(prefix)
+        return self.decoder.start(prefix, _memory([found for found in features.values() if found.frames.shape[2]]))
+
+    def prompts(self, batch: Batch) -> list[str]:
+        """What the decoder reads of each input's context and prompt."""
+        return [self.wording.lead(c, p) for c, p in zip(batch.contexts, batch.prompts, strict=True)]
+
+    def questions(self, batch: Batch) -> list[list[str]]:
+        """What the decoder reads of each input's questions."""
+        return [[self.wording.ask(question) for question in row] for row in batch.questions]
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether the context is written to the decoder, so that an input may be text alone."""
+        return bool(self.wording.context)
 
     def text_loss(self, batch: Batch) -> TextLoss:
         """How badly each target of the batch is predicted."""
-        return self.decoder.text_loss(self.start(batch), batch.prompts, batch.targets)
+        return self.decoder.text_loss(self.start(batch), self.prompts(batch), batch.targets, self.questions(batch))
 
     def generate(self, batch: Batch, options: GenerateOptions) -> list[list[Candidate]]:
         """For each input its texts, the best first."""
-        return self.decoder.generate(self.start(batch), batch.prompts, options)
+        return self.decoder.generate(self.start(batch), self.prompts(batch), options)
+
+    @torch.no_grad()
+    def folded(self) -> PrefixLM:
+        """The same model with mappers as they are used (see ``Mapper.folded``); the frozen parts are shared."""
+        branches = {
+            name: Branch(
+                self.encoder(name), cast(Mapper, self.mappers[name]).folded() if name in self.mappers else None
+            )
+            for name in self.encoders
+        }
+        prefix = None if self.task_prefix is None else self.task_prefix.folded()
+        return PrefixLM(branches, self.decoder, prefix, self.wording, self.transcriber)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """The parameters among ``trained``, those of an encoder that is frozen by now too: an optimiser keeps them."""
@@ -87,7 +160,7 @@ class PrefixLM(nn.Module):
         """The tensors that training changes, by name: all of the mappers, and what frozen parts say of themselves."""
         parts = [(f"encoders.{name}.", self.encoder(name).trained) for name in self.encoders]
         parts += [("decoder.", self.decoder.trained)]
-        starts = ("mappers.", *(place + start for place, inside in parts for start in inside))
+        starts = ("mappers.", "task_prefix.", *(place + start for place, inside in parts for start in inside))
         kept: dict[str, Tensor] = {}
         seen: set[tuple[int, torch.Size]] = set()
         for name, tensor in self.state_dict().items():
@@ -98,29 +171,44 @@ class PrefixLM(nn.Module):
         return kept
 
     @property
-    def frozen_parts(self) -> dict[str, Encoder | Decoder]:
-        """The parts that are not saved, by the name that messages and overrides use: branch names, and "decoder"."""
-        parts: dict[str, Encoder | Decoder] = {name: self.encoder(name) for name in self.encoders}
-        return {**parts, "decoder": self.decoder}
+    def frozen_parts(self) -> dict[str, Encoder | Decoder | Transcriber]:
+        """The parts that are not saved, by the name that messages and overrides use: branch names, "decoder", and
+        "transcriber" where there is one."""
+        parts: dict[str, Encoder | Decoder | Transcriber] = {name: self.encoder(name) for name in self.encoders}
+        writes = {} if self.transcriber is None else {"transcriber": self.transcriber}
+        return {**parts, "decoder": self.decoder, **writes}
 
     def recipe(self) -> dict[str, Any]:
         """The plain data that ``from_recipe`` builds this model from, without what was trained."""
         branches = {
-            name: {"encoder": recipe(self.encoder(name)), "mapper": recipe(self.mappers[name])}
+            name: {"encoder": recipe(self.encoder(name))}
+            | ({"mapper": recipe(self.mappers[name])} if name in self.mappers else {})
             | ({"tuned": True} if self.encoder(name).tuned else {})
             for name in self.encoders
         }
-        return {"branches": branches, "decoder": recipe(self.decoder)}
+        found: dict[str, Any] = {"branches": branches, "decoder": recipe(self.decoder)}
+        if self.task_prefix is not None:
+            found["prefix"] = recipe(self.task_prefix)
+        if self.wording != Wording():
+            found["wording"] = asdict(self.wording)
+        if self.transcriber is not None:
+            found["transcriber"] = recipe(self.transcriber)
+        return found
 
     @classmethod
     def from_recipe(cls, data: dict[str, Any]) -> PrefixLM:
         """The model that ``recipe()`` wrote down, its mappers not yet trained."""
         try:
             branches = {
-                name: Branch(build(branch["encoder"], Encoder), build(branch["mapper"], Mapper))
+                name: Branch(
+                    build(branch["encoder"], Encoder), build(branch["mapper"], Mapper) if "mapper" in branch else None
+                )
                 for name, branch in data["branches"].items()
             }
-            model = cls(branches, build(data["decoder"], Decoder))
+            decoder = build(data["decoder"], Decoder)
+            prefix = build(data["prefix"], Mapper) if "prefix" in data else None
+            transcriber = build(data["transcriber"], Transcriber) if "transcriber" in data else None
+            model = cls(branches, decoder, prefix, Wording(**data.get("wording", {})), transcriber)
             for name, branch in data["branches"].items():
                 model.encoder(name).tuned = bool(branch.get("tuned"))
             return model
@@ -133,11 +221,48 @@ class PrefixLM(nn.Module):
     def _mapper_dtype(self) -> torch.dtype:
         return next((p.dtype for p in self.mappers.parameters()), torch.float32)
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.decoder.parameters()).device
 
-def _mapper(branch: Branch, width: int) -> Mapper:
-    if isinstance(branch.mapper, Mapper):
-        return branch.mapper
-    return branch.mapper(branch.encoder.dim, branch.encoder.pooled_dim, width)
+
+def _mapper(branch: Branch, decoder: Decoder) -> Mapper:
+    assert branch.mapper is not None
+    return _made(branch.mapper, branch.encoder.dim, branch.encoder.pooled_dim, decoder)
+
+
+def _made(mapper: Callable[[int, int, int], Mapper], dim: int, pooled_dim: int, decoder: Decoder) -> Mapper:
+    made = mapper if isinstance(mapper, Mapper) else mapper(dim, pooled_dim, decoder.width)
+    made.for_decoder(decoder.layers, decoder.heads, decoder.head_width)
+    return made
+
+
+def _refuse_unread(name: str, encoder: Encoder, mapped: bool, decoder: Decoder) -> None:
+    """Refuses a branch whose features go nowhere, or that cross-attention cannot read."""
+    looks = decoder.memory_dim is not None and encoder.dim > 0
+    if not mapped and not looks:
+        raise InputError(
+            f"model.branches.{name}: has no mapper, and the decoder {decoder.identity.source!r} looks at no frames; "
+            "give it a mapper"
+        )
+    if looks and encoder.dim != decoder.memory_dim:
+        raise InputError(
+            f"model.branches.{name}: its frames are {encoder.dim} wide, and the decoder {decoder.identity.source!r} "
+            f"looks at frames that are {decoder.memory_dim} wide; use the encoder of the same model"
+        )
+
+
+def _nothing(count: int, device: torch.device) -> Features:
+    empty = torch.zeros(count, 0, 0, device=device)
+    return Features(empty, empty[..., 0].bool(), empty[:, 0:0].reshape(count, 0))
+
+
+def _memory(found: list[Features]) -> Features | None:
+    """The frames of all branches one after the other, (B T1+T2+... D)."""
+    if len(found) < 2:
+        return found[0] if found else None
+    frames, mask = torch.cat([f.frames for f in found], dim=1), torch.cat([f.mask for f in found], dim=1)
+    return Features(frames, mask, found[0].pooled)
 
 
 def _as(features: Features, dtype: torch.dtype) -> Features:

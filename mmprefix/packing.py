@@ -22,18 +22,21 @@ def pack(rows: list[list[list[int]]], device: torch.device) -> tuple[Tensor, Ten
     return packed[0], packed[1], packed[2]
 
 
-def plan_scores(ids: list[list[list[int]]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def plan_scores(
+    ids: list[list[list[int]]], device: torch.device, asked: list[list[int]] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     """For every target token: the row of hidden states that predicts it, its id, and the number of its text.
 
     Rows are first the B trunks (which predict first tokens, for all texts of an input at once), then all packed
-    tokens in order.
+    tokens in order. ``asked`` says how many tokens of each text are a question, which nobody has to predict.
     """
     plan: list[tuple[int, int, int]] = []
     row, text = len(ids), 0
     for b, texts in enumerate(ids):
-        for tokens in texts:
-            for place, token in enumerate(tokens):
-                plan.append((row + place - 1 if place else b, token, text))
+        for number, tokens in enumerate(texts):
+            given = asked[b][number] if asked else 0
+            for place in range(given, len(tokens)):
+                plan.append((row + place - 1 if place else b, tokens[place], text))
             row += max(len(tokens) - 1, 0)
             text += 1
     columns = torch.tensor(plan, dtype=torch.long, device=device).view(-1, 3).T

@@ -73,9 +73,13 @@ class Prefix(Tensors):
     embeds: Tensor
     mask: Tensor
 
-    def roll(self, by: int) -> Prefix:
-        """The same prefixes, each in the place of the input ``by`` rows further."""
-        return Prefix(self.embeds.roll(by, 0), self.mask.roll(by, 0))
+    def hidden(self, rows: Tensor) -> Prefix:
+        """The same with nothing real in the ``rows`` (B, True) of inputs that are absent."""
+        return replace(self, mask=self.mask & ~rows[:, None])
+
+    def expand(self, count: int) -> Prefix:
+        """The prefix of one input (1 P E), the same for ``count`` inputs."""
+        return Prefix(self.embeds.expand(count, -1, -1), self.mask.expand(count, -1))
 
 
 @dataclass(frozen=True)
@@ -90,12 +94,41 @@ class DeepPrefix(Tensors):
     mask: Tensor
     gate: Tensor | None = None
 
+    def hidden(self, rows: Tensor) -> DeepPrefix:
+        """The same with nothing real in the ``rows`` (B, True) of inputs that are absent."""
+        return replace(self, mask=self.mask & ~rows[:, None])
+
+    def expand(self, count: int) -> DeepPrefix:
+        """The prefix of one input (L 1 H P K), the same for ``count`` inputs."""
+        keys, values = (part.expand(-1, count, -1, -1, -1) for part in (self.keys, self.values))
+        return DeepPrefix(keys, values, self.mask.expand(count, -1), self.gate)
+
+
+@dataclass(frozen=True)
+class MixedPrefix(Tensors):
+    """A deep prefix, and embeddings that are read behind it."""
+
+    deep: DeepPrefix
+    soft: Prefix
+
+    def hidden(self, rows: Tensor) -> MixedPrefix:
+        """The same with nothing real in the ``rows`` (B, True) of inputs that are absent."""
+        return MixedPrefix(self.deep.hidden(rows), self.soft.hidden(rows))
+
+    def expand(self, count: int) -> MixedPrefix:
+        """The prefix of one input, the same for ``count`` inputs."""
+        return MixedPrefix(self.deep.expand(count), self.soft.expand(count))
+
+
+AnyPrefix = Prefix | DeepPrefix | MixedPrefix
+
 
 @dataclass(frozen=True)
 class Batch(Tensors):
     """B examples: what the encoders read, by branch name, and beside it strings that only the decoder opens.
 
-    ``targets`` may hold several texts an example, or none.
+    ``targets`` may hold several texts an example, or none. ``questions``, where there are any, holds one for each target:
+    what stands between prompt and target. ``absent`` (B, True) says by branch which rows lack that input after all.
     """
 
     inputs: Mapping[str, Media | Features]
@@ -104,6 +137,8 @@ class Batch(Tensors):
     contexts: list[str]
     ids: list[str]
     media: list[str] = field(default_factory=list[str])  # the files an example was read from, for reports
+    questions: list[list[str]] = field(default_factory=list[list[str]])
+    absent: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
 
     def __len__(self) -> int:
         return len(self.ids)
