@@ -17,8 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mmprefix import meanings
 from mmprefix.manifest import Example, Fault, Item, read_manifest
 from mmprefix.media import picture_size, read_picture, read_samples, sound_seconds
+from mmprefix.schema import Schema, read_schema
 from mmprefix.types import InputError
 
 MediaKind = Literal["image", "audio"]
@@ -96,6 +98,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="JSON lines or CSV")
     parser.add_argument("--split", help="check the rows of this split only")
     parser.add_argument("--tokenizer", metavar="NAME_OR_FOLDER", help="count tokens too, with this model's tokenizer")
+    parser.add_argument("--schema", metavar="NAME_OR_FILE", help="compare intents and slots with this schema, too")
+    parser.add_argument(
+        "--intent-field",
+        default="intent",
+        metavar="NAME",
+        help="where a row's intent stands; A+B joins two fields with _ (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     threads = min(8, os.cpu_count() or 1)
     parser.add_argument(
@@ -109,7 +118,10 @@ def run(args: argparse.Namespace) -> int:
     Raises InputError (after all has been printed) when a row is bad, a manifest is empty or cannot be read.
     """
     count = None if args.tokenizer is None else token_counter(args.tokenizer)
-    reports = [check(manifest, args.split, count, args.workers) for manifest in args.manifests]
+    schema = None if args.schema is None else read_schema(args.schema)
+    reports = [
+        check(manifest, args.split, count, args.workers, schema, args.intent_field) for manifest in args.manifests
+    ]
     if args.json:
         sys.stdout.write(json.dumps({"manifests": reports}, indent=2) + "\n")
     else:
@@ -124,18 +136,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(
-    manifest: str, split: str | None = None, count_tokens: Callable[[str], int] | None = None, workers: int = 1
+    manifest: str,
+    split: str | None = None,
+    count_tokens: Callable[[str], int] | None = None,
+    workers: int = 1,
+    schema: Schema | None = None,
+    intent_field: str = "intent",
 ) -> dict[str, Any]:
     """The faults of ``manifest`` and figures of its good rows, as plain data (seconds, pixels, words, tokens)."""
-    examples, faults = read_manifest(manifest, split)
+    examples, unread = read_manifest(manifest, split)
     result = inspect(examples, workers=workers, progress=True)
-    faults = sorted([*faults, *result.faults], key=lambda fault: fault.line)
-    rows = result.examples
+    unlike, figures = ([], None) if schema is None else meanings.meanings(result.examples, schema, intent_field)
+    faults = sorted([*unread, *result.faults, *unlike], key=lambda fault: fault.line)
+    bad = {fault.line for fault in unlike}
+    rows = [row for row in result.examples if row.line not in bad]
     looks = [result.found[pair] for row in rows for pair in row.inputs.items() if pair in result.found]
     captions = [caption for row in rows for caption in row.captions]
     return {
         "manifest": str(manifest),
-        "rows": len(examples) + len(faults) - len(result.faults),
+        "rows": len(examples) + len(unread),
         "splits": dict(Counter(row.split or "none" for row in rows)),
         "faults": [{"line": fault.line, "message": fault.message} for fault in faults],
         "inputs": dict(Counter(key for row in rows for key in row.inputs)),
@@ -146,6 +165,7 @@ def check(
         "without_captions": sum(not row.captions for row in rows),
         "words": _spread([len(caption.split()) for caption in captions]),
         "tokens": _spread([count_tokens(caption) for caption in captions] if count_tokens else []),
+        "schema": figures,
     }
 
 
@@ -171,7 +191,9 @@ def _lines(report: Mapping[str, Any]) -> Iterable[str]:
             spread = ", ".join(f"{name} {_figure(figures[name])}" for name in ("min", "median", "max"))
             total = f"; {_figure(figures['total'])} in all" if "total" in figures else ""
             yield f"  {key:<9} {spread} {unit}".rstrip() + total
-    if report["without_captions"]:
+    if report["schema"]:
+        yield from meanings.lines(report["schema"])
+    elif report["without_captions"]:
         yield f"  no caption {report['without_captions']} rows: fine for prediction, a fault in training"
 
 

@@ -12,14 +12,14 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, TextIO, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 from tqdm import tqdm
 
@@ -38,12 +38,17 @@ Kind = Literal["audio", "image"]
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a manifest to be. ``path`` is None where no file was found; ``name`` is what was looked for."""
+    """A line of a manifest to be. ``path`` is None where no file was found; ``name`` is what was looked for.
+
+    ``fields`` are written as they are; ``part`` is from where to where the file counts, in seconds.
+    """
 
     id: str
     name: str
     path: str | None
-    captions: Sequence[str]
+    captions: Sequence[str] = ()  # where there are none, the line has no such field
+    fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    part: tuple[float, float] | None = None
 
 
 @dataclass
@@ -61,20 +66,22 @@ class Split:
     captions: Counter[int] = field(default_factory=Counter[int])  # captions a row → rows written
     seconds: list[float] = field(default_factory=list[float])
     odd: list[str] = field(default_factory=list[str])  # rows that are not as published
+    notes: Sequence[str] = ()  # what else the program found, a line each
     trouble: str = ""  # the first file that cannot be used
 
     def report(self) -> Iterator[str]:
         """What was found beside what was published, in lines."""
         written = self.captions.total()
-        told = "" if self.published is None else f" (published: {self.published})"
-        yield f"{self.name}: {written + self.lost.total()} in {self.source.name}{told}"
+        yield f"{self.name}: {written + self.lost.total()} in {self.source.name}{published(self.published)}"
         yield f"  {written} written, {self.lost['missing']} missing, {self.lost['unreadable']} unreadable"
+        yield from (f"  {note}" for note in self.notes)
         if not written:
             yield f"  no manifest, for no file can be used: {self.trouble or 'there are no rows'}"
             return
         least, most = min(self.captions), max(self.captions)
-        each = f"{least}" if least == most else f"{least} to {most}"
-        yield f"  {sum(number * rows for number, rows in self.captions.items())} captions, {each} a row"
+        if most:
+            each = f"{least}" if least == most else f"{least} to {most}"
+            yield f"  {sum(number * rows for number, rows in self.captions.items())} captions, {each} a row"
         if self.seconds:
             told = f" (published: {self.lasts[0]:g} to {self.lasts[1]:g} s)" if self.lasts else ""
             mean = sum(self.seconds) / len(self.seconds)
@@ -84,6 +91,11 @@ class Split:
         if self.odd:
             more = f" and {len(self.odd) - 10} more" if len(self.odd) > 10 else ""
             yield f"  {len(self.odd)} not as published: {', '.join(self.odd[:10])}{more}"
+
+
+def published(count: int | None) -> str:
+    """What stands behind a number that was found: the published one, or nothing where there is none."""
+    return "" if count is None else f" (published: {count})"
 
 
 # ------------------------------------------------------------------------------------------------- the command line
@@ -182,7 +194,10 @@ def _lines(split: Split, key: Kind, options: argparse.Namespace, missing: TextIO
             continue
         folder, name = os.path.split(row.path)
         path = f"{_between(folder, str(options.out))}/{name}".removeprefix("./")
-        line = {"id": row.id, key: path, "captions": row.captions, "split": split.name}
+        captions = {"captions": row.captions} if row.captions else {}
+        line: dict[str, Any] = {"id": row.id, key: path, **captions, **row.fields, "split": split.name}
+        if row.part is not None:
+            line["start"], line["end"] = row.part
         split.captions[len(row.captions)] += 1
         if split.each not in (None, len(row.captions)):
             split.odd.append(f"{row.name} ({len(row.captions)} captions, not {split.each})")
@@ -203,7 +218,7 @@ def _checked(split: Split, key: Kind, options: argparse.Namespace) -> Iterator[t
         if row.path is None:
             return row, None, "no such file"
         try:
-            return row, None if options.names_only else _seconds(row.path, key, options.decode), None
+            return row, None if options.names_only else _seconds(row.path, row.part, key, options.decode), None
         except InputError as error:
             return row, None, str(error).removeprefix(f"{row.path}: ")
 
@@ -211,14 +226,18 @@ def _checked(split: Split, key: Kind, options: argparse.Namespace) -> Iterator[t
     return side_by_side(look, rows, options.threads)
 
 
-def _seconds(path: str, key: Kind, whole: bool) -> float | None:
-    """How long the sound in ``path`` lasts, None for a picture; from its header, or decoded. Raises InputError."""
+def _seconds(path: str, part: tuple[float, float] | None, key: Kind, whole: bool) -> float | None:
+    """How long the ``part`` of the sound in ``path`` lasts, None for a picture; from its header, or decoded.
+
+    Raises InputError when the file cannot be used.
+    """
     if key == "image":
         _ = read_picture(path) if whole else picture_size(path)
         return None
+    start, end = part or (0.0, None)
     if not whole:
-        return sound_seconds(path)
-    values, rate = read_samples(path)
+        return sound_seconds(path, start, end)
+    values, rate = read_samples(path, start, end)
     return len(values) / rate
 
 

@@ -142,11 +142,76 @@ def test_headers_alone_find_what_they_can(folder: Path) -> None:
     assert check.inspect(examples, {"image": "image"}, deep=False).faults == shallow.faults[2:3]
 
 
+SCHEMA = """
+name: bar
+intents: {order: , cancel: }
+slots: {drink: , size: {values: [small, large]}}
+"""
+MEANT = [
+    {"intent": "order", "slots": {"drink": "Iced  Tea", "size": "small"}, "transcript": "a small iced tea please"},
+    {"intent": "ordr", "slots": {"drink": "tea"}},
+    {"intent": "order", "slots": {"drinks": "tea", "size": "huge"}},
+    {"slots": {"drink": "tea"}},
+    {"intent": "cancel", "slots": [["drink"]]},
+    {"intent": "order", "slots": [["drink", "tea"], ["drink", "tea, cold"]], "transcript": "coffee"},
+]
+
+
+def test_meanings_are_compared_with_a_schema(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "bar.yaml").write_text(SCHEMA)
+    rows = [{"audio": "gone.wav"}, *({"audio": "one.wav", **row} for row in MEANT)]
+    file = write(folder / "m.jsonl", rows)
+    with pytest.raises(InputError, match=r"m\.jsonl: 5 bad rows of 7"):
+        check.run(options(file, "--schema", str(folder / "bar.yaml")))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{file}:1: ")
+    assert lines[1:5] == [
+        f"{file}:3: intent 'ordr' is not in schema bar; did you mean 'order'?",
+        f"{file}:4: slot 'drinks' is not in schema bar; did you mean 'drink'?; "
+        "slot 'size': 'huge' is not among its values; there are small, large",
+        f"{file}:5: no intent in the field 'intent' (--intent-field names another)",
+        f'{file}:6: slots: each must be [type, words], found ["drink"]',
+    ]
+    assert lines[-4:] == [
+        "  intents   1 of 2 in schema bar: order 2",
+        "  slots     2 of 2 in schema bar: drink 2, size 1",
+        "  values    2 of 3 do not occur in their row's transcript",
+        "  values    1 hold ', ', and will be taken for several values",
+    ]
+    assert "seconds   min 1, median 1, max 1 s; 2 in all" in "\n".join(lines)  # of the two good rows
+
+
+def test_meanings_as_json_from_another_field(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"audio": "one.wav", "label": 3}, {"audio": "one.wav", "tens": 1, "label": 3}]
+    file = write(folder / "m.jsonl", rows)
+    assert check.run(options(file, "--schema", "digits", "--intent-field", "label", "--json")) == 0
+    figures = json.loads(capsys.readouterr().out)["manifests"][0]["schema"]
+    assert (figures["name"], figures["intents"]["3"], figures["intents"]["4"], figures["slots"]) == ("digits", 2, 0, {})
+    with pytest.raises(InputError, match=r"2 bad rows of 2"):
+        check.run(options(file, "--schema", "digits", "--intent-field", "tens+label"))
+    out = capsys.readouterr().out
+    assert f"{file}:1: no intent in the field 'tens+label'" in out
+    assert f"{file}:2: intent '1_3' is not in schema digits" in out
+    with pytest.raises(InputError, match=r"schema digit: no such file; the schemas that are shipped are"):
+        check.run(options(file, "--schema", "digit"))
+
+
+@pytest.mark.parametrize(("name", "schema", "rows"), [("slurp_tts", "slurp", 600), ("fsdd", "digits", 2000)])
+def test_real_data_fit_their_schemas(name: str, schema: str, rows: int, capsys: pytest.CaptureFixture[str]) -> None:
+    file = SHARED / name / "manifest.jsonl"
+    if not file.exists():
+        pytest.skip(f"../shared/data/{name} is not here")
+    field = "label" if name == "fsdd" else "intent"
+    assert check.run(options(str(file), "--schema", schema, "--intent-field", field)) == 0
+    assert f"{rows} rows, 0 bad" in capsys.readouterr().out
+
+
 def test_torch_is_not_needed(folder: Path) -> None:
-    file = write(folder / "m.jsonl", GOOD)
+    file, schema = write(folder / "m.jsonl", GOOD), str(folder / "s.yaml")
+    Path(schema).write_text("slots: {size: }")
     code = (
         "import sys, argparse; from mmprefix import check; p = argparse.ArgumentParser(); check.add_arguments(p);"
-        f"check.run(p.parse_args([{file!r}])); sys.exit('torch' in sys.modules)"
+        f"check.run(p.parse_args([{file!r}, '--schema', {schema!r}])); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,94 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import soundfile
-from PIL import Image
+from prepared import Shell, halve, lines, lost, picture, prepare, program, refused, sound, table
 
-from mmprefix import cli
-from mmprefix.manifest import read_manifest
-from mmprefix.recipes import (
-    prepare_audiocaps,
-    prepare_clotho,
-    prepare_coco,
-    prepare_conceptual_captions,
-    prepare_folder,
-    preparing,
-)
+from mmprefix.recipes import prepare_clotho, prepare_conceptual_captions, preparing
 
-RATE = 2000
-MAINS: dict[str, Callable[[list[str]], int]] = {
-    "clotho": prepare_clotho.main,
-    "audiocaps": prepare_audiocaps.main,
-    "coco": prepare_coco.main,
-    "conceptual_captions": prepare_conceptual_captions.main,
-    "folder": prepare_folder.main,
-}
 FIVE = [f"caption_{number}" for number in range(1, 6)]
 TEXTS = ["A dog barks,  twice.", "a dog , barking", "Dogs, two of them", 'He says "go", it goes', "Line\nbreak."]
 CLIPS = ["audiocap_id", "youtube_id", "start_time", "caption"]
-
-Shell = pytest.CaptureFixture[str]
-
-
-def sound(file: Path, seconds: float = 0.5) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(file, np.random.default_rng(0).uniform(-0.1, 0.1, round(seconds * RATE)), RATE)
-
-
-def picture(file: Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)).save(file)
-
-
-def halve(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-def table(file: Path, header: list[str], rows: list[list[Any]], encoding: str = "utf-8") -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", encoding=encoding, newline="") as stream:
-        csv.writer(stream).writerows([header, *rows])
-
-
-def lines(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def lost(out: Path) -> list[list[str]]:
-    return [line.split("\t") for line in (out / "missing.txt").read_text(encoding="utf-8").splitlines()]
-
-
-def refused(capsys: Shell, name: str, *words: str | Path) -> str:
-    """The one line with which the program ``name`` refuses."""
-    capsys.readouterr()
-    assert MAINS[name]([str(word) for word in words]) == 2
-    message = capsys.readouterr().err
-    assert message.startswith(f"prepare_{name}: ")
-    assert message.count("\n") == 1
-    return message
-
-
-def prepare(name: str, *words: str | Path) -> None:
-    """Runs a program; all manifests that it writes are read without a fault, and pass check-data."""
-    assert MAINS[name]([str(word) for word in words]) == 0
-    out = Path(words[words.index("--out") + 1])
-    manifests = sorted(out.glob("*.jsonl"))
-    assert manifests
-    for manifest in manifests:
-        examples, faults = read_manifest(manifest, split=manifest.stem)
-        assert (len(examples), faults) == (len(lines(manifest)), [])
-    assert cli.main(["check-data", *map(str, manifests)]) == 0
 
 
 # ----------------------------------------------------------------------------------------------------------- Clotho
@@ -551,7 +478,7 @@ def test_paths_hold_through_links(clotho: Path, tmp_path: Path) -> None:
 )
 def test_help_says_where_from_and_on_what_terms(name: str, words: list[str], capsys: Shell) -> None:
     with pytest.raises(SystemExit) as leaving:
-        MAINS[name](["--help"])
+        program(name)(["--help"])
     assert leaving.value.code == 0
     text = capsys.readouterr().out
     for word in [*words, "licence", "missing.txt", "none when all is well"]:

@@ -1,6 +1,7 @@
 """Measures of what a model says: pure functions, and one torchmetrics class that is imported at its first use.
 
-``caption`` here is the function; its module is reached by ``from mmprefix.metrics.caption import ...``.
+``caption``, ``slu`` and ``detection`` here are the functions; the module of each is reached by
+``from mmprefix.metrics.caption import ...``.
 """
 
 from __future__ import annotations
@@ -9,15 +10,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from mmprefix.metrics.caption import caption
+from mmprefix.metrics.detection import DetCurve, det_curve, detection
+from mmprefix.metrics.errors import cer, wer
 from mmprefix.metrics.fense import FenseModels
 from mmprefix.metrics.java import NotAvailable
+from mmprefix.metrics.slu import slu
 
 if TYPE_CHECKING:
     from mmprefix.metrics.collect import CaptionItem as CaptionItem
     from mmprefix.metrics.collect import CaptionScores as CaptionScores
 
 _LAZY = {"CaptionItem": "mmprefix.metrics.collect", "CaptionScores": "mmprefix.metrics.collect"}
-__all__ = ["CaptionItem", "CaptionScores", "FenseModels", "NotAvailable", "caption"]
+__all__ = [
+    "CaptionItem",
+    "CaptionScores",
+    "DetCurve",
+    "FenseModels",
+    "NotAvailable",
+    "caption",
+    "cer",
+    "det_curve",
+    "detection",
+    "slu",
+    "wer",
+]
 
 
 def __getattr__(name: str) -> Any:

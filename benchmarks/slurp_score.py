@@ -1,0 +1,78 @@
+"""Scores as many predictions as SLURP's test set has recordings, and says how long that takes.
+
+    python benchmarks/slurp_score.py [--folder ../shared/parity] [--recordings 13078] [--repeat 5]
+
+The folder has SLURP's gold file and a prediction file of its release, a part of the test set each; recordings come
+again under other names until there are enough. Timed are the function, and the whole of ``mmprefix evaluate``, a new
+process that reads both files. Word and character distances are remembered by pair, so the function starts with none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from measure import in_turn, table
+
+from mmprefix.metrics import slu
+from mmprefix.metrics.errors import char_distance, word_distance
+
+Records = list[dict[str, Any]]
+
+
+def read(folder: Path, recordings: int) -> tuple[Records, Records]:
+    """``recordings`` predictions, all of one gold recording each, and the gold sentences with these."""
+    gold, predicted = (
+        [json.loads(line) for line in (folder / name).read_text().splitlines()]
+        for name in ("slurp_gold.jsonl", "slurp_pred_multi_hermit.jsonl")
+    )
+    of = {record["file"]: record for record in predicted}
+    pairs = [(of[part["file"]], sentence) for sentence in gold for part in sentence["recordings"] if part["file"] in of]
+    predictions: Records = []
+    sentences: dict[tuple[int, int], dict[str, Any]] = {}
+    for number in range(recordings):
+        again, at = divmod(number, len(pairs))
+        record, sentence = pairs[at]
+        predictions.append(record | {"file": f"{again}-{record['file']}"})
+        copy = sentences.setdefault((again, sentence["slurp_id"]), sentence | {"recordings": []})
+        copy["recordings"].append({"file": predictions[-1]["file"]})
+    return predictions, list(sentences.values())
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description="time of scoring SLURP's test set")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "parity")
+    parser.add_argument("--recordings", type=int, default=13078)
+    parser.add_argument("--repeat", type=int, default=5)
+    args = parser.parse_args(argv)
+    predictions, gold = read(args.folder, args.recordings)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder, name) for name in ("predictions.jsonl", "gold.jsonl")]
+        for file, records in zip(files, (predictions, gold), strict=True):
+            file.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+        def function() -> dict[str, Any]:
+            word_distance.cache_clear()
+            char_distance.cache_clear()
+            return slu(predictions, gold)
+
+        def verb() -> None:
+            words = ["evaluate", str(files[0]), "--task", "slu", "--gold", str(files[1]), "--json"]
+            subprocess.run([sys.executable, "-m", "mmprefix", *words], check=True, stdout=subprocess.DEVNULL)
+
+        times = in_turn({"slu": function, "mmprefix evaluate": verb}, args.repeat)
+    found = function()
+    print(f"{found['scored']} recordings scored, SLU-F1 {found['slu_f1']:.4f}")
+    rows = [[name, *(f"{wall:.2f}" for wall in (min(t.wall), t.as_dict()["wall_median"]))] for name, t in times.items()]
+    print(table(["what", "wall s, least", "wall s, median"], rows))
+    return {"scored": found["scored"], "times": {name: taken.as_dict() for name, taken in times.items()}}
+
+
+if __name__ == "__main__":
+    main()
