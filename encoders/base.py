@@ -32,7 +32,7 @@ class Encoder(Part, nn.Module, ABC):
     stands_alone = False  # whether ``model=None`` builds it without weights, for a saved model to fill
     noisy = False  # whether, though frozen, it drops out and takes statistics of batches while the rest is trained
 
-    media: Literal["image", "audio"]
+    media: Literal["image", "audio", "signals"]
     dim: int
     pooled_dim: int
     preprocess: Preprocess

@@ -19,7 +19,7 @@ class Mapper(Part, nn.Module, ABC):
     the decoder. Everything after them is the mapper's own.
     """
 
-    def for_decoder(self, layers: int, heads: int, head_width: int) -> None:  # noqa: B027 (most have nothing to do)
+    def for_decoder(self, layers: int, heads: int, head_width: int) -> None:
         """Told the decoder's L, H and K once it is known: what reaches into its layers makes its tensors now."""
 
     def folded(self) -> Mapper:

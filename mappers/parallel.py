@@ -49,10 +49,20 @@ def join(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
     soft = [p.soft if isinstance(p, MixedPrefix) else p for p in prefixes if not isinstance(p, DeepPrefix)]
     if len(deep) > 1 and any(p.gate is not None for p in deep):
         raise InputError("a gated deep prefix cannot be joined with another deep prefix; use one of them")
-    below = [] if not deep else [deep[0] if len(deep) == 1 else DeepPrefix(
-        torch.cat([p.keys for p in deep], dim=3),
-        torch.cat([p.values for p in deep], dim=3),
-        torch.cat([p.mask for p in deep], dim=1),
-    )]
-    above = [Prefix(torch.cat([p.embeds for p in soft], dim=1), torch.cat([p.mask for p in soft], dim=1))] if soft else []
+    below = (
+        []
+        if not deep
+        else [
+            deep[0]
+            if len(deep) == 1
+            else DeepPrefix(
+                torch.cat([p.keys for p in deep], dim=3),
+                torch.cat([p.values for p in deep], dim=3),
+                torch.cat([p.mask for p in deep], dim=1),
+            )
+        ]
+    )
+    above = (
+        [Prefix(torch.cat([p.embeds for p in soft], dim=1), torch.cat([p.mask for p in soft], dim=1))] if soft else []
+    )
     return MixedPrefix(below[0], above[0]) if below and above else (below or above)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,8 @@ from mmprefix.types import Batch, InputError, Media
 
 log = logging.getLogger(__name__)
 
+Asks = Callable[[Example, np.random.Generator], list[tuple[str, str]]]
+
 
 class Sample(NamedTuple):
     """One example, read: a waveform (S,) or a picture (3 Y X) for each branch, and its strings."""
@@ -29,6 +31,7 @@ class Sample(NamedTuple):
     context: str
     id: str
     media: str
+    questions: list[str]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -40,6 +43,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         contexts=[sample.context for sample in samples],
         ids=[sample.id for sample in samples],
         media=[sample.media for sample in samples],
+        questions=[sample.questions for sample in samples] if any(sample.questions for sample in samples) else [],
     )
 
 
@@ -56,7 +60,10 @@ class Examples(Dataset[Any]):
 
     An error is given, not raised, because a loader would bury its one line in a worker's traceback. With ``skip_bad``
     rows that cannot be read are left out; ``bad`` (one flag a row, shared with the workers) says which. Of the captions
-    of a row ``max_captions`` are drawn anew each epoch.
+    of a row ``max_captions`` are drawn anew each epoch, and so is one of its contexts.
+
+    With ``asks`` targets are the answers to questions about the row, drawn anew each epoch: it is given the row and a
+    generator, and gives pairs. Unless it is a ``training`` all epochs are the first.
     """
 
     def __init__(
@@ -67,7 +74,10 @@ class Examples(Dataset[Any]):
         max_captions: int | None = None,
         seed: int = 0,
         skip_bad: bool = False,
+        asks: Asks | None = None,
+        training: bool = True,
     ) -> None:
+        self.asks, self.training = asks, training
         self.examples, self.preprocess, self.prompt = examples, dict(preprocess), prompt
         self.max_captions, self.seed, self.skip_bad = max_captions, seed, skip_bad
         self.bad = torch.zeros(len(examples), dtype=torch.bool).share_memory_()
@@ -91,7 +101,7 @@ class Examples(Dataset[Any]):
         example = self.examples[row]
         items = {name: example.inputs[name] for name in self.preprocess if name in example.inputs}
         try:
-            tensors = {name: self.preprocess[name](item.path, item.start, item.end) for name, item in items.items()}
+            tensors = {name: self.preprocess[name](item.source, item.start, item.end) for name, item in items.items()}
         except InputError as error:
             fault = example.fault(str(error))
             if not self.skip_bad:
@@ -100,8 +110,23 @@ class Examples(Dataset[Any]):
             log.warning("left out: %s", fault)
             return None
         prompt = self.prompt if example.prompt is None else example.prompt
-        files = [item.path for item in items.values()]
-        return Sample(tensors, prompt, self._captions(row, epoch), example.context, example.id, files[0])
+        questions, targets = self._texts(row, epoch if self.training else 0)
+        file = next((item.path for item in items.values()), "")
+        return Sample(tensors, prompt, targets, self._context(row, epoch), example.id, file, questions)
+
+    def _context(self, row: int, epoch: int) -> str:
+        example = self.examples[row]
+        texts = [example.context, *example.contexts]
+        if not self.training or len(texts) == 1:
+            return texts[0]
+        return texts[int(np.random.default_rng([self.seed, epoch, row, 1]).integers(len(texts)))]
+
+    def _texts(self, row: int, epoch: int) -> tuple[list[str], list[str]]:
+        """Questions (none where there are captions) and targets."""
+        if self.asks is None:
+            return [], self._captions(row, epoch)
+        pairs = self.asks(self.examples[row], np.random.default_rng([self.seed, epoch, row]))
+        return [question for question, _ in pairs], [answer for _, answer in pairs]
 
     def _captions(self, row: int, epoch: int) -> list[str]:
         captions = self.examples[row].captions

@@ -6,12 +6,12 @@ import argparse
 import json
 import sys
 
-from mmprefix.types import InputError
+from mmprefix.many import add_model, open_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
-    parser.add_argument("model", metavar="MODEL", help="a saved model directory, or a hub repository")
+    add_model(parser)
     parser.add_argument(
         "files", metavar="FILE", nargs="+", help="pictures or sounds; archive.zip::member reads inside a zip"
     )
@@ -25,24 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed", type=int, metavar="N", help="draw texts instead of searching, the same for the same N"
     )
-    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="files at once (default 16)")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the frozen parts")
-    parser.add_argument(
-        "--part", action="append", default=[], metavar="NAME=PLACE", help="where a frozen part is now, if it has moved"
-    )
     parser.add_argument("--json", action="store_true", help="one JSON object a file: file, candidates with scores")
 
 
 def run(args: argparse.Namespace) -> int:
     """Loads the model, prints a line a file."""
-    parts = dict(_pair(text) for text in args.part)
-    from transformers.utils import logging
-
-    from mmprefix.predictor import load
-
-    logging.disable_progress_bar()
-    model = load(args.model, device=args.device, dtype=args.dtype, parts=parts)
+    model = open_model(args)
     found = model.candidates(
         args.files,
         num_return=args.num_return,
@@ -61,10 +49,3 @@ def run(args: argparse.Namespace) -> int:
             line = "\n".join(f"{file}: {c.text}" for c in candidates)
         sys.stdout.write(f"{line}\n")
     return 0
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, place = text.partition("=")
-    if not equals:
-        raise InputError(f"--part {text}: expected NAME=PLACE, such as decoder=models/gpt2")
-    return name, place

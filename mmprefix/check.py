@@ -19,12 +19,12 @@ from typing import Any, Literal
 
 from mmprefix import meanings
 from mmprefix.manifest import Example, Fault, Item, read_manifest
-from mmprefix.media import picture_size, read_picture, read_samples, sound_seconds
+from mmprefix.media import picture_size, read_numbers, read_picture, read_samples, sound_seconds
 from mmprefix.schema import Schema, read_schema
 from mmprefix.types import InputError
 
-MediaKind = Literal["image", "audio"]
-COLUMNS: Mapping[str, MediaKind] = {"image": "image", "audio": "audio"}
+MediaKind = Literal["image", "audio", "signals"]
+COLUMNS: Mapping[str, MediaKind] = {"image": "image", "audio": "audio", "signals": "signals"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def inspect(
     workers: int = 1,
     progress: bool = False,
 ) -> Inspection:
-    """Opens every file that ``columns`` (name → image or audio) name in ``examples``, each file once.
+    """Opens every file that ``columns`` (name → image, audio or signals) name in ``examples``, each file once.
 
     ``deep`` decodes it whole; otherwise its header is read. ``workers`` threads share the work (decoders are written in
     C and run side by side).
@@ -74,6 +74,9 @@ def inspect(
 
 def _look(item: Item, kind: MediaKind, deep: bool) -> Found:
     try:
+        if kind == "signals":
+            read_numbers(item.source)
+            return Found()
         if kind == "image":
             return Found(size=read_picture(item.path).size if deep else picture_size(item.path))
         if not deep:

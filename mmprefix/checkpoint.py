@@ -22,6 +22,7 @@ from mmprefix.encoders.base import Encoder
 from mmprefix.model import PrefixLM
 from mmprefix.types import InputError
 
+_OWN = ("decoder", "transcriber")  # frozen parts that are no branch's encoder
 RECIPE, WEIGHTS, CARD = "mmprefix.yaml", "model.safetensors", "README.md"
 FORMAT = 1
 _PLACES = ("model", "pretrained", "config", "weights", "file", "folder")
@@ -59,7 +60,7 @@ def check_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> Non
     now = describe(model)
     for name in sorted(now["parts"].keys() | saved.get("parts", {}).keys()):
         old, new = saved.get("parts", {}).get(name), now["parts"].get(name)
-        kind = "decoder" if name == "decoder" else f"encoder of branch {name!r}"
+        kind = _kind(name)
         if new is None:
             raise InputError(f"{file}: was trained with the {kind}, which this model does not have")
         if old is None:
@@ -73,7 +74,17 @@ def check_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> Non
 
 
 def _part(recipe: dict[str, Any], name: str) -> dict[str, Any]:
-    return recipe["decoder"] if name == "decoder" else recipe["branches"][name]["encoder"]
+    """The recipe of the frozen part that is called ``name``."""
+    return recipe[name] if name in _OWN else recipe["branches"][name]["encoder"]
+
+
+def _names(recipe: dict[str, Any]) -> list[str]:
+    """The frozen parts of a recipe."""
+    return [*recipe["branches"], *(name for name in _OWN if name in recipe)]
+
+
+def _kind(name: str) -> str:
+    return name if name in _OWN else f"encoder of branch {name!r}"
 
 
 def _check_options(was: dict[str, Any], now: dict[str, Any], kind: str, file: Path | str) -> None:
@@ -185,7 +196,7 @@ def read(directory: Path) -> dict[str, Any]:
         if not isinstance(saved.get(key), dict):
             raise InputError(f"{file}: has no {key}; it was changed after it was saved")
     try:
-        for name in [*saved["recipe"]["branches"], "decoder"]:
+        for name in {*_names(saved["recipe"]), "decoder"}:
             dict(_arguments(saved["recipe"], name))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: its recipe lacks branches, their encoders or the decoder ({error})") from error
@@ -217,9 +228,8 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def _move(recipe: dict[str, Any], name: str, place: str) -> None:
-    branches = recipe["branches"]
-    if name != "decoder" and name not in branches:
-        raise InputError(f"part {name!r}: this model has {', '.join([*branches, 'decoder'])}")
+    if name not in _names(recipe):
+        raise InputError(f"part {name!r}: this model has {', '.join(_names(recipe))}")
     arguments = _arguments(recipe, name)
     option = "pretrained" if Path(str(arguments.get("pretrained"))).is_absolute() else "model"  # a file of weights
     arguments[option] = place
@@ -229,21 +239,19 @@ def _move(recipe: dict[str, Any], name: str, place: str) -> None:
 
 def _refuse_gone(recipe: dict[str, Any], directory: Path) -> None:
     """Names a frozen part whose file or folder is not where it was, and how to say where it is now."""
-    for name in [*recipe["branches"], "decoder"]:
+    for name in _names(recipe):
         for option in ("model", "pretrained"):
             place = Path(str(_arguments(recipe, name).get(option)))
             if place.is_absolute() and not place.exists():
-                kind = "decoder" if name == "decoder" else f"encoder of branch {name!r}"
                 raise InputError(
-                    f"{directory}: the {kind} is not at {place}; say where it is now: "
+                    f"{directory}: the {_kind(name)} is not at {place}; say where it is now: "
                     f"--part {name}=PLACE in the shell, parts={{{name!r}: PLACE}} in Python"
                 )
 
 
 def _arguments(recipe: dict[str, Any], name: str) -> dict[str, Any]:
     """The arguments of the frozen part that is called ``name``."""
-    part = recipe["decoder"] if name == "decoder" else recipe["branches"][name]["encoder"]
-    return part["init_args"]
+    return _part(recipe, name)["init_args"]
 
 
 def _absolute(value: Any, option: str = "") -> Any:

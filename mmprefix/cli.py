@@ -25,6 +25,9 @@ TRAINING = {
 }
 VERBS = {
     "caption": ("mmprefix.caption", "caption files with a saved model"),
+    "understand": ("mmprefix.understand", "the intent and the slots of spoken or written commands"),
+    "detect": ("mmprefix.detect", "how likely each utterance is what the model was trained to detect"),
+    "transcribe": ("mmprefix.transcribe", "what is said, and how sure Whisper is: text and signals for other models"),
     "evaluate": ("mmprefix.evaluate", "score a file of predictions"),
     "import": ("mmprefix.interop", "make a saved model of a checkpoint of ClipCap or Prefix-AAC"),
     "check-data": ("mmprefix.check", "find every bad row of a manifest before training does"),

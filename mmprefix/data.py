@@ -12,9 +12,11 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Sampler
 
-from mmprefix.batching import Examples, Loader
+from mmprefix.batching import Asks, Examples, Loader
+from mmprefix.check import COLUMNS as _COLUMNS
 from mmprefix.check import MediaKind
 from mmprefix.encoders.base import Preprocess
+from mmprefix.fields import Fields
 from mmprefix.manifest import Example, listing, splits
 from mmprefix.rows import Rows, read_rows
 from mmprefix.sampling import BucketSampler, Draw, EvalSampler, ResumingSampler
@@ -54,6 +56,9 @@ class PairData(LightningDataModule):
         prompt: the prompt of rows that have none.
         drop_last: leave out batches that are not full (in training).
         max_captions: captions an input and epoch, drawn anew each epoch; None: all.
+        context: the field that holds what a model that reads text is told of the input (see ``mmprefix.wording``): a
+            text, or a list of texts of which training draws one each epoch; of several fields the first that has one.
+        target: the field that holds what is to be written, where that is no caption: label, transcript ...
     """
 
     def __init__(
@@ -73,8 +78,11 @@ class PairData(LightningDataModule):
         prompt: str = "",
         drop_last: bool = False,
         max_captions: int | None = None,
+        context: str | list[str] = "context",
+        target: str | None = None,
     ) -> None:
         super().__init__()
+        self.fields = Fields((context,) if isinstance(context, str) else tuple(context), target)
         given = {"train": train, "val": val, "test": test, "predict": predict}
         self.manifests = {key: [value] if isinstance(value, str) else value for key, value in given.items()}
         self.root, self.where = root, where
@@ -84,6 +92,7 @@ class PairData(LightningDataModule):
         self.prompt, self.drop_last, self.max_captions = prompt, drop_last, max_captions
         self.preprocess: Mapping[str, Preprocess] = {}
         self.media: Mapping[str, MediaKind] = {}
+        self.reads_text = False
         self.rows: dict[str, Rows] = {}
         self._datasets: dict[str, Examples] = {}
         self._order: ResumingSampler | None = None
@@ -114,16 +123,20 @@ class PairData(LightningDataModule):
             module = cast(Any, self.trainer.lightning_module)
             self.preprocess = getattr(module, "preprocess", self.preprocess)
             self.media = getattr(module, "media", self.media)
-        if not self.preprocess:
+            self.reads_text = getattr(module, "reads_text", self.reads_text)
+        if not self.preprocess and not self.reads_text:
             raise InputError("PairData does not know the model's branches: set data.preprocess and data.media by hand")
         branches: dict[str, MediaKind] = {
-            name: self.media.get(name, "audio" if name == "audio" else "image") for name in self.preprocess
+            name: self.media.get(name, _COLUMNS.get(name, "image")) for name in self.preprocess
         }
         for split in _STAGES[stage]:
             captions = self.max_captions if split == "train" else None
-            targets = split != "predict"
-            self.rows[split] = read_rows(self._files(split), branches, self.where, targets, captions)
-            self._datasets[split] = self._dataset(self.rows[split].examples, captions)
+            targets = split != "predict" and self.asks is None
+            self.rows[split] = read_rows(
+                self._files(split), branches, self.where, targets, captions, self.fields, self.reads_text
+            )
+            self.look_through(self.rows[split])
+            self._datasets[split] = self._dataset(self.rows[split].examples, captions, split == "train")
         faults = [fault for split in _STAGES[stage] for fault in self.rows[split].faults]
         if faults:
             count = "1 bad row" if len(faults) == 1 else f"{len(faults)} bad rows"
@@ -141,8 +154,14 @@ class PairData(LightningDataModule):
         file = str(Path(self.root) / "manifest.jsonl")
         return [(file, split)] if split in splits(file) else []
 
-    def _dataset(self, examples: list[Example], captions: int | None) -> Examples:
-        return Examples(examples, self.preprocess, self.prompt, captions, self.seed, self.on_bad == "skip")
+    asks: Asks | None = None  # what is asked about a row, where targets are answers
+
+    def look_through(self, rows: Rows) -> None:
+        """Moves rows that are of no use to this data module to the faults of ``rows``; here none."""
+
+    def _dataset(self, examples: list[Example], captions: int | None, training: bool) -> Examples:
+        bad = self.on_bad == "skip"
+        return Examples(examples, self.preprocess, self.prompt, captions, self.seed, bad, self.asks, training)
 
     # ------------------------------------------------------------------------------------------------------- loaders
 

@@ -24,7 +24,7 @@ from mmprefix.packing import pack, plan_scores
 from mmprefix.parts import Part
 from mmprefix.sources import Identity
 from mmprefix.trie import trie
-from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, InputError, MixedPrefix, Prefix
+from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, InputError, MixedPrefix
 
 Layer = tuple[Tensor, Tensor]  # keys and values (B H T K)
 

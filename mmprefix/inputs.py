@@ -17,12 +17,12 @@ Input = Source | dict[str, Source]  # a file or a value in memory; or several by
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 _SOUNDS = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff"}
 _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_CALLED = {"image": "a picture", "audio": "a sound"}
+_CALLED = {"image": "a picture", "audio": "a sound", "signals": "a row of numbers"}
 
 
 def listed(files: Any) -> tuple[list[Input], bool]:
     """The inputs as a list, and whether they were given as one; InputError for an empty list."""
-    if not isinstance(files, list | tuple) or isinstance(files, Waveform):
+    if not isinstance(files, list | tuple) or isinstance(files, Waveform) or _numbers(files):
         return [cast(Input, files)], False
     if not files:
         raise InputError("no input given; give a file, or a list of files")
@@ -35,7 +35,10 @@ def by_branch(value: Input, kinds: Mapping[str, str]) -> dict[str, Source]:
     Raises InputError that names an input of another kind, or a branch that the model does not have.
     """
     if isinstance(value, dict):
-        named = cast(dict[str, Source], value)
+        named = {
+            name: tuple(source) if kinds.get(name) == "signals" and isinstance(source, list) else source
+            for name, source in cast(dict[str, Any], value).items()
+        }
         if not named or not named.keys() <= kinds.keys():
             wrong = ", ".join(str(name) for name in named if name not in kinds) or "(none given)"
             raise InputError(f"no branch for input {wrong}; this model reads {_have(kinds)}")
@@ -58,6 +61,8 @@ def kind_of(value: Source) -> str | None:
     """
     if isinstance(value, Waveform):
         return "audio"
+    if _numbers(value):
+        return "signals"
     if isinstance(value, Image.Image):
         return "image"
     if isinstance(value, bytes):
@@ -70,10 +75,19 @@ def kind_of(value: Source) -> str | None:
     if reason := missing(value):
         raise InputError(reason)
     suffix = Path(str(value)).suffix.lower()
+    if suffix in (".json", ".npy"):
+        return "signals"
     if suffix in _PICTURES or suffix in _SOUNDS:
         return "image" if suffix in _PICTURES else "audio"
     with open_source(value) as stream:
         return kind_of(stream.read(16))
+
+
+def _numbers(value: Any) -> bool:
+    """Whether ``value`` is a row of numbers, which is one input, not several."""
+    if not isinstance(value, list | tuple) or isinstance(value, Waveform) or not value:
+        return False
+    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in cast("list[Any]", value))
 
 
 def _refuse(value: Source, kind: str | None, kinds: Mapping[str, str]) -> None:

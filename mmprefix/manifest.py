@@ -1,8 +1,9 @@
 """Manifest → rows and their faults: JSON lines, or CSV with the same names as header.
 
 A row has ``id``, one or more of ``image``, ``audio``, ``video``, ``signals`` (paths relative to the manifest,
-``archive.zip::member`` inside a zip), ``captions`` (a list; in CSV a JSON list) or one ``caption`` or ``target``, and
-optionally ``prompt``, ``context``, ``user``, ``label``, ``split``, ``start`` and ``end`` (seconds). Unknown names are
+``archive.zip::member`` inside a zip; signals may be a list of numbers), ``captions`` (a list; in CSV a JSON list) or
+one ``caption`` or ``target``, and optionally ``prompt``, ``context``, ``user``, ``label``, ``split``, ``start`` and
+``end`` (seconds). A row of text alone needs no input: it has a ``context`` or a ``transcript``. Unknown names are
 kept in ``extra``. Reading decodes nothing: it looks at types, ids, texts and whether the files are there.
 """
 
@@ -22,6 +23,7 @@ from mmprefix.types import InputError
 INPUTS = ("image", "audio", "video", "signals")
 TEXTS = ("prompt", "context", "user", "label", "split")
 _KNOWN = frozenset({"id", *INPUTS, *TEXTS, "captions", "caption", "target", "start", "end"})
+_ALONE = ("context", "transcript")  # texts that a row may consist of
 _TABLES = {".csv": ",", ".tsv": "\t"}
 
 
@@ -32,6 +34,12 @@ class Item:
     path: str
     start: float = 0.0
     end: float | None = None
+    numbers: tuple[float, ...] | None = None  # in the place of a file
+
+    @property
+    def source(self) -> str | tuple[float, ...]:
+        """What an encoder reads: the file's path, or the numbers."""
+        return self.path if self.numbers is None else self.numbers
 
 
 @dataclass(frozen=True)
@@ -55,6 +63,7 @@ class Example:
     captions: tuple[str, ...] = ()
     prompt: str | None = None
     context: str = ""
+    contexts: tuple[str, ...] = ()  # other texts that may stand in the context's place
     label: str | None = None
     user: str | None = None
     split: str | None = None
@@ -153,7 +162,7 @@ def _table(stream: Iterator[str], delimiter: str) -> Iterator[tuple[int, Any]]:
 
 def _cell(key: str, text: str) -> Any:
     """A cell as JSON would have it: numbers for times, a list for captions."""
-    if key in ("start", "end", "captions"):
+    if key in ("start", "end", "captions") or (key == "signals" and text.lstrip().startswith("[")):
         try:
             value = json.loads(text)
         except ValueError:
@@ -201,14 +210,26 @@ def _inputs(row: dict[str, Any], folder: Path) -> dict[str, Item]:
     start, end = _seconds(row, "start"), _seconds(row, "end")
     if start is not None and end is not None and end <= start:
         raise _RowError(f"start {start} and end {end}: the end must come after the start")
-    inputs = {key: Item(str(folder / row[key]), start or 0.0, end) for key in INPUTS if _string(row, key) is not None}
-    if not inputs:
+    numbers = row.get("signals")
+    listed = isinstance(numbers, list)
+    named = [key for key in INPUTS if not (listed and key == "signals") and _string(row, key) is not None]
+    inputs = {key: Item(str(folder / row[key]), start or 0.0, end) for key in named}
+    if not inputs and not listed and not any(row.get(key) for key in _ALONE):
         raise _RowError(f"no input: one of {', '.join(INPUTS)} must name a file")
     for key, item in inputs.items():
         reason = missing(item.path) if row[key] else "the name of the file is empty"
         if reason:
             raise _RowError(f"{key}: {reason}")
-    return inputs
+    return {**inputs, "signals": Item("", numbers=_numbers(numbers))} if listed else inputs
+
+
+def _numbers(values: list[Any]) -> tuple[float, ...]:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise _RowError(f"signals must be finite numbers, found {_kind(value)}")
+    if not values:
+        raise _RowError("signals must be finite numbers, found none")
+    return tuple(float(value) for value in values)
 
 
 def _captions(row: dict[str, Any]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,15 +39,44 @@ class Waveform(NamedTuple):
     rate: int
 
 
-Source = str | Path | bytes | Image.Image | Waveform
+Source = str | Path | bytes | Image.Image | Waveform | tuple[float, ...]  # the last: numbers as they are, no file
 
 
 def name_of(source: Source) -> str:
     """What error messages call ``source``."""
     if isinstance(source, str | Path):
         return str(source)
+    if isinstance(source, tuple) and not isinstance(source, Waveform):
+        return "the given numbers"
     kinds = {bytes: "the given bytes", Waveform: "the given waveform"}
     return kinds.get(type(source), "the given picture")
+
+
+# -------------------------------------------------------------------------------------------------------- numbers
+
+
+def read_numbers(source: Source) -> np.ndarray:
+    """Numbers (S,), float32: as they are given, or a list in a JSON file, or an array in an .npy file.
+
+    Raises InputError that names the file when it is missing, holds something else, or a number is not finite.
+    """
+    name = name_of(source)
+    try:
+        if isinstance(source, tuple) and not isinstance(source, Waveform):
+            found = np.asarray(source, dtype=np.float32)
+        elif isinstance(source, str | Path):
+            with open_source(source) as stream:
+                given = np.load(stream) if str(source).endswith(".npy") else json.load(stream)
+            found = np.asarray(given, dtype=np.float32)
+        else:
+            raise InputError(f"{name}: is no numbers; give a sequence of numbers, or a .json or .npy file")
+    except (ValueError, TypeError, OSError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: holds no list of numbers ({error})") from error
+    if found.ndim != 1 or not len(found) or not np.isfinite(found).all():
+        raise InputError(f"{name}: must hold one row of finite numbers, holds {str(found.tolist())[:60]}")
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- pictures

@@ -81,9 +81,8 @@ def _check_parts(branch: Any, place: str) -> None:
     for key, part in cast(dict[str, Any], branch).items():
         _refuse(key, place, _BRANCH)
         _check_class(part, f"{place}.{key}")
-    for key in _BRANCH:
-        if key not in branch:
-            raise InputError(f"option {place!r}: has no {key}")
+    if "encoder" not in branch:  # whether it needs a mapper, its model knows
+        raise InputError(f"option {place!r}: has no encoder")
 
 
 def _check_class(value: Any, place: str) -> None:

@@ -41,8 +41,8 @@ class PrefixLM(nn.Module):
     Args:
         branches: at least one, unless there is a ``prefix``.
         decoder: what writes.
-        prefix: a mapper that reads nothing (``Learned``, ``DeepTable``, ``Deep`` over one): the task's own prefix, the same
-            for every input, before those of the branches.
+        prefix: a mapper that reads nothing (``Learned``, ``DeepTable``, ``Deep`` over ``Learned``): the task's own
+            prefix, the same for every input, before those of the branches.
         wording: how context, prompt and question are written to the decoder.
         transcriber: what writes the context of an input that has none, from its sound (see ``mmprefix.transcriber``).
     """
@@ -253,8 +253,8 @@ def _refuse_unread(name: str, encoder: Encoder, mapped: bool, decoder: Decoder) 
 
 
 def _nothing(count: int, device: torch.device) -> Features:
-    empty = torch.zeros(count, 0, 0, device=device)
-    return Features(empty, empty[..., 0].bool(), empty[:, 0:0].reshape(count, 0))
+    empty = torch.zeros(count, 0, device=device)
+    return Features(empty[..., None].expand(-1, -1, 0), empty.bool(), empty)
 
 
 def _memory(found: list[Features]) -> Features | None:

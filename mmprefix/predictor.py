@@ -24,11 +24,14 @@ from mmprefix.generation import GenerateOptions
 from mmprefix.inputs import Input, by_branch, listed
 from mmprefix.media import Source
 from mmprefix.model import PrefixLM
+from mmprefix.questions import Framing, ask
+from mmprefix.schema import Schema, read_schema
 from mmprefix.sources import folder
 from mmprefix.types import Batch, Candidate, InputError
+from mmprefix.understanding import understand_batch
 
 Results = TypeVar("Results")
-_KEPT = ("prompt", "trained", "imported")  # settings that are saved as they were loaded
+_KEPT = ("prompt", "trained", "imported", "schema", "framing", "answers")  # settings that are saved as they were loaded
 
 
 class Predictor:
@@ -65,7 +68,7 @@ class Predictor:
         files: Input,
         *,
         prompt: str | Sequence[str] | None = None,
-        context: str | None = None,
+        context: str | Sequence[str] | None = None,
         num_beams: int | None = None,
         max_new_tokens: int | None = None,
         num_return: Literal[1] = 1,
@@ -79,7 +82,7 @@ class Predictor:
         files: Sequence[Input],
         *,
         prompt: str | Sequence[str] | None = None,
-        context: str | None = None,
+        context: str | Sequence[str] | None = None,
         num_beams: int | None = None,
         max_new_tokens: int | None = None,
         num_return: Literal[1] = 1,
@@ -93,7 +96,7 @@ class Predictor:
         files: Input | Sequence[Input],
         *,
         prompt: str | Sequence[str] | None = None,
-        context: str | None = None,
+        context: str | Sequence[str] | None = None,
         num_beams: int | None = None,
         max_new_tokens: int | None = None,
         num_return: int = 1,
@@ -106,7 +109,7 @@ class Predictor:
         files: Input | Sequence[Input],
         *,
         prompt: str | Sequence[str] | None = None,
-        context: str | None = None,
+        context: str | Sequence[str] | None = None,
         num_beams: int | None = None,
         max_new_tokens: int | None = None,
         num_return: int = 1,
@@ -138,15 +141,13 @@ class Predictor:
         *,
         num_return: int = 3,
         prompt: str | Sequence[str] | None = None,
-        context: str | None = None,
+        context: str | Sequence[str] | None = None,
         num_beams: int | None = None,
         max_new_tokens: int | None = None,
         seed: int | None = None,
         batch_size: int = 16,
     ) -> list[list[Candidate]]:
         """For each input ``num_return`` texts and scores, the best first: by beams, or drawn if a seed is given."""
-        if context is not None:
-            raise InputError("context: this model was trained without one; leave it out")
         if num_beams is None and seed is None and not self.options.sample and num_return > self.options.num_beams:
             num_beams = num_return
         options = self._options(num_beams=num_beams, max_new_tokens=max_new_tokens, seed=seed, num_return=num_return)
@@ -155,7 +156,7 @@ class Predictor:
             return self.model.generate(batch, options)
 
         inputs, _ = listed(files)
-        return self._batched(inputs, [[] for _ in inputs], prompt, batch_size, write)
+        return self._batched(inputs, [[] for _ in inputs], prompt, context, batch_size, write)
 
     def score(
         self,
@@ -163,24 +164,107 @@ class Predictor:
         texts: str | Sequence[str],
         *,
         prompt: str | Sequence[str] | None = None,
+        context: str | Sequence[str] | None = None,
         batch_size: int = 16,
     ) -> list[float]:
         """The total log-probability of each text for its input (of each text, where one input is given)."""
 
         def score(batch: Batch) -> list[list[float]]:
-            return self.model.decoder.score(self.model.start(batch), batch.prompts, batch.targets)
+            return self.model.decoder.score(self.model.start(batch), self.model.prompts(batch), batch.targets)
 
         inputs, _ = listed(files)
         said = [texts] if isinstance(texts, str) else list(texts)
         if len(inputs) != len(said) and (len(inputs) > 1 or not said):
             raise InputError(f"score: {len(inputs)} inputs and {len(said)} texts; give one text an input")
         groups = [said] if len(inputs) == 1 else [[text] for text in said]
-        return [value for found in self._batched(inputs, groups, prompt, batch_size, score) for value in found]
+        return [value for found in self._batched(inputs, groups, prompt, context, batch_size, score) for value in found]
+
+    def choose(
+        self,
+        files: Input | Sequence[Input] | None,
+        choices: Sequence[str],
+        *,
+        prompt: str | Sequence[str] | None = None,
+        context: str | Sequence[str] | None = None,
+        batch_size: int = 16,
+    ) -> list[dict[str, float]]:
+        """For each input the log-probability of each of ``choices``, given that it is one of them."""
+        allowed = list(choices)
+        if len(allowed) < 2:
+            raise InputError(f"choices {allowed}: give two or more")
+
+        def weigh(batch: Batch) -> list[dict[str, float]]:
+            prompts = self.model.prompts(batch)
+            opened = self.model.decoder.open(self.model.start(batch), prompts)
+            found = self.model.decoder.choose(opened, prompts, allowed).tolist()
+            return [dict(zip(allowed, row, strict=True)) for row in found]
+
+        inputs = self._inputs(files, context)
+        return self._batched(inputs, [[] for _ in inputs], prompt, context, batch_size, weigh)
+
+    def detect(
+        self,
+        files: Input | Sequence[Input] | None = None,
+        *,
+        context: str | Sequence[str] | None = None,
+        answers: tuple[str, str] | None = None,
+        batch_size: int = 16,
+    ) -> list[float]:
+        """For each input the log odds of the first of two answers against the second, by default those trained with.
+
+        An input may have any subset of what the model reads: a dictionary by branch name, a file, None where there is
+        a ``context`` alone. Raises InputError for a model without answers of its own where none are given.
+        """
+        words = list(answers or self.settings.get("answers") or [])
+        if len(words) != 2:
+            raise InputError("answers: this model has none of its own; give two words, the first for what is detected")
+        found = self.choose(files, words, context=context, batch_size=batch_size)
+        return [row[words[0]] - row[words[1]] for row in found]
+
+    def understand(
+        self,
+        files: Input | Sequence[Input] | None = None,
+        *,
+        schema: str | Path | Schema | None = None,
+        framing: Framing | None = None,
+        context: str | Sequence[str] | None = None,
+        batch_size: int = 16,
+    ) -> Any:
+        """What is meant: {"intent", "slots", "scores"} for one input, a list of those for a list of inputs.
+
+        ``schema``: a file, a shipped name or a ``Schema``; by default the one trained with. Each of its questions is
+        asked once all that is heard or read has been taken in once. "choice" questions are answered by one of their
+        choices, which are scored; others freely. ``context`` is the transcript, for models that read one. See
+        ``mmprefix.questions.understand`` for the result.
+        """
+        given = schema if schema is not None else self.settings.get("schema")
+        if given is None:
+            raise InputError("schema: this model was trained without one; give a file or the name of a shipped schema")
+        known = given if isinstance(given, Schema) else read_schema(given)
+        framing = framing or cast(Framing, self.settings.get("framing") or "choice")
+        questions = ask(known, framing)
+
+        def answer(batch: Batch) -> list[dict[str, Any]]:
+            return understand_batch(self.model, batch, known, questions, self.options)
+
+        inputs = self._inputs(files, context)
+        found = self._batched(inputs, [[] for _ in inputs], None, context, batch_size, answer)
+        many = listed(files)[1] if files is not None else not isinstance(context, str)
+        return found if many else found[0]
+
+    def _inputs(self, files: Input | Sequence[Input] | None, context: str | Sequence[str] | None) -> list[Input]:
+        """The inputs as a list; as many without any file as there are contexts, where no files are given."""
+        if files is not None:
+            return listed(files)[0]
+        if context is None:
+            raise InputError("no input given; give a file, a list of files, or a context")
+        return [{} for _ in ([context] if isinstance(context, str) else context)]
 
     def save(self, directory: str | Path) -> None:
         """Writes the model directory: recipe, trained tensors, model card. See ``mmprefix.load``."""
         settings = {"generate": asdict(self.options), **{k: v for k, v in self.settings.items() if k in _KEPT}}
-        checkpoint.save(self.model, directory, settings, model_card(self.model, settings))
+        model = self.model.folded()
+        checkpoint.save(model, directory, settings, model_card(model, settings))
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
         """Saves and uploads to the hub repository ``repo`` (made if it is not there); returns its address."""
@@ -213,6 +297,7 @@ class Predictor:
         inputs: list[Input],
         texts: list[list[str]],
         prompt: str | Sequence[str] | None,
+        context: str | Sequence[str] | None,
         size: int,
         compute: Callable[[Batch], list[Results]],
     ) -> list[Results]:
@@ -220,19 +305,24 @@ class Predictor:
         if size < 1:
             raise InputError(f"batch_size {size}: give a number from 1 on")
         prompts = self._prompts(prompt, len(inputs))
+        contexts = self._contexts(context, len(inputs))
         kinds = {name: self.model.encoder(name).media for name in self.model.encoders}
-        read = [by_branch(value, kinds) for value in inputs]
+        kinds |= {} if self.model.transcriber is None else {"audio": "audio"}
+        read = [by_branch(value, kinds) if value != {} or not self.model.reads_text else {} for value in inputs]
         found: dict[int, Results] = {}
         for start in range(0, len(read), size * 16):  # only so many decoded files are held at once
             window = range(start, min(start + size * 16, len(read)))
-            tensors = {i: self._preprocess(read[i]) for i in window}
+            tensors = {
+                i: self._preprocess({n: s for n, s in read[i].items() if n in self.model.encoders}) for i in window
+            }
+            self._transcribe(contexts, {i: read[i]["audio"] for i in window if "audio" in read[i] and not contexts[i]})
             order = sorted(window, key=lambda i: (list(tensors[i]), [t.shape[-1] for t in tensors[i].values()]))
             for _, alike in groupby(order, key=lambda i: list(tensors[i])):
                 rows = list(alike)
                 for chunk in (rows[at : at + size] for at in range(0, len(rows), size)):
                     media = {name: stack([tensors[i][name] for i in chunk]) for name in tensors[chunk[0]]}
-                    said = [texts[i] for i in chunk]
-                    batch = Batch(media, [prompts[i] for i in chunk], said, [""] * len(chunk), [str(i) for i in chunk])
+                    said, told = [texts[i] for i in chunk], [contexts[i] for i in chunk]
+                    batch = Batch(media, [prompts[i] for i in chunk], said, told, [str(i) for i in chunk])
                     with torch.inference_mode():
                         found.update(zip(chunk, compute(batch.to(self.device)), strict=True))
         return [found[i] for i in range(len(inputs))]
@@ -240,6 +330,27 @@ class Predictor:
     def _preprocess(self, sources: dict[str, Source]) -> dict[str, torch.Tensor]:
         """Sources by branch name → waveforms (S,) and pictures (3 Y X), in the order of the names."""
         return {name: self.model.encoder(name).preprocess(sources[name], 0.0, None) for name in sorted(sources)}
+
+    def _contexts(self, context: str | Sequence[str] | None, count: int) -> list[str]:
+        if context is None:
+            return [""] * count
+        if not self.model.reads_text:
+            raise InputError("context: this model was trained without one; leave it out")
+        given = [context] * count if isinstance(context, str) else list(context)
+        if len(given) != count:
+            raise InputError(f"context: {len(given)} contexts for {count} inputs; give one for all, or one an input")
+        return given
+
+    def _transcribe(self, contexts: list[str], sounds: dict[int, Source], size: int = 8) -> None:
+        """Puts what is said in ``sounds``, by place, into ``contexts``, where this model has a transcriber."""
+        heard = self.model.transcriber
+        if heard is None or not sounds:
+            return
+        values = {i: heard.preprocess(source, 0.0, None) for i, source in sounds.items()}
+        order = sorted(values, key=lambda i: len(values[i]))
+        for chunk in (order[at : at + size] for at in range(0, len(order), size)):
+            for i, one in zip(chunk, heard(stack([values[i] for i in chunk]).to(self.device)), strict=True):
+                contexts[i] = one.text
 
     def _prompts(self, prompt: str | Sequence[str] | None, count: int) -> list[str]:
         if prompt is None or isinstance(prompt, str):

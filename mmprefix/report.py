@@ -15,7 +15,7 @@ from typing import Any
 import torch.distributed as dist
 
 from mmprefix.atomic import atomically
-from mmprefix.metrics import caption
+from mmprefix.metrics import caption, detection
 
 SHOWN = ("bleu_4", "rouge_l", "cider_d", "exact_match", "distinct")
 
@@ -33,27 +33,29 @@ class Row:
     nll: float
     nll_shuffled: float | None
     tokens: int
+    log_odds: float | None = None  # of the word for what is to be detected against the other
 
 
 class Report:
-    """Rows of one validation, sorted by group and id."""
+    """Rows of one validation, sorted by group and id; ``target`` is the word for what is to be detected, if anything is."""
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, rows: list[Row], target: str | None = None) -> None:
+        self.target = target
         once = {(r.group, r.id, r.media, *r.references): r for r in rows}  # ids are unique in one manifest only
         self.rows = sorted(once.values(), key=lambda r: (r.group, r.id, r.media))
         self.groups: dict[str, list[Row]] = {}
         for row in self.rows:
             self.groups.setdefault(row.group, []).append(row)
-        self.by_group = {name: _figures(rows) for name, rows in self.groups.items()}
+        self.by_group = {name: _figures(rows, target) for name, rows in self.groups.items()}
 
     @classmethod
-    def gather(cls, rows: list[Row]) -> Report:
+    def gather(cls, rows: list[Row], target: str | None = None) -> Report:
         """The report over the rows of all processes."""
         if dist.is_available() and dist.is_initialized():
             parts: list[list[Row]] = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
-        return cls(rows)
+        return cls(rows, target)
 
     def figures(self) -> dict[str, float]:
         """All figures over all rows, and, where there are several kinds of input, for each kind (``image/cider_d``)."""
@@ -62,7 +64,7 @@ class Report:
         if len(self.groups) == 1:
             return next(iter(self.by_group.values()))
         apart = {f"{group}/{key}": v for group, found in self.by_group.items() for key, v in found.items()}
-        return {**_figures(self.rows), **apart}
+        return {**_figures(self.rows, self.target), **apart}
 
     def warnings(self) -> list[str]:
         """Plain words where the model seems to ignore what it is shown."""
@@ -83,7 +85,7 @@ class Report:
 
     def table(self, count: int) -> str:
         """Figures of each group, and ``count`` captions of each beside a reference, as aligned text."""
-        names = ("loss", *SHOWN, "shuffled")
+        names = ("loss", *(("eer", "auc", "exact_match") if self.target else SHOWN), "shuffled")
         lines = [" ".join(["input".ljust(12), "count".rjust(6), *(name.rjust(11) for name in names)])]
         for name, found in self.by_group.items():
             values = {**found, "shuffled": found.get("cider_d_shuffled", float("nan"))}
@@ -119,7 +121,7 @@ class Report:
         return "\n".join(["| id | written | references |", "|---|---|---|", *body])
 
 
-def _figures(rows: list[Row]) -> dict[str, float]:
+def _figures(rows: list[Row], target: str | None = None) -> dict[str, float]:
     tokens = max(1, sum(r.tokens for r in rows))
     found = {"loss": sum(r.nll for r in rows) / tokens}
     pairs = [r for r in rows if r.nll_shuffled is not None]
@@ -127,6 +129,10 @@ def _figures(rows: list[Row]) -> dict[str, float]:
         there = max(1, sum(r.tokens for r in pairs))
         found["shuffle_gap"] = sum((r.nll_shuffled or 0.0) - r.nll for r in pairs) / there
     scored = [r for r in rows if r.references]
+    labels = [target in r.references for r in scored if r.log_odds is not None]
+    if len(set(labels)) == 2:
+        odds = [r.log_odds for r in scored if r.log_odds is not None]
+        found.update({k: float(v) for k, v in detection(odds, labels).items() if k in ("eer", "threshold", "auc")})
     if scored:
         predictions, references = [r.prediction for r in scored], [r.references for r in scored]
         found.update({k: float(v) for k, v in caption(predictions, references).items() if isinstance(v, int | float)})

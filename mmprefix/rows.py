@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmprefix.check import MediaKind, inspect
+from mmprefix.fields import Fields
 from mmprefix.manifest import Example, Fault, Item, read_manifest
 from mmprefix.sampling import Row
 from mmprefix.types import InputError
@@ -32,17 +33,23 @@ def read_rows(
     where: Mapping[str, Any] | None = None,
     targets: bool = True,
     max_captions: int | None = None,
+    fields: Fields | None = None,
+    reads_text: bool = False,
 ) -> Rows:
     """The rows of ``files`` (each with the split its rows must have, or None) that feed one of ``branches``.
 
-    With ``targets`` a row without caption is a fault. The header of every file is read: it tells how long a sound is,
-    and that the file can be opened. Raises InputError for a manifest that feeds no branch.
+    ``fields`` says where contexts and targets stand; with ``reads_text`` a context feeds the model too. With
+    ``targets`` a row without caption is a fault. The header of every file is read: it tells how long a sound is, and
+    that the file can be opened. Raises InputError for a manifest that feeds no branch.
     """
     examples: list[Example] = []
     faults: list[Fault] = []
     for file, split in files:
         found, bad = read_manifest(file, split, where)
-        examples += _feeding(branches, found, file, bool(bad))
+        if fields is not None:
+            found, unlike = fields.apply(found)
+            bad = [*bad, *unlike]
+        examples += _feeding(branches, found, file, bool(bad), reads_text)
         faults += bad
     if targets:
         faults += [example.fault("no caption") for example in examples if not example.captions]
@@ -53,11 +60,19 @@ def read_rows(
     return Rows(result.examples, order, sorted([*faults, *result.faults], key=lambda fault: (fault.file, fault.line)))
 
 
-def _feeding(branches: Collection[str], examples: list[Example], file: str, bad: bool) -> list[Example]:
-    kept = [example for example in examples if any(name in branches for name in example.inputs)]
+def _feeding(
+    branches: Collection[str], examples: list[Example], file: str, bad: bool, reads_text: bool
+) -> list[Example]:
+    kept = [
+        example
+        for example in examples
+        if any(name in branches for name in example.inputs) or (reads_text and example.context)
+    ]
     if examples and not kept and not bad:
         columns = ", ".join(sorted({name for example in examples for name in example.inputs}))
-        raise InputError(f"{file}: its columns ({columns}) feed none of the model's branches ({', '.join(branches)})")
+        texts = " and no row has a context" if reads_text else ""
+        have = ", ".join(branches) or "it has none"
+        raise InputError(f"{file}: its columns ({columns}) feed none of the model's branches ({have}){texts}")
     if len(kept) < len(examples):
         log.info("%s: %d rows have nothing for %s", file, len(examples) - len(kept), ", ".join(branches))
     return kept
@@ -65,9 +80,9 @@ def _feeding(branches: Collection[str], examples: list[Example], file: str, bad:
 
 def _row(example: Example, seconds: Mapping[tuple[str, Item], float], most: int | None) -> Row:
     inputs = [pair for pair in example.inputs.items() if pair in seconds]
-    sound = round(_STEPS_A_SECOND * max(seconds[pair] for pair in inputs))
+    sound = round(_STEPS_A_SECOND * max((seconds[pair] for pair in inputs), default=0.0))
     count = len(example.captions)
     captions = min(count, most or count)
     # the captions of an input stand in one row: what counts is the length of all that are drawn
-    letters = sum(map(len, example.captions)) * captions // max(1, count)
+    letters = len(example.context) + sum(map(len, example.captions)) * captions // max(1, count)
     return Row(frozenset(name for name, _ in inputs), (sound, captions, letters))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
-from typing import Any, Literal
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -14,14 +15,19 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from mmprefix import checkpoint as checkpoints
-from mmprefix.decoder import Decoder
+from mmprefix.decoder import Decoder, State, TextLoss
 from mmprefix.encoders.base import Preprocess
 from mmprefix.generation import GenerateOptions
+from mmprefix.mappers.base import Mapper
+from mmprefix.modalities import drop_modalities
 from mmprefix.model import Branch, PrefixLM
+from mmprefix.ranges import learn_ranges
 from mmprefix.report import Report, Row
 from mmprefix.resume import random_state, random_states, restore_random_state
 from mmprefix.start_from import start_from
+from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch, InputError
+from mmprefix.wording import Wording
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +39,11 @@ class PrefixTask(LightningModule):
     1e-3 otherwise. ``schedule`` after ``warmup`` steps (a number, or a fraction of all steps below 1): constant, or to
     zero by a line or half a cosine. ``generate``: how texts are written at validation, test, predict, and by the model
     that is saved. ``start_from``: a saved model (directory or hub repository) whose trained tensors are the first ones
-    of this training, where both have them.
+    of this training, where both have them. ``prefix``, ``wording`` and ``transcriber`` are those of ``PrefixLM``.
+
+    ``modality_dropout`` hides each input of an example, and its context where that is read, with this probability in
+    training (never all of them), so that one model serves every subset. ``answers``: two words, the first for what is
+    to be detected; their log odds are then scored at validation and test (see ``mmprefix.metrics.detection``).
     """
 
     def __init__(
@@ -45,11 +55,25 @@ class PrefixTask(LightningModule):
         warmup: float = 0.05,
         generate: GenerateOptions = GenerateOptions(),  # noqa: B008 (frozen)
         start_from: str | None = None,
+        prefix: Callable[[int, int, int], Mapper] | None = None,
+        wording: Wording = Wording(),  # noqa: B008 (frozen)
+        transcriber: Transcriber | None = None,
+        modality_dropout: float = 0.0,
+        answers: list[str] | None = None,
     ) -> None:
         super().__init__()
         if warmup < 0:
             raise InputError(f"model.warmup {warmup}: give a number of steps, or a fraction of all steps below 1")
-        self.model = PrefixLM(branches, decoder)
+        if not 0 <= modality_dropout < 1:
+            raise InputError(f"model.modality_dropout {modality_dropout}: give a probability from 0 on, below 1")
+        if modality_dropout and decoder.memory_dim is not None:
+            raise InputError(
+                "model.modality_dropout: this decoder cannot do without the frames that it looks at; give 0"
+            )
+        if answers is not None and (len(answers) != 2 or answers[0] == answers[1]):
+            raise InputError(f"model.answers {answers}: give two words, the first for what is to be detected")
+        self.model = PrefixLM(branches, decoder, prefix, wording, transcriber)
+        self.modality_dropout, self.answers = modality_dropout, answers
         self.optimizer, self.options = optimizer or torch.optim.AdamW, generate
         self.schedule, self.warmup, self.start_from = schedule, warmup, start_from
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
@@ -62,8 +86,13 @@ class PrefixTask(LightningModule):
         return {name: self.model.encoder(name).preprocess for name in self.model.encoders}
 
     @property
+    def reads_text(self) -> bool:
+        """Whether a row may be text alone."""
+        return self.model.reads_text
+
+    @property
     def media(self) -> dict[str, str]:
-        """What each branch reads: "image" or "audio"."""
+        """What each branch reads: "image", "audio" or "signals"."""
         return {name: self.model.encoder(name).media for name in self.model.encoders}
 
     def setup(self, stage: str) -> None:
@@ -81,8 +110,11 @@ class PrefixTask(LightningModule):
         checkpoints.describe(self.model)
         if self.start_from is not None and self.trainer.ckpt_path is None:
             start_from(self.model, self.start_from)
+        learn_ranges(self.model, getattr(cast(Any, self.trainer), "datamodule", None))
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
+        if self.modality_dropout:
+            batch = drop_modalities(batch, self.modality_dropout, self.model.reads_text)
         loss = self.model.text_loss(batch)
         mean = loss.mean()
         self.log("train/loss", mean.detach(), prog_bar=True, batch_size=len(batch))
@@ -96,6 +128,13 @@ class PrefixTask(LightningModule):
 
     def predict_step(self, batch: Batch, index: int) -> list[dict[str, Any]]:
         """For each input its id, text, references (if any), and all candidates with their scores."""
+        if batch.questions:
+            opened = self.model.decoder.open(self.model.start(batch), prompts := self.model.prompts(batch))
+            answers = self._answer(opened, prompts, self.model.questions(batch))
+            return [
+                {"id": i, "questions": asked, "answers": said, "references": texts}
+                for i, asked, said, texts in zip(batch.ids, batch.questions, answers, batch.targets, strict=True)
+            ]
         found = self.model.generate(batch, self.options)
         return [
             {"id": i, "prediction": c[0].text, "references": texts, "candidates": [asdict(text) for text in c]}
@@ -119,25 +158,63 @@ class PrefixTask(LightningModule):
     def _evaluate(self, batch: Batch) -> None:
         """Each input's loss with its own prefix and with a neighbour's, and the text that is written for it."""
         decoder, count = self.model.decoder, len(batch)
-        prefix = self.model.prefix(batch.inputs)
-        state = decoder.start(prefix)
-        own = decoder.text_loss(state, batch.prompts, batch.targets).by_input(count)
-        shuffled: list[float] | list[None] = [None] * count
+        prompts, questions = self.model.prompts(batch), self.model.questions(batch)
+        state = self.model.start(batch)
+        own = decoder.text_loss(state, prompts, batch.targets, questions)
+        other = None
         if count > 1:
-            turned = decoder.start(prefix.roll(1))
-            shuffled = decoder.text_loss(turned, batch.prompts, batch.targets).by_input(count).nll.tolist()
-        written = decoder.generate(state, batch.prompts, self.options)
-        group, media = "+".join(batch.inputs), batch.media or [""] * count
-        texts = [candidates[0].text for candidates in written]
-        columns = (batch.ids, media, texts, batch.targets, own.nll.tolist(), shuffled, own.tokens.tolist())
-        for name, file, text, references, nll, other, tokens in zip(*columns, strict=True):
-            self.rows.append(Row(name, group, file, text, references, nll, other, tokens))
+            turned = self.model.prompts(replace(batch, contexts=[batch.contexts[-1], *batch.contexts[:-1]]))
+            other = decoder.text_loss(state.roll(1), turned, batch.targets, questions)
+        opened = decoder.open(state, prompts)
+        group, media = "+".join([*batch.inputs, *(["text"] if any(prompts) else [])]), batch.media or [""] * count
+        if questions:
+            self._add_answers(batch, group, media, own, other, self._answer(opened, prompts, questions))
+            return
+        mine, theirs = own.by_input(count), None if other is None else other.by_input(count).nll.tolist()
+        closed = decoder.close(opened, prompts, [""] * count)
+        texts = [candidates[0].text for candidates in decoder.write(closed, self.options)]
+        odds: list[float] | list[None] = [None] * count
+        if self.answers is not None:
+            weights = decoder.choose(opened, prompts, self.answers)
+            odds = (weights[:, 0] - weights[:, 1]).tolist()
+        columns = (batch.ids, media, texts, batch.targets, mine.nll.tolist(), theirs or [None] * count)
+        for name, file, text, references, nll, nll_other, tokens, odd in zip(
+            *columns, mine.tokens.tolist(), odds, strict=True
+        ):
+            self.rows.append(Row(name, group, file, text, references, nll, nll_other, tokens, odd))
+
+    def _answer(self, opened: State, prompts: list[str], questions: list[list[str]]) -> list[list[str]]:
+        """What is answered to each question of each input."""
+        decoder, found = self.model.decoder, [list[str]() for _ in questions]
+        for number in range(max(map(len, questions))):
+            asked = [row[min(number, len(row) - 1)] if row else "" for row in questions]
+            written = decoder.write(decoder.close(opened, prompts, asked), self.options)
+            for texts, row, candidates in zip(found, questions, written, strict=True):
+                texts += [candidates[0].text] if number < len(row) else []
+        return found
+
+    def _add_answers(
+        self, batch: Batch, group: str, media: list[str], own: TextLoss, other: TextLoss | None, texts: list[list[str]]
+    ) -> None:
+        """A row of the report for each question, in the order of the losses."""
+        theirs = iter([None] * len(own.nll) if other is None else other.nll.tolist())
+        mine, tokens = iter(own.nll.tolist()), iter(own.tokens.tolist())
+        for b, name in enumerate(batch.ids):
+            for number, question in enumerate(batch.questions[b]):
+                at = (
+                    f"{name} [{number + 1}] {question}",
+                    group,
+                    media[b],
+                    texts[b][number],
+                    [batch.targets[b][number]],
+                )
+                self.rows.append(Row(*at, next(mine), next(theirs), next(tokens)))
 
     def _report(self, stage: str) -> None:
-        report = Report.gather(self.rows)
+        report = Report.gather(self.rows, self.answers[0] if self.answers else None)
         self.rows = []
         for name, value in report.figures().items():  # the same in every process
-            self.log(f"{stage}/{name}", value, prog_bar=name in ("loss", "cider_d"))
+            self.log(f"{stage}/{name}", value, prog_bar=name in ("loss", "cider_d", "exact_match", "eer"))
         if self.trainer.sanity_checking:
             return
         report.write(self.trainer, stage)

@@ -156,10 +156,15 @@ class PrefixCLI(LightningCLI):
         data = self._config().data
         files = [str(Path(f).name) for split in ("train", "val", "test") for f in (_get(data, split) or [])]
         trained = {"data": files or [str(_get(data, "root") or _get(data, "directory") or "")], "measured_on": stage}
+        asked = {key: _get(data, key) for key in ("schema", "framing") if _get(data, key)}
+        if asked and Path(asked["schema"]).exists():
+            asked["schema"] = str(Path(asked["schema"]).resolve())
         return {
             "trained": {**trained, "figures": figures},
             "generate": asdict(self.model.options),
             "prompt": _get(data, "prompt"),
+            **asked,
+            **({} if self.model.answers is None else {"answers": list(self.model.answers)}),
         }
 
     def _config(self) -> Any:

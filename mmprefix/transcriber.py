@@ -51,7 +51,7 @@ class Transcriber(Part, nn.Module):
     Args:
         model, revision, language, dtype: as for ``CrossDecoder``.
         num_beams: beams of the search; the spread is 0 with one.
-        max_new_tokens: longest text.
+        max_new_tokens: longest text, if the model has positions for it.
     """
 
     trained: tuple[str, ...] = ()
@@ -69,7 +69,9 @@ class Transcriber(Part, nn.Module):
         self.encoder = Whisper(model, revision, window="whole", dtype=dtype)
         self.decoder = CrossDecoder(model, revision, language, dtype=dtype)
         self.identity = self.decoder.identity
-        self.options = GenerateOptions(max_new_tokens=max_new_tokens, num_beams=num_beams, num_return=num_beams)
+        room = self.decoder.positions - len(self.decoder.begins)
+        most = min(max_new_tokens, room) if self.decoder.positions else max_new_tokens
+        self.options = GenerateOptions(max_new_tokens=most, num_beams=num_beams, num_return=num_beams)
         self.preprocess: Preprocess = self.encoder.preprocess
 
     @torch.no_grad()

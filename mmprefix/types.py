@@ -127,8 +127,8 @@ AnyPrefix = Prefix | DeepPrefix | MixedPrefix
 class Batch(Tensors):
     """B examples: what the encoders read, by branch name, and beside it strings that only the decoder opens.
 
-    ``targets`` may hold several texts an example, or none. ``questions``, where there are any, holds one for each target:
-    what stands between prompt and target. ``absent`` (B, True) says by branch which rows lack that input after all.
+    ``targets`` may hold several texts an example, or none. ``questions``, where there are any, holds one for each
+    target: what stands between prompt and it. ``absent`` (B, True) says by branch which rows lack that input after all.
     """
 
     inputs: Mapping[str, Media | Features]

@@ -9,7 +9,7 @@ from mmprefix.types import InputError
 
 @dataclass(frozen=True)
 class Wording:
-    """Templates. ``context`` holds ``{context}``, such as ``"transcript: {context}\\n"``; empty: it is not read as text.
+    """Templates. ``context`` holds ``{context}``, as ``"transcript: {context}\\n"``; empty: it is not read as text.
 
     ``question`` holds ``{question}``, such as ``"question: {question}\\nanswer:"``. An empty context or question is
     left out together with what stands around it. The prompt stands between the two as it is.

@@ -76,9 +76,7 @@ def theirs(decoder: CrossDecoder, ids: list[int], frames: Tensor, prefix: DeepPr
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     if prefix is not None:
         cache = EncoderDecoderCache(DynamicCache(list(zip(prefix.keys, prefix.values, strict=True))), DynamicCache())
-    out = model(
-        encoder_outputs=(frames,), decoder_input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True
-    )
+    out = model(encoder_outputs=(frames,), decoder_input_ids=torch.tensor([ids]), past_key_values=cache, use_cache=True)
     return out.logits[0].log_softmax(-1)
 
 

@@ -1,0 +1,128 @@
+"""What the verbs share that use a saved model on files or on the rows of a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmprefix.atomic import atomically
+from mmprefix.fields import Fields, values
+from mmprefix.manifest import listing, read_manifest
+from mmprefix.types import InputError
+
+if TYPE_CHECKING:
+    from mmprefix.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One input of a run: what it is called, its files and numbers by column, its context, and a manifest's fields."""
+
+    id: str
+    inputs: dict[str, Any]
+    context: str
+    fields: Mapping[str, Any]
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model, where it runs, and where its parts are."""
+    parser.add_argument("model", metavar="MODEL", help="a saved model directory, or a hub repository")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="inputs at once (default 16)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the frozen parts")
+    parser.add_argument(
+        "--part", action="append", default=[], metavar="NAME=PLACE", help="where a frozen part is now, if it has moved"
+    )
+
+
+def add_rows(parser: argparse.ArgumentParser, contexts: bool = True) -> None:
+    """Files, or a manifest instead of them, and where the lines go."""
+    parser.add_argument("files", metavar="FILE", nargs="*", help="sounds; archive.zip::member reads inside a zip")
+    parser.add_argument("--manifest", metavar="FILE", help="the rows of a manifest instead of files")
+    parser.add_argument("--split", help="only the manifest's rows of this split")
+    if contexts:
+        parser.add_argument("--context", metavar="TEXT", help="a transcript, for models that read one")
+        parser.add_argument(
+            "--context-field",
+            metavar="NAME",
+            help="where a row's transcript stands, such as asr_1best or transcript; A,B takes the first that there is",
+        )
+    parser.add_argument("--out", metavar="FILE", help="write JSON lines to this file instead of printing")
+
+
+def open_model(args: argparse.Namespace) -> Predictor:
+    """The model that ``add_model`` asked for."""
+    from transformers.utils import logging
+
+    from mmprefix.predictor import load
+
+    parts = dict(_pair(text) for text in args.part)
+    logging.disable_progress_bar()
+    return load(args.model, device=args.device, dtype=args.dtype, parts=parts)
+
+
+def asked(args: argparse.Namespace, columns: Iterable[str] | None = None) -> list[Asked]:
+    """The inputs that ``add_rows`` asked for, with the ``columns`` (None: all) of a manifest's row that are there.
+
+    Raises InputError for bad rows, all of them, for neither files nor manifest, and for both.
+    """
+    context = getattr(args, "context", None)
+    if args.manifest is None:
+        for option in ("split", "context_field"):
+            if getattr(args, option, None):
+                raise InputError(f"--{option.replace('_', '-')} says which rows of --manifest FILE, which is not given")
+        if not args.files and context is None:
+            raise InputError("no input given; give files, or --manifest FILE")
+        return [Asked(file, {"": file}, context or "", {}) for file in args.files] or [Asked("text", {}, context, {})]
+    if args.files or context is not None:
+        raise InputError(f"--manifest {args.manifest}: give files and --context, or a manifest")
+    examples, faults = read_manifest(args.manifest, args.split)
+    if faults:
+        raise InputError(f"{args.manifest}: {len(faults)} bad rows\n{listing(faults)}")
+    named = getattr(args, "context_field", None)
+    rows, _ = Fields(tuple(named.split(",")) if named else ("context",)).apply(examples)
+    wanted = None if columns is None else set(columns)
+    return [
+        Asked(
+            row.id,
+            {key: item.source for key, item in row.inputs.items() if wanted is None or key in wanted},
+            row.context,
+            {**values(row), **{key: item.path for key, item in row.inputs.items() if item.path}},
+        )
+        for row in rows
+    ]
+
+
+def inputs_of(rows: list[Asked]) -> list[Any]:
+    """What a Predictor takes for ``rows``."""
+    return [row.inputs.get("", row.inputs) for row in rows]
+
+
+def contexts_of(rows: list[Asked]) -> list[str] | None:
+    """The contexts of ``rows``, None where there are none."""
+    found = [row.context for row in rows]
+    return found if any(found) else None
+
+
+def give(args: argparse.Namespace, lines: Iterable[Mapping[str, Any]], plain: Iterable[str] | None = None) -> None:
+    """JSON lines to ``--out``, or to standard output where ``plain`` is None; else the ``plain`` lines there."""
+    text = [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
+    if args.out:
+        place = Path(args.out)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        atomically(place, lambda fresh: fresh.write_text("".join(text), encoding="utf-8"))
+        sys.stdout.write(f"wrote {len(text)} lines: {place}\n")
+    else:
+        sys.stdout.writelines(text if plain is None else [f"{line}\n" for line in plain])
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, place = text.partition("=")
+    if not equals:
+        raise InputError(f"--part {text}: expected NAME=PLACE, such as decoder=models/gpt2")
+    return name, place

@@ -1,0 +1,35 @@
+"""Modality dropout: inputs are hidden at random in training, so that one model serves every subset of them.
+
+ModDrop (Neverova et al.), https://arxiv.org/abs/1501.00102
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from mmprefix.types import Batch, Features, Media
+
+
+def drop_modalities(batch: Batch, probability: float, text: bool) -> Batch:
+    """``batch`` with each input of each row hidden with ``probability``, and with ``text`` its context too.
+
+    A row that would have nothing left keeps one of its inputs, drawn at random. Draws from torch's generator.
+    """
+    names = list(batch.inputs)
+    there = torch.ones(len(batch), len(names) + text, dtype=torch.bool)
+    if text:
+        there[:, -1] = torch.tensor([bool(context) for context in batch.contexts])
+    kept = there & (torch.rand(there.shape) >= probability)
+    least = torch.rand(there.shape).masked_fill(~there, -1.0).argmax(1)
+    kept[torch.arange(len(kept)), least] |= there.any(1) & ~kept.any(1)
+    absent = {name: ~kept[:, place].to(_device(batch.inputs[name])) for place, name in enumerate(names)}
+    contexts = batch.contexts
+    if text:
+        contexts = [context if keep else "" for context, keep in zip(contexts, kept[:, -1].tolist(), strict=True)]
+    return replace(batch, absent=absent, contexts=contexts)
+
+
+def _device(value: Media | Features) -> torch.device:
+    return value.mask.device if isinstance(value, Features) else value.values.device

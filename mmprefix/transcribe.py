@@ -1,0 +1,71 @@
+"""``mmprefix transcribe WHISPER FILE...``: what is said, and how sure Whisper is; or a manifest with both added."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from mmprefix.many import Asked, add_rows, asked, give
+from mmprefix.types import InputError
+
+if TYPE_CHECKING:
+    from mmprefix.transcriber import Heard
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    parser.add_argument("model", metavar="WHISPER", help="a folder or hub name of a Whisper model")
+    add_rows(parser, contexts=False)
+    parser.add_argument("--revision", help="the hub's branch, tag or commit")
+    parser.add_argument("--language", default="en", help="Whisper's word for it; none for a model of one language")
+    parser.add_argument("--num-beams", type=int, default=5, metavar="N", help="beams (default 5)")
+    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="longest text (default 100)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="files at once (default 8)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a file: text, signals, n best texts")
+
+
+def run(args: argparse.Namespace) -> int:
+    """A line a file. With ``--manifest`` its rows, with ``asr`` (the text) and ``signals`` (four numbers) added."""
+    rows = asked(args, ["audio"])
+    for row in rows:
+        if not row.inputs:
+            raise InputError(f"{args.manifest}: row {row.id!r} has no audio")
+    heard = _listen(args, [row.inputs.get("", row.inputs.get("audio")) for row in rows])
+    lines = [_line(row, one) for row, one in zip(rows, heard, strict=True)]
+    give(
+        args,
+        lines,
+        None if args.json or args.manifest else [f"{r.id}: {h.text}" for r, h in zip(rows, heard, strict=True)],
+    )
+    return 0
+
+
+def _listen(args: argparse.Namespace, files: list[Any]) -> list[Heard]:
+    from transformers.utils import logging
+
+    from mmprefix.batching import stack
+    from mmprefix.devices import best_device, usable
+    from mmprefix.transcriber import Transcriber
+
+    logging.disable_progress_bar()
+    language = None if args.language == "none" else args.language
+    device = usable(args.device or best_device())
+    model = Transcriber(args.model, args.revision, language, args.num_beams, args.max_new_tokens).to(device)
+    found: dict[int, Heard] = {}
+    size = args.batch_size
+    if size < 1:
+        raise InputError(f"--batch-size {size}: give a number from 1 on")
+    for start in range(0, len(files), size):
+        places = range(start, min(start + size, len(files)))
+        media = stack([model.preprocess(files[place], 0.0, None) for place in places]).to(device)
+        found.update(zip(places, model(media), strict=True))
+    return [found[place] for place in range(len(files))]
+
+
+def _line(row: Asked, heard: Heard) -> dict[str, Any]:
+    if not row.fields:
+        nbest = [{"text": one.text, "score": one.score} for one in heard.nbest]
+        return {"file": row.id, "text": heard.text, "signals": heard.signals, "nbest": nbest}
+    kept = {key: value for key, value in row.fields.items() if value not in (None, "")}
+    return {**kept, "asr": heard.text, "signals": heard.signals}
