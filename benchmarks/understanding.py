@@ -43,7 +43,9 @@ def train(name: str, data: Path, folder: Path, seed: int, changes: Sequence[str]
     """The saved model of a recipe with ``changes`` (option=value), and the minutes that its training took."""
     recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
     for branch in recipe["model"]["branches"].values():
-        branch["encoder"]["class_path"] = _REMEMBERED.get(branch["encoder"]["class_path"], branch["encoder"]["class_path"])
+        branch["encoder"]["class_path"] = _REMEMBERED.get(
+            branch["encoder"]["class_path"], branch["encoder"]["class_path"]
+        )
     arguments = recipe["data"]["init_args"]
     arguments |= {"root": str(data / arguments["root"]), "seed": seed}
     recipe |= {"seed_everything": seed, "save_to": str(folder / "model")}
@@ -137,10 +139,21 @@ def main() -> None:
                 print(name, seed, {k: round(v, 4) for k, v in runs[-1].items() if isinstance(v, float)}, flush=True)
         trivial = majority(known, rows, field, list(schema.slots))
         report[name] = {"rows": len(rows), "intents": len(schema.intents), "runs": runs, "majority": trivial}
-        print(name, len(rows), "rows", spread(runs), "majority", {k: round(v, 3) for k, v in trivial.items() if isinstance(v, float)})
+        print(
+            name,
+            len(rows),
+            "rows",
+            spread(runs),
+            "majority",
+            {k: round(v, 3) for k, v in trivial.items() if isinstance(v, float)},
+        )
         if schema.slots and runs[0]["per_slot_accuracy"]:
             for slot, usual in trivial["per_slot_accuracy"].items():
-                print(f"  {slot:20}", *(f"{run['per_slot_accuracy'].get(slot, float('nan')):.3f}" for run in runs), f"majority {usual:.3f}")
+                print(
+                    f"  {slot:20}",
+                    *(f"{run['per_slot_accuracy'].get(slot, float('nan')):.3f}" for run in runs),
+                    f"majority {usual:.3f}",
+                )
     if args.out:
         args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 

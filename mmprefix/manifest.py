@@ -114,6 +114,11 @@ def read_manifest(
     return examples, faults
 
 
+def raw_rows(path: str | Path) -> dict[int, dict[str, Any]]:
+    """The rows of the manifest at ``path`` by line number, as they are written; lines that are no rows are left out."""
+    return {line: row for line, row in _rows(Path(path)) if isinstance(row, dict)}
+
+
 def splits(path: str | Path) -> set[str]:
     """The values of ``split`` in the manifest at ``path``."""
     return {str(row["split"]) for _, row in _rows(Path(path)) if isinstance(row, dict) and row.get("split")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmprefix.atomic import atomically
-from mmprefix.fields import Fields, values
-from mmprefix.manifest import listing, read_manifest
+from mmprefix.fields import Fields
+from mmprefix.manifest import INPUTS, listing, raw_rows, read_manifest
 from mmprefix.types import InputError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def asked(args: argparse.Namespace, columns: Iterable[str] | None = None) -> lis
     examples, faults = read_manifest(args.manifest, args.split)
     if faults:
         raise InputError(f"{args.manifest}: {len(faults)} bad rows\n{listing(faults)}")
-    named = getattr(args, "context_field", None)
+    named, written = getattr(args, "context_field", None), raw_rows(args.manifest)
     rows, _ = Fields(tuple(named.split(",")) if named else ("context",)).apply(examples)
     wanted = None if columns is None else set(columns)
     return [
@@ -92,7 +93,7 @@ def asked(args: argparse.Namespace, columns: Iterable[str] | None = None) -> lis
             row.id,
             {key: item.source for key, item in row.inputs.items() if wanted is None or key in wanted},
             row.context,
-            {**values(row), **{key: item.path for key, item in row.inputs.items() if item.path}},
+            {**written[row.line], "id": row.id},
         )
         for row in rows
     ]
@@ -107,6 +108,15 @@ def contexts_of(rows: list[Asked]) -> list[str] | None:
     """The contexts of ``rows``, None where there are none."""
     found = [row.context for row in rows]
     return found if any(found) else None
+
+
+def moved(row: Mapping[str, Any], manifest: str, out: str | None) -> dict[str, Any]:
+    """A manifest's row with its paths as they are to be written in another manifest, ``out``, perhaps elsewhere."""
+    here, there = Path(manifest).parent, Path(out).parent if out else Path()
+    if here.resolve() == there.resolve():
+        return dict(row)
+    files = {key: value for key, value in row.items() if key in INPUTS and isinstance(value, str) and value}
+    return {**row, **{key: os.path.relpath(here / value, there) for key, value in files.items()}}
 
 
 def give(args: argparse.Namespace, lines: Iterable[Mapping[str, Any]], plain: Iterable[str] | None = None) -> None:

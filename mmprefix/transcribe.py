@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.many import Asked, add_rows, asked, give
+from mmprefix.many import Asked, add_rows, asked, give, moved
 from mmprefix.types import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
         if not row.inputs:
             raise InputError(f"{args.manifest}: row {row.id!r} has no audio")
     heard = _listen(args, [row.inputs.get("", row.inputs.get("audio")) for row in rows])
-    lines = [_line(row, one) for row, one in zip(rows, heard, strict=True)]
+    lines = [_line(row, one, args) for row, one in zip(rows, heard, strict=True)]
     give(
         args,
         lines,
@@ -63,9 +63,8 @@ def _listen(args: argparse.Namespace, files: list[Any]) -> list[Heard]:
     return [found[place] for place in range(len(files))]
 
 
-def _line(row: Asked, heard: Heard) -> dict[str, Any]:
+def _line(row: Asked, heard: Heard, args: argparse.Namespace) -> dict[str, Any]:
     if not row.fields:
         nbest = [{"text": one.text, "score": one.score} for one in heard.nbest]
         return {"file": row.id, "text": heard.text, "signals": heard.signals, "nbest": nbest}
-    kept = {key: value for key, value in row.fields.items() if value not in (None, "")}
-    return {**kept, "asr": heard.text, "signals": heard.signals}
+    return {**moved(row.fields, args.manifest, args.out), "asr": heard.text, "signals": heard.signals}
