@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, GPT2LMHeadModel
 
-from mmprefix.decoder import CausalDecoder
+from mmprefix.decoder import CausalDecoder, State
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.transformer import Transformer
@@ -60,8 +60,8 @@ def shared(mapper: Mapper, decoder: CausalDecoder) -> Loss:
 class LogitsEverywhere(CausalDecoder):
     """Makes logits of every position that it runs, prefix and padding too; CausalDecoder picks positions first."""
 
-    def _run(self, cache: DynamicCache, embeds: Tensor, visible: Tensor, places: Tensor) -> Tensor:
-        return super().head(super()._run(cache, embeds, visible, places))  # (B N V)
+    def _run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
+        return super().head(super()._run(state, cache, embeds, sees, places))  # (B N V)
 
     def head(self, hidden: Tensor) -> Tensor:
         return hidden  # what ``_run`` gave are logits already

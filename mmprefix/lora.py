@@ -6,7 +6,7 @@ such additions with rank 8 and alpha 32 beside its two mappers (Wagner et al., h
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 from mmprefix.types import InputError
 
@@ -23,7 +23,7 @@ def add_lora(lm: Any, rank: int, alpha: float, targets: list[str] | None) -> tup
         raise InputError("lora_rank: needs PEFT; install mmprefix[peft], or leave lora_rank at 0") from error
     before = {id(parameter) for parameter in lm.parameters()}
     try:
-        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), lm)
+        inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=cast(int, alpha), target_modules=targets), lm)
     except ValueError as error:
         raise InputError(f"lora_targets {targets}: {str(error).splitlines()[0]}") from error
     for parameter in lm.parameters():

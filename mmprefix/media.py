@@ -100,7 +100,7 @@ def picture_size(source: Source) -> tuple[int, int]:
 @contextlib.contextmanager
 def _picture(source: Source) -> Iterator[Image.Image]:
     name = name_of(source)
-    if isinstance(source, Waveform):
+    if isinstance(source, tuple):  # a waveform, or numbers
         raise InputError(f"{name}: a picture is wanted here")
     try:
         if isinstance(source, Image.Image):
@@ -218,10 +218,10 @@ def _decode(sound: Any, name: str, first: int, count: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _sound(source: str | Path | bytes | Image.Image) -> Iterator[Any]:
+def _sound(source: str | Path | bytes | Image.Image | tuple[float, ...]) -> Iterator[Any]:
     """An open ``soundfile.SoundFile``, or what answers like one; never a file that is cut off."""
     name = name_of(source)
-    if isinstance(source, Image.Image):
+    if isinstance(source, Image.Image | tuple):
         raise InputError(f"{name}: a sound is wanted here")
     with open_source(source) as stream:
         reason = cut_off(stream)

@@ -168,6 +168,7 @@ def test_the_importer_brings_in_the_recorded_model(name: str, tmp_path: Path) ->
     assert model.decoder.frozen
     given, wanted = ("clip_prefix_0", "embed_0") if name == "clipcap_beam" else ("prefix", "prefix_projection")
     prefix = model.prefix({"image": summary(tensors[given])})
+    assert isinstance(prefix, Prefix)
     assert relative(prefix.embeds, tensors[wanted]) < 1e-5
     if name == "clipcap_beam":
         run = config["runs"][0]

@@ -488,6 +488,7 @@ def test_the_imported_model_is_the_published_one(shelf: Shelf) -> None:
     for relu in (True, False):
         model = prefix_aac(state, "x", Trained(2.0, "cut", relu), str(shelf.decoder), words, 4).eval()
         found = model.prefix({"audio": mmprefix.types.Media(values, torch.tensor([values.shape[1]]))})
+        assert isinstance(found, mmprefix.types.Prefix)
         assert found.mask.all()
         expected = sound_to_prefix(state, values, relu)
         assert expected.shape == (1, 5, 32)

@@ -178,7 +178,8 @@ class Whole:
 
     def prefix(self) -> Prefix:
         values = torch.stack([wave(i["wave"]) for i in self.config["inputs"]])
-        return self.model.prefix({"audio": Media(values, torch.tensor([values.shape[1]] * len(values)))})
+        media = Media(values, torch.tensor([values.shape[1]] * len(values)))
+        return cast(Prefix, self.model.prefix({"audio": media}))
 
 
 @pytest.fixture(scope="module")

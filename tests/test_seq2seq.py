@@ -11,7 +11,8 @@ import torch
 import transformers as hf
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
-from transformers.generation import GenerationMixin
+from transformers.generation.utils import GenerationMixin
+from transformers.modeling_outputs import BaseModelOutput
 
 from mmprefix.generation import GenerateOptions
 from mmprefix.seq2seq import CrossDecoder
@@ -89,7 +90,10 @@ def test_whisper_gives_what_transformers_gives(whisper: CrossDecoder, prefixed: 
     heard = memory([70, 70, 70])
     prefix = deep(whisper, [4, 4, 4]) if prefixed else none(whisper, 3)
     found = whisper.score(
-        whisper.start(prefix, heard), ["", "", ""], TARGETS, [[q] * len(t) for q, t in zip(QUESTIONS, TARGETS)]
+        whisper.start(prefix, heard),
+        ["", "", ""],
+        TARGETS,
+        [[q] * len(t) for q, t in zip(QUESTIONS, TARGETS, strict=True)],
     )
     text = lambda words: cast(list[int], whisper.tokenizer(f" {words}")["input_ids"]) if words else []  # noqa: E731
     task = special(whisper, "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
@@ -117,9 +121,9 @@ def test_whisper_writes_what_transformers_writes(whisper: CrossDecoder, beams: i
                 DynamicCache([(k.repeat(beams, 1, 1, 1), v.repeat(beams, 1, 1, 1)) for k, v in layers]), DynamicCache()
             )
         width = len(told) + (3 if prefixed else 0)
-        line = cast(Any, GenerationMixin.generate)(
+        line = cast(Any, GenerationMixin).generate(
             model,
-            encoder_outputs=hf.modeling_outputs.BaseModelOutput(last_hidden_state=memory([60], seed).frames),
+            encoder_outputs=BaseModelOutput(last_hidden_state=memory([60], seed).frames),
             decoder_input_ids=torch.tensor([told]),
             decoder_attention_mask=torch.ones(1, width, dtype=torch.long),
             past_key_values=cache,
@@ -128,7 +132,7 @@ def test_whisper_writes_what_transformers_writes(whisper: CrossDecoder, beams: i
             do_sample=False,
             length_penalty=1.0,
         )
-        wanted = whisper.tokenizer.decode(line[0, len(told) :], skip_special_tokens=True).strip()
+        wanted = cast(str, whisper.tokenizer.decode(line[0, len(told) :], skip_special_tokens=True)).strip()
         state = whisper.start(prefix, memory([60], seed))
         options = GenerateOptions(max_new_tokens=10, num_beams=beams)
         assert whisper.generate(state, [""], options, ["which dog?"])[0][0].text == wanted
@@ -152,7 +156,7 @@ def test_a_batch_of_ragged_speech_gives_what_its_inputs_give_alone(
     prompts = [prompt, "", prompt]
     state = whisper.start(prefix, heard)
     found = whisper.generate(state, prompts, options, QUESTIONS)
-    scores = whisper.score(state, prompts, TARGETS, [[q] * len(t) for q, t in zip(QUESTIONS, TARGETS)])
+    scores = whisper.score(state, prompts, TARGETS, [[q] * len(t) for q, t in zip(QUESTIONS, TARGETS, strict=True)])
     weights = whisper.choose(whisper.open(state, prompts), prompts, ["a dog", "a bell", "rain falls"], QUESTIONS)
     for b in range(3):
         own = row(prefix, b) if kind != "none" else none(whisper, 1)

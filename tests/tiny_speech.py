@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import tiny_decoders
 import torch
@@ -20,14 +20,14 @@ SPECIAL = [
 def tokenizer() -> PreTrainedTokenizerFast:
     """The words of ``tiny_decoders`` with Whisper's special tokens."""
     words = tiny_decoders.tokenizer()
-    words.add_tokens([AddedToken(word, special=True) for word in SPECIAL], special_tokens=True)
+    words.add_tokens(cast(Any, [AddedToken(word, special=True) for word in SPECIAL]), special_tokens=True)
     return words
 
 
 def whisper(folder: Path, seed: int = 0, sharp: float = 4.0, window: int = 100, layers: int = 2) -> str:
     """A random WhisperForConditionalGeneration that hears ``window`` / 50 seconds, its choices clear."""
     words = tokenizer()
-    start = int(words.convert_tokens_to_ids("<|startoftranscript|>"))
+    start = cast(int, words.convert_tokens_to_ids("<|startoftranscript|>"))
     config = hf.WhisperConfig(
         d_model=32, encoder_layers=1, decoder_layers=layers, encoder_attention_heads=2, decoder_attention_heads=4,
         encoder_ffn_dim=48, decoder_ffn_dim=48, max_source_positions=window, max_target_positions=96, num_mel_bins=16,
@@ -53,7 +53,7 @@ def bart(folder: Path, seed: int = 0, sharp: float = 3.0) -> str:
     }
     config = hf.BartConfig(
         d_model=32, vocab_size=len(words), max_position_embeddings=96, pad_token_id=0, bos_token_id=0, eos_token_id=0,
-        decoder_start_token_id=0, forced_bos_token_id=None, forced_eos_token_id=None, dropout=0.0, **sizes,
+        decoder_start_token_id=0, forced_eos_token_id=None, dropout=0.0, **sizes,
     )  # fmt: skip
     torch.manual_seed(seed)
     model = hf.BartForConditionalGeneration(config)
