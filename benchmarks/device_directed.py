@@ -2,8 +2,8 @@
 
     python benchmarks/device_directed.py ../shared/data --sets ddsd_tts wakewords --out device_directed.json
 
-Transcripts and signals come from the recipe's own small Whisper. Text alone, audio alone, signals alone and all three are
-each trained for themselves, and one model with modality dropout is tested on each subset; three seeds each. Beside
+Transcripts and signals come from the recipe's own small Whisper. Text alone, audio alone, signals alone and all three
+are each trained for themselves, and one model with modality dropout is tested on each subset; three seeds each. Beside
 them stands logistic regression on the words of the transcript, and on the mean and spread of the log-mel bands.
 """
 

@@ -26,6 +26,7 @@ from mmprefix.cli import main as shell
 from mmprefix.gold import read_gold
 from mmprefix.metrics import frames
 from mmprefix.metrics.slu import score
+from mmprefix.schema import read_schema
 
 sys.path.insert(0, str(Path(__file__).parent))
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--context", help="the field that a recipe which reads text reads in the test")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="changes to the recipe")
     parser.add_argument("--only", help="test with these intents only, with commas between (those held out, say)")
+    parser.add_argument("--among-all", action="store_true", help="but offer all intents as answers")
     parser.add_argument("--split", default="test")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -122,9 +124,11 @@ def main() -> None:
         recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
         options = recipe["data"]["init_args"]
         root, field = args.data / options["root"], options.get("intent_field", "intent")
-        schema = mmprefix_schema(options["schema"], args.only)
+        schema = read_schema(options["schema"])
+        kept = schema.only(intents=args.only.split(",")) if args.only else schema
         rows = read(root / "manifest.jsonl", args.split)
-        rows = [row for row in rows if not args.only or read_gold(row, field).intent in schema.intents]
+        rows = [row for row in rows if not args.only or read_gold(row, field).intent in kept.intents]
+        schema = schema if args.among_all else kept
         if args.context:
             rows = [{**row, args.context: text(row[args.context])} for row in rows if row[args.context]]
         known = read(root / "manifest.jsonl", "train")
@@ -156,14 +160,6 @@ def main() -> None:
                 )
     if args.out:
         args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-
-
-def mmprefix_schema(name: str, only: str | None) -> Any:
-    """The schema, or the part of it that is tested."""
-    from mmprefix.schema import read_schema
-
-    schema = read_schema(name)
-    return schema.only(intents=only.split(",")) if only else schema
 
 
 def text(value: Any) -> str:

@@ -79,7 +79,8 @@ def asked(args: argparse.Namespace, columns: Iterable[str] | None = None) -> lis
                 raise InputError(f"--{option.replace('_', '-')} says which rows of --manifest FILE, which is not given")
         if not args.files and context is None:
             raise InputError("no input given; give files, or --manifest FILE")
-        return [Asked(file, {"": file}, context or "", {}) for file in args.files] or [Asked("text", {}, context, {})]
+        told = context or ""
+        return [Asked(file, {"": file}, told, {}) for file in args.files] or [Asked("text", {}, told, {})]
     if args.files or context is not None:
         raise InputError(f"--manifest {args.manifest}: give files and --context, or a manifest")
     examples, faults = read_manifest(args.manifest, args.split)

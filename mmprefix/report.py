@@ -37,7 +37,7 @@ class Row:
 
 
 class Report:
-    """Rows of one validation, sorted by group and id; ``target`` is the word for what is to be detected, if anything is."""
+    """Rows of one validation, sorted by group and id. ``target``: the word for what is to be detected, if there is."""
 
     def __init__(self, rows: list[Row], target: str | None = None) -> None:
         self.target = target

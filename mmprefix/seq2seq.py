@@ -183,8 +183,8 @@ class CrossDecoder(CausalDecoder):
         for word, number in zip(words, ids, strict=True):
             if number is None or (number == unknown and word != self.tokenizer.unk_token):
                 raise InputError(
-                    f"decoder {self.identity.source!r}: its tokenizer has no {word}; it is not Whisper's, or of another "
-                    "language (null where the model knows one language only)"
+                    f"decoder {self.identity.source!r}: its tokenizer has no {word}; it is not Whisper's, or not of "
+                    "this language (null where the model knows one language only)"
                 )
         return cast(list[int], ids)
 
