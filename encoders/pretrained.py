@@ -12,13 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    WhisperForConditionalGeneration,
+    WhisperModel,
+)
 from transformers.utils import logging as transformers_log
 
 from mmprefix import sources
 from mmprefix.parts import choose
 from mmprefix.types import InputError
 
+_OUTLINED = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, WhisperForConditionalGeneration, WhisperModel)
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -68,9 +75,10 @@ def load(cls: Any, name: str, path: Path, dtype: str, optional: Sequence[str] = 
     InputError when others lack, shapes disagree, or the file is damaged.
     """
     wanted = precision(dtype)
-    if sources.sizes_only() and cls is AutoModelForCausalLM:
+    if sources.sizes_only() and cls in _OUTLINED:
+        known = config(name, path)
         with torch.device("meta"):
-            return cls.from_config(config(name, path)), set()
+            return getattr(cls, "from_config", cls)(known), set()
     try:
         with _quietly():
             network, report = cls.from_pretrained(

@@ -16,6 +16,8 @@ from mmprefix.media import Source, name_of, read_numbers
 from mmprefix.sources import Identity
 from mmprefix.types import Features, InputError, Media
 
+SIGNALS = ("avg_logprob", "no_speech_prob", "compression_ratio", "nbest_spread")  # what Whisper gives
+
 
 class _Read:
     """A row of numbers in a file or in memory → (S,), float32, of the right length."""
@@ -44,7 +46,7 @@ class Signals(Encoder):
 
     def __init__(self, names: list[str] | None = None) -> None:
         super().__init__()
-        self.names = names or ["avg_logprob", "no_speech_prob", "compression_ratio", "nbest_spread"]
+        self.names = names or list(SIGNALS)
         self.dim, self.pooled_dim = 0, len(self.names)
         self.preprocess = _Read(self.names)
         digest = hashlib.sha256("\n".join(self.names).encode()).hexdigest()

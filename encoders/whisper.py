@@ -70,7 +70,7 @@ class Whisper(Encoder):
         choose("long", long, ("join", "cut"))
         choose("window", window, ("sound", "whole"))
         self.long, self.window = long, window
-        path = sources.folder(model, revision)
+        path = sources.folder(model, revision, weights=not sources.sizes_only())
         pretrained.require(model, path, ("whisper",), "Whisper")
         self.identity = sources.identify(model, path)
         network, _ = pretrained.load(WhisperModel, model, path, dtype, optional=("decoder.",))

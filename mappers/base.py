@@ -45,6 +45,12 @@ def need_frames(mapper: Mapper, dim: int) -> None:
         raise InputError(f"{type(mapper).__name__} reads the encoder's frames, and this encoder has none (dim=0)")
 
 
+def need_length(mapper: Mapper, length: int) -> None:
+    """Refuses a prefix without positions."""
+    if length < 1:
+        raise InputError(f"{type(mapper).__name__}.length {length}: give a number from 1 on")
+
+
 def all_real(embeds: Tensor) -> Tensor:
     """The mask (B P) of a prefix (B P E) in which nothing is padding."""
     return torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)

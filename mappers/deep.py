@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmprefix.mappers.base import Mapper, all_real
+from mmprefix.mappers.base import Mapper, all_real, need_length
 from mmprefix.mappers.learned import Learned
 from mmprefix.types import DeepPrefix, Features, InputError, Prefix
 
@@ -35,9 +35,14 @@ class _OfLayers(Mapper):
             )
 
     def known(self, layers: int | None, heads: int | None, head_width: int | None) -> None:
-        """Takes the sizes that were given, if they were."""
+        """Takes the sizes that were given, if they were; InputError where some are missing."""
         if layers and heads and head_width:
             self.for_decoder(layers, heads, head_width)
+        elif layers or heads or head_width:
+            raise InputError(
+                f"{type(self).__name__}: layers={layers}, heads={heads}, head_width={head_width}: leave out all three "
+                "(they are the decoder's), or give all"
+            )
 
     def make(self) -> None:
         """Makes the tensors that need ``sizes``."""
@@ -70,6 +75,7 @@ class DeepTable(_OfLayers):
         head_width: int | None = None,
     ) -> None:
         super().__init__()
+        need_length(self, length)
         self.length, self.std, self.dropout = length, std, dropout
         self.known(layers, heads, head_width)
 
@@ -108,6 +114,8 @@ class Deep(_OfLayers):
         super().__init__()
         self.mapper = mapper if isinstance(mapper, Mapper) else mapper(dim, pooled_dim, width)
         self.init_args["mapper"] = self.mapper  # what is written down is what was built
+        if deep := next((part for part in self.mapper.modules() if isinstance(part, _OfLayers)), None):
+            raise InputError(f"Deep: {type(deep).__name__} makes a deep prefix already; leave Deep out")
         self.width, self.hidden, self.dropout = width, hidden, dropout
         self.known(layers, heads, head_width)
 
@@ -121,9 +129,7 @@ class Deep(_OfLayers):
 
     def forward(self, features: Features) -> DeepPrefix:
         """Features of B inputs → keys and values (L B H P K), real where the mapper's positions are."""
-        found = self.mapper(features)
-        if not isinstance(found, Prefix):
-            raise InputError(f"Deep: {type(self.mapper).__name__} makes a deep prefix already; leave Deep out")
+        found: Prefix = self.mapper(features)
         return self.parted(F.dropout(self.model(found.embeds), self.dropout, self.training), found.mask)
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mmprefix.mappers.base import Mapper, all_real
+from mmprefix.mappers.base import Mapper, all_real, need_length
 from mmprefix.types import Features, Prefix
 
 
@@ -18,6 +18,7 @@ class Learned(Mapper):
 
     def __init__(self, dim: int, pooled_dim: int, width: int, length: int = 10, std: float = 0.02) -> None:
         super().__init__()
+        need_length(self, length)
         self.embeds = nn.Parameter(torch.randn(length, width) * std)
 
     def forward(self, features: Features) -> Prefix:

@@ -23,7 +23,10 @@ Asks = Callable[[Example, np.random.Generator], list[tuple[str, str]]]
 
 
 class Sample(NamedTuple):
-    """One example, read: a waveform (S,) or a picture (3 Y X) for each branch, and its strings."""
+    """One example, read: a waveform (S,) or a picture (3 Y X) for each branch, and its strings.
+
+    ``questions`` is None where nothing is asked, empty where nothing happens to be asked this time.
+    """
 
     inputs: dict[str, Tensor]
     prompt: str
@@ -31,7 +34,7 @@ class Sample(NamedTuple):
     context: str
     id: str
     media: str
-    questions: list[str] = []  # noqa: RUF012 (not changed)
+    questions: list[str] | None = None
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -43,7 +46,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         contexts=[sample.context for sample in samples],
         ids=[sample.id for sample in samples],
         media=[sample.media for sample in samples],
-        questions=[sample.questions for sample in samples] if any(sample.questions for sample in samples) else [],
+        questions=[sample.questions for sample in samples if sample.questions is not None],
     )
 
 
@@ -111,8 +114,8 @@ class Examples(Dataset[Any]):
             return None
         prompt = self.prompt if example.prompt is None else example.prompt
         questions, targets = self._texts(row, epoch if self.training else 0)
-        file = next((item.path for item in items.values()), "")
-        return Sample(tensors, prompt, targets, self._context(row, epoch), example.id, file, questions)
+        place = next((item.path for item in items.values() if item.path), example.places[-1])
+        return Sample(tensors, prompt, targets, self._context(row, epoch), example.id, place, questions)
 
     def _context(self, row: int, epoch: int) -> str:
         example = self.examples[row]
@@ -121,10 +124,10 @@ class Examples(Dataset[Any]):
             return texts[0]
         return texts[int(np.random.default_rng([self.seed, epoch, row, 1]).integers(len(texts)))]
 
-    def _texts(self, row: int, epoch: int) -> tuple[list[str], list[str]]:
-        """Questions (none where there are captions) and targets."""
+    def _texts(self, row: int, epoch: int) -> tuple[list[str] | None, list[str]]:
+        """Questions (None where targets are captions) and targets."""
         if self.asks is None:
-            return [], self._captions(row, epoch)
+            return None, self._captions(row, epoch)
         pairs = self.asks(self.examples[row], np.random.default_rng([self.seed, epoch, row]))
         return [question for question, _ in pairs], [answer for _, answer in pairs]
 

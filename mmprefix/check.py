@@ -161,6 +161,7 @@ def check(
         "splits": dict(Counter(row.split or "none" for row in rows)),
         "faults": [{"line": fault.line, "message": fault.message} for fault in faults],
         "inputs": dict(Counter(key for row in rows for key in row.inputs)),
+        "text_alone": sum(not row.inputs for row in rows),
         "seconds": _spread([look.seconds for look in looks if look.seconds is not None], total=True),
         "width": _spread([look.size[0] for look in looks if look.size]),
         "height": _spread([look.size[1] for look in looks if look.size]),
@@ -187,6 +188,8 @@ def _lines(report: Mapping[str, Any]) -> Iterable[str]:
     yield f"{report['manifest']}: {report['rows']} rows, {len(report['faults'])} bad"
     yield f"  {'splits':<9} {splits or 'none'}"
     yield f"  {'inputs':<9} {inputs or 'none'}"
+    if report["text_alone"]:
+        yield f"  {'text':<9} {report['text_alone']} rows of text alone"
     titles = {"seconds": "s", "width": "pixels", "height": "pixels", "captions": "an input", "words": "", "tokens": ""}
     for key, unit in titles.items():
         figures = report[key]

@@ -58,6 +58,7 @@ class PairData(LightningDataModule):
         max_captions: captions an input and epoch, drawn anew each epoch; None: all.
         context: the field that holds what a model that reads text is told of the input (see ``mmprefix.wording``): a
             text, or a list of texts of which training draws one each epoch; of several fields the first that has one.
+            A+B takes the texts of both.
         target: the field that holds what is to be written, where that is no caption: label, transcript ...
     """
 
@@ -124,6 +125,8 @@ class PairData(LightningDataModule):
             self.preprocess = getattr(module, "preprocess", self.preprocess)
             self.media = getattr(module, "media", self.media)
             self.reads_text = getattr(module, "reads_text", self.reads_text)
+        if not self.preprocess and not self.reads_text and self.trainer is not None:
+            raise InputError("model.branches: there is none, and without model.wording.context no text is read either")
         if not self.preprocess and not self.reads_text:
             raise InputError("PairData does not know the model's branches: set data.preprocess and data.media by hand")
         branches: dict[str, MediaKind] = {
@@ -264,7 +267,7 @@ class PairData(LightningDataModule):
         return origin["epoch"], origin["batches"], origin["total"]
 
     def _fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
-        content = "\n".join(f"{row.line}\t{row.id}\t{row.captions}" for row in examples)
+        content = "\n".join(f"{row.line}\t{row.id}\t{row.captions}{_told(row)}" for row in examples)
         options = ("batch_size", "seed", "bucket", "drop_last", "max_captions")
         return {
             "rows": len(examples),
@@ -278,6 +281,10 @@ class PairData(LightningDataModule):
         bad = sum(int(self._datasets[split].bad.sum()) for split in _STAGES[stage] if split in self._datasets)
         if bad:
             log.warning("rows left out because their files could not be decoded: %d", bad)
+
+
+def _told(row: Example) -> str:
+    return f"\t{(row.context, *row.contexts)}" if row.context else ""
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -18,8 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreT
 
 from mmprefix import sources
 from mmprefix.encoders import pretrained
-from mmprefix.generation import GenerateOptions, Line, grow, picker_for
+from mmprefix.generation import GenerateOptions, Line, Picker, grow, picker_for
 from mmprefix.lora import add_lora
+from mmprefix.outlines import words
 from mmprefix.packing import pack, plan_scores
 from mmprefix.parts import Part
 from mmprefix.sources import Identity
@@ -42,7 +43,8 @@ class State:
     """What a decoder has read of B inputs: a cache entry a layer, which positions are real, and the last output.
 
     ``cache`` L pairs (B H T K) · ``mask`` (B T) · ``last`` (B E), the hidden state after the last real position, from
-    which the first token is predicted; None while no token or embedding has been run (nothing read, or a deep prefix).
+    which the first token is predicted; None while no token or embedding has been run (nothing read, or a deep prefix),
+    zeros for an input of which none was real.
     ``memory`` where the decoder has cross-attention.
     """
 
@@ -176,7 +178,7 @@ class CausalDecoder(Decoder):
     (kept in it), such as "."; without one, captions are trained to end, and end, with the model's end-of-text token.
     ``frozen=False`` trains the language model too; it is then part of what is saved. ``train_head`` trains an output
     head of its own, which starts as the model's. ``noisy`` leaves the dropout of a frozen model on in training.
-    ``lora_rank`` above 0 trains low-rank additions (see ``mmprefix.lora``) of ``lora_alpha`` to the layers whose names
+    ``dropout`` is that of a model which is trained or noisy; None: its configuration's. ``lora_rank`` above 0 trains low-rank additions (see ``mmprefix.lora``) of ``lora_alpha`` to the layers whose names
     end in one of ``lora_targets`` (None: those that are usual for the model) beside the prefix.
     """
 
@@ -192,6 +194,7 @@ class CausalDecoder(Decoder):
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
         lora_targets: list[str] | None = None,
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
         folder = sources.folder(model, revision, weights=not sources.sizes_only())
@@ -206,8 +209,14 @@ class CausalDecoder(Decoder):
         self._stops: Tensor | None = None
         if frozen:
             self.requires_grad_(False)
+        if dropout is not None:
+            for module in self.lm.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = dropout
         self.lora: tuple[str, ...] = ()
         if lora_rank:
+            if not frozen:
+                raise InputError(f"decoder: lora_rank {lora_rank} is for a frozen model; leave out one of the two")
             self.lora = add_lora(self.lm, lora_rank, lora_alpha, lora_targets)
         self.own_head: nn.Linear | None = None
         if train_head:
@@ -311,7 +320,7 @@ class CausalDecoder(Decoder):
         """The same in token ids, stop token included; ``stops`` (any number) are the ids that end a line."""
         assert state.last is not None
         self._check_room(state, options.max_new_tokens)
-        picker = picker_for(options, len(state.mask), stops)
+        picker = self.picker(options, len(state.mask), stops)
         cache = self._cache(state)
 
         def step(tokens: Tensor, ancestry: Tensor) -> Tensor:
@@ -319,6 +328,10 @@ class CausalDecoder(Decoder):
             return self.head(self._run(state, cache, self.embed(tokens), ancestry, self._place(state, depth)))
 
         return grow(self.head(state.last), step, picker, options.max_new_tokens)
+
+    def picker(self, options: GenerateOptions, batch: int, stops: Tensor) -> Picker:
+        """What chooses the tokens of ``search``."""
+        return picker_for(options, batch, stops)
 
     @torch.no_grad()
     def weigh(self, state: State, choices: list[str], after: str) -> Tensor:
@@ -343,7 +356,11 @@ class CausalDecoder(Decoder):
 
     def open(self, state: State, prompts: list[str]) -> State:
         """Where nothing was run yet (no prefix, or a deep one) an empty prompt is the begin-of-text token."""
-        return self._append(state, [self._lead(prompt, state.last is None) for prompt in prompts])
+        if all(prompts):
+            begun = [True] * len(prompts)
+        else:
+            begun = [False] * len(prompts) if state.last is None else state.last.any(1).tolist()
+        return self._append(state, [self._lead(prompt, not some) for prompt, some in zip(prompts, begun, strict=True)])
 
     def close(self, state: State, prompts: list[str], questions: list[str]) -> State:
         """Behind an opened trunk, each input's question."""
@@ -411,8 +428,7 @@ class CausalDecoder(Decoder):
         hidden = self._run(state, cache, embeds.to(self._dtype), sees, place)
         end = torch.where(mask, torch.arange(1, n + 1, device=mask.device), 0).amax(1)  # 0: nothing real
         last = hidden[torch.arange(len(end), device=end.device), (end - 1).clamp(min=0)]
-        if state.last is not None:
-            last = torch.where((end > 0)[:, None], last, state.last)
+        last = torch.where((end > 0)[:, None], last, 0.0 if state.last is None else state.last)
         layers = tuple((layer.keys, layer.values) for layer in cast(list[Any], cache.layers))
         return State(layers, torch.cat([state.mask, mask], dim=1), last, state.memory)
 
@@ -493,12 +509,14 @@ def bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
 def tokenizer_for(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``; InputError where there is none, or one that is not the model's."""
     try:
-        words = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         rows = lm.get_input_embeddings().num_embeddings
-        if not 1 < len(words) <= rows:  # without its files transformers makes an empty tokenizer, and says nothing
-            raise ValueError(f"it has {len(words)} tokens, the model {rows} embeddings")
-        return words
+        if not 1 < len(found) <= rows:  # without its files transformers makes an empty tokenizer, and says nothing
+            raise ValueError(f"it has {len(found)} tokens, the model {rows} embeddings")
+        return found
     except (OSError, ValueError) as error:
+        if sources.sizes_only():
+            return words()
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"decoder {name!r}: the folder {folder} holds no tokenizer that can be loaded: {reason}"

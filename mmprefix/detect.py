@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mmprefix.many import add_model, add_rows, asked, contexts_of, give, inputs_of, open_model
+from mmprefix.many import Asked, add_model, add_rows, asked, give, given, open_model
 from mmprefix.types import InputError
-
-_COLUMNS = ("audio", "signals")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,24 +27,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints or writes a line a file: the log odds; those of a manifest hold the row's own label too."""
-    wanted = None if args.inputs is None else [name.strip() for name in args.inputs.split(",")]
-    for name in wanted or []:
-        if name not in (*_COLUMNS, "text"):
-            raise InputError(f"--inputs {args.inputs}: {name!r} is none of {', '.join((*_COLUMNS, 'text'))}")
-    answers = None if args.answers is None else tuple(args.answers.split(","))
-    if answers is not None and len(answers) != 2:
+    answers = None if args.answers is None else [word.strip() for word in args.answers.split(",")]
+    if answers is not None and (len(set(answers)) != 2 or len(answers) != 2 or not all(answers)):
         raise InputError(f"--answers {args.answers}: give two words with a comma between")
+    rows = asked(args)
     model = open_model(args)
-    rows = asked(args, [name for name in model.model.encoders if wanted is None or name in wanted])
-    contexts = contexts_of(rows) if model.model.reads_text and (wanted is None or "text" in wanted) else None
-    inputs = inputs_of(rows) if any(row.inputs for row in rows) else None
-    scores = model.detect(inputs, context=contexts, answers=answers, batch_size=args.batch_size)  # type: ignore[arg-type]
-    lines = []
-    for row, score in zip(rows, scores, strict=True):
-        line: dict[str, Any] = {"id": row.id, "score": score} if row.fields else {"file": row.id, "score": score}
-        label = row.fields.get(args.label_field)
-        lines.append(line if label is None else {**line, "label": label})
-    give(
-        args, lines, None if args.json else [f"{row.id}: {score:+.3f}" for row, score in zip(rows, scores, strict=True)]
-    )
+    inputs, contexts = given(args, rows, model)
+    words = None if answers is None else (answers[0], answers[1])
+    scores = model.detect(inputs, context=contexts, answers=words, batch_size=args.batch_size)
+    lines = [_line(row, score, args.label_field) for row, score in zip(rows, scores, strict=True)]
+    plain = [f"{row.id}: {score:+.3f}" for row, score in zip(rows, scores, strict=True)]
+    give(args, lines, None if args.json else plain)
     return 0
+
+
+def _line(row: Asked, score: float, label_field: str) -> dict[str, Any]:
+    line = {"id" if row.fields else "file": row.id, "score": score}
+    label = row.fields.get(label_field)
+    return line if label is None else {**line, "label": label}

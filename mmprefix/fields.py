@@ -18,29 +18,37 @@ class Fields:
     context: tuple[str, ...] = ("context",)
     target: str | None = None
 
-    def apply(self, examples: Sequence[Example]) -> tuple[list[Example], list[Fault]]:
-        """The examples with contexts and targets from these fields, and the faults of those that lack the target."""
-        found: list[Example] = []
-        faults: list[Fault] = []
-        for example in examples:
-            fields = values(example)
-            texts = next((texts for name in self.context if (texts := _texts(fields.get(name)))), ())
-            row = replace(example, context=texts[0] if texts else "", contexts=texts[1:])
-            if self.target is None:
-                found.append(row)
-                continue
-            target = fields.get(self.target)
-            if target is None or isinstance(target, list | dict) or target == "":
-                faults.append(example.fault(f"{self.target}: holds no text, number or truth value to be written"))
-            else:
-                found.append(replace(row, captions=(target if isinstance(target, str) else json.dumps(target),)))
-        return found, faults
+    def apply(self, examples: Sequence[Example], needed: bool = True) -> tuple[list[Example], list[Fault]]:
+        """The examples with contexts and targets from these fields.
+
+        Those that lack the target are faults instead, where it is ``needed``.
+        """
+        rows = [self._row(example) for example in examples]
+        if self.target is None or not needed:
+            return rows, []
+        message = f"{self.target}: holds no text, number or truth value to be written"
+        return [row for row in rows if row.captions], [row.fault(message) for row in rows if not row.captions]
+
+    def _row(self, example: Example) -> Example:
+        fields = values(example)
+        found = (sum((_texts(fields.get(one)) for one in name.split("+")), ()) for name in self.context)
+        texts = next((texts for texts in found if texts), ())
+        row = replace(example, context=texts[0] if texts else "", contexts=texts[1:])
+        return row if self.target is None else replace(row, captions=_written(fields.get(self.target)))
 
 
 def values(example: Example) -> dict[str, Any]:
     """All fields of a row that are no files, by their names in the manifest."""
-    known = {"context": example.context, "prompt": example.prompt, "label": example.label, "user": example.user}
+    context = [example.context, *example.contexts] if example.contexts else example.context
+    known = {"context": context, "prompt": example.prompt, "label": example.label, "user": example.user}
     return {"id": example.id, "split": example.split, **known, **example.extra}
+
+
+def _written(value: Any) -> tuple[str, ...]:
+    if value is None or isinstance(value, list | dict):
+        return ()
+    text = value.strip() if isinstance(value, str) else json.dumps(value)
+    return (text,) if text else ()
 
 
 def _texts(value: Any) -> tuple[str, ...]:

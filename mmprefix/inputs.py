@@ -9,10 +9,12 @@ from typing import Any, cast
 from PIL import Image
 
 from mmprefix.files import missing, open_source
+from mmprefix.manifest import Item
 from mmprefix.media import Source, Waveform, name_of
 from mmprefix.types import InputError
 
-Input = Source | dict[str, Source]  # a file or a value in memory; or several by branch name
+Given = Source | Item  # a file or a value in memory, or a part of a file
+Input = Given | dict[str, Given]  # one of those, or several by branch name
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 _SOUNDS = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff"}
@@ -29,36 +31,41 @@ def listed(files: Any) -> tuple[list[Input], bool]:
     return list(cast("list[Input]", files)), True
 
 
-def by_branch(value: Input, kinds: Mapping[str, str]) -> dict[str, Source]:
+def by_branch(value: Input, kinds: Mapping[str, str]) -> dict[str, Given]:
     """One input by the name of the branch that reads it; ``kinds`` says what each branch reads (image, audio).
 
     Raises InputError that names an input of another kind, or a branch that the model does not have.
     """
     if isinstance(value, dict):
-        named = {
-            name: tuple(source) if kinds.get(name) == "signals" and isinstance(source, list) else source
-            for name, source in cast(dict[str, Any], value).items()
-        }
+        named = {name: _row(source) for name, source in cast(dict[str, Any], value).items()}
         if not named or not named.keys() <= kinds.keys():
             wrong = ", ".join(str(name) for name in named if name not in kinds) or "(none given)"
             raise InputError(f"no branch for input {wrong}; this model reads {_have(kinds)}")
         for name, source in named.items():
             _refuse(source, kind_of(source), {name: kinds[name]})
         return named
+    value = _row(value)
     kind = kind_of(value)
     _refuse(value, kind, kinds)
     likely = kind or "audio"  # containers of sound are many, pictures are soon recognised
     fitting = [name for name, reads in kinds.items() if reads == likely or len(kinds) == 1]
     if len(fitting) != 1:
-        raise InputError(f"{name_of(value)}: this model reads {_have(kinds)}; give a dictionary by branch name")
+        raise InputError(f"{_name(value)}: this model reads {_have(kinds)}; give a dictionary by branch name")
     return {fitting[0]: value}
 
 
-def kind_of(value: Source) -> str | None:
+def part_of(value: Given) -> tuple[Source, float, float | None]:
+    """What an encoder's ``preprocess`` takes: a source, and the seconds from which and to which it is read."""
+    return (value.source, value.start, value.end) if isinstance(value, Item) else (value, 0.0, None)
+
+
+def kind_of(value: Given) -> str | None:
     """Whether a source is a picture ("image") or a sound ("audio"), by its type, its name, or its first bytes.
 
     None where these do not tell. Raises InputError for a file that is missing and a value of another type.
     """
+    if isinstance(value, Item):
+        return kind_of(value.source)
     if isinstance(value, Waveform):
         return "audio"
     if _numbers(value):
@@ -83,6 +90,11 @@ def kind_of(value: Source) -> str | None:
         return kind_of(stream.read(16))
 
 
+def _row(value: Any) -> Any:
+    """``value``, a list of numbers as the tuple that encoders take."""
+    return tuple(value) if isinstance(value, list) and _numbers(value) else value
+
+
 def _numbers(value: Any) -> bool:
     """Whether ``value`` is a row of numbers, which is one input, not several."""
     if not isinstance(value, list | tuple) or isinstance(value, Waveform) or not value:
@@ -90,9 +102,15 @@ def _numbers(value: Any) -> bool:
     return all(isinstance(one, int | float) and not isinstance(one, bool) for one in cast("list[Any]", value))
 
 
-def _refuse(value: Source, kind: str | None, kinds: Mapping[str, str]) -> None:
+def _refuse(value: Given, kind: str | None, kinds: Mapping[str, str]) -> None:
+    if not kinds:
+        raise InputError(f"{_name(value)}: this model reads no files, only a context")
     if kind is not None and kind not in kinds.values():
-        raise InputError(f"{name_of(value)}: is {_CALLED[kind]}, but what reads it here is {_have(kinds)}")
+        raise InputError(f"{_name(value)}: is {_CALLED[kind]}, but what reads it here is {_have(kinds)}")
+
+
+def _name(value: Given) -> str:
+    return name_of(part_of(value)[0])
 
 
 def _have(kinds: Mapping[str, str]) -> str:

@@ -2,9 +2,10 @@
 
 A row has ``id``, one or more of ``image``, ``audio``, ``video``, ``signals`` (paths relative to the manifest,
 ``archive.zip::member`` inside a zip; signals may be a list of numbers), ``captions`` (a list; in CSV a JSON list) or
-one ``caption`` or ``target``, and optionally ``prompt``, ``context``, ``user``, ``label``, ``split``, ``start`` and
-``end`` (seconds). A row of text alone needs no input: it has a ``context`` or a ``transcript``. Unknown names are
-kept in ``extra``. Reading decodes nothing: it looks at types, ids, texts and whether the files are there.
+one ``caption`` or ``target``, and optionally ``prompt``, ``context`` (a text, or a list of which training draws one),
+``user``, ``label``, ``split``, ``start`` and ``end`` (seconds). A row of text alone needs no input: it has a
+``context`` or a ``transcript``. Unknown names are kept in ``extra``. Reading decodes nothing: it looks at types, ids,
+texts and whether the files are there.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from mmprefix.files import missing
 from mmprefix.types import InputError
 
 INPUTS = ("image", "audio", "video", "signals")
-TEXTS = ("prompt", "context", "user", "label", "split")
-_KNOWN = frozenset({"id", *INPUTS, *TEXTS, "captions", "caption", "target", "start", "end"})
+TEXTS = ("prompt", "user", "label", "split")
+_KNOWN = frozenset({"id", *INPUTS, *TEXTS, "context", "captions", "caption", "target", "start", "end"})
 _ALONE = ("context", "transcript")  # texts that a row may consist of
 _TABLES = {".csv": ",", ".tsv": "\t"}
 
@@ -70,6 +71,11 @@ class Example:
     file: str = ""
     line: int = 0
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def places(self) -> list[str]:
+        """Where it was read from: its files, and last its line in the manifest."""
+        return [*(item.path for item in self.inputs.values() if item.path), f"{self.file}:{self.line}"]
 
     def fault(self, message: str) -> Fault:
         """A fault that was found in this row later."""
@@ -188,13 +194,15 @@ def _mapping(row: Any) -> dict[str, Any]:
 
 
 def _example(row: dict[str, Any], name: str, file: Path, line: int) -> Example:
-    texts = {key: _label(row, key) if key in ("user", "label", "split") else _string(row, key) for key in TEXTS}
+    texts = {key: _string(row, key) if key == "prompt" else _label(row, key) for key in TEXTS}
+    contexts = _contexts(row)
     return Example(
         id=name,
         inputs=_inputs(row, file.parent),
         captions=_captions(row),
         prompt=texts["prompt"],
-        context=texts["context"] or "",
+        context=contexts[0] if contexts else "",
+        contexts=contexts[1:],
         label=texts["label"],
         user=texts["user"],
         split=texts["split"],
@@ -220,7 +228,8 @@ def _inputs(row: dict[str, Any], folder: Path) -> dict[str, Item]:
     named = [key for key in INPUTS if not (listed and key == "signals") and _string(row, key) is not None]
     inputs = {key: Item(str(folder / row[key]), start or 0.0, end) for key in named}
     if not inputs and not listed and not any(row.get(key) for key in _ALONE):
-        raise _RowError(f"no input: one of {', '.join(INPUTS)} must name a file")
+        texts = " or ".join(_ALONE)
+        raise _RowError(f"no input: one of {', '.join(INPUTS)} must name a file, or a {texts} hold a text")
     for key, item in inputs.items():
         reason = missing(item.path) if row[key] else "the name of the file is empty"
         if reason:
@@ -235,6 +244,16 @@ def _numbers(values: list[Any]) -> tuple[float, ...]:
     if not values:
         raise _RowError("signals must be finite numbers, found none")
     return tuple(float(value) for value in values)
+
+
+def _contexts(row: dict[str, Any]) -> tuple[str, ...]:
+    if not isinstance(row.get("context"), list):
+        text = _string(row, "context")
+        return (text,) if text else ()
+    for value in row["context"]:
+        if not isinstance(value, str):
+            raise _RowError(f"context must be a text or a list of texts, found {_kind(value)} in it")
+    return tuple(row["context"])
 
 
 def _captions(row: dict[str, Any]) -> tuple[str, ...]:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.atomic import atomically
+from mmprefix.atomic import atomically, saying_so
 from mmprefix.fields import Fields
-from mmprefix.manifest import INPUTS, listing, raw_rows, read_manifest
+from mmprefix.manifest import INPUTS, Item, listing, raw_rows, read_manifest
 from mmprefix.types import InputError
 
 if TYPE_CHECKING:
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asked:
-    """One input of a run: what it is called, its files and numbers by column, its context, and a manifest's fields."""
+    """One input of a run: what it is called, its files and numbers by column ("" where no manifest names one), its
+    context, and a manifest's fields."""
 
     id: str
-    inputs: dict[str, Any]
+    inputs: Mapping[str, str | Item]
     context: str
     fields: Mapping[str, Any]
 
@@ -67,48 +68,74 @@ def open_model(args: argparse.Namespace) -> Predictor:
     return load(args.model, device=args.device, dtype=args.dtype, parts=parts)
 
 
-def asked(args: argparse.Namespace, columns: Iterable[str] | None = None) -> list[Asked]:
-    """The inputs that ``add_rows`` asked for, with the ``columns`` (None: all) of a manifest's row that are there.
+def asked(args: argparse.Namespace) -> list[Asked]:
+    """The inputs that ``add_rows`` asked for.
 
-    Raises InputError for bad rows, all of them, for neither files nor manifest, and for both.
+    Raises InputError for bad rows, all of them, for neither files nor manifest, for both, and for a place to write to
+    that is a folder.
     """
     context = getattr(args, "context", None)
+    if args.out:
+        _prepare(Path(args.out))
     if args.manifest is None:
-        for option in ("split", "context_field"):
+        for option in ("split", "context_field", "inputs"):
             if getattr(args, option, None):
-                raise InputError(f"--{option.replace('_', '-')} says which rows of --manifest FILE, which is not given")
+                raise InputError(
+                    f"--{option.replace('_', '-')} says what to take of --manifest FILE, which is not given"
+                )
         if not args.files and context is None:
             raise InputError("no input given; give files, or --manifest FILE")
         told = context or ""
         return [Asked(file, {"": file}, told, {}) for file in args.files] or [Asked("text", {}, told, {})]
     if args.files or context is not None:
-        raise InputError(f"--manifest {args.manifest}: give files and --context, or a manifest")
+        other = "a file" if args.files else "--context"
+        raise InputError(f"--manifest {args.manifest}: {other} is given too; give one of them")
     examples, faults = read_manifest(args.manifest, args.split)
     if faults:
-        raise InputError(f"{args.manifest}: {len(faults)} bad rows\n{listing(faults)}")
+        lead = f"{args.manifest}: {len(faults)} bad rows\n" if len(faults) > 1 else ""
+        raise InputError(f"{lead}{listing(faults)}")
     named, written = getattr(args, "context_field", None), raw_rows(args.manifest)
     rows, _ = Fields(tuple(named.split(",")) if named else ("context",)).apply(examples)
-    wanted = None if columns is None else set(columns)
-    return [
-        Asked(
-            row.id,
-            {key: item.source for key, item in row.inputs.items() if wanted is None or key in wanted},
-            row.context,
-            {**written[row.line], "id": row.id},
-        )
-        for row in rows
-    ]
+    if named and not any(row.context for row in rows):
+        raise InputError(f"--context-field {named}: no row of {args.manifest} has a text there")
+    return [Asked(row.id, row.inputs, row.context, {**written[row.line], "id": row.id}) for row in rows]
 
 
-def inputs_of(rows: list[Asked]) -> list[Any]:
-    """What a Predictor takes for ``rows``."""
-    return [row.inputs.get("", row.inputs) for row in rows]
+def given(args: argparse.Namespace, rows: list[Asked], model: Predictor) -> tuple[list[Any], list[str] | None]:
+    """What ``model`` takes for ``rows``: inputs, and contexts where it reads any.
+
+    Of a manifest's row these are the columns that it reads, or of them those that ``--inputs`` names. Raises InputError
+    for a row that has none of them, and for an option that asks for what the model does not read.
+    """
+    kinds, reads_text = model.kinds, model.model.reads_text
+    wanted = _wanted(args, [*kinds, *(["text"] if reads_text else [])])
+    for option in ("context", "context_field"):
+        if getattr(args, option, None) and not reads_text:
+            raise InputError(f"--{option.replace('_', '-')}: this model reads no context; leave it out")
+    inputs: list[Any] = []
+    contexts: list[str] = []
+    for row in rows:
+        files = {name: item for name, item in row.inputs.items() if name in kinds and name in wanted}
+        context = row.context if "text" in wanted else ""
+        if row.fields and not files and not context:
+            raise InputError(f"{args.manifest}: row {row.id!r} has none of {', '.join(wanted)}{_advice(args, wanted)}")
+        inputs.append(row.inputs.get("", files))
+        contexts.append(context)
+    return inputs, contexts if any(contexts) else None
 
 
-def contexts_of(rows: list[Asked]) -> list[str] | None:
-    """The contexts of ``rows``, None where there are none."""
-    found = [row.context for row in rows]
-    return found if any(found) else None
+def _wanted(args: argparse.Namespace, names: list[str]) -> list[str]:
+    named = getattr(args, "inputs", None)
+    wanted = names if named is None else [name.strip() for name in named.split(",")]
+    for name in wanted:
+        if name not in names:
+            raise InputError(f"--inputs {named}: {name!r} is nothing that this model reads: {', '.join(names)}")
+    return wanted
+
+
+def _advice(args: argparse.Namespace, wanted: list[str]) -> str:
+    unnamed = "text" in wanted and not getattr(args, "context_field", None)
+    return "; --context-field says where its text stands" if unnamed else ""
 
 
 def moved(row: Mapping[str, Any], manifest: str, out: str | None) -> dict[str, Any]:
@@ -125,11 +152,18 @@ def give(args: argparse.Namespace, lines: Iterable[Mapping[str, Any]], plain: It
     text = [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
     if args.out:
         place = Path(args.out)
-        place.parent.mkdir(parents=True, exist_ok=True)
         atomically(place, lambda fresh: fresh.write_text("".join(text), encoding="utf-8"))
         sys.stdout.write(f"wrote {len(text)} lines: {place}\n")
     else:
         sys.stdout.writelines(text if plain is None else [f"{line}\n" for line in plain])
+
+
+def _prepare(place: Path) -> None:
+    """Makes the folder that is written to, so that no work is done for a place that takes nothing."""
+    if place.is_dir():
+        raise InputError(f"--out {place}: is a folder; give a file")
+    with saying_so(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import json
 import struct
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 20  # frames decoded at a time: a long stereo file is mixed down as it is read
 _UNKNOWN_LENGTH = 1 << 40  # libsndfile announces the largest integer when a header does not tell the length
+_NUMBER_ERRORS = (OSError, ValueError, TypeError, EOFError, OverflowError, RecursionError, zipfile.BadZipFile)
 _SOUND_ERRORS = (soundfile.SoundFileError, TypeError, ValueError)
 _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
 
@@ -70,7 +72,7 @@ def read_numbers(source: Source) -> np.ndarray:
             found = np.asarray(given, dtype=np.float32)
         else:
             raise InputError(f"{name}: is no numbers; give a sequence of numbers, or a .json or .npy file")
-    except (ValueError, TypeError, OSError) as error:
+    except _NUMBER_ERRORS as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{name}: holds no list of numbers ({error})") from error

@@ -18,6 +18,8 @@ def drop_modalities(batch: Batch, probability: float, text: bool) -> Batch:
     A row that would have nothing left keeps one of its inputs, drawn at random. Draws from torch's generator.
     """
     names = list(batch.inputs)
+    if not names and not text:
+        return batch
     there = torch.ones(len(batch), len(names) + text, dtype=torch.bool)
     if text:
         there[:, -1] = torch.tensor([bool(context) for context in batch.contexts])

@@ -58,6 +58,8 @@ class PrefixLM(nn.Module):
         super().__init__()
         if not branches and prefix is None:
             raise InputError("model.branches: at least one branch is needed, such as image or audio, or model.prefix")
+        if taken := branches.keys() & {"decoder", "transcriber"}:
+            raise InputError(f"model.branches.{min(taken)}: is the name of another part; call the branch otherwise")
         self.decoder = decoder
         self.wording = wording or Wording()
         self.transcriber = transcriber

@@ -20,7 +20,8 @@ class WritePredictions(Callback):
     """Collects what ``predict_step`` gives for each row of a batch, and writes all of it to ``file`` at the end.
 
     A line is ``{"id": ..., "prediction": ..., "references": [...], "candidates": [...]}``, which ``mmprefix evaluate``
-    reads. Batches are homogeneous, so rows do not come in the order of the manifests: they are put back into it.
+    reads; where questions are asked it is ``{"id": ..., "questions": [...], "answers": [...], "references": [...]}``.
+    Batches are homogeneous, so rows do not come in the order of the manifests: they are put back into it.
     """
 
     def __init__(self, file: Path) -> None:
@@ -62,7 +63,7 @@ class WritePredictions(Callback):
 
 
 def _places(trainer: Trainer) -> dict[tuple[str, str], int]:
-    """Where each row stands in the manifests, by its id and any of its files; empty for data that are no manifest's."""
+    """Where each row stands in the manifests, by its id and any of its places; empty for other data."""
     rows = getattr(getattr(trainer, "datamodule", None), "rows", {}).get("predict")
     examples = rows.examples if rows is not None else []
-    return {(row.id, item.path): n for n, row in enumerate(examples) for item in row.inputs.values()}
+    return {(row.id, place): n for n, row in enumerate(examples) for place in row.places}

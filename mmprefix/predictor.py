@@ -21,8 +21,7 @@ from mmprefix.batching import stack
 from mmprefix.card import model_card
 from mmprefix.devices import best_device, float_type, usable
 from mmprefix.generation import GenerateOptions
-from mmprefix.inputs import Input, by_branch, listed
-from mmprefix.media import Source
+from mmprefix.inputs import Given, Input, by_branch, listed, part_of
 from mmprefix.model import PrefixLM
 from mmprefix.questions import Framing, ask
 from mmprefix.schema import Schema, read_schema
@@ -189,14 +188,14 @@ class Predictor:
         batch_size: int = 16,
     ) -> list[dict[str, float]]:
         """For each input the log-probability of each of ``choices``, given that it is one of them."""
-        allowed = list(choices)
+        allowed = [choices] if isinstance(choices, str) else list(choices)
         if len(allowed) < 2:
             raise InputError(f"choices {allowed}: give two or more")
 
         def weigh(batch: Batch) -> list[dict[str, float]]:
             prompts = self.model.prompts(batch)
             opened = self.model.decoder.open(self.model.start(batch), prompts)
-            found = self.model.decoder.choose(opened, prompts, allowed).tolist()
+            found = cast(list[list[float]], self.model.decoder.choose(opened, prompts, allowed).tolist())  # pyright: ignore
             return [dict(zip(allowed, row, strict=True)) for row in found]
 
         inputs = self._inputs(files, context)
@@ -233,9 +232,10 @@ class Predictor:
         """What is meant: {"intent", "slots", "scores"} for one input, a list of those for a list of inputs.
 
         ``schema``: a file, a shipped name or a ``Schema``; by default the one trained with. Each of its questions is
-        asked once all that is heard or read has been taken in once. "choice" questions are answered by one of their
-        choices, which are scored; others freely. ``context`` is the transcript, for models that read one. See
-        ``mmprefix.questions.understand`` for the result.
+        asked once all that is heard or read has been taken in once. Questions with choices are answered by the
+        likeliest of them, others freely. ``context`` is the transcript, for models that read one. See
+        ``mmprefix.questions.understand`` for the result; the score of a free answer is that of the search, by default
+        the mean log-probability of its tokens.
         """
         given = schema if schema is not None else self.settings.get("schema")
         if given is None:
@@ -306,9 +306,9 @@ class Predictor:
             raise InputError(f"batch_size {size}: give a number from 1 on")
         prompts = self._prompts(prompt, len(inputs))
         contexts = self._contexts(context, len(inputs))
-        kinds = {name: self.model.encoder(name).media for name in self.model.encoders}
-        kinds |= {} if self.model.transcriber is None else {"audio": "audio"}
-        read = [by_branch(value, kinds) if value != {} or not self.model.reads_text else {} for value in inputs]
+        read = [
+            self._read(value, told, number) for number, (value, told) in enumerate(zip(inputs, contexts, strict=True))
+        ]
         found: dict[int, Results] = {}
         for start in range(0, len(read), size * 16):  # only so many decoded files are held at once
             window = range(start, min(start + size * 16, len(read)))
@@ -327,9 +327,23 @@ class Predictor:
                         found.update(zip(chunk, compute(batch.to(self.device)), strict=True))
         return [found[i] for i in range(len(inputs))]
 
-    def _preprocess(self, sources: dict[str, Source]) -> dict[str, torch.Tensor]:
+    @property
+    def kinds(self) -> dict[str, str]:
+        """What can be given by name: image, audio or signals of each branch, and the sound that is transcribed."""
+        kinds: dict[str, str] = {name: self.model.encoder(name).media for name in self.model.encoders}
+        return kinds | ({} if self.model.transcriber is None else {"audio": "audio"})
+
+    def _read(self, value: Input, context: str, number: int) -> dict[str, Given]:
+        """What is given of one input by branch name; nothing where a context stands alone."""
+        if not isinstance(value, dict) or value or not self.model.reads_text:
+            return by_branch(value, self.kinds)
+        if not context:
+            raise InputError(f"input {number + 1}: has neither a file nor a context; give one of them")
+        return {}
+
+    def _preprocess(self, sources: dict[str, Given]) -> dict[str, torch.Tensor]:
         """Sources by branch name → waveforms (S,) and pictures (3 Y X), in the order of the names."""
-        return {name: self.model.encoder(name).preprocess(sources[name], 0.0, None) for name in sorted(sources)}
+        return {name: self.model.encoder(name).preprocess(*part_of(sources[name])) for name in sorted(sources)}
 
     def _contexts(self, context: str | Sequence[str] | None, count: int) -> list[str]:
         if context is None:
@@ -341,12 +355,12 @@ class Predictor:
             raise InputError(f"context: {len(given)} contexts for {count} inputs; give one for all, or one an input")
         return given
 
-    def _transcribe(self, contexts: list[str], sounds: dict[int, Source], size: int = 8) -> None:
+    def _transcribe(self, contexts: list[str], sounds: dict[int, Given], size: int = 8) -> None:
         """Puts what is said in ``sounds``, by place, into ``contexts``, where this model has a transcriber."""
         heard = self.model.transcriber
         if heard is None or not sounds:
             return
-        values = {i: heard.preprocess(source, 0.0, None) for i, source in sounds.items()}
+        values = {i: heard.preprocess(*part_of(source)) for i, source in sounds.items()}
         order = sorted(values, key=lambda i: len(values[i]))
         for chunk in (order[at : at + size] for at in range(0, len(order), size)):
             for i, one in zip(chunk, heard(stack([values[i] for i in chunk]).to(self.device)), strict=True):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,12 +11,14 @@ import numpy as np
 
 from mmprefix.data import PairData
 from mmprefix.fields import values
-from mmprefix.gold import faults, read_gold
+from mmprefix.gold import Gold, faults, read_gold
 from mmprefix.manifest import Example
-from mmprefix.questions import Framing, pairs
+from mmprefix.questions import Framing, Question, pairs
 from mmprefix.rows import Rows
 from mmprefix.schema import Schema, read_schema
 from mmprefix.types import InputError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,15 +33,25 @@ class Asking:
     held_out: tuple[str, ...]
     transcribe: str | None
 
-    def __call__(self, example: Example, rng: np.random.Generator | None) -> list[tuple[str, str]]:
+    def __call__(self, example: Example, rng: np.random.Generator) -> list[tuple[str, str]]:
         """Questions and answers."""
-        row = values(example)
-        gold = read_gold(row, self.intent_field)
-        found = pairs(self.schema, gold, self.framing, rng, self.absent, self.no, self.held_out)
-        said = [(question.text, answer) for question, answer in found]
-        if self.transcribe and row.get("transcript"):
-            said.append((self.transcribe, str(row["transcript"])))
-        return said
+        said = [(question.text, answer) for question, answer in self._pairs(example, rng)]
+        return said + self._transcript(example)
+
+    def anything(self, example: Example) -> bool:
+        """Whether there is anything that may be asked about the row, in one epoch or another."""
+        never = [("slot", self.schema.none)] if not self.absent else []
+        never += [("yesno", self.schema.no)] if not self.no else []
+        asked = [(question.kind, answer) for question, answer in self._pairs(example, None)]
+        return any(one not in never for one in asked) or bool(self._transcript(example))
+
+    def _pairs(self, example: Example, rng: np.random.Generator | None) -> list[tuple[Question, str]]:
+        gold = read_gold(values(example), self.intent_field)
+        return pairs(self.schema, gold, self.framing, rng, self.absent, self.no, self.held_out)
+
+    def _transcript(self, example: Example) -> list[tuple[str, str]]:
+        said = values(example).get("transcript")
+        return [(self.transcribe, said)] if self.transcribe and isinstance(said, str) and said.strip() else []
 
 
 class QuestionData(PairData):
@@ -71,8 +85,12 @@ class QuestionData(PairData):
         super().__init__(**more)
         if absent < 0 or no < 0:
             raise InputError(f"data.absent {absent}, data.no {no}: give numbers from 0 on")
+        for name, value in (("target", self.fields.target), ("max_captions", self.max_captions)):
+            if value is not None:
+                raise InputError(f"data.{name} {value}: answers are written here, as the schema has them; leave it out")
         self.schema = schema
         read, aside = read_schema(schema), tuple(held_out or ())
+        pairs(read, Gold(None, {}), framing, None, held_out=aside)  # it knows framings, and the schema what is held out
         self.asks = Asking(read, framing, intent_field, absent, no, aside, transcribe)
 
     @property
@@ -83,16 +101,32 @@ class QuestionData(PairData):
 
     def look_through(self, rows: Rows) -> None:
         """Rows that the schema does not know are faults; those about which nothing can be asked are left out."""
+        schema, field = self.asking.schema, self.asking.intent_field
         kept: list[int] = []
+        intents = 0
         for place, example in enumerate(rows.examples):
             try:
-                gold = read_gold(values(example), self.asking.intent_field)
-                wrong = faults(self.asking.schema, gold)
+                gold = read_gold(values(example), field)
+                wrong, intents = faults(schema, gold), intents + (gold.intent is not None)
             except InputError as error:
                 wrong = [str(error)]
             if wrong:
                 rows.faults.append(example.fault("; ".join(wrong)))
-            elif self.asking(example, None):
+            elif self.asking.anything(example):
                 kept.append(place)
+        if rows.examples and not intents and len(schema.intents) > 1:
+            log.warning("no row has an intent in the field %r (data.intent_field): none is asked about", field)
+        if len(kept) < len(rows.examples):
+            log.info(
+                "%d of %d rows left out: nothing is asked about them",
+                len(rows.examples) - len(kept),
+                len(rows.examples),
+            )
         rows.examples = [rows.examples[place] for place in kept]
         rows.order = [rows.order[place] for place in kept]
+        rows.faults.sort(key=lambda fault: (fault.file, fault.line))
+
+    def _fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
+        meant = "\n".join(str(read_gold(values(row), self.asking.intent_field)) for row in examples)
+        digest = hashlib.sha256(f"{self.asking}\n{meant}".encode()).hexdigest()[:16]
+        return {**super()._fingerprint(examples, world), "questions": digest}

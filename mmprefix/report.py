@@ -69,6 +69,10 @@ class Report:
     def warnings(self) -> list[str]:
         """Plain words where the model seems to ignore what it is shown."""
         said = []
+        asked = [row.references for row in self.rows if row.log_odds is not None]
+        hits = sum(self.target in references for references in asked)
+        if asked and hits in (0, len(asked)):
+            said.append(f"No eer and auc: {hits} of {len(asked)} references are {self.target!r}; they need both kinds.")
         for name, figures in self.by_group.items():
             rows = self.groups[name]
             if len(rows) < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,9 +47,10 @@ def read_rows(
     for file, split in files:
         found, bad = read_manifest(file, split, where)
         if fields is not None:
-            found, unlike = fields.apply(found)
+            found, unlike = fields.apply(found, needed=targets)
             bad = [*bad, *unlike]
-        examples += _feeding(branches, found, file, bool(bad), reads_text)
+        texts = (fields or Fields()).context if reads_text else ()
+        examples += _feeding(branches, found, file, bool(bad), texts)
         faults += bad
     if targets:
         faults += [example.fault("no caption") for example in examples if not example.captions]
@@ -61,20 +62,21 @@ def read_rows(
 
 
 def _feeding(
-    branches: Collection[str], examples: list[Example], file: str, bad: bool, reads_text: bool
+    branches: Collection[str], examples: list[Example], file: str, bad: bool, texts: Sequence[str]
 ) -> list[Example]:
-    kept = [
-        example
-        for example in examples
-        if any(name in branches for name in example.inputs) or (reads_text and example.context)
-    ]
+    """The examples that the model can read: by a branch, or by a context where that is looked for in ``texts``."""
+    kept = [row for row in examples if any(name in branches for name in row.inputs) or (texts and row.context)]
+    have, silent = ", ".join([*branches, *texts]), not any(row.context for row in examples)
     if examples and not kept and not bad:
-        columns = ", ".join(sorted({name for example in examples for name in example.inputs}))
-        texts = " and no row has a context" if reads_text else ""
-        have = ", ".join(branches) or "it has none"
-        raise InputError(f"{file}: its columns ({columns}) feed none of the model's branches ({have}){texts}")
+        columns = ", ".join(sorted({name for row in examples for name in row.inputs}))
+        what = f"its columns ({columns})" if columns else "its rows of text alone"
+        lacking = f", and no row has a text in {' or '.join(texts)}" if texts else ""
+        fed = f"none of the model's branches ({', '.join(branches)})" if branches else "no branch, for there is none"
+        raise InputError(f"{file}: {what} feed {fed}{lacking}")
+    if kept and silent and texts:
+        log.warning("%s: no row has a text in %s, which this model reads", file, " or ".join(texts))
     if len(kept) < len(examples):
-        log.info("%s: %d rows have nothing for %s", file, len(examples) - len(kept), ", ".join(branches))
+        log.info("%s: %d rows have nothing for %s", file, len(examples) - len(kept), have)
     return kept
 
 

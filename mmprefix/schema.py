@@ -8,9 +8,10 @@ what stands here and in ``recipes/schemas`` is our own choice.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from mmprefix.misspelt import nearest
 from mmprefix.textfile import Options, read_options
@@ -98,16 +99,25 @@ class Schema:
             yield from ((f"{group}.{label.name}", text) for label in labels.values() for text in label.questions)
 
 
-def read_schema(source: str | Path) -> Schema:
-    """The schema in a YAML or JSON file, or a shipped one by its name (``slurp``, ``barista``, ...).
+def read_schema(source: str | Path | Mapping[str, Any]) -> Schema:
+    """The schema in a YAML or JSON file, or a shipped one by its name (``slurp``, ``barista``, ...); or what was in one
+    (see ``portable``).
 
     Raises InputError with file, key and value where it cannot be read or contradicts itself.
     """
+    if isinstance(source, Mapping):
+        return _schema(Options(source), "schema")
     file = _find(source)
     try:
         return _schema(read_options(file), file.stem)
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
+
+
+def portable(source: str | Path) -> str | dict[str, Any]:
+    """What to keep of a schema where its file may not be: the name of a shipped one, all that is in another."""
+    file = _find(source)
+    return file.stem if file.parent == _SHIPPED else {"name": file.stem, **read_options(file).values}
 
 
 def fold(text: str) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 from mmprefix import checkpoint as checkpoints
 from mmprefix.decoder import Decoder, State, TextLoss
 from mmprefix.encoders.base import Preprocess
+from mmprefix.fields import Fields
 from mmprefix.generation import GenerateOptions
 from mmprefix.mappers.base import Mapper
 from mmprefix.modalities import drop_modalities
@@ -87,8 +88,8 @@ class PrefixTask(LightningModule):
 
     @property
     def reads_text(self) -> bool:
-        """Whether a row may be text alone."""
-        return self.model.reads_text
+        """Whether a row may be text alone: where a decoder looks at frames, it may not."""
+        return self.model.reads_text and self.model.decoder.memory_dim is None
 
     @property
     def media(self) -> dict[str, str]:
@@ -98,10 +99,17 @@ class PrefixTask(LightningModule):
     def setup(self, stage: str) -> None:
         """Several processes are told that some parameters may have no gradient.
 
-        That is so where a step on pictures leaves out the mapper of sounds, and where an encoder is frozen on the way.
+        That is so where a step on pictures leaves out the mapper of sounds, one on texts all mappers, and where an
+        encoder is frozen on the way.
         """
+        told = getattr(getattr(cast(Any, self.trainer), "datamodule", None), "fields", Fields()).context
+        if told != Fields().context and not self.model.reads_text:
+            raise InputError(
+                f"data.context {', '.join(told)}: this model reads none; give model.wording.context, or leave it out"
+            )
         strategy = self.trainer.strategy
-        partly = len(self.model.mappers) > 1 or any(self.model.encoder(name).tuned for name in self.model.encoders)
+        always = 0 if self.reads_text else 1  # mappers that no step can leave out
+        partly = len(self.model.mappers) > always or any(self.model.encoder(name).tuned for name in self.model.encoders)
         if isinstance(strategy, DDPStrategy) and partly:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
@@ -166,9 +174,11 @@ class PrefixTask(LightningModule):
             turned = self.model.prompts(replace(batch, contexts=[batch.contexts[-1], *batch.contexts[:-1]]))
             other = decoder.text_loss(state.roll(1), turned, batch.targets, questions)
         opened = decoder.open(state, prompts)
-        group, media = "+".join([*batch.inputs, *(["text"] if any(prompts) else [])]), batch.media or [""] * count
-        if questions:
-            self._add_answers(batch, group, media, own, other, self._answer(opened, prompts, questions))
+        told = [bool(context) and self.model.reads_text for context in batch.contexts]
+        groups = ["+".join([*batch.inputs, *(["text"] if text else [])]) for text in told]
+        media = batch.media or [""] * count
+        if batch.questions:
+            self._add_answers(batch, groups, media, own, other, self._answer(opened, prompts, questions))
             return
         mine, theirs = own.by_input(count), None if other is None else other.by_input(count).nll.tolist()
         closed = decoder.close(opened, prompts, [""] * count)
@@ -177,11 +187,9 @@ class PrefixTask(LightningModule):
         if self.answers is not None:
             weights = decoder.choose(opened, prompts, self.answers)
             odds = (weights[:, 0] - weights[:, 1]).tolist()
-        columns = (batch.ids, media, texts, batch.targets, mine.nll.tolist(), theirs or [None] * count)
-        for name, file, text, references, nll, nll_other, tokens, odd in zip(
-            *columns, mine.tokens.tolist(), odds, strict=True
-        ):
-            self.rows.append(Row(name, group, file, text, references, nll, nll_other, tokens, odd))
+        columns = (batch.ids, groups, media, texts, batch.targets, mine.nll.tolist(), theirs or [None] * count)
+        for values in zip(*columns, mine.tokens.tolist(), odds, strict=True):
+            self.rows.append(Row(*values))
 
     def _answer(self, opened: State, prompts: list[str], questions: list[list[str]]) -> list[list[str]]:
         """What is answered to each question of each input."""
@@ -194,21 +202,21 @@ class PrefixTask(LightningModule):
         return found
 
     def _add_answers(
-        self, batch: Batch, group: str, media: list[str], own: TextLoss, other: TextLoss | None, texts: list[list[str]]
+        self,
+        batch: Batch,
+        groups: list[str],
+        media: list[str],
+        own: TextLoss,
+        other: TextLoss | None,
+        texts: list[list[str]],
     ) -> None:
         """A row of the report for each question, in the order of the losses."""
         theirs = iter([None] * len(own.nll) if other is None else other.nll.tolist())
         mine, tokens = iter(own.nll.tolist()), iter(own.tokens.tolist())
         for b, name in enumerate(batch.ids):
             for number, question in enumerate(batch.questions[b]):
-                at = (
-                    f"{name} [{number + 1}] {question}",
-                    group,
-                    media[b],
-                    texts[b][number],
-                    [batch.targets[b][number]],
-                )
-                self.rows.append(Row(*at, next(mine), next(theirs), next(tokens)))
+                at = (f"{name} [{number + 1}] {question}", groups[b], media[b], texts[b][number])
+                self.rows.append(Row(*at, [batch.targets[b][number]], next(mine), next(theirs), next(tokens)))
 
     def _report(self, stage: str) -> None:
         report = Report.gather(self.rows, self.answers[0] if self.answers else None)

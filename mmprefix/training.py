@@ -28,6 +28,7 @@ from mmprefix.mappers.parallel import Parallel
 from mmprefix.misspelt import check_recipe, recipes_of
 from mmprefix.predictions import WritePredictions
 from mmprefix.predictor import Predictor
+from mmprefix.schema import portable
 from mmprefix.sources import without_weights
 from mmprefix.task import PrefixTask
 from mmprefix.types import InputError
@@ -154,11 +155,11 @@ class PrefixCLI(LightningCLI):
             if name.startswith(f"{stage}/")
         }
         data = self._config().data
-        files = [str(Path(f).name) for split in ("train", "val", "test") for f in (_get(data, split) or [])]
+        given = [_get(data, split) or [] for split in ("train", "val", "test")]
+        files = [Path(file).name for files in given for file in ([files] if isinstance(files, str) else files)]
         trained = {"data": files or [str(_get(data, "root") or _get(data, "directory") or "")], "measured_on": stage}
-        asked = {key: _get(data, key) for key in ("schema", "framing") if _get(data, key)}
-        if asked and Path(asked["schema"]).exists():
-            asked["schema"] = str(Path(asked["schema"]).resolve())
+        schema = _get(data, "schema")
+        asked = {"schema": portable(schema), "framing": _get(data, "framing")} if schema else {}
         return {
             "trained": {**trained, "figures": figures},
             "generate": asdict(self.model.options),
@@ -234,6 +235,8 @@ def sizes(task: PrefixTask) -> list[str]:
     for n, mapper in model.mappers.items():
         inside = mapper.mappers if isinstance(mapper, Parallel) else []
         rows += [(f"{n} mapper", mapper), *((f"{n} mapper, part {i}", part) for i, part in enumerate(inside, start=1))]
+    rows += [] if model.task_prefix is None else [("task prefix", model.task_prefix)]
+    rows += [] if model.transcriber is None else [("transcriber", model.transcriber)]
     rows += [("decoder", model.decoder), ("all", model)]
     for name, part in rows:
         count: Callable[[bool], int] = lambda trained, part=part: sum(  # noqa: E731

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from mmprefix.manifest import Item
 from mmprefix.many import Asked, add_rows, asked, give, moved
 from mmprefix.types import InputError
 
@@ -27,11 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """A line a file. With ``--manifest`` its rows, with ``asr`` (the text) and ``signals`` (four numbers) added."""
-    rows = asked(args, ["audio"])
+    if args.batch_size < 1:
+        raise InputError(f"--batch-size {args.batch_size}: give a number from 1 on")
+    rows = asked(args)
     for row in rows:
-        if not row.inputs:
+        if row.fields and "audio" not in row.inputs:
             raise InputError(f"{args.manifest}: row {row.id!r} has no audio")
-    heard = _listen(args, [row.inputs.get("", row.inputs.get("audio")) for row in rows])
+    heard = _listen(args, [row.inputs["audio" if row.fields else ""] for row in rows])
     lines = [_line(row, one, args) for row, one in zip(rows, heard, strict=True)]
     give(
         args,
@@ -41,26 +44,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _listen(args: argparse.Namespace, files: list[Any]) -> list[Heard]:
+def _listen(args: argparse.Namespace, files: list[str | Item]) -> list[Heard]:
     from transformers.utils import logging
 
     from mmprefix.batching import stack
     from mmprefix.devices import best_device, usable
+    from mmprefix.inputs import part_of
     from mmprefix.transcriber import Transcriber
 
     logging.disable_progress_bar()
     language = None if args.language == "none" else args.language
     device = usable(args.device or best_device())
     model = Transcriber(args.model, args.revision, language, args.num_beams, args.max_new_tokens).to(device)
-    found: dict[int, Heard] = {}
-    size = args.batch_size
-    if size < 1:
-        raise InputError(f"--batch-size {size}: give a number from 1 on")
-    for start in range(0, len(files), size):
-        places = range(start, min(start + size, len(files)))
-        media = stack([model.preprocess(files[place], 0.0, None) for place in places]).to(device)
-        found.update(zip(places, model(media), strict=True))
-    return [found[place] for place in range(len(files))]
+    found: list[Heard] = []
+    for start in range(0, len(files), args.batch_size):
+        some = files[start : start + args.batch_size]
+        found += model(stack([model.preprocess(*part_of(file)) for file in some]).to(device))
+    return found
 
 
 def _line(row: Asked, heard: Heard, args: argparse.Namespace) -> dict[str, Any]:

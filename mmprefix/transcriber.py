@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmprefix.encoders.base import Preprocess
+from mmprefix.encoders.signals import SIGNALS
+from mmprefix.encoders.waveform import windows
 from mmprefix.encoders.whisper import Whisper
-from mmprefix.generation import GenerateOptions
+from mmprefix.generation import NEVER, GenerateOptions, Picker
 from mmprefix.parts import Part
 from mmprefix.seq2seq import CrossDecoder
 from mmprefix.types import Candidate, Media, Prefix
 
-SIGNALS = ("avg_logprob", "no_speech_prob", "compression_ratio", "nbest_spread")
+_AT_ONCE = 16  # windows that are written down together
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,49 @@ class Heard:
 
     @property
     def signals(self) -> list[float]:
-        """The four numbers, in the order of ``SIGNALS``."""
-        return [self.avg_logprob, self.no_speech_prob, self.compression_ratio, self.nbest_spread]
+        """The four numbers, in the order of ``mmprefix.encoders.signals.SIGNALS``."""
+        return [getattr(self, name) for name in SIGNALS]
+
+
+class _Recogniser(CrossDecoder):
+    """Writes none of the tokens that its generation_config.json suppresses, as Whisper's own decoding does."""
+
+    def picker(self, options: GenerateOptions, batch: int, stops: Tensor) -> Picker:
+        """The usual one, to which they are not offered."""
+        config = cast(Any, self.lm).generation_config
+        never, first = (
+            torch.tensor(ids or [], dtype=torch.long, device=stops.device)
+            for ids in (config.suppress_tokens, config.begin_suppress_tokens)
+        )
+        return _Suppressing(super().picker(options, batch, stops), never, first)
+
+
+class _Suppressing:
+    """``inner`` without the tokens ``never``, and without ``first`` at the beginning of a text."""
+
+    def __init__(self, inner: Picker, never: Tensor, first: Tensor) -> None:
+        self.inner, self.width = inner, inner.width
+        self.never, self.now = never, torch.cat([never, first])
+        self.done, self.lines = inner.done, inner.lines
+
+    def pick(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B W V), made to sum to 1 over what is left."""
+        tokens = torch.arange(log_probs.shape[-1], device=log_probs.device)
+        log_probs = log_probs.masked_fill(torch.isin(tokens, self.now), NEVER).log_softmax(-1)
+        self.now = self.never
+        return self.inner.pick(log_probs)
 
 
 class Transcriber(Part, nn.Module):
     """Whisper as it is, no prefix: speech in, text out.
 
+    A clip longer than the window that Whisper hears (30 s) is written down window by window; its numbers are the means
+    of theirs.
+
     Args:
         model, revision, language, dtype: as for ``CrossDecoder``.
         num_beams: beams of the search; the spread is 0 with one.
-        max_new_tokens: longest text, if the model has positions for it.
+        max_new_tokens: longest text of a window, if the model has positions for it.
     """
 
     trained: tuple[str, ...] = ()
@@ -67,7 +101,7 @@ class Transcriber(Part, nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = Whisper(model, revision, window="whole", dtype=dtype)
-        self.decoder = CrossDecoder(model, revision, language, dtype=dtype)
+        self.decoder = _Recogniser(model, revision, language, dtype=dtype)
         self.identity = self.decoder.identity
         room = self.decoder.positions - len(self.decoder.begins)
         most = min(max_new_tokens, room) if self.decoder.positions else max_new_tokens
@@ -77,6 +111,16 @@ class Transcriber(Part, nn.Module):
     @torch.no_grad()
     def forward(self, media: Media) -> list[Heard]:
         """Samples (B S) → what was said in each."""
+        cut = windows(media, self.encoder.size, join=True)
+        pieces = zip(cut.values.split(_AT_ONCE), cut.lengths.split(_AT_ONCE), strict=True)
+        heard = [one for values, lengths in pieces for one in self._hear(Media(values, lengths))]
+        found: list[list[Heard]] = [[] for _ in media.lengths]
+        for owner, one in zip(cut.owner.tolist(), heard, strict=True):
+            found[owner].append(one)
+        return [_joined(some) for some in found]
+
+    def _hear(self, media: Media) -> list[Heard]:
+        """Samples (N S) of one window or less → what was said in each."""
         count, decoder = len(media.lengths), self.decoder
         nothing = torch.zeros(count, 0, decoder.width, device=media.values.device)
         state = decoder.start(Prefix(nothing, nothing[..., 0].bool()), self.encoder(media))
@@ -89,3 +133,12 @@ def _heard(texts: list[Candidate], silence: float) -> Heard:
     raw = best.text.encode()
     ratio = len(raw) / len(zlib.compress(raw)) if raw else 0.0
     return Heard(best.text, best.score, silence, ratio, best.score - texts[-1].score, tuple(texts))
+
+
+def _joined(parts: list[Heard]) -> Heard:
+    """What was said in a clip, from its windows."""
+    if len(parts) == 1:
+        return parts[0]
+    text = " ".join(part.text for part in parts if part.text)
+    numbers = [sum(values) / len(parts) for values in zip(*(part.signals for part in parts), strict=True)]
+    return Heard(text, *numbers, nbest=(Candidate(text, numbers[0]),))

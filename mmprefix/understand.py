@@ -6,7 +6,9 @@ import argparse
 from typing import Any
 
 from mmprefix.gold import read_gold
-from mmprefix.many import Asked, add_model, add_rows, asked, contexts_of, give, inputs_of, open_model
+from mmprefix.many import Asked, add_model, add_rows, asked, give, given, open_model
+from mmprefix.schema import read_schema
+from mmprefix.types import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,29 +29,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints or writes a line a file; those of a manifest hold the row's own intent and slots as reference."""
-    rows = asked(args, ["audio"])
+    rows = asked(args)
+    schema = None if args.schema is None else read_schema(args.schema)
+    names = [{"id": row.id} if row.fields else {"file": row.id} for row in rows]
+    meant = [_reference(row, args) for row in rows]
     model = open_model(args)
-    found = model.understand(
-        inputs_of(rows) if any(row.inputs for row in rows) else None,
-        schema=args.schema,
-        framing=args.framing,
-        context=contexts_of(rows),
-        batch_size=args.batch_size,
-    )
-    lines = [_line(row, one, args.intent_field) for row, one in zip(rows, found, strict=True)]
+    inputs, contexts = given(args, rows, model)
+    found = model.understand(inputs, schema=schema, framing=args.framing, context=contexts, batch_size=args.batch_size)
+    lines = [{**name, **one, **reference} for name, one, reference in zip(names, found, meant, strict=True)]
     give(args, lines, None if args.json else [_plain(row, one) for row, one in zip(rows, found, strict=True)])
     return 0
 
 
-def _line(row: Asked, found: dict[str, Any], intent_field: str) -> dict[str, Any]:
-    line = {"id": row.id, **found}
-    if not row.fields:
-        return {"file": row.id, **found}
-    gold = read_gold(row.fields, intent_field)
-    if gold.intent is None and not gold.slots:
-        return line
+def _reference(row: Asked, args: argparse.Namespace) -> dict[str, Any]:
+    """What a manifest's row says that it means, if it says so."""
+    try:
+        gold = read_gold(row.fields, args.intent_field)
+    except InputError as error:
+        raise InputError(f"{args.manifest}: row {row.id!r}: {error}") from error
+    if gold.intent is None and "slots" not in row.fields:
+        return {}
     slots = {name: values[0] if len(values) == 1 else list(values) for name, values in gold.slots.items()}
-    return {**line, "reference": {"intent": gold.intent, "slots": slots}}
+    return {"reference": {"intent": gold.intent, "slots": slots}}
 
 
 def _plain(row: Asked, found: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -48,8 +49,16 @@ def train_decoder(
     dropout: float = 0.0,
     held_back: float = 0.02,
     seed: int = 0,
+    whole: bool = False,
+    answers: str | None = None,
+    rest: float = 1.0,
+    muon: bool = False,
 ) -> dict[str, float]:
     """Trains on ``texts`` and writes tokenizer and model (float16 safetensors) to ``folder``.
+
+    ``whole`` windows hold whole groups of texts, as many as there is room for, and no beginning without its end.
+    ``answers`` is what an answer stands behind in its text: answers then weigh 1 in the loss, all the rest ``rest``.
+    ``muon`` trains the matrices of the layers and the table of positions by Muon, not AdamW.
 
     The learning rate warms up over the first twentieth of ``steps`` and falls along a cosine. A share
     ``held_back`` of the texts is never trained on and gives the loss that is returned:
@@ -61,16 +70,20 @@ def train_decoder(
     random.Random(seed).shuffle(groups)
     aside = max(1, round(held_back * len(groups))) if held_back else 0
     tokenizer = train_tokenizer((text for group in groups[aside:] for text in group), vocab_size)
-    train, starts = stream(groups[aside:], tokenizer)
-    val, val_starts = stream(groups[:aside] or groups, tokenizer)
-    if len(train) <= positions:
+    row = positions if whole else None
+    train, starts = stream(groups[aside:], tokenizer, row)
+    val, val_starts = stream(groups[:aside] or groups, tokenizer, row)
+    if len(train) < positions + (not whole):
         raise ValueError(f"texts hold {len(train)} tokens, fewer than one window of {positions} positions")
     torch.manual_seed(seed)
     model = GPT2LMHeadModel(_config(tokenizer, layers, heads, width, positions, dropout))
-    _fit(model, train, starts, positions, steps, max(1, batch_tokens // positions), lr, seed)
+    weigh = partial(weights, tokenizer=tokenizer, answers=answers, rest=rest)
+    rows = max(1, batch_tokens // positions)
+    optimisers = _optimisers(model, lr, muon)
+    _fit(model, optimisers, train, weigh(train), starts, positions=positions, steps=steps, rows=rows, seed=seed)
     if len(val) <= positions:
         val, val_starts = train, starts
-    loss = held_back_loss(model, val, val_starts, positions)
+    loss = held_back_loss(model, val, val_starts, positions, weigh(val))
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     model.half().save_pretrained(folder)
@@ -103,15 +116,51 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END)
 
 
-def stream(groups: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerFast) -> tuple[Tensor, Tensor]:
-    """All texts in one line of token ids, an end token before and after each, and where in it each group begins."""
+def stream(
+    groups: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerFast, row: int | None = None
+) -> tuple[Tensor, Tensor]:
+    """All texts in one line of token ids, an end token before and after each, and where in it windows may begin.
+
+    They begin with a group; or, where ``row`` is given, with each row of so many tokens. A row holds whole groups (one
+    that is longer than a row is cut) and is filled up with end tokens.
+    """
     end = end_id(tokenizer)
     ids, starts = [end], []
     for group in groups:
-        starts.append(len(ids) - 1)
-        for line in tokenizer(list(group))["input_ids"] if group else []:
-            ids += [*line, end]
+        lines = [[*line, end] for line in tokenizer(list(group))["input_ids"]] if group else []
+        tokens = [token for line in lines for token in line]
+        if row is None:
+            starts.append(len(ids) - 1)
+        else:
+            tokens = tokens[: row - 1]
+            used = len(ids) % row or row
+            if used + len(tokens) > row:
+                ids += [end] * (row - used + 1)
+        ids += tokens
+    if row is not None:
+        ids += [end] * (-len(ids) % row)
+        starts = range(0, len(ids), row)
     return torch.tensor(ids), torch.tensor(starts)
+
+
+def weights(ids: Tensor, tokenizer: PreTrainedTokenizerFast, answers: str | None, rest: float) -> Tensor:
+    """What each token of a stream (N,) weighs in the loss: 1, and ``rest`` outside of what stands behind ``answers``.
+
+    An answer lasts to the end of its text. An end token that follows another only fills a row and weighs nothing.
+    """
+    end = ids == end_id(tokenizer)
+    after_end = torch.cat([end.new_ones(1), end[:-1]])
+    weight = torch.ones(len(ids))
+    if answers is not None:
+        mark = torch.tensor(tokenizer(answers)["input_ids"])
+        place = torch.arange(len(ids))
+        marked = torch.zeros(len(ids), dtype=torch.bool)
+        marked[len(mark) - 1 :] = (ids.unfold(0, len(mark), 1) == mark).all(1)
+        last_mark = torch.where(marked, place, -1).cummax(0).values
+        last_end = torch.where(after_end, place - 1, -1).cummax(0).values
+        weight[(last_mark <= last_end) | marked] = rest
+    weight[end & after_end] = 0
+    return weight
 
 
 def end_id(tokenizer: PreTrainedTokenizerFast) -> int:
@@ -140,37 +189,61 @@ def _config(
 
 
 def _fit(
-    model: GPT2LMHeadModel, ids: Tensor, starts: Tensor, positions: int, steps: int, rows: int, lr: float, seed: int
+    model: GPT2LMHeadModel,
+    optimisers: Sequence[torch.optim.Optimizer],
+    ids: Tensor,
+    weight: Tensor,
+    starts: Tensor,
+    *,
+    positions: int,
+    steps: int,
+    rows: int,
+    seed: int,
 ) -> None:
     starts = starts[starts <= len(ids) - positions]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     cast(nn.Module, model).to(device).train()  # Transformers wraps ``to`` and loses its types
-    decayed = [value for value in model.parameters() if value.dim() > 1]
-    plain = [value for value in model.parameters() if value.dim() < 2]
-    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _pace(step, steps))
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _pace(step, steps)) for optimiser in optimisers
+    ]
     picks = torch.Generator().manual_seed(seed)
     began = time.monotonic()
     for step in range(steps):
         first = starts[torch.randint(len(starts), (rows, 1), generator=picks)]
-        window = ids[first + torch.arange(positions)].to(device)
+        places = first + torch.arange(positions)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = _loss(model, window)
+            loss = _loss(model, ids[places].to(device), weight[places].to(device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-        schedule.step()
+        for optimiser, schedule in zip(optimisers, schedules, strict=True):
+            optimiser.step()
+            optimiser.zero_grad()
+            schedule.step()
         if step % 100 == 0 or step == steps - 1:
             log.info("step %5d/%d  loss %.3f  %.0f s", step, steps, loss.item(), time.monotonic() - began)
     cast(nn.Module, model).cpu().eval()
 
 
-def _loss(model: GPT2LMHeadModel, window: Tensor) -> Tensor:
-    """Mean cross-entropy of each token of ``window`` (B N) after the first, given those before it."""
+def _optimisers(model: GPT2LMHeadModel, lr: float, muon: bool) -> list[torch.optim.Optimizer]:
+    """AdamW; beside it Muon (https://kellerjordan.github.io/posts/muon/) for all matrices but the table of tokens."""
+    tokens = model.transformer.wte.weight
+    plain = [value for value in model.parameters() if value.dim() < 2]
+    turned = [value for value in model.parameters() if muon and value.dim() == 2 and value is not tokens]
+    chosen = {id(value) for value in (*plain, *turned)}
+    decayed = [value for value in model.parameters() if id(value) not in chosen]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
+    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95))]
+    if turned:
+        found.append(torch.optim.Muon(turned, lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
+    return found
+
+
+def _loss(model: GPT2LMHeadModel, window: Tensor, weight: Tensor) -> Tensor:
+    """Cross-entropy of each token of ``window`` (B N) after the first, given those before it: the ``weight``ed mean."""
     logits = model(input_ids=window[:, :-1]).logits  # (B N-1 V)
-    return F.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten())
+    losses = F.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten(), reduction="none")
+    weight = weight[:, 1:].flatten()
+    return (losses * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
 def _pace(step: int, steps: int) -> float:
@@ -181,12 +254,14 @@ def _pace(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def held_back_loss(model: GPT2LMHeadModel, ids: Tensor, starts: Tensor, positions: int, windows: int = 256) -> float:
+def held_back_loss(
+    model: GPT2LMHeadModel, ids: Tensor, starts: Tensor, positions: int, weight: Tensor, windows: int = 256
+) -> float:
     """Mean loss in nats a token over the first ``windows`` windows of ``ids`` that begin at ``starts``."""
     first = starts[starts <= len(ids) - positions][:windows, None]
-    rows = ids[first + torch.arange(positions)]
-    losses = [_loss(model, part).item() * len(part) for part in rows.split(32)]
-    return sum(losses) / len(rows)
+    rows = (first + torch.arange(positions)).split(32)
+    losses = [_loss(model, ids[part], weight[part]).item() * len(part) for part in rows]
+    return sum(losses) / sum(map(len, rows))
 
 
 def read_texts(files: Sequence[Path], split: str | None = None) -> Iterator[Text]:

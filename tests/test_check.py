@@ -206,6 +206,39 @@ def test_real_data_fit_their_schemas(name: str, schema: str, rows: int, capsys: 
     assert f"{rows} rows, 0 bad" in capsys.readouterr().out
 
 
+def test_rows_of_text_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "bar.yaml").write_text(SCHEMA)
+    rows = [*MEANT[:2], {"context": "tea", "intent": "order", "slots": {}}, {"intent": "order"}]
+    file = write(folder / "m.jsonl", [row if "transcript" in row else {"transcript": "tea", **row} for row in rows[:3]])
+    with pytest.raises(InputError, match=r"1 bad row: .*m\.jsonl:2: intent 'ordr' is not in schema bar"):
+        check.run(options(file, "--schema", str(folder / "bar.yaml")))
+    text = capsys.readouterr().out
+    assert "m.jsonl: 3 rows, 1 bad" in text
+    assert "  inputs    none\n" in text
+    assert "  text      2 rows of text alone\n" in text
+    assert "  intents   1 of 2 in schema bar: order 2\n" in text
+    file = write(folder / "n.jsonl", [rows[3], {"signals": [1, 2], "context": "x"}, {"context": "x"}])
+    with pytest.raises(InputError, match=r"1 bad row: .*n\.jsonl:1: no input"):
+        check.run(options(file, "--json"))
+    (report,) = json.loads(capsys.readouterr().out)["manifests"]
+    assert (report["rows"], report["inputs"], report["text_alone"]) == (3, {"signals": 1}, 1)
+
+
+def test_the_texts_of_slurp_fit_their_schema(capsys: pytest.CaptureFixture[str]) -> None:
+    file = SHARED / "slurp" / "manifest.jsonl"
+    if not file.exists():
+        pytest.skip("../shared/data/slurp is not here")
+    assert check.run(options(str(file), "--schema", "slurp", "--intent-field", "scenario+action", "--json")) == 0
+    (report,) = json.loads(capsys.readouterr().out)["manifests"]
+    assert (report["rows"], report["text_alone"], report["inputs"], report["faults"]) == (4431, 4431, {}, [])
+    figures = report["schema"]
+    assert sum(figures["intents"].values()) == 4431
+    assert len([name for name, count in figures["intents"].items() if count]) > 40
+    assert figures["in_transcript"] > 0.99 * figures["free"]
+    assert check.run(options(str(file), "--split", "test", "--schema", "slurp", "--intent-field", "intent")) == 0
+    assert "724 rows, 0 bad" in capsys.readouterr().out
+
+
 def test_torch_is_not_needed(folder: Path) -> None:
     file, schema = write(folder / "m.jsonl", GOOD), str(folder / "s.yaml")
     Path(schema).write_text("slots: {size: }")

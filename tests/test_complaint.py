@@ -20,6 +20,7 @@ from mmprefix.training import dry_run_as_flag
 
 pytestmark = list(quietly)
 AUDIO = "model.branches.audio"
+DEEP = {"class_path": "mmprefix.mappers.deep.DeepTable"}
 
 
 @pytest.fixture(scope="module")
@@ -116,8 +117,31 @@ WRONG = [
     ("model.branches", ["audio"], "option model.branches: expected dict, got ['audio']"),
     ("model.branches", {}, "model.branches: at least one branch is needed, such as image or audio"),
     (AUDIO, "cnn", f"recipe: option '{AUDIO}': expected encoder and mapper, got cnn"),
-    (AUDIO, {"encoder": {"class_path": "x.Y"}}, f"recipe: option '{AUDIO}': has no mapper"),
-    ("model.lr", 0.1, "recipe: option 'model.lr' is not known; there are branches, decoder, generate, optimizer"),
+    (AUDIO, {"mapper": {"class_path": "x.Y"}}, f"recipe: option '{AUDIO}': has no encoder"),
+    (f"{AUDIO}.mapper", None, f"{AUDIO}: has no mapper, and the decoder"),
+    ("model.prefix", {"class_path": "mmprefix.mappers.deep.DeepTabel"}, "no such class; did you mean 'DeepTable'?"),
+    ("model.prefix", {"class_path": "mmprefix.mappers.mlp.MLP"}, "MLP reads the encoder's summary, and this encoder"),
+    ("model.prefix", DEEP | {"init_args": {"lenght": 3}}, "option 'lenght' is not known; did you mean 'length'?"),
+    ("model.prefix", DEEP | {"init_arg": {"length": 3}}, "'model.prefix.init_arg' is not known; did you mean"),
+    (
+        "model.prefix",
+        DEEP | {"init_args": {"layers": 3}},
+        "DeepTable: layers=3, heads=None, head_width=None: leave out",
+    ),
+    ("model.wording", {"context": "said: {text}"}, "wording.context 'said: {text}': must hold {context} once"),
+    (
+        "model.wording",
+        {"answer": "{answer}"},
+        "option 'model.wording.answer' is not known; there are context, question",
+    ),
+    ("model.transcriber", {"class_path": "mmprefix.decoder.CausalDecoder"}, "model.transcriber: expected Transcriber"),
+    ("model.modality_dropout", 1, "model.modality_dropout 1.0: give a probability from 0 on, below 1"),
+    ("model.answers", ["yes"], "model.answers ['yes']: give two words"),
+    (
+        "model.lr",
+        0.1,
+        "recipe: option 'model.lr' is not known; there are answers, branches, decoder, generate, modality",
+    ),
     ("model.decoder.init_args.model", "/nowhere/gpt2", "'/nowhere/gpt2': no such folder"),
     ("trainer.accelerator", "abacus", "abacus"),
 ]

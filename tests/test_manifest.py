@@ -75,7 +75,16 @@ FAULTS = [
     ({"id": ["x"], "image": "a.jpg"}, "id must be a text, found a list"),
     ({"id": "", "image": "a.jpg"}, "id must be a text"),
     ({"id": "first", "image": "a.jpg"}, "id 'first' is already used in line 1"),
-    ({"captions": ["x"]}, "no input"),
+    ({"captions": ["x"]}, "no input: one of image, audio, video, signals must name a file, or a context or transcript"),
+    ({"context": "", "transcript": ""}, "no input"),
+    ({"context": 4}, "context must be a text, found a number"),
+    ({"context": ["a", 4]}, "context must be a text or a list of texts, found a number (4) in it"),
+    ({"signals": []}, "signals must be finite numbers, found none"),
+    ({"signals": [1, "2"]}, 'signals must be finite numbers, found a text ("2")'),
+    ({"signals": [1, True]}, "signals must be finite numbers, found a truth value (true)"),
+    ('{"signals": [1, NaN]}', "signals must be finite numbers, found a number (NaN)"),
+    ({"signals": 3}, "signals must be a text, found a number (3)"),
+    ({"signals": [1, 2], "audio": "none.wav"}, "audio: "),
     ({"image": 3}, "image must be a text, found a number"),
     ({"image": ""}, "image: the name of the file is empty"),
     ({"image": "none.jpg"}, "none.jpg: no such file"),
@@ -157,6 +166,46 @@ def test_csv_reads_like_json(folder: Path) -> None:
     assert [(fault.line, fault.message[:8]) for fault in faults] == [(5, "image: /"), (6, "8 names ")]
     tabs = write(folder, "id\timage\tcaption", "x\ta.jpg\thello, you", name="m.tsv")
     assert read_manifest(tabs)[0][0].captions == ("hello, you",)
+
+
+def test_rows_of_text_and_of_numbers(folder: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"context": "on", "label": "x"},
+        {"transcript": "off", "signals": None},
+        {"context": ["on", "of"], "signals": [1, -2.5]},
+        {"audio": "a.wav", "signals": [0.5], "start": 1},
+    ]
+    file = write(folder, *rows)
+    examples, faults = read_manifest(file)
+    assert faults == []
+    assert [(row.context, row.contexts) for row in examples] == [("on", ()), ("", ()), ("on", ("of",)), ("", ())]
+    assert examples[1].extra == {"transcript": "off"}
+    assert [dict(row.inputs) for row in examples[:3]] == [{}, {}, {"signals": Item("", numbers=(1.0, -2.5))}]
+    assert examples[3].inputs == {
+        "audio": Item(str(folder / "a.wav"), 1.0, None),
+        "signals": Item("", numbers=(0.5,)),
+    }
+    assert [item.source for item in examples[3].inputs.values()] == [str(folder / "a.wav"), (0.5,)]
+    assert [row.places for row in examples] == [
+        [f"{file}:1"],
+        [f"{file}:2"],
+        [f"{file}:3"],
+        [str(folder / "a.wav"), f"{file}:4"],
+    ]
+
+
+def test_numbers_in_a_table(folder: Path) -> None:
+    (folder / "numbers.json").write_text("[1, 2]")
+    table = ["id,signals,transcript", 'a,"[1, 2.5]",', "b,numbers.json,", "c,,on", 'd,"[1, 2",', 'e,"[1, x]",', "f,,"]
+    examples, faults = read_manifest(write(folder, *table, name="m.csv"))
+    assert [(row.id, dict(row.inputs)) for row in examples] == [
+        ("a", {"signals": Item("", numbers=(1.0, 2.5))}),
+        ("b", {"signals": Item(str(folder / "numbers.json"))}),
+        ("c", {}),
+    ]
+    assert [(fault.line, fault.message.split(":")[0]) for fault in faults] == [
+        (5, "signals"), (6, "signals"), (7, "no input"),
+    ]  # fmt: skip
 
 
 def test_a_long_list_of_faults_ends_with_a_count() -> None:

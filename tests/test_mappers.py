@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel
@@ -29,6 +30,8 @@ BUILD: dict[str, Callable[[], Mapper]] = {
     "global": lambda: PrefixAAC(D, G, E, reads="summary", length=4, layers=1, heads=4, pieces=3, relu=False),
     "resampler": lambda: Resampler(D, G, E, length=5, heads=4),
     "resampler-narrow": lambda: Resampler(D, 0, E, length=5, layers=3, heads=2, hidden=16),
+    "mlp-deep": lambda: MLP(D, G, E, length=5, hidden=9, layers=3),
+    "learned": lambda: Learned(D, G, E, length=3),
     "parallel": lambda: Parallel(D, G, E, mappers=[MLP(D, G, E, length=2), lambda d, g, e: Linear(d, g, e, stack=2)]),
 }
 
@@ -150,8 +153,23 @@ def test_published_sizes() -> None:
     assert sum(p.numel() for p in overall.parameters()) == 18946560
 
 
+@pytest.mark.parametrize("layers", [2, 3, 4])
+def test_an_mlp_has_as_many_linear_layers_as_asked(layers: int) -> None:
+    """A tanh behind each but the last, by hand."""
+    mapper = MLP(D, G, E, length=5, hidden=6, layers=layers)
+    weights = list(mapper.state_dict().values())
+    assert len(weights) == 2 * layers
+    found = features([7, 4])
+    x = found.pooled
+    for place in range(0, len(weights), 2):
+        x = x @ weights[place].T + weights[place + 1]
+        x = torch.tanh(x) if place < len(weights) - 2 else x
+    assert torch.allclose(mapper(found).embeds, x.view(2, 5, E), atol=1e-6)
+
+
 @pytest.mark.parametrize(("make", "message"), [
     (lambda: MLP(D, 0, E), "MLP reads the encoder's summary"),
+    (lambda: MLP(D, G, E, layers=1), "MLP.layers 1: give a number from 2 on"),
     (lambda: Transformer(D, 0, E), "Transformer reads the encoder's summary"),
     (lambda: Linear(0, G, E), "Linear reads the encoder's frames"),
     (lambda: Resampler(0, 0, E), "Resampler reads the encoder's frames"),

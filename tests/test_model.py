@@ -1,0 +1,571 @@
+"""PrefixLM: what branches, task prefix and wording become for the decoder; inputs that are absent; saving it whole."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_spoken
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tiny_recipes import quietly, refusal, run, same, tensors, watched
+from tiny_spoken import SAID, Spoken, part, tone
+from torch import Tensor
+
+from mmprefix import task
+from mmprefix.batching import stack
+from mmprefix.cli import main
+from mmprefix.decoder import CausalDecoder
+from mmprefix.encoders.signals import Signals
+from mmprefix.encoders.whisper import Whisper
+from mmprefix.generation import GenerateOptions
+from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.deep import Deep, DeepTable
+from mmprefix.mappers.learned import Learned
+from mmprefix.mappers.linear import Linear
+from mmprefix.mappers.mlp import MLP
+from mmprefix.modalities import drop_modalities
+from mmprefix.model import Branch, PrefixLM
+from mmprefix.predictor import Predictor, load
+from mmprefix.seq2seq import CrossDecoder
+from mmprefix.trie import trie
+from mmprefix.types import Batch, DeepPrefix, Features, InputError, Media, MixedPrefix, Prefix
+from mmprefix.wording import Wording
+
+pytestmark = quietly
+OPTIONS = GenerateOptions(max_new_tokens=5)
+Make = Callable[[int, int, int], Mapper]
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
+    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"), taught=60)
+
+
+@pytest.fixture(scope="module")
+def gpt2(spoken: Spoken) -> CausalDecoder:
+    return CausalDecoder(spoken.place("decoder"))
+
+
+@pytest.fixture(scope="module")
+def ears(spoken: Spoken) -> Whisper:
+    return Whisper(spoken.place("whisper"))
+
+
+@pytest.fixture(scope="module")
+def asked(spoken: Spoken) -> CrossDecoder:
+    return CrossDecoder(spoken.place("whisper"))
+
+
+def sounds(count: int = 4) -> Media:
+    return stack([torch.from_numpy(tone(pitch, 0.4 + 0.3 * n)) for n, pitch in enumerate(SAID.values())][:count])
+
+
+def numbers(count: int = 4) -> Media:
+    return stack([torch.tensor([n - 1.5, 0.5 * n]) for n in range(count)])
+
+
+def batch(inputs: dict[str, Media | Features], prompts: list[str], **more: Any) -> Batch:
+    count = len(prompts)
+    targets = [["a dog", "rain falls"], ["the cat."], ["a bell"], ["the old roof", "some rain"]][:count]
+    return Batch(**{
+        "inputs": inputs, "prompts": prompts, "targets": targets, "contexts": [""] * count,
+        "ids": [str(n) for n in range(count)], **more,
+    })  # fmt: skip
+
+
+def row(media: Media, b: int) -> Media:
+    return Media(media.values[b : b + 1, : int(media.lengths[b])], media.lengths[b : b + 1])
+
+
+# --------------------------------------------------------------------------------------------- inputs that are absent
+
+SOFT: dict[str, Make] = {
+    "audio": lambda d, g, w: Linear(d, g, w, stack=2),
+    "signals": lambda d, g, w: MLP(d, g, w, length=2, hidden=6),
+}
+DEEP: dict[str, Make] = {
+    "audio": lambda d, g, w: Deep(d, g, w, SOFT["audio"], hidden=6),
+    "signals": lambda d, g, w: Deep(d, g, w, SOFT["signals"], hidden=6),
+}
+TASK: dict[str, Make | None] = {
+    "no task prefix": None,
+    "soft task prefix": lambda d, g, w: Learned(d, g, w, length=2, std=1.0),
+    "deep task prefix": lambda d, g, w: DeepTable(d, g, w, length=2, std=1.0),
+}
+
+
+def two_ears(gpt2: CausalDecoder, ears: Whisper, audio: Make, signals: Make, prefix: Make | None) -> PrefixLM:
+    torch.manual_seed(7)
+    branches = {"audio": Branch(ears, audio), "signals": Branch(Signals(["a", "b"]), signals)}
+    model = PrefixLM(branches, gpt2, prefix, Wording(context="said: {context}\n"))
+    with torch.no_grad():
+        for parameter in model.mappers.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.3)
+    return model
+
+
+ABSENT = {"audio": [False, True, False, True], "signals": [False, False, True, True]}
+CONTEXTS = ["", "", "a dog", "the cat"]
+
+
+@pytest.mark.parametrize("signals", [SOFT["signals"], DEEP["signals"]], ids=["soft signals", "deep signals"])
+@pytest.mark.parametrize("audio", [SOFT["audio"], DEEP["audio"]], ids=["soft audio", "deep audio"])
+@pytest.mark.parametrize("prefix", TASK.values(), ids=TASK)
+@pytest.mark.parametrize("prompts", [[""] * 4, ["the", "", "a green", ""]], ids=["no prompt", "prompts"])
+def test_a_hidden_input_is_as_if_it_were_not_there(
+    prompts: list[str], prefix: Make | None, audio: Make, signals: Make, gpt2: CausalDecoder, ears: Whisper
+) -> None:
+    """In one batch each row lacks something else; alone it has only the inputs that it has."""
+    model = two_ears(gpt2, ears, audio, signals, prefix)
+    inputs: dict[str, Media | Features] = {"audio": sounds(), "signals": numbers()}
+    hidden = {name: torch.tensor(rows) for name, rows in ABSENT.items()}
+    whole = batch(inputs, prompts, contexts=CONTEXTS, absent=hidden)
+    losses, texts = model.text_loss(whole).by_input(4).nll, model.generate(whole, OPTIONS)
+    for b in range(4):
+        own = {name: row(media, b) for name, media in (("audio", sounds()), ("signals", numbers()))}
+        alone = batch({name: media for name, media in own.items() if not ABSENT[name][b]}, prompts[b : b + 1])
+        alone = replace(alone, contexts=CONTEXTS[b : b + 1], targets=whole.targets[b : b + 1])
+        assert float(model.text_loss(alone).nll.sum()) == pytest.approx(float(losses[b]), abs=1e-3)
+        assert model.generate(alone, OPTIONS)[0][0].text == texts[b][0].text
+    shown = replace(whole, absent={})
+    assert not torch.allclose(model.text_loss(shown).by_input(4).nll[1:], losses[1:], atol=1e-2)
+
+
+def test_what_is_hidden_is_not_trained(gpt2: CausalDecoder, ears: Whisper) -> None:
+    model = two_ears(gpt2, ears, SOFT["audio"], DEEP["signals"], TASK["deep task prefix"])
+    everywhere = {"audio": torch.ones(4, dtype=torch.bool)}
+    inputs: dict[str, Media | Features] = {"audio": sounds(), "signals": numbers()}
+    model.text_loss(batch(inputs, [""] * 4, absent=everywhere)).mean().backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if name.startswith("mappers.")}
+    assert all(g is None or not bool(g.any()) for name, g in gradients.items() if name.startswith("mappers.audio"))
+    assert all(g is not None and bool(g.any()) for name, g in gradients.items() if "signals" in name)
+
+
+def test_prefixes_hide_their_rows() -> None:
+    prefix = Prefix(torch.randn(2, 3, 4), torch.tensor([[True, True, False], [True, True, True]]))
+    shape = (2, 2, 2, 3, 2)
+    deep = DeepPrefix(torch.randn(shape), torch.randn(shape), prefix.mask, torch.ones(2, 2))
+    rows = torch.tensor([False, True])
+    wanted = [[True, True, False], [False] * 3]
+    assert prefix.hidden(rows).mask.tolist() == deep.hidden(rows).mask.tolist() == wanted
+    both = MixedPrefix(deep, prefix).hidden(rows)
+    assert both.deep.mask.tolist() == both.soft.mask.tolist() == wanted
+    assert both.deep.gate is deep.gate
+    one = MixedPrefix(
+        DeepPrefix(deep.keys[:, :1], deep.values[:, :1], deep.mask[:1]), Prefix(prefix.embeds[:1], prefix.mask[:1])
+    )
+    many = one.expand(3)
+    assert many.deep.keys.shape == (2, 3, 2, 3, 2)
+    assert torch.equal(many.deep.values[:, 2], deep.values[:, 0])
+    assert many.soft.embeds.shape == (3, 3, 4)
+    assert many.soft.mask.tolist() == many.deep.mask.tolist() == [wanted[0]] * 3
+
+
+# ---------------------------------------------------------------------------------------------------- modality dropout
+
+
+def rows(count: int, contexts: list[str] | None = None) -> Batch:
+    inputs: dict[str, Media | Features] = {
+        "audio": Media(torch.zeros(count, 4), torch.full((count,), 4)),
+        "signals": Features(torch.zeros(count, 0, 0), torch.zeros(count, 0).bool(), torch.zeros(count, 2)),
+    }
+    names = [str(n) for n in range(count)]
+    return Batch(inputs, [""] * count, [["a"]] * count, contexts or [""] * count, names)
+
+
+@pytest.mark.parametrize("probability", [0.1, 0.5, 0.9])
+def test_inputs_are_hidden_with_the_probability_asked_for_and_never_all(probability: float) -> None:
+    count, three = 100000, 3
+    torch.manual_seed(0)
+    found = drop_modalities(rows(count, ["said"] * count), probability, text=True)
+    gone = torch.stack([found.absent["audio"], found.absent["signals"], torch.tensor([not c for c in found.contexts])])
+    assert not bool(gone.all(0).any())
+    # a row that would lose all three keeps one of them, drawn evenly
+    wanted = probability - probability**three / three
+    error = (wanted * (1 - wanted) / count) ** 0.5
+    for one in gone:
+        assert float(one.float().mean()) == pytest.approx(wanted, abs=4 * error)
+    pair = float((gone[0] & gone[1]).float().mean())
+    assert pair == pytest.approx(probability**2 - probability**3 * 2 / 3, abs=0.01)
+
+
+def test_only_what_is_there_can_be_kept() -> None:
+    torch.manual_seed(0)
+    contexts = ["said", ""] * 500
+    found = drop_modalities(rows(1000, contexts), 0.9, text=True)
+    gone = found.absent["audio"] & found.absent["signals"]
+    assert not bool(gone[1::2].any())  # without a context, one of the inputs is left
+    assert bool(gone[::2].any())
+    assert all(found.contexts[place] for place in gone.nonzero()[:, 0].tolist())
+    assert set(found.contexts[1::2]) == {""}
+    kept = drop_modalities(rows(1000, contexts), 0.9, text=False)
+    assert kept.contexts == contexts
+    assert not bool((kept.absent["audio"] & kept.absent["signals"]).any())
+
+
+def test_the_draw_is_torchs_and_moves_nothing_else() -> None:
+    given = rows(50, ["said"] * 50)
+    torch.manual_seed(3)
+    one = drop_modalities(given, 0.5, text=True)
+    torch.manual_seed(3)
+    two = drop_modalities(given, 0.5, text=True)
+    assert all(torch.equal(one.absent[name], two.absent[name]) for name in ("audio", "signals"))
+    assert one.contexts == two.contexts
+    assert not torch.equal(one.absent["audio"], drop_modalities(given, 0.5, text=True).absent["audio"])
+    assert one.inputs is given.inputs
+    assert given.contexts == ["said"] * 50
+    assert not given.absent
+    nothing = drop_modalities(given, 0.0, text=True)
+    assert not any(bool(rows.any()) for rows in nothing.absent.values())
+    assert nothing.contexts == given.contexts
+
+
+def test_rows_of_text_alone_and_of_nothing_are_left_as_they_are() -> None:
+    text = Batch({}, ["", ""], [["a"], ["b"]], ["said", ""], ["0", "1"])
+    torch.manual_seed(0)
+    for _ in range(20):
+        assert drop_modalities(text, 0.9, text=True).contexts == ["said", ""]
+    assert drop_modalities(text, 0.9, text=False) is text
+
+
+# ------------------------------------------------------------------------------------------- branches and task prefix
+
+
+def test_a_task_prefix_stands_before_the_branches(gpt2: CausalDecoder, ears: Whisper) -> None:
+    model = two_ears(gpt2, ears, SOFT["audio"], SOFT["signals"], TASK["soft task prefix"])
+    found = model.prefix({"audio": sounds(2), "signals": numbers(2)})
+    alone = {name: model.mappers[name](model.features({name: media})[name]) for name, media in
+             (("audio", sounds(2)), ("signals", numbers(2)))}  # fmt: skip
+    assert isinstance(found, Prefix)
+    assert model.task_prefix is not None
+    learned: Tensor = model.task_prefix.get_parameter("embeds")
+    wanted = torch.cat([learned.expand(2, -1, -1), alone["audio"].embeds, alone["signals"].embeds], 1)
+    assert torch.allclose(found.embeds, wanted, atol=1e-6)
+    assert found.mask.sum(1).tolist() == [2 + 10 + 2, 2 + 18 + 2]
+    mixed = two_ears(gpt2, ears, SOFT["audio"], SOFT["signals"], TASK["deep task prefix"]).prefix(
+        {"signals": numbers(3)}
+    )
+    assert isinstance(mixed, MixedPrefix)
+    assert mixed.deep.keys.shape == (2, 3, 4, 2, 8)
+    assert mixed.soft.embeds.shape == (3, 2, 32)
+
+
+def test_a_model_may_be_a_prefix_alone(gpt2: CausalDecoder) -> None:
+    model = PrefixLM({}, gpt2, TASK["deep task prefix"])
+    assert len(model.text_loss(batch({}, ["the", "a green", ""])).nll) == 4
+    assert [len(one) for one in model.generate(batch({}, ["the", ""]), OPTIONS)] == [1, 1]
+    assert set(model.trained) == {"task_prefix.table"}
+    found = model.prefix({}, count=5)
+    assert isinstance(found, DeepPrefix)
+    assert found.mask.shape == (5, 2)
+    with pytest.raises(InputError, match="no branch for input audio"):
+        model.prefix({"audio": sounds()})
+
+
+def test_whisper_looks_at_a_branch_without_a_mapper(ears: Whisper, asked: CrossDecoder, gpt2: CausalDecoder) -> None:
+    model = PrefixLM({"audio": Branch(ears)}, asked)
+    heard = batch({"audio": sounds(3)}, [""] * 3)
+    loss = model.text_loss(heard).by_input(3).nll
+    features = ears(sounds(3))
+    nothing = Prefix(torch.zeros(3, 0, 32), torch.zeros(3, 0, dtype=torch.bool))
+    wanted = asked.text_loss(asked.start(nothing, features), [""] * 3, heard.targets).by_input(3).nll
+    assert torch.allclose(loss, wanted, atol=1e-4)
+    assert not model.trained
+    twice = PrefixLM({"near": Branch(ears), "far": Branch(ears)}, asked)  # what is heard twice is looked at in a row
+    both = batch({"near": sounds(3), "far": sounds(3)}, [""] * 3)
+    frames = Features(torch.cat([features.frames] * 2, 1), torch.cat([features.mask] * 2, 1), features.pooled)
+    wanted = asked.text_loss(asked.start(nothing, frames), [""] * 3, heard.targets).by_input(3).nll
+    assert torch.allclose(twice.text_loss(both).by_input(3).nll, wanted, atol=1e-4)
+    with pytest.raises(
+        InputError, match=r"model.branches.audio: has no mapper, and the decoder '.*' looks at no frames"
+    ):
+        PrefixLM({"audio": Branch(ears)}, gpt2)
+    with pytest.raises(InputError, match=r"model.branches.signals: has no mapper"):
+        PrefixLM({"audio": Branch(ears), "signals": Branch(Signals())}, asked)
+
+
+def test_what_does_not_fit_together_is_refused(asked: CrossDecoder, gpt2: CausalDecoder, ears: Whisper) -> None:
+    with pytest.raises(InputError, match=r"model.branches: at least one branch is needed.* or model.prefix"):
+        PrefixLM({}, gpt2)
+    for name in ("decoder", "transcriber"):
+        with pytest.raises(InputError, match=f"model.branches.{name}: is the name of another part"):
+            PrefixLM({name: Branch(ears, SOFT["audio"])}, gpt2)
+    with pytest.raises(InputError, match="MLP reads the encoder's summary, and this encoder has none"):
+        PrefixLM({}, gpt2, MLP)
+    model = PrefixLM({"audio": Branch(ears, SOFT["audio"])}, gpt2)
+    with pytest.raises(InputError, match="no branch for input signals; this model reads audio"):
+        model.prefix({"signals": numbers()})
+    with pytest.raises(InputError, match=r"no branch for input \(none given\)"):
+        model.prefix({})
+    wide = Whisper(ears.identity.source)
+    wide.dim = 48
+    with pytest.raises(InputError, match=r"its frames are 48 wide, and the decoder .* frames that are 32 wide"):
+        PrefixLM({"audio": Branch(wide, SOFT["audio"])}, asked)
+    table = DeepTable(0, 0, 32, layers=3, heads=4, head_width=8)
+    with pytest.raises(InputError, match="DeepTable: is for 3 layers of 4 heads of 8; the decoder has 2 layers"):
+        PrefixLM({}, gpt2, table)
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ({"modality_dropout": 1.0}, "model.modality_dropout 1.0: give a probability"),
+    ({"answers": ["yes", "yes"]}, "model.answers .*: give two words"),
+])  # fmt: skip
+def test_a_task_refuses_what_cannot_be(arguments: dict[str, Any], message: str, gpt2: CausalDecoder) -> None:
+    with pytest.raises(InputError, match=message):
+        task.PrefixTask({}, gpt2, prefix=TASK["deep task prefix"], **arguments)
+
+
+def test_a_decoder_that_needs_frames_cannot_do_without_them(asked: CrossDecoder, ears: Whisper) -> None:
+    with pytest.raises(InputError, match=r"model.modality_dropout: this decoder cannot do without the frames"):
+        task.PrefixTask({"audio": Branch(ears)}, asked, modality_dropout=0.2)
+
+
+# ------------------------------------------------------------------------------------------------------------- wording
+
+
+def test_wording_puts_texts_where_they_belong() -> None:
+    wording = Wording("said: {context}\n", "question: {question}\nanswer:")
+    assert wording.lead("turn {it} on", "be brief. ") == "said: turn {it} on\nbe brief. "
+    assert wording.lead("", "be brief. ") == "be brief. "
+    assert wording.ask("which {context}?") == "question: which {context}?\nanswer:"
+    assert wording.ask("") == ""
+    assert Wording().lead("never read", "p") == "p"
+    assert Wording().ask("which?") == "which?"
+
+
+@pytest.mark.parametrize(("templates", "message"), [
+    ({"context": "said:"}, r"wording.context 'said:': must hold \{context\} once"),
+    ({"context": "{context}{context}"}, "wording.context"),
+    ({"question": ""}, r"wording.question '': must hold \{question\} once"),
+    ({"question": "{context}"}, "wording.question"),
+])  # fmt: skip
+def test_a_template_without_its_place_is_refused(templates: dict[str, str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Wording(**templates)
+
+
+def test_the_decoder_reads_what_is_worded(gpt2: CausalDecoder) -> None:
+    """A context before the prompt, a question before each target; without wording contexts are not read."""
+    torch.manual_seed(0)
+    model = PrefixLM({}, gpt2, TASK["deep task prefix"], Wording("said: {context}\n", "q: {question}\na:"))
+    given = batch({}, ["be brief. ", "the"], contexts=["a dog", ""], questions=[["who?", "where?"], [""]])
+    found = model.text_loss(given)
+    state = gpt2.start(model.prefix({}, count=1))
+    plain = [
+        gpt2.text_loss(state, [before], [[text]]).nll
+        for before, text in (
+            ("said: a dog\nbe brief. q: who?\na:", "a dog"),
+            ("said: a dog\nbe brief. q: where?\na:", "rain falls"),
+            ("the", "the cat."),
+        )
+    ]
+    assert torch.allclose(found.nll, torch.cat(plain), atol=1e-3)
+    assert model.reads_text
+    deaf = PrefixLM({}, gpt2, TASK["deep task prefix"])
+    assert not deaf.reads_text
+    assert deaf.prompts(given) == ["be brief. ", "the"]
+
+
+# ------------------------------------------------------------------------------------------------------------- choices
+
+
+def test_a_trie_reads_what_texts_have_in_common_once() -> None:
+    texts = [[5, 6, 0], [5, 7, 0], [5, 0], [8, 0]]
+    tree = trie(texts, torch.device("cpu"))
+    assert tree.tokens.tolist() == [5, 6, 7, 8]
+    assert tree.depth.tolist() == [0, 1, 1, 0]
+    wanted = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
+    assert tree.sees.long().tolist() == wanted
+    spelled: list[list[int]] = [[] for _ in texts]
+    for edge, text in zip(tree.edge.tolist(), tree.text.tolist(), strict=True):
+        spelled[text].append(int(tree.next[edge]))
+    assert spelled == texts
+    assert len(tree.next) == len(set(zip(tree.places.tolist(), tree.next.tolist(), strict=True))) == 8
+
+
+@pytest.mark.parametrize("stop", [None, "."])
+def test_choices_are_weighed_as_they_would_be_scored(stop: str | None, spoken: Spoken) -> None:
+    decoder = CausalDecoder(spoken.place("decoder"), stop=stop)
+    torch.manual_seed(1)
+    model = PrefixLM({}, decoder, TASK["soft task prefix"])
+    prompts, choices = ["the", "", "said: "], ["a dog", "a dog barks", "rain", "a", "the cat runs over"]
+    state = model.start(batch({}, prompts))
+    found = decoder.choose(decoder.open(state, prompts), prompts, choices)
+    ended = [text + (stop or "") for text in choices]
+    scores = torch.tensor(decoder.score(state, prompts, [ended] * 3))
+    assert torch.allclose(found, scores.log_softmax(-1), atol=1e-3)
+
+
+# -------------------------------------------------------------------------------------------------- the model, whole
+
+
+def everything(spoken: Spoken) -> dict[str, Any]:
+    """Sound and numbers to GPT-2, a deep prefix, texts from a transcriber, one of the three hidden now and then."""
+    audio = {
+        "encoder": part("encoders.whisper.Whisper", model=spoken.place("whisper")),
+        "mapper": part("mappers.mlp.MLP", length=2, hidden=8),
+    }
+    scaled = part("mappers.minmax.MinMax", mapper=part("mappers.mlp.MLP", length=1, hidden=8, layers=3))
+    signals = {"encoder": part("encoders.signals.Signals", names=["a", "b", "c"]), "mapper": scaled}
+    made = spoken.config(
+        branches={"audio": audio, "signals": signals},
+        decoder=part("decoder.CausalDecoder", model=spoken.place("decoder")),
+        prefix=part("mappers.deep.Deep", mapper=part("mappers.learned.Learned", length=3), hidden=8),
+        wording={"context": "said: {context}\ndecision:"},
+        transcriber=part("transcriber.Transcriber", model=spoken.place("whisper"), num_beams=1, max_new_tokens=12),
+        modality_dropout=0.4,
+        answers=["directed", "other"],
+    )
+    labels = [json.loads(line) for line in Path(spoken.place("train.jsonl")).read_text().splitlines()]
+    for number, one in enumerate(labels):
+        one["target"] = ["directed", "other"][number % 2]
+    Path(spoken.place("labelled.jsonl")).write_text("".join(json.dumps(one) + "\n" for one in labels))
+    made["data"]["init_args"] |= {"train": [spoken.place("labelled.jsonl")], "val": [spoken.place("labelled.jsonl")]}
+    return made
+
+
+@pytest.fixture(scope="module")
+def fitted(spoken: Spoken, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fit")
+    recipe = spoken.recipe(everything(spoken), root)
+    assert run("fit", recipe, save_to=root / "model", trainer__max_epochs=2) == 0
+    return root
+
+
+def test_training_touches_mappers_and_task_prefix_only(fitted: Path) -> None:
+    found = watched(fitted)
+    moved = {name for name, tensor in found.after.items() if not torch.equal(tensor, found.before[name])}
+    own = {name for name in found.after if name.startswith(("model.mappers.", "model.task_prefix."))}
+    ranges = {f"model.mappers.signals.{name}" for name in ("low", "high")}
+    assert moved == own - ranges == set(found.gradients)
+    assert {name.split(".")[1] for name in found.after} == {
+        "decoder", "encoders", "mappers", "task_prefix", "transcriber"
+    }  # fmt: skip
+    assert tensors(fitted / "checkpoints" / "last.ckpt").keys() == own
+
+
+def test_the_saved_model_is_the_trained_one(spoken: Spoken, fitted: Path, tmp_path: Path) -> None:
+    saved = yaml.safe_load((fitted / "model" / "mmprefix.yaml").read_text())
+    assert saved["recipe"].keys() == {"branches", "decoder", "prefix", "wording", "transcriber"}
+    assert saved["parts"].keys() == {"audio", "signals", "decoder", "transcriber"}
+    assert saved["parts"]["transcriber"]["sha256"] == saved["parts"]["audio"]["sha256"]
+    state = load_file(fitted / "model" / "model.safetensors")
+    assert {name for name in state if name.startswith("task_prefix")} == {"task_prefix.table"}
+    assert not any(name.startswith(("transcriber", "decoder", "encoders")) for name in state)
+    found = load(fitted / "model", device="cpu")
+    assert found.model.wording == Wording("said: {context}\ndecision:")
+    assert found.settings["answers"] == ["directed", "other"]
+    files = [{"audio": spoken.place(f"{n}.wav"), "signals": (float(n), 1.0, 7.0)} for n in range(3)]
+    contexts = list(SAID)[:3]
+    odds = found.detect(files, context=contexts)
+    assert found.detect(files) == pytest.approx(odds, abs=1e-4)  # it hears for itself what was said
+    assert found.detect(files, context=contexts[::-1]) != pytest.approx(odds, abs=1e-4)
+    # the same by the model that was trained
+    trained = PrefixLM.from_recipe(saved["recipe"])
+    after = {name.removeprefix("model."): tensor for name, tensor in watched(fitted).after.items()}
+    deep = Deep(0, 0, 32, lambda d, g, w: Learned(d, g, w, length=3), hidden=8, layers=2, heads=4, head_width=8)
+    whole = PrefixLM(
+        {name: Branch(trained.encoder(name), _mapper(trained, name)) for name in trained.encoders},
+        trained.decoder, deep, trained.wording, trained.transcriber,
+    )  # fmt: skip
+    whole.load_state_dict(after)
+    again = Predictor(whole, found.options, found.settings)
+    assert again.detect(files, context=contexts) == pytest.approx(odds, abs=1e-4)
+    again.save(tmp_path / "again")
+    folded = load_file(tmp_path / "again" / "model.safetensors")
+    assert folded.keys() == state.keys()
+    assert all(torch.allclose(folded[name], state[name], atol=1e-6) for name in state)
+    found.save(tmp_path / "once more")
+    assert same(load_file(tmp_path / "once more" / "model.safetensors"), state)
+
+
+def _mapper(model: PrefixLM, name: str) -> Mapper:
+    mapper = model.mappers[name]
+    assert isinstance(mapper, Mapper)
+    return mapper
+
+
+def test_the_transcriber_may_move_but_not_change(spoken: Spoken, fitted: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(spoken.place("whisper"), tmp_path / "moved")
+    files = {"audio": spoken.place("0.wav"), "signals": (0.0, 1.0, 7.0)}
+    there = load(fitted / "model", device="cpu", parts={"transcriber": str(moved)})
+    assert there.model.frozen_parts["transcriber"].identity.source == str(moved)
+    assert there.detect([files]) == load(fitted / "model", device="cpu").detect([files])
+    weights = load_file(moved / "model.safetensors")
+    name = "model.decoder.layers.0.fc1.weight"
+    save_file({**weights, name: weights[name] + 1}, moved / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"was trained with the transcriber '.*whisper' \(sha256 .*; use the same"):
+        load(fitted / "model", device="cpu", parts={"transcriber": str(moved)})
+    model = shutil.copytree(fitted / "model", tmp_path / "model")
+    file = model / "mmprefix.yaml"
+    saved = yaml.safe_load(file.read_text())
+    saved["recipe"]["transcriber"]["init_args"]["model"] = str(tmp_path / "gone")
+    file.write_text(yaml.safe_dump(saved))
+    with pytest.raises(InputError, match=r"the transcriber is not at .*gone; .*--part transcriber=PLACE"):
+        load(model, device="cpu")
+    del saved["recipe"]["transcriber"]
+    file.write_text(yaml.safe_dump(saved))
+    with pytest.raises(InputError, match="was trained with the transcriber, which this model does not have"):
+        load(model, device="cpu")
+    with pytest.raises(InputError, match="part 'transcriber': this model has audio, signals, decoder"):
+        load(model, device="cpu", parts={"transcriber": str(moved)})
+
+
+def test_the_shell_is_told_where_the_transcriber_is(spoken: Spoken, fitted: Path, tmp_path: Path, capsys: Any) -> None:
+    moved = shutil.copytree(spoken.place("whisper"), tmp_path / "moved")
+    words = ["caption", str(fitted / "model"), spoken.place("0.wav"), "--device", "cpu", "--part"]
+    assert main([*words, f"transcriber={moved}"]) == 0
+    capsys.readouterr()
+    assert main([*words, f"transcriber={tmp_path}/nowhere"]) == 2
+    assert "the transcriber is not at" in capsys.readouterr().err
+
+
+def test_a_checkpoint_for_another_transcriber_or_wording(
+    spoken: Spoken, fitted: Path, tmp_path: Path, capfd: Any
+) -> None:
+    last = fitted / "checkpoints" / "last.ckpt"
+
+    def said(change: Callable[[dict[str, Any]], Any]) -> str:
+        made = everything(spoken)
+        change(made["model"])
+        return refusal("validate", spoken.recipe(made, tmp_path), capfd, ckpt_path=last)
+
+    text = said(lambda model: model.pop("transcriber"))
+    assert text == f"{last}: was trained with the transcriber, which this model does not have"
+    text = said(lambda model: model["transcriber"]["init_args"].update(num_beams=2))
+    assert text == f"{last}: the transcriber was trained with num_beams=1, but this one has num_beams=2"
+    text = said(lambda model: model.pop("prefix"))
+    assert f"{last}: holds a tensor 'task_prefix." in text
+
+
+def test_a_dry_run_counts_every_part(spoken: Spoken, tmp_path: Path, capfd: Any) -> None:
+    assert run("fit", spoken.recipe(everything(spoken), tmp_path), dry_run=True) == 0
+    said = capfd.readouterr()
+    lines = {line[:24].strip(): line.split() for line in (said.out + said.err).splitlines()}
+    assert lines["task prefix"][2:] == ["Deep", "1,512", "1,512"]  # 3 * 32, 33 * 8, 9 * 2 * 2 * 32
+    assert lines["transcriber"][1] == "Transcriber"
+    assert lines["transcriber"][-1] == lines["decoder"][-1] == "0"
+    trained = [int(lines[name][-1].replace(",", "")) for name in ("audio mapper", "signals mapper", "task prefix")]
+    assert int(lines["all"][-1].replace(",", "")) == sum(trained)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_recipes_of_models_without_mappers_are_built_again(ears: Whisper, asked: CrossDecoder, tmp_path: Path) -> None:
+    model = PrefixLM({"audio": Branch(ears)}, asked, TASK["deep task prefix"])
+    again = PrefixLM.from_recipe(yaml.safe_load(yaml.safe_dump(model.recipe())))
+    assert again.recipe() == model.recipe()
+    assert "mapper" not in model.recipe()["branches"]["audio"]
+    assert not again.mappers
+    Predictor(model, OPTIONS).save(tmp_path / "model")
+    found = load(tmp_path / "model", device="cpu")
+    heard = batch({"audio": sounds(3)}, [""] * 3)
+    assert torch.equal(found.model.text_loss(heard).nll, model.text_loss(heard).nll)
+    with pytest.raises(InputError, match=r"recipe: .*answer"):
+        PrefixLM.from_recipe({**model.recipe(), "wording": {"answer": "x"}})
