@@ -54,6 +54,7 @@ def train(
         model["branches"]["audio"]["encoder"]["class_path"] = "remembered.RememberedWhisper"
     if "text" not in inputs:
         model["wording"] = {}
+        del made["data"]["init_args"]["context"]
     model["modality_dropout"] = dropout
     file = folder / "train.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows if row["split"] == "train"), encoding="utf-8")

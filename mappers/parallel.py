@@ -49,20 +49,14 @@ def join(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
     soft = [p.soft if isinstance(p, MixedPrefix) else p for p in prefixes if not isinstance(p, DeepPrefix)]
     if len(deep) > 1 and any(p.gate is not None for p in deep):
         raise InputError("a gated deep prefix cannot be joined with another deep prefix; use one of them")
-    below = (
-        []
-        if not deep
-        else [
-            deep[0]
-            if len(deep) == 1
-            else DeepPrefix(
-                torch.cat([p.keys for p in deep], dim=3),
-                torch.cat([p.values for p in deep], dim=3),
-                torch.cat([p.mask for p in deep], dim=1),
-            )
-        ]
-    )
-    above = (
-        [Prefix(torch.cat([p.embeds for p in soft], dim=1), torch.cat([p.mask for p in soft], dim=1))] if soft else []
-    )
-    return MixedPrefix(below[0], above[0]) if below and above else (below or above)[0]
+    if not soft:
+        return _deep(deep)
+    embeds, mask = torch.cat([p.embeds for p in soft], dim=1), torch.cat([p.mask for p in soft], dim=1)
+    return MixedPrefix(_deep(deep), Prefix(embeds, mask)) if deep else Prefix(embeds, mask)
+
+
+def _deep(prefixes: list[DeepPrefix]) -> DeepPrefix:
+    if len(prefixes) == 1:
+        return prefixes[0]
+    keys, values = torch.cat([p.keys for p in prefixes], dim=3), torch.cat([p.values for p in prefixes], dim=3)
+    return DeepPrefix(keys, values, torch.cat([p.mask for p in prefixes], dim=1))

@@ -178,8 +178,9 @@ class CausalDecoder(Decoder):
     (kept in it), such as "."; without one, captions are trained to end, and end, with the model's end-of-text token.
     ``frozen=False`` trains the language model too; it is then part of what is saved. ``train_head`` trains an output
     head of its own, which starts as the model's. ``noisy`` leaves the dropout of a frozen model on in training.
-    ``dropout`` is that of a model which is trained or noisy; None: its configuration's. ``lora_rank`` above 0 trains low-rank additions (see ``mmprefix.lora``) of ``lora_alpha`` to the layers whose names
-    end in one of ``lora_targets`` (None: those that are usual for the model) beside the prefix.
+    ``dropout`` is that of a model which is trained or noisy; None: its configuration's. ``lora_rank`` above 0 trains
+    low-rank additions (see ``mmprefix.lora``) of ``lora_alpha`` to the layers whose names end in one of
+    ``lora_targets`` (None: those that are usual for the model) beside the prefix.
     """
 
     def __init__(

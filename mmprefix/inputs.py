@@ -44,14 +44,14 @@ def by_branch(value: Input, kinds: Mapping[str, str]) -> dict[str, Given]:
         for name, source in named.items():
             _refuse(source, kind_of(source), {name: kinds[name]})
         return named
-    value = _row(value)
-    kind = kind_of(value)
-    _refuse(value, kind, kinds)
+    one = cast(Given, _row(value))
+    kind = kind_of(one)
+    _refuse(one, kind, kinds)
     likely = kind or "audio"  # containers of sound are many, pictures are soon recognised
     fitting = [name for name, reads in kinds.items() if reads == likely or len(kinds) == 1]
     if len(fitting) != 1:
-        raise InputError(f"{_name(value)}: this model reads {_have(kinds)}; give a dictionary by branch name")
-    return {fitting[0]: value}
+        raise InputError(f"{_name(one)}: this model reads {_have(kinds)}; give a dictionary by branch name")
+    return {fitting[0]: one}
 
 
 def part_of(value: Given) -> tuple[Source, float, float | None]:

@@ -144,7 +144,8 @@ def moved(row: Mapping[str, Any], manifest: str, out: str | None) -> dict[str, A
     if here.resolve() == there.resolve():
         return dict(row)
     files = {key: value for key, value in row.items() if key in INPUTS and isinstance(value, str) and value}
-    return {**row, **{key: os.path.relpath(here / value, there) for key, value in files.items()}}
+    lead = {key: os.path.relpath(here / value, there) for key, value in files.items() if not Path(value).is_absolute()}
+    return {**row, **lead}
 
 
 def give(args: argparse.Namespace, lines: Iterable[Mapping[str, Any]], plain: Iterable[str] | None = None) -> None:

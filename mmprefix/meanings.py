@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from mmprefix.fields import values
 from mmprefix.gold import Gold, faults, read_gold
 from mmprefix.manifest import Example, Fault
 from mmprefix.schema import SEPARATOR, Schema, fold
@@ -24,7 +25,7 @@ def meanings(
     wrong: list[Fault] = []
     good: list[tuple[Gold, Mapping[str, Any]]] = []
     for example in examples:
-        row = _fields(example)
+        row = values(example)
         try:
             gold = read_gold(row, intent_field)
             messages = faults(schema, gold)
@@ -64,11 +65,6 @@ def lines(figures: Mapping[str, Any]) -> Iterator[str]:
         yield f"  {'values':<9} {figures['not_in_transcript']} of {transcribed} do not occur in their row's transcript"
     if figures["with_separator"]:
         yield f"  {'values':<9} {figures['with_separator']} hold {SEPARATOR!r}, and will be taken for several values"
-
-
-def _fields(example: Example) -> dict[str, Any]:
-    """A row's fields by their names in the manifest, without its files and texts."""
-    return {"label": example.label, "user": example.user, "split": example.split, **example.extra}
 
 
 def _counts(labels: Mapping[str, Any], names: Sequence[str]) -> dict[str, int]:

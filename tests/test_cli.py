@@ -18,7 +18,10 @@ import mmprefix
 from mmprefix import Predictor, cli
 from mmprefix.cli import main
 
-VERBS = ("fit", "validate", "test", "predict", "caption", "evaluate", "check-data", "import")
+VERBS = (
+    "fit", "validate", "test", "predict", "caption", "understand", "detect", "transcribe", "evaluate", "check-data",
+    "import",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +250,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert done.value.code == 0
         out = capsys.readouterr().out
         assert all(f"  {verb} " in out for verb in VERBS)
-    for verb in ("caption", "evaluate", "check-data"):
+    for verb in ("caption", "understand", "detect", "transcribe", "evaluate", "check-data"):
         with pytest.raises(SystemExit) as done:
             main([verb, "--help"])
         assert done.value.code == 0
@@ -261,7 +264,7 @@ import mmprefix
 took = time.process_time() - start
 from mmprefix.cli import main
 codes = []
-for words in (["--help"], ["caption", "--help"], ["evaluate", "--help"], ["nothing"]):
+for words in (["--help"], ["caption", "--help"], ["evaluate", "--help"], ["detect", "--help"], ["nothing"]):
     try:
         codes.append(main(words))
     except SystemExit as done:
@@ -278,7 +281,7 @@ def test_import_and_help_load_no_torch() -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
     took, rest = done.stderr.splitlines()[-1].split(maxsplit=1)
     assert float(took) < 0.1
-    assert rest == "[0, 0, 0, 2] []"
+    assert rest == "[0, 0, 0, 0, 2] []"
     trace = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", "import mmprefix"],
         env=env, capture_output=True, text=True, timeout=60, check=True,

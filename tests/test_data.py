@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmprefix.batching import Sample, collate
 from mmprefix.data import PairData
+from mmprefix.encoders.signals import Signals
 from mmprefix.media import Source, read_picture, read_waveform
 from mmprefix.sampling import BucketSampler, EvalSampler, Row
 from mmprefix.types import Batch, InputError, Media
@@ -399,6 +400,153 @@ def test_preprocess_and_dataset_can_be_sent_to_spawned_workers(sounds: Path) -> 
     copy = pickle.loads(pickle.dumps(pairs.train_dataloader().dataset))
     draw = BucketSampler(pairs.rows["train"].order, 4).batches(0)[0]
     assert copy[draw].ids == [pairs.rows["train"].examples[row].id for row in draw.rows]
+
+
+# ------------------------------------------------------------------------------------------- texts, and other fields
+
+
+def texts(folder: Path, *rows: dict[str, Any], stage: str = "fit", reads: bool = True, **options: Any) -> PairData:
+    """PairData for a model that hears, and reads a context if it ``reads``, on the ``rows``."""
+    file = folder / "texts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    split = {"fit": "train", "validate": "val"}.get(stage, stage)
+    pairs = PairData(**{split: str(file), "batch_size": 4, "seed": 3, **options})
+    pairs.preprocess, pairs.reads_text = {"audio": Hear()}, reads
+    pairs.setup(stage)
+    return pairs
+
+
+def drawn(pairs: PairData, epoch: int) -> dict[str, Batch]:
+    """The batches of an epoch of training, by the id of each row."""
+    loader = pairs.train_dataloader()
+    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    return {name: batch for batch in loader for name in batch.ids}
+
+
+def test_rows_of_text_alone_feed_a_model_that_reads_them(tmp_path: Path, sounds: Path) -> None:
+    rows = [
+        {"id": "both", "audio": str(sounds / "1.wav"), "context": "a dog", "target": "t"},
+        {"id": "text", "context": "a cat", "target": "t"},
+        {"id": "sound", "audio": str(sounds / "2.wav"), "target": "t"},
+        {"id": "other", "transcript": "rain", "target": "t"},
+    ]
+    found = drawn(texts(tmp_path, *rows), 0)
+    assert set(found) == {"both", "text", "sound"}  # a transcript is no context, unless data.context says so
+    assert [list(found[name].inputs) for name in ("both", "text", "sound")] == [["audio"], [], ["audio"]]
+    assert found["text"] is not found["both"] is found["sound"]
+    told = {n: c for batch in found.values() for n, c in zip(batch.ids, batch.contexts, strict=True)}
+    assert told == {"both": "a dog", "text": "a cat", "sound": ""}
+    assert found["text"].media == [f"{tmp_path / 'texts.jsonl'}:2"]
+    assert found["both"].questions == []
+    assert set(drawn(texts(tmp_path, *rows, context=["transcript", "context"]), 0)) == {
+        "both",
+        "text",
+        "sound",
+        "other",
+    }
+    assert set(drawn(texts(tmp_path, *rows, reads=False), 0)) == {"both", "sound"}
+
+
+def test_rows_of_text_alone_are_refused_where_nothing_reads_them(tmp_path: Path) -> None:
+    row = {"id": "text", "context": "a cat", "target": "t"}
+    with pytest.raises(InputError, match=r"its rows of text alone feed none of the model's branches \(audio\)$"):
+        texts(tmp_path, row, reads=False)
+    with pytest.raises(
+        InputError, match=r"none of the model's branches \(audio\), and no row has a text in asr or said"
+    ):
+        texts(tmp_path, row, context=["asr", "said"])
+
+
+def test_the_first_field_that_has_a_text_is_the_context(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "asr": "one", "transcript": "two", "target": "t"},
+        {"id": "b", "asr": "  ", "transcript": " two ", "target": "t"},
+        {"id": "c", "asr": [], "transcript": "three", "target": "t"},
+        {"id": "d", "asr": ["", "four", 5], "transcript": "x", "target": "t"},
+    ]
+    found = drawn(texts(tmp_path, *rows, context=["asr", "transcript"]), 0)
+    told = {n: c for batch in found.values() for n, c in zip(batch.ids, batch.contexts, strict=True)}
+    assert told == {"a": "one", "b": "two", "c": "three", "d": "four"}
+
+
+@pytest.mark.parametrize("field", ["asr", "context"])
+def test_of_several_texts_training_draws_one_each_epoch(tmp_path: Path, field: str) -> None:
+    row = {"transcript": "r", field: ["one", "two", "three"], "target": "t"}
+    rows = [row | {"id": str(n)} for n in range(8)]
+    pairs = texts(tmp_path, *rows, context=field)
+
+    def told(data: PairData, epoch: int) -> dict[str, str]:
+        found = drawn(data, epoch)
+        return {n: c for batch in found.values() for n, c in zip(batch.ids, batch.contexts, strict=True)}
+
+    epochs = [told(pairs, epoch) for epoch in range(3)]
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert {text for one in epochs for text in one.values()} == {"one", "two", "three"}
+    assert told(texts(tmp_path, *rows, context=field), 1) == epochs[1]
+    assert told(texts(tmp_path, *rows, context=field, seed=4), 1) != epochs[1]
+    first = texts(tmp_path, *rows, context=field, stage="validate")
+    assert {c for batch in first.val_dataloader() for c in batch.contexts} == {"one"}
+
+
+def test_what_is_written_may_stand_in_another_field(tmp_path: Path) -> None:
+    rows = [
+        {"id": "a", "context": "x", "wake": True, "captions": ["no"]},
+        {"id": "b", "context": "x", "wake": False},
+        {"id": "c", "context": "x", "wake": 3},
+        {"id": "d", "context": "x", "wake": 0},
+        {"id": "e", "context": "x", "wake": " a word "},
+    ]
+    found = drawn(texts(tmp_path, *rows, target="wake"), 0)
+    written = {n: t for batch in found.values() for n, t in zip(batch.ids, batch.targets, strict=True)}
+    assert written == {"a": ["true"], "b": ["false"], "c": ["3"], "d": ["0"], "e": ["a word"]}
+    labels = drawn(texts(tmp_path, *({**row, "label": row["wake"]} for row in rows), target="label"), 0)
+    assert [t for batch in labels.values() for t in batch.targets] == [t for b in found.values() for t in b.targets]
+
+
+def test_a_row_without_what_is_to_be_written_is_a_fault(tmp_path: Path) -> None:
+    wrong = [{}, {"wake": None}, {"wake": " "}, {"wake": ["a"]}, {"wake": {"a": 1}}]
+    rows = [{"id": str(n), "context": "x", **row} for n, row in enumerate([{"wake": True}, *wrong])]
+    with pytest.raises(InputError) as error:
+        texts(tmp_path, *rows, target="wake")
+    first, *lines = str(error.value).splitlines()
+    assert first == "5 bad rows (data.on_bad skip would leave them out)"
+    message = "wake: holds no text, number or truth value to be written"
+    assert lines == [f"{tmp_path / 'texts.jsonl'}:{n}: {message}" for n in range(2, 7)]
+    assert len(texts(tmp_path, *rows, target="wake", on_bad="skip").rows["train"].examples) == 1
+    (batch,) = texts(tmp_path, *rows, target="wake", stage="predict", batch_size=9).predict_dataloader()
+    assert batch.targets == [["true"], [], [], [], [], []]
+
+
+def test_numbers_stand_in_a_row_or_in_a_file(tmp_path: Path, sounds: Path) -> None:
+    (tmp_path / "n.json").write_text("[3, 4]")
+    np.save(tmp_path / "n.npy", np.array([5.0, 6.0]))
+    (tmp_path / "three.json").write_text("[1, 2, 3]")
+    (tmp_path / "words.json").write_text('["a", "b"]')
+    good = [[1, 2], "n.json", "n.npy"]
+    rows = [{"id": str(n), "signals": value, "target": "t"} for n, value in enumerate(good)]
+    encoder = Signals(["first", "second"])
+
+    def read(*more: dict[str, Any], **options: Any) -> PairData:
+        (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *more]))
+        pairs = PairData(train=str(tmp_path / "m.jsonl"), batch_size=9, **options)
+        pairs.preprocess, pairs.media = {"signals": encoder.preprocess}, {"signals": "signals"}
+        pairs.setup("fit")
+        return pairs
+
+    (batch,) = read().train_dataloader()
+    media = batch.inputs["signals"]
+    assert isinstance(media, Media)
+    assert dict(zip(batch.ids, media.values.tolist(), strict=True)) == {"0": [1, 2], "1": [3, 4], "2": [5, 6]}
+    places = {"0": f"{tmp_path / 'm.jsonl'}:1", "1": str(tmp_path / "n.json"), "2": str(tmp_path / "n.npy")}
+    assert dict(zip(batch.ids, batch.media, strict=True)) == places
+    with pytest.raises(InputError, match=r"m\.jsonl:4: .*words\.json: holds no list of numbers"):
+        read({"signals": "words.json", "target": "t"})
+    for value, message in (([1, 2, 3], "the given numbers"), ("three.json", r".*three\.json")):
+        pairs = read({"id": "bad", "signals": value, "target": "t"})
+        with pytest.raises(InputError, match=rf"m\.jsonl:4: {message}: holds 3 numbers, expected 2: first, second"):
+            list(pairs.train_dataloader())
+    pairs = read({"id": "bad", "signals": [1, 2, 3], "target": "t"}, on_bad="skip")
+    assert [len(batch) for batch in pairs.train_dataloader()] == [3]
 
 
 # ------------------------------------------------------------------------------------------------------------ faults

@@ -66,7 +66,7 @@ SUBSETS = [some for size in (1, 2, 3) for some in combinations(("audio", "signal
 @pytest.mark.parametrize("names", SUBSETS, ids="+".join)
 @torch.no_grad()
 def test_any_subset_of_the_inputs(orders: Orders, model: Predictor, names: tuple[str, ...]) -> None:
-    """Log odds are the difference of the two words' scores; a batch equals its rows, and a prefix left out is not read."""
+    """Log odds are the difference of the two words' scores; a batch equals its rows."""
     given, told = inputs(orders, *names), contexts(orders) if "text" in names else None
     found = model.detect(None if names == ("text",) else given, context=told, batch_size=5)
     assert len({round(odds, 4) for odds in found}) == 12
@@ -75,10 +75,8 @@ def test_any_subset_of_the_inputs(orders: Orders, model: Predictor, names: tuple
         (alone,) = model.detect(None if names == ("text",) else given[n], context=text)
         assert found[n] == pytest.approx(alone, abs=TOLERANCE)
         media = {name: model.model.encoder(name) for name in model.model.encoders if name in names}
-        values = {
-            name: encoder.preprocess(tuple(v) if isinstance(v := given[n][name], list) else v, 0.0, None)
-            for name, encoder in media.items()
-        }
+        sources = {name: tuple(value) if name == "signals" else value for name, value in given[n].items()}
+        values = {name: encoder.preprocess(sources[name], 0.0, None) for name, encoder in media.items()}
         batch = Batch(
             {k: mmprefix.types.Media(v[None], torch.tensor([len(v)])) for k, v in values.items()},
             [""], [[]], [text or ""], ["0"],
@@ -94,7 +92,8 @@ def test_rows_may_have_different_inputs_in_one_call(orders: Orders, model: Predi
     texts = ["", told[1], "", told[3], told[4], told[5]]
     found = model.detect(mixed, context=texts, batch_size=2)
     alone = [
-        model.detect(None if one == {} else one, context=text or None)[0] for one, text in zip(mixed, texts, strict=True)
+        model.detect(None if one == {} else one, context=text or None)[0]
+        for one, text in zip(mixed, texts, strict=True)
     ]
     assert found == pytest.approx(alone, abs=TOLERANCE)
     assert len({round(odds, 4) for odds in found}) == 6
@@ -143,7 +142,7 @@ def test_what_makes_no_sense_is_refused(orders: Orders, model: Predictor) -> Non
     with pytest.raises(InputError, match="input 2: has neither a file nor a context"):
         model.detect([audio, {}])
     with pytest.raises(InputError, match=r"the given numbers: holds 2 numbers, expected 4"):
-        model.detect({"signals": [0.5, 1.0]})
+        model.detect({"signals": (0.5, 1.0)})
     with pytest.raises(InputError, match="no branch for input text; this model reads the branch 'audio' for a sound"):
         model.detect({"text": "on"})
     with pytest.raises(InputError, match="context: this model was trained without one"):

@@ -1,5 +1,5 @@
-"""The recipes of ClipCap and Prefix-AAC: what the papers say stands in them, their sizes are told without weights, and
-each runs from end to end on tiny parts."""
+"""The recipes of ClipCap, Prefix-AAC and spoken commands: what the papers say stands in them, their sizes are told
+without weights, and those of captioning run from end to end on tiny parts."""
 
 from __future__ import annotations
 
@@ -14,12 +14,20 @@ import pytest
 import soundfile
 import tiny_decoders
 import tiny_encoders
+import tiny_speech
 import torch
 import yaml
 from PIL import Image
 from test_readme import hub_model
 from tiny_recipes import captions, figures, quietly
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BartForConditionalGeneration,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
 
 import mmprefix
 from mmprefix.cli import main
@@ -126,6 +134,92 @@ def test_a_dry_run_needs_no_weights(capsys: pytest.CaptureFixture[str], tmp_path
     assert aac["audio encoder"][1] > 80e6  # it is trained for 16 epochs
     assert counted(capsys, "prefix_aac_both")["decoder"][1] == 50257 * 768
     assert not list(tmp_path.glob("runs/**/*.ckpt"))
+
+
+HALVES = {"small": (88154112, 153580800), "medium": (307216384, 456641536)}  # of Whisper; its table of positions twice
+SPOKEN = {  # by part, all parameters and those that are trained
+    "slu_whisper": {
+        "audio encoder": (HALVES["small"][0], 0),
+        "task prefix": (10 * 12 * 2 * 768, 10 * 12 * 2 * 768),
+        "decoder": (HALVES["small"][1], 0),
+        "all": (sum(HALVES["small"]) + 184320, 184320),
+    },
+    "slu_modular": {
+        "task prefix": (184320, 184320),
+        "transcriber": (sum(HALVES["small"]), 0),
+        "decoder": (124439808, 0),
+        "all": (sum(HALVES["small"]) + 124439808 + 184320, 184320),
+    },
+    "slu_e2e_gpt2": {
+        "audio encoder": (HALVES["small"][0], 0),
+        "audio mapper": (7501568, 7501568),
+        "task prefix": (184320, 184320),
+        "decoder": (124439808, 0),
+    },
+    "ddsd": {
+        "audio encoder": (HALVES["medium"][0], 0),
+        "signals encoder": (0, 0),
+        "audio mapper": (1024 * 512 + 512 + 512 * 512 + 512 + 512 * 6144 + 6144,) * 2,
+        "signals mapper": (4 * 512 + 512 + 512 * 512 + 512 + 512 * 3072 + 3072,) * 2,
+        "task prefix": (184320, 184320),
+        "decoder": (124439808, 0),
+    },
+}
+
+
+@pytest.mark.parametrize("name", SPOKEN)
+def test_a_dry_run_of_spoken_commands_needs_no_weights(
+    name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Whisper's halves and GPT-2 by their published sizes; the header says how many parameters are trained."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    found = counted(capsys, name)
+    assert {part: found[part] for part in SPOKEN[name]} == SPOKEN[name]
+    assert found.keys() == {*SPOKEN[name], "all"}
+    header = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("\nseed_everything")[0]
+    (told,) = re.findall(r"# Cost: +([\d.]+) million trained parameters", header)
+    assert f"{found['all'][1] / 1e6:.{len(told.partition('.')[2])}f}" == told
+    assert not list(tmp_path.glob("runs/**/*.ckpt"))
+
+
+@pytest.mark.parametrize("words", [True, False])
+def test_a_dry_run_reads_folders_that_hold_no_weights(
+    words: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Configurations alone, with and without a tokenizer: the same sizes as with weights."""
+    monkeypatch.chdir(tmp_path)
+    whole: dict[str, int] = {}
+    for name, make in (("whisper", tiny_speech.whisper), ("bart", tiny_speech.bart)):
+        make(tmp_path / name)
+        cls = WhisperForConditionalGeneration if name == "whisper" else BartForConditionalGeneration
+        whole[name] = sum(p.numel() for p in cls.from_pretrained(tmp_path / name).parameters())
+        for file in (tmp_path / name).iterdir():
+            if file.name != "config.json" and not (words and "token" in file.name):
+                file.unlink()
+    hears, writes = (f"--model.{part}.init_args.model" for part in ("branches.audio.encoder", "decoder"))
+    found = counted(capsys, "slu_whisper", f"{hears}=whisper", f"{writes}=whisper")
+    assert found["audio encoder"][0] + found["decoder"][0] == whole["whisper"]
+    assert found["audio encoder"][0] > 0 < found["decoder"][0]
+    assert found["task prefix"] == (10 * 2 * 2 * 32,) * 2
+    crossed = ("--model.decoder=mmprefix.seq2seq.CrossDecoder", f"{writes}=bart")
+    found = counted(capsys, "slu_modular", "--model.transcriber.init_args.model=whisper", *crossed)
+    assert (found["transcriber"][0], found["decoder"][0]) == (whole["whisper"], whole["bart"])
+
+
+@pytest.mark.parametrize(("name", "parameters"), [
+    ("tiny", 37760640), ("base", 72593920), ("small.en", 241734144), ("small", 241734912), ("medium", 763857920),
+    ("large-v2", 1543304960), ("large-v3", 1543490560), ("large-v3-turbo", 808878080),
+])  # fmt: skip
+def test_the_outlines_of_whisper_have_the_sizes_of_the_published_models(name: str, parameters: int) -> None:
+    folder = outline(f"openai/whisper-{name}")
+    assert folder is not None
+    with torch.device("meta"):
+        model = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder))
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert len(AutoTokenizer.from_pretrained(folder)) <= model.config.vocab_size
+    assert outline("openai/whisper-enormous") is outline("whisper-tiny") is outline("tiny") is None
 
 
 @pytest.mark.parametrize(("name", "parameters"), [

@@ -1,12 +1,11 @@
-"""Rows with intents and slots become questions with answers: what is asked when, of whom, and what it is to be trained."""
+"""Rows with intents and slots become questions with answers: what is asked when, and what training makes of it."""
 
 from __future__ import annotations
 
 import json
 import logging
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from mmprefix.gold import join_values, read_gold
 from mmprefix.model import PrefixLM
 from mmprefix.questioned import QuestionData
 from mmprefix.schema import Schema, read_schema
-from mmprefix.types import Batch, InputError
+from mmprefix.types import Batch, InputError, Media
 
 pytestmark = quietly
 
@@ -170,7 +169,10 @@ def test_a_transcript_is_asked_for_beside_the_rest(orders: Orders) -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"intent": "light_onn"}, "intent 'light_onn' is not in schema home; did you mean 'light_on'?"),
     ({"slots": {"rom": "hall"}}, "slot 'rom' is not in schema home; did you mean 'room'?"),
-    ({"intent": "light_on", "slots": {"room": "attic"}}, "slot 'room': 'attic' is not among its values; there are hall, roof"),
+    (
+        {"intent": "light_on", "slots": {"room": "attic"}},
+        "slot 'room': 'attic' is not among its values; there are hall, roof",
+    ),
     ({"slots": "dog"}, "slots: a text must be JSON"),
     ({"slots": {"thing": "none"}}, "slot 'thing': 'none' means that it is absent"),
     ({"intent": "ask", "slots": {"room": "hall"}}, "slot 'room': intent 'ask' has no such slot"),
@@ -237,18 +239,20 @@ def test_rows_to_predict_need_no_gold(orders: Orders, tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------- the loss
 
 
+def alone(media: Media, b: int) -> Media:
+    """One input of a batch without padding."""
+    return Media(media.values[b : b + 1, : int(media.lengths[b])], media.lengths[b : b + 1])
+
+
 def separate(model: PrefixLM, batch: Batch) -> torch.Tensor:
     """The same loss where each question is a row of its own, with the question in its prompt."""
     nll, tokens = torch.zeros(()), 0
     for b, (questions, targets) in enumerate(zip(batch.questions, batch.targets, strict=True)):
         for question, target in zip(questions, targets, strict=True):
-            inputs = {
-                name: replace(media, values=media.values[b : b + 1, : media.lengths[b]], lengths=media.lengths[b : b + 1])
-                for name, media in batch.inputs.items()
-            }  # type: ignore[union-attr]
+            inputs = {name: alone(cast(Media, media), b) for name, media in batch.inputs.items()}
             prompt = model.wording.lead(batch.contexts[b], batch.prompts[b]) + model.wording.ask(question)
-            alone = Batch(inputs, [prompt], [[target]], [""], [batch.ids[b]])
-            found = model.decoder.text_loss(model.start(alone), [prompt], [[target]])
+            row = Batch(inputs, [prompt], [[target]], [""], [batch.ids[b]])
+            found = model.decoder.text_loss(model.start(row), [prompt], [[target]])
             nll, tokens = nll + found.nll.sum(), tokens + int(found.tokens.sum())
     return nll / tokens
 
@@ -270,7 +274,9 @@ def test_questions_behind_one_prompt_are_as_good_as_separate_rows(orders: Orders
     for loss in (model.text_loss(batch).mean(), separate(model, batch)):
         model.zero_grad()
         loss.backward()
-        gradients.append((float(loss.detach()), [p.grad.clone() for p in model.trained_parameters() if p.grad is not None]))
+        gradients.append(
+            (float(loss.detach()), [p.grad.clone() for p in model.trained_parameters() if p.grad is not None])
+        )
     (one, ours), (other, theirs) = gradients
     assert one == pytest.approx(other, rel=1e-5)
     assert len(ours) == len(theirs) > 0
@@ -381,7 +387,9 @@ def test_a_context_that_the_model_does_not_read_is_refused(orders: Orders, tmp_p
     assert said.startswith("data.context transcript: this model reads none; give model.wording.context")
     reads = orders.recipe(orders.config("reads", context="transscript"), tmp_path)
     said = refusal("fit", reads, capfd)
-    assert "its columns (audio, signals) feed no branch, for there is none, and no row has a text in transscript" in said
+    assert (
+        "its columns (audio, signals) feed no branch, for there is none, and no row has a text in transscript" in said
+    )
 
 
 def test_check_data_and_training_say_the_same_of_a_row(orders: Orders, tmp_path: Path, capfd: Any) -> None:

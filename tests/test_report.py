@@ -11,7 +11,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tiny_recipes import Tiny, build, captions, figures, quietly, run
 
-from mmprefix.metrics import caption
+from mmprefix.metrics import caption, detection
 from mmprefix.report import Report, Row
 
 pytestmark = quietly
@@ -119,7 +119,7 @@ def test_nothing_is_said_of_a_model_that_listens(tiny: Tiny, tmp_path: Path) -> 
         "class_path": "mmprefix.mappers.mlp.MLP",
         "init_args": {"length": 4, "hidden": 32},
     }
-    config["trainer"] |= {"max_epochs": 80, "check_val_every_n_epoch": 80}
+    config["trainer"] |= {"max_epochs": 120, "check_val_every_n_epoch": 120}
     config["model"]["generate"] = {"max_new_tokens": 12}
     with warned() as said:
         assert run("fit", tiny.recipe(config, tmp_path), trainer__enable_checkpointing=False) == 0
@@ -177,3 +177,30 @@ def test_empty_captions_and_missing_references_do_not_hurt(rows: list[Row]) -> N
 def test_a_row_that_two_processes_give_counts_once() -> None:
     assert len(Report([row("a", "a dog", "a dog"), row("a", "a dog", "a dog")]).rows) == 1
     assert len(Report([row("a", "a dog", "a dog"), row("a", "a dog", "a dog", group="audio")]).rows) == 2
+
+
+def test_what_is_detected_is_measured_over_all_and_over_each_kind() -> None:
+    odds = {"a": 2.0, "b": 1.0, "c": -1.0, "d": 0.5, "e": 0.7, "f": -2.0}
+    words = dict.fromkeys("abe", "directed") | dict.fromkeys("cdf", "other")
+    rows = [
+        row(name, words[name], words[name], group="audio" if name in "abc" else "text", log_odds=odds[name])
+        for name in odds
+    ]
+    report = Report(rows, "directed")
+    wanted = detection(list(odds.values()), [words[name] == "directed" for name in odds])
+    found = report.figures()
+    for name in ("eer", "auc", "threshold"):
+        assert found[name] == wanted[name]
+    for group, names in (("audio", "abc"), ("text", "def")):
+        part = detection([odds[name] for name in names], [words[name] == "directed" for name in names])
+        assert found[f"{group}/auc"] == part["auc"]
+    assert report.warnings() == []
+    assert report.table(0).splitlines()[0].split()[2:] == ["loss", "eer", "auc", "exact_match", "shuffled"]
+
+
+def test_labels_of_one_kind_only_are_told_of() -> None:
+    rows = [row(name, "yes", "yes", log_odds=1.0) for name in "abc"]
+    for target, hits in (("yes", 3), ("no", 0)):
+        report = Report(rows, target)
+        assert "eer" not in report.figures()
+        assert f"No eer and auc: {hits} of 3 references are {target!r}; they need both kinds." in report.warnings()

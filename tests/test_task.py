@@ -109,6 +109,14 @@ def test_predictions_can_be_evaluated(tiny: Tiny, fitted: Path, tmp_path: Path, 
     assert scores["cider_d"] == pytest.approx(figures(fitted, "test/cider_d")[-1], abs=1e-6)
 
 
+def test_a_prompt_is_no_kind_of_input(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+    """It is the same for all; only a context that is read makes a group of its own."""
+    recipe = tiny.recipe(tiny.config(), tmp_path)
+    last = fitted / "checkpoints" / "last.ckpt"
+    assert run("validate", recipe, ckpt_path=last, data__init_args__prompt="a photo:") == 0
+    assert {row["group"] for row in captions(tmp_path, "val")} == {"image", "audio"}
+
+
 def test_rows_of_the_same_name_in_two_manifests_are_all_reported(
     tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

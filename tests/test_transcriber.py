@@ -20,8 +20,8 @@ from mmprefix.batching import stack
 from mmprefix.cli import main
 from mmprefix.encoders.signals import SIGNALS, Signals
 from mmprefix.parts import build, recipe
-from mmprefix.transcriber import Heard, Transcriber
-from mmprefix.types import Media
+from mmprefix.transcriber import Heard, Transcriber, _heard
+from mmprefix.types import Candidate, Media
 
 TOLERANCE = 1e-4
 
@@ -155,10 +155,27 @@ def test_tokens_that_whisper_suppresses_are_not_written(spoken: Spoken, greedy: 
     assert wanted[1] != plain[1]
     assert all(plain[0][1] not in ids for ids in wanted)
     assert all(ids and ids[0] != plain[1][0] for ids in wanted)
-    # probabilities are those of what is left, and silence is looked for among all
-    assert all(one.avg_logprob <= 0 for one in found)
+    never, first_too = ([plain[0][1]], [plain[0][1], plain[1][0], 0])
+    for value, ids, one in zip(values, wanted, found, strict=True):  # probabilities are those of what is left
+        text = [*ids, 0][:16]
+        said = log_probs(model, careful, value, [*careful.decoder.begins, *text[:-1]])[
+            len(careful.decoder.begins) - 1 :
+        ]
+        said[0, first_too] = said[1:, never] = -torch.inf
+        mean = said.log_softmax(-1)[range(len(text)), text].mean()
+        assert one.avg_logprob == pytest.approx(float(mean), abs=TOLERANCE)
+    # and silence is looked for among all
     first = [one.no_speech_prob for one in found]
     assert first == pytest.approx([one.no_speech_prob for one in greedy(media(values))], abs=1e-6)
+
+
+def test_the_compression_ratio_counts_bytes() -> None:
+    text = "är det så? " * 30
+    heard = _heard([Candidate(text, -0.5)], 0.1)
+    raw = text.encode()
+    assert len(raw) > len(text)
+    assert heard.compression_ratio == len(raw) / len(zlib.compress(raw)) > 5
+    assert _heard([Candidate("", -0.5)], 0.1).compression_ratio == 0
 
 
 def test_its_numbers_are_what_the_signals_encoder_reads(greedy: Transcriber) -> None:

@@ -172,7 +172,9 @@ def test_answers_are_those_of_each_question_alone(orders: Orders, hears: Predict
         assert found["intent"] == list(schema.intents)[int(total.argmax())]
         assert math.fsum(map(math.exp, scores["intent"].values())) == pytest.approx(1, abs=1e-5)
 
-        total = torch.tensor(decoder.score(start, [""], [["hall", "roof", "none"]], [[room.text] * 3])[0]).log_softmax(0)
+        total = torch.tensor(decoder.score(start, [""], [["hall", "roof", "none"]], [[room.text] * 3])[0]).log_softmax(
+            0
+        )
         likeliest = ["hall", "roof", "none"][int(total.argmax())]
         assert scores["slots"]["room"] == pytest.approx(float(total.max()), abs=TOLERANCE)
         takes = found["intent"] != "ask"
@@ -230,7 +232,9 @@ def test_what_is_heard_is_written_down_and_asked_about(orders: Orders, modular: 
     same([modular.understand(Waveform(clip, rate), schema=schema)], [found[6]])
 
 
-def test_a_part_of_a_file_is_what_is_heard(orders: Orders, hears: Predictor, modular: Predictor, schema: Schema) -> None:
+def test_a_part_of_a_file_is_what_is_heard(
+    orders: Orders, hears: Predictor, modular: Predictor, schema: Schema
+) -> None:
     file = orders.sounds[10]
     clip = soundfile.read(file)[0][round(0.1 * RATE) : round(0.3 * RATE)]
     for model in (hears, modular):
@@ -282,7 +286,7 @@ def test_files_are_understood_in_the_shell(
 ) -> None:
     files = orders.sounds[:3]
     wanted = hears.understand(files, schema=schema)
-    code, out, _ = shell("understand", saved["hears"], *files, "--json", "--device", "cpu", "--batch-size", 2)
+    code, out, _ = shell("understand", saved["hears"], *files, "--json", "--device", "cpu", "--batch-size", "2")
     assert code == 0
     lines = rows_of(out)
     assert [line["file"] for line in lines] == files

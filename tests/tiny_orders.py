@@ -1,4 +1,4 @@
-"""A small understanding system on disk: spoken orders with intents, slots and labels, a schema, frozen parts, models."""
+"""A small understanding system on disk: orders with intents, slots and labels, a schema, frozen parts, models."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ from mmprefix.wording import Wording
 SCHEMA = """
 name: home
 intent: {questions: ["what now?", "which deed?"]}
-templates: {intents: ["is it {description}?", "so {description}?"], slots: ["which {description}?", "say the {description}?"]}
+templates:
+  intents: ["is it {description}?", "so {description}?"]
+  slots: ["which {description}?", "say the {description}?"]
 intents:
   light_on: {answer: "on", description: light}
   light_off: {answer: "off", description: dark}
@@ -119,9 +121,7 @@ class Orders:
         branches = {name: Branch(e, mappers[name]) for name, e in encoders.items()}
         return self._made(branches, CausalDecoder(self.place("decoder")), wording=Wording("said: {context}\n"))
 
-    def _made(
-        self, branches: dict[str, Branch], decoder: CausalDecoder, std: float = 0.5, **more: Any
-    ) -> PrefixLM:
+    def _made(self, branches: dict[str, Branch], decoder: CausalDecoder, std: float = 0.5, **more: Any) -> PrefixLM:
         torch.manual_seed(5)
         model = PrefixLM(branches, decoder, lambda *sizes: DeepTable(*sizes, length=PREFIX, std=std), **more)
         with torch.no_grad():
