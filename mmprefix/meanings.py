@@ -75,9 +75,9 @@ def _counts(labels: Mapping[str, Any], names: Sequence[str]) -> dict[str, int]:
 
 
 def _free(gold: Gold, schema: Schema) -> Iterator[str]:
-    for slot, values in gold.slots.items():
+    for slot, given in gold.slots.items():
         if slot in schema.slots and not schema.slots[slot].values:
-            yield from values
+            yield from given
 
 
 def _says(row: Mapping[str, Any], value: str) -> bool | None:

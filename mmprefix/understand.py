@@ -57,4 +57,5 @@ def _plain(row: Asked, found: dict[str, Any]) -> str:
     slots = [
         f"{name}={value if isinstance(value, str) else ', '.join(value)}" for name, value in found["slots"].items()
     ]
-    return f"{row.id}: {found['intent'] or '(no intent)'}({'; '.join(slots)})"
+    said = f"{row.id}: {found['intent'] or '(no intent)'}({'; '.join(slots)})"
+    return " ".join(said.splitlines())  # an answer may hold line breaks

@@ -392,6 +392,21 @@ def test_a_context_that_the_model_does_not_read_is_refused(orders: Orders, tmp_p
     )
 
 
+def test_texts_alone_are_refused_by_models_that_cannot_do_with_them(orders: Orders, tmp_path: Path, capfd: Any) -> None:
+    """One that reads nothing at all, and a Whisper that reads a context, but must hear something too."""
+    mute = orders.config("reads")
+    del mute["model"]["wording"], mute["data"]["init_args"]["context"]
+    said = refusal("fit", orders.recipe(mute, tmp_path), capfd)
+    assert said == "model.branches: there is none, and without model.wording.context no text is read either"
+    hears = orders.config("hears", train=orders.place("texts.jsonl"), context="transcript")
+    hears["model"] |= {"wording": {"context": "{context}"}}
+    said = refusal("fit", orders.recipe(hears, tmp_path), capfd)
+    assert said.endswith("texts.jsonl: its rows of text alone feed none of the model's branches (audio)")
+    hears = orders.config("hears", context="transcript")
+    hears["model"] |= {"wording": {"context": "{context}"}}
+    assert run("fit", orders.recipe(hears, tmp_path), trainer__max_steps=1, trainer__limit_val_batches=1) == 0
+
+
 def test_check_data_and_training_say_the_same_of_a_row(orders: Orders, tmp_path: Path, capfd: Any) -> None:
     row = {"audio": orders.sounds[0], "intent": "ask", "slots": {"rom": "hall"}}
     file = write(tmp_path / "m.jsonl", [row, row])

@@ -21,8 +21,9 @@ from tiny_recipes import quietly, run
 from tiny_spoken import RATE
 
 import mmprefix
-from mmprefix import InputError, Predictor, Waveform
+from mmprefix import InputError, Predictor, Waveform, understand
 from mmprefix.manifest import Item
+from mmprefix.many import Asked
 from mmprefix.questions import ask
 from mmprefix.schema import Schema, portable, read_schema
 from mmprefix.types import Media
@@ -295,6 +296,8 @@ def test_files_are_understood_in_the_shell(
     for line, file, one in zip(out.splitlines(), files, wanted, strict=True):
         slots = [f"{k}={v if isinstance(v, str) else ', '.join(v)}" for k, v in one["slots"].items()]
         assert line == f"{file}: {one['intent']}({'; '.join(slots)})"
+    broken = {"intent": None, "slots": {"room": "a\nb", "thing": ["c", "d\r\n"]}}
+    assert understand._plain(Asked("x", {}, "", {}), broken) == "x: (no intent)(room=a b; thing=c, d )"
     code, out, _ = shell("understand", saved["hears"], files[0], "--device", "cpu", "--schema", "digits", "--json")
     assert set(rows_of(out)[0]["scores"]["intent"]) == {str(digit) for digit in range(10)}
     code, out, _ = shell("understand", saved["hears"], files[0], "--device", "cpu", "--framing", "yesno", "--json")
