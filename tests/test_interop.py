@@ -24,7 +24,7 @@ import mmprefix
 from mmprefix.cli import main
 from mmprefix.interop.prefix_aac import Trained, aac_slots, prefix_aac
 from mmprefix.interop.slots import Slot, check, fill, same, slots, without_buffers
-from mmprefix.types import InputError
+from mmprefix.types import InputError, Prefix
 from mmprefix.words import END
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -488,7 +488,7 @@ def test_the_imported_model_is_the_published_one(shelf: Shelf) -> None:
     for relu in (True, False):
         model = prefix_aac(state, "x", Trained(2.0, "cut", relu), str(shelf.decoder), words, 4).eval()
         found = model.prefix({"audio": mmprefix.types.Media(values, torch.tensor([values.shape[1]]))})
-        assert isinstance(found, mmprefix.types.Prefix)
+        assert isinstance(found, Prefix)
         assert found.mask.all()
         expected = sound_to_prefix(state, values, relu)
         assert expected.shape == (1, 5, 32)
