@@ -7,6 +7,7 @@ what any mapper has made, so that they may depend on the input too.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -21,14 +22,14 @@ from mmprefix.types import DeepPrefix, Features, InputError, Prefix
 class _OfLayers(Mapper):
     """What both kinds share: L, H and K are the decoder's, or numbers that a saved recipe holds."""
 
-    sizes: tuple[int, int, int] | None = None  # L, H, K, once they are known
+    sizes = (0, 0, 0)  # L, H, K, once they are known
 
     def for_decoder(self, layers: int, heads: int, head_width: int) -> None:
         """Makes the tensors; InputError where they were made for another decoder."""
-        if self.sizes is None:
+        if not any(self.sizes):
             self.sizes = layers, heads, head_width
             self.init_args |= {"layers": layers, "heads": heads, "head_width": head_width}
-            self.make()
+            self.make(2 * layers * heads * head_width)
         elif self.sizes != (layers, heads, head_width):
             raise InputError(
                 f"{type(self).__name__}: is for {_say(*self.sizes)}; the decoder has {_say(layers, heads, head_width)}"
@@ -44,13 +45,12 @@ class _OfLayers(Mapper):
                 "(they are the decoder's), or give all"
             )
 
-    def make(self) -> None:
-        """Makes the tensors that need ``sizes``."""
-        raise NotImplementedError
+    @abstractmethod
+    def make(self, numbers: int) -> None:
+        """Makes the tensors that end in the keys and values of a position, ``numbers`` = 2*L*H*K."""
 
     def parted(self, found: Tensor, mask: Tensor) -> DeepPrefix:
         """Vectors (B P 2*L*H*K), mask (B P) → keys and values (L B H P K)."""
-        assert self.sizes is not None
         layers, heads, k = self.sizes
         both = found.unflatten(2, (2, layers, heads, k)).permute(2, 3, 0, 4, 1, 5)  # (2 L B H P K)
         return DeepPrefix(both[0], both[1], mask)
@@ -79,11 +79,9 @@ class DeepTable(_OfLayers):
         self.length, self.std, self.dropout = length, std, dropout
         self.known(layers, heads, head_width)
 
-    def make(self) -> None:
-        """The table, which needs the decoder's sizes."""
-        assert self.sizes is not None
-        layers, heads, k = self.sizes
-        self.table = nn.Parameter(torch.randn(self.length, 2 * layers * heads * k) * self.std)
+    def make(self, numbers: int) -> None:
+        """The table, (P 2*L*H*K)."""
+        self.table = nn.Parameter(torch.randn(self.length, numbers) * self.std)
 
     def forward(self, features: Features) -> DeepPrefix:
         """Features of B inputs, of which only B counts → keys and values (L B H P K), all real."""
@@ -119,13 +117,11 @@ class Deep(_OfLayers):
         self.width, self.hidden, self.dropout = width, hidden, dropout
         self.known(layers, heads, head_width)
 
-    def make(self) -> None:
+    def make(self, numbers: int) -> None:
         """The MLP, which needs the decoder's sizes."""
-        assert self.sizes is not None
-        layers, heads, k = self.sizes
         inner = self.hidden or self.width
         before = [nn.Linear(self.width, inner), nn.Tanh()] if self.hidden else []
-        self.model = nn.Sequential(*before, nn.Linear(inner, 2 * layers * heads * k))
+        self.model = nn.Sequential(*before, nn.Linear(inner, numbers))
 
     def forward(self, features: Features) -> DeepPrefix:
         """Features of B inputs → keys and values (L B H P K), real where the mapper's positions are."""
@@ -135,7 +131,7 @@ class Deep(_OfLayers):
     @torch.no_grad()
     def folded(self) -> Mapper:
         """Over a learned table: the keys and values that come out, without what made them."""
-        if not isinstance(self.mapper, Learned) or self.sizes is None:
+        if not isinstance(self.mapper, Learned) or not any(self.sizes):
             return self
         found = self.model(self.mapper.embeds)  # (P 2*L*H*K)
         layers, heads, k = self.sizes
