@@ -144,12 +144,10 @@ class Decoder(Part, nn.Module, ABC):
         questions = questions or [""] * len(prompts)
         closed = self.close(state, prompts, questions)
         ends = [(question or prompt)[-1:] for question, prompt in zip(questions, prompts, strict=True)]
-        found: Tensor | None = None
+        found = torch.zeros(len(prompts), len(choices), device=state.mask.device)
         for end in dict.fromkeys(ends):  # what a text begins with depends on what it follows
             rows = torch.tensor([one == end for one in ends], device=state.mask.device)
-            totals = self.weigh(closed, choices, end)
-            found = totals if found is None else torch.where(rows[:, None], totals, found)
-        assert found is not None
+            found = torch.where(rows[:, None], self.weigh(closed, choices, end), found)
         return found.log_softmax(-1)
 
     def adopt(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
