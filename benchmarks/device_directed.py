@@ -127,7 +127,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("data", type=Path, help="the folder that holds ddsd_tts and wakewords")
     parser.add_argument("--sets", nargs="+", default=["ddsd_tts", "wakewords"], help="recipes, called like their data")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -139,7 +139,7 @@ def main() -> None:
             rows = transcribed(recipe, args.data / name, Path(place))
         known, held = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
         found: dict[str, list[dict[str, float]]] = {}
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             for subset, inputs in SUBSETS.items():
                 with tempfile.TemporaryDirectory() as place:
                     model = train(recipe, rows, inputs, 0.0, seed, Path(place))

@@ -110,8 +110,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("data", type=Path, help="the folder that holds fsdd, barista ...")
     parser.add_argument("--sets", nargs="+", required=True, help="recipes, such as slu_fsdd")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--context", help="the field that a recipe which reads text reads in the test")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--context", nargs="+", help="the fields, each for itself, that a reader of text reads in the test")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="changes to the recipe")
     parser.add_argument("--only", help="test with these intents only, with commas between (those held out, say)")
     parser.add_argument("--among-all", action="store_true", help="but offer all intents as answers")
@@ -129,17 +129,20 @@ def main() -> None:
         rows = read(root / "manifest.jsonl", args.split)
         rows = [row for row in rows if not args.only or read_gold(row, field).intent in kept.intents]
         schema = schema if args.among_all else kept
-        if args.context:
-            rows = [{**row, args.context: text(row[args.context])} for row in rows if row[args.context]]
         known = read(root / "manifest.jsonl", "train")
         runs = []
-        for seed in range(args.seeds):
+        for seed in args.seeds:
             with tempfile.TemporaryDirectory() as place:
                 folder, minutes = train(name, args.data, Path(place), seed, args.set)
                 model = mmprefix.load(folder)
-                context = args.context or (None if recipe["model"]["branches"] else "transcript")
-                runs.append(figures(understand(model, rows, root, context, schema=schema), rows, field))
-                runs[-1]["minutes"] = minutes
+                heard = recipe["model"]["branches"] or recipe["model"].get("transcriber")
+                contexts = args.context or [None if heard else "transcript"]
+                runs.append({"minutes": minutes})
+                for context in contexts:
+                    these = [{**row, context: text(row[context])} for row in rows if row[context]] if context else rows
+                    found = figures(understand(model, these, root, context, schema=schema), these, field)
+                    before = f"{context}: " if len(contexts) > 1 else ""
+                    runs[-1] |= {f"{before}{name}": value for name, value in found.items()}
                 print(name, seed, {k: round(v, 4) for k, v in runs[-1].items() if isinstance(v, float)}, flush=True)
         trivial = majority(known, rows, field, list(schema.slots))
         report[name] = {"rows": len(rows), "intents": len(schema.intents), "runs": runs, "majority": trivial}
@@ -151,7 +154,7 @@ def main() -> None:
             "majority",
             {k: round(v, 3) for k, v in trivial.items() if isinstance(v, float)},
         )
-        if schema.slots and runs[0]["per_slot_accuracy"]:
+        if schema.slots and runs[0].get("per_slot_accuracy"):
             for slot, usual in trivial["per_slot_accuracy"].items():
                 print(
                     f"  {slot:20}",
