@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="the folder that holds fsdd, barista ...")
     parser.add_argument("--sets", nargs="+", required=True, help="recipes, such as slu_fsdd")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--context", nargs="+", help="the fields, each for itself, that a reader of text reads in the test")
+    parser.add_argument("--context", nargs="+", help="the fields that a reader of text reads in turn")
     parser.add_argument("--set", action="append", default=[], metavar="OPTION=VALUE", help="changes to the recipe")
     parser.add_argument("--only", help="test with these intents only, with commas between (those held out, say)")
     parser.add_argument("--among-all", action="store_true", help="but offer all intents as answers")

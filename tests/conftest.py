@@ -1,4 +1,4 @@
-"""One thread a process: tests run in as many processes as there are cores, and tiny models gain nothing from threads."""
+"""One thread a process: tests run in as many processes as there are cores; tiny models gain nothing from threads."""
 
 import os
 
