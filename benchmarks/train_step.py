@@ -35,10 +35,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, GPT2LMHeadModel
 
-from mmprefix.decoder import CausalDecoder, State
+from mmprefix.decoder import CausalDecoder
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.transformer import Transformer
+from mmprefix.state import State
 from mmprefix.types import Features
 from mmprefix.words import WordDecoder
 

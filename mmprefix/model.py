@@ -9,12 +9,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmprefix.decoder import Decoder, State, TextLoss
 from mmprefix.encoders.base import Encoder
 from mmprefix.generation import GenerateOptions
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.parallel import join
 from mmprefix.parts import build, recipe
+from mmprefix.state import Decoder, State, TextLoss
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import AnyPrefix, Batch, Candidate, Features, InputError, Prefix
 from mmprefix.wording import Wording

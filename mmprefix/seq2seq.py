@@ -23,8 +23,9 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
-from mmprefix.decoder import CausalDecoder, Layer, Memory, State, bias, tokenizer_for
+from mmprefix.decoder import CausalDecoder, bias, tokenizer_for
 from mmprefix.encoders import pretrained
+from mmprefix.state import Layer, Memory, State
 from mmprefix.types import AnyPrefix, Features, InputError, MixedPrefix, Prefix
 
 _looked: ContextVar[tuple[Tensor, Tensor | None]] = ContextVar("looked")  # places (B N), bias of the memory (B 1 1 T)

@@ -15,7 +15,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from mmprefix import checkpoint as checkpoints
-from mmprefix.decoder import Decoder, State, TextLoss
 from mmprefix.encoders.base import Preprocess
 from mmprefix.fields import Fields
 from mmprefix.generation import GenerateOptions
@@ -26,6 +25,7 @@ from mmprefix.ranges import learn_ranges
 from mmprefix.report import Report, Row
 from mmprefix.resume import random_state, random_states, restore_random_state
 from mmprefix.start_from import start_from
+from mmprefix.state import Decoder, State, TextLoss
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch, InputError
 from mmprefix.wording import Wording

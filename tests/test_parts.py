@@ -14,13 +14,14 @@ import tiny_models
 import torch
 import yaml
 
-from mmprefix.decoder import CausalDecoder, Decoder
+from mmprefix.decoder import CausalDecoder
 from mmprefix.encoders.base import Encoder
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.parts import Part, build, recipe
+from mmprefix.state import Decoder
 from mmprefix.types import InputError
 
 
