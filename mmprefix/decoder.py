@@ -1,4 +1,4 @@
-"""Any Hugging Face causal language model as a decoder (``mmprefix.state``: how prefix, texts and beams share a trunk)."""
+"""Any Hugging Face causal language model as a decoder; ``mmprefix.state`` tells what texts and beams share."""
 
 from __future__ import annotations
 

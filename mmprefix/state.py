@@ -1,0 +1,161 @@
+"""What a decoder has read, and the contract of every decoder: what can be done with it.
+
+Whatever a prefix is, it becomes the start of the model's key-value cache: a ``State``, the trunk of a tree. A prompt
+lengthens the trunk. Captions in training and beams in generation are branches: all branches of an input stand in one
+row behind its trunk, and a mask lets each token see the trunk and its own branch. One pass, nothing copied.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmprefix.generation import GenerateOptions
+from mmprefix.parts import Part
+from mmprefix.sources import Identity
+from mmprefix.types import AnyPrefix, Candidate, Features
+
+Layer = tuple[Tensor, Tensor]  # keys and values (B H T K)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a decoder with cross-attention looks at beside its own text: L pairs (B H T K), and their mask (B T)."""
+
+    layers: tuple[Layer, ...]
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class State:
+    """What a decoder has read of B inputs: a cache entry a layer, which positions are real, and the last output.
+
+    ``cache`` L pairs (B H T K) · ``mask`` (B T) · ``last`` (B E), the hidden state after the last real position, from
+    which the first token is predicted; None while no token or embedding has been run (nothing read, or a deep prefix),
+    zeros for an input of which none was real.
+    ``memory`` where the decoder has cross-attention.
+    """
+
+    cache: tuple[Layer, ...]
+    mask: Tensor
+    last: Tensor | None
+    memory: Memory | None = None
+
+    def roll(self, by: int) -> State:
+        """The same, each input's in the place of the input ``by`` rows further."""
+
+        def turned(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+            return tuple((keys.roll(by, 0), values.roll(by, 0)) for keys, values in layers)
+
+        memory = self.memory and Memory(turned(self.memory.layers), self.memory.mask.roll(by, 0))
+        last = None if self.last is None else self.last.roll(by, 0)
+        return State(turned(self.cache), self.mask.roll(by, 0), last, memory)
+
+
+@dataclass(frozen=True)
+class TextLoss:
+    """Of each text: its summed negative log-likelihood (C,), its tokens (C,), and which input it belongs to (C,)."""
+
+    nll: Tensor
+    tokens: Tensor
+    owner: Tensor
+
+    def mean(self) -> Tensor:
+        """The mean over all tokens of all texts."""
+        return self.nll.sum() / self.tokens.sum().clamp(min=1)
+
+    def by_input(self, count: int) -> TextLoss:
+        """The same summed over the texts of each of ``count`` inputs: nll (B,), tokens (B,)."""
+        nll = self.nll.new_zeros(count).index_add(0, self.owner, self.nll)
+        tokens = self.tokens.new_zeros(count).index_add(0, self.owner, self.tokens)
+        return TextLoss(nll, tokens, torch.arange(count, device=tokens.device))
+
+
+class Decoder(Part, nn.Module, ABC):
+    """The contract of every decoder: plain sizes, and the four things it does with a state."""
+
+    width: int  # E, of the embeddings a prefix is made of
+    layers: int
+    heads: int  # H, key-value heads
+    head_width: int  # K
+    frozen: bool
+    identity: Identity
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """What the names of the tensors begin with that training changes."""
+        return () if self.frozen else ("",)
+
+    memory_dim: int | None = None  # D of the frames that it looks at beside the prefix; None: it has no cross-attention
+
+    @abstractmethod
+    def start(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
+        """Reads a prefix: the trunk that everything below continues, unchanged by it and usable again."""
+
+    @abstractmethod
+    def open(self, state: State, prompts: list[str]) -> State:
+        """The trunk lengthened by each input's prompt; questions may follow."""
+
+    @abstractmethod
+    def close(self, state: State, prompts: list[str], questions: list[str]) -> State:
+        """An opened trunk lengthened by each input's question (or ""), so that a text can follow."""
+
+    @abstractmethod
+    def text_loss(
+        self, state: State, prompts: list[str], targets: list[list[str]], questions: list[list[str]] | None = None
+    ) -> TextLoss:
+        """How badly each target of each input is predicted after the prefix, the input's prompt, and its question."""
+
+    @abstractmethod
+    def write(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
+        """For each input its texts behind a closed trunk, the best first."""
+
+    @abstractmethod
+    def weigh(self, state: State, choices: list[str], after: str) -> Tensor:
+        """The total log-probability (B C) of each of C allowed texts behind a trunk closed by the text ``after``."""
+
+    def read(self, state: State, prompts: list[str], questions: list[str] | None = None) -> State:
+        """The trunk lengthened by all that stands before a text."""
+        return self.close(self.open(state, prompts), prompts, questions or [""] * len(prompts))
+
+    def generate(
+        self, state: State, prompts: list[str], options: GenerateOptions, questions: list[str] | None = None
+    ) -> list[list[Candidate]]:
+        """For each input its texts after the prefix, its prompt and its question, the best first."""
+        with torch.no_grad():
+            return self.write(self.read(state, prompts, questions), options)
+
+    def choose(
+        self, state: State, prompts: list[str], choices: list[str], questions: list[str] | None = None
+    ) -> Tensor:
+        """The log-probability (B C) of each of C allowed texts behind an opened trunk, given that it is one of them."""
+        questions = questions or [""] * len(prompts)
+        closed = self.close(state, prompts, questions)
+        ends = [(question or prompt)[-1:] for question, prompt in zip(questions, prompts, strict=True)]
+        found = torch.zeros(len(prompts), len(choices), device=state.mask.device)
+        for end in dict.fromkeys(ends):  # what a text begins with depends on what it follows
+            rows = torch.tensor([one == end for one in ends], device=state.mask.device)
+            found = torch.where(rows[:, None], self.weigh(closed, choices, end), found)
+        return found.log_softmax(-1)
+
+    def adopt(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
+        """The ``tensors`` of a saved model (by name) as this decoder can take them; it was built with ``options``."""
+        return tensors
+
+    def loss(
+        self, state: State, prompts: list[str], targets: list[list[str]], questions: list[list[str]] | None = None
+    ) -> Tensor:
+        """The mean negative log-likelihood over all tokens of all targets."""
+        return self.text_loss(state, prompts, targets, questions).mean()
+
+    def score(
+        self, state: State, prompts: list[str], targets: list[list[str]], questions: list[list[str]] | None = None
+    ) -> list[list[float]]:
+        """The total log-probability of each target, the end of text included."""
+        found = self.text_loss(state, prompts, targets, questions)
+        values = iter((-found.nll).tolist())
+        return [[next(values) for _ in texts] for texts in targets]
