@@ -36,7 +36,8 @@ class PrefixLM(nn.Module):
     """Branches by name, and the decoder that all of them speak to.
 
     An input may have any subset of the branches; the prefixes of those it has are joined in the order of the branches.
-    A decoder with cross-attention (see ``CrossDecoder``) looks at the frames of all branches that it has.
+    A decoder with cross-attention (see ``CrossDecoder``) looks at the frames of all branches that are as wide as those
+    of its own encoder.
 
     Args:
         branches: at least one, unless there is a ``prefix``.
@@ -62,13 +63,22 @@ class PrefixLM(nn.Module):
             raise InputError(f"model.branches.{min(taken)}: is the name of another part; call the branch otherwise")
         self.decoder = decoder
         self.wording = wording or Wording()
+        if transcriber is not None and not self.wording.context:
+            raise InputError(
+                "model.transcriber: nothing reads what it writes; give model.wording.context or leave it out"
+            )
         self.transcriber = transcriber
         self.encoders = nn.ModuleDict({name: branch.encoder for name, branch in branches.items()})
         mapped = {name: branch for name, branch in branches.items() if branch.mapper is not None}
         self.mappers = nn.ModuleDict({name: _mapper(branch, decoder) for name, branch in mapped.items()})
         self.task_prefix = None if prefix is None else _made(prefix, 0, 0, decoder)
-        for name, encoder in self.encoders.items():
-            _refuse_unread(name, cast(Encoder, encoder), name in self.mappers, decoder)
+        for name in self.encoders:
+            _refuse_unread(name, self.encoder(name), name in self.mappers, decoder)
+        if decoder.memory_dim is not None and all(self.encoder(name).dim != decoder.memory_dim for name in branches):
+            raise InputError(
+                f"model.branches: the decoder {decoder.identity.source!r} looks at frames that are "
+                f"{decoder.memory_dim} wide, and no branch has any; add one with the encoder of the same model"
+            )
 
     def encoder(self, name: str) -> Encoder:
         """The frozen encoder of branch ``name``."""
@@ -117,7 +127,8 @@ class PrefixLM(nn.Module):
         prefix = self._prefix(features, batch.absent, len(batch))
         if self.decoder.memory_dim is None:
             return self.decoder.start(prefix)
-        return self.decoder.start(prefix, _memory([found for found in features.values() if found.frames.shape[2]]))
+        looked = [found for found in features.values() if found.frames.shape[2] == self.decoder.memory_dim]
+        return self.decoder.start(prefix, _memory(looked))
 
     def prompts(self, batch: Batch) -> list[str]:
         """What the decoder reads of each input's context and prompt."""
@@ -240,18 +251,17 @@ def _made(mapper: Callable[[int, int, int], Mapper], dim: int, pooled_dim: int, 
 
 
 def _refuse_unread(name: str, encoder: Encoder, mapped: bool, decoder: Decoder) -> None:
-    """Refuses a branch whose features go nowhere, or that cross-attention cannot read."""
-    looks = decoder.memory_dim is not None and encoder.dim > 0
-    if not mapped and not looks:
-        raise InputError(
-            f"model.branches.{name}: has no mapper, and the decoder {decoder.identity.source!r} looks at no frames; "
-            "give it a mapper"
-        )
-    if looks and encoder.dim != decoder.memory_dim:
-        raise InputError(
-            f"model.branches.{name}: its frames are {encoder.dim} wide, and the decoder {decoder.identity.source!r} "
-            f"looks at frames that are {decoder.memory_dim} wide; use the encoder of the same model"
-        )
+    """Refuses a branch whose features go nowhere: no mapper reads them, and no cross-attention looks at them."""
+    if mapped or encoder.dim == decoder.memory_dim:
+        return
+    if decoder.memory_dim is None or not encoder.dim:
+        why = f"the decoder {decoder.identity.source!r} looks at no frames" if encoder.dim else "it has no frames"
+        raise InputError(f"model.branches.{name}: has no mapper, and {why}; give it a mapper")
+    raise InputError(
+        f"model.branches.{name}: has no mapper, its frames are {encoder.dim} wide, and the decoder "
+        f"{decoder.identity.source!r} looks at frames that are {decoder.memory_dim} wide; use the encoder of the same "
+        "model, or give it a mapper"
+    )
 
 
 def _nothing(count: int, device: torch.device) -> Features:

@@ -120,6 +120,14 @@ class PrefixTask(LightningModule):
             start_from(self.model, self.start_from)
         learn_ranges(self.model, getattr(cast(Any, self.trainer), "datamodule", None))
 
+    def on_train_start(self) -> None:
+        """The first step of a run that is resumed with another number of steps has the rate of its new schedule."""
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(plan := config.scheduler, torch.optim.lr_scheduler.LambdaLR):
+                rates = zip(plan.optimizer.param_groups, plan.base_lrs, plan.lr_lambdas, strict=True)
+                for group, rate, factor in rates:
+                    group["lr"] = rate * factor(plan.last_epoch)
+
     def training_step(self, batch: Batch, index: int) -> Tensor:
         if self.modality_dropout:
             batch = drop_modalities(batch, self.modality_dropout, self.model.reads_text)
@@ -242,8 +250,7 @@ class PrefixTask(LightningModule):
                 f"model.schedule {self.schedule}, model.warmup {self.warmup}: this run has no last step to count back "
                 "from; give trainer.max_epochs or trainer.max_steps, or a constant schedule and a warmup in steps"
             )
-        schedule = Schedule(self.schedule, self.warmup, total)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor_at(self.schedule, self.warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -269,17 +276,19 @@ class PrefixTask(LightningModule):
             self._resumed = None
 
 
-class Schedule:
-    """The factor on the learning rate at a step: a linear rise (warm-up), then level, a line or half a cosine."""
+def factor_at(kind: str, warmup: float, total: float) -> Callable[[int], float]:
+    """The factor on the learning rate at a step: a linear rise (warm-up), then level, a line or half a cosine.
 
-    def __init__(self, kind: str, warmup: float, total: float) -> None:
-        self.kind, self.total = kind, total
-        self.warmup = round(warmup * total) if warmup < 1 else int(warmup)
+    A function, not an object: LambdaLR would save what an object knows, and a longer run could not go on from there.
+    """
+    rise = round(warmup * total) if warmup < 1 else int(warmup)
 
-    def __call__(self, step: int) -> float:
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        if self.kind == "constant":
+    def factor(step: int) -> float:
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        if kind == "constant":
             return 1.0
-        done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
-        return 1 - done if self.kind == "linear" else 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
+        done = min(1.0, (step - rise) / max(1, total - rise))
+        return 1 - done if kind == "linear" else 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
+
+    return factor

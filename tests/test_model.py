@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_encoders
 import tiny_spoken
 import torch
 import yaml
@@ -22,6 +23,7 @@ from mmprefix import task
 from mmprefix.batching import stack
 from mmprefix.cli import main
 from mmprefix.decoder import CausalDecoder
+from mmprefix.encoders.panns import Cnn14
 from mmprefix.encoders.signals import Signals
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.generation import GenerateOptions
@@ -30,10 +32,12 @@ from mmprefix.mappers.deep import Deep, DeepTable
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
+from mmprefix.mappers.resampler import Resampler
 from mmprefix.modalities import drop_modalities
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.predictor import Predictor, load
 from mmprefix.seq2seq import CrossDecoder
+from mmprefix.transcriber import Transcriber
 from mmprefix.trie import trie
 from mmprefix.types import Batch, DeepPrefix, Features, InputError, Media, MixedPrefix, Prefix
 from mmprefix.wording import Wording
@@ -291,6 +295,18 @@ def test_whisper_looks_at_a_branch_without_a_mapper(ears: Whisper, asked: CrossD
         PrefixLM({"audio": Branch(ears), "signals": Branch(Signals())}, asked)
 
 
+def test_frames_of_another_width_become_a_prefix_beside_those_that_are_looked_at(
+    ears: Whisper, asked: CrossDecoder, tmp_path: Path
+) -> None:
+    other = Cnn14(str(tiny_encoders.panns(tmp_path / "cnn.pth")), **tiny_encoders.PANNS)
+    assert other.dim != asked.memory_dim
+    mapper = Resampler(other.dim, other.pooled_dim, asked.width, length=3, layers=1, hidden=16)
+    model = PrefixLM({"audio": Branch(ears), "room": Branch(other, mapper)}, asked)
+    heard = batch({"audio": sounds(3), "room": sounds(3)}, [""] * 3)
+    wanted = asked.text_loss(asked.start(mapper(other(sounds(3))), ears(sounds(3))), [""] * 3, heard.targets)
+    assert torch.allclose(model.text_loss(heard).nll, wanted.nll, atol=1e-4)
+
+
 def test_what_does_not_fit_together_is_refused(asked: CrossDecoder, gpt2: CausalDecoder, ears: Whisper) -> None:
     with pytest.raises(InputError, match=r"model.branches: at least one branch is needed.* or model.prefix"):
         PrefixLM({}, gpt2)
@@ -307,7 +323,11 @@ def test_what_does_not_fit_together_is_refused(asked: CrossDecoder, gpt2: Causal
     wide = Whisper(ears.identity.source)
     wide.dim = 48
     with pytest.raises(InputError, match=r"its frames are 48 wide, and the decoder .* frames that are 32 wide"):
-        PrefixLM({"audio": Branch(wide, SOFT["audio"])}, asked)
+        PrefixLM({"audio": Branch(wide)}, asked)
+    with pytest.raises(InputError, match=r"looks at frames that are 32 wide, and no branch has any"):
+        PrefixLM({"signals": Branch(Signals(["a", "b", "c"]), SOFT["signals"])}, asked)
+    with pytest.raises(InputError, match=r"model.transcriber: nothing reads what it writes; give model.wording"):
+        PrefixLM({"audio": Branch(ears)}, asked, transcriber=Transcriber(ears.identity.source))
     table = DeepTable(0, 0, 32, layers=3, heads=4, head_width=8)
     with pytest.raises(InputError, match="DeepTable: is for 3 layers of 4 heads of 8; the decoder has 2 layers"):
         PrefixLM({}, gpt2, table)

@@ -101,6 +101,15 @@ def test_a_run_broken_off_anywhere_goes_on_with_the_same_bits(
     assert captions(tmp_path, "val") == captions(whole, "val")
 
 
+def test_a_finished_run_goes_on_at_the_rates_of_its_new_length(tiny: Tiny, tmp_path: Path) -> None:
+    longer = tmp_path / "longer"
+    assert run("fit", recipe(tiny, longer), trainer__max_epochs=4) == 0
+    made = recipe(tiny, tmp_path)
+    assert run("fit", made) == 0
+    assert run("fit", made, trainer__max_epochs=4, ckpt_path="last") == 0
+    assert watched(tmp_path).rates == watched(longer).rates[12:]
+
+
 def test_dropout_and_sampling_draw(whole: Path, tiny: Tiny, tmp_path: Path) -> None:
     """What the tests above say of random numbers would be empty if none were drawn."""
     assert run("fit", recipe(tiny, tmp_path), seed_everything=2) == 0

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_recipes import Tiny, build, captions, figures, quietly, run, same, tensors, watched
 
-from mmprefix.task import Schedule
+from mmprefix.task import factor_at
 
 pytestmark = quietly
 
@@ -166,7 +166,7 @@ def cosine(done: float) -> float:
     ],
 )
 def test_schedules_are_the_closed_forms(kind: str, warmup: float, expected: list[float]) -> None:
-    schedule = Schedule(kind, warmup, 10)
+    schedule = factor_at(kind, warmup, 10)
     assert [schedule(step) for step in range(10)] == pytest.approx(expected)
     assert schedule(50) == pytest.approx(1.0 if kind == "constant" else 0.0)  # past the end it stays
 
