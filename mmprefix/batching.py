@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 from mmprefix.encoders.base import Preprocess
 from mmprefix.manifest import Example
 from mmprefix.sampling import Draw
-from mmprefix.types import Batch, InputError, Media
+from mmprefix.shards import Entry
+from mmprefix.types import Batch, Features, InputError, Media
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +24,12 @@ Asks = Callable[[Example, np.random.Generator], list[tuple[str, str]]]
 
 
 class Sample(NamedTuple):
-    """One example, read: a waveform (S,) or a picture (3 Y X) for each branch, and its strings.
+    """One example, read: a waveform (S,), a picture (3 Y X) or features for each branch, and its strings.
 
     ``questions`` is None where nothing is asked, empty where nothing happens to be asked this time.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: dict[str, Tensor | Entry]
     prompt: str
     targets: list[str]
     context: str
@@ -40,7 +41,7 @@ class Sample(NamedTuple):
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples that have the same branches → a Batch; waveforms are padded with zeros to the longest."""
     return Batch(
-        inputs={name: stack([sample.inputs[name] for sample in samples]) for name in samples[0].inputs},
+        inputs={name: together([sample.inputs[name] for sample in samples]) for name in samples[0].inputs},
         prompts=[sample.prompt for sample in samples],
         targets=[sample.targets for sample in samples],
         contexts=[sample.context for sample in samples],
@@ -48,6 +49,21 @@ def collate(samples: Sequence[Sample]) -> Batch:
         media=[sample.media for sample in samples],
         questions=[sample.questions for sample in samples if sample.questions is not None],
     )
+
+
+def together(values: Sequence[Tensor | Entry]) -> Media | Features:
+    """What was read of each input → Media; what was found in each before → Features."""
+    if isinstance(values[0], Entry):
+        return padded(cast(Sequence[Entry], values))
+    return stack(cast(Sequence[Tensor], values))
+
+
+def padded(entries: Sequence[Entry]) -> Features:
+    """Frames (T D) of any lengths and summaries (G,) → Features (B T D), (B G); padding is zero."""
+    lengths = torch.tensor([len(entry.frames) for entry in entries])
+    frames = pad_sequence([entry.frames for entry in entries], batch_first=True)
+    mask = torch.arange(frames.shape[1]) < lengths[:, None]
+    return Features(frames, mask, torch.stack([entry.pooled for entry in entries]))
 
 
 def stack(values: Sequence[Tensor]) -> Media:

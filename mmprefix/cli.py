@@ -22,6 +22,7 @@ TRAINING = {
     "validate": "figures and captions on a recipe's validation data",
     "test": "figures and captions on a recipe's test data",
     "predict": "write captions for a manifest, as JSON lines",
+    "encode": "put what a recipe's frozen encoders find into a feature store",
 }
 VERBS = {
     "caption": ("mmprefix.caption", "caption files with a saved model"),

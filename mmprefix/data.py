@@ -92,6 +92,7 @@ class PairData(LightningDataModule):
         self.num_workers, self.seed, self.on_bad, self.bucket = num_workers, seed, on_bad, bucket
         self.prompt, self.drop_last, self.max_captions = prompt, drop_last, max_captions
         self.preprocess: Mapping[str, Preprocess] = {}
+        self.recall: dict[str, Preprocess] = {}  # what takes the place of ``preprocess`` where features were kept
         self.media: Mapping[str, MediaKind] = {}
         self.reads_text = False
         self.rows: dict[str, Rows] = {}
@@ -122,7 +123,7 @@ class PairData(LightningDataModule):
         """
         if self.trainer is not None:
             module = cast(Any, self.trainer.lightning_module)
-            self.preprocess = getattr(module, "preprocess", self.preprocess)
+            self.preprocess = {**getattr(module, "preprocess", self.preprocess), **self.recall}
             self.media = getattr(module, "media", self.media)
             self.reads_text = getattr(module, "reads_text", self.reads_text)
         if not self.preprocess and not self.reads_text and self.trainer is not None:

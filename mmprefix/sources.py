@@ -119,6 +119,19 @@ def identify(name: str, path: Path) -> Identity:
     return Identity(name, revision_of(path), fingerprint(files))
 
 
+def settings(identity: Identity) -> str:
+    """The hash of what stands beside a model's weights on disk (sizes, preprocessing); "" where it is but one file."""
+    place = Path(identity.source).expanduser()
+    if identity.source.startswith(EMBEDDED) or place.is_dir():
+        return fingerprint(folder(identity.source).glob("*.json"))
+    if identity.revision is None:
+        return ""
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+
+    here = snapshot_download(identity.source, revision=identity.revision, local_files_only=True)
+    return fingerprint(Path(here).glob("*.json"))
+
+
 def read_json(file: Path) -> dict[str, object]:
     """The JSON object in ``file``; InputError names the file when it is missing or malformed."""
     try:

@@ -20,10 +20,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from mmprefix.caching import use_cache
 from mmprefix.checkpoint import check_place
 from mmprefix.checkpoint_io import AtomicCheckpointIO
 from mmprefix.complaint import explain, options
 from mmprefix.data import PairData
+from mmprefix.features import Store
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.misspelt import check_recipe, recipes_of
 from mmprefix.predictions import WritePredictions
@@ -67,6 +69,8 @@ class PrefixCLI(LightningCLI):
         parser.add_argument("--save_to", type=str | None, default=None, help="where fit saves the trained model")
         parser.add_argument("--test_after_fit", type=bool, default=False, help="whether fit ends with a test")
         parser.add_argument("--dry_run", type=bool, default=False, help="build, print sizes, and stop")
+        parser.add_argument("--cache", type=str | None, default=None, help="the folder of a feature store to use")
+        parser.add_argument("--cache_dtype", type=str, default="float16", help="of its numbers: float16 or float32")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Recipes are first compared with the options that there are: a parser only misses what it has no name for."""
@@ -127,13 +131,36 @@ class PrefixCLI(LightningCLI):
             for line in sizes(self.model):
                 log.info(line)
             raise SystemExit(0)
+        self.use_cache(["fit", "test"] if config.test_after_fit else ["fit"])
 
     def before_validate(self) -> None:
         """Says so when what is measured was never trained."""
         if self._config().ckpt_path is None:
             log.warning("No --ckpt_path was given, so the mappers are untrained; give a file, or last.")
+        self.use_cache([str(self.subcommand)])
 
     before_test = before_predict = before_validate
+
+    def use_cache(self, stages: list[str]) -> list[Store]:
+        """Fills the feature store that the recipe names with what ``stages`` read, on the devices of the run."""
+        config = self._config()
+        if not config.cache:
+            return []
+        trainer, strategy = config.trainer, config.trainer.strategy
+        filling = Trainer(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=strategy if isinstance(strategy, str) else "ddp",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=self.root,
+        )
+        callbacks = cast(Any, self.trainer).callbacks
+        return use_cache(self.model, self.datamodule, stages, config.cache, config.cache_dtype, filling, callbacks)
 
     def after_fit(self) -> None:
         """The test and the saved model that the recipe asks for."""
@@ -176,13 +203,28 @@ class PrefixCLI(LightningCLI):
         return Path(str(configs[0])).stem if configs else "run"
 
 
+class EncodeCLI(PrefixCLI):
+    """``mmprefix encode``: what a training would do first where its recipe has a ``cache``, and no more."""
+
+    def before_fit(self) -> None:
+        """Fills the store with all that the data module names."""
+        if not self._config().cache:
+            raise InputError("cache: names no folder to put features into; give --cache DIR")
+        self.use_cache(["fit", "test"])
+        raise SystemExit(0)
+
+
 def train(words: list[str]) -> int:
-    """Runs ``fit``, ``validate``, ``test`` or ``predict`` with the options in ``words``; returns the exit code."""
+    """Runs ``fit``, ``validate``, ``test``, ``predict`` or ``encode`` with the options in ``words``; returns the exit
+    code."""
     quiet()
     words = dry_run_as_flag(words)
+    runs: type[PrefixCLI] = PrefixCLI
+    if words[0] == "encode":
+        runs, words = EncodeCLI, ["fit", *words[1:]]
     kept, sys.argv = sys.argv, [sys.argv[0], *words]  # Lightning starts further processes with the words it finds here
     try:
-        PrefixCLI(
+        runs(
             PrefixTask,
             PairData,
             subclass_mode_data=True,

@@ -1,0 +1,185 @@
+"""The feature store: what a frozen encoder found in each input, once, on disk, for all runs and all processes.
+
+Below the folder that a recipe names with ``cache``, each encoder has a folder of its own, called after what it is: its
+class and options, the hash of its weights, its preprocessing, the type of the numbers. In it are shards
+(``mmprefix.shards``) that are only ever added. An input is known by its content, and by the part of it that is read
+(``mmprefix.content``): a file that moves is found again, a file that changes is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmprefix import __version__
+from mmprefix.atomic import atomically, saying_so
+from mmprefix.encoders.base import Encoder
+from mmprefix.media import Source, name_of
+from mmprefix.parts import recipe
+from mmprefix.shards import KEY, DamagedError, Entry, Shard, float_of, write_shard
+from mmprefix.sources import read_json, settings
+from mmprefix.types import InputError
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+Part = tuple[Source, float, float | None]  # an input, and from where to where in seconds
+
+
+def describe(encoder: Encoder, dtype: str = "float16") -> dict[str, Any]:
+    """All that what is found in an input depends on, as plain data."""
+    made = recipe(encoder)
+    options = {name: value for name, value in made["init_args"].items() if name not in ("model", "revision")}
+    return {
+        "format": FORMAT,
+        "mmprefix": __version__,
+        "encoder": made["class_path"],
+        "options": options,
+        "weights": encoder.identity.sha256,
+        "settings": settings(encoder.identity),
+        "preprocessing": repr(encoder.preprocess),
+        "dtype": dtype,
+        "widths": [encoder.dim, encoder.pooled_dim],
+    }
+
+
+class Store:
+    """The entries of one encoder. Opening reads keys only; a row is read when it is asked for.
+
+    ``root`` is the folder that all encoders share; ``description`` is that of ``describe``. Raises InputError where the
+    folder holds what another encoder found.
+    """
+
+    def __init__(self, root: str | Path, description: Mapping[str, Any]) -> None:
+        self.description = dict(description)
+        text = json.dumps(self.description, sort_keys=True)
+        kind = str(description["encoder"]).rpartition(".")[2].lower()
+        self.folder = Path(root).expanduser() / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.dtype = float_of(str(description["dtype"]))
+        self.shards: list[Shard] = []
+        self.damaged: list[Path] = []
+        self._claim_folder()
+        self.refresh()
+
+    def _claim_folder(self) -> None:
+        told = self.folder / "encoder.json"
+        text = json.dumps(self.description, indent=1, sort_keys=True) + "\n"
+        if not told.exists():
+            with saying_so(told):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            atomically(told, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+        elif read_json(told) != json.loads(text):
+            raise InputError(f"{told}: tells of another encoder than its folder is called after; remove the folder")
+
+    def look(self) -> None:
+        """Takes up what others have added, if anything."""
+        if set(self.folder.glob("*.safetensors")) - {shard.file for shard in self.shards} - set(self.damaged):
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Takes up the shards that have been added since; those that are no longer there are left out."""
+        held = {shard.file: shard for shard in self.shards}
+        self.shards, self.damaged = [], []
+        for file in sorted(self.folder.glob("*.safetensors")):
+            try:
+                shard = held.get(file) or Shard(file)
+            except DamagedError as error:
+                log.warning("left out: %s; mmprefix encode makes it anew", error)
+                self.damaged.append(file)
+                continue
+            if (shard.frames.shape[1], shard.pooled.shape[1]) != tuple(self.description["widths"]):
+                raise InputError(f"{file}: holds features of other widths than its encoder makes; remove it")
+            self.shards.append(shard)
+        self._index()
+
+    def _index(self) -> None:
+        keys = torch.cat([torch.zeros(0, KEY, dtype=torch.uint8), *(shard.keys for shard in self.shards)]).numpy()
+        heads = keys[:, :8].copy().view(">u8").ravel().astype(np.uint64)
+        order = np.argsort(heads, kind="stable")
+        sizes = [len(shard) for shard in self.shards]
+        shard = np.repeat(np.arange(len(sizes)), sizes)
+        row = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(size) for size in sizes)])
+        self._keys = keys[order].tobytes()
+        self._heads = memoryview(heads[order])
+        self._shard, self._row = memoryview(shard[order]), memoryview(row[order])
+
+    def __len__(self) -> int:
+        return len(self._heads)
+
+    def _find(self, key: bytes) -> int:
+        """The place of ``key`` in the index, or -1."""
+        place = bisect_left(self._heads, int.from_bytes(key[:8], "big"))
+        while place < len(self._heads):
+            found = self._keys[KEY * place : KEY * place + KEY]
+            if found == key:
+                return place
+            if found[:8] != key[:8]:
+                return -1
+            place += 1
+        return -1
+
+    def __contains__(self, key: bytes) -> bool:
+        return self._find(key) >= 0
+
+    def __getitem__(self, key: bytes) -> Entry:
+        """What was found in the input that ``key`` stands for, as views of the file; KeyError where it is not here."""
+        place = self._find(key)
+        if place < 0:
+            raise KeyError(key.hex())
+        return self.shards[self._shard[place]][self._row[place]]
+
+    def keys(self) -> Iterable[bytes]:
+        """All keys, in order."""
+        return (self._keys[at : at + KEY] for at in range(0, len(self._keys), KEY))
+
+    def add(self, name: str, keys: Sequence[bytes], entries: Sequence[Entry]) -> None:
+        """Writes one more shard, called ``name``. Raises InputError for numbers that its type cannot hold."""
+        kept = [Entry(*(part.to(self.dtype) for part in entry)) for entry in entries]
+        for key, entry in zip(keys, kept, strict=True):
+            if not all(bool(part.isfinite().all()) for part in entry):
+                raise InputError(
+                    f"{self.folder}: features of input {key.hex()} are no finite numbers as {self.description['dtype']}"
+                    + ("; give cache_dtype float32" if self.dtype == torch.float16 else "")
+                )
+        write_shard(self.folder / f"{name}.safetensors", keys, kept)
+
+    def mend(self) -> int:
+        """Removes shards whose content is not what was written; how many those were."""
+        self.damaged += [shard.file for shard in self.shards if not shard.is_whole()]
+        count = len(self.damaged)
+        for file in self.damaged:
+            log.warning("%s: is damaged; its inputs are encoded anew", file)
+            file.unlink(missing_ok=True)
+        self.refresh()
+        return count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.folder.parent, "description": self.description}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # a worker that was not forked maps the files for itself
+
+
+class Recall:
+    """Stands in the place of an encoder's preprocessing: gives what was found before instead of what is to be read."""
+
+    def __init__(self, store: Store, keys: Mapping[Part, bytes], faults: Mapping[bytes, str]) -> None:
+        self.store, self.keys, self.faults = store, keys, faults
+
+    def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> Entry:
+        """The features of an input; InputError where it could not be read, or was not to be encoded."""
+        key = self.keys.get((source, start, end), b"")
+        if key in self.faults:
+            raise InputError(self.faults[key])
+        try:
+            return self.store[key]
+        except KeyError as error:
+            raise InputError(f"{name_of(source)}: is not in the cache {self.store.folder}") from error
