@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,28 +101,30 @@ class Store:
         self._index()
 
     def _index(self) -> None:
+        """The first eight bytes of all keys in order, and where each is: 16 bytes an entry, the rest stays mapped."""
         keys = torch.cat([torch.zeros(0, KEY, dtype=torch.uint8), *(shard.keys for shard in self.shards)]).numpy()
         heads = keys[:, :8].copy().view(">u8").ravel().astype(np.uint64)
         order = np.argsort(heads, kind="stable")
         sizes = [len(shard) for shard in self.shards]
-        shard = np.repeat(np.arange(len(sizes)), sizes)
-        row = np.concatenate([np.zeros(0, dtype=np.int64), *(np.arange(size) for size in sizes)])
-        self._keys = keys[order].tobytes()
+        shard = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+        row = np.concatenate([np.zeros(0, dtype=np.int32), *(np.arange(size, dtype=np.int32) for size in sizes)])
         self._heads = memoryview(heads[order])
         self._shard, self._row = memoryview(shard[order]), memoryview(row[order])
 
     def __len__(self) -> int:
         return len(self._heads)
 
+    def __iter__(self) -> Iterator[bytes]:
+        """All keys, in order."""
+        return (self.shards[shard].key(row) for shard, row in zip(self._shard, self._row, strict=True))
+
     def _find(self, key: bytes) -> int:
         """The place of ``key`` in the index, or -1."""
-        place = bisect_left(self._heads, int.from_bytes(key[:8], "big"))
-        while place < len(self._heads):
-            found = self._keys[KEY * place : KEY * place + KEY]
-            if found == key:
+        head = int.from_bytes(key[:8], "big")
+        place = bisect_left(self._heads, head)
+        while place < len(self._heads) and self._heads[place] == head:
+            if self.shards[self._shard[place]].key(self._row[place]) == key:
                 return place
-            if found[:8] != key[:8]:
-                return -1
             place += 1
         return -1
 
@@ -135,10 +137,6 @@ class Store:
         if place < 0:
             raise KeyError(key.hex())
         return self.shards[self._shard[place]][self._row[place]]
-
-    def keys(self) -> Iterable[bytes]:
-        """All keys, in order."""
-        return (self._keys[at : at + KEY] for at in range(0, len(self._keys), KEY))
 
     def add(self, name: str, keys: Sequence[bytes], entries: Sequence[Entry]) -> None:
         """Writes one more shard, called ``name``. Raises InputError for numbers that its type cannot hold."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -41,23 +42,28 @@ class Shard:
 
     def __init__(self, file: Path) -> None:
         try:
-            size = file.stat().st_size
-            storage = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=size)
-            length = int.from_bytes(bytes(storage[:8].tolist()), "little") if size > 8 else size
-            header = json.loads(bytes(storage[8 : 8 + length].tolist())) if 8 + length <= size else {}
-            parts = [_part(storage, header[name], 8 + length) for name in _PARTS]
-            if max(header[name]["data_offsets"][1] for name in _PARTS) + 8 + length != size:
+            with file.open("rb") as stream:
+                begin = 8 + int.from_bytes(stream.read(8), "little")
+                size = os.fstat(stream.fileno()).st_size
+                header = json.loads(stream.read(begin - 8)) if begin <= size else {}
+            if begin + max(header[name]["data_offsets"][1] for name in _PARTS) != size:
                 raise DamagedError(f"{file}: is not as long as it says")
+            storage = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=size)
+            parts = [_part(storage, header[name], begin) for name in _PARTS]
             self.sha256 = str(header["__metadata__"]["sha256"])
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"{file}: is no shard that can be read ({str(error).splitlines()[0]})") from error
         self.file = file
         self.keys, self.frames, ends, self.pooled = parts
-        self.ends = memoryview(ends.numpy())
+        self.ends, self._names = memoryview(ends.numpy()), memoryview(self.keys.view(-1).numpy())
         self._no_frames = self.frames[:0] if not len(self.frames) else None
 
     def __len__(self) -> int:
         return len(self.ends)
+
+    def key(self, row: int) -> bytes:
+        """The key of an entry."""
+        return self._names[KEY * row : KEY * row + KEY].tobytes()
 
     def __getitem__(self, row: int) -> Entry:
         """Views of the mapped file: a copy is made where they are put into a batch."""
@@ -97,8 +103,6 @@ def _part(storage: torch.UntypedStorage, part: dict[str, Any], begin: int) -> Te
     values = torch.empty(0, dtype=dtype)
     if first == last:
         return values.view(shape)
-    if begin + last > len(storage) or (begin + first) % dtype.itemsize:
-        raise ValueError("it is cut off")
     stride = [1]
     for side in reversed(shape[1:]):
         stride.insert(0, stride[0] * side)

@@ -212,3 +212,21 @@ def test_generate(tmp_path: Path) -> None:
         row = next(r for r in ran.stdout.splitlines() if r.startswith(f"| {search} |     {case['batch']} |"))
         assert f" {case['ratio']:.2f} " in row
     assert max(case["distinct_texts"] for case in cases) > 1
+
+
+@pytest.mark.slow
+def test_feature_store(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "store.json"
+    sizes = ["--entries", "400", "--wide", "30", "--shard", "50", "--workers", "2", "--repeat", "1"]
+    found = script("feature_store").main([*sizes, "--json", str(file)])
+    assert json.loads(file.read_text()) == found
+    printed = capsys.readouterr().out
+    for kind, entries in (("512", 400), ("31 x 2048", 30)):
+        figures = found["kinds"][kind]
+        assert figures["entries"] == entries
+        assert min(figures["open_ms"]) > 0
+        assert all(value > 0 for value in figures["memory_mb"].values())
+        for name, times in figures["read_us"].items():
+            line = next(line for line in printed.splitlines() if line.startswith(f"| {kind} ") and f" {name} |" in line)
+            assert f" {times['median']:.1f} " in line
+            assert 0 < times["min"] <= times["median"] <= times["max"]

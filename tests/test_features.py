@@ -72,7 +72,7 @@ def test_what_is_put_in_comes_out(tmp_path: Path) -> None:
     assert len(store) == 0  # what is open does not change under its user
     store.look()
     for opened in (store, Store(tmp_path, WIDTHS), pickle.loads(pickle.dumps(store))):
-        assert sorted(opened.keys()) == sorted(names)
+        assert sorted(opened) == sorted(names)
         for name in names:
             assert torch.equal(opened[name].frames, given[name].frames)
             assert torch.equal(opened[name].pooled, given[name].pooled)
