@@ -64,6 +64,9 @@ class LogitsEverywhere(CausalDecoder):
     def _run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
         return super().head(super()._run(state, cache, embeds, sees, places))  # (B N V)
 
+    def _nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
+        return -hidden.float().log_softmax(-1)[row, target]
+
     def head(self, hidden: Tensor) -> Tensor:
         return hidden  # what ``_run`` gave are logits already
 

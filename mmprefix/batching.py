@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
-from mmprefix.encoders.base import Preprocess
 from mmprefix.manifest import Example
+from mmprefix.media import Source
 from mmprefix.sampling import Draw
 from mmprefix.shards import Entry
 from mmprefix.types import Batch, Features, InputError, Media
@@ -21,6 +21,7 @@ from mmprefix.types import Batch, Features, InputError, Media
 log = logging.getLogger(__name__)
 
 Asks = Callable[[Example, np.random.Generator], list[tuple[str, str]]]
+Reader = Callable[[Source, float, float | None], Tensor | Entry]  # reads an input, or knows what was found in it
 
 
 class Sample(NamedTuple):
@@ -88,7 +89,7 @@ class Examples(Dataset[Any]):
     def __init__(
         self,
         examples: Sequence[Example],
-        preprocess: Mapping[str, Preprocess],
+        preprocess: Mapping[str, Reader],
         prompt: str = "",
         max_captions: int | None = None,
         seed: int = 0,
@@ -120,7 +121,7 @@ class Examples(Dataset[Any]):
         example = self.examples[row]
         items = {name: example.inputs[name] for name in self.preprocess if name in example.inputs}
         try:
-            tensors = {name: self.preprocess[name](item.source, item.start, item.end) for name, item in items.items()}
+            found = {name: self.preprocess[name](item.source, item.start, item.end) for name, item in items.items()}
         except InputError as error:
             fault = example.fault(str(error))
             if not self.skip_bad:
@@ -131,7 +132,7 @@ class Examples(Dataset[Any]):
         prompt = self.prompt if example.prompt is None else example.prompt
         questions, targets = self._texts(row, epoch if self.training else 0)
         place = next((item.path for item in items.values() if item.path), example.places[-1])
-        return Sample(tensors, prompt, targets, self._context(row, epoch), example.id, place, questions)
+        return Sample(found, prompt, targets, self._context(row, epoch), example.id, place, questions)
 
     def _context(self, row: int, epoch: int) -> str:
         example = self.examples[row]

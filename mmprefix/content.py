@@ -56,5 +56,8 @@ def _state(name: str) -> tuple[int, int, int]:
 
 
 def _hash(name: str) -> str:
+    digest = hashlib.sha256()
     with open_source(name) as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

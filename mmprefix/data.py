@@ -12,10 +12,9 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Sampler
 
-from mmprefix.batching import Asks, Examples, Loader
+from mmprefix.batching import Asks, Examples, Loader, Reader
 from mmprefix.check import COLUMNS as _COLUMNS
 from mmprefix.check import MediaKind
-from mmprefix.encoders.base import Preprocess
 from mmprefix.fields import Fields
 from mmprefix.manifest import Example, listing, splits
 from mmprefix.rows import Rows, read_rows
@@ -91,8 +90,8 @@ class PairData(LightningDataModule):
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers, self.seed, self.on_bad, self.bucket = num_workers, seed, on_bad, bucket
         self.prompt, self.drop_last, self.max_captions = prompt, drop_last, max_captions
-        self.preprocess: Mapping[str, Preprocess] = {}
-        self.recall: dict[str, Preprocess] = {}  # what takes the place of ``preprocess`` where features were kept
+        self.preprocess: Mapping[str, Reader] = {}
+        self.recall: dict[str, Reader] = {}  # what takes the place of ``preprocess`` where features were kept
         self.media: Mapping[str, MediaKind] = {}
         self.reads_text = False
         self.rows: dict[str, Rows] = {}

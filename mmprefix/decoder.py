@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
-from mmprefix import sources
+from mmprefix import last_layer, sources
 from mmprefix.encoders import pretrained
+from mmprefix.fused import fuse
 from mmprefix.generation import GenerateOptions, Line, Picker, grow, picker_for
+from mmprefix.likelihood import target_nll
 from mmprefix.lora import add_lora
 from mmprefix.outlines import words
 from mmprefix.packing import pack, plan_scores
@@ -51,12 +53,14 @@ class CausalDecoder(Decoder):
         self.identity = sources.identify(model, folder)
         self.stop, self.frozen, self.noisy = stop, frozen, noisy
         self.lm, self.tokenizer = self.load(model, folder, dtype)
+        fuse(self.lm)
         self.width = self.lm.get_input_embeddings().embedding_dim
         self.layers, self.heads, self.head_width, self.positions = self.sizes(self.lm.config.get_text_config())
         self.eos = cast(int | None, self.tokenizer.eos_token_id)
         if stop is None and self.eos is None:
             raise InputError(f"decoder {model!r}: its tokenizer has no end-of-text token; give stop='.' or the like")
         self._stops: Tensor | None = None
+        self._narrows = last_layer.hook(self.stack, self.layers)
         if frozen:
             self.requires_grad_(False)
         if dropout is not None:
@@ -84,6 +88,11 @@ class CausalDecoder(Decoder):
         heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
         head_width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
         return int(config.num_hidden_layers), heads, head_width, int(getattr(config, "max_position_embeddings", 0) or 0)
+
+    @property
+    def stack(self) -> nn.Module:
+        """The layers, in a module that has no others."""
+        return self.lm.base_model
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -149,8 +158,7 @@ class CausalDecoder(Decoder):
         if asked:
             used, row = row.unique(return_inverse=True)
             hidden = hidden[used]
-        logits = self.head(hidden)  # (R V)
-        nll = -logits.float().log_softmax(-1)[row, target]
+        nll = self._nll(hidden, row, target)
         texts = [len(tokens) for group in ids for tokens in group]
         if asked:
             texts = [n - given for n, given in zip(texts, (n for row in asked for n in row), strict=True)]
@@ -158,6 +166,13 @@ class CausalDecoder(Decoder):
         total = nll.new_zeros(len(texts)).index_add(0, text, nll)
         counts = torch.tensor([texts, owner], dtype=torch.long, device=nll.device).view(2, -1)
         return TextLoss(total, counts[0], counts[1])
+
+    def _nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
+        """Of target tokens (C,), each predicted by one of the rows of hidden states (R E)."""
+        head = self.fixed_head()
+        if head is not None:
+            return target_nll(hidden, head, row, target)
+        return -self.head(hidden).float().log_softmax(-1)[row, target]
 
     @torch.no_grad()
     def write(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
@@ -238,6 +253,11 @@ class CausalDecoder(Decoder):
         head = self.lm.get_output_embeddings() if self.own_head is None else self.own_head
         return head(hidden)
 
+    def fixed_head(self) -> nn.Linear | None:
+        """The output matrix where it alone makes the logits and is not trained; else None."""
+        head = self.lm.get_output_embeddings() if self.own_head is None else self.own_head
+        return head if type(head) is nn.Linear and not head.weight.requires_grad else None
+
     def embed(self, ids: Tensor) -> Tensor:
         """Tokens of texts (B N) → what the model reads (B N E)."""
         return self._embed(ids)
@@ -273,11 +293,13 @@ class CausalDecoder(Decoder):
         causal = torch.ones(n, n, dtype=torch.bool, device=mask.device).tril()
         own = torch.eye(n, dtype=torch.bool, device=mask.device)
         sees = causal & mask[:, None] | own  # padding sees itself, so that no row of the attention is empty
-        cache = self._cache(state)
         place = self._place(state, (mask.cumsum(1) - 1).clamp(min=0))
-        hidden = self._run(state, cache, embeds.to(self._dtype), sees, place)
         end = torch.where(mask, torch.arange(1, n + 1, device=mask.device), 0).amax(1)  # 0: nothing real
-        last = hidden[torch.arange(len(end), device=end.device), (end - 1).clamp(min=0)]
+        ending = (end - 1).clamp(min=0)
+        cache = last_layer.cache_for(state.cache, self.layers) if self._narrows else self._cache(state)
+        with last_layer.reading((ending, n) if self._narrows else None):
+            hidden = self._run(state, cache, embeds.to(self._dtype), sees, place)
+        last = hidden[torch.arange(len(end), device=end.device), ending]
         last = torch.where((end > 0)[:, None], last, 0.0 if state.last is None else state.last)
         layers = tuple((layer.keys, layer.values) for layer in cast(list[Any], cache.layers))
         return State(layers, torch.cat([state.mask, mask], dim=1), last, state.memory)

@@ -108,8 +108,8 @@ class Store:
         sizes = [len(shard) for shard in self.shards]
         shard = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
         row = np.concatenate([np.zeros(0, dtype=np.int32), *(np.arange(size, dtype=np.int32) for size in sizes)])
-        self._heads = memoryview(heads[order])
-        self._shard, self._row = memoryview(shard[order]), memoryview(row[order])
+        self._heads = heads[order].data
+        self._shard, self._row = shard[order].data, row[order].data
 
     def __len__(self) -> int:
         return len(self._heads)

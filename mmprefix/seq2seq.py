@@ -80,6 +80,11 @@ class CrossDecoder(CausalDecoder):
         half.embed_positions.register_forward_hook(_for_each_input)
 
     @property
+    def stack(self) -> nn.Module:
+        """The layers of the decoder half."""
+        return cast(Any, self.lm).get_decoder()
+
+    @property
     def hears(self) -> bool:
         """Whether it looks at the frames of speech; else at what its own encoder makes of the prompt."""
         return self.lm.main_input_name == "input_features"
@@ -149,6 +154,10 @@ class CrossDecoder(CausalDecoder):
         offset = getattr(self.lm, "final_logits_bias", None)  # BART's
         logits = super().head(hidden)
         return logits if offset is None else logits + offset[0]
+
+    def fixed_head(self) -> nn.Linear | None:
+        """None where BART adds to its logits."""
+        return super().fixed_head() if getattr(self.lm, "final_logits_bias", None) is None else None
 
     def _lead(self, prompt: str, first: bool) -> list[int]:
         return [*self.previous, *self._ids(f" {prompt}")] if prompt and self.hears else []

@@ -48,14 +48,14 @@ class Shard:
                 header = json.loads(stream.read(begin - 8)) if begin <= size else {}
             if begin + max(header[name]["data_offsets"][1] for name in _PARTS) != size:
                 raise DamagedError(f"{file}: is not as long as it says")
-            storage = torch.UntypedStorage.from_file(str(file), shared=False, nbytes=size)
+            storage = cast(torch.UntypedStorage, torch.UntypedStorage.from_file(str(file), shared=False, nbytes=size))
             parts = [_part(storage, header[name], begin) for name in _PARTS]
             self.sha256 = str(header["__metadata__"]["sha256"])
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise DamagedError(f"{file}: is no shard that can be read ({str(error).splitlines()[0]})") from error
         self.file = file
         self.keys, self.frames, ends, self.pooled = parts
-        self.ends, self._names = memoryview(ends.numpy()), memoryview(self.keys.view(-1).numpy())
+        self.ends, self._names = ends.numpy().data, self.keys.view(-1).numpy().data
         self._no_frames = self.frames[:0] if not len(self.frames) else None
 
     def __len__(self) -> int:
@@ -85,7 +85,7 @@ def write_shard(file: Path, keys: Sequence[bytes], entries: Sequence[Entry]) -> 
     packed = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(len(keys), KEY)
     frames, pooled = torch.cat([entry.frames for entry in entries]), torch.stack([entry.pooled for entry in entries])
     parts = [packed, frames.contiguous(), ends, pooled.contiguous()]
-    tensors = dict(zip(_PARTS, parts, strict=True))
+    tensors: dict[str, Tensor] = dict(zip(_PARTS, parts, strict=True))
     atomically(file, lambda fresh: save_file(tensors, fresh, {"sha256": _digest(parts)}))
 
 
@@ -112,5 +112,5 @@ def _part(storage: torch.UntypedStorage, part: dict[str, Any], begin: int) -> Te
 def _digest(parts: Sequence[Tensor]) -> str:
     digest = hashlib.sha256()
     for part in parts:
-        digest.update(memoryview(part.contiguous().view(torch.uint8).flatten().numpy()))
+        digest.update(part.contiguous().view(torch.uint8).flatten().numpy().data)
     return digest.hexdigest()

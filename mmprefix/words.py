@@ -81,6 +81,10 @@ class WordDecoder(CausalDecoder):
             return logits
         return logits.index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), 0.0)
 
+    def fixed_head(self) -> nn.Linear | None:
+        """None where word 0 is another than the head says."""
+        return None if self.as_published else super().fixed_head()
+
     def embed(self, ids: Tensor) -> Tensor:
         """Words (B N) → what the model reads (B N E)."""
         return self._embed(ids) if self.as_published else self._table()[ids]

@@ -1,0 +1,65 @@
+"""How likely targets are after hidden states, through an output matrix, without the logits of all positions at once.
+
+A vocabulary is wide: the logits of a batch, their softmax and its gradient are the largest tensors of a training step.
+Here a few rows at a time become logits, their log-likelihoods, and the gradient into the hidden states; only that
+gradient, as wide as the hidden states, is kept (the idea of fused linear cross-entropy, as in Liger Kernel, Hsu et al.
+2024, https://arxiv.org/abs/2410.10989, here for a frozen matrix, and with a weight of its own for each target).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+ROWS = 128  # of logits at once: wide enough for fast matrix products, few enough to stay small
+
+
+def target_nll(hidden: Tensor, head: nn.Linear, row: Tensor, target: Tensor) -> Tensor:
+    """Hidden states (R E), a frozen output matrix (V E) → the negative log-likelihood (C,) float32 of ``target`` (C,).
+
+    Target c is predicted by hidden state ``row[c]``; a row may predict several targets, or none. The gradient goes into
+    the hidden states only.
+    """
+    return _TargetNLL.apply(hidden, head.weight, head.bias, row, target)  # pyright: ignore
+
+
+class _TargetNLL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, row: Tensor, target: Tensor) -> Tensor:
+        """Saves the mean (R E) of the output matrix' rows under each row's softmax: the gradient is made of it."""
+        count = len(hidden)
+        learns = ctx.needs_input_grad[0]
+        expected = torch.empty_like(hidden) if learns else hidden.new_empty(0)
+        total = torch.empty(count, dtype=torch.float32, device=hidden.device)  # log of the sum over the vocabulary
+        chosen = torch.empty(len(row), dtype=torch.float32, device=hidden.device)
+        order = row.argsort()  # targets in the order of their rows, so that each block has a run of them
+        ends = torch.searchsorted(row[order], torch.arange(0, count + ROWS, ROWS, device=row.device).clamp(max=count))
+        bounds = ends.tolist()
+        buffer = hidden.new_empty(min(ROWS, count), len(weight))
+        for number, at in enumerate(range(0, count, ROWS)):
+            part = hidden[at : at + ROWS]
+            logits = torch.mm(part, weight.T, out=buffer[: len(part)])
+            if bias is not None:
+                logits += bias
+            mine = order[bounds[number] : bounds[number + 1]]
+            chosen[mine] = logits[row[mine] - at, target[mine]].float()
+            wide = logits if logits.dtype == torch.float32 else logits.float()
+            most = wide.amax(-1, keepdim=True)
+            mass = wide.sub_(most).exp_()
+            sums = mass.sum(-1, keepdim=True)
+            total[at : at + ROWS] = (most + sums.log())[:, 0]
+            if learns:
+                expected[at : at + ROWS] = (mass.to(hidden.dtype) @ weight).div_(sums)
+        ctx.save_for_backward(expected, weight, row, target)
+        return total[row] - chosen
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        expected, weight, row, target = ctx.saved_tensors
+        above = upstream[0]
+        share = above.new_zeros(len(expected)).index_add(0, row, above)
+        gradient = expected * share[:, None]
+        gradient = gradient.index_add(0, row, (weight[target] * -above[:, None]).to(gradient.dtype))
+        return gradient.to(expected.dtype), None, None, None, None
