@@ -6,10 +6,10 @@ A step is mapper, frozen decoder, loss, backward to the mapper (and to the outpu
 All variants compute the same mean loss over the same captions and the same gradients, which is checked before any
 figure is printed.
 
-Prefix-AAC's mappers normalise by the batch. So the same captions in other batches are another computation, and
-bucketing is not measured for them. And float32 sums over repeated inputs differ in the last digits, upon which a few of
-five million ReLUs change sides, each with a leap in the gradients. Therefore they are checked with mappers in float64,
-and timed as ever in float32.
+Float32 sums over other numbers of rows differ in the last digits, upon which a few of a mapper's millions of ReLUs
+change sides, each with a leap in the gradients. Therefore mappers are in float64 for that check, and in float32 when
+they are timed. Prefix-AAC's mappers normalise by the batch: the same captions in other batches are another computation,
+so bucketing is not measured for them.
 """
 
 from __future__ import annotations
@@ -245,11 +245,10 @@ def compared(variants: dict[str, Step], reference: dict[str, str], mapper: Mappe
     """Runs every variant once, untimed, and ends the program where they differ."""
     parts = trained(mapper, decoder)
     same = Sameness(parts, reference)
-    dtype = torch.float64 if by_batch(mapper) else torch.float32
-    mapper.to(dtype)
+    mapper.to(torch.float64)
     still = torch.optim.SGD([p for part in parts for p in part.parameters()], lr=0.0)  # no state of this dtype stays
     for name, step in variants.items():
-        same.keep(name, replace(step, optimizer=still, batches=[batch.to(dtype) for batch in step.batches])())
+        same.keep(name, replace(step, optimizer=still, batches=[batch.to(torch.float64) for batch in step.batches])())
     mapper.to(torch.float32)
     same.check()
     return same

@@ -30,7 +30,7 @@ def gradients(decoder: CausalDecoder, narrows: bool, monkeypatch: pytest.MonkeyP
     state = decoder.read(decoder.start(Prefix(embeds, prefix.mask)), ["the", "", "", "a green hill"], ["", "a", "", ""])
     assert state.last is not None
     parts = [state.last, *(part for layer in state.cache for part in layer)]
-    sum(((part * torch.linspace(0, 1, part.numel()).view(part.shape)).sum() for part in parts)).backward()  # pyright: ignore
+    sum((part * torch.linspace(0, 1, part.numel()).view(part.shape)).sum() for part in parts).backward()  # pyright: ignore
     assert embeds.grad is not None
     return state, embeds.grad
 

@@ -63,7 +63,7 @@ class Largest(TorchDispatchMode):
 
     most = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # noqa: ANN001, ANN204
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
         for part in found if isinstance(found, (tuple, list)) else (found,):
             if isinstance(part, Tensor):
