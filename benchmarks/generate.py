@@ -19,7 +19,7 @@ from measure import Times, in_turn, table, versions
 from random_gpt2 import Size, save
 
 from mmprefix.decoder import CausalDecoder
-from mmprefix.generation import GenerateOptions
+from mmprefix.options import GenerateOptions
 from mmprefix.types import Prefix
 
 OURS, THEIRS = "mmprefix", "Hugging Face"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mmprefix import metrics as metrics
-    from mmprefix.generation import GenerateOptions as GenerateOptions
     from mmprefix.media import Waveform as Waveform
+    from mmprefix.options import GenerateOptions as GenerateOptions
     from mmprefix.predictor import Predictor as Predictor
     from mmprefix.predictor import load as load
     from mmprefix.types import Candidate as Candidate
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "Candidate": "mmprefix.types",
-    "GenerateOptions": "mmprefix.generation",
+    "GenerateOptions": "mmprefix.options",
     "InputError": "mmprefix.types",
     "Predictor": "mmprefix.predictor",
     "Waveform": "mmprefix.media",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -9,14 +10,17 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
-from mmprefix import last_layer, sources
+from mmprefix import caches, last_layer, sources
 from mmprefix.encoders import pretrained
 from mmprefix.fused import fuse
-from mmprefix.generation import GenerateOptions, Line, Picker, grow, picker_for
+from mmprefix.generation import grow
 from mmprefix.likelihood import target_nll
 from mmprefix.lora import add_lora
+from mmprefix.options import GenerateOptions
 from mmprefix.outlines import words
 from mmprefix.packing import pack, plan_scores
+from mmprefix.pickers import Line
+from mmprefix.rules import Rule, rules_of
 from mmprefix.state import Decoder, Memory, State, TextLoss
 from mmprefix.trie import trie
 from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, InputError, MixedPrefix
@@ -185,18 +189,12 @@ class CausalDecoder(Decoder):
         """The same in token ids, stop token included; ``stops`` (any number) are the ids that end a line."""
         assert state.last is not None
         self._check_room(state, options.max_new_tokens)
-        picker = self.picker(options, len(state.mask), stops)
-        cache = self._cache(state)
+        tree = _Tree(self, state, room=options.width * (options.max_new_tokens - 1))
+        return grow(self.head(state.last), tree, options, stops, self.rules(options, stops))
 
-        def step(tokens: Tensor, ancestry: Tensor) -> Tensor:
-            depth = torch.full_like(tokens, ancestry.shape[-1] // picker.width - 1)
-            return self.head(self._run(state, cache, self.embed(tokens), ancestry, self._place(state, depth)))
-
-        return grow(self.head(state.last), step, picker, options.max_new_tokens)
-
-    def picker(self, options: GenerateOptions, batch: int, stops: Tensor) -> Picker:
-        """What chooses the tokens of ``search``."""
-        return picker_for(options, batch, stops)
+    def rules(self, options: GenerateOptions, stops: Tensor) -> list[Rule]:
+        """What no line of ``search`` may go on with."""
+        return rules_of(options, stops)
 
     @torch.no_grad()
     def weigh(self, state: State, choices: list[str], after: str) -> Tensor:
@@ -332,7 +330,7 @@ class CausalDecoder(Decoder):
 
     def _cache(self, state: State) -> DynamicCache:
         """A cache of its own for one run: the model lengthens it in place, the state stays as it was."""
-        return DynamicCache(state.cache) if state.cache else DynamicCache()
+        return caches.given(state.cache)
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.lm.get_input_embeddings()(ids)
@@ -363,6 +361,26 @@ class CausalDecoder(Decoder):
     @property
     def _device(self) -> torch.device:
         return self.lm.get_input_embeddings().weight.device
+
+
+class _Tree:
+    """The lines of a search behind their trunks; see ``mmprefix.generation.Tree``."""
+
+    def __init__(self, decoder: CausalDecoder, state: State, room: int) -> None:
+        self.decoder, self.cache = decoder, caches.roomy(state.cache, room)
+        self.state = replace(state, cache=(), last=None)  # all that is still asked of it
+
+    def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:
+        """Tokens (B W), one for each line → logits (B W V)."""
+        decoder, state = self.decoder, self.state
+        depth = torch.full_like(tokens, ancestry.shape[-1] // tokens.shape[1] - 1)
+        found = decoder._run(state, self.cache, decoder.embed(tokens), ancestry, decoder._place(state, depth))
+        return decoder.head(found)
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these inputs go on."""
+        self.state = self.state.rows(rows)
+        caches.keep(self.cache, rows)
 
 
 def _untied(head: nn.Linear) -> nn.Linear:

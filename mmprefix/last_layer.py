@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from mmprefix import caches
 from mmprefix.state import Layer
 
 _wanted: ContextVar[tuple[Tensor, int] | None] = ContextVar("wanted", default=None)  # positions (B) of N, and N
@@ -39,13 +40,9 @@ class _Once(DynamicLayer):
 
 def cache_for(layers: tuple[Layer, ...], count: int) -> DynamicCache:
     """A cache of ``count`` layers that begins with ``layers`` (none, or all), for one run within ``reading``."""
-    cache = DynamicCache(layers) if layers else DynamicCache()
-    once = _Once()
-    if layers:
-        DynamicLayer.update(once, *layers[-1])
-        cache.layers[-1] = once
-    else:
-        cache.layers = [*(DynamicLayer() for _ in range(count - 1)), once]
+    cache = caches.given(layers)
+    cache.layers = cache.layers or [DynamicLayer() for _ in range(count)]
+    cache.layers[-1] = caches.filled(_Once(), *layers[-1]) if layers else _Once()
     return cache
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from mmprefix.encoders.base import Encoder
-from mmprefix.generation import GenerateOptions
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.parallel import join
+from mmprefix.options import GenerateOptions
 from mmprefix.parts import build, recipe
 from mmprefix.state import Decoder, State, TextLoss
 from mmprefix.transcriber import Transcriber

@@ -20,9 +20,9 @@ from mmprefix import checkpoint
 from mmprefix.batching import stack
 from mmprefix.card import model_card
 from mmprefix.devices import best_device, float_type, usable
-from mmprefix.generation import GenerateOptions
 from mmprefix.inputs import Given, Input, by_branch, listed, part_of
 from mmprefix.model import PrefixLM
+from mmprefix.options import GenerateOptions
 from mmprefix.questions import Framing, ask
 from mmprefix.schema import Schema, read_schema
 from mmprefix.sources import folder

@@ -23,6 +23,7 @@ from transformers import (
     WhisperForConditionalGeneration,
 )
 
+from mmprefix import caches
 from mmprefix.decoder import CausalDecoder, bias, tokenizer_for
 from mmprefix.encoders import pretrained
 from mmprefix.state import Layer, Memory, State
@@ -182,7 +183,7 @@ class CrossDecoder(CausalDecoder):
                 inputs_embeds=embeds,
                 attention_mask=bias(visible, embeds.dtype),
                 encoder_hidden_states=frames,
-                past_key_values=EncoderDecoderCache(cache, DynamicCache(held.layers)),
+                past_key_values=EncoderDecoderCache(cache, caches.given(held.layers)),
                 use_cache=True,
             )
         return out.last_hidden_state

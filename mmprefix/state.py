@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmprefix.generation import GenerateOptions
+from mmprefix.options import GenerateOptions
 from mmprefix.parts import Part
 from mmprefix.sources import Identity
 from mmprefix.types import AnyPrefix, Candidate, Features
@@ -45,15 +45,19 @@ class State:
     last: Tensor | None
     memory: Memory | None = None
 
+    def rows(self, rows: Tensor) -> State:
+        """The same for some of the inputs, in another order if need be."""
+
+        def taken(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+            return tuple((keys[rows], values[rows]) for keys, values in layers)
+
+        memory = self.memory and Memory(taken(self.memory.layers), self.memory.mask[rows])
+        last = None if self.last is None else self.last[rows]
+        return State(taken(self.cache), self.mask[rows], last, memory)
+
     def roll(self, by: int) -> State:
         """The same, each input's in the place of the input ``by`` rows further."""
-
-        def turned(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-            return tuple((keys.roll(by, 0), values.roll(by, 0)) for keys, values in layers)
-
-        memory = self.memory and Memory(turned(self.memory.layers), self.memory.mask.roll(by, 0))
-        last = None if self.last is None else self.last.roll(by, 0)
-        return State(turned(self.cache), self.mask.roll(by, 0), last, memory)
+        return self.rows(torch.arange(len(self.mask), device=self.mask.device).roll(by))
 
 
 @dataclass(frozen=True)

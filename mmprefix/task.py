@@ -17,10 +17,10 @@ from torch import Tensor
 from mmprefix import checkpoint as checkpoints
 from mmprefix.encoders.base import Preprocess
 from mmprefix.fields import Fields
-from mmprefix.generation import GenerateOptions
 from mmprefix.mappers.base import Mapper
 from mmprefix.modalities import drop_modalities
 from mmprefix.model import Branch, PrefixLM
+from mmprefix.options import GenerateOptions
 from mmprefix.ranges import learn_ranges
 from mmprefix.report import Report, Row
 from mmprefix.resume import random_state, random_states, restore_random_state

@@ -17,8 +17,9 @@ from mmprefix.encoders.base import Preprocess
 from mmprefix.encoders.signals import SIGNALS
 from mmprefix.encoders.waveform import windows
 from mmprefix.encoders.whisper import Whisper
-from mmprefix.generation import NEVER, GenerateOptions, Picker
+from mmprefix.options import GenerateOptions
 from mmprefix.parts import Part
+from mmprefix.rules import Never, Rule, summing_to_one
 from mmprefix.seq2seq import CrossDecoder
 from mmprefix.types import Candidate, Media, Prefix
 
@@ -50,30 +51,14 @@ class Heard:
 class _Recogniser(CrossDecoder):
     """Writes none of the tokens that its generation_config.json suppresses, as Whisper's own decoding does."""
 
-    def picker(self, options: GenerateOptions, batch: int, stops: Tensor) -> Picker:
-        """The usual one, to which they are not offered."""
+    def rules(self, options: GenerateOptions, stops: Tensor) -> list[Rule]:
+        """The usual ones, and those; what is left sums to 1."""
         config = cast(Any, self.lm).generation_config
         never, first = (
             torch.tensor(ids or [], dtype=torch.long, device=stops.device)
             for ids in (config.suppress_tokens, config.begin_suppress_tokens)
         )
-        return _Suppressing(super().picker(options, batch, stops), never, first)
-
-
-class _Suppressing:
-    """``inner`` without the tokens ``never``, and without ``first`` at the beginning of a text."""
-
-    def __init__(self, inner: Picker, never: Tensor, first: Tensor) -> None:
-        self.inner, self.width = inner, inner.width
-        self.never, self.now = never, torch.cat([never, first])
-        self.done, self.lines = inner.done, inner.lines
-
-    def pick(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (B W V), made to sum to 1 over what is left."""
-        tokens = torch.arange(log_probs.shape[-1], device=log_probs.device)
-        log_probs = log_probs.masked_fill(torch.isin(tokens, self.now), NEVER).log_softmax(-1)
-        self.now = self.never
-        return self.inner.pick(log_probs)
+        return [Never(never), Never(first, until=1), summing_to_one, *super().rules(options, stops)]
 
 
 class Transcriber(Part, nn.Module):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mmprefix.generation import GenerateOptions
 from mmprefix.model import PrefixLM
+from mmprefix.options import GenerateOptions
 from mmprefix.questions import Answer, Question, understand
 from mmprefix.schema import Schema
 from mmprefix.types import Batch

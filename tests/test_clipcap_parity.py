@@ -15,11 +15,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mmprefix.decoder import CausalDecoder
 from mmprefix.encoders.clip import Clip
-from mmprefix.generation import GenerateOptions
 from mmprefix.interop.clipcap import clipcap
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.transformer import Transformer
+from mmprefix.options import GenerateOptions
 from mmprefix.types import Features, Prefix
 
 pytestmark = needs_parity

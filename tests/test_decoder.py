@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from tiny_decoders import KINDS, save_decoder
 from tiny_encoders import vision
 from torch import Tensor
 
+from mmprefix import generation
 from mmprefix.decoder import CausalDecoder
-from mmprefix.generation import GenerateOptions
+from mmprefix.options import GenerateOptions
+from mmprefix.state import State
 from mmprefix.types import DeepPrefix, InputError, Prefix
 
 PROMPTS = ["", "the", "a green"]
@@ -106,6 +110,74 @@ def test_search_equals_hugging_face(decoder: CausalDecoder, beams: int, penalty:
             if beams > 1:
                 assert score == pytest.approx(float(theirs.sequences_scores[i]), abs=1e-3)
     assert ends or penalty  # lines that end early were among them, at least where long ones are not preferred
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize(("least", "size"), [(6, 0), (0, 1), (0, 2), (9, 3)])
+def test_rules_equal_hugging_face(decoder: CausalDecoder, beams: int, least: int, size: int) -> None:
+    changed = 0
+    for seed in range(6):
+        prefix = ragged_prefix(decoder, [4, 4], seed)
+        plain = GenerateOptions(max_new_tokens=12, num_beams=beams)
+        options = replace(plain, min_new_tokens=least, no_repeat_ngram_size=size)
+        free = decoder.search(decoder.start(prefix), plain, torch.tensor([1]))
+        stop = free[0][0][0][:3][-1] if least else 0  # a token that ends lines early, where they are not to
+        found = decoder.search(decoder.start(prefix), options, torch.tensor([stop]))
+        theirs = decoder.lm.generate(
+            inputs_embeds=prefix.embeds,
+            attention_mask=prefix.mask.long(),
+            max_new_tokens=12,
+            min_new_tokens=least,
+            no_repeat_ngram_size=size,
+            num_beams=beams,
+            do_sample=False,
+            eos_token_id=stop,
+            pad_token_id=1,
+        )
+        for i, lines in enumerate(found):
+            ids = lines[0][0]
+            assert theirs[i, : len(ids)].tolist() == ids
+            assert len(ids) >= least
+            changed += ids != decoder.search(decoder.start(prefix), plain, torch.tensor([stop]))[i][0][0]
+    assert changed
+
+
+def test_inputs_that_are_done_leave_the_batch(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The texts stay the same; what is run becomes less."""
+    saved = 0
+    for options in SEARCHES:
+        prefix = ragged_prefix(decoder, [4, 2, 5, 3, 4, 1], seed=1)
+        free = decoder.search(decoder.start(prefix), replace(options, num_return=1), torch.tensor([1]))
+        stops = torch.tensor([free[row][0][0][:place][-1] for row, place in ((0, 1), (2, 2), (4, 4))])
+        lines, rows = [], []
+        for leave in (0.0, 1.0):
+            sizes: list[int] = []
+            run = decoder._run
+
+            def counted(
+                state: State, cache: Any, embeds: Tensor, *rest: Any, run: Any = run, into: Any = sizes
+            ) -> Tensor:
+                into.append(len(embeds))
+                return run(state, cache, embeds, *rest)
+
+            monkeypatch.setattr(generation, "LEAVE", leave)
+            monkeypatch.setattr(decoder, "_run", counted)
+            lines.append(decoder.search(decoder.start(prefix), options, stops))
+            monkeypatch.setattr(decoder, "_run", run)
+            rows.append(sum(sizes))
+        for stayed, left in zip(*lines, strict=True):
+            assert [ids for ids, _ in stayed] == [ids for ids, _ in left]
+            assert [score for _, score in stayed] == pytest.approx([score for _, score in left], abs=1e-4)
+        saved += rows[0] - rows[1]
+    assert saved
+
+
+SEARCHES = [
+    GenerateOptions(max_new_tokens=10),
+    GenerateOptions(max_new_tokens=10, num_beams=4, num_return=2, no_repeat_ngram_size=2),
+    GenerateOptions(max_new_tokens=10, num_beams=3, ranking="clipcap"),
+    GenerateOptions(max_new_tokens=10, sample=True, temperature=0.8, top_p=0.9, num_return=3, seed=5),
+]
 
 
 @pytest.mark.parametrize("options", [

@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from mmprefix.decoder import CausalDecoder
 from mmprefix.encoders.whisper import Whisper
-from mmprefix.generation import GenerateOptions
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.deep import Deep, DeepTable
 from mmprefix.mappers.learned import Learned
@@ -29,6 +28,7 @@ from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel, join
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.model import Branch, PrefixLM
+from mmprefix.options import GenerateOptions
 from mmprefix.parts import build, recipe
 from mmprefix.predictor import Predictor, load
 from mmprefix.types import Batch, DeepPrefix, Features, InputError, Media, MixedPrefix, Prefix

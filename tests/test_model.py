@@ -26,7 +26,6 @@ from mmprefix.decoder import CausalDecoder
 from mmprefix.encoders.panns import Cnn14
 from mmprefix.encoders.signals import Signals
 from mmprefix.encoders.whisper import Whisper
-from mmprefix.generation import GenerateOptions
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.deep import Deep, DeepTable
 from mmprefix.mappers.learned import Learned
@@ -35,6 +34,7 @@ from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.modalities import drop_modalities
 from mmprefix.model import Branch, PrefixLM
+from mmprefix.options import GenerateOptions
 from mmprefix.predictor import Predictor, load
 from mmprefix.seq2seq import CrossDecoder
 from mmprefix.transcriber import Transcriber

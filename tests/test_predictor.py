@@ -18,7 +18,7 @@ from tiny_models import RATE, media_files, picture, same_candidates, sound_bytes
 
 import mmprefix
 from mmprefix import InputError, Predictor, Waveform
-from mmprefix.generation import GenerateOptions
+from mmprefix.options import GenerateOptions
 from mmprefix.types import Prefix
 
 

@@ -22,7 +22,7 @@ from tiny_models import media_files, same_candidates
 
 import mmprefix
 from mmprefix import InputError, Predictor
-from mmprefix.generation import GenerateOptions
+from mmprefix.options import GenerateOptions
 
 
 @pytest.fixture(scope="module")

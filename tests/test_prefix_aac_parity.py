@@ -15,9 +15,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from mmprefix.encoders import panns
 from mmprefix.encoders.panns import Cnn14
-from mmprefix.generation import GenerateOptions
 from mmprefix.interop.prefix_aac import Trained, prefix_aac
 from mmprefix.mappers.prefix_aac import PrefixAAC
+from mmprefix.options import GenerateOptions
 from mmprefix.types import Features, Media, Prefix
 from mmprefix.words import END, WordDecoder
 

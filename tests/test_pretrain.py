@@ -16,7 +16,7 @@ from mmprefix import world
 from mmprefix.decoder import CausalDecoder
 from mmprefix.encoders.vit import ViT
 from mmprefix.encoders.whisper import Whisper
-from mmprefix.generation import GenerateOptions
+from mmprefix.options import GenerateOptions
 from mmprefix.recipes import pretrain_decoder, pretrain_world
 from mmprefix.types import Media, Prefix
 from mmprefix.world import language

@@ -14,7 +14,7 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.generation.utils import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutput
 
-from mmprefix.generation import GenerateOptions
+from mmprefix.options import GenerateOptions
 from mmprefix.seq2seq import CrossDecoder
 from mmprefix.types import DeepPrefix, Features, InputError, MixedPrefix, Prefix
 

@@ -13,7 +13,7 @@ from tiny_decoders import save_decoder
 from torch import Tensor
 
 from mmprefix.decoder import CausalDecoder
-from mmprefix.generation import GenerateOptions
+from mmprefix.options import GenerateOptions
 from mmprefix.parts import build, recipe
 from mmprefix.recipes import build_vocabulary
 from mmprefix.types import InputError, Prefix

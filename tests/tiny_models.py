@@ -15,10 +15,10 @@ from PIL import Image
 from mmprefix.decoder import CausalDecoder
 from mmprefix.encoders.vit import ViT
 from mmprefix.encoders.whisper import Whisper
-from mmprefix.generation import GenerateOptions
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.model import Branch, PrefixLM
+from mmprefix.options import GenerateOptions
 from mmprefix.predictor import Predictor
 from mmprefix.types import Candidate
 

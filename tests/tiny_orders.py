@@ -19,10 +19,10 @@ from tiny_spoken import RATE, part, tone
 from mmprefix.decoder import CausalDecoder
 from mmprefix.encoders.signals import Signals
 from mmprefix.encoders.whisper import Whisper
-from mmprefix.generation import GenerateOptions
 from mmprefix.mappers.deep import DeepTable
 from mmprefix.mappers.mlp import MLP
 from mmprefix.model import Branch, PrefixLM
+from mmprefix.options import GenerateOptions
 from mmprefix.predictor import Predictor
 from mmprefix.seq2seq import CrossDecoder
 from mmprefix.transcriber import Transcriber

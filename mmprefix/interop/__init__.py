@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Reads the checkpoint, writes the model directory."""
     from mmprefix import sources
     from mmprefix.checkpoint import check_place
-    from mmprefix.generation import GenerateOptions
+    from mmprefix.options import GenerateOptions
     from mmprefix.predictor import Predictor
 
     check_place(args.directory)
