@@ -12,11 +12,12 @@ import json
 import tempfile
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 from measure import Times, in_turn, table, versions
 from random_gpt2 import Size, save
+from transformers import GPT2LMHeadModel
 
 from mmprefix.decoder import CausalDecoder
 from mmprefix.options import GenerateOptions
@@ -33,9 +34,9 @@ def ours(decoder: CausalDecoder, prefix: Prefix, beams: int, tokens: int) -> lis
     return [candidates[0].text for candidates in found]
 
 
-def theirs(decoder: CausalDecoder, prefix: Prefix, beams: int, tokens: int) -> list[str]:
-    """The same by the language model's own ``generate``."""
-    ids = decoder.lm.generate(
+def theirs(lm: Any, decoder: CausalDecoder, prefix: Prefix, beams: int, tokens: int) -> list[str]:
+    """The same by the language model's own ``generate``; ``lm`` as its library loads it, ``decoder`` for the words."""
+    ids = lm.generate(
         inputs_embeds=prefix.embeds,
         attention_mask=prefix.mask.long(),
         num_beams=beams,
@@ -47,7 +48,7 @@ def theirs(decoder: CausalDecoder, prefix: Prefix, beams: int, tokens: int) -> l
     return [text.strip() for text in decoder.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
-def compared(decoder: CausalDecoder, batch: int, beams: int, options: argparse.Namespace) -> dict[str, Any]:
+def compared(lm: Any, decoder: CausalDecoder, batch: int, beams: int, options: argparse.Namespace) -> dict[str, Any]:
     """Times and texts of both for one batch size and one number of beams."""
     noise = torch.randn(batch, options.prefix_length, decoder.width, generator=torch.Generator().manual_seed(batch))
     prefix = Prefix(noise, torch.ones(noise.shape[:2], dtype=torch.bool))
@@ -58,7 +59,7 @@ def compared(decoder: CausalDecoder, batch: int, beams: int, options: argparse.N
 
     sides = {
         OURS: lambda: ours(decoder, prefix, beams, options.new_tokens),
-        THEIRS: lambda: theirs(decoder, prefix, beams, options.new_tokens),
+        THEIRS: lambda: theirs(lm, decoder, prefix, beams, options.new_tokens),
     }
     times: dict[str, Times] = in_turn(sides, options.repeat, keep)
     return {
@@ -75,10 +76,10 @@ def compared(decoder: CausalDecoder, batch: int, beams: int, options: argparse.N
 def measured(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Builds the model, compares every batch size and number of beams, and gives what the JSON file has."""
     save(Path(folder), Size(options.layers, options.width, options.vocab))
-    decoder = CausalDecoder(folder)
+    decoder, lm = CausalDecoder(folder), cast(Any, GPT2LMHeadModel.from_pretrained(folder)).eval()
     for beams in options.beams:  # what happens once only is no part of a caption's cost
-        compared(decoder, 1, beams, argparse.Namespace(**{**vars(options), "new_tokens": 2, "repeat": 1}))
-    cases = [compared(decoder, batch, beams, options) for beams in options.beams for batch in options.batches]
+        compared(lm, decoder, 1, beams, argparse.Namespace(**{**vars(options), "new_tokens": 2, "repeat": 1}))
+    cases = [compared(lm, decoder, batch, beams, options) for beams in options.beams for batch in options.batches]
     return {"options": vars(options), "versions": versions(), "cases": cases}
 
 

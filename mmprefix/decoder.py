@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
-from mmprefix import caches, last_layer, sources
+from mmprefix import caches, few_rows, last_layer, sources
 from mmprefix.encoders import pretrained
 from mmprefix.fused import fuse
 from mmprefix.generation import grow
@@ -36,6 +36,9 @@ class CausalDecoder(Decoder):
     ``dropout`` is that of a model which is trained or noisy; None: its configuration's. ``lora_rank`` above 0 trains
     low-rank additions (see ``mmprefix.lora``) of ``lora_alpha`` to the layers whose names end in one of
     ``lora_targets`` (None: those that are usual for the model) beside the prefix.
+
+    On a CPU a frozen float32 model of up to 1 GiB is copied once it has written a while, into a form that multiplies
+    the few rows of a search faster (``mmprefix.few_rows``).
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class CausalDecoder(Decoder):
         self.own_head: nn.Linear | None = None
         if train_head:
             self.own_head = _untied(self.lm.get_output_embeddings())
+        if frozen:
+            few_rows.prepare(self.lm)
         self.train()  # in what ``train`` makes of it: a trainer leaves each part in the mode that it finds it in
 
     def load(self, name: str, folder: Path, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
