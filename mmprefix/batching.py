@@ -75,6 +75,14 @@ def stack(values: Sequence[Tensor]) -> Media:
     return Media(torch.stack(list(values)), torch.ones(len(values), dtype=torch.long))
 
 
+def draw_captions(captions: Sequence[str], most: int | None, seed: list[int]) -> list[str]:
+    """At most ``most`` of a row's captions, in their order."""
+    if most is None or len(captions) <= most:
+        return list(captions)
+    drawn = np.random.default_rng(seed).choice(len(captions), most, replace=False)
+    return [captions[number] for number in sorted(drawn)]
+
+
 class Examples(Dataset[Any]):
     """``examples`` as batches: indexed by a Draw, it reads its rows and gives a Batch, or an InputError instead of it.
 
@@ -149,11 +157,7 @@ class Examples(Dataset[Any]):
         return [question for question, _ in pairs], [answer for _, answer in pairs]
 
     def _captions(self, row: int, epoch: int) -> list[str]:
-        captions = self.examples[row].captions
-        if self.max_captions is None or len(captions) <= self.max_captions:
-            return list(captions)
-        drawn = np.random.default_rng([self.seed, epoch, row]).choice(len(captions), self.max_captions, replace=False)
-        return [captions[number] for number in sorted(drawn)]
+        return draw_captions(self.examples[row].captions, self.max_captions, [self.seed, epoch, row])
 
 
 class Loader(DataLoader[Any]):

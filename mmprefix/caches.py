@@ -15,7 +15,7 @@ from mmprefix.state import Layer
 def given(layers: Sequence[Layer]) -> DynamicCache:
     """A cache that begins with ``layers``; none: an empty one."""
     cache = DynamicCache()
-    cache.layers = [filled(DynamicLayer(), *layer) for layer in layers]
+    cache.layers.extend(filled(DynamicLayer(), *layer) for layer in layers)
     return cache
 
 
@@ -29,7 +29,7 @@ def filled(layer: DynamicLayer, keys: Tensor, values: Tensor) -> DynamicLayer:
 def roomy(layers: Sequence[Layer], more: int) -> DynamicCache:
     """A cache that begins with a copy of ``layers``, with room for ``more`` positions that is written to in place."""
     cache = DynamicCache()
-    cache.layers = [_Roomy(keys, values, more) for keys, values in layers]
+    cache.layers.extend(_Roomy(keys, values, more) for keys, values in layers)
     return cache
 
 

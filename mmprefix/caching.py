@@ -31,7 +31,7 @@ def use_cache(
     dtype: str,
     trainer: Trainer,
     callbacks: Iterable[Any],
-) -> list[Store]:
+) -> dict[str, Store]:
     """Encodes what ``stages`` (fit, test ...) read, where that is not in the store yet; ``data`` then reads from there.
 
     ``trainer`` says on what devices and in how many processes. Raises InputError where what an encoder finds is not
@@ -46,7 +46,7 @@ def use_cache(
     for stage in stages:
         data.setup(stage)
     rows = [data.rows[split] for split in data.rows]
-    stores: list[Store] = []
+    stores: dict[str, Store] = {}
     for name, encoder in encoders.items():
         store = Store(root, describe(encoder, dtype))
         keys, wanted = inputs(rows, name, encoder, Path(root).expanduser() / "inputs.sqlite")
@@ -54,7 +54,7 @@ def use_cache(
         if faults and data.on_bad == "stop":
             _refuse_faults(rows, name, keys, faults)
         data.recall[name] = Recall(store, keys, faults)
-        stores.append(store)
+        stores[name] = store
         if trainer.is_global_zero:
             log.info("cache: %d inputs of branch %s in %s", len(wanted), name, store.folder)
     return stores

@@ -18,7 +18,7 @@ from mmprefix.check import MediaKind
 from mmprefix.fields import Fields
 from mmprefix.manifest import Example, listing, splits
 from mmprefix.rows import Rows, read_rows
-from mmprefix.sampling import BucketSampler, Draw, EvalSampler, ResumingSampler
+from mmprefix.sampling import BucketSampler, Draw, Epochs, EvalSampler, ResumingSampler
 from mmprefix.types import Batch, InputError
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,11 @@ class PairData(LightningDataModule):
         self._content: dict[str, Any] = {}  # all that the order of the batches follows from
         self._refuse_options()
 
+    @property
+    def has_source(self) -> bool:
+        """Whether it was said where any rows come from."""
+        return self.root is not None or any(self.manifests.values())
+
     def _refuse_options(self) -> None:
         for name in ("batch_size", "eval_batch_size", "max_captions"):
             value = getattr(self, name)
@@ -110,7 +115,7 @@ class PairData(LightningDataModule):
             raise InputError(f"data.num_workers {self.num_workers}: give a number from 0 on")
         if self.on_bad not in ("stop", "skip"):
             raise InputError(f'data.on_bad {self.on_bad!r}: give "stop" or "skip"')
-        if self.root is None and not any(self.manifests.values()):
+        if not self.has_source:
             raise InputError("no data: give data.root FOLDER, or data.train, data.val, data.test or data.predict FILE")
 
     # ------------------------------------------------------------------------------------------------------- reading
@@ -181,11 +186,15 @@ class PairData(LightningDataModule):
             return self._loader("train", sampler)
         if getattr(self.trainer, "overfit_batches", 0):
             raise InputError("trainer.overfit_batches: PairData keeps its own order; use trainer.limit_train_batches")
-        progress = cast(Any, self.trainer.fit_loop.epoch_loop.batch_progress.total)
-        limit = self.trainer.limit_train_batches
+        return self._loader("train", self._resuming(sampler))
+
+    def _resuming(self, sampler: Epochs) -> ResumingSampler:
+        """The batches of ``sampler`` from where the run stands."""
+        trainer = cast(Any, self.trainer)
+        progress, limit = trainer.fit_loop.epoch_loop.batch_progress.total, trainer.limit_train_batches
         limit = min(len(sampler), limit) if isinstance(limit, int) else int(len(sampler) * limit)
         self._order = ResumingSampler(sampler, lambda: progress.processed, max(1, limit), self._start())
-        return self._loader("train", self._order)
+        return self._order
 
     def val_dataloader(self) -> Loader | list[Batch]:
         """Every row once; an empty list where there is nothing to validate on."""

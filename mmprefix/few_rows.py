@@ -20,10 +20,10 @@ PATIENCE = 24  # products of few rows before a matrix is copied, so that one sho
 
 def prepare(model: nn.Module) -> None:
     """Lets all linear layers of a frozen ``model`` multiply few rows faster, when they come to do so."""
-    layers = [module for module in model.modules() if type(module) in (nn.Linear, Conv1D)]
+    layers = [cast(nn.Linear | Conv1D, module) for module in model.modules() if type(module) in (nn.Linear, Conv1D)]
     if torch.backends.mkldnn.is_available() and sum(4 * layer.weight.numel() for layer in layers) <= ROOM:
         for layer in layers:
-            layer.forward = FewRows(cast(nn.Linear | Conv1D, layer))  # pyright: ignore
+            layer.forward = FewRows(layer)
 
 
 class FewRows:

@@ -9,7 +9,7 @@ leave the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -59,11 +59,15 @@ def grow(first: Tensor, tree: Tree, options: GenerateOptions, stops: Tensor, rul
         ancestry = torch.cat([inherited, own.expand(len(places), -1, -1)], dim=-1)  # (B W M)
         if still <= LEAVE * len(places):
             gone, rows = (~picker.open).nonzero()[:, 0], picker.open.nonzero()[:, 0]
-            for place, lines in zip(places[gone].tolist(), picker.rows(gone).lines(), strict=True):
+            for place, lines in zip(_numbers(places[gone]), picker.rows(gone).lines(), strict=True):
                 found[place] = lines
             picker, places, ancestry, tokens = picker.rows(rows), places[rows], ancestry[rows], tokens[rows]
             tree.keep(rows)
         log_probs = tree.step(tokens, ancestry).float().log_softmax(-1)
-    for place, lines in zip(places.tolist(), picker.lines(), strict=True):
+    for place, lines in zip(_numbers(places), picker.lines(), strict=True):
         found[place] = lines
     return found
+
+
+def _numbers(values: Tensor) -> list[int]:
+    return cast(list[int], values.tolist())  # pyright: ignore

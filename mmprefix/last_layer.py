@@ -41,7 +41,7 @@ class _Once(DynamicLayer):
 def cache_for(layers: tuple[Layer, ...], count: int) -> DynamicCache:
     """A cache of ``count`` layers that begins with ``layers`` (none, or all), for one run within ``reading``."""
     cache = caches.given(layers)
-    cache.layers = cache.layers or [DynamicLayer() for _ in range(count)]
+    cache.layers.extend(DynamicLayer() for _ in range(count - len(layers)))
     cache.layers[-1] = caches.filled(_Once(), *layers[-1]) if layers else _Once()
     return cache
 

@@ -20,7 +20,11 @@ class Picker(Protocol):
     """What grows on the tree: W lines are open for each of B inputs, as many as ``GenerateOptions.width`` says."""
 
     tokens: Tensor  # (B W n), the open lines so far
-    open: Tensor  # (B), which inputs can gain by another step
+
+    @property
+    def open(self) -> Tensor:
+        """Which inputs (B) can gain by another step."""
+        ...
 
     def pick(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B W V) of the next token → parents (B W) among the open lines, and tokens (B W)."""
@@ -112,7 +116,7 @@ class Beams(Rows):
         self.finished_score = torch.full(shape, NEVER, device=device)
         self.finished_length = torch.zeros(shape, dtype=torch.long, device=device)
         self.finished = torch.zeros(*shape, options.max_new_tokens, dtype=torch.long, device=device)
-        self.open = torch.ones(batch, dtype=torch.bool, device=device)
+        self.hopeful = torch.ones(batch, dtype=torch.bool, device=device)
 
     def pick(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
         length = self.tokens.shape[-1] + 1
@@ -129,12 +133,12 @@ class Beams(Rows):
         best = score.masked_fill(ends, NEVER).topk(self.width, dim=-1).indices
         self.score, self.tokens = score.masked_fill(ends, NEVER).gather(1, best), _take(lines, best)
         worst = torch.where((self.finished_score > NEVER).all(-1), self.finished_score.amin(-1), NEVER)
-        self.open = self.open & (self.score[:, 0] / length**self.options.length_penalty > worst) & (not last)
+        self.hopeful = self.hopeful & (self.score[:, 0] / length**self.options.length_penalty > worst) & (not last)
         return parents.gather(1, best), tokens.gather(1, best)
 
     def _finish(self, score: Tensor, lines: Tensor, ends: Tensor, length: int) -> None:
         """Merges the lines that end now, among the best ``width`` candidates, into the finished ones."""
-        counts = ends & self.open[:, None]
+        counts = ends & self.hopeful[:, None]
         counts[:, self.width :] = False
         score = (score / length**self.options.length_penalty).masked_fill(~counts, NEVER)
         room = self.finished.shape[-1] - length
@@ -144,6 +148,10 @@ class Beams(Rows):
         self.finished_score, best = merged.topk(self.width, dim=-1)
         self.finished = _take(torch.cat([self.finished, lines], dim=1), best)
         self.finished_length = torch.cat([self.finished_length, lengths], dim=1).gather(1, best)
+
+    @property
+    def open(self) -> Tensor:
+        return self.hopeful
 
     def lines(self) -> list[list[Line]]:
         return _ranked(self.finished, self.finished_length, self.finished_score, self.options.num_return)

@@ -7,7 +7,7 @@ processes each row goes to exactly one of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -122,6 +122,16 @@ class EvalSampler(Sampler[Draw]):
         return iter([Draw(0, rows) for rows in self.mine])
 
 
+class Epochs(Protocol):
+    """Batches, epoch after epoch, that can be begun anywhere."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None: ...
+
+
 class ResumingSampler(Sampler[Draw]):
     """``sampler``, at each start of an epoch set to the place where the run really is.
 
@@ -132,7 +142,7 @@ class ResumingSampler(Sampler[Draw]):
     """
 
     def __init__(
-        self, sampler: BucketSampler, done: Callable[[], int], limit: int, origin: tuple[int, int, int] = (0, 0, 0)
+        self, sampler: Epochs, done: Callable[[], int], limit: int, origin: tuple[int, int, int] = (0, 0, 0)
     ) -> None:
         self.sampler, self.done, self.limit, self.origin = sampler, done, limit, origin
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loaders fork
 
@@ -32,6 +32,7 @@ from mmprefix.predictions import WritePredictions
 from mmprefix.predictor import Predictor
 from mmprefix.schema import portable
 from mmprefix.sources import without_weights
+from mmprefix.tars import write_tars
 from mmprefix.task import PrefixTask
 from mmprefix.types import InputError
 from mmprefix.unfreeze import UnfreezeUntil
@@ -141,11 +142,11 @@ class PrefixCLI(LightningCLI):
 
     before_test = before_predict = before_validate
 
-    def use_cache(self, stages: list[str]) -> list[Store]:
+    def use_cache(self, stages: list[str]) -> dict[str, Store]:
         """Fills the feature store that the recipe names with what ``stages`` read, on the devices of the run."""
         config = self._config()
         if not config.cache:
-            return []
+            return {}
         trainer, strategy = config.trainer, config.trainer.strategy
         filling = Trainer(
             accelerator=trainer.accelerator,
@@ -204,14 +205,38 @@ class PrefixCLI(LightningCLI):
 
 
 class EncodeCLI(PrefixCLI):
-    """``mmprefix encode``: what a training would do first where its recipe has a ``cache``, and no more."""
+    """``mmprefix encode``: what a training would do first where its recipe has a ``cache``, and no more.
+
+    With ``--to webdataset --out FOLDER`` what is in the store is also written as shards that stream.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where to, beside the store."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--to", type=Literal["store", "webdataset"], default="store", help="what is written")
+        parser.add_argument("--out", type=str | None, default=None, help="the folder for webdataset's shards")
+        parser.add_argument("--shard_rows", type=int, default=1000, help="most rows of a shard")
 
     def before_fit(self) -> None:
         """Fills the store with all that the data module names."""
         if not self._config().cache:
             raise InputError("cache: names no folder to put features into; give --cache DIR")
-        self.use_cache(["fit", "test"])
+        config = self._config()
+        if (config.to == "webdataset") != bool(config.out):
+            raise InputError(f"--to {config.to} --out {config.out}: give --to webdataset --out FOLDER, or neither")
+        stores = self.use_cache(["fit", "test"])
+        if config.out and self.trainer.is_global_zero:
+            self._write_shards(stores)
         raise SystemExit(0)
+
+    def _write_shards(self, stores: dict[str, Store]) -> None:
+        config, data = self._config(), cast(PairData, self.datamodule)
+        splits = {split: found.examples for split, found in data.rows.items()}
+        readers = {**self.model.preprocess, **data.recall}
+        encoders = {name: store.description for name, store in stores.items()}
+        counts = write_tars(Path(config.out), splits, readers, encoders, config.shard_rows, data.seed)
+        for split, count in counts.items():
+            log.info("%s: %d rows in %d shards: %s", split, len(splits[split]), count, config.out)
 
 
 def train(words: list[str]) -> int:
