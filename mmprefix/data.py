@@ -17,7 +17,7 @@ from mmprefix.check import COLUMNS as _COLUMNS
 from mmprefix.check import MediaKind
 from mmprefix.fields import Fields
 from mmprefix.manifest import Example, listing, splits
-from mmprefix.rows import Rows, read_rows
+from mmprefix.rows import Count, Rows, read_rows
 from mmprefix.sampling import BucketSampler, Draw, Epochs, EvalSampler, ResumingSampler
 from mmprefix.types import Batch, InputError
 
@@ -58,6 +58,7 @@ class PairData(LightningDataModule):
         context: the field that holds what a model that reads text is told of the input (see ``mmprefix.wording``): a
             text, or a list of texts of which training draws one each epoch; of several fields the first that has one.
             A+B takes the texts of both.
+        max_tokens: most tokens of text in a batch of training, padding included; ``batch_size`` is then the most rows.
         target: the field that holds what is to be written, where that is no caption: label, transcript ...
     """
 
@@ -80,6 +81,7 @@ class PairData(LightningDataModule):
         max_captions: int | None = None,
         context: str | list[str] = "context",
         target: str | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.fields = Fields((context,) if isinstance(context, str) else tuple(context), target)
@@ -89,7 +91,8 @@ class PairData(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers, self.seed, self.on_bad, self.bucket = num_workers, seed, on_bad, bucket
-        self.prompt, self.drop_last, self.max_captions = prompt, drop_last, max_captions
+        self.prompt, self.drop_last, self.max_captions, self.max_tokens = prompt, drop_last, max_captions, max_tokens
+        self.count: Count | None = None  # how many tokens a text has for the decoder, where that is to be known
         self.preprocess: Mapping[str, Reader] = {}
         self.recall: dict[str, Reader] = {}  # what takes the place of ``preprocess`` where features were kept
         self.media: Mapping[str, MediaKind] = {}
@@ -107,7 +110,7 @@ class PairData(LightningDataModule):
         return self.root is not None or any(self.manifests.values())
 
     def _refuse_options(self) -> None:
-        for name in ("batch_size", "eval_batch_size", "max_captions"):
+        for name in ("batch_size", "eval_batch_size", "max_captions", "max_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"data.{name} {value}: give a number from 1 on")
@@ -130,6 +133,7 @@ class PairData(LightningDataModule):
             self.preprocess = {**getattr(module, "preprocess", self.preprocess), **self.recall}
             self.media = getattr(module, "media", self.media)
             self.reads_text = getattr(module, "reads_text", self.reads_text)
+            self.count = getattr(module, "count_tokens", self.count)
         if not self.preprocess and not self.reads_text and self.trainer is not None:
             raise InputError("model.branches: there is none, and without model.wording.context no text is read either")
         if not self.preprocess and not self.reads_text:
@@ -140,8 +144,9 @@ class PairData(LightningDataModule):
         for split in _STAGES[stage]:
             captions = self.max_captions if split == "train" else None
             targets = split != "predict" and self.asks is None
+            count = self.count if self.max_tokens and split == "train" else None
             self.rows[split] = read_rows(
-                self._files(split), branches, self.where, targets, captions, self.fields, self.reads_text
+                self._files(split), branches, self.where, targets, captions, self.fields, self.reads_text, count
             )
             self.look_through(self.rows[split])
             self._datasets[split] = self._dataset(self.rows[split].examples, captions, split == "train")
@@ -177,7 +182,9 @@ class PairData(LightningDataModule):
         """Batches in an order that depends on ``seed`` and epoch only, from where the run stopped if it is resumed."""
         rank, world = self._processes()
         rows = self._need("train")
-        sampler = BucketSampler(rows.order, self.batch_size, self.seed, self.bucket, self.drop_last, rank, world)
+        sampler = BucketSampler(
+            rows.order, self.batch_size, self.seed, self.bucket, self.drop_last, rank, world, self.max_tokens
+        )
         if not len(sampler):
             given = f"data.batch_size {self.batch_size}, data.drop_last {self.drop_last}, {world} processes"
             raise InputError(f"data.train: {len(rows.order)} rows make no batch ({given})")
@@ -277,7 +284,7 @@ class PairData(LightningDataModule):
 
     def _fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
         content = "\n".join(f"{row.line}\t{row.id}\t{row.captions}{_told(row)}" for row in examples)
-        options = ("batch_size", "seed", "bucket", "drop_last", "max_captions")
+        options = ("batch_size", "seed", "bucket", "drop_last", "max_captions", "max_tokens")
         return {
             "rows": len(examples),
             "content": hashlib.sha256(content.encode()).hexdigest()[:16],

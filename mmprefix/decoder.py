@@ -348,6 +348,11 @@ class CausalDecoder(Decoder):
         ids = self._ids(apart + text)
         return ids if self.stop is not None else [*ids, cast(int, self.eos)]
 
+    def count(self, texts: list[str]) -> list[int]:
+        """How many tokens each text is written with, its end included."""
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [len(some) + (self.stop is None) for some in cast(list[list[int]], ids)]
+
     def _text(self, ids: list[int]) -> str:
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from transformers.activations import NewGELUActivation
 
@@ -12,3 +13,11 @@ def fuse(model: nn.Module) -> None:
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):
                 setattr(module, name, nn.GELU(approximate="tanh"))
+
+
+def fuse_steps(optimizer: torch.optim.Optimizer) -> None:
+    """Lets ``optimizer`` update all tensors of a group in one kernel, where it can and nothing else was asked for."""
+    for group in optimizer.param_groups:
+        undecided = group.get("fused", False) is None and group.get("foreach") is None
+        if undecided and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in group["params"]):
+            group["fused"] = not (group.get("capturable") or group.get("differentiable"))

@@ -85,7 +85,8 @@ class QuestionData(PairData):
         super().__init__(**more)
         if absent < 0 or no < 0:
             raise InputError(f"data.absent {absent}, data.no {no}: give numbers from 0 on")
-        for name, value in (("target", self.fields.target), ("max_captions", self.max_captions)):
+        for name in ("target", "max_captions", "max_tokens"):
+            value = self.fields.target if name == "target" else getattr(self, name)
             if value is not None:
                 raise InputError(f"data.{name} {value}: answers are written here, as the schema has them; leave it out")
         self.schema = schema

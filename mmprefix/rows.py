@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,8 @@ from mmprefix.sampling import Row
 from mmprefix.types import InputError
 
 log = logging.getLogger(__name__)
+
+Count = Callable[[list[str]], list[int]]  # how many tokens each of some texts has
 
 _STEPS_A_SECOND = 2.0  # sounds that differ by less than half a second count as equally long; then captions decide
 
@@ -35,12 +37,14 @@ def read_rows(
     max_captions: int | None = None,
     fields: Fields | None = None,
     reads_text: bool = False,
+    count: Count | None = None,
 ) -> Rows:
     """The rows of ``files`` (each with the split its rows must have, or None) that feed one of ``branches``.
 
     ``fields`` says where contexts and targets stand; with ``reads_text`` a context feeds the model too. With
-    ``targets`` a row without caption is a fault. The header of every file is read: it tells how long a sound is, and
-    that the file can be opened. Raises InputError for a manifest that feeds no branch.
+    ``targets`` a row without caption is a fault. ``count`` tells how many tokens texts have; without it letters count.
+    The header of every file is read: it tells how long a sound is, and that the file can be opened. Raises InputError
+    for a manifest that feeds no branch.
     """
     examples: list[Example] = []
     faults: list[Fault] = []
@@ -57,7 +61,8 @@ def read_rows(
         examples = [example for example in examples if example.captions]
     result = inspect(examples, branches, deep=False)
     seconds = {pair: found.seconds or 0.0 for pair, found in result.found.items()}
-    order = [_row(example, seconds, max_captions) for example in result.examples]
+    size = len if count is None else _sizes(result.examples, count).__getitem__
+    order = [_row(example, seconds, max_captions, size) for example in result.examples]
     return Rows(result.examples, order, sorted([*faults, *result.faults], key=lambda fault: (fault.file, fault.line)))
 
 
@@ -80,11 +85,18 @@ def _feeding(
     return kept
 
 
-def _row(example: Example, seconds: Mapping[tuple[str, Item], float], most: int | None) -> Row:
+def _sizes(examples: Sequence[Example], count: Count) -> dict[str, int]:
+    texts = list({text for row in examples for text in (row.context, *row.captions)})
+    return dict(zip(texts, count(texts), strict=True))
+
+
+def _row(
+    example: Example, seconds: Mapping[tuple[str, Item], float], most: int | None, size: Callable[[str], int]
+) -> Row:
     inputs = [pair for pair in example.inputs.items() if pair in seconds]
     sound = round(_STEPS_A_SECOND * max((seconds[pair] for pair in inputs), default=0.0))
     count = len(example.captions)
     captions = min(count, most or count)
     # the captions of an input stand in one row: what counts is the length of all that are drawn
-    letters = len(example.context) + sum(map(len, example.captions)) * captions // max(1, count)
-    return Row(frozenset(name for name, _ in inputs), (sound, captions, letters))
+    text = size(example.context) + sum(map(size, example.captions)) * captions // max(1, count)
+    return Row(frozenset(name for name, _ in inputs), (sound, captions, text))

@@ -37,6 +37,9 @@ class BucketSampler(Sampler[Draw]):
     shuffled, sorted by length within pools of 50 steps, cut into steps, and the steps shuffled. Every row comes once
     an epoch; only a last step with fewer rows than processes is left out, and any smaller one with ``drop_last``.
 
+    With ``max_tokens`` rows are sorted over the whole epoch, those of equal length shuffled, and a step ends where one
+    row more would make a process run more tokens of text than that, padding included: rows times the longest one's.
+
     ``skip`` batches of the epoch set by ``set_epoch`` are already done; ``len()`` counts them all the same.
     """
 
@@ -49,13 +52,15 @@ class BucketSampler(Sampler[Draw]):
         drop_last: bool = False,
         rank: int = 0,
         world: int = 1,
+        max_tokens: int | None = None,
     ) -> None:
+        self.max_tokens = max_tokens
         self.batch_size, self.seed, self.bucket, self.drop_last = batch_size, seed, bucket, drop_last
         self.rank, self.world = rank, world
         self.groups = list(_groups(rows).values())
         self.lengths = np.array([row.length for row in rows], dtype=np.float64).reshape(len(rows), -1)
         self.epoch = self.skip = 0
-        self._steps = len(self._cut([np.arange(len(group)) for group in self.groups]))
+        self._steps = len(self._cut([self._order(group, np.random.default_rng(0)) for group in self.groups]))
 
     def __len__(self) -> int:
         return self._steps
@@ -77,6 +82,8 @@ class BucketSampler(Sampler[Draw]):
 
     def _order(self, group: np.ndarray, random: np.random.Generator) -> np.ndarray:
         order = random.permutation(group)
+        if self.max_tokens:
+            return self._sorted(order)
         if not self.bucket:
             return order
         size = POOL * self.batch_size * self.world
@@ -88,8 +95,22 @@ class BucketSampler(Sampler[Draw]):
     def _cut(self, orders: list[np.ndarray]) -> list[np.ndarray]:
         size = self.batch_size * self.world
         least = size if self.drop_last else self.world
-        steps = [order[start : start + size] for order in orders for start in range(0, len(order), size)]
+        if self.max_tokens:
+            steps = [step for order in orders for step in self._by_tokens(order, size)]
+        else:
+            steps = [order[start : start + size] for order in orders for start in range(0, len(order), size)]
         return [step for step in steps if len(step) >= least]
+
+    def _by_tokens(self, order: np.ndarray, most: int) -> Iterator[np.ndarray]:
+        """Steps of at most ``most`` rows, by the tokens that the longest of them has."""
+        tokens, start, longest = self.lengths[order, -1], 0, 0.0
+        for end, longer in enumerate(np.maximum(tokens, 1)):
+            longest = max(longest, longer)
+            rows = -(-(end + 1 - start) // self.world)  # of the process that has most
+            if end - start >= self.world and (rows * longest > (self.max_tokens or 0) or end - start >= most):
+                yield order[start:end]
+                start, longest = end, longer
+        yield order[start:]
 
 
 class EvalSampler(Sampler[Draw]):

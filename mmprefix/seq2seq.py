@@ -169,6 +169,10 @@ class CrossDecoder(CausalDecoder):
         before = self.previous if question and not prompt else []
         return [*before, *(self._ids(f" {question}") if question else []), *self.begins]
 
+    def count(self, texts: list[str]) -> list[int]:
+        """How many tokens each text is written with, its end included."""
+        return [len(self._target_ids("", text)) for text in texts]
+
     def _target_ids(self, prompt: str, text: str) -> list[int]:
         return [*self._ids(f" {text}" if self.hears else text), cast(int, self.eos)]
 

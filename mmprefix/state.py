@@ -146,6 +146,10 @@ class Decoder(Part, nn.Module, ABC):
             found = torch.where(rows[:, None], self.weigh(closed, choices, end), found)
         return found.log_softmax(-1)
 
+    @abstractmethod
+    def count(self, texts: list[str]) -> list[int]:
+        """How many tokens each text is written with, its end included."""
+
     def adopt(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
         """The ``tensors`` of a saved model (by name) as this decoder can take them; it was built with ``options``."""
         return tensors

@@ -175,7 +175,7 @@ class StreamData(PairData):
     Args:
         shards: the folder of the shards, or its address (what WebDataset opens), with the ``index.json`` in it.
         buffer: rows among which the next one is drawn.
-        more: those of ``PairData``; ``train``, ``bucket`` and ``drop_last`` are not for shards.
+        more: those of ``PairData``; ``train``, ``bucket``, ``drop_last`` and ``max_tokens`` are not for shards.
     """
 
     def __init__(self, shards: str, buffer: int = 1000, **more: Any) -> None:
@@ -183,7 +183,12 @@ class StreamData(PairData):
         super().__init__(**more)
         if buffer < 1:
             raise InputError(f"data.buffer {buffer}: give a number from 1 on")
-        refused = {"train": self.manifests["train"], "bucket false": not self.bucket, "drop_last true": self.drop_last}
+        refused = {
+            "train": self.manifests["train"],
+            "max_tokens": self.max_tokens,
+            "bucket false": not self.bucket,
+            "drop_last true": self.drop_last,
+        }
         for name, given in refused.items():
             if given:
                 raise InputError(f"data.{name}: shards are read as they come; leave it out")

@@ -17,6 +17,7 @@ from torch import Tensor
 from mmprefix import checkpoint as checkpoints
 from mmprefix.encoders.base import Preprocess
 from mmprefix.fields import Fields
+from mmprefix.fused import fuse_steps
 from mmprefix.mappers.base import Mapper
 from mmprefix.modalities import drop_modalities
 from mmprefix.model import Branch, PrefixLM
@@ -80,6 +81,11 @@ class PrefixTask(LightningModule):
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
         self.rows: list[Row] = []
         self._resumed: dict[str, Any] | None = None
+
+    @property
+    def count_tokens(self) -> Callable[[list[str]], list[int]]:
+        """How many tokens the decoder writes each of some texts with."""
+        return self.model.decoder.count
 
     @property
     def preprocess(self) -> dict[str, Preprocess]:
@@ -242,6 +248,7 @@ class PrefixTask(LightningModule):
     def configure_optimizers(self) -> Any:
         params = self.model.trained_parameters()
         optimizer = self.optimizer(params)
+        fuse_steps(optimizer)
         if self.schedule == "constant" and not self.warmup:
             return optimizer
         total = self.trainer.estimated_stepping_batches

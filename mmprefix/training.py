@@ -25,6 +25,7 @@ from mmprefix.checkpoint import check_place
 from mmprefix.checkpoint_io import AtomicCheckpointIO
 from mmprefix.complaint import explain, options
 from mmprefix.data import PairData
+from mmprefix.devices import best_device
 from mmprefix.features import Store
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.misspelt import check_recipe, recipes_of
@@ -96,6 +97,7 @@ class PrefixCLI(LightningCLI):
         trainer = config.trainer
         self.root = Path(trainer.default_root_dir or Path("runs") / self._recipe_name())
         trainer.default_root_dir = str(self.root)
+        trainer.precision = usable_precision(trainer.precision, trainer.accelerator)
         callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
         for callback in filter(None, callbacks):
             if callback.class_path.endswith("ModelCheckpoint") and not callback.init_args.get("dirpath"):
@@ -266,6 +268,15 @@ def train(words: list[str]) -> int:
     finally:
         sys.argv = kept
     return 0
+
+
+def usable_precision(precision: Any, accelerator: Any) -> Any:
+    """``precision``, or float32 where half precision would run on a CPU: there autocast takes 30 times as long."""
+    slow = accelerator == "cpu" or (accelerator == "auto" and best_device() == "cpu")
+    if not slow or precision is None or not str(precision).startswith(("16", "bf16")):
+        return precision
+    log.warning("trainer.precision %s: this runs on a CPU, where that is many times slower; float32 is used", precision)
+    return "32-true"
 
 
 def dry_run_as_flag(words: list[str]) -> list[str]:

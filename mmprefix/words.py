@@ -107,6 +107,10 @@ class WordDecoder(CausalDecoder):
             weight[to] = tensors[name][of].to(weight)
         return {**tensors, name: weight}
 
+    def count(self, texts: list[str]) -> list[int]:
+        """Words, and the end."""
+        return [len(text.split()) + 1 for text in texts]
+
     def _target_ids(self, prompt: str, text: str) -> list[int]:
         unknown = self.number.get(UNKNOWN)
         ids = [self.number.get(word, unknown) for word in text.split()]
