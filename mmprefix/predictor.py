@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from mmprefix import checkpoint
+from mmprefix.ahead import ahead
 from mmprefix.batching import stack
 from mmprefix.card import model_card
 from mmprefix.devices import best_device, float_type, usable
@@ -31,6 +32,7 @@ from mmprefix.understanding import understand_batch
 
 Results = TypeVar("Results")
 _KEPT = ("prompt", "trained", "imported", "schema", "framing", "answers")  # settings that are saved as they were loaded
+_AHEAD = 8  # batches whose inputs are decoded, and sorted by length, together
 
 
 class Predictor:
@@ -301,7 +303,10 @@ class Predictor:
         size: int,
         compute: Callable[[Batch], list[Results]],
     ) -> list[Results]:
-        """``compute`` over batches of inputs of one kind and like length; results in the inputs' order."""
+        """``compute`` over batches of inputs of one kind and like length; results in the inputs' order.
+
+        So many batches' files are decoded at once, the next ones while the model computes.
+        """
         if size < 1:
             raise InputError(f"batch_size {size}: give a number from 1 on")
         prompts = self._prompts(prompt, len(inputs))
@@ -309,12 +314,15 @@ class Predictor:
         read = [
             self._read(value, told, number) for number, (value, told) in enumerate(zip(inputs, contexts, strict=True))
         ]
+
+        def decode(window: range) -> dict[int, dict[str, torch.Tensor]]:
+            wanted = {i: {n: s for n, s in read[i].items() if n in self.model.encoders} for i in window}
+            return {i: self._preprocess(sources) for i, sources in wanted.items()}
+
         found: dict[int, Results] = {}
-        for start in range(0, len(read), size * 16):  # only so many decoded files are held at once
-            window = range(start, min(start + size * 16, len(read)))
-            tensors = {
-                i: self._preprocess({n: s for n, s in read[i].items() if n in self.model.encoders}) for i in window
-            }
+        step = size * _AHEAD
+        windows = [range(start, min(start + step, len(read))) for start in range(0, len(read), step)]
+        for window, tensors in zip(windows, ahead(decode, windows), strict=True):
             self._transcribe(contexts, {i: read[i]["audio"] for i in window if "audio" in read[i] and not contexts[i]})
             order = sorted(window, key=lambda i: (list(tensors[i]), [t.shape[-1] for t in tensors[i].values()]))
             for _, alike in groupby(order, key=lambda i: list(tensors[i])):
