@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,11 @@ from mmprefix.mappers.parallel import join
 from mmprefix.options import GenerateOptions
 from mmprefix.parts import build, recipe
 from mmprefix.state import Decoder, State, TextLoss
-from mmprefix.transcriber import Transcriber
 from mmprefix.types import AnyPrefix, Batch, Candidate, Features, InputError, Prefix
 from mmprefix.wording import Wording
+
+if TYPE_CHECKING:
+    from mmprefix.transcriber import Transcriber
 
 
 @dataclass
@@ -220,7 +222,7 @@ class PrefixLM(nn.Module):
             }
             decoder = build(data["decoder"], Decoder)
             prefix = build(data["prefix"], Mapper) if "prefix" in data else None
-            transcriber = build(data["transcriber"], Transcriber) if "transcriber" in data else None
+            transcriber = _transcriber(data["transcriber"]) if "transcriber" in data else None
             model = cls(branches, decoder, prefix, Wording(**data.get("wording", {})), transcriber)
             for name, branch in data["branches"].items():
                 model.encoder(name).tuned = bool(branch.get("tuned"))
@@ -279,3 +281,9 @@ def _memory(found: list[Features]) -> Features | None:
 
 def _as(features: Features, dtype: torch.dtype) -> Features:
     return Features(features.frames.to(dtype), features.mask, features.pooled.to(dtype))
+
+
+def _transcriber(data: dict[str, Any]) -> Transcriber:
+    from mmprefix.transcriber import Transcriber  # Whisper's code takes half a second to import: only where it is used
+
+    return build(data, Transcriber)
