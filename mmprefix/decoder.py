@@ -348,6 +348,11 @@ class CausalDecoder(Decoder):
         ids = self._ids(apart + text)
         return ids if self.stop is not None else [*ids, cast(int, self.eos)]
 
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Each layer by itself, for inputs of any length."""
+        for layer in last_layer.layers_of(self.stack, self.layers):
+            layer.compile(dynamic=True, backend=backend)
+
     def count(self, texts: list[str]) -> list[int]:
         """How many tokens each text is written with, its end included."""
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

@@ -58,12 +58,19 @@ def reading(wanted: tuple[Tensor, int] | None) -> Iterator[None]:
 
 def hook(model: nn.Module, count: int) -> bool:
     """Prepares a model of ``count`` layers for ``reading``; False where its layers are not to be found."""
+    layers = layers_of(model, count)
+    if layers:
+        layers[-1].register_forward_pre_hook(_narrow, with_kwargs=True)
+        layers[-1].register_forward_hook(_widen)
+    return bool(layers)
+
+
+def layers_of(model: nn.Module, count: int) -> list[nn.Module]:
+    """The ``count`` layers of a model; none where they are not to be found."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
-            module[-1].register_forward_pre_hook(_narrow, with_kwargs=True)
-            module[-1].register_forward_hook(_widen)
-            return True
-    return False
+            return list(module)
+    return []
 
 
 def _narrow(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:

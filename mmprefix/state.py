@@ -150,6 +150,10 @@ class Decoder(Part, nn.Module, ABC):
     def count(self, texts: list[str]) -> list[int]:
         """How many tokens each text is written with, its end included."""
 
+    @abstractmethod
+    def compile_layers(self) -> None:
+        """Has torch.compile work on the layers when they are next run."""
+
     def adopt(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
         """The ``tensors`` of a saved model (by name) as this decoder can take them; it was built with ``options``."""
         return tensors

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny_recipes import build, quietly, run
+from tiny_recipes import build, figures, quietly, run, watched
 from torch import nn
 from transformers.activations import NewGELUActivation
 
+from mmprefix.decoder import CausalDecoder
 from mmprefix.fused import fuse, fuse_steps
 from mmprefix.training import usable_precision
 
@@ -72,3 +74,19 @@ def test_a_recipe_for_a_gpu_trains_on_a_cpu(tmp_path: Path, capfd: Any) -> None:
     said = "".join(capfd.readouterr())
     assert "trainer.precision bf16-mixed: this runs on a CPU" in said
     assert "Automatic Mixed Precision" not in said
+
+
+def test_compiled_layers_train_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the compiler's own graphs; code is not generated from them here, which takes a minute."""
+    monkeypatch.setattr(CausalDecoder, "compile_layers", partialmethod(CausalDecoder.compile_layers, "aot_eager"))
+    (tmp_path / "tiny").mkdir()
+    tiny = build(tmp_path / "tiny", steps=10)
+    for name, compiles in (("plain", False), ("compiled", True)):
+        recipe = tiny.recipe(tiny.config(("audio",)), tmp_path / name)
+        assert run("fit", recipe, model__compile=compiles, trainer__max_steps=2, data__val="[]") == 0
+    plain, compiled = (watched(tmp_path / name) for name in ("plain", "compiled"))
+    for name, tensor in plain.after.items():
+        assert torch.allclose(compiled.after[name], tensor, atol=1e-3), name
+    assert figures(tmp_path / "compiled", "train/loss") == pytest.approx(
+        figures(tmp_path / "plain", "train/loss"), rel=1e-4
+    )

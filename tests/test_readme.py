@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import tiny_decoders
 import tiny_encoders
+from safetensors import safe_open
 
 from mmprefix.cli import main
 from mmprefix.world.making import make_samples
@@ -113,6 +114,10 @@ def test_own_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = (place / "runs/sounds/model/mmprefix.yaml").read_text()
     assert "openai-community/gpt2" in saved
     assert COMMIT in saved  # the revision of what was loaded
+    run(block("run: encode"))
+    (shard,) = (place / "features").rglob("*.safetensors")
+    with safe_open(shard, "pt") as kept:
+        assert len(kept.get_tensor("keys")) == 6  # each sound once
 
 
 def test_evaluate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
