@@ -76,6 +76,7 @@ def test_a_recipe_for_a_gpu_trains_on_a_cpu(tmp_path: Path, capfd: Any) -> None:
     assert "Automatic Mixed Precision" not in said
 
 
+@pytest.mark.slow
 def test_compiled_layers_train_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the compiler's own graphs; code is not generated from them here, which takes a minute."""
     monkeypatch.setattr(CausalDecoder, "compile_layers", partialmethod(CausalDecoder.compile_layers, "aot_eager"))
