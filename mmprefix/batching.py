@@ -78,9 +78,9 @@ def stack(values: Sequence[Tensor]) -> Media:
 def draw_captions(captions: Sequence[str], most: int | None, seed: list[int]) -> list[str]:
     """At most ``most`` of a row's captions, in their order."""
     if most is None or len(captions) <= most:
-        return list(captions)
+        return [*captions]
     drawn = np.random.default_rng(seed).choice(len(captions), most, replace=False)
-    return [captions[number] for number in sorted(drawn)]
+    return [captions[number] for number in sorted(drawn.tolist())]
 
 
 class Examples(Dataset[Any]):

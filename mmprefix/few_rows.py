@@ -23,7 +23,7 @@ def prepare(model: nn.Module) -> None:
     layers = [cast(nn.Linear | Conv1D, module) for module in model.modules() if type(module) in (nn.Linear, Conv1D)]
     if torch.backends.mkldnn.is_available() and sum(4 * layer.weight.numel() for layer in layers) <= ROOM:
         for layer in layers:
-            layer.forward = FewRows(layer)
+            layer.forward = FewRows(layer)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class FewRows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from functools import partialmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def test_steps_are_the_same(kind: Any) -> None:
 
 @pytest.mark.parametrize("asked", [{"foreach": True}, {"fused": False}, {"capturable": True}, {"differentiable": True}])
 def test_what_was_asked_for_stays(asked: dict[str, bool]) -> None:
-    optimizer = torch.optim.AdamW(nn.Linear(2, 2).parameters(), **asked)
+    optimizer = cast(Any, torch.optim.AdamW)(nn.Linear(2, 2).parameters(), **asked)
     fuse_steps(optimizer)
     assert not optimizer.param_groups[0]["fused"]
     fuse_steps(torch.optim.Adagrad(nn.Linear(2, 2).parameters()))
