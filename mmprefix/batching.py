@@ -80,7 +80,7 @@ def draw_captions(captions: Sequence[str], most: int | None, seed: list[int]) ->
     if most is None or len(captions) <= most:
         return [*captions]
     drawn = np.random.default_rng(seed).choice(len(captions), most, replace=False)
-    return [captions[number] for number in sorted(drawn.tolist())]
+    return [captions[int(number)] for number in sorted(drawn)]
 
 
 class Examples(Dataset[Any]):
