@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-ROWS = 128  # of logits at once: wide enough for fast matrix products, few enough to stay small
+ROWS, LEAST = 128, 32  # of logits at once: enough for fast matrix products, few enough to stay small
+NUMBERS = 1 << 23  # logits at once, if that is more rows than the least
 
 
 def target_nll(hidden: Tensor, head: nn.Linear, row: Tensor, target: Tensor) -> Tensor:
@@ -29,17 +30,17 @@ class _TargetNLL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, row: Tensor, target: Tensor) -> Tensor:
         """Saves the mean (R E) of the output matrix' rows under each row's softmax: the gradient is made of it."""
-        count = len(hidden)
+        count, size = len(hidden), min(ROWS, max(LEAST, NUMBERS // len(weight)))
         learns = ctx.needs_input_grad[0]
         expected = torch.empty_like(hidden) if learns else hidden.new_empty(0)
         total = torch.empty(count, dtype=torch.float32, device=hidden.device)  # log of the sum over the vocabulary
         chosen = torch.empty(len(row), dtype=torch.float32, device=hidden.device)
         order = row.argsort()  # targets in the order of their rows, so that each block has a run of them
-        ends = torch.searchsorted(row[order], torch.arange(0, count + ROWS, ROWS, device=row.device).clamp(max=count))
+        ends = torch.searchsorted(row[order], torch.arange(0, count + size, size, device=row.device).clamp(max=count))
         bounds = ends.tolist()
-        buffer = hidden.new_empty(min(ROWS, count), len(weight))
-        for number, at in enumerate(range(0, count, ROWS)):
-            part = hidden[at : at + ROWS]
+        buffer = hidden.new_empty(min(size, count), len(weight))
+        for number, at in enumerate(range(0, count, size)):
+            part = hidden[at : at + size]
             logits = torch.mm(part, weight.T, out=buffer[: len(part)])
             if bias is not None:
                 logits += bias
@@ -49,9 +50,9 @@ class _TargetNLL(torch.autograd.Function):
             most = wide.amax(-1, keepdim=True)
             mass = wide.sub_(most).exp_()
             sums = mass.sum(-1, keepdim=True)
-            total[at : at + ROWS] = (most + sums.log())[:, 0]
+            total[at : at + size] = (most + sums.log())[:, 0]
             if learns:
-                expected[at : at + ROWS] = (mass.to(hidden.dtype) @ weight).div_(sums)
+                expected[at : at + size] = (mass.to(hidden.dtype) @ weight).div_(sums)
         ctx.save_for_backward(expected, weight, row, target)
         return total[row] - chosen
 
