@@ -1,0 +1,204 @@
+"""Writes docs/performance.md and its plots from what the benchmarks found.
+
+    python benchmarks/performance_page.py
+
+Reads ``benchmarks/results/NAME.json``; a file that is not there leaves its section with "not measured".
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Part(NamedTuple):
+    """A section: its heading, the script, the result's name, the command's options, and how to read it."""
+
+    heading: str
+    script: str
+    name: str
+    options: str
+    reading: str
+
+
+PARTS = [
+    Part(
+        "A training step, five captions an input",
+        "train_step",
+        "train_step_transformer5",
+        "--mapper transformer --prefix-length 40 --captions 5 --batch 30 --threads 1 --repeat 3",
+        "ClipCap's transformer mapper. `x` is how many times mmprefix's processor time a variant takes; the limit is "
+        "the operations that an exact step cannot do without, at the rate of the fastest plain matrix product of the "
+        "same run. All variants compute the same loss and gradients.",
+    ),
+    Part(
+        "One caption an input",
+        "train_step",
+        "train_step_transformer1",
+        "--mapper transformer --prefix-length 40 --captions 1 --batch 30 --threads 1 --repeat 3",
+        "There is no prefix to share here: what remains is the frozen model without gradients into its weights, "
+        "batches of like length, logits where a token is, and the last layer's work where it is read.",
+    ),
+    Part(
+        "ClipCap's MLP",
+        "train_step",
+        "train_step_mlp5",
+        "--mapper mlp --prefix-length 10 --captions 5 --batch 40 --threads 1 --repeat 3",
+        "A short prefix: most of the work is the captions' own.",
+    ),
+    Part(
+        "How the gain changes",
+        "scaling",
+        "scaling",
+        "--repeat 3",
+        "One thing varied at a time; `x` is the naive step's processor time over mmprefix's.",
+    ),
+    Part(
+        "Writing captions",
+        "generate",
+        "generate",
+        "--batches 1 8 32 --beams 5 1 --repeat 3",
+        "Against Hugging Face's `generate` on the same weights, from the same 40 prefix embeddings, 25 tokens; "
+        "texts are compared.",
+    ),
+    Part(
+        "Memory of a training step",
+        "memory",
+        "memory",
+        "",
+        "Peaks of the resident set, each in a process of its own, with weights and libraries; then what the step "
+        "adds to a process whose weights are in memory.",
+    ),
+    Part(
+        "Reading the feature store",
+        "feature_store",
+        "feature_store",
+        "",
+        "One entry at random, found by its key and copied, against a bare memory map of the same numbers; all files "
+        "in the page cache. Memory is the proportional set size over what a process without a store takes.",
+    ),
+    Part(
+        "A second epoch",
+        "encode",
+        "encode",
+        "--pictures 48 --repeat 2",
+        "A whole training by the command line: pictures decoded, ViT-B/32's sizes, GPT-2 small's, ClipCap's MLP.",
+    ),
+    Part(
+        "Start-up",
+        "startup",
+        "startup",
+        "--model runs/quickstart/model --file runs/quickstart/samples/audio-0000.wav --repeat 5",
+        "Fresh processes; the last rows are what the libraries below take by themselves.",
+    ),
+    Part(
+        "Does it change what is learned?",
+        "sharing",
+        "sharing",
+        "../shared/data --sets esc10 coco_mini --seeds 0 1 2",
+        "A row with all its captions and one prefix, against a row for each caption, at equal captions a step and in "
+        "all; and features kept as float16 or float32, or not at all.",
+    ),
+]
+
+
+def section(part: Part, results: Path) -> tuple[str, dict[str, Any] | None]:
+    """Its text, and what was found."""
+    file = results / f"{part.name}.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    body = "Not measured." if found is None else importlib.import_module(part.script).report(found)
+    command = f"    python benchmarks/{part.script}.py {part.options}".rstrip()
+    return f"## {part.heading}\n\n{command}\n\n{part.reading}\n\n{body}\n", found
+
+
+def plot_steps(found: dict[str, Any], file: Path) -> None:
+    """Bars: seconds of each variant of a training step."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in found["variants"] if row["steps"] == 1]
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    axes = figure.subplots()
+    axes.barh([row["variant"] for row in rows], [row["cpu_median"] for row in rows])
+    axes.axvline(found["limit"]["seconds"], linestyle="--", color="black")
+    axes.invert_yaxis()
+    axes.set_xlabel("CPU seconds a step (dashed: the limit)")
+    save(figure, file)
+
+
+def plot_generation(found: dict[str, Any], file: Path) -> None:
+    """Lines: milliseconds a text by batch size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    for axes, beams in zip(figure.subplots(1, 2), (5, 1), strict=True):
+        cases = [case for case in found["cases"] if case["beams"] == beams]
+        for side in ("mmprefix", "Hugging Face"):
+            each = [1000 * median(case[side]["cpu_s"]) / case["batch"] for case in cases]
+            axes.plot([case["batch"] for case in cases], each, marker="o", label=side)
+        axes.set(xscale="log", xlabel="batch", title=f"beam {beams}" if beams > 1 else "greedy", ylim=(0, None))
+        axes.legend()
+    figure.axes[0].set_ylabel("CPU ms a text")
+    save(figure, file)
+
+
+def plot_scaling(found: dict[str, Any], file: Path) -> None:
+    """Lines: the ratio over each thing that was varied."""
+    from matplotlib.figure import Figure
+
+    sweeps = {name: points for name, points in found["sweeps"].items() if name != "decoder"}
+    figure = Figure(figsize=(2.6 * len(sweeps), 2.6), layout="constrained")
+    for axes, (name, points) in zip(figure.subplots(1, len(sweeps), squeeze=False)[0], sweeps.items(), strict=True):
+        axes.plot([point[name] for point in points], [point["ratio"] for point in points], marker="o")
+        axes.set(xlabel=name, ylim=(0, None))
+    figure.axes[0].set_ylabel("naive / mmprefix")
+    save(figure, file)
+
+
+def save(figure: Any, file: Path) -> None:
+    """The same bytes for the same figures."""
+    figure.savefig(file, metadata={"Date": None, "Creator": None})
+
+
+PLOTS = {"train_step_transformer5": plot_steps, "generate": plot_generation, "scaling": plot_scaling}
+
+
+def page(results: Path, target: Path) -> None:
+    """Writes the page, and its plots into a folder beside it."""
+    import matplotlib
+
+    matplotlib.rcParams["svg.hashsalt"] = "mmprefix"
+    plots = target.with_suffix("")
+    plots.mkdir(parents=True, exist_ok=True)
+    text = [
+        "# Performance\n",
+        "This page is made by `python benchmarks/performance_page.py` from the JSON files in `benchmarks/results`;",
+        "[benchmarks/README.md](../benchmarks/README.md) says how to read the figures. One thread, processor time, "
+        "medians of interleaved\nruns, on a CPU with two cores that other programs used meanwhile; random weights of "
+        "GPT-2 small's sizes unless a\ntable says otherwise. No GPU was at hand: nothing here was measured on one.\n",
+    ]
+    for part in PARTS:
+        body, found = section(part, results)
+        text.append(body)
+        if found is not None and part.name in PLOTS:
+            PLOTS[part.name](found, plots / f"{part.name}.svg")
+            text.append(f"![{part.heading}]({plots.name}/{part.name}.svg)\n")
+    target.write_text("\n".join(text), encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance.md")
+    options = parser.parse_args(arguments)
+    page(options.results, options.out)
+
+
+if __name__ == "__main__":
+    main()
