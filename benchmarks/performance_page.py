@@ -53,6 +53,15 @@ PARTS = [
         "A short prefix: most of the work is the captions' own.",
     ),
     Part(
+        "Prefix-AAC",
+        "train_step",
+        "train_step_prefix_aac",
+        "--mapper prefix_aac --captions 5 --batch 75 --threads 1 --repeat 3",
+        "The step of `recipes/prefix_aac_audiocaps.yaml` with features at hand: 15 frames of 4096 values and a summary "
+        "of 527 become 15 + 11 positions, a trained head predicts 7911 whole words. Dropout is off, so that all "
+        "variants compute the same.",
+    ),
+    Part(
         "How the gain changes",
         "scaling",
         "scaling",
