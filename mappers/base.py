@@ -26,6 +26,11 @@ class Mapper(Part, nn.Module, ABC):
         """The mapper as it is used: what does not depend on the input is computed once, and what made it is dropped."""
         return self
 
+    @property
+    def needs_frames(self) -> bool:
+        """Whether it looks at the frames; where it does not, they need not be kept."""
+        return True
+
     @abstractmethod
     def forward(self, features: Features) -> AnyPrefix:
         """Features of B inputs → embeddings (B P E) and mask (B P), or keys and values (L B H P K) and mask."""

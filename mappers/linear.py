@@ -44,6 +44,11 @@ class Linear(Mapper):
             need_summary(self, pooled_dim)
             self.linear = nn.Linear(pooled_dim, width * length, bias)
 
+    @property
+    def needs_frames(self) -> bool:
+        """Where it reads them."""
+        return self.reads == "frames"
+
     def forward(self, features: Features) -> Prefix:
         """Features of B inputs → embeddings (B P E) and mask (B P)."""
         if self.reads == "summary":

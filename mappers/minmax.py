@@ -47,6 +47,11 @@ class MinMax(Mapper):
         """What reads the numbers is told."""
         self.mapper.for_decoder(layers, heads, head_width)
 
+    @property
+    def needs_frames(self) -> bool:
+        """Where what reads the numbers does."""
+        return self.mapper.needs_frames
+
     def forward(self, features: Features) -> AnyPrefix:
         """Features with a summary (B G) → what ``mapper`` makes of it; InputError before a range is known."""
         if not self.known:

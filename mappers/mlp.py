@@ -18,6 +18,8 @@ class MLP(Mapper):
     ``layers`` above 2 adds linear layers of that width, each followed by a tanh.
     """
 
+    needs_frames = False  # pyright: ignore[reportAssignmentType]
+
     def __init__(
         self, dim: int, pooled_dim: int, width: int, length: int = 10, hidden: int | None = None, layers: int = 2
     ) -> None:

@@ -32,6 +32,11 @@ class Parallel(Mapper):
         same = all(new is old for new, old in zip(parts, self.mappers, strict=True))
         return self if same else Parallel(0, 0, 0, cast(Any, parts))
 
+    @property
+    def needs_frames(self) -> bool:
+        """Where one of them does."""
+        return any(cast(Mapper, mapper).needs_frames for mapper in self.mappers)
+
     def forward(self, features: Features) -> AnyPrefix:
         """Features of B inputs → embeddings (B P1+P2+... E) and their mask, or deep prefixes joined likewise."""
         return join([mapper(features) for mapper in self.mappers])

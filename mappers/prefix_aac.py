@@ -62,6 +62,11 @@ class PrefixAAC(Mapper):
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_uniform_(module.weight)
 
+    @property
+    def needs_frames(self) -> bool:
+        """Where it reads them."""
+        return self.reads == "frames"
+
     def forward(self, features: Features) -> Prefix:
         """Features of B inputs → embeddings (B P E), all real."""
         tokens, mask = self._tokens(features)  # (B N size), (B N)

@@ -81,6 +81,8 @@ class Transformer(Mapper):
     The published run has 40 + 40 positions, 8 layers of 8 heads.
     """
 
+    needs_frames = False  # pyright: ignore[reportAssignmentType]
+
     def __init__(
         self,
         dim: int,

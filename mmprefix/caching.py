@@ -48,7 +48,7 @@ def use_cache(
     rows = [data.rows[split] for split in data.rows]
     stores: dict[str, Store] = {}
     for name, encoder in encoders.items():
-        store = Store(root, describe(encoder, dtype))
+        store = Store(root, describe(encoder, dtype, task.model.needs_frames(name)))
         keys, wanted = inputs(rows, name, encoder, Path(root).expanduser() / "inputs.sqlite")
         faults = fill(store, encoder, wanted, trainer, data.eval_batch_size, data.num_workers)
         if faults and data.on_bad == "stop":

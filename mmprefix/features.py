@@ -34,8 +34,8 @@ FORMAT = 1
 Part = tuple[Source, float, float | None]  # an input, and from where to where in seconds
 
 
-def describe(encoder: Encoder, dtype: str = "float16") -> dict[str, Any]:
-    """All that what is found in an input depends on, as plain data."""
+def describe(encoder: Encoder, dtype: str = "float16", frames: bool = True) -> dict[str, Any]:
+    """All that what is kept of an input depends on, as plain data; without ``frames`` that is the summary alone."""
     made = recipe(encoder)
     options = {name: value for name, value in made["init_args"].items() if name not in ("model", "revision")}
     return {
@@ -47,7 +47,7 @@ def describe(encoder: Encoder, dtype: str = "float16") -> dict[str, Any]:
         "settings": settings(encoder.identity),
         "preprocessing": repr(encoder.preprocess),
         "dtype": dtype,
-        "widths": [encoder.dim, encoder.pooled_dim],
+        "widths": [encoder.dim if frames else 0, encoder.pooled_dim],
     }
 
 

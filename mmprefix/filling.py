@@ -149,6 +149,8 @@ def apart(found: Features, store: Store) -> list[Entry]:
     """Features of B inputs → an entry each, without padding, of the store's type, in main memory."""
     frames, mask, pooled = (part.cpu() for part in (found.frames.to(store.dtype), found.mask, found.pooled))
     pooled = pooled.to(store.dtype)
+    if not store.description["widths"][0]:  # frames are not kept
+        frames, mask = frames[:, :0, :0], mask[:, :0]
     return [Entry(frames[b, mask[b]], pooled[b]) for b in range(len(mask))]
 
 

@@ -185,6 +185,11 @@ class PrefixLM(nn.Module):
                 seen.add(key)
         return kept
 
+    def needs_frames(self, name: str) -> bool:
+        """Whether a branch's frames are looked at, by its mapper or by a decoder with cross-attention."""
+        looks = self.decoder.memory_dim is not None or name not in self.mappers
+        return looks or cast(Mapper, self.mappers[name]).needs_frames
+
     @property
     def frozen_parts(self) -> dict[str, Encoder | Decoder | Transcriber]:
         """The parts that are not saved, by the name that messages and overrides use: branch names, "decoder", and

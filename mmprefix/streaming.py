@@ -209,7 +209,12 @@ class StreamData(PairData):
         for name, told in self.index["encoders"].items():
             if name not in model.encoders:
                 raise InputError(f"{self.shards}: has features for branch {name!r}, which this model has not")
-            now = describe(model.encoder(name), told["dtype"])
+            frames = bool(told["widths"][0])
+            if model.needs_frames(name) and model.encoder(name).dim and not frames:
+                raise InputError(
+                    f"{self.shards}: has no frames for branch {name!r}, which its mapper reads; encode anew"
+                )
+            now = describe(model.encoder(name), told["dtype"], frames)
             if now != told:
                 what = next(key for key in now if now[key] != told.get(key))
                 raise InputError(

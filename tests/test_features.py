@@ -245,6 +245,25 @@ def test_fit_fills_the_store_by_itself(tiny: Tiny, filled: Path, tmp_path: Path)
     assert len((tmp_path / "half" / "predictions.jsonl").read_text().splitlines()) == 7
 
 
+def test_frames_that_nobody_reads_are_not_kept(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny.config(("image",))
+    mapper = {"class_path": "mmprefix.mappers.mlp.MLP", "init_args": {"length": 3}}
+    config["model"]["branches"]["image"]["mapper"] = mapper
+    cache = {"cache": str(tmp_path / "cache"), "cache_dtype": "float32"}
+    assert run("fit", tiny.recipe(config, tmp_path / "plain")) == 0
+    assert run("fit", tiny.recipe(config, tmp_path / "kept"), **cache) == 0
+    assert figures(tmp_path / "kept", "train/loss") == pytest.approx(
+        figures(tmp_path / "plain", "train/loss"), rel=1e-4
+    )
+    clip = Clip(tiny.parts("pictures"))
+    assert clip.dim
+    store = Store(tmp_path / "cache", describe(clip, "float32", frames=False))
+    assert len(store) == 6
+    assert all(store[name].frames.shape == (0, 0) for name in store)
+    assert all(len(store[name].pooled) == clip.pooled_dim for name in store)
+    assert not len(Store(tmp_path / "cache", describe(clip, "float32")))
+
+
 def test_workers_read_from_the_store_too(tiny: Tiny, filled: Path, tmp_path: Path) -> None:
     cache: dict[str, Any] = {"cache": filled / "cache", "cache_dtype": "float32"}
     for workers in (0, 2):

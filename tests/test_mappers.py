@@ -72,6 +72,19 @@ def test_a_batch_equals_its_items_and_padding_is_not_read(mapper: Mapper) -> Non
         assert torch.allclose(together.embeds[b][together.mask[b]], alone.embeds[0][alone.mask[0]], atol=1e-5)
 
 
+def test_what_needs_no_frames_reads_none(mapper: Mapper) -> None:
+    found = features([7, 4, 1], pooled_of(mapper))
+    none = Features(found.frames[:, :0, :0], found.mask[:, :0], found.pooled)
+    others = Features(found.frames + 1, found.mask, found.pooled)
+    prefix = mapper(found)
+    if mapper.needs_frames:
+        changed = mapper(others).embeds
+        assert isinstance(mapper, Learned) or not torch.allclose(changed, prefix.embeds)
+    else:
+        assert torch.equal(mapper(none).embeds, prefix.embeds)
+        assert torch.equal(mapper(others).embeds, prefix.embeds)
+
+
 def test_a_recipe_rebuilds_it(mapper: Mapper) -> None:
     again = build(recipe(mapper), Mapper)
     again.load_state_dict(mapper.state_dict())

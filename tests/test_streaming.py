@@ -153,6 +153,16 @@ def test_shards_of_another_encoder_are_refused(tiny: Tiny, shards: Path, tmp_pat
     )
 
 
+def test_shards_without_the_frames_that_a_mapper_reads_are_refused(
+    tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any
+) -> None:
+    told = json.loads((shards / "index.json").read_text())
+    told["encoders"]["audio"]["widths"][0] = 0
+    (tmp_path / "index.json").write_text(json.dumps(told))
+    said = refusal("fit", streaming(tiny, tmp_path / "run", str(tmp_path)), capfd)
+    assert "has no frames for branch 'audio', which its mapper reads; encode anew" in said
+
+
 @pytest.mark.parametrize(("options", "words"), [
     ({"train": "train.jsonl"}, "data.train: shards are read as they come; leave it out"),
     ({"bucket": False}, "data.bucket false: shards are read as they come"),
