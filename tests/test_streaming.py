@@ -138,6 +138,19 @@ def test_a_broken_off_run_goes_on(tiny: Tiny, shards: Path, tmp_path: Path) -> N
     assert same(whole.after, broken.after)
 
 
+@pytest.mark.slow
+def test_two_processes_share_the_shards(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
+    recipe = streaming(tiny, tmp_path, str(shards))
+    more = {"trainer__devices": 2, "trainer__strategy": "ddp_fork", "data__num_workers": 1}
+    assert run("fit", recipe, **more) == 0
+    first, second = watched(tmp_path, 0), watched(tmp_path, 1)
+    assert len(first.steps) == len(second.steps) > 0
+    for epoch in range(2):
+        ids = [name for seen in (first, second) for number, batch in seen.steps if number == epoch for name in batch]
+        assert len(ids) == len(set(ids)) >= 6
+    assert same(first.after, second.after)
+
+
 def test_shards_of_another_encoder_are_refused(tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
