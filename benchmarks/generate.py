@@ -1,8 +1,10 @@
 """What writing captions costs, against Hugging Face's ``generate`` on the same model and the same prefixes.
 
-    python benchmarks/generate.py --prefix-length 40 --new-tokens 25 --beams 5 1 --batches 1 8 32 --repeat 3
+    python benchmarks/generate.py --prefix-length 40 --new-tokens 25 --beams 5 1 --batches 1 8 32 --repeat 3 --naive
 
-Each side starts from the prefix embeddings and ends with texts, which are compared in the first round.
+Each side starts from the prefix embeddings and ends with texts, which are compared in the first round. With ``--naive``
+one input's beams are also searched as ClipCap's public code does it (https://arxiv.org/abs/2111.09734, written anew):
+every step runs the whole text again, without a cache, and makes logits of all positions.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from mmprefix.decoder import CausalDecoder
 from mmprefix.options import GenerateOptions
 from mmprefix.types import Prefix
 
-OURS, THEIRS = "mmprefix", "Hugging Face"
+OURS, THEIRS, NAIVE = "mmprefix", "Hugging Face", "naive"
 
 
 def ours(decoder: CausalDecoder, prefix: Prefix, beams: int, tokens: int) -> list[str]:
@@ -48,6 +50,20 @@ def theirs(lm: Any, decoder: CausalDecoder, prefix: Prefix, beams: int, tokens: 
     return [text.strip() for text in decoder.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
 
+def naive(lm: Any, decoder: CausalDecoder, prefix: Prefix, beams: int, tokens: int) -> list[str]:
+    """ClipCap's search for one input: the mean log-probability ranks beams; no text ends early here."""
+    with torch.no_grad():
+        embeds, total = prefix.embeds.expand(beams, -1, -1), torch.tensor([0.0] + [float("-inf")] * (beams - 1))
+        lines = torch.zeros(beams, 0, dtype=torch.long)
+        for _ in range(tokens):
+            found = total[:, None] + lm(inputs_embeds=embeds).logits[:, -1].log_softmax(-1)
+            total, index = found.flatten().topk(beams)
+            parents, chosen = index // found.shape[1], index % found.shape[1]
+            lines = torch.cat([lines[parents], chosen[:, None]], dim=1)
+            embeds = torch.cat([embeds[parents], lm.transformer.wte(chosen)[:, None]], dim=1)
+    return [decoder.tokenizer.decode(lines[0], skip_special_tokens=True).strip()]
+
+
 def compared(lm: Any, decoder: CausalDecoder, batch: int, beams: int, options: argparse.Namespace) -> dict[str, Any]:
     """Times and texts of both for one batch size and one number of beams."""
     noise = torch.randn(batch, options.prefix_length, decoder.width, generator=torch.Generator().manual_seed(batch))
@@ -61,6 +77,8 @@ def compared(lm: Any, decoder: CausalDecoder, batch: int, beams: int, options: a
         OURS: lambda: ours(decoder, prefix, beams, options.new_tokens),
         THEIRS: lambda: theirs(lm, decoder, prefix, beams, options.new_tokens),
     }
+    if options.naive and batch == 1 and beams > 1:
+        sides[NAIVE] = lambda: naive(lm, decoder, prefix, beams, options.new_tokens)
     times: dict[str, Times] = in_turn(sides, options.repeat, keep)
     return {
         "beams": beams,
@@ -68,6 +86,7 @@ def compared(lm: Any, decoder: CausalDecoder, batch: int, beams: int, options: a
         **{name: times[name].as_dict() for name in sides},
         "ratio": times[THEIRS].median / times[OURS].median,
         "equal_texts": sum(a == b for a, b in zip(texts[OURS], texts[THEIRS], strict=True)),
+        "naive_equal": NAIVE not in texts or texts[NAIVE] == texts[OURS],
         "distinct_texts": len(set(texts[OURS])),
         "tokens": sum(len(text.split()) for text in texts[OURS]),
     }
@@ -94,10 +113,16 @@ def report(found: dict[str, Any]) -> str:
             low, middle, high = (1000 / batch * f(case[name]["cpu_s"]) for f in (min, median, max))
             cells.append(f"{middle:.4g} ({low:.4g} - {high:.4g})")
         rows.append([search, str(batch), *cells, f"{case['ratio']:.2f}", f"{case['equal_texts']} of {batch}"])
+    slow = [case for case in found["cases"] if NAIVE in case]
+    after = "".join(
+        f"\n\nClipCap's own search, beam {case['beams']}, one input: {1000 * median(case[NAIVE]['cpu_s']):.4g} CPU ms a "
+        f"text, {case[NAIVE]['cpu_median'] / case[OURS]['cpu_median']:.1f} times mmprefix's."
+        for case in slow
+    )
     options = found["options"]
     software = ", ".join(" ".join(pair) for pair in found["versions"].items())
     first = f"prefix {options['prefix_length']}, {options['new_tokens']} new tokens; threads {options['threads']}"
-    return f"{first}; n = {options['repeat']}; {software}\n\n{table(head, rows)}"
+    return f"{first}; n = {options['repeat']}; {software}\n\n{table(head, rows)}{after}"
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -112,6 +137,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--vocab", type=int, default=Size.vocabulary)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--naive", action="store_true", help="ClipCap's search too, where one input has beams")
     parser.add_argument("--json", help="a file for all figures")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)

@@ -72,7 +72,7 @@ PARTS = [
         "Writing captions",
         "generate",
         "generate",
-        "--batches 1 8 32 --beams 5 1 --repeat 3",
+        "--batches 1 8 32 --beams 5 1 --repeat 3 --naive",
         "Against Hugging Face's `generate` on the same weights, from the same 40 prefix embeddings, 25 tokens; "
         "texts are compared.",
     ),

@@ -198,7 +198,7 @@ def test_variants_take_turns(script: Any) -> None:
 def test_generate(tmp_path: Path) -> None:
     """As the first line of the script says that it is run."""
     file = tmp_path / "generate.json"
-    sizes = ["--batches", "1", "4", "--beams", "3", "1", "--new-tokens", "6", "--json", str(file)]
+    sizes = ["--batches", "1", "4", "--beams", "3", "1", "--new-tokens", "6", "--naive", "--json", str(file)]
     command = [sys.executable, "benchmarks/generate.py", *TINY, *sizes]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -207,11 +207,14 @@ def test_generate(tmp_path: Path) -> None:
     assert [(case["beams"], case["batch"]) for case in cases] == [(3, 1), (3, 4), (1, 1), (1, 4)]
     for case in cases:
         assert case["equal_texts"] == case["batch"]
+        assert case["naive_equal"]
+        assert ("naive" in case) == ((case["beams"], case["batch"]) == (3, 1))
         assert case["tokens"] == 6 * case["batch"]
         search = "greedy" if case["beams"] == 1 else f"beam {case['beams']}"
         row = next(r for r in ran.stdout.splitlines() if r.startswith(f"| {search} |     {case['batch']} |"))
         assert f" {case['ratio']:.2f} " in row
     assert max(case["distinct_texts"] for case in cases) > 1
+    assert "ClipCap's own search, beam 3, one input" in ran.stdout
 
 
 @pytest.mark.slow
