@@ -115,8 +115,8 @@ def report(found: dict[str, Any]) -> str:
         rows.append([search, str(batch), *cells, f"{case['ratio']:.2f}", f"{case['equal_texts']} of {batch}"])
     slow = [case for case in found["cases"] if NAIVE in case]
     after = "".join(
-        f"\n\nClipCap's own search, beam {case['beams']}, one input: {1000 * median(case[NAIVE]['cpu_s']):.4g} CPU ms a "
-        f"text, {case[NAIVE]['cpu_median'] / case[OURS]['cpu_median']:.1f} times mmprefix's."
+        f"\n\nClipCap's own search, beam {case['beams']}, one input: {1000 * median(case[NAIVE]['cpu_s']):.4g} CPU ms "
+        f"a text, {case[NAIVE]['cpu_median'] / case[OURS]['cpu_median']:.1f} times mmprefix's."
         for case in slow
     )
     options = found["options"]
