@@ -134,15 +134,15 @@ def test_the_limit_is_what_an_unpadded_step_computes(name: str, script: Any, tmp
         return counter.get_total_flops()
 
     least = limit.step_operations(size, mapper, decoder, work)
-    assert 0.98 < counted() / least < 1  # the fused attention is not counted
+    assert 0.98 < counted() / least < 1.01  # the fused attention is not counted, a last position's keys are made twice
     with sdpa_kernel(SDPBackend.MATH):
-        assert 1 < counted() / least < 1.02  # here it is, with what its mask hides
+        assert 1 < counted() / least < 1.03  # here attention is, with what its mask hides
     longer = limit.step_operations(size, MAPPERS[name](9), decoder, work)
     assert longer > least
 
 
 def test_the_limit_leaves_out_what_no_caption_reads_of_a_prefix(script: Any, tmp_path: Path) -> None:
-    """In the last layer, where a step runs all 26 positions of Prefix-AAC and needs only keys, values and the last."""
+    """In the last layer of 26 positions of Prefix-AAC all but keys, values and the last; and a step leaves it out too."""
     size = script("random_gpt2").Size(2, 128, 300)
     step, captions, limit = script("train_step"), script("captions"), script("limit")
     case = step.CASES["prefix_aac"](Namespace(words=200))
@@ -151,7 +151,8 @@ def test_the_limit_leaves_out_what_no_caption_reads_of_a_prefix(script: Any, tmp
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         step.shared(mapper, decoder)(work).backward()
     unread = 2 * 3 * (26 - 1) * 20 * 128**2  # forward and backward, inputs, positions, and all but keys and values
-    assert 1 < (counter.get_total_flops() - unread) / limit.step_operations(size, mapper, decoder, work) < 1.02
+    least = limit.step_operations(size, mapper, decoder, work)
+    assert 1 < counter.get_total_flops() / least < 1.02 < 1 + unread / least
 
 
 def test_the_limit_counts_a_trained_head_into_its_weights(script: Any) -> None:

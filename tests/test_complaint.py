@@ -140,7 +140,7 @@ WRONG = [
     (
         "model.lr",
         0.1,
-        "recipe: option 'model.lr' is not known; there are answers, branches, decoder, generate, modality",
+        "recipe: option 'model.lr' is not known; there are answers, branches, compile, decoder, generate, modality",
     ),
     ("model.decoder.init_args.model", "/nowhere/gpt2", "'/nowhere/gpt2': no such folder"),
     ("trainer.accelerator", "abacus", "abacus"),

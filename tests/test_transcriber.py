@@ -189,7 +189,10 @@ def test_its_numbers_are_what_the_signals_encoder_reads(greedy: Transcriber) -> 
 def test_a_recipe_rebuilds_it(greedy: Transcriber) -> None:
     again = build(recipe(greedy), Transcriber)
     assert recipe(again) == recipe(greedy)
-    assert again(media(sounds()[:2])) == greedy(media(sounds()[:2]))
+    pairs = zip(again(media(sounds()[:2])), greedy(media(sounds()[:2])), strict=True)
+    for one, other in pairs:  # a model that has written a while sums in another order (mmprefix.few_rows)
+        assert one.text == other.text
+        assert one.signals == pytest.approx(other.signals, abs=TOLERANCE)
     assert not any(parameter.requires_grad for parameter in again.parameters())
     assert not any(module.training for module in again.train().modules() if module is not again)
 
