@@ -142,7 +142,7 @@ def test_the_limit_is_what_an_unpadded_step_computes(name: str, script: Any, tmp
 
 
 def test_the_limit_leaves_out_what_no_caption_reads_of_a_prefix(script: Any, tmp_path: Path) -> None:
-    """In the last layer of 26 positions of Prefix-AAC all but keys, values and the last; and a step leaves it out too."""
+    """In the last layer of 26 positions of Prefix-AAC all but keys, values and the last; a step leaves it out too."""
     size = script("random_gpt2").Size(2, 128, 300)
     step, captions, limit = script("train_step"), script("captions"), script("limit")
     case = step.CASES["prefix_aac"](Namespace(words=200))
