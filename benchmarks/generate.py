@@ -61,7 +61,7 @@ def naive(lm: Any, decoder: CausalDecoder, prefix: Prefix, beams: int, tokens: i
             parents, chosen = index // found.shape[1], index % found.shape[1]
             lines = torch.cat([lines[parents], chosen[:, None]], dim=1)
             embeds = torch.cat([embeds[parents], lm.transformer.wte(chosen)[:, None]], dim=1)
-    return [decoder.tokenizer.decode(lines[0], skip_special_tokens=True).strip()]
+    return [text.strip() for text in decoder.tokenizer.batch_decode(lines[:1], skip_special_tokens=True)]
 
 
 def compared(lm: Any, decoder: CausalDecoder, batch: int, beams: int, options: argparse.Namespace) -> dict[str, Any]:

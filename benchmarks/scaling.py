@@ -56,7 +56,8 @@ def ratio(point: Point, repeat: int) -> dict[str, Any]:
         rate = torch.optim.AdamW(mapper.parameters(), lr=0.0, fused=True)
         ours = train_step.Step(train_step.shared(mapper, decoder), rate, [work])
         naive = train_step.Step(train_step.naive(mapper, None, folder, into_weights=True), rate, [work])
-        ours(), naive()
+        ours()
+        naive()
         times = in_turn({"mmprefix": ours, "naive": naive}, repeat)
     return {
         **vars(point),

@@ -18,7 +18,10 @@ class MLP(Mapper):
     ``layers`` above 2 adds linear layers of that width, each followed by a tanh.
     """
 
-    needs_frames = False  # pyright: ignore[reportAssignmentType]
+    @property
+    def needs_frames(self) -> bool:
+        """Never: it reads the summary."""
+        return False
 
     def __init__(
         self, dim: int, pooled_dim: int, width: int, length: int = 10, hidden: int | None = None, layers: int = 2

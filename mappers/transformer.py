@@ -81,7 +81,10 @@ class Transformer(Mapper):
     The published run has 40 + 40 positions, 8 layers of 8 heads.
     """
 
-    needs_frames = False  # pyright: ignore[reportAssignmentType]
+    @property
+    def needs_frames(self) -> bool:
+        """Never: it reads the summary."""
+        return False
 
     def __init__(
         self,
