@@ -122,6 +122,9 @@ def section(part: Part, results: Path) -> tuple[str, dict[str, Any] | None]:
     file = results / f"{part.name}.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     body = "Not measured." if found is None else importlib.import_module(part.script).report(found)
+    software = "" if found is None else ", ".join(" ".join(pair) for pair in found.get("versions", {}).items())
+    if software and software not in body:
+        body += f"\n\n{software}"
     command = f"    python benchmarks/{part.script}.py {part.options}".rstrip()
     return f"## {part.heading}\n\n{command}\n\n{part.reading}\n\n{body}\n", found
 
@@ -160,10 +163,11 @@ def plot_scaling(found: dict[str, Any], file: Path) -> None:
     """Lines: the ratio over each thing that was varied."""
     from matplotlib.figure import Figure
 
-    sweeps = {name: points for name, points in found["sweeps"].items() if name != "decoder"}
+    sweeps = found["sweeps"]
     figure = Figure(figsize=(2.6 * len(sweeps), 2.6), layout="constrained")
     for axes, (name, points) in zip(figure.subplots(1, len(sweeps), squeeze=False)[0], sweeps.items(), strict=True):
-        axes.plot([point[name] for point in points], [point["ratio"] for point in points], marker="o")
+        sizes = [f"{point['layers']} x {point['width']}" if name == "decoder" else point[name] for point in points]
+        axes.plot(sizes, [point["ratio"] for point in points], marker="o")
         axes.set(xlabel=name, ylim=(0, None))
     figure.axes[0].set_ylabel("naive / mmprefix")
     save(figure, file)

@@ -2,8 +2,9 @@
 
     python benchmarks/startup.py --model runs/quickstart/model --file runs/quickstart/samples/audio-0000.wav --repeat 5
 
-The model is any saved one whose parts are on this machine (the quick start's, say). Beside it what the libraries alone
-take. Processor time of the process and its children, wall time beside it; variants take turns.
+The model is any saved one whose parts are on this machine (the quick start's, say); without one, a small model is made
+of the parts inside the package, with a mapper that has learned nothing, and captions a picture of noise. Beside it what
+the libraries alone take. Processor time of the process and its children, wall time beside it; variants take turns.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from statistics import median
@@ -33,6 +35,29 @@ def commands(model: str, file: str) -> dict[str, list[str]]:
         "torch and transformers' GPT-2, imported": ["-c", GPT2],
         "Lightning, imported": ["-c", "import lightning.pytorch"],
     }
+
+
+def made(folder: Path) -> tuple[str, str]:
+    """An untrained model of the parts inside the package, and a picture for it."""
+    import numpy as np
+    from PIL import Image
+
+    from mmprefix.decoder import CausalDecoder
+    from mmprefix.encoders.vit import ViT
+    from mmprefix.mappers.mlp import MLP
+    from mmprefix.model import Branch, PrefixLM
+    from mmprefix.options import GenerateOptions
+    from mmprefix.predictor import Predictor
+
+    def mapper(dim: int, pooled: int, width: int) -> MLP:
+        return MLP(dim, pooled, width, length=8, hidden=256)
+
+    branch = Branch(ViT("mmprefix:world/frozen/vision"), mapper)
+    model = PrefixLM({"image": branch}, CausalDecoder("mmprefix:world/frozen/decoder"))
+    Predictor(model, GenerateOptions(max_new_tokens=24)).save(folder / "model")
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(folder / "noise.png")
+    return str(folder / "model"), str(folder / "noise.png")
 
 
 def seconds(words: list[str]) -> tuple[float, float]:
@@ -78,12 +103,17 @@ def report(found: dict[str, Any]) -> str:
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
     """Measures, prints the table, writes the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--file", required=True)
+    parser.add_argument("--model", help="a saved model; without it an untrained one is made")
+    parser.add_argument("--file", help="what it captions")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--json", help="a file for all figures")
     options = parser.parse_args(arguments)
-    found = measured(options)
+    if (options.model is None) != (options.file is None):
+        parser.error("give --model and --file, or neither")
+    with tempfile.TemporaryDirectory() as folder:
+        if options.model is None:
+            options.model, options.file = made(Path(folder))
+        found = measured(options)
     print(report(found))
     if options.json:
         Path(options.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
