@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -22,8 +22,11 @@ from mmprefix.packing import pack, plan_scores
 from mmprefix.pickers import Line
 from mmprefix.rules import Rule, rules_of
 from mmprefix.state import Decoder, Memory, State, TextLoss
+from mmprefix.trees import tree_behind
 from mmprefix.trie import trie
 from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, InputError, MixedPrefix
+
+SPELT = 1 << 17  # texts whose tokens are remembered
 
 
 class CausalDecoder(Decoder):
@@ -67,6 +70,7 @@ class CausalDecoder(Decoder):
         if stop is None and self.eos is None:
             raise InputError(f"decoder {model!r}: its tokenizer has no end-of-text token; give stop='.' or the like")
         self._stops: Tensor | None = None
+        self._spelt: dict[str, list[int]] = {}
         self._narrows = last_layer.hook(self.stack, self.layers)
         if frozen:
             self.requires_grad_(False)
@@ -154,34 +158,34 @@ class CausalDecoder(Decoder):
         ``asked`` is the number of tokens of each that are given, not predicted.
         """
         rows = [[tokens[:-1] for tokens in texts] for texts in ids]  # the last token of a text predicts nothing
-        flat = [token for texts in rows for tokens in texts for token in tokens]
-        packed, branch, offset = pack(rows, state.mask.device)
-        self._check_room(state, int(offset.max()) + 2 if offset.numel() else 1)
+        device, here = state.mask.device, pack(rows)
+        self._check_room(state, max((len(tokens) for texts in rows for tokens in texts), default=0) + 1)
         hidden = self._last(state)
-        if flat:
+        if here.numel():
+            packed, branch, offset = here.to(device, non_blocking=True).unbind()
             sees = (branch[:, :, None] == branch[:, None]) & (offset[:, :, None] >= offset[:, None])  # (B N N)
-            real = branch >= 0
-            found = self._run(state, self._cache(state), self.embed(packed), sees, self._place(state, offset))
-            hidden = torch.cat([hidden, found[real]])  # (R E)
-        row, target, text = plan_scores(ids, state.mask.device, asked)
+            found = self.run(state, self._cache(state), self.embed(packed), sees, self.place(state, offset))
+            real = (here[1].flatten() >= 0).nonzero()[:, 0].to(device, non_blocking=True)
+            hidden = torch.cat([hidden, found.flatten(0, 1).index_select(0, real)])  # (R E)
+        row, target, text = plan_scores(ids, asked)
         if asked:
             used, row = row.unique(return_inverse=True)
-            hidden = hidden[used]
+            hidden = hidden[used.to(device, non_blocking=True)]
         nll = self._nll(hidden, row, target)
         texts = [len(tokens) for group in ids for tokens in group]
         if asked:
             texts = [n - given for n, given in zip(texts, (n for row in asked for n in row), strict=True)]
         owner = [b for b, group in enumerate(ids) for _ in group]
-        total = nll.new_zeros(len(texts)).index_add(0, text, nll)
-        counts = torch.tensor([texts, owner], dtype=torch.long, device=nll.device).view(2, -1)
+        total = nll.new_zeros(len(texts)).index_add(0, text.to(device, non_blocking=True), nll)
+        counts = torch.tensor([texts, owner], dtype=torch.long).view(2, -1).to(device, non_blocking=True)
         return TextLoss(total, counts[0], counts[1])
 
     def _nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
-        """Of target tokens (C,), each predicted by one of the rows of hidden states (R E)."""
+        """Of target tokens (C,), each predicted by one of the rows of hidden states (R E); both are on the CPU."""
         head = self.fixed_head()
         if head is not None:
             return target_nll(hidden, head, row, target)
-        return -self.head(hidden).float().log_softmax(-1)[row, target]
+        return -self.head(hidden).float().log_softmax(-1)[row.to(hidden.device), target.to(hidden.device)]
 
     @torch.no_grad()
     def write(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
@@ -194,8 +198,8 @@ class CausalDecoder(Decoder):
         """The same in token ids, stop token included; ``stops`` (any number) are the ids that end a line."""
         assert state.last is not None
         self._check_room(state, options.max_new_tokens)
-        tree = _Tree(self, state, room=options.width * (options.max_new_tokens - 1))
-        return grow(self.head(state.last), tree, options, stops, self.rules(options, stops))
+        with tree_behind(self, state, options.width, options.max_new_tokens - 1) as tree:
+            return grow(self.head(state.last), tree, options, stops, self.rules(options, stops))
 
     def rules(self, options: GenerateOptions, stops: Tensor) -> list[Rule]:
         """What no line of ``search`` may go on with."""
@@ -216,7 +220,7 @@ class CausalDecoder(Decoder):
         if len(tree.tokens):
             nodes, depth = (part.expand(count, -1) for part in (tree.tokens, tree.depth))
             sees = tree.sees.expand(count, -1, -1)
-            found = self._run(state, self._cache(state), self.embed(nodes), sees, self._place(state, depth))
+            found = self.run(state, self._cache(state), self.embed(nodes), sees, self.place(state, depth))
             hidden = torch.cat([hidden, found], dim=1)  # (B 1+M E)
         edges = [self.head(row).float().log_softmax(-1)[tree.places, tree.next] for row in hidden]  # a row at a time:
         total = torch.zeros(count, len(choices), device=hidden.device)  # the vocabulary is wide
@@ -292,35 +296,40 @@ class CausalDecoder(Decoder):
         n = mask.shape[1]
         if not n:
             return state
-        self._check_room(state, int(mask.sum(1).max()))
+        self._check_room(state, n, mask)
         causal = torch.ones(n, n, dtype=torch.bool, device=mask.device).tril()
         own = torch.eye(n, dtype=torch.bool, device=mask.device)
         sees = causal & mask[:, None] | own  # padding sees itself, so that no row of the attention is empty
-        place = self._place(state, (mask.cumsum(1) - 1).clamp(min=0))
+        place = self.place(state, (mask.cumsum(1) - 1).clamp(min=0))
         end = torch.where(mask, torch.arange(1, n + 1, device=mask.device), 0).amax(1)  # 0: nothing real
         ending = (end - 1).clamp(min=0)
         cache = last_layer.cache_for(state.cache, self.layers) if self._narrows else self._cache(state)
         with last_layer.reading((ending, n) if self._narrows else None):
-            hidden = self._run(state, cache, embeds.to(self._dtype), sees, place)
+            hidden = self.run(state, cache, embeds.to(self._dtype), sees, place)
         last = hidden[torch.arange(len(end), device=end.device), ending]
         last = torch.where((end > 0)[:, None], last, 0.0 if state.last is None else state.last)
         layers = tuple((layer.keys, layer.values) for layer in cast(list[Any], cache.layers))
         return State(layers, torch.cat([state.mask, mask], dim=1), last, state.memory)
 
-    def _run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
+    def run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
         """N tokens (B N E) behind the cache of a trunk, which grows by them → hidden states (B N E').
 
         ``sees`` (B N M) says which of the tokens behind the trunk each looks at; all look at the trunk.
         """
         visible = torch.cat([state.mask[:, None].expand(-1, sees.shape[1], -1), sees], dim=-1)  # (B N T+M)
-        out = self.lm.base_model(
-            inputs_embeds=embeds,
-            attention_mask=bias(visible, embeds.dtype),
-            position_ids=places,
-            past_key_values=cache,
-            use_cache=True,
-        )
+        with self.own_precision():
+            out = self.lm.base_model(
+                inputs_embeds=embeds,
+                attention_mask=bias(visible, embeds.dtype),
+                position_ids=places,
+                past_key_values=cache,
+                use_cache=True,
+            )
         return out.last_hidden_state
+
+    def own_precision(self) -> AbstractContextManager[Any]:
+        """A model in half precision is left alone by autocast, whose copies would all be for nothing."""
+        return nullcontext() if self._dtype == torch.float32 else torch.autocast(self._device.type, enabled=False)
 
     def _last(self, state: State) -> Tensor:
         """The hidden state (B E) after the trunk; zeros where nothing was run, for what nobody will read."""
@@ -329,7 +338,7 @@ class CausalDecoder(Decoder):
         width = self.lm.get_output_embeddings().in_features
         return torch.zeros(len(state.mask), width, dtype=self._dtype, device=self._device)
 
-    def _place(self, state: State, offset: Tensor) -> Tensor:
+    def place(self, state: State, offset: Tensor) -> Tensor:
         """Position numbers (B N) of tokens that stand ``offset`` (B N) behind the trunk's real positions."""
         return state.mask.sum(1, keepdim=True) + offset
 
@@ -341,7 +350,13 @@ class CausalDecoder(Decoder):
         return self.lm.get_input_embeddings()(ids)
 
     def _ids(self, text: str) -> list[int]:
-        return cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        """The tokens of a text, which comes again every epoch."""
+        if text not in self._spelt:
+            if len(self._spelt) >= SPELT:
+                self._spelt.clear()
+            found = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+            self._spelt[text] = cast(list[int], found)
+        return [*self._spelt[text]]
 
     def _target_ids(self, prompt: str, text: str) -> list[int]:
         apart = " " if prompt and not prompt[-1].isspace() and not text[:1].isspace() else ""
@@ -361,9 +376,13 @@ class CausalDecoder(Decoder):
     def _text(self, ids: list[int]) -> str:
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    def _check_room(self, state: State, more: int) -> None:
-        used = int(state.mask.sum(1).max()) if self.positions and state.mask.numel() else 0  # padding takes no position
-        if self.positions and used + more > self.positions:
+    def _check_room(self, state: State, more: int, real: Tensor | None = None) -> None:
+        """``more`` positions, of which ``real`` (B N) says which are; padding takes none."""
+        if not self.positions or state.mask.shape[1] + more <= self.positions:  # a GPU need not be asked for the masks
+            return
+        used = int(state.mask.sum(1).max()) if state.mask.numel() else 0
+        more = more if real is None else int(real.sum(1).max())
+        if used + more > self.positions:
             raise InputError(
                 f"the decoder {self.identity.source!r} has {self.positions} positions, "
                 f"but {more} more are needed after the {used} that prefix and prompt take; shorten one of them"
@@ -376,26 +395,6 @@ class CausalDecoder(Decoder):
     @property
     def _device(self) -> torch.device:
         return self.lm.get_input_embeddings().weight.device
-
-
-class _Tree:
-    """The lines of a search behind their trunks; see ``mmprefix.generation.Tree``."""
-
-    def __init__(self, decoder: CausalDecoder, state: State, room: int) -> None:
-        self.decoder, self.cache = decoder, caches.roomy(state.cache, room)
-        self.state = replace(state, cache=(), last=None)  # all that is still asked of it
-
-    def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:
-        """Tokens (B W), one for each line → logits (B W V)."""
-        decoder, state = self.decoder, self.state
-        depth = torch.full_like(tokens, ancestry.shape[-1] // tokens.shape[1] - 1)
-        found = decoder._run(state, self.cache, decoder.embed(tokens), ancestry, decoder._place(state, depth))
-        return decoder.head(found)
-
-    def keep(self, rows: Tensor) -> None:
-        """Only these inputs go on."""
-        self.state = self.state.rows(rows)
-        caches.keep(self.cache, rows)
 
 
 def _untied(head: nn.Linear) -> nn.Linear:

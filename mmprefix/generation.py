@@ -9,7 +9,7 @@ leave the batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,23 +17,7 @@ from torch import Tensor
 from mmprefix.options import GenerateOptions
 from mmprefix.pickers import Line, picker_for
 from mmprefix.rules import Rule
-
-LEAVE = 0.75  # inputs leave the batch when no more than this part of it is still open: each time costs a copy
-
-
-class Tree(Protocol):
-    """What a search grows on: the trunks of B inputs, and the nodes behind them."""
-
-    def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:
-        """Adds a node for each line, ``tokens`` (B W), and gives the logits (B W V) after them.
-
-        ``ancestry`` (B W M) says which of the M nodes a line has passed through, the new ones last.
-        """
-        ...
-
-    def keep(self, rows: Tensor) -> None:
-        """Goes on with some of the inputs only."""
-        ...
+from mmprefix.trees import Tree
 
 
 def grow(first: Tensor, tree: Tree, options: GenerateOptions, stops: Tensor, rules: Sequence[Rule]) -> list[list[Line]]:
@@ -57,7 +41,7 @@ def grow(first: Tensor, tree: Tree, options: GenerateOptions, stops: Tensor, rul
             break
         inherited = ancestry.gather(1, parents[..., None].expand(-1, -1, ancestry.shape[-1]))
         ancestry = torch.cat([inherited, own.expand(len(places), -1, -1)], dim=-1)  # (B W M)
-        if still <= LEAVE * len(places):
+        if tree.lighter(still, len(places)):
             gone, rows = (~picker.open).nonzero()[:, 0], picker.open.nonzero()[:, 0]
             for place, lines in zip(_numbers(places[gone]), picker.rows(gone).lines(), strict=True):
                 found[place] = lines

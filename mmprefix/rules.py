@@ -47,9 +47,8 @@ class NoRepeat:
             return log_probs
         windows = lines.unfold(-1, self.size, 1)  # (B W n-size+1 size)
         same = (windows[..., :-1] == lines[..., None, length - before :]).all(-1)  # what came before is what comes now
-        barred = torch.zeros_like(log_probs, dtype=torch.bool)
-        barred.scatter_reduce_(-1, windows[..., -1], same, "amax")
-        return log_probs.masked_fill(barred, NEVER)
+        barred = torch.where(same, NEVER, 0.0).to(log_probs.dtype)
+        return log_probs.scatter_add(-1, windows[..., -1], barred)
 
 
 def summing_to_one(log_probs: Tensor, lines: Tensor) -> Tensor:

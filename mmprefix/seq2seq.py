@@ -176,13 +176,14 @@ class CrossDecoder(CausalDecoder):
     def _target_ids(self, prompt: str, text: str) -> list[int]:
         return [*self._ids(f" {text}" if self.hears else text), cast(int, self.eos)]
 
-    def _run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
+    def run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
         assert state.memory is not None
         held = state.memory
-        crossed = None if bool(held.mask.all()) else bias(held.mask[:, None], embeds.dtype)
+        whole = not held.mask.is_cuda and bool(held.mask.all())  # a GPU would have to be waited for
+        crossed = None if whole else bias(held.mask[:, None], embeds.dtype)
         visible = torch.cat([state.mask[:, None].expand(-1, sees.shape[1], -1), sees], dim=-1)  # (B N T+M)
         frames = embeds.new_zeros(1, 1, 1).expand(len(embeds), held.mask.shape[1], 1)  # their keys are known: not read
-        with _looking(places, crossed):
+        with _looking(places, crossed), self.own_precision():
             out = cast(Any, self.lm).get_decoder()(
                 inputs_embeds=embeds,
                 attention_mask=bias(visible, embeds.dtype),

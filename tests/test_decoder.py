@@ -13,7 +13,7 @@ from tiny_decoders import KINDS, save_decoder
 from tiny_encoders import vision
 from torch import Tensor
 
-from mmprefix import generation
+from mmprefix import trees
 from mmprefix.decoder import CausalDecoder
 from mmprefix.options import GenerateOptions
 from mmprefix.state import State
@@ -152,7 +152,7 @@ def test_inputs_that_are_done_leave_the_batch(decoder: CausalDecoder, monkeypatc
         lines, rows = [], []
         for leave in (0.0, 1.0):
             sizes: list[int] = []
-            run = decoder._run
+            run = decoder.run
 
             def counted(
                 state: State, cache: Any, embeds: Tensor, *rest: Any, run: Any = run, into: Any = sizes
@@ -160,10 +160,10 @@ def test_inputs_that_are_done_leave_the_batch(decoder: CausalDecoder, monkeypatc
                 into.append(len(embeds))
                 return run(state, cache, embeds, *rest)
 
-            monkeypatch.setattr(generation, "LEAVE", leave)
-            monkeypatch.setattr(decoder, "_run", counted)
+            monkeypatch.setattr(trees, "LEAVE", leave)
+            monkeypatch.setattr(decoder, "run", counted)
             lines.append(decoder.search(decoder.start(prefix), options, stops))
-            monkeypatch.setattr(decoder, "_run", run)
+            monkeypatch.setattr(decoder, "run", run)
             rows.append(sum(sizes))
         for stayed, left in zip(*lines, strict=True):
             assert [ids for ids, _ in stayed] == [ids for ids, _ in left]
@@ -279,6 +279,20 @@ def test_lower_precision_computes_the_same_text_shape(gpt2: CausalDecoder) -> No
     full, low = (d.score(d.start(prefix), PROMPTS, TARGETS) for d in (gpt2, half))
     for a, b in zip(full, low, strict=True):
         assert b == pytest.approx(a, rel=0.1)
+
+
+def test_autocast_leaves_half_precision_alone(gpt2: CausalDecoder) -> None:
+    half = CausalDecoder(gpt2.identity.source, dtype="bfloat16")
+    prefix = ragged_prefix(gpt2, [5, 3, 4])
+    alone = half.loss(half.start(prefix), PROMPTS, TARGETS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(half.loss(half.start(prefix), PROMPTS, TARGETS), alone)
+
+
+def test_a_text_is_spelt_once(gpt2: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = gpt2.score(gpt2.start(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS)
+    monkeypatch.setattr(gpt2, "tokenizer", None)
+    assert gpt2.score(gpt2.start(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS) == wanted
 
 
 def test_what_does_not_fit_is_refused(gpt2: CausalDecoder, tmp_path: Path) -> None:

@@ -207,7 +207,7 @@ def test_the_content_looks_at_itself_in_the_same_ratios_behind_a_deep_prefix(whi
         lead = none(whisper, 1) if prefix is None else prefix
         state = whisper.start(lead, memory([30]))
         places = torch.arange(n)[None] + 5  # the places that they have behind the prefix, both times
-        whisper._run(state, whisper._cache(state), whisper.embed(ids), torch.ones(1, n, n).bool().tril(), places)
+        whisper.run(state, whisper._cache(state), whisper.embed(ids), torch.ones(1, n, n).bool().tril(), places)
         content, queries = seen.pop(), None
         seen.clear()
         heads = (whisper.heads, whisper.head_width)

@@ -1,0 +1,92 @@
+"""What a search grows on: keys and values of each input's trunk, and of the nodes behind it, in a decoder's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from mmprefix import caches, graphs
+from mmprefix.state import State
+
+LEAVE = 0.75  # inputs leave the batch when no more than this part of it is still open: each time costs a copy
+
+
+class Runs(Protocol):
+    """What a tree asks of a decoder."""
+
+    lm: nn.Module
+
+    def run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
+        """Tokens (B N E) behind the cache of a trunk, which grows by them → hidden states (B N E')."""
+        ...
+
+    def place(self, state: State, offset: Tensor) -> Tensor:
+        """Position numbers (B N) of tokens that stand ``offset`` (B N) behind the trunk's real positions."""
+        ...
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Tokens (B N) → (B N E)."""
+        ...
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states (... E') → logits (... V)."""
+        ...
+
+
+class Tree(Protocol):
+    """The trunks of B inputs, and the nodes behind them, W a step."""
+
+    def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:
+        """Adds a node for each line, ``tokens`` (B W), and gives the logits (B W V) after them.
+
+        ``ancestry`` (B W M) says which of the M nodes a line has passed through, the new ones last.
+        """
+        ...
+
+    def lighter(self, still: int, count: int) -> bool:
+        """Whether it is worth its cost to go on with the ``still`` open ones of ``count`` inputs alone."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Goes on with some of the inputs only."""
+        ...
+
+
+@contextmanager
+def tree_behind(decoder: Runs, state: State, width: int, steps: int) -> Iterator[Tree]:
+    """A tree of at most ``steps`` steps of ``width`` nodes behind what ``state`` has read."""
+    if graphs.usable(decoder, state, steps):
+        with graphs.recorded(decoder, state, width, steps) as tree:
+            yield tree
+    else:
+        yield Grown(decoder, state, width * steps)
+
+
+class Grown:
+    """A tree whose cache becomes longer with each step."""
+
+    def __init__(self, decoder: Runs, state: State, room: int) -> None:
+        self.decoder, self.cache = decoder, caches.roomy(state.cache, room)
+        self.state = replace(state, cache=(), last=None)  # all that is still asked of it
+
+    def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:
+        """Tokens (B W), one for each line → logits (B W V)."""
+        decoder, state = self.decoder, self.state
+        depth = torch.full_like(tokens, ancestry.shape[-1] // tokens.shape[1] - 1)
+        found = decoder.run(state, self.cache, decoder.embed(tokens), ancestry, decoder.place(state, depth))
+        return decoder.head(found)
+
+    def lighter(self, still: int, count: int) -> bool:
+        """When enough of them are done."""
+        return still <= LEAVE * count
+
+    def keep(self, rows: Tensor) -> None:
+        """Only these inputs go on."""
+        self.state = self.state.rows(rows)
+        caches.keep(self.cache, rows)
