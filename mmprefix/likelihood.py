@@ -15,22 +15,30 @@ from torch import Tensor, nn
 
 ROWS, LEAST = 128, 32  # of logits at once: enough for fast matrix products, few enough to stay small
 NUMBERS = 1 << 23  # logits at once, if that is more rows than the least
+ALIGN = 16  # numbers
+GPU = 8  # times as many of both on a GPU, which has more to do at once
 
 
 def target_nll(hidden: Tensor, head: nn.Linear, row: Tensor, target: Tensor) -> Tensor:
     """Hidden states (R E), a frozen output matrix (V E) → the negative log-likelihood (C,) float32 of ``target`` (C,).
 
     Target c is predicted by hidden state ``row[c]``; a row may predict several targets, or none. The gradient goes into
-    the hidden states only.
+    the hidden states only. ``row`` and ``target`` are best on the CPU: nothing has to wait for a GPU then. Within
+    autocast the products are in its type.
     """
-    return _TargetNLL.apply(hidden, head.weight, head.bias, row, target)  # pyright: ignore
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
+    weight, bias = (None if part is None else part.to(dtype) for part in (head.weight, head.bias))
+    with torch.autocast(kind, enabled=False):
+        return _TargetNLL.apply(hidden.to(dtype), weight, bias, row, target)  # pyright: ignore
 
 
 class _TargetNLL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, row: Tensor, target: Tensor) -> Tensor:
         """Saves the mean (R E) of the output matrix' rows under each row's softmax: the gradient is made of it."""
-        count, size = len(hidden), min(ROWS, max(LEAST, NUMBERS // len(weight)))
+        many = GPU if hidden.is_cuda else 1
+        count, size = len(hidden), min(ROWS * many, max(LEAST, NUMBERS * many // len(weight)))
         learns = ctx.needs_input_grad[0]
         expected = torch.empty_like(hidden) if learns else hidden.new_empty(0)
         total = torch.empty(count, dtype=torch.float32, device=hidden.device)  # log of the sum over the vocabulary
@@ -38,21 +46,23 @@ class _TargetNLL(torch.autograd.Function):
         order = row.argsort()  # targets in the order of their rows, so that each block has a run of them
         ends = torch.searchsorted(row[order], torch.arange(0, count + size, size, device=row.device).clamp(max=count))
         bounds = ends.tolist()
-        buffer = hidden.new_empty(min(size, count), len(weight))
+        order, row, target = (part.to(hidden.device, non_blocking=True) for part in (order, row, target))
+        wide = -(-len(weight) // ALIGN) * ALIGN  # fast products of half precision want rows that begin at such places
+        space = hidden.new_empty(min(size, count), wide)[:, : len(weight)]
         for number, at in enumerate(range(0, count, size)):
             part = hidden[at : at + size]
-            logits = torch.mm(part, weight.T, out=buffer[: len(part)])
+            logits = torch.mm(part, weight.T, out=space[: len(part)])
             if bias is not None:
                 logits += bias
             mine = order[bounds[number] : bounds[number + 1]]
             chosen[mine] = logits[row[mine] - at, target[mine]].float()
-            wide = logits if logits.dtype == torch.float32 else logits.float()
-            most = wide.amax(-1, keepdim=True)
-            mass = wide.sub_(most).exp_()
+            mass = logits if logits.dtype == torch.float32 else logits.float()
+            most = mass.amax(-1, keepdim=True)
+            mass.sub_(most).exp_()
             sums = mass.sum(-1, keepdim=True)
             total[at : at + size] = (most + sums.log())[:, 0]
             if learns:
-                expected[at : at + size] = (mass.to(hidden.dtype) @ weight).div_(sums)
+                expected[at : at + size] = (logits.copy_(mass) @ weight).div_(sums)
         ctx.save_for_backward(expected, weight, row, target)
         return total[row] - chosen
 

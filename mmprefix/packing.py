@@ -1,43 +1,62 @@
-"""Texts of different lengths in one row an input, and where each of their tokens is predicted."""
+"""Texts of different lengths in one row an input, and where each of their tokens is predicted.
+
+All of it is known before a model has computed anything, so it is made where it costs no waiting: on the CPU.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import chain
+
+import numpy as np
 import torch
 from torch import Tensor
 
-
-def pack(rows: list[list[list[int]]], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Branches of tokens, one row an input → ids (B N), branch number (B N, -1 where padding), place in it (B N)."""
-    width = max((sum(map(len, texts)) for texts in rows), default=0)
-    ids, branch, offset = ([[fill] * width for _ in rows] for fill in (0, -1, 0))
-    for b, texts in enumerate(rows):
-        at = 0
-        for number, tokens in enumerate(texts):
-            end = at + len(tokens)
-            ids[b][at:end] = tokens
-            branch[b][at:end] = [number] * len(tokens)
-            offset[b][at:end] = range(len(tokens))
-            at = end
-    packed = torch.tensor([ids, branch, offset], device=device).view(3, len(rows), width)
-    return packed[0], packed[1], packed[2]
+Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
-def plan_scores(
-    ids: list[list[list[int]]], device: torch.device, asked: list[list[int]] | None = None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """For every target token: the row of hidden states that predicts it, its id, and the number of its text.
+def pack(rows: list[list[list[int]]]) -> Tensor:
+    """Branches of tokens, one row an input → (3 B N): ids, branch number (-1 where padding), place in it."""
+    lengths, owner, number = _texts(rows)
+    flat, text, place = _tokens(rows, lengths)
+    widths = np.bincount(owner, lengths, len(rows)).astype(np.int64)  # tokens of each input
+    first = (widths.cumsum() - widths)[owner[text]]  # where the tokens of each one's input begin
+    found = np.zeros((3, len(rows), max(widths, default=0)), np.int64)
+    found[1] = -1
+    found[:, owner[text], np.arange(len(flat)) - first] = flat, number[text], place
+    return torch.from_numpy(found)
+
+
+def plan_scores(ids: list[list[list[int]]], asked: list[list[int]] | None = None) -> Tensor:
+    """(3 C), for every target token: the row of hidden states that predicts it, its id, and the number of its text.
 
     Rows are first the B trunks (which predict first tokens, for all texts of an input at once), then all packed
     tokens in order. ``asked`` says how many tokens of each text are a question, which nobody has to predict.
     """
-    plan: list[tuple[int, int, int]] = []
-    row, text = len(ids), 0
-    for b, texts in enumerate(ids):
-        for number, tokens in enumerate(texts):
-            given = asked[b][number] if asked else 0
-            for place in range(given, len(tokens)):
-                plan.append((row + place - 1 if place else b, tokens[place], text))
-            row += max(len(tokens) - 1, 0)
-            text += 1
-    columns = torch.tensor(plan, dtype=torch.long, device=device).view(-1, 3).T
-    return columns[0], columns[1], columns[2]
+    lengths, owner, _ = _texts(ids)
+    flat, text, place = _tokens(ids, lengths)
+    run = np.maximum(lengths - 1, 0)  # the last token of a text predicts nothing
+    begin = len(ids) + run.cumsum() - run
+    row = np.where(place > 0, begin[text] + place - 1, owner[text])
+    found = np.stack([row, flat, text])
+    if asked:
+        found = found[:, place >= _numbers(chain.from_iterable(asked))[text]]
+    return torch.from_numpy(found)
+
+
+def _texts(rows: list[list[list[int]]]) -> tuple[Numbers, Numbers, Numbers]:
+    """Of each text: how many tokens it has, its input, and which of that input's texts it is."""
+    lengths = _numbers(len(tokens) for texts in rows for tokens in texts)
+    owner = _numbers(b for b, texts in enumerate(rows) for _ in texts)
+    return lengths, owner, _numbers(n for texts in rows for n in range(len(texts)))
+
+
+def _tokens(rows: list[list[list[int]]], lengths: Numbers) -> tuple[Numbers, Numbers, Numbers]:
+    """Of each token: itself, the number of its text, and its place there."""
+    flat = _numbers(chain.from_iterable(chain.from_iterable(rows)))
+    text = np.arange(len(lengths)).repeat(lengths)
+    return flat, text, np.arange(len(flat)) - (lengths.cumsum() - lengths)[text]
+
+
+def _numbers(values: Iterable[int]) -> Numbers:
+    return np.fromiter(values, np.int64)
