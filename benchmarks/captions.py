@@ -44,10 +44,11 @@ class Captioned:
         owners = [row for row, texts in enumerate(self.texts) for _ in texts]
         return Captioned(take(self.features, owners), [[text] for texts in self.texts for text in texts])
 
-    def to(self, dtype: torch.dtype) -> Captioned:
-        """The same with features of ``dtype``."""
+    def to(self, where: torch.dtype | str) -> Captioned:
+        """The same with features of another type, or on another device."""
         features = self.features
-        return Captioned(Features(features.frames.to(dtype), features.mask, features.pooled.to(dtype)), self.texts)
+        mask = features.mask.to(where) if isinstance(where, str) else features.mask
+        return Captioned(Features(features.frames.to(where), mask, features.pooled.to(where)), self.texts)
 
     def run(self) -> tuple[int, int]:
         """Text positions that a decoder must run, and that it does run with the captions of an input in one row."""
@@ -65,6 +66,11 @@ class Draws:
     middle: Captioned
     bucketed: list[Captioned]
     random: list[Captioned]
+
+    def to(self, device: str) -> Draws:
+        """The same with all features on ``device``."""
+        bucketed, dealt = ([batch.to(device) for batch in pool] for pool in (self.bucketed, self.random))
+        return Draws(self.middle.to(device), bucketed, dealt)
 
 
 def draw(

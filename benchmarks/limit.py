@@ -56,3 +56,24 @@ def step_operations(size: Size, mapper: Mapper, decoder: CausalDecoder, work: Ca
     head = decoder.lm.get_output_embeddings() if decoder.own_head is None else decoder.own_head
     trunk = decoder_operations(size, prefix, work.lengths) + head_operations(head, work.lengths)
     return trunk + mapper_operations(mapper, work.features)
+
+
+def weights(size: Size) -> int:
+    """The numbers in the matrices that every token is multiplied with."""
+    return size.layers * 12 * size.width**2 + size.width * size.vocabulary
+
+
+def search_operations(size: Size, prefix: int, tokens: int, inputs: int, lines: int) -> float:
+    """Of writing ``tokens`` with ``lines`` lines for ``inputs`` inputs in all, by products of matrices alone.
+
+    A prefix is read once, in the last layer up to its keys and values and for its last position; the first token comes
+    from there. Each further token is run once, and looks at its prefix and at the tokens of its line.
+    """
+    e = size.width
+    dense, keys_values = 24 * e * e, 4 * e * e  # of a position and layer
+    trunk = inputs * (prefix * dense * (size.layers - 1) + prefix * keys_values + (dense - keys_values))
+    seen = inputs * (prefix * (prefix + 1) // 2 * (size.layers - 1) + prefix)  # pairs of a query and a key
+    steps = tokens - 1
+    seen += size.layers * lines * sum(prefix + step for step in range(1, steps + 1))
+    heads = (inputs + lines * steps) * 2 * e * size.vocabulary
+    return float(trunk + lines * steps * dense * size.layers + 4 * e * seen + heads)

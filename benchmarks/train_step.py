@@ -1,6 +1,7 @@
 """What a training step costs, against the same step without the things that make it cheap, and against the limit.
 
     python benchmarks/train_step.py --mapper transformer --prefix-length 40 --captions 5 --batch 30 --repeat 3
+    python benchmarks/train_step.py --device cuda --dtype bfloat16 --captions 5 --batch 600 --compiled --repeat 10
 
 A step is mapper, frozen decoder, loss, backward to the mapper (and to the output head where that is trained), AdamW.
 All variants compute the same mean loss over the same captions and the same gradients, which is checked before any
@@ -10,6 +11,8 @@ Float32 sums over other numbers of rows differ in the last digits, upon which a 
 change sides, each with a leap in the gradients. Therefore mappers are in float64 for that check, and in float32 when
 they are timed. Prefix-AAC's mappers normalise by the batch: the same captions in other batches are another computation,
 so bucketing is not measured for them.
+
+With ``--dtype bfloat16`` (a GPU's) the frozen model has that type and the mapper runs in autocast, on all sides.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import prefix_aac_step
 import torch
 from captions import LONGEST, Captioned, Draws, draw
 from limit import step_operations
-from measure import Gemm, in_turn, table, versions
+from measure import Gemm, clock_of, in_turn, table, versions
 from random_gpt2 import Size, save
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,8 +46,8 @@ from mmprefix.state import State
 from mmprefix.types import Features
 from mmprefix.words import WordDecoder
 
-LOSS, GRADIENT = 2e-6, 5e-6  # the relative errors up to which a variant counts as the same
-OURS, BUCKETED = "mmprefix", "mmprefix, several bucketed batches"
+SAME = {"float32": (2e-6, 5e-6), "bfloat16": (5e-3, 1e-1)}  # relative errors of the loss and gradients, at most
+OURS, BUCKETED, COMPILED = "mmprefix", "mmprefix, several bucketed batches", "mmprefix, layers compiled"
 Loss = Callable[[Captioned], Tensor]  # the summed negative log-likelihood of all captions
 
 
@@ -61,21 +64,21 @@ def shared(mapper: Mapper, decoder: CausalDecoder) -> Loss:
 class LogitsEverywhere(CausalDecoder):
     """Makes logits of every position that it runs, prefix and padding too; CausalDecoder picks positions first."""
 
-    def _run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
-        return super().head(super()._run(state, cache, embeds, sees, places))  # (B N V)
+    def run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
+        return super().head(super().run(state, cache, embeds, sees, places))  # (B N V)
 
     def _nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
-        return -hidden.float().log_softmax(-1)[row, target]
+        return -hidden.float().log_softmax(-1)[row.to(hidden.device), target.to(hidden.device)]
 
     def head(self, hidden: Tensor) -> Tensor:
-        return hidden  # what ``_run`` gave are logits already
+        return hidden  # what ``run`` gave are logits already
 
 
 class WordLogitsEverywhere(LogitsEverywhere, WordDecoder):
     """The same with a head over words."""
 
 
-def naive(mapper: Mapper, own_head: nn.Linear | None, folder: str, into_weights: bool) -> Loss:
+def naive(mapper: Mapper, own_head: nn.Linear | None, folder: str, into_weights: bool, dtype: str = "float32") -> Loss:
     """The step of the public code of ClipCap (https://arxiv.org/abs/2111.09734) and, with an ``own_head`` over words,
     of Prefix-AAC (https://arxiv.org/abs/2303.17489), written anew from their descriptions.
 
@@ -84,16 +87,18 @@ def naive(mapper: Mapper, own_head: nn.Linear | None, folder: str, into_weights:
     does that, Prefix-AAC's does not. Two differences: ClipCap's captions end with an end-of-text token, as ours do, and
     Prefix-AAC's word 0, which no caption has, keeps its logit. As there, word i is read by row i of the embeddings.
     """
-    lm = cast(GPT2LMHeadModel, GPT2LMHeadModel.from_pretrained(folder)).eval().requires_grad_(into_weights)
+    device = next(mapper.parameters()).device
+    lm = cast(Any, GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype))).to(device)
+    lm = cast(GPT2LMHeadModel, lm).eval().requires_grad_(into_weights)
     head = cast(nn.Linear, lm.lm_head if own_head is None else own_head)
     end = head.out_features - 1
 
     def loss(work: Captioned) -> Tensor:
         rows = [[int(word[1:]) for word in text.split()] + [end] for texts in work.texts for text in texts]
-        padded = torch.tensor([row + [0] * (LONGEST - len(row)) for row in rows])
+        padded = torch.tensor([row + [0] * (LONGEST - len(row)) for row in rows], device=device)
         prefix = mapper(work.apart().features).embeds.to(lm.dtype)
         embeds = torch.cat([prefix, lm.transformer.wte(padded)], dim=1)
-        mask = torch.cat([torch.ones(prefix.shape[:2], dtype=torch.long), (padded > 0).long()], dim=1)
+        mask = torch.cat([padded.new_ones(prefix.shape[:2]), (padded > 0).long()], dim=1)
         hidden = lm.transformer(inputs_embeds=embeds, attention_mask=mask, use_cache=False).last_hidden_state
         logits = head(hidden)
         found = logits[:, prefix.shape[1] - 1 : -1].reshape(-1, logits.shape[-1])
@@ -109,8 +114,8 @@ class Case:
     vocabulary: int  # words that captions are made of, each a token of the language model
     features: Callable[[np.random.Generator, int], Features]  # of so many inputs
     mapper: Callable[[int], Mapper]  # for a decoder's width
-    decoder: Callable[[str], CausalDecoder]  # from a folder
-    everywhere: Callable[[str], CausalDecoder]  # the same, with logits at all positions
+    decoder: Callable[..., CausalDecoder]  # from a folder, with a dtype
+    everywhere: Callable[..., CausalDecoder]  # the same, with logits at all positions
     naive: dict[str, bool]  # naive variants by name, and whether they compute gradients into frozen weights
 
 
@@ -139,6 +144,9 @@ def prefix_aac(options: argparse.Namespace) -> Case:
 CASES = {"mlp": partial(clipcap, MLP), "transformer": partial(clipcap, Transformer), "prefix_aac": prefix_aac}
 
 
+DTYPES: dict[torch.dtype, str] = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+
+
 @dataclass
 class Step:
     """Trains on ``batches`` one after the other; the loss is the mean over the tokens of all of them.
@@ -150,6 +158,7 @@ class Step:
     loss: Loss
     optimizer: torch.optim.Optimizer
     batches: list[Captioned]
+    dtype: torch.dtype = torch.float32
     run: Callable[[Captioned], tuple[int, int]] = Captioned.run
 
     def __call__(self) -> float:
@@ -157,7 +166,8 @@ class Step:
         total = 0.0
         self.optimizer.zero_grad()
         for batch in self.batches:
-            loss = self.loss(batch) / tokens
+            with torch.autocast(batch.features.pooled.device.type, self.dtype, enabled=self.dtype != torch.float32):
+                loss = self.loss(batch) / tokens
             loss.backward()
             self.optimizer.step()
             total += loss.item()
@@ -170,15 +180,20 @@ class Step:
         return 1 - real / run
 
 
-def steps(case: Case, mapper: Mapper, decoder: CausalDecoder, folder: str, draws: Draws) -> dict[str, Step]:
+Steps = dict[str, Step]
+
+
+def steps(case: Case, mapper: Mapper, decoder: CausalDecoder, folder: str, draws: Draws, compiled: bool) -> Steps:
     """The variants by the names that the table has."""
-    full = case.everywhere(folder)
+    weights = decoder.lm.get_input_embeddings().weight
+    dtype = DTYPES[weights.dtype]
+    full = case.everywhere(folder, dtype=dtype).to(weights.device)
     full.own_head = decoder.own_head
     ours, everywhere = shared(mapper, decoder), shared(mapper, full)
     parameters = [p for part in trained(mapper, decoder) for p in part.parameters()]
     fused = torch.optim.AdamW(parameters, lr=0.0, fused=True)
     plain = torch.optim.AdamW(parameters, lr=0.0)
-    one = [draws.middle]
+    made = partial(Step, batches=[draws.middle], dtype=weights.dtype)
 
     def apart(work: Captioned) -> Tensor:
         return ours(work.apart())
@@ -187,19 +202,24 @@ def steps(case: Case, mapper: Mapper, decoder: CausalDecoder, folder: str, draws
         return work.apart().run()[0], LONGEST * len(work.apart().texts)
 
     def published(into_weights: bool) -> Step:
-        return Step(naive(mapper, decoder.own_head, folder, into_weights), plain, one, to_longest)
+        return made(naive(mapper, decoder.own_head, folder, into_weights, dtype), plain, run=to_longest)
 
     found = {
-        OURS: Step(ours, fused, one),
-        "without sharing the prefix": Step(apart, fused, one, lambda work: work.apart().run()),
-        "with logits at all positions": Step(everywhere, fused, one),
+        OURS: made(ours, fused),
+        "without sharing the prefix": made(apart, fused, run=lambda work: work.apart().run()),
+        "with logits at all positions": made(everywhere, fused),
         **{name: published(into_weights) for name, into_weights in case.naive.items()},
     }
+    if compiled:
+        faster = case.decoder(folder, dtype=dtype).to(weights.device)
+        faster.own_head = decoder.own_head
+        faster.compile_layers()
+        found[COMPILED] = made(shared(mapper, faster), fused)
     if by_batch(mapper):
         return found
     pool = {
-        BUCKETED: Step(ours, fused, draws.bucketed),
-        "the same captions, not bucketed": Step(ours, fused, draws.random),
+        BUCKETED: made(ours, fused, batches=draws.bucketed),
+        "the same captions, not bucketed": made(ours, fused, batches=draws.random),
     }
     return {**found, **pool}
 
@@ -233,24 +253,27 @@ class Sameness:
         pairs = zip(gradients, directions, strict=True)
         return abs(loss - want) / abs(want), max(float((a - b).norm() / b.norm()) for a, b in pairs)
 
-    def check(self) -> None:
+    def check(self, dtype: str = "float32") -> None:
         """Ends the program where a variant does not compute what its reference does."""
+        most_loss, most_gradient = SAME[dtype]
         for name in self.reference:
             loss, gradient = self.errors(name)
-            if not (loss <= LOSS and gradient <= GRADIENT):
+            if not (loss <= most_loss and gradient <= most_gradient):
                 sys.exit(f"{name!r}: relative error of the loss {loss:.1e}, of the gradients {gradient:.1e}")
 
 
-def compared(variants: dict[str, Step], reference: dict[str, str], mapper: Mapper, decoder: CausalDecoder) -> Sameness:
+def compared(variants: Steps, reference: dict[str, str], mapper: Mapper, decoder: CausalDecoder) -> Sameness:
     """Runs every variant once, untimed, and ends the program where they differ."""
     parts = trained(mapper, decoder)
     same = Sameness(parts, reference)
-    mapper.to(torch.float64)
+    dtype = DTYPES[decoder.lm.get_input_embeddings().weight.dtype]
+    wide = torch.float64 if dtype == "float32" else torch.float32
+    mapper.to(wide)
     still = torch.optim.SGD([p for part in parts for p in part.parameters()], lr=0.0)  # no state of this dtype stays
     for name, step in variants.items():
-        same.keep(name, replace(step, optimizer=still, batches=[batch.to(torch.float64) for batch in step.batches])())
+        same.keep(name, replace(step, optimizer=still, batches=[batch.to(wide) for batch in step.batches])())
     mapper.to(torch.float32)
-    same.check()
+    same.check(dtype)
     return same
 
 
@@ -258,20 +281,22 @@ def measured(case: Case, options: argparse.Namespace, folder: str) -> dict[str, 
     """Builds the parts, runs all variants in turn, and gives what the JSON file has."""
     size = Size(options.layers, options.width, options.vocab)
     save(Path(folder), size)
-    draws = draw(options.captions, options.batch, case.vocabulary, case.features, options.pool)
+    draws = draw(options.captions, options.batch, case.vocabulary, case.features, options.pool).to(options.device)
     torch.manual_seed(0)
-    mapper = case.mapper(size.width)
-    decoder = case.decoder(folder)
-    variants = steps(case, mapper, decoder, folder, draws)
+    mapper = case.mapper(size.width).to(options.device)
+    decoder = case.decoder(folder, dtype=options.dtype).to(options.device)
+    variants = steps(case, mapper, decoder, folder, draws, options.compiled)
     references = {name: BUCKETED if len(step.batches) > 1 else OURS for name, step in variants.items()}
     same = compared(variants, references, mapper, decoder)
     work = draws.middle
     prefix = mapper(work.features).embeds.shape[1]
     positions = prefix * len(work.texts) + work.run()[0]
-    shapes = [(positions, size.width, 4 * size.width), (positions, 4 * size.width, size.width), (1024, 1024, 1024)]
-    products = {f"{m} x {k} x {n}": Gemm(m, k, n) for m, k, n in shapes}
+    square = 1024 if options.device == "cpu" else 8192
+    shapes = [(positions, size.width, 4 * size.width), (positions, 4 * size.width, size.width), (square,) * 3]
+    dtype = decoder.lm.get_input_embeddings().weight.dtype
+    products = {f"{m} x {k} x {n}": Gemm(m, k, n, options.device, dtype) for m, k, n in shapes}
     operations = step_operations(size, mapper, decoder, work)
-    times = in_turn({**products, **variants}, options.repeat)
+    times = in_turn({**products, **variants}, options.repeat, device=options.device)
 
     rates = {name: product.operations / times[name].median for name, product in products.items()}
     limit = operations / max(rates.values())
@@ -294,17 +319,22 @@ def measured(case: Case, options: argparse.Namespace, folder: str) -> dict[str, 
     return {"options": vars(options), "versions": versions(), "batch": counts, "limit": limits, "variants": rows}
 
 
+UNITS = {"cpu": ("CPU s", "min - max", "wall s"), "wall": ("s", "min - max", "peak GiB")}  # by what counts
+
+
 def report(found: dict[str, Any]) -> str:
     """The table, and what it was measured on."""
-    head = ["step", "CPU s", "min - max", "wall s", "x", "of limit", "padding", "loss error", "gradient error"]
+    clock = clock_of(found["options"])
+    head = ["step", *UNITS[clock], "x", "of limit", "padding", "loss error", "gradient error"]
     rows = []
     for row in found["variants"]:
-        each = row["steps"]
+        each, counts = row["steps"], row[f"{clock}_s"]
+        beside = f"{row['wall_median'] / each:.3g}" if clock == "cpu" else f"{row['peak'] / 2**30:.3g}"
         rows.append([
             row["variant"],
-            f"{row['cpu_median'] / each:.3g}",
-            f"{min(row['cpu_s']) / each:.3g} - {max(row['cpu_s']) / each:.3g}",
-            f"{row['wall_median'] / each:.3g}",
+            f"{row[f'{clock}_median'] / each:.3g}",
+            f"{min(counts) / each:.3g} - {max(counts) / each:.3g}",
+            beside,
             f"{row['ratio']:.2f}",
             "" if row["fraction_of_limit"] is None else f"{row['fraction_of_limit']:.0%}",
             f"{row['padding']:.1%}",
@@ -316,8 +346,10 @@ def report(found: dict[str, Any]) -> str:
     made = f"{batch['captions']} captions of {batch['inputs']} inputs, {batch['tokens']} tokens"
     made += f", a prefix of {batch['prefix']}"
     software = ", ".join(" ".join(pair) for pair in found["versions"].items())
-    least = f"{limit['operations'] / 1e9:.4g} GFLOP at {rate / 1e9:.3g} GFLOP per CPU second = {limit['seconds']:.3g} s"
-    first = f"{made}; threads {options['threads']}; n = {options['repeat']}; {software}"
+    second = "CPU second" if clock == "cpu" else "second"
+    least = f"{limit['operations'] / 1e9:.4g} GFLOP at {rate / 1e9:.3g} GFLOP per {second} = {limit['seconds']:.3g} s"
+    where = f"threads {options['threads']}" if clock == "cpu" else options["dtype"]
+    first = f"{made}; {where}; n = {options['repeat']}; {software}"
     return f"{first}\nlimit: {least}\n\n{table(head, rows)}"
 
 
@@ -334,6 +366,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--vocab", type=int, default=Size.vocabulary)
     parser.add_argument("--words", type=int, default=7911, help="words of a trained head (prefix_aac)")
     parser.add_argument("--pool", type=int, default=4, help="batches of each kind when bucketing is measured")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; on a GPU the times are those on the wall")
+    parser.add_argument("--dtype", choices=list(DTYPES.values()), default="float32", help="of the frozen model")
+    parser.add_argument("--compiled", action="store_true", help="also with each layer compiled by torch.compile")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", help="a file for all figures")
