@@ -33,7 +33,7 @@ PARTS = [
         "A training step, five captions an input",
         "train_step",
         "train_step_transformer5",
-        "--mapper transformer --prefix-length 40 --captions 5 --batch 30 --threads 1 --repeat 3",
+        "--mapper transformer --prefix-length 40 --captions 5 --batch 30 --threads 1 --otherwise recompute --repeat 3",
         "ClipCap's transformer mapper. `x` is how many times mmprefix's processor time a variant takes; the limit is "
         "the operations that an exact step cannot do without, at the rate of the fastest plain matrix product of the "
         "same run. All variants compute the same loss and gradients.",
@@ -107,8 +107,8 @@ PARTS = [
         "--device cuda --dtype bfloat16 --captions 5 --batch 300 --repeat 9",
         "The frozen model in bfloat16, the mapper in autocast, on all sides; times on the wall, memory of the GPU. At "
         "these sizes it is not the GPU that limits a step but the launching of its kernels: in a profile they ran for "
-        "a quarter of the time. Layers compiled by `torch.compile` (`model.compile`, here `--compiled`) took 1.07 "
-        "times as long, so it is not recommended. With 1,500 captions the naive step ran out of the card's 79 GiB.",
+        "a quarter of the time. Layers compiled by `torch.compile` (`model.compile`, here `--otherwise compile`) took "
+        "1.07 times as long, so it is not recommended. At 1,500 captions the naive step runs out of the card's 79 GiB.",
     ),
     Part(
         "On a GPU: writing captions",

@@ -1,7 +1,7 @@
 """What a training step costs, against the same step without the things that make it cheap, and against the limit.
 
     python benchmarks/train_step.py --mapper transformer --prefix-length 40 --captions 5 --batch 30 --repeat 3
-    python benchmarks/train_step.py --device cuda --dtype bfloat16 --captions 5 --batch 600 --compiled --repeat 10
+    python benchmarks/train_step.py --device cuda --dtype bfloat16 --batch 300 --otherwise compile --repeat 9
 
 A step is mapper, frozen decoder, loss, backward to the mapper (and to the output head where that is trained), AdamW.
 All variants compute the same mean loss over the same captions and the same gradients, which is checked before any
@@ -47,7 +47,8 @@ from mmprefix.types import Features
 from mmprefix.words import WordDecoder
 
 SAME = {"float32": (2e-6, 5e-6), "bfloat16": (5e-3, 1e-1)}  # relative errors of the loss and gradients, at most
-OURS, BUCKETED, COMPILED = "mmprefix", "mmprefix, several bucketed batches", "mmprefix, layers compiled"
+OURS, BUCKETED = "mmprefix", "mmprefix, several bucketed batches"
+OTHERWISE = {"compile": "mmprefix, layers compiled", "recompute": "mmprefix, layers computed again on the way back"}
 Loss = Callable[[Captioned], Tensor]  # the summed negative log-likelihood of all captions
 
 
@@ -183,7 +184,7 @@ class Step:
 Steps = dict[str, Step]
 
 
-def steps(case: Case, mapper: Mapper, decoder: CausalDecoder, folder: str, draws: Draws, compiled: bool) -> Steps:
+def steps(case: Case, mapper: Mapper, decoder: CausalDecoder, folder: str, draws: Draws, otherwise: list[str]) -> Steps:
     """The variants by the names that the table has."""
     weights = decoder.lm.get_input_embeddings().weight
     dtype = DTYPES[weights.dtype]
@@ -210,11 +211,11 @@ def steps(case: Case, mapper: Mapper, decoder: CausalDecoder, folder: str, draws
         "with logits at all positions": made(everywhere, fused),
         **{name: published(into_weights) for name, into_weights in case.naive.items()},
     }
-    if compiled:
-        faster = case.decoder(folder, dtype=dtype).to(weights.device)
-        faster.own_head = decoder.own_head
-        faster.compile_layers()
-        found[COMPILED] = made(shared(mapper, faster), fused)
+    for way in otherwise:
+        other = case.decoder(folder, dtype=dtype).to(weights.device)
+        other.own_head = decoder.own_head
+        getattr(other, f"{way}_layers")()
+        found[OTHERWISE[way]] = made(shared(mapper, other), fused)
     if by_batch(mapper):
         return found
     pool = {
@@ -285,7 +286,7 @@ def measured(case: Case, options: argparse.Namespace, folder: str) -> dict[str, 
     torch.manual_seed(0)
     mapper = case.mapper(size.width).to(options.device)
     decoder = case.decoder(folder, dtype=options.dtype).to(options.device)
-    variants = steps(case, mapper, decoder, folder, draws, options.compiled)
+    variants = steps(case, mapper, decoder, folder, draws, options.otherwise)
     references = {name: BUCKETED if len(step.batches) > 1 else OURS for name, step in variants.items()}
     same = compared(variants, references, mapper, decoder)
     work = draws.middle
@@ -368,7 +369,9 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--pool", type=int, default=4, help="batches of each kind when bucketing is measured")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; on a GPU the times are those on the wall")
     parser.add_argument("--dtype", choices=list(DTYPES.values()), default="float32", help="of the frozen model")
-    parser.add_argument("--compiled", action="store_true", help="also with each layer compiled by torch.compile")
+    parser.add_argument(
+        "--otherwise", nargs="*", choices=list(OTHERWISE), default=[], help="also with the decoder's layers so prepared"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--json", help="a file for all figures")

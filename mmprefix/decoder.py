@@ -20,6 +20,7 @@ from mmprefix.options import GenerateOptions
 from mmprefix.outlines import words
 from mmprefix.packing import pack, plan_scores
 from mmprefix.pickers import Line
+from mmprefix.recompute import recompute
 from mmprefix.rules import Rule, rules_of
 from mmprefix.state import Decoder, Memory, State, TextLoss
 from mmprefix.trees import tree_behind
@@ -367,6 +368,10 @@ class CausalDecoder(Decoder):
         """Each layer by itself, for inputs of any length."""
         for layer in last_layer.layers_of(self.stack, self.layers):
             layer.compile(dynamic=True, backend=backend)
+
+    def recompute_layers(self) -> None:
+        """All but the last, of which little is kept anyway."""
+        recompute(last_layer.layers_of(self.stack, self.layers)[:-1])
 
     def count(self, texts: list[str]) -> list[int]:
         """How many tokens each text is written with, its end included."""

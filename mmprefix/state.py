@@ -154,6 +154,10 @@ class Decoder(Part, nn.Module, ABC):
     def compile_layers(self) -> None:
         """Has torch.compile work on the layers when they are next run."""
 
+    @abstractmethod
+    def recompute_layers(self) -> None:
+        """Has the layers keep less for the way back, and compute it again there: less memory, more time."""
+
     def adopt(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
         """The ``tensors`` of a saved model (by name) as this decoder can take them; it was built with ``options``."""
         return tensors

@@ -47,7 +47,9 @@ class PrefixTask(LightningModule):
     training (never all of them), so that one model serves every subset. ``answers``: two words, the first for what is
     to be detected; their log odds are then scored at validation and test (see ``mmprefix.metrics.detection``).
     ``compile``: the decoder's layers go through ``torch.compile`` first. On a CPU that takes a minute and gains nothing
-    (docs/performance.md); on a GPU it has not been measured.
+    (docs/performance.md); on an H100 it gained nothing either.
+    ``recompute``: what the decoder's layers would keep for the way back is computed again there (activation
+    checkpointing): less memory, more time.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class PrefixTask(LightningModule):
         modality_dropout: float = 0.0,
         answers: list[str] | None = None,
         compile: bool = False,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if warmup < 0:
@@ -78,7 +81,8 @@ class PrefixTask(LightningModule):
         if answers is not None and (len(answers) != 2 or answers[0] == answers[1]):
             raise InputError(f"model.answers {answers}: give two words, the first for what is to be detected")
         self.model = PrefixLM(branches, decoder, prefix, wording, transcriber)
-        self.modality_dropout, self.answers, self.compiles = modality_dropout, answers, compile
+        self.modality_dropout, self.answers = modality_dropout, answers
+        self.compiles, self.recomputes = compile, recompute
         self.optimizer, self.options = optimizer or torch.optim.AdamW, generate
         self.schedule, self.warmup, self.start_from = schedule, warmup, start_from
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
@@ -130,6 +134,8 @@ class PrefixTask(LightningModule):
         learn_ranges(self.model, getattr(cast(Any, self.trainer), "datamodule", None))
         if self.compiles:
             self.model.decoder.compile_layers()
+        if self.recomputes:
+            self.model.decoder.recompute_layers()
 
     def on_train_start(self) -> None:
         """The first step of a run that is resumed with another number of steps has the rate of its new schedule."""

@@ -71,12 +71,12 @@ def test_memory(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     sizes = ["--layers", "2", "--width", "64", "--vocab", "2000", "--prefix-length", "4", "--batch", "10"]
     found = script("memory").main([*sizes, "--json", str(file)])
     assert json.loads(file.read_text()) == found
-    assert len(found["steps"]) == 3
+    assert len(found["steps"]) == 4
     printed = capsys.readouterr().out
     for name, one in found["steps"].items():
         assert f"| {name} " in printed
         assert one["peak"] >= one["loaded"] > 0
-    plain, _, wide = found["steps"].values()
+    plain, _, _, wide = found["steps"].values()
     assert wide["loaded"] > plain["loaded"]  # really another vocabulary
 
 
