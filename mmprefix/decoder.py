@@ -8,16 +8,16 @@ from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedTokenizerBase
 
 from mmprefix import caches, few_rows, last_layer, sources
 from mmprefix.encoders import pretrained
 from mmprefix.fused import fuse
 from mmprefix.generation import grow
+from mmprefix.language_model import refuse_scaled_logits, tokenizer_for, untied
 from mmprefix.likelihood import target_nll
 from mmprefix.lora import add_lora
 from mmprefix.options import GenerateOptions
-from mmprefix.outlines import words
 from mmprefix.packing import pack, plan_scores
 from mmprefix.pickers import Line
 from mmprefix.recompute import recompute
@@ -86,7 +86,7 @@ class CausalDecoder(Decoder):
             self.lora = add_lora(self.lm, lora_rank, lora_alpha, lora_targets)
         self.own_head: nn.Linear | None = None
         if train_head:
-            self.own_head = _untied(self.lm.get_output_embeddings())
+            self.own_head = untied(self.lm.get_output_embeddings())
         if frozen:
             few_rows.prepare(self.lm)
         self.train()  # in what ``train`` makes of it: a trainer leaves each part in the mode that it finds it in
@@ -94,7 +94,7 @@ class CausalDecoder(Decoder):
     def load(self, name: str, folder: Path, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
         """The language model and its tokenizer from ``folder``; InputError where they are not there or of no use."""
         lm, _ = pretrained.load(AutoModelForCausalLM, name, folder, dtype)
-        _refuse_scaled_logits(name, lm.config.get_text_config())
+        refuse_scaled_logits(name, lm.config.get_text_config())
         return lm, tokenizer_for(lm, name, folder)
 
     def sizes(self, config: Any) -> tuple[int, int, int, int]:
@@ -402,38 +402,7 @@ class CausalDecoder(Decoder):
         return self.lm.get_input_embeddings().weight.device
 
 
-def _untied(head: nn.Linear) -> nn.Linear:
-    """A trainable copy of an output head, in float32, that shares nothing with the model's embeddings."""
-    copy = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device=head.weight.device)
-    copy.load_state_dict({name: value.float() for name, value in head.state_dict().items()})
-    return copy
-
-
 def bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """Which keys each query may look at, (B N T) → what is added to their scores, (B 1 N T)."""
     zeros = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
     return zeros.masked_fill(~visible, torch.finfo(dtype).min)[:, None]
-
-
-def tokenizer_for(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in ``folder``; InputError where there is none, or one that is not the model's."""
-    try:
-        found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        rows = lm.get_input_embeddings().num_embeddings
-        if not 1 < len(found) <= rows:  # without its files transformers makes an empty tokenizer, and says nothing
-            raise ValueError(f"it has {len(found)} tokens, the model {rows} embeddings")
-        return found
-    except (OSError, ValueError) as error:
-        if sources.sizes_only():
-            return words()
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(
-            f"decoder {name!r}: the folder {folder} holds no tokenizer that can be loaded: {reason}"
-        ) from error
-
-
-def _refuse_scaled_logits(name: str, config: Any) -> None:
-    """Logits are made by the output matrix alone, on caption positions only; a few models do more to them."""
-    for option in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(config, option, None):
-            raise InputError(f"decoder {name!r} changes its logits by {option!r}, which is not supported yet")

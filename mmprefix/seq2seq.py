@@ -24,8 +24,9 @@ from transformers import (
 )
 
 from mmprefix import caches
-from mmprefix.decoder import CausalDecoder, bias, tokenizer_for
+from mmprefix.decoder import CausalDecoder, bias
 from mmprefix.encoders import pretrained
+from mmprefix.language_model import tokenizer_for
 from mmprefix.state import Layer, Memory, State
 from mmprefix.types import AnyPrefix, Features, InputError, MixedPrefix, Prefix
 
