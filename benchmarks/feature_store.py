@@ -3,18 +3,21 @@
     python benchmarks/feature_store.py --entries 50000 --wide 3000 --repeat 5
 
 Entries of 512 numbers, and of 31 frames of 2048, float16: one at random with its key, the same from a bare memory map,
-opening the store, and the memory of one process and of ten that read all of it. Reading ends with a copy in memory.
+opening the store, and the memory of one process and of ten, started one by one or forked, that read all of it. Reading
+one entry ends with a copy in memory.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -110,35 +113,55 @@ def opening(root: Path, kind: str, repeat: int) -> list[float]:
     return found
 
 
-def memory(root: Path, kind: str, workers: int) -> float:
-    """MB that so many processes take together, each having read all entries. By their proportional set sizes: what is
-    shared counts once."""
-    context = multiprocessing.get_context("spawn")
+def memory(root: Path, kind: str, workers: int, method: str) -> float:
+    """MB that opening and reading all entries adds to so many processes together, each started by itself (``spawn``)
+    or forked (``fork``) from one that holds nothing. By their proportional set sizes: what is shared counts once."""
+    gc.collect()  # a store that is still mapped here would count as shared
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+        return alone.submit(added, root, kind, workers, method).result()
+
+
+def added(root: Path, kind: str, workers: int, method: str) -> float:
+    """What ``memory`` gives, in the process that starts the others."""
+    context = multiprocessing.get_context(method)
     ready, go = context.Barrier(workers + 1), context.Barrier(workers + 1)
-    some = [context.Process(target=reader, args=(root, kind, ready, go)) for _ in range(workers)]
+    some = [context.Process(target=reader, args=(root, kind, ready, go)) for _ in range(workers)]  # pyright: ignore
     for process in some:
         process.start()
-    ready.wait()
-    total = sum(proportional(process.pid or 0) for process in some)
-    go.wait()
+    total: list[float] = []
+    for _ in ("before", "after"):
+        ready.wait()
+        total.append(sum(proportional(process.pid or 0, root) for process in some))
+        go.wait()
     for process in some:
         process.join()
-    return total
+    return total[1] - total[0]
 
 
 def reader(root: Path, kind: str, ready: Any, go: Any) -> None:
-    """Reads all entries, and waits."""
-    store = Store(root, description(kind))
-    total = sum(float(store[name].frames.sum()) + float(store[name].pooled.sum()) for name in store)
-    assert total == total
-    ready.wait()
-    go.wait()
+    """Waits when it has all that an empty store takes; then reads all entries, and waits."""
+    for place in (root / "nothing", root):
+        store = Store(place, description(kind))
+        total = torch.zeros(2, 2).half().sum()
+        for name in store:
+            total = store[name].frames.sum() + store[name].pooled.sum()
+        assert total.isfinite()
+        gc.collect()  # which copies what a fork shared: once, and not because of the store
+        ready.wait()
+        go.wait()
 
 
-def proportional(process: int) -> float:
-    """MB of a process by its proportional set size; what libraries take counts too."""
-    lines = Path(f"/proc/{process}/smaps_rollup").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+def proportional(process: int, root: Path) -> float:
+    """MB of a process by its proportional set size: its memory, and what it has mapped of the files below ``root``.
+    Libraries do not count: other programs, which come and go, share them."""
+    total, counts = 0, False
+    for line in Path(f"/proc/{process}/smaps").read_text(encoding="utf-8").splitlines():
+        name, size, *_ = line.split()
+        if not name.endswith(":"):  # here a mapping begins
+            counts = "/" not in line or str(root) in line
+        elif name == "Pss:" and counts:
+            total += int(size)
+    return total / 1024
 
 
 def measured(options: argparse.Namespace, place: Path) -> dict[str, Any]:
@@ -149,14 +172,13 @@ def measured(options: argparse.Namespace, place: Path) -> dict[str, Any]:
         root.mkdir()
         keys = filled(root, kind, entries, options.shard)
         times = reads(root, kind, keys, options.repeat)
-        one, many = (
-            memory(root, kind, number) - memory(root / "nothing", kind, number) for number in (1, options.workers)
-        )
+        sides = {"one process": (1, "spawn"), f"{options.workers} processes": (options.workers, "spawn")}
+        sides[f"{options.workers} forked"] = (options.workers, "fork")
         found["kinds"][kind] = {
             "entries": entries,
             "read_us": {name: {"median": median(t), "min": min(t), "max": max(t)} for name, t in times.items()},
             "open_ms": opening(root, kind, 5 * options.repeat),
-            "memory_mb": {"one process": one, f"{options.workers} processes": many},
+            "memory_mb": {name: memory(root, kind, *side) for name, side in sides.items()},
         }
     return found
 

@@ -2,8 +2,9 @@
 
 Below the folder that a recipe names with ``cache``, each encoder has a folder of its own, called after what it is: its
 class and options, the hash of its weights, its preprocessing, the type of the numbers. In it are shards
-(``mmprefix.shards``) that are only ever added. An input is known by its content, and by the part of it that is read
-(``mmprefix.content``): a file that moves is found again, a file that changes is not.
+(``mmprefix.shards``) that are only ever added, and an index of them (``mmprefix.index``). An input is known by its
+content, and by the part of it that is read (``mmprefix.content``): a file that moves is found again, a file that
+changes is not.
 """
 
 from __future__ import annotations
@@ -11,20 +12,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mmprefix import __version__
 from mmprefix.atomic import atomically, saying_so
 from mmprefix.encoders.base import Encoder
+from mmprefix.index import index_of
+from mmprefix.mapped import DamagedError
 from mmprefix.media import Source, name_of
 from mmprefix.parts import recipe
-from mmprefix.shards import KEY, DamagedError, Entry, Shard, float_of, write_shard
+from mmprefix.shards import Entry, Shard, float_of, write_shard
 from mmprefix.sources import read_json, settings
 from mmprefix.types import InputError
 
@@ -98,45 +99,25 @@ class Store:
             if (shard.frames.shape[1], shard.pooled.shape[1]) != tuple(self.description["widths"]):
                 raise InputError(f"{file}: holds features of other widths than its encoder makes; remove it")
             self.shards.append(shard)
-        self._index()
-
-    def _index(self) -> None:
-        """The first eight bytes of all keys in order, and where each is: 16 bytes an entry, the rest stays mapped."""
-        keys = torch.cat([torch.zeros(0, KEY, dtype=torch.uint8), *(shard.keys for shard in self.shards)]).numpy()
-        heads = keys[:, :8].copy().view(">u8").ravel().astype(np.uint64)
-        order = np.argsort(heads, kind="stable")
-        sizes = [len(shard) for shard in self.shards]
-        shard = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-        row = np.concatenate([np.zeros(0, dtype=np.int32), *(np.arange(size, dtype=np.int32) for size in sizes)])
-        self._heads = heads[order].data
-        self._shard, self._row = shard[order].data, row[order].data
+        self._index = index_of(self.shards, self.folder / "index")
 
     def __len__(self) -> int:
-        return len(self._heads)
+        return len(self._index)
 
     def __iter__(self) -> Iterator[bytes]:
         """All keys, in order."""
-        return (self.shards[shard].key(row) for shard, row in zip(self._shard, self._row, strict=True))
-
-    def _find(self, key: bytes) -> int:
-        """The place of ``key`` in the index, or -1."""
-        head = int.from_bytes(key[:8], "big")
-        place = bisect_left(self._heads, head)
-        while place < len(self._heads) and self._heads[place] == head:
-            if self.shards[self._shard[place]].key(self._row[place]) == key:
-                return place
-            place += 1
-        return -1
+        return (shard.key(row) for shard, row in self._index)
 
     def __contains__(self, key: bytes) -> bool:
-        return self._find(key) >= 0
+        return self._index.find(key) is not None
 
     def __getitem__(self, key: bytes) -> Entry:
         """What was found in the input that ``key`` stands for, as views of the file; KeyError where it is not here."""
-        place = self._find(key)
-        if place < 0:
+        found = self._index.find(key)
+        if found is None:
             raise KeyError(key.hex())
-        return self.shards[self._shard[place]][self._row[place]]
+        shard, row = found
+        return shard[row]
 
     def add(self, name: str, keys: Sequence[bytes], entries: Sequence[Entry]) -> None:
         """Writes one more shard, called ``name``. Raises InputError for numbers that its type cannot hold."""
