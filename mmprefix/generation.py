@@ -14,6 +14,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from mmprefix.offers import Offer
 from mmprefix.options import GenerateOptions
 from mmprefix.pickers import Line, picker_for
 from mmprefix.rules import Rule
@@ -31,11 +32,9 @@ def grow(first: Tensor, tree: Tree, options: GenerateOptions, stops: Tensor, rul
     places = torch.arange(count, device=first.device)  # which inputs are still in the batch
     own = torch.eye(width, dtype=torch.bool, device=first.device)[None]
     ancestry = own[:, :, :0].expand(count, -1, -1)
-    log_probs = first.float().log_softmax(-1)[:, None].expand(-1, width, -1)
+    offer = Offer(first[:, None], picker.tokens, rules)
     for left in range(steps - 1, -1, -1):
-        for rule in rules:
-            log_probs = rule(log_probs, picker.tokens)
-        parents, tokens = picker.pick(log_probs)
+        parents, tokens = picker.pick(offer)
         still = int(picker.open.sum())
         if not still or not left:
             break
@@ -47,7 +46,7 @@ def grow(first: Tensor, tree: Tree, options: GenerateOptions, stops: Tensor, rul
                 found[place] = lines
             picker, places, ancestry, tokens = picker.rows(rows), places[rows], ancestry[rows], tokens[rows]
             tree.keep(rows)
-        log_probs = tree.step(tokens, ancestry).float().log_softmax(-1)
+        offer = Offer(tree.step(tokens, ancestry), picker.tokens, rules)
     for place, lines in zip(_numbers(places), picker.lines(), strict=True):
         found[place] = lines
     return found

@@ -11,6 +11,7 @@ from typing import Any, Protocol, Self, cast
 import torch
 from torch import Tensor
 
+from mmprefix.offers import Offer
 from mmprefix.options import NEVER, GenerateOptions
 
 Line = tuple[list[int], float]  # token ids without what ended them, and the score
@@ -26,8 +27,8 @@ class Picker(Protocol):
         """Which inputs (B) can gain by another step."""
         ...
 
-    def pick(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probabilities (B W V) of the next token → parents (B W) among the open lines, and tokens (B W)."""
+    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
+        """What is offered to the open lines → parents (B W) among them, and tokens (B W)."""
         ...
 
     def rows(self, rows: Tensor) -> Self:
@@ -66,9 +67,13 @@ class Singles(Rows):
         self.generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
         self.parents = torch.arange(self.width, device=device).expand(batch, -1)
 
-    def pick(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = self._draw(log_probs) if self.options.sample else log_probs.argmax(-1)  # (B W)
-        gained = log_probs.gather(-1, tokens[..., None])[..., 0]
+    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
+        if self.options.sample:
+            log_probs = offer.all()
+            tokens = self._draw(log_probs)  # (B W)
+            gained = log_probs.gather(-1, tokens[..., None])[..., 0]
+        else:
+            gained, tokens = (part[..., 0] for part in offer.best(1))
         self.score = self.score + gained.masked_fill(self.ended, 0)
         self.length = self.length + ~self.ended
         self.ended = self.ended | torch.isin(tokens, self.stops)
@@ -118,14 +123,12 @@ class Beams(Rows):
         self.finished = torch.zeros(*shape, options.max_new_tokens, dtype=torch.long, device=device)
         self.hopeful = torch.ones(batch, dtype=torch.bool, device=device)
 
-    def pick(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
+    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
         length = self.tokens.shape[-1] + 1
-        if self.options.temperature != 1:
-            log_probs = (log_probs / self.options.temperature).log_softmax(-1)
-        v = log_probs.shape[-1]
-        total = (self.score[..., None] + log_probs).flatten(1)  # (B W*V)
+        log_probs, tokens = offer.best(self.keep, self.options.temperature)  # (B W c)
+        total = (self.score[..., None] + log_probs).flatten(1)  # the best of all lines are among the best of each
         score, index = total.topk(min(self.keep, total.shape[-1]), dim=-1)  # (B C)
-        parents, tokens = index // v, index % v
+        parents, tokens = index // log_probs.shape[-1], tokens.flatten(1).gather(1, index)
         lines = torch.cat([_take(self.tokens, parents), tokens[..., None]], dim=-1)  # (B C length)
         ends = torch.isin(tokens, self.stops)
         last = length == self.options.max_new_tokens
@@ -171,9 +174,8 @@ class ClipCapBeams(Rows):
         self.ended = torch.zeros(shape, dtype=torch.bool, device=device)
         self.tokens = torch.zeros(*shape, 0, dtype=torch.long, device=device)
 
-    def pick(self, log_probs: Tensor) -> tuple[Tensor, Tensor]:
-        if self.options.temperature != 1:
-            log_probs = (log_probs / self.options.temperature).log_softmax(-1)
+    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
+        log_probs = offer.all(self.options.temperature)
         v = log_probs.shape[-1]
         if not self.tokens.shape[-1]:
             self.total, tokens = log_probs[:, 0].topk(self.width, dim=-1)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from mmprefix import caches, graphs
+from mmprefix import caches, few_rows, graphs
 from mmprefix.state import State
 
 LEAVE = 0.75  # inputs leave the batch when no more than this part of it is still open: each time costs a copy
@@ -36,6 +36,10 @@ class Runs(Protocol):
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V)."""
+        ...
+
+    def fixed_head(self) -> nn.Linear | None:
+        """The output matrix where it alone makes the logits and is not trained; else None."""
         ...
 
 
@@ -74,13 +78,23 @@ class Grown:
     def __init__(self, decoder: Runs, state: State, room: int) -> None:
         self.decoder, self.cache = decoder, caches.roomy(state.cache, room)
         self.state = replace(state, cache=(), last=None)  # all that is still asked of it
+        self.space: Tensor | None = None  # for the logits of a step: memory that was never used is slow to write
 
     def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:
         """Tokens (B W), one for each line → logits (B W V)."""
         decoder, state = self.decoder, self.state
         depth = torch.full_like(tokens, ancestry.shape[-1] // tokens.shape[1] - 1)
         found = decoder.run(state, self.cache, decoder.embed(tokens), ancestry, decoder.place(state, depth))
-        return decoder.head(found)
+        return self._logits(found)
+
+    def _logits(self, found: Tensor) -> Tensor:
+        """Hidden states (B W E') → (B W V), to be read before the next step."""
+        head, rows = self.decoder.fixed_head(), found.flatten(0, 1)
+        if head is None or head.bias is not None or len(rows) <= few_rows.MOST or found.device.type != "cpu":
+            return self.decoder.head(found)
+        if self.space is None:
+            self.space = found.new_empty(len(rows), len(head.weight))
+        return torch.mm(rows, head.weight.T, out=self.space[: len(rows)]).unflatten(0, found.shape[:2])
 
     def lighter(self, still: int, count: int) -> bool:
         """When enough of them are done."""

@@ -1,0 +1,74 @@
+"""What a search is offered: the log-probabilities of each line's next token, a few lines at a time.
+
+A vocabulary is wide, and a search wants a handful of its tokens. A few lines' logits stay in the processor's cache from
+the softmax to the choice, and nothing as wide as the vocabulary is made for all lines at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from mmprefix.rules import Rule
+
+NUMBERS = 1 << 20  # logits at once on a CPU
+CHUNK = 64  # tokens whose greatest is looked at first
+
+
+class Offer:
+    """The next tokens of the W lines (B W n) of B inputs.
+
+    ``logits`` (B W V), or (B 1 V) where all lines of an input are still the same; ``rules`` say what is not offered.
+    """
+
+    def __init__(self, logits: Tensor, lines: Tensor, rules: Sequence[Rule]) -> None:
+        self.logits, self.rules, self.width = logits, rules, lines.shape[1]
+        self.lines = lines[:, : logits.shape[1]]
+
+    def best(self, count: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The log-probabilities and ids (B W C) of each line's likeliest tokens; C is ``count``, or V if that is less.
+
+        A ``temperature`` is applied to what is left by the rules, which is made probabilities again.
+        """
+        count = min(count, self.logits.shape[-1])
+        parts = [largest(one, count) for one in self._blocks(temperature)]
+        values, tokens = (torch.cat(some).expand(-1, self.width, -1) for some in zip(*parts, strict=True))
+        return values, tokens
+
+    def all(self, temperature: float = 1.0) -> Tensor:
+        """Of all tokens (B W V)."""
+        return torch.cat(list(self._blocks(temperature))).expand(-1, self.width, -1)
+
+    def _blocks(self, temperature: float) -> Iterator[Tensor]:
+        """(b W V) for a few inputs at a time; on a GPU for all."""
+        inputs, width, wide = self.logits.shape
+        size = max(1, NUMBERS // (width * wide) if self.logits.device.type == "cpu" else inputs)
+        for at in range(0, inputs, size):
+            found = self.logits[at : at + size].float().log_softmax(-1)
+            for rule in self.rules:
+                found = rule(found, self.lines[at : at + size])
+            yield found if temperature == 1 else (found / temperature).log_softmax(-1)
+
+
+def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` greatest of values (... V) and their places, the greatest first.
+
+    On a CPU torch sorts copies of all values with their places; here first the greatest of each chunk are sorted, and
+    then the chunks that the first ``count`` of them are in.
+    """
+    if count == 1:
+        found = values.max(-1, keepdim=True)
+        return found.values, found.indices
+    chunks = values.shape[-1] // CHUNK
+    if values.device.type != "cpu" or chunks < 4 * count:
+        return values.topk(count, dim=-1)
+    even, rest = values.split([chunks * CHUNK, values.shape[-1] - chunks * CHUNK], dim=-1)
+    even = even.unflatten(-1, (chunks, CHUNK))
+    places = even.amax(-1).topk(count, dim=-1).indices[..., None]  # (... C 1)
+    inside = even.gather(-2, places.expand(*places.shape[:-1], CHUNK)).flatten(-2)
+    ids = (places * CHUNK + torch.arange(CHUNK)).flatten(-2)
+    ends = torch.arange(chunks * CHUNK, values.shape[-1]).expand(rest.shape)
+    found = torch.cat([inside, rest], dim=-1).topk(count, dim=-1)
+    return found.values, torch.cat([ids, ends], dim=-1).gather(-1, found.indices)
