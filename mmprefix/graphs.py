@@ -69,16 +69,14 @@ class Recorded:
     def keep(self, rows: Tensor) -> None:
         """Only these inputs go on, on a smaller stage."""
         before = self.stage
-        self.leave()
-        state, done = before.state().rows(rows), before.done
+        state = before.state().rows(rows)
         self.stage = _stage(self.decoder, state, before.width, self.steps, before.trunk)
-        self.stage.load(state, done)
+        self.stage.load(state, before.done)
+        _give_back(self.decoder, before)
 
     def leave(self) -> None:
         """Lets the next search have the stage."""
-        kept = _kept.setdefault(self.decoder.lm, [])
-        kept.append(self.stage)
-        del kept[:-KEPT]
+        _give_back(self.decoder, self.stage)
 
 
 class Stage:
@@ -130,15 +128,14 @@ class Stage:
         self.depth.fill_(self.done)
         self.sees[:, :, : ancestry.shape[-1]] = ancestry
         self.done += 1
-        if not self.warm or decoder.lm in _refused:
+        with torch.cuda.device_of(self.mask):
+            if self.warm and self.graph is None and decoder.lm not in _refused:
+                self._record(decoder)
             self.warm = True
-            return self._run(decoder)
-        if self.graph is None:
-            self._record(decoder)
-        if self.graph is None:
-            return self._run(decoder)
-        self.graph.replay()
-        return cast(Tensor, self.logits)
+            if self.graph is None:
+                return self._run(decoder)
+            self.graph.replay()
+            return cast(Tensor, self.logits)
 
     def _run(self, decoder: Runs) -> Tensor:
         state = State((), self.mask, None, self.memory)
@@ -194,6 +191,12 @@ def _stage(decoder: Runs, state: State, width: int, steps: int, trunk: int | Non
         if stage.key == key:
             return kept.pop(place)
     return Stage(decoder, state, width, steps, trunk)
+
+
+def _give_back(decoder: Runs, stage: Stage) -> None:
+    kept = _kept.setdefault(decoder.lm, [])
+    kept.append(stage)
+    del kept[:-KEPT]
 
 
 def _key(decoder: Runs, state: State, width: int, steps: int, trunk: int) -> Any:
