@@ -86,7 +86,7 @@ def compared(lm: Any, decoder: CausalDecoder, batch: int, beams: int, options: a
     }
     if options.naive and batch == 1 and beams > 1:
         sides[NAIVE] = lambda: naive(lm, decoder, prefix, beams, options.new_tokens)
-    times: dict[str, Times] = in_turn(sides, options.repeat, keep, options.device)
+    times: dict[str, Times] = in_turn(sides, options.repeat, keep, options.device, clock_of(options))
     return {
         "beams": beams,
         "batch": batch,
@@ -127,7 +127,7 @@ def rates(options: argparse.Namespace) -> tuple[float, float]:
     shapes = [(320, 768, 3072), (1024, 1024, 1024)] if options.device == "cpu" else [(8192, 8192, 8192)]
     products = {str(shape): Gemm(*shape, options.device, dtype) for shape in shapes}
     read = Read(options.device, dtype)
-    times = in_turn({**products, "read": read}, max(3, options.repeat), device=options.device)
+    times = in_turn({**products, "read": read}, max(3, options.repeat), device=options.device, clock=clock_of(options))
     fastest = max(product.operations / times[name].median for name, product in products.items())
     return fastest, read.bytes / times["read"].median
 
@@ -154,7 +154,7 @@ def report(found: dict[str, Any]) -> str:
     )
     options = found["options"]
     software = ", ".join(" ".join(pair) for pair in found["versions"].items())
-    where = f"threads {options['threads']}" if clock == "cpu" else options["dtype"]
+    where = options["dtype"] if options.get("device", "cpu") != "cpu" else f"threads {options['threads']}"
     first = f"prefix {options['prefix_length']}, {options['new_tokens']} new tokens; {where}"
     first += f"; n = {options['repeat']}; {software}"
     if "rates" in found:

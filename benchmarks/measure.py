@@ -30,7 +30,7 @@ class Times:
 
     @property
     def median(self) -> float:
-        """The middle of the processor times, which other processes disturb least; on a GPU of the times on the wall."""
+        """The middle of the times that count: of the processor's, which others disturb least, or on the wall."""
         return statistics.median(self.cpu if self.clock == "cpu" else self.wall)
 
     def as_dict(self) -> dict[str, Any]:
@@ -40,9 +40,9 @@ class Times:
 
 
 def clock_of(options: Any) -> str:
-    """What counts for a figure: the processor's time ("cpu"), or for work on a GPU the time on the wall ("wall")."""
-    given = options if isinstance(options, Mapping) else vars(options)
-    return "cpu" if cast(str, given.get("device", "cpu")) == "cpu" else "wall"
+    """What counts for a figure: the processor's time ("cpu"); of several threads or a GPU that on the wall ("wall")."""
+    given = cast(Mapping[str, Any], options if isinstance(options, Mapping) else vars(options))
+    return "cpu" if given.get("device", "cpu") == "cpu" and given.get("threads", 1) == 1 else "wall"
 
 
 def in_turn(
@@ -50,6 +50,7 @@ def in_turn(
     repeat: int,
     after: Callable[[str, int, Any], None] = lambda *_: None,
     device: str = "cpu",
+    clock: str = "cpu",
 ) -> dict[str, Times]:
     """Runs every variant once a round, ``repeat`` rounds, each round in another order.
 
@@ -57,7 +58,7 @@ def in_turn(
     GPU a round that is not counted comes first, and each time ends when the GPU is done.
     """
     gpu = device != "cpu"
-    times = {name: Times("wall" if gpu else "cpu") for name in variants}
+    times = {name: Times(clock) for name in variants}
     order = random.Random(0)
     gc.freeze()  # what was there before is not searched for garbage each time
     for number in range(-1 if gpu else 0, repeat):

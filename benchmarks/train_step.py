@@ -297,7 +297,7 @@ def measured(case: Case, options: argparse.Namespace, folder: str) -> dict[str, 
     dtype = decoder.lm.get_input_embeddings().weight.dtype
     products = {f"{m} x {k} x {n}": Gemm(m, k, n, options.device, dtype) for m, k, n in shapes}
     operations = step_operations(size, mapper, decoder, work)
-    times = in_turn({**products, **variants}, options.repeat, device=options.device)
+    times = in_turn({**products, **variants}, options.repeat, device=options.device, clock=clock_of(options))
 
     rates = {name: product.operations / times[name].median for name, product in products.items()}
     limit = operations / max(rates.values())
@@ -320,17 +320,19 @@ def measured(case: Case, options: argparse.Namespace, folder: str) -> dict[str, 
     return {"options": vars(options), "versions": versions(), "batch": counts, "limit": limits, "variants": rows}
 
 
-UNITS = {"cpu": ("CPU s", "min - max", "wall s"), "wall": ("s", "min - max", "peak GiB")}  # by what counts
-
-
 def report(found: dict[str, Any]) -> str:
     """The table, and what it was measured on."""
     clock = clock_of(found["options"])
-    head = ["step", *UNITS[clock], "x", "of limit", "padding", "loss error", "gradient error"]
+    on_gpu = found["options"].get("device", "cpu") != "cpu"
+    units = (
+        ["CPU s", "min - max", "wall s"] if clock == "cpu" else ["s", "min - max", "peak GiB" if on_gpu else "CPU s"]
+    )
+    head = ["step", *units, "x", "of limit", "padding", "loss error", "gradient error"]
     rows = []
     for row in found["variants"]:
         each, counts = row["steps"], row[f"{clock}_s"]
-        beside = f"{row['wall_median'] / each:.3g}" if clock == "cpu" else f"{row['peak'] / 2**30:.3g}"
+        other = row["wall_median" if clock == "cpu" else "cpu_median"] / each
+        beside = f"{row['peak'] / 2**30:.3g}" if on_gpu else f"{other:.3g}"
         rows.append([
             row["variant"],
             f"{row[f'{clock}_median'] / each:.3g}",
@@ -349,7 +351,7 @@ def report(found: dict[str, Any]) -> str:
     software = ", ".join(" ".join(pair) for pair in found["versions"].items())
     second = "CPU second" if clock == "cpu" else "second"
     least = f"{limit['operations'] / 1e9:.4g} GFLOP at {rate / 1e9:.3g} GFLOP per {second} = {limit['seconds']:.3g} s"
-    where = f"threads {options['threads']}" if clock == "cpu" else options["dtype"]
+    where = options["dtype"] if on_gpu else f"threads {options['threads']}"
     first = f"{made}; {where}; n = {options['repeat']}; {software}"
     return f"{first}\nlimit: {least}\n\n{table(head, rows)}"
 
