@@ -352,12 +352,13 @@ class CausalDecoder(Decoder):
 
     def _ids(self, text: str) -> list[int]:
         """The tokens of a text, which comes again every epoch."""
-        if text not in self._spelt:
+        known = self._spelt.get(text)
+        if known is None:
+            known = cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
             if len(self._spelt) >= SPELT:
                 self._spelt.clear()
-            found = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-            self._spelt[text] = cast(list[int], found)
-        return [*self._spelt[text]]
+            self._spelt[text] = known
+        return [*known]
 
     def _target_ids(self, prompt: str, text: str) -> list[int]:
         apart = " " if prompt and not prompt[-1].isspace() and not text[:1].isspace() else ""
