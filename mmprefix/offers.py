@@ -6,7 +6,7 @@ the softmax to the choice, and nothing as wide as the vocabulary is made for all
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,24 +32,23 @@ class Offer:
 
         A ``temperature`` is applied to what is left by the rules, which is made probabilities again.
         """
-        count = min(count, self.logits.shape[-1])
-        parts = [largest(one, count) for one in self._blocks(temperature)]
+        inputs, width, wide = self.logits.shape
+        count = min(count, wide)
+        size = max(1, NUMBERS // (width * wide) if self.logits.device.type == "cpu" else inputs)
+        parts = [largest(self._of(slice(at, at + size), temperature), count) for at in range(0, inputs, size)]
         values, tokens = (torch.cat(some).expand(-1, self.width, -1) for some in zip(*parts, strict=True))
         return values, tokens
 
     def all(self, temperature: float = 1.0) -> Tensor:
         """Of all tokens (B W V)."""
-        return torch.cat(list(self._blocks(temperature))).expand(-1, self.width, -1)
+        return self._of(slice(None), temperature).expand(-1, self.width, -1)
 
-    def _blocks(self, temperature: float) -> Iterator[Tensor]:
-        """(b W V) for a few inputs at a time; on a GPU for all."""
-        inputs, width, wide = self.logits.shape
-        size = max(1, NUMBERS // (width * wide) if self.logits.device.type == "cpu" else inputs)
-        for at in range(0, inputs, size):
-            found = self.logits[at : at + size].float().log_softmax(-1)
-            for rule in self.rules:
-                found = rule(found, self.lines[at : at + size])
-            yield found if temperature == 1 else (found / temperature).log_softmax(-1)
+    def _of(self, inputs: slice, temperature: float) -> Tensor:
+        """All tokens of some inputs."""
+        found = self.logits[inputs].float().log_softmax(-1)
+        for rule in self.rules:
+            found = rule(found, self.lines[inputs])
+        return found if temperature == 1 else (found / temperature).log_softmax(-1)
 
 
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
