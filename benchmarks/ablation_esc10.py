@@ -20,8 +20,8 @@ from typing import Any
 import yaml
 from measure import table
 
-from mmprefix.cli import main as mmprefix
-from mmprefix.recipes.score_esc10 import score
+from mmprefix.cli.main import main as mmprefix
+from mmprefix.recipes.score.esc10 import score
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "prefix_aac_esc10.yaml"

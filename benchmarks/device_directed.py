@@ -23,8 +23,8 @@ import torch
 import yaml
 
 import mmprefix
-from mmprefix.cli import main as shell
-from mmprefix.media import read_waveform
+from mmprefix.cli.main import main as shell
+from mmprefix.media.audio import read_waveform
 from mmprefix.metrics import detection
 
 sys.path.insert(0, str(Path(__file__).parent))

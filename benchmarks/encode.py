@@ -26,7 +26,7 @@ from PIL import Image
 from random_gpt2 import Size, save
 from safetensors.torch import save_file
 
-from mmprefix.cli import main as shell
+from mmprefix.cli.main import main as shell
 
 
 class Clock(Callback):
@@ -88,7 +88,7 @@ def recipe(folder: Path, captions: int, options: argparse.Namespace) -> Path:
     """The training, for so many captions a step."""
     encoder = {"class_path": "mmprefix.encoders.clip.Clip", "init_args": {"model": str(folder / "encoder")}}
     mapper = {"class_path": "mmprefix.mappers.mlp.MLP", "init_args": {"length": 10}}
-    decoder = {"class_path": "mmprefix.decoder.CausalDecoder", "init_args": {"model": str(folder / "decoder")}}
+    decoder = {"class_path": "mmprefix.decoders.CausalDecoder", "init_args": {"model": str(folder / "decoder")}}
     rows = {"train": str(folder / f"{captions}.jsonl"), "batch_size": max(1, options.batch // captions)}
     trainer = {"max_epochs": 2, "accelerator": options.accelerator, "precision": options.precision, "devices": 1}
     quiet = {"enable_checkpointing": False, "enable_model_summary": False, "default_root_dir": str(folder / "run")}

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from measure import table, versions
 
-from mmprefix.content import key
-from mmprefix.features import Store
-from mmprefix.shards import Entry
+from mmprefix.features.keys import key
+from mmprefix.features.store import Store
+from mmprefix.types import Entry
 
 KINDS = {"512": (0, 0, 512), "31 x 2048": (31, 2048, 0)}  # frames, their width, width of the summary
 

@@ -26,8 +26,8 @@ from measure import Gemm, Read, Times, clock_of, in_turn, table, versions
 from random_gpt2 import Size, save
 from transformers import GPT2LMHeadModel
 
-from mmprefix.decoder import CausalDecoder
-from mmprefix.options import GenerateOptions
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.generation.options import GenerateOptions
 from mmprefix.types import Prefix
 
 OURS, THEIRS, NAIVE = "mmprefix", "Hugging Face", "naive"

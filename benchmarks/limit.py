@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmprefix.decoder import CausalDecoder
+from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.mappers.base import Mapper
 from mmprefix.types import Features
 

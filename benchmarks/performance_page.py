@@ -122,7 +122,7 @@ PARTS = [
         "generate",
         "generate_gpu",
         "--device cuda --dtype bfloat16 --batches 1 8 32 128 --repeat 7 --naive",
-        "Steps are recorded as a CUDA graph and replayed (`mmprefix.graphs`); Hugging Face's `generate` as it comes. "
+        "Steps are recorded as a CUDA graph and replayed (`mmprefix.fast.cuda_graph`); Hugging Face's `generate` as it comes. "
         "In bfloat16 two ways of summing differ in the third digit, and texts of random weights part where two tokens "
         "are nearly as likely; in float32 on the same card all texts were equal (batches of 1 and 8).",
     ),

@@ -13,10 +13,10 @@ from functools import partial
 import numpy as np
 import torch
 
+from mmprefix.decoders.word_level import END
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.types import Features
-from mmprefix.words import END
 
 FRAMES, DIM, CLASSES = 15, 4096, 527
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mmprefix.encoders.audio_input import ReadWaveform, real
 from mmprefix.encoders.base import Encoder
 from mmprefix.encoders.cnn import Cnn
-from mmprefix.encoders.waveform import ReadWaveform, real
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.types import Features, Media
 

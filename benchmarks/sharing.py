@@ -21,8 +21,8 @@ from typing import Any
 import yaml
 from measure import table, versions
 
-from mmprefix.cli import main as shell
-from mmprefix.manifest import INPUTS
+from mmprefix.cli.main import main as shell
+from mmprefix.data.manifest import INPUTS
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 VARIANTS = {

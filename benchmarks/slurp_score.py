@@ -21,7 +21,7 @@ from typing import Any
 from measure import in_turn, table
 
 from mmprefix.metrics import slu
-from mmprefix.metrics.errors import char_distance, word_distance
+from mmprefix.metrics.edit_distance import char_distance, word_distance
 
 Records = list[dict[str, Any]]
 

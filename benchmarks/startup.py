@@ -42,12 +42,12 @@ def made(folder: Path) -> tuple[str, str]:
     import numpy as np
     from PIL import Image
 
-    from mmprefix.decoder import CausalDecoder
+    from mmprefix.decoders.causal import CausalDecoder
     from mmprefix.encoders.vit import ViT
+    from mmprefix.generation.options import GenerateOptions
+    from mmprefix.inference.predictor import Predictor
     from mmprefix.mappers.mlp import MLP
     from mmprefix.model import Branch, PrefixLM
-    from mmprefix.options import GenerateOptions
-    from mmprefix.predictor import Predictor
 
     def mapper(dim: int, pooled: int, width: int) -> MLP:
         return MLP(dim, pooled, width, length=8, hidden=256)

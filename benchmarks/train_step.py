@@ -38,13 +38,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, GPT2LMHeadModel
 
-from mmprefix.decoder import CausalDecoder
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.word_level import WordDecoder
+from mmprefix.kv_cache.state import State
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.transformer import Transformer
-from mmprefix.state import State
 from mmprefix.types import Features
-from mmprefix.words import WordDecoder
 
 SAME = {"float32": (2e-6, 5e-6), "bfloat16": (5e-3, 1e-1)}  # relative errors of the loss and gradients, at most
 OURS, BUCKETED = "mmprefix", "mmprefix, several bucketed batches"

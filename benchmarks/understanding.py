@@ -22,11 +22,11 @@ import torch
 import yaml
 
 import mmprefix
-from mmprefix.cli import main as shell
-from mmprefix.gold import read_gold
-from mmprefix.metrics import frames
+from mmprefix.cli.main import main as shell
+from mmprefix.metrics import slurp_records
 from mmprefix.metrics.slu import score
-from mmprefix.schema import read_schema
+from mmprefix.slu.annotation import read_gold
+from mmprefix.slu.schema import read_schema
 
 sys.path.insert(0, str(Path(__file__).parent))
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -70,11 +70,13 @@ def understand(model: Any, rows: Sequence[Row], root: Path, context: str | None,
 
 def figures(found: Sequence[dict[str, Any]], rows: Sequence[Row], field: str) -> dict[str, Any]:
     """Accuracies and F-scores of what was understood."""
-    said = [frames.read_frame({"id": row["id"], **one}, row["id"]) for row, one in zip(rows, found, strict=True)]
+    said = [slurp_records.read_frame({"id": row["id"], **one}, row["id"]) for row, one in zip(rows, found, strict=True)]
     gold = []
     for row in rows:
         meant = read_gold(row, field)
-        gold.append(frames.read_frame({"id": row["id"], "intent": meant.intent, "slots": meant.slots}, row["id"]))
+        gold.append(
+            slurp_records.read_frame({"id": row["id"], "intent": meant.intent, "slots": meant.slots}, row["id"])
+        )
     scores = score(said, gold)
     names = ("intent_accuracy", "slot_accuracy", "frame_accuracy", "span_f1", "slu_f1")
     kept = {name: scores[name] for name in names if scores.get(name) is not None}

@@ -12,11 +12,12 @@ from torch.nn.functional import pad
 from torchaudio.compliance import kaldi
 from transformers import ASTFeatureExtractor, ASTModel
 
-from mmprefix import sources
-from mmprefix.encoders import pretrained
+from mmprefix.encoders.audio_input import ReadWaveform, real, silenced
 from mmprefix.encoders.base import Encoder
-from mmprefix.encoders.waveform import ReadWaveform, real, silenced
-from mmprefix.types import Features, InputError, Media
+from mmprefix.errors import InputError
+from mmprefix.types import Features, Media
+from mmprefix.weights import source as sources
+from mmprefix.weights import transformers
 
 _KIND = "audio-spectrogram-transformer"
 
@@ -72,12 +73,12 @@ class AST(Encoder):
     def __init__(self, model: str, revision: str | None = None, dtype: str = "float32") -> None:
         super().__init__()
         path = sources.folder(model, revision)
-        pretrained.require(model, path, (_KIND,), "AST")
+        transformers.require(model, path, (_KIND,), "AST")
         self.identity = sources.identify(model, path)
-        self.network, _ = pretrained.load(ASTModel, model, path, dtype)
+        self.network, _ = transformers.load(ASTModel, model, path, dtype)
         config = self.network.config
         shape = {"num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
-        extractor = pretrained.extractor(ASTFeatureExtractor, path, shape)
+        extractor = transformers.extractor(ASTFeatureExtractor, path, shape)
         for option, value in shape.items():
             if getattr(extractor, option) != value:
                 raise InputError(

@@ -9,10 +9,10 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from mmprefix.media import Source
+from mmprefix.media.source import Source
 from mmprefix.parts import Part
-from mmprefix.sources import Identity
 from mmprefix.types import Features, Media
+from mmprefix.weights.source import Identity
 
 Preprocess = Callable[[Source, float, float | None], Tensor]
 """(source, start, end in seconds) → a waveform (S,) or picture (3 Y X), float32. Small, picklable: workers get it."""
@@ -24,7 +24,7 @@ class Encoder(Part, nn.Module, ABC):
     A subclass sets ``dim`` (D, 0 without frames), ``pooled_dim`` (G, 0 without a summary), ``preprocess`` and
     ``identity``, calls ``freeze()`` last in ``__init__``, and computes in ``encode``.
 
-    The exception is one that is ``tune``d (see ``mmprefix.unfreeze``): its tensors are then part of what is saved.
+    The exception is one that is ``tune``d (see ``mmprefix.training.unfreeze``): its tensors are then part of what is saved.
     """
 
     tuned = False  # whether its tensors are no longer those that it was loaded with

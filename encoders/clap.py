@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import ClapAudioModelWithProjection, ClapFeatureExtractor
 
-from mmprefix import sources
-from mmprefix.encoders import pretrained
+from mmprefix.encoders.audio_input import ReadWaveform, joined, mel_power, silenced, windows
 from mmprefix.encoders.base import Encoder
-from mmprefix.encoders.waveform import ReadWaveform, joined, mel_power, silenced, windows
-from mmprefix.parts import choose
+from mmprefix.errors import require_one_of
 from mmprefix.types import Features, Media
+from mmprefix.weights import source as sources
+from mmprefix.weights import transformers
 
 _AT_ONCE = 16  # windows that go through the network together: a long recording must not need its length in memory
 
@@ -91,13 +91,15 @@ class Clap(Encoder):
         dtype: str = "float32",
     ) -> None:
         super().__init__()
-        choose("long", long, ("join", "cut"))
+        require_one_of("long", long, ("join", "cut"))
         self.long = long
         path = sources.folder(model, revision)
-        pretrained.require(model, path, ("clap", "clap_audio_model"), "Clap")
+        transformers.require(model, path, ("clap", "clap_audio_model"), "Clap")
         self.identity = sources.identify(model, path)
-        self.network, _ = pretrained.load(ClapAudioModelWithProjection, model, path, dtype)
-        extractor = pretrained.extractor(ClapFeatureExtractor, path, {"feature_size": self.network.config.num_mel_bins})
+        self.network, _ = transformers.load(ClapAudioModelWithProjection, model, path, dtype)
+        extractor = transformers.extractor(
+            ClapFeatureExtractor, path, {"feature_size": self.network.config.num_mel_bins}
+        )
         self.fusion = bool(self.network.config.enable_fusion)
         self.decibels = Decibels(extractor, self.fusion)
         self.dim, self.bands, self.times = _shape(self.network.audio_model.audio_encoder)

@@ -23,11 +23,13 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from torch import Tensor
 from torch.nn.functional import normalize as to_unit_length
 
-from mmprefix import sources
 from mmprefix.encoders.base import Encoder
-from mmprefix.encoders.picture import ReadPicture
-from mmprefix.encoders.pretrained import precision
-from mmprefix.types import Features, InputError, Media
+from mmprefix.encoders.image_input import ReadPicture
+from mmprefix.errors import InputError
+from mmprefix.types import Features, Media
+from mmprefix.weights import dry_run
+from mmprefix.weights import source as sources
+from mmprefix.weights.transformers import precision
 
 _CONFIG = "open_clip_config.json"
 _HUB, _LOCAL = "hf-hub:", "local-dir:"
@@ -163,7 +165,7 @@ def _known(model: str, pretrained: str | None, quick_gelu: bool | None) -> tuple
         close = difflib.get_close_matches(model, open_clip.list_models(), 3, 0.3)
         raise InputError(f"model: open_clip knows no {model!r}, and it is no folder; near it: {', '.join(close)}")
     tag = open_clip.get_pretrained_cfg(model.replace("/", "-"), pretrained or "")
-    if tag and sources.sizes_only():
+    if tag and dry_run.sizes_only():
         return _create(model, model, None), None
     if tag:
         try:

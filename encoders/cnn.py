@@ -2,7 +2,7 @@
 
 The plan is that of PANNs (Kong et al. 2020, https://arxiv.org/abs/1912.10211): pairs of 3×3 convolutions between
 poolings, bands averaged away last, maximum plus mean over time for the summary; only smaller, and exact under padding.
-`recipes/pretrain_encoder.py` trains it. A folder holds `config.json` (the fields of ``Sizes``) and `model.safetensors`.
+`recipes/pretrain/encoder.py` trains it. A folder holds `config.json` (the fields of ``Sizes``) and `model.safetensors`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
-from mmprefix import sources
+from mmprefix.encoders.audio_input import ReadWaveform, real, silenced
 from mmprefix.encoders.base import Encoder
-from mmprefix.encoders.waveform import ReadWaveform, real, silenced
-from mmprefix.types import Features, InputError, Media
+from mmprefix.errors import InputError
+from mmprefix.types import Features, Media
+from mmprefix.weights import source as sources
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from mmprefix import foreign, sources
+from mmprefix.encoders.audio_input import real, silenced
 from mmprefix.encoders.base import Encoder
-from mmprefix.encoders.waveform import real, silenced
-from mmprefix.media import Source, read_waveform
-from mmprefix.parts import choose
-from mmprefix.types import Features, InputError, Media
+from mmprefix.errors import InputError, require_one_of
+from mmprefix.media.audio import read_waveform
+from mmprefix.media.source import Source
+from mmprefix.types import Features, Media
+from mmprefix.weights import dry_run, untrusted
+from mmprefix.weights import source as sources
 
 _FRONT_ENDS = {  # rate: window and hop in samples, lowest and highest frequency in Hz, as the weights were published
     32000: (1024, 320, 50.0, 14000.0),
@@ -167,8 +169,8 @@ class Cnn14(Encoder):
         classes: int = 527,
     ) -> None:
         super().__init__()
-        choose("reading", reading, ("panns", "prefix-aac"))
-        choose("longer", longer, ("cut", "compress"))
+        require_one_of("reading", reading, ("panns", "prefix-aac"))
+        require_one_of("longer", longer, ("cut", "compress"))
         if rate not in _FRONT_ENDS:
             raise InputError(f"rate: {rate} is none of {', '.join(map(str, _FRONT_ENDS))}")
         if seconds is not None and seconds <= 0:
@@ -179,10 +181,10 @@ class Cnn14(Encoder):
         self.size = None if seconds is None else round(seconds * rate)
         self.net = Cnn14Net(rate, window, step, low, high, mels, list(channels), classes)
         self.identity = sources.Identity("random", None, "")
-        if model is not None and not sources.sizes_only():
-            file = foreign.fetch(model)
+        if model is not None and not dry_run.sizes_only():
+            file = untrusted.fetch(model)
             self.identity = sources.Identity(model, sources.revision_of(file.parent), sources.fingerprint([file]))
-            fill(self.net, foreign.tensors(file), str(file))
+            fill(self.net, untrusted.tensors(file), str(file))
         bands = mels // 2 ** (len(channels) - 1)
         if not bands:
             raise InputError(f"mels: {mels} bands leave nothing after {len(channels)} blocks")
@@ -242,7 +244,7 @@ def fill(net: Cnn14Net, tensors: dict[str, Tensor], file: str) -> None:
     own = tensors_of(net)
     refuse_other_spectrum(net, tensors, file)
     given = {name: value for name, value in tensors.items() if not name.startswith("spectrogram_extractor.")}
-    foreign.compare({name: tuple(value.shape) for name, value in own.items()}, given, file, "PANNs' Cnn14")
+    untrusted.compare({name: tuple(value.shape) for name, value in own.items()}, given, file, "PANNs' Cnn14")
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(tensors[name])

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from mmprefix.encoders.base import Encoder
-from mmprefix.media import Source, name_of, read_numbers
-from mmprefix.sources import Identity
-from mmprefix.types import Features, InputError, Media
+from mmprefix.errors import InputError
+from mmprefix.media.numbers import read_numbers
+from mmprefix.media.source import Source, name_of
+from mmprefix.types import Features, Media
+from mmprefix.weights.source import Identity
 
 SIGNALS = ("avg_logprob", "no_speech_prob", "compression_ratio", "nbest_spread")  # what Whisper gives
 

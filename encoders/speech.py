@@ -22,11 +22,12 @@ from torchaudio.models.wav2vec2.wavlm_attention import WavLMSelfAttention
 from torchaudio.pipelines import Wav2Vec2Bundle
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
-from mmprefix import sources
-from mmprefix.encoders import pretrained
+from mmprefix.encoders.audio_input import ReadWaveform, mean, real, silenced
 from mmprefix.encoders.base import Encoder
-from mmprefix.encoders.waveform import ReadWaveform, mean, real, silenced
-from mmprefix.types import Features, InputError, Media
+from mmprefix.errors import InputError
+from mmprefix.types import Features, Media
+from mmprefix.weights import source as sources
+from mmprefix.weights import transformers
 
 _KINDS = ("wav2vec2", "hubert", "wavlm")
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}
@@ -96,7 +97,7 @@ class Speech(Encoder):
         self, model: str, revision: str | None = None, config: str | None = None, dtype: str = "float32"
     ) -> None:
         super().__init__()
-        wanted = pretrained.precision(dtype)
+        wanted = transformers.precision(dtype)
         if model.isupper() and not Path(model).exists():  # how bundles are called; hub names are not
             network, weights, rate, self.floor = _bundled(model)
             self.identity = sources.Identity(model, None, sources.fingerprint([weights]))
@@ -209,7 +210,7 @@ def _architecture(file: Path, config: str | None) -> tuple[str, dict[str, Any], 
 
 
 def _from_folder(name: str, path: Path, dtype: str) -> tuple[Transformers, int, float | None]:
-    pretrained.require(name, path, _KINDS, "Speech")
-    model, _ = pretrained.load(AutoModel, name, path, dtype, optional=("masked_spec_embed",))  # only training uses it
-    extractor = pretrained.extractor(Wav2Vec2FeatureExtractor, path, {"do_normalize": True})
+    transformers.require(name, path, _KINDS, "Speech")
+    model, _ = transformers.load(AutoModel, name, path, dtype, optional=("masked_spec_embed",))  # only training uses it
+    extractor = transformers.extractor(Wav2Vec2FeatureExtractor, path, {"do_normalize": True})
     return Transformers(model), extractor.sampling_rate, 1e-7 if extractor.do_normalize else None

@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import AutoImageProcessor, AutoModel
 from transformers.models.auto.modeling_auto import MODEL_MAPPING
 
-from mmprefix import sources
-from mmprefix.encoders import pretrained
 from mmprefix.encoders.base import Encoder
-from mmprefix.encoders.picture import ReadPicture
-from mmprefix.types import Features, InputError, Media
+from mmprefix.encoders.image_input import ReadPicture
+from mmprefix.errors import InputError
+from mmprefix.types import Features, Media
+from mmprefix.weights import source as sources
+from mmprefix.weights import transformers
 
 _RANDOM = {"vit_mae": "it hides three patches of four at random, in another order each time"}
 
@@ -57,7 +58,7 @@ class ViT(Encoder):
         path = sources.folder(model, revision)
         towers = _towers(model, path)
         self.identity = sources.identify(model, path)
-        network, missing = pretrained.load(AutoModel, model, path, dtype, optional=("pooler.",))
+        network, missing = transformers.load(AutoModel, model, path, dtype, optional=("pooler.",))
         if missing:
             network.pooler = None
         self.network = network.vision_model if towers else network
@@ -94,7 +95,7 @@ class ViT(Encoder):
 
 def _towers(name: str, path: Path) -> bool:
     """Whether the model in ``path`` has two towers; InputError when it does not see at all."""
-    found = pretrained.config(name, path)
+    found = transformers.config(name, path)
     kind = found.model_type
     cls = MODEL_MAPPING.get(type(found), None)
     sees = getattr(cls, "main_input_name", None) == "pixel_values"

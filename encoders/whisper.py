@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import WhisperFeatureExtractor, WhisperModel
 
-from mmprefix import sources
-from mmprefix.encoders import pretrained
+from mmprefix.encoders.audio_input import ReadWaveform, joined, mean, mel_power, windows
 from mmprefix.encoders.base import Encoder
-from mmprefix.encoders.waveform import ReadWaveform, joined, mean, mel_power, windows
-from mmprefix.parts import choose
+from mmprefix.errors import require_one_of
 from mmprefix.types import Features, Media
+from mmprefix.weights import dry_run, transformers
+from mmprefix.weights import source as sources
 
 _AT_ONCE = 16  # windows that go through the network together: an hour of speech must not need an hour's memory
 
@@ -67,15 +67,15 @@ class Whisper(Encoder):
         dtype: str = "float32",
     ) -> None:
         super().__init__()
-        choose("long", long, ("join", "cut"))
-        choose("window", window, ("sound", "whole"))
+        require_one_of("long", long, ("join", "cut"))
+        require_one_of("window", window, ("sound", "whole"))
         self.long, self.window = long, window
-        path = sources.folder(model, revision, weights=not sources.sizes_only())
-        pretrained.require(model, path, ("whisper",), "Whisper")
+        path = sources.folder(model, revision, weights=not dry_run.sizes_only())
+        transformers.require(model, path, ("whisper",), "Whisper")
         self.identity = sources.identify(model, path)
-        network, _ = pretrained.load(WhisperModel, model, path, dtype, optional=("decoder.",))
+        network, _ = transformers.load(WhisperModel, model, path, dtype, optional=("decoder.",))
         self.network = network.encoder
-        extractor = pretrained.extractor(
+        extractor = transformers.extractor(
             WhisperFeatureExtractor, path, {"feature_size": self.network.config.num_mel_bins}
         )
         self.logmel = LogMel(extractor)

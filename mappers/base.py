@@ -7,8 +7,9 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from mmprefix.errors import InputError
 from mmprefix.parts import Part
-from mmprefix.types import AnyPrefix, Features, InputError
+from mmprefix.types import AnyPrefix, DeepPrefix, Features
 
 
 class Mapper(Part, nn.Module, ABC):
@@ -64,3 +65,44 @@ def all_real(embeds: Tensor) -> Tensor:
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B N E) → (B H N K) with K = E / H."""
     return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
+
+
+class _OfLayers(Mapper):
+    """What both kinds share: L, H and K are the decoder's, or numbers that a saved recipe holds."""
+
+    sizes = (0, 0, 0)  # L, H, K, once they are known
+
+    def for_decoder(self, layers: int, heads: int, head_width: int) -> None:
+        """Makes the tensors; InputError where they were made for another decoder."""
+        if not any(self.sizes):
+            self.sizes = layers, heads, head_width
+            self.init_args |= {"layers": layers, "heads": heads, "head_width": head_width}
+            self.make(2 * layers * heads * head_width)
+        elif self.sizes != (layers, heads, head_width):
+            raise InputError(
+                f"{type(self).__name__}: is for {_say(*self.sizes)}; the decoder has {_say(layers, heads, head_width)}"
+            )
+
+    def known(self, layers: int | None, heads: int | None, head_width: int | None) -> None:
+        """Takes the sizes that were given, if they were; InputError where some are missing."""
+        if layers and heads and head_width:
+            self.for_decoder(layers, heads, head_width)
+        elif layers or heads or head_width:
+            raise InputError(
+                f"{type(self).__name__}: layers={layers}, heads={heads}, head_width={head_width}: leave out all three "
+                "(they are the decoder's), or give all"
+            )
+
+    @abstractmethod
+    def make(self, numbers: int) -> None:
+        """Makes the tensors that end in the keys and values of a position, ``numbers`` = 2*L*H*K."""
+
+    def parted(self, found: Tensor, mask: Tensor) -> DeepPrefix:
+        """Vectors (B P 2*L*H*K), mask (B P) → keys and values (L B H P K)."""
+        layers, heads, k = self.sizes
+        both = found.unflatten(2, (2, layers, heads, k)).permute(2, 3, 0, 4, 1, 5)  # (2 L B H P K)
+        return DeepPrefix(both[0], both[1], mask)
+
+
+def _say(layers: int, heads: int, head_width: int) -> str:
+    return f"{layers} layers of {heads} heads of {head_width}"

@@ -12,8 +12,8 @@ from typing import Literal
 from torch import nn
 from torch.nn import functional as F
 
+from mmprefix.errors import require_one_of
 from mmprefix.mappers.base import Mapper, all_real, need_frames, need_summary
-from mmprefix.parts import choose
 from mmprefix.types import Features, Prefix
 
 
@@ -35,7 +35,7 @@ class Linear(Mapper):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        choose("reads", reads, ("frames", "summary"))
+        require_one_of("reads", reads, ("frames", "summary"))
         self.stack, self.reads, self.length = stack, reads, length
         if reads == "frames":
             need_frames(self, dim)

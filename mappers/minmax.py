@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper, need_summary
-from mmprefix.types import AnyPrefix, Features, InputError
+from mmprefix.types import AnyPrefix, Features
 
 
 class MinMax(Mapper):

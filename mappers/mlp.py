@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from torch import nn
 
+from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper, all_real, need_summary
-from mmprefix.types import Features, InputError, Prefix
+from mmprefix.types import Features, Prefix
 
 
 class MLP(Mapper):

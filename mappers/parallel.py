@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
-import torch
 from torch import nn
 
 from mmprefix.mappers.base import Mapper
-from mmprefix.types import AnyPrefix, DeepPrefix, Features, InputError, MixedPrefix, Prefix
+from mmprefix.types import AnyPrefix, Features, join
 
 
 class Parallel(Mapper):
@@ -40,28 +39,3 @@ class Parallel(Mapper):
     def forward(self, features: Features) -> AnyPrefix:
         """Features of B inputs → embeddings (B P1+P2+... E) and their mask, or deep prefixes joined likewise."""
         return join([mapper(features) for mapper in self.mappers])
-
-
-def join(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
-    """Prefixes of the same inputs, one after the other: embeddings (B P1 E), (B P2 E) ... → (B P1+P2+... E), keys and
-    values likewise. Where there are both, all that is deep stands before all embeddings.
-
-    Raises InputError for several deep prefixes of which some are gated: a gate is one for all positions.
-    """
-    if len(prefixes) == 1:
-        return prefixes[0]
-    deep = [p.deep if isinstance(p, MixedPrefix) else p for p in prefixes if not isinstance(p, Prefix)]
-    soft = [p.soft if isinstance(p, MixedPrefix) else p for p in prefixes if not isinstance(p, DeepPrefix)]
-    if len(deep) > 1 and any(p.gate is not None for p in deep):
-        raise InputError("a gated deep prefix cannot be joined with another deep prefix; use one of them")
-    if not soft:
-        return _deep(deep)
-    embeds, mask = torch.cat([p.embeds for p in soft], dim=1), torch.cat([p.mask for p in soft], dim=1)
-    return MixedPrefix(_deep(deep), Prefix(embeds, mask)) if deep else Prefix(embeds, mask)
-
-
-def _deep(prefixes: list[DeepPrefix]) -> DeepPrefix:
-    if len(prefixes) == 1:
-        return prefixes[0]
-    keys, values = torch.cat([p.keys for p in prefixes], dim=3), torch.cat([p.values for p in prefixes], dim=3)
-    return DeepPrefix(keys, values, torch.cat([p.mask for p in prefixes], dim=1))

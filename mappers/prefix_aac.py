@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmprefix.errors import InputError, require_one_of
 from mmprefix.mappers.base import Mapper, all_real, need_frames, need_summary
 from mmprefix.mappers.transformer import Stack
-from mmprefix.parts import choose
-from mmprefix.types import Features, InputError, Prefix
+from mmprefix.types import Features, Prefix
 
 
 class PrefixAAC(Mapper):
@@ -47,7 +47,7 @@ class PrefixAAC(Mapper):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        choose("reads", reads, ("frames", "summary"))
+        require_one_of("reads", reads, ("frames", "summary"))
         (need_frames if reads == "frames" else need_summary)(self, dim if reads == "frames" else pooled_dim)
         if reads == "summary" and not 1 <= pieces <= pooled_dim:
             raise InputError(f"pieces: a summary of {pooled_dim} values cannot be cut into {pieces}")

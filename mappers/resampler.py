@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper, all_real, need_frames, split_heads
-from mmprefix.types import Features, InputError, Prefix
+from mmprefix.types import Features, Prefix
 
 
 class CrossLayer(nn.Module):

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper, all_real, need_summary, split_heads
-from mmprefix.types import Features, InputError, Prefix
+from mmprefix.types import Features, Prefix
 
 
 class SelfAttention(nn.Module):

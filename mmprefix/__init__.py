@@ -5,24 +5,24 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mmprefix.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mmprefix import metrics as metrics
-    from mmprefix.media import Waveform as Waveform
-    from mmprefix.options import GenerateOptions as GenerateOptions
-    from mmprefix.predictor import Predictor as Predictor
-    from mmprefix.predictor import load as load
+    from mmprefix.errors import InputError as InputError
+    from mmprefix.generation.options import GenerateOptions as GenerateOptions
+    from mmprefix.inference.predictor import Predictor as Predictor
+    from mmprefix.inference.predictor import load as load
+    from mmprefix.media.source import Waveform as Waveform
     from mmprefix.types import Candidate as Candidate
-    from mmprefix.types import InputError as InputError
-
-__version__ = "0.1.0"
 
 _PUBLIC = {
     "Candidate": "mmprefix.types",
-    "GenerateOptions": "mmprefix.options",
-    "InputError": "mmprefix.types",
-    "Predictor": "mmprefix.predictor",
-    "Waveform": "mmprefix.media",
-    "load": "mmprefix.predictor",
+    "GenerateOptions": "mmprefix.generation.options",
+    "InputError": "mmprefix.errors",
+    "Predictor": "mmprefix.inference.predictor",
+    "Waveform": "mmprefix.media.source",
+    "load": "mmprefix.inference.predictor",
     "metrics": "mmprefix.metrics",
 }
 __all__ = ["Candidate", "GenerateOptions", "InputError", "Predictor", "Waveform", "load", "metrics"]

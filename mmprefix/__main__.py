@@ -2,6 +2,6 @@
 
 import sys
 
-from mmprefix.cli import main
+from mmprefix.cli.main import main
 
 sys.exit(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from mmprefix.types import InputError
+from mmprefix.errors import InputError
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> None:

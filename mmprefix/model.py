@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
+from mmprefix.decoders.base import Decoder, TextLoss
 from mmprefix.encoders.base import Encoder
+from mmprefix.errors import InputError
+from mmprefix.generation.options import GenerateOptions
+from mmprefix.kv_cache.state import State
 from mmprefix.mappers.base import Mapper
-from mmprefix.mappers.parallel import join
-from mmprefix.options import GenerateOptions
 from mmprefix.parts import build, recipe
-from mmprefix.state import Decoder, State, TextLoss
-from mmprefix.types import AnyPrefix, Batch, Candidate, Features, InputError, Prefix
-from mmprefix.wording import Wording
+from mmprefix.prompt_template import Wording
+from mmprefix.types import AnyPrefix, Batch, Candidate, Features, Prefix, join
 
 if TYPE_CHECKING:
     from mmprefix.transcriber import Transcriber
@@ -289,6 +290,6 @@ def _as(features: Features, dtype: torch.dtype) -> Features:
 
 
 def _transcriber(data: dict[str, Any]) -> Transcriber:
-    from mmprefix.transcriber import Transcriber  # Whisper's code takes half a second to import: only where it is used
+    from mmprefix.transcriber import Transcriber
 
     return build(data, Transcriber)

@@ -1,20 +1,65 @@
 """Parts remember how they were built, so that a model can always be written down as a recipe and built again.
 
-Encoders, mappers and decoders are parts. ``recipe(part)`` gives ``{class_path, init_args}``, the form that the
-Lightning CLI reads; ``build(recipe, contract)`` gives the part back. Nothing is declared twice.
+Encoders, mappers and decoders are parts. ``to_recipe(part)`` gives ``{class_path, init_args}``, the form that the
+Lightning CLI reads; ``from_recipe(recipe, contract)`` gives the part back. Nothing is declared twice.
+
+A class path in a recipe or a saved model is public: ``mmprefix.decoders.CausalDecoder``, whichever file it stands in.
+``RENAMED`` keeps the paths of earlier versions readable.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Collection
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, TypeVar, cast
 
-from mmprefix.types import InputError
+from mmprefix.errors import InputError
 
 P = TypeVar("P", bound="Part")
+
+RENAMED = {  # class path of an earlier version → today's
+    "mmprefix.checkpoint_io.AtomicCheckpointIO": "mmprefix.training.AtomicCheckpointIO",
+    "mmprefix.decoder.CausalDecoder": "mmprefix.decoders.CausalDecoder",
+    "mmprefix.mappers.deep.Deep": "mmprefix.mappers.prefix_tuning.Deep",
+    "mmprefix.mappers.deep.DeepTable": "mmprefix.mappers.p_tuning_v2.DeepTable",
+    "mmprefix.questioned.QuestionData": "mmprefix.slu.QuestionData",
+    "mmprefix.seq2seq.CrossDecoder": "mmprefix.decoders.CrossDecoder",
+    "mmprefix.streaming.StreamData": "mmprefix.features.StreamData",
+    "mmprefix.task.PrefixTask": "mmprefix.training.PrefixTask",
+    "mmprefix.unfreeze.UnfreezeUntil": "mmprefix.training.UnfreezeUntil",
+    "mmprefix.world.data.WorldData": "mmprefix.world.WorldData",
+    "mmprefix.words.WordDecoder": "mmprefix.decoders.WordDecoder",
+}
+
+
+def with_current_names(data: Any) -> Any:
+    """``data`` (plain: dicts, lists, strings ...) with every class path of an earlier version replaced by today's."""
+    if isinstance(data, dict):
+        return {key: with_current_names(value) for key, value in cast(dict[Any, Any], data).items()}
+    if isinstance(data, list):
+        return [with_current_names(value) for value in cast(list[Any], data)]
+    return RENAMED.get(data, data) if isinstance(data, str) else data
+
+
+def lazy_exports(package: str, names: dict[str, str]) -> Callable[[str], Any]:
+    """A module ``__getattr__`` (PEP 562) for ``package``: public names, each imported from its file at first use."""
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(f"{package}.{names[name]}"), name)
+
+    return get
+
+
+def class_path(cls: type) -> str:
+    """The public path of a class: of the package that exports it, else of its file."""
+    package = sys.modules.get(cls.__module__.rpartition(".")[0])
+    public = package is not None and cls.__qualname__ in getattr(package, "__all__", ())
+    return f"{package.__name__ if public and package else cls.__module__}.{cls.__qualname__}"
 
 
 class Part:
@@ -42,18 +87,11 @@ def _bind(cls: type, part: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     return arguments
 
 
-def choose(option: str, value: str, allowed: Collection[str]) -> None:
-    """InputError when ``value`` of ``option`` is none of those ``allowed``."""
-    if value not in allowed:
-        raise InputError(f"{option}: {value!r} is none of {', '.join(allowed)}")
-
-
 def recipe(value: Any) -> Any:
     """``value`` as plain data: parts become ``{class_path, init_args}``, paths strings, containers are walked."""
     if isinstance(value, Part):
-        cls = type(value)
         args = {name: recipe(item) for name, item in value.init_args.items()}
-        return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": args}
+        return {"class_path": class_path(type(value)), "init_args": args}
     if isinstance(value, dict):
         return {str(key): recipe(item) for key, item in cast(dict[Any, Any], value).items()}
     if isinstance(value, list | tuple):
@@ -68,6 +106,7 @@ def build(data: dict[str, Any], contract: type[P]) -> P:
     may come from a stranger, so nothing but a part of the wanted kind is ever called.
     """
     path = str(data.get("class_path", ""))
+    path = RENAMED.get(path, path)
     module, _, name = path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)

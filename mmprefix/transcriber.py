@@ -13,14 +13,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+from mmprefix.decoders.cross_attention import CrossDecoder
+from mmprefix.encoders.audio_input import windows
 from mmprefix.encoders.base import Preprocess
 from mmprefix.encoders.signals import SIGNALS
-from mmprefix.encoders.waveform import windows
 from mmprefix.encoders.whisper import Whisper
-from mmprefix.options import GenerateOptions
+from mmprefix.generation.constraints import Never, Rule, summing_to_one
+from mmprefix.generation.options import GenerateOptions
 from mmprefix.parts import Part
-from mmprefix.rules import Never, Rule, summing_to_one
-from mmprefix.seq2seq import CrossDecoder
 from mmprefix.types import Candidate, Media, Prefix
 
 _AT_ONCE = 16  # windows that are written down together

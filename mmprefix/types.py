@@ -6,19 +6,20 @@ E decoder width · L decoder layers · H heads · K head width · N text tokens 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from mmprefix.errors import InputError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
 T = TypeVar("T")
-
-
-class InputError(ValueError):
-    """What a user can cause and mend: a file, an option or a value. The shell prints it in one line, exit code 2."""
 
 
 def _map(value: Any, method: str, *args: Any) -> Any:
@@ -150,3 +151,35 @@ class Candidate:
 
     text: str
     score: float
+
+
+class Entry(NamedTuple):
+    """What was found in one input: frames (T D) and a summary (G,). Without frames T = 0, without a summary G = 0."""
+
+    frames: Tensor
+    pooled: Tensor
+
+
+def join(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
+    """Prefixes of the same inputs, one after the other: embeddings (B P1 E), (B P2 E) ... → (B P1+P2+... E), keys and
+    values likewise. Where there are both, all that is deep stands before all embeddings.
+
+    Raises InputError for several deep prefixes of which some are gated: a gate is one for all positions.
+    """
+    if len(prefixes) == 1:
+        return prefixes[0]
+    deep = [p.deep if isinstance(p, MixedPrefix) else p for p in prefixes if not isinstance(p, Prefix)]
+    soft = [p.soft if isinstance(p, MixedPrefix) else p for p in prefixes if not isinstance(p, DeepPrefix)]
+    if len(deep) > 1 and any(p.gate is not None for p in deep):
+        raise InputError("a gated deep prefix cannot be joined with another deep prefix; use one of them")
+    if not soft:
+        return _deep(deep)
+    embeds, mask = torch.cat([p.embeds for p in soft], dim=1), torch.cat([p.mask for p in soft], dim=1)
+    return MixedPrefix(_deep(deep), Prefix(embeds, mask)) if deep else Prefix(embeds, mask)
+
+
+def _deep(prefixes: list[DeepPrefix]) -> DeepPrefix:
+    if len(prefixes) == 1:
+        return prefixes[0]
+    keys, values = torch.cat([p.keys for p in prefixes], dim=3), torch.cat([p.values for p in prefixes], dim=3)
+    return DeepPrefix(keys, values, torch.cat([p.mask for p in prefixes], dim=1))

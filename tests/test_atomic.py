@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_recipes import Tiny, build, quietly, refusal, run, tensors
 
 from mmprefix.atomic import atomically
-from mmprefix.checkpoint_io import AtomicCheckpointIO
-from mmprefix.predictor import load
-from mmprefix.types import InputError
+from mmprefix.errors import InputError
+from mmprefix.inference.predictor import load
+from mmprefix.training.checkpoint_io import AtomicCheckpointIO
+from tiny.captioning_system import Tiny, build, quietly, refusal, run, tensors
 
 pytestmark = quietly
 KB = 1024

@@ -10,37 +10,39 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_encoders
-import tiny_spoken
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tiny_recipes import quietly, refusal, run, same, tensors, watched
-from tiny_spoken import SAID, Spoken, part, tone
 from torch import Tensor
 
-from mmprefix import task
-from mmprefix.batching import stack
-from mmprefix.cli import main
-from mmprefix.decoder import CausalDecoder
+from mmprefix.cli.main import main
+from mmprefix.data.collate import stack
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.encoders.panns import Cnn14
 from mmprefix.encoders.signals import Signals
 from mmprefix.encoders.whisper import Whisper
+from mmprefix.errors import InputError
+from mmprefix.generation.options import GenerateOptions
+from mmprefix.inference.predictor import Predictor, load
+from mmprefix.kv_cache.trie import trie
 from mmprefix.mappers.base import Mapper
-from mmprefix.mappers.deep import Deep, DeepTable
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
+from mmprefix.mappers.p_tuning_v2 import DeepTable
+from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.resampler import Resampler
-from mmprefix.modalities import drop_modalities
 from mmprefix.model import Branch, PrefixLM
-from mmprefix.options import GenerateOptions
-from mmprefix.predictor import Predictor, load
-from mmprefix.seq2seq import CrossDecoder
+from mmprefix.prompt_template import Wording
+from mmprefix.training import task
+from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.transcriber import Transcriber
-from mmprefix.trie import trie
-from mmprefix.types import Batch, DeepPrefix, Features, InputError, Media, MixedPrefix, Prefix
-from mmprefix.wording import Wording
+from mmprefix.types import Batch, DeepPrefix, Features, Media, MixedPrefix, Prefix
+from tiny import encoders as tiny_encoders
+from tiny import speech_system as tiny_spoken
+from tiny.captioning_system import quietly, refusal, run, same, tensors, watched
+from tiny.speech_system import SAID, Spoken, part, tone
 
 pytestmark = quietly
 OPTIONS = GenerateOptions(max_new_tokens=5)

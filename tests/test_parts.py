@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_models
 import torch
 import yaml
 
-from mmprefix.decoder import CausalDecoder
+from mmprefix.decoders.base import Decoder
+from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.encoders.base import Encoder
+from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.parts import Part, build, recipe
-from mmprefix.state import Decoder
-from mmprefix.types import InputError
+from tiny import models as tiny_models
 
 
 class Whole(Part):

@@ -10,18 +10,18 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import tiny_spoken
 import torch
 import transformers as hf
-from tiny_spoken import RATE, SAID, Spoken, tone
 from torch import Tensor
 
-from mmprefix.batching import stack
-from mmprefix.cli import main
+from mmprefix.cli.main import main
+from mmprefix.data.collate import stack
 from mmprefix.encoders.signals import SIGNALS, Signals
 from mmprefix.parts import build, recipe
 from mmprefix.transcriber import Heard, Transcriber, _heard
 from mmprefix.types import Candidate, Media
+from tiny import speech_system as tiny_spoken
+from tiny.speech_system import RATE, SAID, Spoken, tone
 
 TOLERANCE = 1e-4
 
@@ -190,7 +190,10 @@ def test_a_recipe_rebuilds_it(greedy: Transcriber) -> None:
     again = build(recipe(greedy), Transcriber)
     assert recipe(again) == recipe(greedy)
     pairs = zip(again(media(sounds()[:2])), greedy(media(sounds()[:2])), strict=True)
-    for one, other in pairs:  # a model that has written a while sums in another order (mmprefix.few_rows)
+    for (
+        one,
+        other,
+    ) in pairs:  # a model that has written a while sums in another order (mmprefix.fast.small_batch_linear)
         assert one.text == other.text
         assert one.signals == pytest.approx(other.signals, abs=TOLERANCE)
     assert not any(parameter.requires_grad for parameter in again.parameters())

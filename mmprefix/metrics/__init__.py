@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from mmprefix.metrics.caption import caption
 from mmprefix.metrics.detection import DetCurve, det_curve, detection
-from mmprefix.metrics.errors import cer, wer
+from mmprefix.metrics.edit_distance import cer, wer
 from mmprefix.metrics.fense import FenseModels
-from mmprefix.metrics.java import NotAvailable
+from mmprefix.metrics.meteor_spice import NotAvailable
 from mmprefix.metrics.slu import slu
 
 if TYPE_CHECKING:
-    from mmprefix.metrics.collect import CaptionItem as CaptionItem
-    from mmprefix.metrics.collect import CaptionScores as CaptionScores
+    from mmprefix.metrics.accumulate import CaptionItem as CaptionItem
+    from mmprefix.metrics.accumulate import CaptionScores as CaptionScores
 
-_LAZY = {"CaptionItem": "mmprefix.metrics.collect", "CaptionScores": "mmprefix.metrics.collect"}
+_LAZY = {"CaptionItem": "mmprefix.metrics.accumulate", "CaptionScores": "mmprefix.metrics.accumulate"}
 __all__ = [
     "CaptionItem",
     "CaptionScores",

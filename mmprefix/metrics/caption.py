@@ -11,14 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, overload
 
+from mmprefix.errors import InputError
 from mmprefix.metrics.bleu import bleu
 from mmprefix.metrics.cider import cider_d
 from mmprefix.metrics.fense import FenseModels, fense, sentence_similarity
-from mmprefix.metrics.java import NotAvailable, meteor, spice
+from mmprefix.metrics.meteor_spice import NotAvailable, meteor, spice
 from mmprefix.metrics.ngrams import Tokens, counted, distinct
+from mmprefix.metrics.ptb_tokenizer import TOKENIZERS
 from mmprefix.metrics.rouge import rouge_l
-from mmprefix.metrics.tokenizer import TOKENIZERS
-from mmprefix.types import InputError
 
 NAMES = (
     *("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"),
@@ -148,9 +148,9 @@ def caption(
     Args:
         predictions: one text an item; it may be empty.
         references: for each item one or more texts, as many as there are.
-        tokenize: ``"ptb"``, the COCO evaluation's words (``mmprefix.metrics.tokenizer``), or ``"none"``, white space.
+        tokenize: ``"ptb"``, the COCO evaluation's words (``mmprefix.metrics.ptb_tokenizer``), or ``"none"``, white space.
         per_item: also give ``"items"``, a dict of lists in the order of the predictions.
-        extra: measures of ``EXTRA`` to add; see ``mmprefix.metrics.java`` and ``mmprefix.metrics.fense``.
+        extra: measures of ``EXTRA`` to add; see ``mmprefix.metrics.meteor_spice`` and ``mmprefix.metrics.fense``.
         models: where FENSE's models lie.
 
     Returns:

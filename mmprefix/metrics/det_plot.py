@@ -9,8 +9,8 @@ from statistics import NormalDist
 import numpy as np
 
 from mmprefix.atomic import atomically
+from mmprefix.errors import InputError
 from mmprefix.metrics.detection import DetCurve, equal_error
-from mmprefix.types import InputError
 
 FORMATS = (".png", ".svg", ".pdf")
 _TICKS = (0.0001, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mmprefix.types import InputError
+from mmprefix.errors import InputError
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.metrics.java import NotAvailable
+from mmprefix.metrics.meteor_spice import NotAvailable
 
 if TYPE_CHECKING:
     from torch import Tensor

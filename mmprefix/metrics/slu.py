@@ -16,10 +16,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from mmprefix.metrics.counts import Table, ratio
-from mmprefix.metrics.errors import char_distance, word_distance
-from mmprefix.metrics.frames import Frame, matched, read_frame
-from mmprefix.types import InputError
+from mmprefix.errors import InputError
+from mmprefix.metrics.edit_distance import char_distance, word_distance
+from mmprefix.metrics.f1 import Table, ratio
+from mmprefix.metrics.slurp_records import Frame, matched, read_frame
 
 INTENTS = ("scenario", "action", "intent")
 NAMES = (*INTENTS, "span", "word", "char", "slu")
@@ -37,7 +37,7 @@ def slu(
     count_missing: bool = False,
     ignore_case: bool = False,
 ) -> dict[str, Any]:
-    """Scores of what was understood; a record of either side is SLURP's or ours, see ``mmprefix.metrics.frames``.
+    """Scores of what was understood; a record of either side is SLURP's or ours, see ``mmprefix.metrics.slurp_records``.
 
     Records are matched by ``id``, ``file`` or ``slurp_id``, whichever all have. SLURP's gold fillers are lower-cased,
     predicted ones are not; ``ignore_case`` lower-cases all. ``count_missing`` scores a gold record that has no

@@ -2,27 +2,44 @@
 
 ``make`` writes data sets, ``draw`` and ``render`` show one scene, ``captions`` lists all that is true of it,
 ``held_out`` tells whether it is new to every mapper that was trained here. The models lie in ``frozen`` and are made
-by ``recipes/pretrain_world.py``.
+by ``recipes/pretrain/world.py``.
 """
 
-from mmprefix.world.language import captions as captions
-from mmprefix.world.language import parse as parse
-from mmprefix.world.making import make as make
-from mmprefix.world.making import make_samples as make_samples
-from mmprefix.world.pictures import draw as draw
-from mmprefix.world.scenes import Event as Event
-from mmprefix.world.scenes import Picture as Picture
-from mmprefix.world.scenes import Sound as Sound
-from mmprefix.world.scenes import Thing as Thing
-from mmprefix.world.scenes import held_out as held_out
-from mmprefix.world.scenes import sample as sample
-from mmprefix.world.sounds import render as render
+from typing import TYPE_CHECKING
 
+from mmprefix.parts import lazy_exports
+
+if TYPE_CHECKING:
+    from mmprefix.world.audio import render as render
+    from mmprefix.world.data import WorldData as WorldData
+    from mmprefix.world.generate import make as make
+    from mmprefix.world.generate import make_samples as make_samples
+    from mmprefix.world.grammar import captions as captions
+    from mmprefix.world.grammar import parse as parse
+    from mmprefix.world.images import draw as draw
+    from mmprefix.world.scenes import Event as Event
+    from mmprefix.world.scenes import Picture as Picture
+    from mmprefix.world.scenes import Sound as Sound
+    from mmprefix.world.scenes import Thing as Thing
+    from mmprefix.world.scenes import held_out as held_out
+    from mmprefix.world.scenes import sample as sample
+
+_FILES = {
+    "WorldData": "data",
+    "captions": "grammar",
+    "draw": "images",
+    "make": "generate",
+    "make_samples": "generate",
+    "parse": "grammar",
+    "render": "audio",
+    **dict.fromkeys(("Event", "Picture", "Sound", "Thing", "held_out", "sample"), "scenes"),
+}
 __all__ = [
     "Event",
     "Picture",
     "Sound",
     "Thing",
+    "WorldData",
     "captions",
     "draw",
     "held_out",
@@ -32,3 +49,4 @@ __all__ = [
     "render",
     "sample",
 ]
+__getattr__ = lazy_exports(__name__, _FILES)

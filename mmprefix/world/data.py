@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmprefix.data import PairData
-from mmprefix.world.making import SPLITS, make, make_samples
+from mmprefix.data.pairs import PairData
+from mmprefix.world.generate import SPLITS, make, make_samples
 from mmprefix.world.scenes import Medium
 
 

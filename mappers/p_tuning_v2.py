@@ -1,0 +1,43 @@
+"""P-Tuning v2 (Liu et al.), https://arxiv.org/abs/2110.07602: a learned table of keys and values for every layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mmprefix.mappers.base import _OfLayers, all_real, need_length
+from mmprefix.types import DeepPrefix, Features
+
+
+class DeepTable(_OfLayers):
+    """``length`` learned keys and values for every layer and head, (P 2*L*H*K), the same for every input.
+
+    ``std`` is their deviation before training. ``dropout`` hides single numbers in training.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        pooled_dim: int,
+        width: int,
+        length: int = 10,
+        std: float = 0.1,
+        dropout: float = 0.0,
+        layers: int | None = None,
+        heads: int | None = None,
+        head_width: int | None = None,
+    ) -> None:
+        super().__init__()
+        need_length(self, length)
+        self.length, self.std, self.dropout = length, std, dropout
+        self.known(layers, heads, head_width)
+
+    def make(self, numbers: int) -> None:
+        """The table, (P 2*L*H*K)."""
+        self.table = nn.Parameter(torch.randn(self.length, numbers) * self.std)
+
+    def forward(self, features: Features) -> DeepPrefix:
+        """Features of B inputs, of which only B counts → keys and values (L B H P K), all real."""
+        table = F.dropout(self.table, self.dropout, self.training)[None]
+        return self.parted(table, all_real(table)).expand(len(features.mask))

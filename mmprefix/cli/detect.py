@@ -1,0 +1,47 @@
+"""``mmprefix detect MODEL FILE...``: how likely each file, or each row, is what the model was trained to detect."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from mmprefix.cli.model_inputs import Asked, add_model, add_rows, asked, give, given, open_model
+from mmprefix.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the verb."""
+    add_model(parser)
+    add_rows(parser)
+    parser.add_argument(
+        "--answers", metavar="YES,NO", help="the two words to compare (default: those it was trained with)"
+    )
+    parser.add_argument(
+        "--inputs",
+        metavar="NAME,NAME",
+        help="which of a row's inputs to use: audio, signals, text (default: all that the model reads)",
+    )
+    parser.add_argument("--label-field", default="label", metavar="NAME", help="where a row's own label stands")
+    parser.add_argument("--json", action="store_true", help="one JSON object a file: file, score")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints or writes a line a file: the log odds; those of a manifest hold the row's own label too."""
+    answers = None if args.answers is None else [word.strip() for word in args.answers.split(",")]
+    if answers is not None and (len(set(answers)) != 2 or len(answers) != 2 or not all(answers)):
+        raise InputError(f"--answers {args.answers}: give two words with a comma between")
+    rows = asked(args)
+    model = open_model(args)
+    inputs, contexts = given(args, rows, model)
+    words = None if answers is None else (answers[0], answers[1])
+    scores = model.detect(inputs, context=contexts, answers=words, batch_size=args.batch_size)
+    lines = [_line(row, score, args.label_field) for row, score in zip(rows, scores, strict=True)]
+    plain = [f"{row.id}: {score:+.3f}" for row, score in zip(rows, scores, strict=True)]
+    give(args, lines, None if args.json else plain)
+    return 0
+
+
+def _line(row: Asked, score: float, label_field: str) -> dict[str, Any]:
+    line = {"id" if row.fields else "file": row.id, "score": score}
+    label = row.fields.get(label_field)
+    return line if label is None else {**line, "label": label}

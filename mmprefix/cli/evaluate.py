@@ -1,0 +1,42 @@
+"""``mmprefix evaluate``: score a file of predictions that anything may have written. No torch is imported.
+
+What a line of the file holds depends on the task: see ``mmprefix.cli.evaluation.caption``, ``_slu`` and ``_detection``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from mmprefix.cli.evaluation import caption as evaluate_caption
+from mmprefix.cli.evaluation import detection as evaluate_detection
+from mmprefix.cli.evaluation import slu as evaluate_slu
+from mmprefix.errors import InputError
+
+TASKS = {"caption": evaluate_caption, "slu": evaluate_slu, "detection": evaluate_detection}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``mmprefix evaluate``: those of every task, and a group for each."""
+    parser.add_argument("predictions", metavar="PREDICTIONS.jsonl", help="one JSON object a line, as below")
+    parser.add_argument("--task", choices=tuple(TASKS), default="caption", help="what was predicted (default: caption)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object with full precision")
+    for task, module in TASKS.items():
+        module.add_arguments(parser.add_argument_group(f"--task {task}", module.LINE))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the scores; 0, or 1 where a measure that was asked for is not available. Raises ``InputError``."""
+    for task, module in TASKS.items():
+        if task != args.task:
+            _refuse(args, task, module.add_arguments)
+    return TASKS[args.task].run(args)
+
+
+def _refuse(args: argparse.Namespace, task: str, add: Callable[[argparse.ArgumentParser], None]) -> None:
+    """An option of another task would do nothing; it is refused where it was given."""
+    parser = argparse.ArgumentParser()
+    add(parser)
+    for name, default in vars(parser.parse_args([])).items():
+        if getattr(args, name) != default:
+            raise InputError(f"--{name.replace('_', '-')} belongs to --task {task}; here --task is {args.task}")

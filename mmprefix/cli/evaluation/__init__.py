@@ -1,0 +1,1 @@
+"""What `evaluate` scores, one file a task."""

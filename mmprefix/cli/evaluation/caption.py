@@ -1,0 +1,110 @@
+"""``mmprefix evaluate --task caption``: captions against references.
+
+A line of the file is ``{"id": ..., "prediction": ..., "references": [...]}``; other keys are ignored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmprefix.cli.jsonl import identifier, read_lines, table
+from mmprefix.errors import InputError
+from mmprefix.metrics import FenseModels, NotAvailable, caption
+from mmprefix.metrics.caption import EXTRA, NAMES
+from mmprefix.metrics.ptb_tokenizer import TOKENIZERS
+
+LINE = "lines of id, prediction (a text) and references (a list of texts)"
+
+
+class Predictions(NamedTuple):
+    """What a file holds, line by line in its order."""
+
+    ids: list[str]
+    predictions: list[str]
+    references: list[list[str]]
+
+
+def _record(record: Any, place: str) -> tuple[str, str, list[str]]:
+    """Id, prediction and references of one line; ``place`` is file:line for the message."""
+    if not isinstance(record, dict):
+        raise InputError(f"{place}: a line must be an object with id, prediction and references")
+    missing = [key for key in ("id", "prediction", "references") if key not in record]
+    if missing:
+        raise InputError(f"{place}: no {' and no '.join(missing)}; a line needs id, prediction and references")
+    name, prediction, texts = identifier(record["id"], place), record["prediction"], record["references"]
+    if not isinstance(prediction, str):
+        raise InputError(f"{place}: prediction must be a string, not {json.dumps(prediction)}")
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{place}: references must be a list of strings")
+    if not texts:
+        raise InputError(f"{place}: no references for id {name!r}; give at least one")
+    return name, prediction, texts
+
+
+def read_predictions(path: str | Path) -> Predictions:
+    """The predictions of a JSON-lines file; raises ``InputError`` with file and line for the first bad one."""
+    read, lines = Predictions([], [], []), {}
+    for number, line in read_lines(path):
+        name, prediction, references = _record(line, f"{path}:{number}")
+        if name in lines:
+            raise InputError(f"{path}:{number}: id {name!r} stands in line {lines[name]} already")
+        lines[name] = number
+        read.ids.append(name)
+        read.predictions.append(prediction)
+        read.references.append(references)
+    if not read.ids:
+        raise InputError(f"{path}: no predictions; a line is a JSON object with id, prediction and references")
+    return read
+
+
+def _wanted(names: str | None) -> list[str]:
+    """The measures that ``--metrics`` names, in its order; all that need nothing more where it is absent."""
+    wanted = list(NAMES) if names is None else [name.strip() for name in names.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in (*NAMES, *EXTRA)]
+    if unknown or not wanted:
+        given = unknown[0] if unknown else names
+        raise InputError(f"--metrics {given}: no such measure; use some of {','.join((*NAMES, *EXTRA))}")
+    return list(dict.fromkeys(wanted))
+
+
+def add_arguments(parser: argparse._ActionsContainer) -> None:
+    """The options of this task."""
+    parser.add_argument(
+        "--tokenize", choices=tuple(TOKENIZERS), default="ptb", help="Penn Treebank words, or cut at white space"
+    )
+    parser.add_argument(
+        "--metrics", metavar="NAME,NAME", help=f"which to print; on demand also {', '.join(EXTRA)} (mmprefix[metrics])"
+    )
+    parser.add_argument("--fense-sentences", metavar="FOLDER", help="FENSE's sentence encoder")
+    parser.add_argument("--fense-detector", metavar="FILE", help="FENSE's fluency detector, a checkpoint")
+    parser.add_argument("--fense-backbone", metavar="FOLDER", help="configuration and tokenizer of the detector's BERT")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the scores; 0, or 1 where a measure that was asked for is not available. Raises ``InputError``."""
+    wanted = _wanted(args.metrics)
+    read = read_predictions(args.predictions)
+    models = None
+    if args.fense_sentences:
+        models = FenseModels(args.fense_sentences, args.fense_detector, args.fense_backbone)
+    scores = caption(read.predictions, read.references, args.tokenize)
+    missing: dict[str, str] = {}
+    for name in wanted:
+        if name in EXTRA and name not in scores:
+            try:
+                scores |= caption(read.predictions, read.references, args.tokenize, extra=[name], models=models)
+            except NotAvailable as error:
+                missing[name] = str(error)
+    if args.json:
+        report = {"task": args.task, "tokenizer": args.tokenize, "items": len(read.ids)}
+        report["scores"] = {name: scores[name] for name in wanted if name in scores}
+        sys.stdout.write(json.dumps(report | {"not_available": missing}, ensure_ascii=False) + "\n")
+    else:
+        rows = [("tokenizer", args.tokenize), ("items", str(len(read.ids)))]
+        rows += [(name, missing[name] if name in missing else f"{scores[name]:.4f}") for name in wanted]
+        sys.stdout.write(table(rows))
+    return 1 if missing else 0

@@ -1,0 +1,111 @@
+"""``mmprefix evaluate --task detection``: scores of targets and non-targets.
+
+A line of the file is ``{"id": ..., "score": number, "label": ...}``; the label is true or false, 1 or 0, or one of two
+words of which ``--positive`` names the target. A higher score says target.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmprefix.cli.jsonl import identifier, read_lines, table
+from mmprefix.errors import InputError
+from mmprefix.metrics import det_plot
+from mmprefix.metrics.detection import det_curve, detection
+
+LINE = "lines of id, score (a number) and label (true or false, 1 or 0, or two words and --positive)"
+_SCORES = ("eer", "threshold", "auc")
+
+
+class Trial(NamedTuple):
+    """One line: where it stands, its score and its label as it is written."""
+
+    place: str
+    score: float
+    label: bool | str
+
+
+def add_arguments(parser: argparse._ActionsContainer) -> None:
+    """The options of this task."""
+    parser.add_argument("--positive", metavar="WORD", help="the label of targets, where labels are two words")
+    parser.add_argument("--det", metavar="FILE.png", help="draw the DET curve (.png, .svg, .pdf; mmprefix[plots])")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the scores, draw the curve; 0. Raises ``InputError`` that names file and line."""
+    if args.det:
+        det_plot.check(Path(args.det))
+    trials = read_trials(args.predictions)
+    labels = _targets(trials, args.positive, args.predictions)
+    scores = [trial.score for trial in trials]
+    found = detection(scores, labels)
+    if args.det:
+        det_plot.draw(det_curve(scores, labels), Path(args.det))
+    counts = {"items": len(trials), "targets": found["targets"], "nontargets": found["nontargets"]}
+    if args.json:
+        report = {"task": "detection", **counts, "scores": {name: found[name] for name in _SCORES}}
+        sys.stdout.write(json.dumps(report) + "\n")
+    else:
+        rows = [(name, str(count)) for name, count in counts.items()]
+        sys.stdout.write(table(rows + [(name, f"{found[name]:.4f}") for name in _SCORES]))
+    return 0
+
+
+def read_trials(path: str | Path) -> list[Trial]:
+    """The lines of a file in their order; raises ``InputError`` with file and line for the first bad one."""
+    trials, lines = list[Trial](), dict[str, int]()
+    for number, record in read_lines(path):
+        place = f"{path}:{number}"
+        missing = [key for key in ("id", "score", "label") if not isinstance(record, dict) or key not in record]
+        if missing:
+            raise InputError(f"{place}: no {' and no '.join(missing)}; a line needs id, score and label")
+        name = identifier(record["id"], place)
+        if name in lines:
+            raise InputError(f"{place}: id {name!r} stands in line {lines[name]} already")
+        lines[name] = number
+        trials.append(Trial(place, _score(record["score"], place), _label(record["label"], place)))
+    if not trials:
+        raise InputError(f"{path}: no scores; a line is a JSON object with id, score and label")
+    return trials
+
+
+def _score(value: Any, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise InputError(f"{place}: score must be a finite number, not {json.dumps(value)}")
+    return float(value)
+
+
+def _label(value: Any, place: str) -> bool | str:
+    if not isinstance(value, str) and value not in (0, 1):  # true and false are 1 and 0
+        raise InputError(f"{place}: label must be true or false, 1 or 0, or a word, not {json.dumps(value)}")
+    return value if isinstance(value, str) else bool(value)
+
+
+def _targets(trials: Sequence[Trial], positive: str | None, path: str) -> list[bool]:
+    """Which lines are targets."""
+    first: dict[bool | str, str] = {}  # where a label stands first
+    for trial in trials:
+        first.setdefault(trial.label, trial.place)
+    words = [label for label in first if isinstance(label, str)]
+    if len(words) < len(first) and (words or positive is not None):
+        mixed = f"label {words[0]!r} ({first[words[0]]}) beside" if words else f"--positive {positive} beside"
+        raise InputError(f"{path}: {mixed} labels that are true or false, 1 or 0: use one kind")
+    if words and positive is None:
+        raise InputError(f"{first[words[0]]}: label {words[0]!r}: which word is the target? Give --positive WORD")
+    if words and positive not in words:
+        raise InputError(f"--positive {positive}: no such label in {path}; there {_are(words)}")
+    if len(words) > 2:
+        raise InputError(f"{first[words[2]]}: label {words[2]!r} is a third one; there {_are(words[:2])} already")
+    if len(first) < 2:
+        raise InputError(f"{path}: all {len(trials)} labels are {json.dumps(next(iter(first)))}; both kinds are needed")
+    return [trial.label == positive if words else bool(trial.label) for trial in trials]
+
+
+def _are(words: Sequence[str]) -> str:
+    return "are " + " and ".join(map(repr, words)) if len(words) > 1 else f"is {words[0]!r}"

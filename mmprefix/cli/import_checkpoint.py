@@ -1,0 +1,116 @@
+"""``mmprefix import``: the released checkpoints of ClipCap and Prefix-AAC become saved models of ours.
+
+Sizes are read off the tensors. What a file cannot tell (which encoder made its features, which data set it was trained
+on, which words its head writes) is asked for, never guessed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmprefix.errors import InputError
+
+if TYPE_CHECKING:
+    from mmprefix.model import PrefixLM
+
+log = logging.getLogger(__name__)
+
+GPT2 = "openai-community/gpt2"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of ``mmprefix import``."""
+    systems = parser.add_subparsers(dest="system", metavar="SYSTEM", required=True)
+    ours = systems.add_parser("clipcap", help="a checkpoint of ClipCap's train.py", allow_abbrev=False)
+    aac = systems.add_parser(
+        "prefix-aac", help="a checkpoint of Prefix-AAC, or a folder of its parts", allow_abbrev=False
+    )
+    for one in (ours, aac):
+        one.add_argument("checkpoint", metavar="CHECKPOINT", help="a file here, or hf://OWNER/NAME/FILE")
+        one.add_argument("directory", metavar="DIRECTORY", help="the saved model to write")
+        one.add_argument(
+            "--decoder", default=GPT2, metavar="NAME", help="the GPT-2 that it was trained with (%(default)s)"
+        )
+        one.add_argument("--heads", type=int, default=8, help="of the mapper's attention (published: %(default)s)")
+    ours.add_argument(
+        "--encoder", metavar="NAME", help="the CLIP that made its features: a name of open_clip or a folder"
+    )
+    ours.add_argument("--pretrained", metavar="TAG", help="its weights, where --encoder is a name: openai, or a file")
+    ours.add_argument("--normalize", choices=["yes", "no"], help="whether its features were scaled to length 1")
+    aac.add_argument("--dataset", choices=["audiocaps", "clotho", "both"], help="what it was trained on")
+    aac.add_argument("--relu", choices=["yes", "no"], help="for --dataset both: whether its mappers have a ReLU")
+    aac.add_argument("--vocabulary", metavar="FILE", help="its words, where it does not write GPT-2's tokens")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Reads the checkpoint, writes the model directory."""
+    from mmprefix.generation.options import GenerateOptions
+    from mmprefix.inference.predictor import Predictor
+    from mmprefix.saved_model import check_place
+    from mmprefix.weights import source as sources
+
+    check_place(args.directory)
+    model, file = _clipcap(args) if args.system == "clipcap" else _prefix_aac(args)
+    decoding = GenerateOptions(max_new_tokens=67, num_beams=5, ranking="clipcap")  # what both published programs do
+    source = {"system": args.system, "source": args.checkpoint}
+    if file.is_file():
+        source["sha256"] = sources.fingerprint([file])
+    Predictor(model, decoding, {"imported": source}).save(args.directory)
+    size = sum(part.stat().st_size for part in Path(args.directory).iterdir())
+    log.info("saved the model: %s (%.1f MB)", args.directory, size / 1e6)
+    return 0
+
+
+def _clipcap(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
+    from mmprefix.encoders.clip import Clip
+    from mmprefix.importers.clipcap import clipcap, has_heads
+    from mmprefix.weights import untrusted
+
+    file = untrusted.fetch(args.checkpoint)
+    given = untrusted.tensors(file)
+    if args.encoder is None:
+        raise InputError(
+            f"--encoder: {file} does not say which CLIP made its features. The released MLP files: --encoder ViT-B-32 "
+            "--pretrained openai --normalize no; the released transformer: RN50x4, openai, yes"
+        )
+    if args.normalize is None:
+        raise InputError(
+            f"--normalize: {file} does not say whether features were scaled to length 1. The released MLP files: no; "
+            "the released transformer: yes"
+        )
+    encoder = Clip(args.encoder, args.pretrained, normalize=args.normalize == "yes")
+    model = clipcap(given, str(file), encoder, args.decoder, args.heads)
+    mapper = type(model.mappers["image"]).__name__ + (f" of {args.heads} heads" if has_heads(given) else "")
+    log.info("mapper: %s; decoder: %s", mapper, _decoder(args.decoder, model))
+    return model, file
+
+
+def _prefix_aac(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
+    from mmprefix.importers.prefix_aac import Trained, aac_tensors, prefix_aac
+    from mmprefix.weights import untrusted
+
+    given, path = aac_tensors(args.checkpoint)
+    if args.dataset is None:
+        raise InputError(
+            f"--dataset: {path} does not say what it was trained on, and the length of clips and a ReLU in its mappers "
+            "depend on that: audiocaps (10 s), clotho (30 s) or both (10 s, longer clips compressed)"
+        )
+    if (args.relu is not None) != (args.dataset == "both"):
+        raise InputError(
+            "--relu: say yes or no for --dataset both, of which it is not known; audiocaps has one and clotho none, so "
+            "leave it out there"
+        )
+    relu = args.relu == "yes" if args.dataset == "both" else args.dataset == "audiocaps"
+    trained = Trained(30.0 if args.dataset == "clotho" else 10.0, "compress" if args.dataset == "both" else "cut", relu)
+    words = None if args.vocabulary is None else untrusted.words(untrusted.fetch(args.vocabulary))
+    model = prefix_aac(given, str(path), trained, args.decoder, words, args.heads)
+    told = "encoder and output head: those in the file; mappers of %d heads; decoder: %s"
+    log.info(told, args.heads, _decoder(args.decoder, model))
+    return model, path
+
+
+def _decoder(name: str, model: PrefixLM) -> str:
+    return f"{name} as it is" if model.decoder.frozen else f"{name} with the tuned weights in the file"

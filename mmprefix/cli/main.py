@@ -1,0 +1,150 @@
+"""The shell: a small dispatcher that imports a verb only when it is called, and says what went wrong in plain words.
+
+Exit codes: 0 done, 1 failed while working, 2 wrong usage or bad input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mmprefix.errors import InputError
+from mmprefix.version import __version__
+
+TRAINING = {
+    "fit": "train the mappers of a recipe",
+    "validate": "figures and captions on a recipe's validation data",
+    "test": "figures and captions on a recipe's test data",
+    "predict": "write captions for a manifest, as JSON lines",
+    "encode": "put what a recipe's frozen encoders find into a feature store",
+}
+VERBS = {
+    "caption": ("mmprefix.cli.caption", "caption files with a saved model"),
+    "understand": ("mmprefix.cli.understand", "the intent and the slots of spoken or written commands"),
+    "detect": ("mmprefix.cli.detect", "how likely each utterance is what the model was trained to detect"),
+    "transcribe": (
+        "mmprefix.cli.transcribe",
+        "what is said, and how sure Whisper is: text and signals for other models",
+    ),
+    "evaluate": ("mmprefix.cli.evaluate", "score a file of predictions"),
+    "import": ("mmprefix.cli.import_checkpoint", "make a saved model of a checkpoint of ClipCap or Prefix-AAC"),
+    "check-data": ("mmprefix.cli.check_data", "find every bad row of a manifest before training does"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, and leaves the exit code to ``main``."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; {self.prog} --help tells more")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    _log_plainly()
+    try:
+        return _run(words)
+    except InputError as error:
+        if debug:
+            raise
+        print(f"mmprefix: {plain(error)}", file=sys.stderr)  # noqa: T201
+        return 2
+    except KeyboardInterrupt:
+        print("mmprefix: stopped", file=sys.stderr)  # noqa: T201
+        return 130
+    except Exception as error:
+        if debug:
+            raise
+        print(f"mmprefix: failed: {type(error).__name__}: {plain(error)} (--debug shows where)", file=sys.stderr)  # noqa: T201
+        return 1
+
+
+def plain(error: BaseException) -> str:
+    """The message of an error without the traceback that a worker process wraps around it."""
+    message = str(error)
+    if message.startswith("Caught "):  # raised in a loader's worker: "... Original Traceback ...\nKind: message"
+        _, _, message = message.rpartition(f"{type(error).__name__}: ")
+    return message.strip()
+
+
+def _run(words: list[str]) -> int:
+    verb = words[0] if words else ""
+    if verb in TRAINING:
+        from mmprefix.cli.training.train import train
+
+        return train([verb, *find_recipes(words[1:])])
+    if verb in VERBS:
+        module = importlib.import_module(VERBS[verb][0])
+        parser = Parser(f"mmprefix {verb}", description=VERBS[verb][1], allow_abbrev=False)
+        module.add_arguments(parser)
+        return module.run(parser.parse_args(words[1:]))
+    return _top(words)
+
+
+def _top(words: list[str]) -> int:
+    lines = [f"  {name:12} {text}" for name, text in [*TRAINING.items(), *((n, v[1]) for n, v in VERBS.items())]]
+    verbs = "\n".join(["verbs (mmprefix VERB --help tells more):", *lines])
+    parser = Parser(
+        "mmprefix",
+        usage="mmprefix VERB ... [--debug] | --help | --version",
+        description="Pictures and sounds in, text out: train, use and measure prefix mappers.",
+        epilog=f"{verbs}\n\n  --debug      show where an error came from",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"mmprefix {__version__}")
+    if words and not words[0].startswith("-"):
+        close = difflib.get_close_matches(words[0], [*TRAINING, *VERBS], n=1)
+        advice = f"did you mean {close[0]!r}?" if close else f"there are {', '.join([*TRAINING, *VERBS])}"
+        raise InputError(f"no verb {words[0]!r}; {advice}")
+    parser.parse_args(words or ["--help"])
+    return 0
+
+
+def find_recipes(words: list[str]) -> list[str]:
+    """``words`` with every ``--config NAME`` that is no file looked up among the recipes that are shipped."""
+    shipped = Path(__file__).parent / "recipes"
+    found = list(words)
+    for i, word in enumerate(words):
+        flag, equals, name = word.partition("=")
+        if flag not in ("--config", "-c"):
+            continue
+        at = i if equals else i + 1
+        name = name if equals else words[at] if at < len(words) else ""
+        if not name or Path(name).is_file():
+            continue
+        candidate = shipped / Path(name).with_suffix(".yaml").name
+        if not candidate.is_file():
+            have = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+            raise InputError(f"--config {name}: no such file; the recipes that are shipped are {have}")
+        found[at] = f"{flag}={candidate}" if equals else str(candidate)
+    return found
+
+
+class _Lines(logging.Handler):
+    """Writes plain lines to what standard output or error is at that moment: a notebook or a test may change it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
+        stream.write(self.format(record) + "\n")
+
+
+def _log_plainly() -> None:
+    """What the library logs goes to standard output, warnings and errors to standard error."""
+    logger = logging.getLogger("mmprefix")
+    if not logger.handlers:
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+        logger.addHandler(_Lines())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

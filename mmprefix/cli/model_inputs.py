@@ -1,0 +1,174 @@
+"""What the verbs share that use a saved model on files or on the rows of a manifest."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmprefix.atomic import atomically, saying_so
+from mmprefix.data.columns import Fields
+from mmprefix.data.manifest import INPUTS, Item, listing, raw_rows, read_manifest
+from mmprefix.errors import InputError
+
+if TYPE_CHECKING:
+    from mmprefix.inference.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One input of a run: what it is called, its files and numbers by column ("" where no manifest names one), its
+    context, and a manifest's fields."""
+
+    id: str
+    inputs: Mapping[str, str | Item]
+    context: str
+    fields: Mapping[str, Any]
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Which model, where it runs, and where its parts are."""
+    parser.add_argument("model", metavar="MODEL", help="a saved model directory, or a hub repository")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="inputs at once (default 16)")
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the frozen parts")
+    parser.add_argument(
+        "--part", action="append", default=[], metavar="NAME=PLACE", help="where a frozen part is now, if it has moved"
+    )
+
+
+def add_rows(parser: argparse.ArgumentParser, contexts: bool = True) -> None:
+    """Files, or a manifest instead of them, and where the lines go."""
+    parser.add_argument("files", metavar="FILE", nargs="*", help="sounds; archive.zip::member reads inside a zip")
+    parser.add_argument("--manifest", metavar="FILE", help="the rows of a manifest instead of files")
+    parser.add_argument("--split", help="only the manifest's rows of this split")
+    if contexts:
+        parser.add_argument("--context", metavar="TEXT", help="a transcript, for models that read one")
+        parser.add_argument(
+            "--context-field",
+            metavar="NAME",
+            help="where a row's transcript stands, such as asr_1best or transcript; A,B takes the first that there is",
+        )
+    parser.add_argument("--out", metavar="FILE", help="write JSON lines to this file instead of printing")
+
+
+def open_model(args: argparse.Namespace) -> Predictor:
+    """The model that ``add_model`` asked for."""
+    from transformers.utils import logging
+
+    from mmprefix.inference.predictor import load
+
+    parts = dict(_pair(text) for text in args.part)
+    logging.disable_progress_bar()
+    return load(args.model, device=args.device, dtype=args.dtype, parts=parts)
+
+
+def asked(args: argparse.Namespace) -> list[Asked]:
+    """The inputs that ``add_rows`` asked for.
+
+    Raises InputError for bad rows, all of them, for neither files nor manifest, for both, and for a place to write to
+    that is a folder.
+    """
+    context = getattr(args, "context", None)
+    if args.out:
+        _prepare(Path(args.out))
+    if args.manifest is None:
+        for option in ("split", "context_field", "inputs"):
+            if getattr(args, option, None):
+                raise InputError(
+                    f"--{option.replace('_', '-')} says what to take of --manifest FILE, which is not given"
+                )
+        if not args.files and context is None:
+            raise InputError("no input given; give files, or --manifest FILE")
+        told = context or ""
+        return [Asked(file, {"": file}, told, {}) for file in args.files] or [Asked("text", {}, told, {})]
+    if args.files or context is not None:
+        other = "a file" if args.files else "--context"
+        raise InputError(f"--manifest {args.manifest}: {other} is given too; give one of them")
+    examples, faults = read_manifest(args.manifest, args.split)
+    if faults:
+        lead = f"{args.manifest}: {len(faults)} bad rows\n" if len(faults) > 1 else ""
+        raise InputError(f"{lead}{listing(faults)}")
+    named, written = getattr(args, "context_field", None), raw_rows(args.manifest)
+    rows, _ = Fields(tuple(named.split(",")) if named else ("context",)).apply(examples)
+    if named and not any(row.context for row in rows):
+        raise InputError(f"--context-field {named}: no row of {args.manifest} has a text there")
+    return [Asked(row.id, row.inputs, row.context, {**written[row.line], "id": row.id}) for row in rows]
+
+
+def given(args: argparse.Namespace, rows: list[Asked], model: Predictor) -> tuple[list[Any], list[str] | None]:
+    """What ``model`` takes for ``rows``: inputs, and contexts where it reads any.
+
+    Of a manifest's row these are the columns that it reads, or of them those that ``--inputs`` names. Raises InputError
+    for a row that has none of them, and for an option that asks for what the model does not read.
+    """
+    kinds, reads_text = model.kinds, model.model.reads_text
+    wanted = _wanted(args, [*kinds, *(["text"] if reads_text else [])])
+    for option in ("context", "context_field"):
+        if getattr(args, option, None) and not reads_text:
+            raise InputError(f"--{option.replace('_', '-')}: this model reads no context; leave it out")
+    inputs: list[Any] = []
+    contexts: list[str] = []
+    for row in rows:
+        files = {name: item for name, item in row.inputs.items() if name in kinds and name in wanted}
+        context = row.context if "text" in wanted else ""
+        if row.fields and not files and not context:
+            raise InputError(f"{args.manifest}: row {row.id!r} has none of {', '.join(wanted)}{_advice(args, wanted)}")
+        inputs.append(row.inputs.get("", files))
+        contexts.append(context)
+    return inputs, contexts if any(contexts) else None
+
+
+def _wanted(args: argparse.Namespace, names: list[str]) -> list[str]:
+    named = getattr(args, "inputs", None)
+    wanted = names if named is None else [name.strip() for name in named.split(",")]
+    for name in wanted:
+        if name not in names:
+            raise InputError(f"--inputs {named}: {name!r} is nothing that this model reads: {', '.join(names)}")
+    return wanted
+
+
+def _advice(args: argparse.Namespace, wanted: list[str]) -> str:
+    unnamed = "text" in wanted and not getattr(args, "context_field", None)
+    return "; --context-field says where its text stands" if unnamed else ""
+
+
+def moved(row: Mapping[str, Any], manifest: str, out: str | None) -> dict[str, Any]:
+    """A manifest's row with its paths as they are to be written in another manifest, ``out``, perhaps elsewhere."""
+    here, there = Path(manifest).parent, Path(out).parent if out else Path()
+    if here.resolve() == there.resolve():
+        return dict(row)
+    files = {key: value for key, value in row.items() if key in INPUTS and isinstance(value, str) and value}
+    lead = {key: os.path.relpath(here / value, there) for key, value in files.items() if not Path(value).is_absolute()}
+    return {**row, **lead}
+
+
+def give(args: argparse.Namespace, lines: Iterable[Mapping[str, Any]], plain: Iterable[str] | None = None) -> None:
+    """JSON lines to ``--out``, or to standard output where ``plain`` is None; else the ``plain`` lines there."""
+    text = [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
+    if args.out:
+        place = Path(args.out)
+        atomically(place, lambda fresh: fresh.write_text("".join(text), encoding="utf-8"))
+        sys.stdout.write(f"wrote {len(text)} lines: {place}\n")
+    else:
+        sys.stdout.writelines(text if plain is None else [f"{line}\n" for line in plain])
+
+
+def _prepare(place: Path) -> None:
+    """Makes the folder that is written to, so that no work is done for a place that takes nothing."""
+    if place.is_dir():
+        raise InputError(f"--out {place}: is a folder; give a file")
+    with saying_so(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, place = text.partition("=")
+    if not equals:
+        raise InputError(f"--part {text}: expected NAME=PLACE, such as decoder=models/gpt2")
+    return name, place

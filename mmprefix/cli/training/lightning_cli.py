@@ -1,0 +1,222 @@
+"""``mmprefix fit | validate | test | predict``: the Lightning CLI over ``PrefixTask`` and a data module."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from mmprefix.cli.training.parameter_table import sizes
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loaders fork
+
+import yaml
+from jsonargparse import get_loader, set_loader
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from mmprefix.cli.training.recipe_errors import check_recipe, explain, options, recipes_of
+from mmprefix.errors import InputError
+from mmprefix.features.store import Store
+from mmprefix.inference.predictor import Predictor
+from mmprefix.parts import with_current_names
+from mmprefix.saved_model import check_place
+from mmprefix.slu.schema import portable
+from mmprefix.training.feature_cache import use_cache
+from mmprefix.training.predictions import WritePredictions
+from mmprefix.training.task import PrefixTask
+from mmprefix.training.unfreeze import UnfreezeUntil
+from mmprefix.weights.devices import best_device
+from mmprefix.weights.dry_run import without_weights
+
+log = logging.getLogger(__name__)
+_load_yaml = get_loader("yaml")
+set_loader("yaml", lambda text: with_current_names(_load_yaml(text)), exceptions=(yaml.YAMLError,))
+
+
+class Parser(LightningArgumentParser):
+    """Refuses a recipe with one plain line that names the option and the nearest right one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise InputError(explain(message, self)) from ex
+
+
+class PrefixCLI(LightningCLI):
+    """What LightningCLI does; all that a run writes goes below ``runs/RECIPE`` unless a recipe says otherwise."""
+
+    model: PrefixTask
+    trainer: Trainer
+    datamodule: LightningDataModule
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The four verbs, and what LightningCLI itself gives to each."""
+        common = {"model", "dataloaders", "datamodule"}
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
+            "validate": common,
+            "test": common,
+            "predict": common,
+        }
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The options of a run that belong to no class."""
+        parser.add_argument("--save_to", type=str | None, default=None, help="where fit saves the trained model")
+        parser.add_argument("--test_after_fit", type=bool, default=False, help="whether fit ends with a test")
+        parser.add_argument("--dry_run", type=bool, default=False, help="build, print sizes, and stop")
+        parser.add_argument("--cache", type=str | None, default=None, help="the folder of a feature store to use")
+        parser.add_argument("--cache_dtype", type=str, default="float16", help="of its numbers: float16 or float32")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Recipes are first compared with the options that there are: a parser only misses what it has no name for."""
+        for file in recipes_of(args):
+            check_recipe(file, options(self._subcommand_parsers[args[0]]))
+        super().parse_arguments(parser, args)
+
+    def instantiate_classes(self) -> None:
+        """Builds model and data; what a part refuses is said as the part said it, without the parser's wrapping."""
+        try:
+            with without_weights() if self._config().get("dry_run") else nullcontext():
+                super().instantiate_classes()
+        except ValueError as error:
+            found: BaseException | None = error
+            while found is not None and not isinstance(found, InputError):
+                found = found.__cause__
+            raise found or InputError(explain(str(error), self.parser)) from None
+
+    def before_instantiate_classes(self) -> None:
+        """Everything a run writes goes below one directory: ``trainer.default_root_dir``, or runs/RECIPE."""
+        config = self._config()
+        trainer = config.trainer
+        self.root = Path(trainer.default_root_dir or Path("runs") / self._recipe_name())
+        trainer.default_root_dir = str(self.root)
+        trainer.precision = usable_precision(trainer.precision, trainer.accelerator)
+        callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+        for callback in filter(None, callbacks):
+            if callback.class_path.endswith("ModelCheckpoint") and not callback.init_args.get("dirpath"):
+                callback.init_args.dirpath = str(self.root / "checkpoints")  # not one a run: "last" would not find it
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer with CSV and TensorBoard logs, a last checkpoint for resuming, and writes that cannot be torn."""
+        trainer = self._config().trainer
+        if trainer.logger in (None, True):
+            csv = CSVLogger(self.root, name="logs")
+            kwargs["logger"] = [csv, TensorBoardLogger(self.root, name="logs", version=csv.version)]
+        given = self._get(self.config_init, "trainer").callbacks or []
+        callbacks = list(given) if isinstance(given, list) else [given]
+        if trainer.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+            callbacks.append(
+                ModelCheckpoint(dirpath=self.root / "checkpoints", filename="{epoch}-{step}", save_last=True)
+            )
+        if self.subcommand == "predict":
+            callbacks.append(WritePredictions(self.root / "predictions.jsonl"))
+        return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: LightningCLI would look for options of the model in the file, before it is known to be ours."""
+
+    def before_fit(self) -> None:
+        """Refuses a place where the model could not be saved; with ``--dry_run`` tells what would be trained."""
+        config = self._config()
+        if config.save_to:
+            check_place(config.save_to)
+        if config.dry_run:
+            for callback in cast(Any, self.trainer).callbacks:
+                if isinstance(callback, UnfreezeUntil):
+                    callback.setup(self.trainer, self.model, "fit")
+            for line in sizes(self.model):
+                log.info(line)
+            raise SystemExit(0)
+        self.use_cache(["fit", "test"] if config.test_after_fit else ["fit"])
+
+    def before_validate(self) -> None:
+        """Says so when what is measured was never trained."""
+        if self._config().ckpt_path is None:
+            log.warning("No --ckpt_path was given, so the mappers are untrained; give a file, or last.")
+        self.use_cache([str(self.subcommand)])
+
+    before_test = before_predict = before_validate
+
+    def use_cache(self, stages: list[str]) -> dict[str, Store]:
+        """Fills the feature store that the recipe names with what ``stages`` read, on the devices of the run."""
+        config = self._config()
+        if not config.cache:
+            return {}
+        trainer, strategy = config.trainer, config.trainer.strategy
+        filling = Trainer(
+            accelerator=trainer.accelerator,
+            devices=trainer.devices,
+            num_nodes=trainer.num_nodes,
+            strategy=strategy if isinstance(strategy, str) else "ddp",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            default_root_dir=self.root,
+        )
+        callbacks = cast(Any, self.trainer).callbacks
+        return use_cache(self.model, self.datamodule, stages, config.cache, config.cache_dtype, filling, callbacks)
+
+    def after_fit(self) -> None:
+        """The test and the saved model that the recipe asks for."""
+        config = self._config()
+        if self.trainer.interrupted:
+            return
+        stage = "val"
+        if config.test_after_fit:
+            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+            stage = "test"
+        if config.save_to and self.trainer.is_global_zero:
+            Predictor(self.model.model, self.model.options, self._settings(stage)).save(config.save_to)
+            log.info("saved the model: %s", config.save_to)
+
+    def _settings(self, stage: str) -> dict[str, Any]:
+        figures = {
+            name.removeprefix(f"{stage}/"): float(value)
+            for name, value in self.trainer.callback_metrics.items()
+            if name.startswith(f"{stage}/")
+        }
+        data = self._config().data
+        given = [_get(data, split) or [] for split in ("train", "val", "test")]
+        files = [Path(file).name for files in given for file in ([files] if isinstance(files, str) else files)]
+        trained = {"data": files or [str(_get(data, "root") or _get(data, "directory") or "")], "measured_on": stage}
+        schema = _get(data, "schema")
+        asked = {"schema": portable(schema), "framing": _get(data, "framing")} if schema else {}
+        return {
+            "trained": {**trained, "figures": figures},
+            "generate": asdict(self.model.options),
+            "prompt": _get(data, "prompt"),
+            **asked,
+            **({} if self.model.answers is None else {"answers": list(self.model.answers)}),
+        }
+
+    def _config(self) -> Any:
+        return self.config[self.subcommand] if self.subcommand else self.config
+
+    def _recipe_name(self) -> str:
+        configs = self._config().get("config") or []
+        return Path(str(configs[0])).stem if configs else "run"
+
+
+def usable_precision(precision: Any, accelerator: Any) -> Any:
+    """``precision``, or float32 where half precision would run on a CPU: there autocast takes 30 times as long."""
+    slow = accelerator == "cpu" or (accelerator == "auto" and best_device() == "cpu")
+    if not slow or precision is None or not str(precision).startswith(("16", "bf16")):
+        return precision
+    log.warning("trainer.precision %s: this runs on a CPU, where that is many times slower; float32 is used", precision)
+    return "32-true"
+
+
+def _name(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _get(data: Any, name: str) -> Any:
+    arguments = data.get("init_args", data) if data is not None else {}
+    return arguments.get(name)

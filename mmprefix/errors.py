@@ -1,0 +1,22 @@
+"""Errors that a user can cause and mend, and the nearest right name for a wrong one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable
+
+
+class InputError(ValueError):
+    """A wrong file, option or value: something a user can cause and mend. The shell prints one line, exit code 2."""
+
+
+def require_one_of(option: str, value: str, allowed: Collection[str]) -> None:
+    """InputError unless ``value`` of ``option`` is one of ``allowed``."""
+    if value not in allowed:
+        raise InputError(f"{option}: {value!r} is none of {', '.join(allowed)}")
+
+
+def did_you_mean(wrong: str, names: Iterable[str], before: str = "") -> str:
+    """``; did you mean ...?`` with the name most like ``wrong``, after ``before``; an empty text where none is near."""
+    close = difflib.get_close_matches(wrong, [name for name in names if not name.startswith("_")], n=1, cutoff=0.5)
+    return f"; did you mean {before + close[0]!r}?" if close else ""

@@ -1,0 +1,11 @@
+"""The feature store: what frozen encoders made of each input, kept on disk, filled once, streamed."""
+
+from typing import TYPE_CHECKING
+
+from mmprefix.parts import lazy_exports
+
+if TYPE_CHECKING:
+    from mmprefix.features.streaming import StreamData as StreamData
+
+__all__ = ["StreamData"]
+__getattr__ = lazy_exports(__name__, {"StreamData": "streaming"})

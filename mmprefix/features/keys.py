@@ -1,0 +1,63 @@
+"""What an input is known by in the feature store: the hash of its content, and the part of it that is read.
+
+A file is read for that once; later its size and times tell that it is the same, as git does it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+from mmprefix.features.shard import KEY
+from mmprefix.media.files import open_source, split_member
+
+_TABLE = "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, changed INT, touched INT, sha256 TEXT)"
+
+
+def key(content: str, start: float = 0.0, end: float | None = None) -> bytes:
+    """The key of the part from ``start`` to ``end`` seconds of an input with this hash."""
+    return hashlib.sha256(f"{content} {start!r} {end!r}".encode()).digest()[:KEY]
+
+
+def content_hashes(paths: Iterable[str], memory: Path) -> dict[str, str]:
+    """The SHA-256 (hex) of each file or archive member; ``memory`` is a file that remembers them.
+
+    Raises InputError for a file that cannot be read.
+    """
+    names = {name: os.path.abspath(name) for name in paths}
+    states = {name: _state(name) for name in names.values()}
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(memory, timeout=60)) as base:
+        base.execute(_TABLE)
+        known = {
+            str(row[0]): str(row[4])
+            for row in base.execute("SELECT * FROM files")
+            if states.get(row[0]) == (row[1], row[2], row[3])
+        }
+        new = [name for name in states if name not in known]
+        with ThreadPoolExecutor(8) as pool:
+            known |= dict(zip(new, pool.map(_hash, new), strict=True))
+        with base:
+            base.executemany(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?)",
+                [(name, *states[name], known[name]) for name in new],
+            )
+    return {name: known[full] for name, full in names.items()}
+
+
+def _state(name: str) -> tuple[int, int, int]:
+    found = split_member(name)[0].stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _hash(name: str) -> str:
+    digest = hashlib.sha256()
+    with open_source(name) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

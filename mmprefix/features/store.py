@@ -1,0 +1,166 @@
+"""The feature store: what a frozen encoder found in each input, once, on disk, for all runs and all processes.
+
+Below the folder that a recipe names with ``cache``, each encoder has a folder of its own, called after what it is: its
+class and options, the hash of its weights, its preprocessing, the type of the numbers. In it are shards
+(``mmprefix.features.shard``) that are only ever added, and an index of them (``mmprefix.features.index``). An input is known by its
+content, and by the part of it that is read (``mmprefix.features.keys``): a file that moves is found again, a file that
+changes is not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mmprefix.atomic import atomically, saying_so
+from mmprefix.encoders.base import Encoder
+from mmprefix.errors import InputError
+from mmprefix.features.index import index_of
+from mmprefix.features.shard import Shard, write_shard
+from mmprefix.features.tensor_file import DamagedError
+from mmprefix.media.source import Source, name_of
+from mmprefix.parts import recipe
+from mmprefix.types import Entry
+from mmprefix.version import __version__
+from mmprefix.weights.devices import float_of
+from mmprefix.weights.source import read_json, settings
+
+log = logging.getLogger(__name__)
+
+FORMAT = 1
+Part = tuple[Source, float, float | None]  # an input, and from where to where in seconds
+
+
+def describe(encoder: Encoder, dtype: str = "float16", frames: bool = True) -> dict[str, Any]:
+    """All that what is kept of an input depends on, as plain data; without ``frames`` that is the summary alone."""
+    made = recipe(encoder)
+    options = {name: value for name, value in made["init_args"].items() if name not in ("model", "revision")}
+    return {
+        "format": FORMAT,
+        "mmprefix": __version__,
+        "encoder": made["class_path"],
+        "options": options,
+        "weights": encoder.identity.sha256,
+        "settings": settings(encoder.identity),
+        "preprocessing": repr(encoder.preprocess),
+        "dtype": dtype,
+        "widths": [encoder.dim if frames else 0, encoder.pooled_dim],
+    }
+
+
+class Store:
+    """The entries of one encoder. Opening reads keys only; a row is read when it is asked for.
+
+    ``root`` is the folder that all encoders share; ``description`` is that of ``describe``. Raises InputError where the
+    folder holds what another encoder found.
+    """
+
+    def __init__(self, root: str | Path, description: Mapping[str, Any]) -> None:
+        self.description = dict(description)
+        text = json.dumps(self.description, sort_keys=True)
+        kind = str(description["encoder"]).rpartition(".")[2].lower()
+        self.folder = Path(root).expanduser() / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        self.dtype = float_of(str(description["dtype"]))
+        self.shards: list[Shard] = []
+        self.damaged: list[Path] = []
+        self._claim_folder()
+        self.refresh()
+
+    def _claim_folder(self) -> None:
+        told = self.folder / "encoder.json"
+        text = json.dumps(self.description, indent=1, sort_keys=True) + "\n"
+        if not told.exists():
+            with saying_so(told):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            atomically(told, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+        elif read_json(told) != json.loads(text):
+            raise InputError(f"{told}: tells of another encoder than its folder is called after; remove the folder")
+
+    def look(self) -> None:
+        """Takes up what others have added, if anything."""
+        if set(self.folder.glob("*.safetensors")) - {shard.file for shard in self.shards} - set(self.damaged):
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Takes up the shards that have been added since; those that are no longer there are left out."""
+        held = {shard.file: shard for shard in self.shards}
+        self.shards, self.damaged = [], []
+        for file in sorted(self.folder.glob("*.safetensors")):
+            try:
+                shard = held.get(file) or Shard(file)
+            except DamagedError as error:
+                log.warning("left out: %s; mmprefix encode makes it anew", error)
+                self.damaged.append(file)
+                continue
+            if (shard.frames.shape[1], shard.pooled.shape[1]) != tuple(self.description["widths"]):
+                raise InputError(f"{file}: holds features of other widths than its encoder makes; remove it")
+            self.shards.append(shard)
+        self._index = index_of(self.shards, self.folder / "index")
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __iter__(self) -> Iterator[bytes]:
+        """All keys, in order."""
+        return (shard.key(row) for shard, row in self._index)
+
+    def __contains__(self, key: bytes) -> bool:
+        return self._index.find(key) is not None
+
+    def __getitem__(self, key: bytes) -> Entry:
+        """What was found in the input that ``key`` stands for, as views of the file; KeyError where it is not here."""
+        found = self._index.find(key)
+        if found is None:
+            raise KeyError(key.hex())
+        shard, row = found
+        return shard[row]
+
+    def add(self, name: str, keys: Sequence[bytes], entries: Sequence[Entry]) -> None:
+        """Writes one more shard, called ``name``. Raises InputError for numbers that its type cannot hold."""
+        kept = [Entry(*(part.to(self.dtype) for part in entry)) for entry in entries]
+        for key, entry in zip(keys, kept, strict=True):
+            if not all(bool(part.isfinite().all()) for part in entry):
+                raise InputError(
+                    f"{self.folder}: features of input {key.hex()} are no finite numbers as {self.description['dtype']}"
+                    + ("; give cache_dtype float32" if self.dtype == torch.float16 else "")
+                )
+        write_shard(self.folder / f"{name}.safetensors", keys, kept)
+
+    def mend(self) -> int:
+        """Removes shards whose content is not what was written; how many those were."""
+        self.damaged += [shard.file for shard in self.shards if not shard.is_whole()]
+        count = len(self.damaged)
+        for file in self.damaged:
+            log.warning("%s: is damaged; its inputs are encoded anew", file)
+            file.unlink(missing_ok=True)
+        self.refresh()
+        return count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.folder.parent, "description": self.description}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # a worker that was not forked maps the files for itself
+
+
+class Recall:
+    """Stands in the place of an encoder's preprocessing: gives what was found before instead of what is to be read."""
+
+    def __init__(self, store: Store, keys: Mapping[Part, bytes], faults: Mapping[bytes, str]) -> None:
+        self.store, self.keys, self.faults = store, keys, faults
+
+    def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> Entry:
+        """The features of an input; InputError where it could not be read, or was not to be encoded."""
+        key = self.keys.get((source, start, end), b"")
+        if key in self.faults:
+            raise InputError(self.faults[key])
+        try:
+            return self.store[key]
+        except KeyError as error:
+            raise InputError(f"{name_of(source)}: is not in the cache {self.store.folder}") from error

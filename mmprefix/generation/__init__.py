@@ -1,0 +1,1 @@
+"""Search: greedy, sampled, beams, over a shared KV cache."""

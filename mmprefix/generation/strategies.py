@@ -1,0 +1,222 @@
+"""Which tokens a search takes: greedy or sampled lines, beams as Hugging Face's, beams as ClipCap's published code.
+
+A picker holds the lines of B inputs, W each, as tensors, and looks at all of them at once.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any, Protocol, Self, cast
+
+import torch
+from torch import Tensor
+
+from mmprefix.generation.next_tokens import Offer
+from mmprefix.generation.options import NEVER, GenerateOptions
+
+Line = tuple[list[int], float]  # token ids without what ended them, and the score
+
+
+class Picker(Protocol):
+    """What grows on the tree: W lines are open for each of B inputs, as many as ``GenerateOptions.width`` says."""
+
+    tokens: Tensor  # (B W n), the open lines so far
+
+    @property
+    def open(self) -> Tensor:
+        """Which inputs (B) can gain by another step."""
+        ...
+
+    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
+        """What is offered to the open lines → parents (B W) among them, and tokens (B W)."""
+        ...
+
+    def rows(self, rows: Tensor) -> Self:
+        """The same for some of the inputs."""
+        ...
+
+    def lines(self) -> list[list[Line]]:
+        """For each input its finished lines, the best first."""
+        ...
+
+
+class Rows:
+    """What all pickers share: their tensors (B ...) can be taken apart by input."""
+
+    def rows(self, rows: Tensor) -> Self:
+        """The same for some of the inputs."""
+        part = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and name not in self.shared:
+                setattr(part, name, value[rows])
+        return part
+
+    shared = ("stops",)
+
+
+class Singles(Rows):
+    """Greedy or sampled lines, ``width`` of them side by side, none knowing of the others."""
+
+    def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
+        self.options, self.stops = options, stops
+        self.width = options.width
+        self.tokens = torch.zeros(batch, self.width, 0, dtype=torch.long, device=device)
+        self.score = torch.zeros(batch, self.width, device=device)
+        self.length = torch.zeros(batch, self.width, dtype=torch.long, device=device)
+        self.ended = torch.zeros(batch, self.width, dtype=torch.bool, device=device)
+        self.generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
+        self.parents = torch.arange(self.width, device=device).expand(batch, -1)
+
+    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
+        if self.options.sample:
+            log_probs = offer.all()
+            tokens = self._draw(log_probs)  # (B W)
+            gained = log_probs.gather(-1, tokens[..., None])[..., 0]
+        else:
+            gained, tokens = (part[..., 0] for part in offer.best(1))
+        self.score = self.score + gained.masked_fill(self.ended, 0)
+        self.length = self.length + ~self.ended
+        self.ended = self.ended | torch.isin(tokens, self.stops)
+        self.tokens = torch.cat([self.tokens, tokens[..., None]], dim=-1)
+        return self.parents, tokens
+
+    def _draw(self, log_probs: Tensor) -> Tensor:
+        scaled = (log_probs / self.options.temperature).log_softmax(-1)
+        if self.options.top_p < 1:
+            ranked, order = scaled.sort(dim=-1, descending=True)
+            before = ranked.exp().cumsum(-1) - ranked.exp()  # the mass of all likelier tokens
+            ranked = ranked.masked_fill(before >= self.options.top_p, float("-inf"))
+            scaled = torch.empty_like(ranked).scatter(-1, order, ranked)
+        # the Gumbel trick: adding this noise makes the maximum a draw; one noise for all inputs where a seed is set,
+        # so that what an input is given does not depend on its neighbours
+        shape = log_probs.shape[1:] if self.generator else log_probs.shape
+        noise = torch.rand(shape, generator=self.generator, dtype=torch.float64).clamp(min=1e-300)
+        gumbel = -(-noise.log()).clamp(min=1e-300).log()
+        return (scaled + gumbel.to(scaled)).argmax(-1)
+
+    @property
+    def open(self) -> Tensor:
+        return ~self.ended.all(-1)
+
+    def lines(self) -> list[list[Line]]:
+        score = self.score / self.length**self.options.length_penalty
+        return _ranked(self.tokens, self.length, score, self.width)
+
+
+class Beams(Rows):
+    """Beam search that keeps finished lines apart; the rule of Hugging Face's ``generate``.
+
+    Twice as many continuations as beams are looked at; those among the best ``num_beams`` that end are kept as
+    finished, the best others go on. An input is done when its best open line, by its score so far, is no better
+    than its worst finished one.
+    """
+
+    def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
+        self.options, self.stops, self.width = options, stops, options.width
+        self.keep = self.width * (1 + max(1, min(len(stops), 4)))
+        shape = (batch, self.width)
+        self.score = torch.zeros(shape, device=device)
+        self.score[:, 1:] = NEVER  # all lines are the same before the first token
+        self.tokens = torch.zeros(*shape, 0, dtype=torch.long, device=device)
+        self.finished_score = torch.full(shape, NEVER, device=device)
+        self.finished_length = torch.zeros(shape, dtype=torch.long, device=device)
+        self.finished = torch.zeros(*shape, options.max_new_tokens, dtype=torch.long, device=device)
+        self.hopeful = torch.ones(batch, dtype=torch.bool, device=device)
+
+    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
+        length = self.tokens.shape[-1] + 1
+        log_probs, tokens = offer.best(self.keep, self.options.temperature)  # (B W c)
+        total = (self.score[..., None] + log_probs).flatten(1)  # the best of all lines are among the best of each
+        score, index = total.topk(min(self.keep, total.shape[-1]), dim=-1)  # (B C)
+        parents, tokens = index // log_probs.shape[-1], tokens.flatten(1).gather(1, index)
+        lines = torch.cat([_take(self.tokens, parents), tokens[..., None]], dim=-1)  # (B C length)
+        ends = torch.isin(tokens, self.stops)
+        last = length == self.options.max_new_tokens
+        self._finish(score, lines, ends | last, length)
+        best = score.masked_fill(ends, NEVER).topk(self.width, dim=-1).indices
+        self.score, self.tokens = score.masked_fill(ends, NEVER).gather(1, best), _take(lines, best)
+        worst = torch.where((self.finished_score > NEVER).all(-1), self.finished_score.amin(-1), NEVER)
+        self.hopeful = self.hopeful & (self.score[:, 0] / length**self.options.length_penalty > worst) & (not last)
+        return parents.gather(1, best), tokens.gather(1, best)
+
+    def _finish(self, score: Tensor, lines: Tensor, ends: Tensor, length: int) -> None:
+        """Merges the lines that end now, among the best ``width`` candidates, into the finished ones."""
+        counts = ends & self.hopeful[:, None]
+        counts[:, self.width :] = False
+        score = (score / length**self.options.length_penalty).masked_fill(~counts, NEVER)
+        room = self.finished.shape[-1] - length
+        lines = torch.nn.functional.pad(lines, (0, room))
+        lengths = torch.full_like(score, length, dtype=torch.long)
+        merged = torch.cat([self.finished_score, score], dim=1)
+        self.finished_score, best = merged.topk(self.width, dim=-1)
+        self.finished = _take(torch.cat([self.finished, lines], dim=1), best)
+        self.finished_length = torch.cat([self.finished_length, lengths], dim=1).gather(1, best)
+
+    @property
+    def open(self) -> Tensor:
+        return self.hopeful
+
+    def lines(self) -> list[list[Line]]:
+        return _ranked(self.finished, self.finished_length, self.finished_score, self.options.num_return)
+
+
+class ClipCapBeams(Rows):
+    """The beams of ClipCap's published code: the mean log-probability of a line ranks it at every step.
+
+    A finished line stays among the beams with its length frozen; the search ends when all beams have.
+    """
+
+    def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
+        self.options, self.stops, self.width = options, stops, options.width
+        shape = (batch, self.width)
+        self.total = torch.zeros(shape, device=device)
+        self.length = torch.ones(shape, device=device)
+        self.ended = torch.zeros(shape, dtype=torch.bool, device=device)
+        self.tokens = torch.zeros(*shape, 0, dtype=torch.long, device=device)
+
+    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
+        log_probs = offer.all(self.options.temperature)
+        v = log_probs.shape[-1]
+        if not self.tokens.shape[-1]:
+            self.total, tokens = log_probs[:, 0].topk(self.width, dim=-1)
+            parents = torch.zeros_like(tokens)
+            lines = self.tokens
+        else:
+            idle = torch.full_like(log_probs[0, 0], float("-inf"))
+            idle[0] = 0.0
+            log_probs = torch.where(self.ended[..., None], idle, log_probs)
+            length = self.length + ~self.ended
+            total = self.total[..., None] + log_probs
+            mean, index = (total / length[..., None]).flatten(1).topk(self.width, dim=-1)
+            parents, tokens = index // v, index % v
+            self.length, self.ended = length.gather(1, parents), self.ended.gather(1, parents)
+            self.total, lines = mean * self.length, _take(self.tokens, parents)
+        self.tokens = torch.cat([lines, tokens[..., None]], dim=-1)
+        self.ended = self.ended | torch.isin(tokens, self.stops)
+        return parents, tokens
+
+    @property
+    def open(self) -> Tensor:
+        return ~self.ended.all(-1)
+
+    def lines(self) -> list[list[Line]]:
+        return _ranked(self.tokens, self.length.long(), self.total / self.length, self.options.num_return)
+
+
+def picker_for(options: GenerateOptions, batch: int, stops: Tensor) -> Picker:
+    """The picker that ``options`` ask for; ``stops`` (any number) are the token ids that end a line."""
+    kind = Singles if options.num_beams == 1 else ClipCapBeams if options.ranking == "clipcap" else Beams
+    return kind(batch, stops, options, stops.device)
+
+
+def _take(lines: Tensor, index: Tensor) -> Tensor:
+    """Lines (B W N) at index (B C) → (B C N)."""
+    return lines.gather(1, index[..., None].expand(-1, -1, lines.shape[-1]))
+
+
+def _ranked(tokens: Tensor, length: Tensor, score: Tensor, count: int) -> list[list[Line]]:
+    """Lines (B W N) cut to their lengths (B W), the ``count`` best of an input first, without those that never were."""
+    order = score.argsort(dim=-1, descending=True, stable=True)[:, :count]
+    ids, lengths, scores = (_take(tokens, order), length.gather(1, order), score.gather(1, order))
+    rows = zip(*(cast(list[Any], part.tolist()) for part in (ids, lengths, scores)), strict=True)  # pyright: ignore
+    return [[(t[:n], s) for t, n, s in zip(*row, strict=True) if s > NEVER] for row in rows]

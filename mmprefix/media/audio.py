@@ -1,0 +1,163 @@
+"""file → waveform or pixels: the only place where sound and pictures come in.
+
+Sound is decoded by libsndfile (wav, flac, ogg, mp3 ...) and resampled by soxr; what libsndfile cannot open (m4a, aac)
+goes to PyAV where that is installed. Pictures are decoded by Pillow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+from PIL import Image
+
+from mmprefix.errors import InputError
+from mmprefix.media.files import open_source
+from mmprefix.media.source import Source, Waveform, name_of
+from mmprefix.media.truncation import cut_off
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCK = 1 << 20  # frames decoded at a time: a long stereo file is mixed down as it is read
+_UNKNOWN_LENGTH = 1 << 40  # libsndfile announces the largest integer when a header does not tell the length
+_SOUND_ERRORS = (soundfile.SoundFileError, TypeError, ValueError)
+
+
+# -------------------------------------------------------------------------------------------------------- numbers
+
+
+# ------------------------------------------------------------------------------------------------------- pictures
+
+
+# ---------------------------------------------------------------------------------------------------------- sound
+
+
+def read_waveform(source: Source, rate: int, start: float = 0.0, end: float | None = None) -> Tensor:
+    """The sound in ``source`` as one channel (S,), float32, at ``rate`` Hz.
+
+    ``start`` and ``end`` in seconds take a part (an end beyond the file is the file's end); only it is decoded.
+    Raises InputError that names the file when it is missing, cut off, no sound, or has no sample in that part.
+    """
+    import torch
+
+    if rate <= 0:
+        raise InputError(f"a rate of {rate} Hz: give a positive number")
+    values, own = read_samples(source, start, end)
+    if own != rate:
+        values = soxr.resample(values, own, rate, quality="HQ")
+    if not len(values):
+        raise InputError(f"{name_of(source)}: too short for one sample at {rate} Hz")
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+
+def read_samples(source: Source, start: float = 0.0, end: float | None = None) -> tuple[np.ndarray, int]:
+    """Like ``read_waveform`` before resampling: (S,) float32, and the rate of ``source`` itself in Hz."""
+    name = name_of(source)
+    if isinstance(source, Waveform):
+        values, rate = _mono(source), source.rate
+        first, count = _part(name, len(values), rate, start, end)
+        values = values[first : first + count]
+    else:
+        with _sound(source) as sound:
+            rate = sound.samplerate
+            values = _decode(sound, name, *_part(name, sound.frames, rate, start, end))
+    if not np.isfinite(values).all():
+        raise InputError(f"{name}: holds samples that are no finite numbers (NaN or infinity)")
+    return values, rate
+
+
+def sound_seconds(source: Source, start: float = 0.0, end: float | None = None) -> float:
+    """How long the wanted part of ``source`` lasts, in seconds, from its header. Errors as in ``read_waveform``."""
+    if isinstance(source, Waveform):
+        return _part(name_of(source), np.shape(source.values)[-1], source.rate, start, end)[1] / source.rate
+    with _sound(source) as sound:
+        return _part(name_of(source), sound.frames, sound.samplerate, start, end)[1] / sound.samplerate
+
+
+def _part(name: str, frames: int, rate: int, start: float, end: float | None) -> tuple[int, int]:
+    """The first frame of the part from ``start`` to ``end`` seconds, and how many frames it has."""
+    if start < 0 or (end is not None and end <= start):
+        raise InputError(f"{name}: start {start} s and end {end} s: give 0 <= start < end")
+    if frames <= 0:
+        raise InputError(f"{name}: the sound has length zero")
+    first = round(start * rate)
+    last = frames if end is None else min(frames, round(end * rate))
+    if first >= frames:
+        raise InputError(f"{name}: start {start} s lies beyond the end of the sound, {frames / rate:.3f} s")
+    if last <= first:
+        raise InputError(f"{name}: no sample lies between start {start} s and end {end} s")
+    return first, last - first
+
+
+def _decode(sound: Any, name: str, first: int, count: int) -> np.ndarray:
+    """``count`` frames from ``first`` on, mixed down to one channel (S,)."""
+    blocks: list[np.ndarray] = []
+    left = count
+    try:
+        sound.seek(first)
+        while left > 0:
+            block = sound.read(min(left, BLOCK), dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+            left -= len(block)
+    except _SOUND_ERRORS as error:
+        raise InputError(f"{name}: the sound cannot be decoded; is it cut off? ({error})") from error
+    if left and count < _UNKNOWN_LENGTH:
+        raise InputError(f"{name}: the sound is cut off: {count} frames announced, {count - left} could be read")
+    if not blocks:
+        raise InputError(f"{name}: the sound has length zero")
+    return np.concatenate(blocks)
+
+
+@contextlib.contextmanager
+def _sound(source: str | Path | bytes | Image.Image | tuple[float, ...]) -> Iterator[Any]:
+    """An open ``soundfile.SoundFile``, or what answers like one; never a file that is cut off."""
+    name = name_of(source)
+    if isinstance(source, Image.Image | tuple):
+        raise InputError(f"{name}: a sound is wanted here")
+    with open_source(source) as stream:
+        reason = cut_off(stream)
+        if reason:
+            raise InputError(f"{name}: the sound is cut off: {reason}")
+        try:
+            sound = soundfile.SoundFile(stream)
+        except _SOUND_ERRORS as error:
+            sound = _decode_with_av(stream, name, error)
+        with contextlib.closing(sound):
+            yield sound
+
+
+def _mono(waveform: Waveform) -> np.ndarray:
+    """Samples (S,) float32 in -1..1 from samples (S,) or (C, S) of any type."""
+    name, values = name_of(waveform), waveform.values
+    values = values if isinstance(values, np.ndarray) else np.asarray(values.detach().cpu())
+    if waveform.rate <= 0:
+        raise InputError(f"{name}: a rate of {waveform.rate} Hz; give a positive number")
+    if values.ndim not in (1, 2) or (values.ndim == 2 and values.shape[0] > 32):
+        raise InputError(f"{name}: shape {values.shape}; give (S,) or channels first (C, S)")
+    if values.dtype.kind in "iu":
+        info = np.iinfo(values.dtype)
+        middle = 0 if values.dtype.kind == "i" else (info.max + 1) // 2
+        values = (values.astype(np.float64) - middle) / (info.max + 1 - middle)
+    elif values.dtype.kind != "f":
+        raise InputError(f"{name}: samples of type {values.dtype}; give floats in -1..1 or integers")
+    return (values if values.ndim == 1 else values.mean(axis=0)).astype(np.float32)
+
+
+def _decode_with_av(stream: BinaryIO, name: str, refusal: Exception) -> soundfile.SoundFile:
+    """The sound in ``stream`` decoded by PyAV, behind the face of an open sound file."""
+    if importlib.util.find_spec("av") is None:
+        raise InputError(
+            f"{name}: not a sound that can be read (wav, flac, ogg, mp3; m4a and aac with the extra mmprefix[audio])"
+        ) from refusal
+    from mmprefix.media.audio_pyav import decode
+
+    return decode(stream, name)

@@ -1,0 +1,34 @@
+"""How context, prompt and question are written to the decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmprefix.errors import InputError
+
+
+@dataclass(frozen=True)
+class Wording:
+    """Templates. ``context`` holds ``{context}``, as ``"transcript: {context}\\n"``; empty: it is not read as text.
+
+    ``question`` holds ``{question}``, such as ``"question: {question}\\nanswer:"``. An empty context or question is
+    left out together with what stands around it. The prompt stands between the two as it is.
+    """
+
+    context: str = ""
+    question: str = "{question}"
+
+    def __post_init__(self) -> None:
+        for name, needed in (("context", bool(self.context)), ("question", True)):
+            template = getattr(self, name)
+            if needed and template.count("{" + name + "}") != 1:
+                raise InputError(f"wording.{name} {template!r}: must hold {{{name}}} once")
+
+    def lead(self, context: str, prompt: str) -> str:
+        """What stands before all questions."""
+        before = self.context.replace("{context}", context) if context and self.context else ""
+        return before + prompt
+
+    def ask(self, question: str) -> str:
+        """What stands before an answer."""
+        return self.question.replace("{question}", question) if question else ""

@@ -1,0 +1,141 @@
+"""YAML and JSON files that people write texts into: read with the line of a fault, and asked for by key and type."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmprefix.errors import InputError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a file, and ``place``, the dotted keys that lead to them (with a dot at the end, or empty).
+
+    Every method raises InputError with the whole key, and with the value where it is wrong.
+    """
+
+    values: Mapping[str, Any]
+    place: str = ""
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.values
+
+    def allow(self, keys: Sequence[str]) -> Options:
+        """Itself, if it has no other than these ``keys``."""
+        for key in self.values:
+            if key not in keys:
+                close = did_you_mean(key, keys, self.place) or f"; there are {', '.join(keys)}"
+                raise InputError(f"{self.place}{key}: not known{close}")
+        return self
+
+    def text(self, key: str, default: str) -> str:
+        """One text, its white space tidied."""
+        return _text(self.values[key], f"{self.place}{key}") if key in self.values else default
+
+    def texts(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
+        """A list of texts, of which there must be one at least."""
+        if key not in self.values:
+            return default
+        values = self.values[key]
+        if not isinstance(values, list):
+            raise InputError(f"{self.place}{key}: must be a list of texts, found {_kind(values)}")
+        if not values:
+            raise InputError(f"{self.place}{key}: the list is empty; give at least one, or leave {key} out")
+        return tuple(_text(value, f"{self.place}{key}") for value in values)
+
+    def flag(self, key: str) -> bool:
+        """Whether it is true; false where it is not given."""
+        value = self.values.get(key, False)
+        if value not in (True, False, "true", "false"):
+            raise InputError(f"{self.place}{key}: must be true or false, found {_kind(value)}")
+        return value in (True, "true")
+
+    def inside(self, key: str) -> Options:
+        """The options below ``key``; none where it is not given, or nothing stands behind it."""
+        value, place = self.values.get(key), f"{self.place}{key}"
+        if value not in (None, "") and not isinstance(value, dict):
+            raise InputError(f"{place}: must hold options, found {_kind(value)}")
+        return Options(value or {}, f"{place}.")
+
+    def each(self, key: str) -> Iterator[tuple[str, Options]]:
+        """Name and options of each entry below ``key``, of which there must be one at least if it is given."""
+        entries = self.inside(key)
+        if key in self.values and not entries.values:
+            raise InputError(f"{self.place}{key}: is empty; name at least one, or leave {key} out")
+        return ((name, entries.inside(name)) for name in entries.values)
+
+
+def read_options(file: Path) -> Options:
+    """The options in ``file``: JSON where its name ends so, otherwise YAML. A key may stand once only.
+
+    Words stay texts, also those that YAML takes for something else (``yes``, ``on``, ``0``). Raises InputError with the
+    line, but without the name of the file.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix == ".json":
+            read = json.loads(text, object_pairs_hook=_once, parse_int=str, parse_float=str, parse_constant=str)
+        else:
+            read = yaml.load(text, _Texts)
+    except OSError as error:
+        raise InputError((error.strerror or str(error)).lower()) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 text (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"line {error.lineno}: not JSON ({error.msg})") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f"line {mark.line + 1}: " if mark else ""
+        problem = error.problem or error.context or ""
+        advice = "; put it into quotes" if problem.endswith("'?'") else ""  # a question inside [ ]
+        raise InputError(f"{line}not YAML ({problem}){advice}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"not YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(read, dict):
+        raise InputError(f"expected options, found {_kind(read)}")
+    return Options(read)
+
+
+class _Texts(yaml.BaseLoader):
+    """YAML without numbers and truth values, that refuses a key which stands there already."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        found: dict[Hashable, Any] = {}
+        for key, value in node.value:
+            line = f"line {key.start_mark.line + 1}"
+            if not isinstance(key, yaml.ScalarNode):
+                raise InputError(f"{line}: a key must be a text")
+            if key.value in found:
+                raise InputError(f"{line}: {key.value!r} stands there already")
+            found[key.value] = self.construct_object(value, deep=True)
+        return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InputError(f"{key!r} stands there twice")
+        found[key] = value
+    return found
+
+
+def _text(value: Any, place: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{place}: must be a text, found {_kind(value)}")
+    if not value.strip():
+        raise InputError(f"{place}: is empty")
+    return " ".join(value.split())
+
+
+def _kind(value: Any) -> str:
+    if value in (None, ""):
+        return "nothing"
+    names = {str: "a text", bool: "a truth value", list: "a list", dict: "options"}
+    return f"{names[type(value)]} ({json.dumps(value, ensure_ascii=False)[:40]})"

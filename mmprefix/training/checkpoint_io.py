@@ -1,0 +1,46 @@
+"""How Lightning's checkpoints reach the disk and come back: whole or not at all, and only if they are ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from mmprefix.atomic import atomically, saying_so
+from mmprefix.errors import InputError
+from mmprefix.saved_model import refuse_foreign
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoints, written beside their place and renamed: a crash or full disk leaves the old whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Writes ``checkpoint`` to ``path``; InputError says so when the disk refuses."""
+        file = Path(path)
+        with saying_so(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+        atomically(file, lambda fresh: _write(checkpoint, fresh))
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any = lambda storage, place: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads tensors and plain values only (a stranger's file runs nothing), unless ``weights_only`` is False.
+
+        Raises InputError for a file that is missing, damaged, or of another program.
+        """
+        try:
+            found = super().load_checkpoint(path, map_location, weights_only is not False)
+        except FileNotFoundError as error:
+            raise InputError(f"{path}: no such checkpoint") from error
+        except Exception as error:  # torch.load raises a dozen kinds; all mean that the file is none of ours
+            raise InputError(f"{path}: is no checkpoint that can be read ({str(error).splitlines()[0]})") from error
+        if Path(path).name != ".temp.ckpt":  # by which Lightning brings the weights home from processes it forked
+            refuse_foreign(found, path)
+        return found
+
+
+def _write(checkpoint: dict[str, Any], file: Path) -> None:
+    with file.open("wb") as stream:  # given a path, torch would not say that it was the disk that refused
+        torch.save(checkpoint, stream)

@@ -1,0 +1,97 @@
+"""``cache: DIR`` in a recipe: features of all inputs are put into a store first, and read from there in training."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from mmprefix.data.index import Rows
+from mmprefix.data.manifest import listing
+from mmprefix.data.pairs import PairData
+from mmprefix.encoders.base import Encoder
+from mmprefix.errors import InputError
+from mmprefix.features.encode import Wanted, fill
+from mmprefix.features.keys import content_hashes, key
+from mmprefix.features.store import Part, Recall, Store, describe
+from mmprefix.training.task import PrefixTask
+from mmprefix.training.unfreeze import UnfreezeUntil
+
+log = logging.getLogger(__name__)
+
+
+def use_cache(
+    task: PrefixTask,
+    data: Any,
+    stages: Sequence[str],
+    root: str,
+    dtype: str,
+    trainer: Trainer,
+    callbacks: Iterable[Any],
+) -> dict[str, Store]:
+    """Encodes what ``stages`` (fit, test ...) read, where that is not in the store yet; ``data`` then reads from there.
+
+    ``trainer`` says on what devices and in how many processes. Raises InputError where what an encoder finds is not
+    the same each time, and for inputs that cannot be read, unless such rows are to be left out.
+    """
+    if not isinstance(data, PairData):
+        raise InputError(f"cache: is for data from manifests, not {type(data).__name__}; leave it out")
+    encoders = {name: task.model.encoder(name) for name in task.model.encoders}
+    encoders = {name: encoder for name, encoder in encoders.items() if encoder.media != "signals"}
+    _refuse_changing(encoders, callbacks)
+    data.preprocess, data.media, data.reads_text = task.preprocess, task.media, task.reads_text  # pyright: ignore
+    for stage in stages:
+        data.setup(stage)
+    rows = [data.rows[split] for split in data.rows]
+    stores: dict[str, Store] = {}
+    for name, encoder in encoders.items():
+        store = Store(root, describe(encoder, dtype, task.model.needs_frames(name)))
+        keys, wanted = inputs(rows, name, encoder, Path(root).expanduser() / "inputs.sqlite")
+        faults = fill(store, encoder, wanted, trainer, data.eval_batch_size, data.num_workers)
+        if faults and data.on_bad == "stop":
+            _refuse_faults(rows, name, keys, faults)
+        data.recall[name] = Recall(store, keys, faults)
+        stores[name] = store
+        if trainer.is_global_zero:
+            log.info("cache: %d inputs of branch %s in %s", len(wanted), name, store.folder)
+    return stores
+
+
+def inputs(rows: Iterable[Rows], branch: str, encoder: Encoder, memory: Path) -> tuple[dict[Part, bytes], list[Wanted]]:
+    """The key of every input of ``branch``, and what to encode."""
+    lengths: dict[Part, float] = {}
+    for found in rows:
+        for example, row in zip(found.examples, found.order, strict=True):
+            if branch in example.inputs:
+                item = example.inputs[branch]
+                lengths[item.source, item.start, item.end] = row.length[0]
+    hashes = content_hashes([str(source) for source, _, _ in lengths], memory)
+    timeless = encoder.media == "image"
+    keys = {
+        (source, start, end): key(hashes[str(source)]) if timeless else key(hashes[str(source)], start, end)
+        for source, start, end in lengths
+    }
+    return keys, [Wanted(keys[part], *part, length) for part, length in lengths.items()]
+
+
+def _refuse_changing(encoders: dict[str, Encoder], callbacks: Iterable[Any]) -> None:
+    learning = [one.branch for one in callbacks if isinstance(one, UnfreezeUntil)]
+    for name, encoder in encoders.items():
+        if encoder.tuned or encoder.noisy or name in learning:
+            raise InputError(
+                f"cache: the encoder of branch {name} is trained too, or noisy (UnfreezeUntil), "
+                "so what it finds changes; give no cache, or leave that out"
+            )
+
+
+def _refuse_faults(rows: Iterable[Rows], branch: str, keys: dict[Part, bytes], faults: dict[bytes, str]) -> None:
+    found = []
+    for example in (example for some in rows for example in some.examples if branch in example.inputs):
+        item = example.inputs[branch]
+        if fault := faults.get(keys[item.source, item.start, item.end]):
+            found.append(example.fault(fault))
+    count = "1 bad row" if len(found) == 1 else f"{len(found)} bad rows"
+    raise InputError(f"{count} (data.on_bad skip would leave them out)\n{listing(found)}")

@@ -1,0 +1,83 @@
+"""A frozen encoder that learns along for the first epochs of a training, and is saved with what was trained.
+
+As Prefix-AAC (https://arxiv.org/abs/2303.17489) does with Cnn14: 16 epochs on AudioCaps, 30 on Clotho.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from mmprefix.errors import InputError
+from mmprefix.training.task import PrefixTask
+
+log = logging.getLogger(__name__)
+
+
+class UnfreezeUntil(Callback):
+    """Trains the encoder of a branch for ``epochs`` epochs, then freezes it.
+
+    Args:
+        branch: the name of the branch.
+        epochs: epochs that it learns for; None: all.
+        noisy: once frozen it goes on to drop out, to mask its input and to take the statistics of batches while the
+            rest is trained, as the published code does; else it is then as it is in use.
+    """
+
+    def __init__(self, branch: str = "audio", epochs: int | None = None, noisy: bool = False) -> None:
+        if epochs is not None and epochs < 1:
+            raise InputError(f"UnfreezeUntil.epochs {epochs}: give a number from 1 on, or null for all epochs")
+        self.branch, self.epochs, self.noisy = branch, epochs, noisy
+        self.done = 0
+
+    @property
+    def state_key(self) -> str:
+        """One for each branch."""
+        return self._generate_state_key(branch=self.branch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epochs that are done, over all restarts: a trainer's own count may be one too high after one."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self.done = state_dict["done"]
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Before the optimiser is made; where nothing is trained, a checkpoint's tensors are still to be expected."""
+        model = _model(pl_module)
+        if self.branch not in model.encoders:
+            have = ", ".join(model.encoders)
+            raise InputError(f"UnfreezeUntil.branch {self.branch!r}: the branches of this model are {have}")
+        encoder = model.encoder(self.branch)
+        if stage == "fit":
+            encoder.tune()
+        else:
+            encoder.tuned = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freezes the encoder when its epochs are over."""
+        encoder = _model(pl_module).encoder(self.branch)
+        if encoder.learning and self.epochs is not None and self.done >= self.epochs:
+            encoder.freeze()
+            encoder.noisy = self.noisy
+            encoder.train()
+            log.info("the encoder of branch %r is frozen from epoch %d on", self.branch, self.done + 1)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts; Lightning saves its checkpoints after this."""
+        self.done += 1
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What is saved now is used as it is."""
+        encoder = _model(pl_module).encoder(self.branch)
+        encoder.noisy = False
+        encoder.freeze()
+
+
+def _model(module: LightningModule) -> Any:
+    if not isinstance(module, PrefixTask):
+        raise InputError(f"UnfreezeUntil: trains the encoder of a PrefixTask, not of a {type(module).__name__}")
+    return module.model

@@ -1,0 +1,53 @@
+"""A training that begins with what another one learned, as Prefix-AAC's on Clotho does with that of AudioCaps."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from mmprefix.errors import InputError
+from mmprefix.model import PrefixLM
+from mmprefix.saved_model import read, read_tensors
+from mmprefix.weights import source as sources
+
+log = logging.getLogger(__name__)
+
+
+def start_from(model: PrefixLM, source: str) -> None:
+    """Copies into ``model`` the trained tensors of the saved model ``source`` (directory or hub repository).
+
+    Tensors that only one of the two has are left alone, and said; words of a vocabulary (see ``mmprefix.decoders.word_level``) find
+    their row by name. Raises InputError where the decoder or an encoder that nobody tuned is another, where a tensor
+    has another shape, and where nothing fits.
+    """
+    place = Path(source).expanduser()
+    directory = place if place.exists() else sources.folder(source)
+    saved, tensors = read(directory), read_tensors(directory)
+    for name, part in model.frozen_parts.items():
+        was = saved["parts"].get(name)
+        if was is None or part.trained == ("",):
+            continue
+        if not was["sha256"]:
+            raise InputError(
+                f"model.start_from {source}: its encoder {name!r} was tuned; tune it here too (UnfreezeUntil)"
+            )
+        if was["sha256"] != part.identity.sha256:
+            raise InputError(
+                f"model.start_from {source}: was trained with another {name} than {part.identity.source!r}"
+            )
+    own = model.trained
+    tensors = model.decoder.adopt(tensors, saved["recipe"]["decoder"]["init_args"])
+    common = sorted(own.keys() & tensors.keys())
+    if not common:
+        raise InputError(f"model.start_from {source}: holds none of the tensors that this model trains")
+    for name in common:
+        if own[name].shape != tensors[name].shape:
+            raise InputError(
+                f"model.start_from {source}: tensor {name!r} has the shape {tuple(tensors[name].shape)}, "
+                f"this model's {tuple(own[name].shape)}"
+            )
+        with torch.no_grad():
+            own[name].copy_(tensors[name])
+    log.info("%d of %d trained tensors start from %s", len(common), len(own), source)

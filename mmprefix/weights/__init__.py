@@ -1,0 +1,1 @@
+"""Frozen weights: where they come from, how they are loaded, what hash they have."""

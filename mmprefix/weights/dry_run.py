@@ -1,0 +1,100 @@
+"""What well-known models of the hub are made of, so that their sizes can be told without asking the hub.
+
+Only a dry run reads this: it prints how many parameters a recipe has and trains, and needs neither weights nor words.
+Layers, width and heads are those of https://github.com/openai/gpt-2 and https://github.com/openai/whisper.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+_GPT2 = {"gpt2": (12, 768, 12), "gpt2-medium": (24, 1024, 16), "gpt2-large": (36, 1280, 20), "gpt2-xl": (48, 1600, 25)}
+_WHISPER = {  # of both halves the layers, then width and heads
+    "tiny": (4, 4, 384, 6),
+    "base": (6, 6, 512, 8),
+    "small": (12, 12, 768, 12),
+    "medium": (24, 24, 1024, 16),
+    **dict.fromkeys(("large", "large-v2", "large-v3"), (32, 32, 1280, 20)),
+    "large-v3-turbo": (32, 4, 1280, 20),
+}
+
+_PLACES: list[tempfile.TemporaryDirectory[str]] = []
+
+
+@cache
+def outline(name: str) -> Path | None:
+    """A folder with the configuration of the hub's model ``name``, and a tokenizer; None if it is unknown.
+
+    Known are the sizes of GPT-2 and of Whisper.
+    """
+    config = _gpt2(name.removeprefix("openai-community/")) or _whisper(name)
+    if config is None:
+        return None
+    place = tempfile.TemporaryDirectory(prefix="outline.")
+    _PLACES.append(place)  # removed when the program ends
+    folder = Path(place.name)
+    config.save_pretrained(folder)
+    words().save_pretrained(folder)
+    return folder
+
+
+def words() -> PreTrainedTokenizerFast:
+    """A tokenizer that stands in for any other where nothing is written: the words that parts ask for by name."""
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    end, tasks = "<|endoftext|>", ("startoftranscript", "startofprev", "nospeech", "notimestamps")
+    known = [end, ".", *(f"<|{word}|>" for word in (*tasks, "transcribe", "translate", *LANGUAGES))]
+    core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token=end))
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=end, bos_token=end)
+
+
+def _gpt2(name: str) -> PreTrainedConfig | None:
+    from transformers import GPT2Config
+
+    if name not in _GPT2:
+        return None
+    layers, width, heads = _GPT2[name]
+    return GPT2Config(n_layer=layers, n_embd=width, n_head=heads)
+
+
+def _whisper(name: str) -> PreTrainedConfig | None:
+    from transformers import WhisperConfig
+
+    kind = name.removeprefix("openai/whisper-")
+    plain = kind.removesuffix(".en")
+    if kind == name or plain not in _WHISPER:
+        return None
+    hears, writes, width, heads = _WHISPER[plain]
+    mels, vocabulary = (128, 51866) if "-v3" in kind else (80, 51865 if kind == plain else 51864)
+    encoder = {"encoder_layers": hears, "encoder_attention_heads": heads, "encoder_ffn_dim": 4 * width}
+    decoder = {"decoder_layers": writes, "decoder_attention_heads": heads, "decoder_ffn_dim": 4 * width}
+    return WhisperConfig(vocab_size=vocabulary, num_mel_bins=mels, d_model=width, **encoder, **decoder)
+
+
+_SIZES_ONLY: ContextVar[bool] = ContextVar("sizes_only", default=False)
+
+
+@contextmanager
+def without_weights() -> Generator[None]:
+    """Large parts that are built inside have the sizes that they would have, but their weights are not fetched."""
+    token = _SIZES_ONLY.set(True)
+    try:
+        yield
+    finally:
+        _SIZES_ONLY.reset(token)
+
+
+def sizes_only() -> bool:
+    """Whether parts are being built for their sizes (see ``without_weights``)."""
+    return _SIZES_ONLY.get()

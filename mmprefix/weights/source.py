@@ -1,0 +1,126 @@
+"""Where frozen weights come from: a folder, the files inside this package, or a model hub; and what they were.
+
+Every pretrained part is loaded from a folder on disk. A hub name is first brought there by huggingface_hub, so
+that one code path loads all, and the files can be hashed: a mapper fits only the weights that it was trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from mmprefix.errors import InputError
+from mmprefix.weights.dry_run import sizes_only
+
+EMBEDDED = "mmprefix:"
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+_TEXT = ["*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md"]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a frozen part is: where it came from, the hub's commit (None for a folder), the hash of its weights."""
+
+    source: str
+    revision: str | None
+    sha256: str
+
+    def as_dict(self) -> dict[str, str | None]:
+        return asdict(self)
+
+
+def folder(name: str, revision: str | None = None, weights: bool = True) -> Path:
+    """The folder that holds the model ``name``: a local folder, ``mmprefix:NAME`` inside the package, or a hub name.
+
+    Without ``weights`` no more than configuration and tokenizer are fetched, or made up where the sizes are known.
+    Raises InputError when there is none and the hub does not have it or cannot be reached.
+    """
+    if name.startswith(EMBEDDED):
+        path = Path(__file__).parent / name.removeprefix(EMBEDDED)
+        if not path.is_dir():
+            raise InputError(f"{name!r}: this package holds no such model")
+        return path
+    if Path(name).expanduser().is_dir():
+        return Path(name).expanduser().resolve()
+    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise InputError(f"{name!r}: no such folder")
+    if weights:
+        return hub_snapshot(name, revision)
+    from mmprefix.weights.dry_run import outline
+
+    return outline(name) or hub_snapshot(name, revision, weights=False)
+
+
+def hub_snapshot(name: str, revision: str | None, weights: bool = True) -> Path:
+    """The local copy of a hub repository's configuration and weights (safetensors, else .bin), fetched where needed.
+
+    Raises InputError when the hub does not have it or cannot be reached.
+    """
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+
+    try:
+        if not weights:
+            return fetch(_TEXT)
+        path = fetch([*_TEXT, "*.safetensors"])
+        return path if any(path.glob("*.safetensors")) else fetch([*_TEXT, "*.bin"])
+    except Exception as error:  # the hub's client raises a dozen kinds; all mean that the model is not here
+        kind = type(error).__name__
+        raise InputError(
+            f"{name!r} is no folder here, and the model hub did not give it ({kind}); "
+            "give a folder on disk, or a hub name while the hub can be reached"
+        ) from error
+
+
+def revision_of(path: Path) -> str | None:
+    """The hub's commit that ``path`` is a snapshot of, None for any other folder."""
+    return path.name if path.parent.name == "snapshots" else None
+
+
+def fingerprint(files: Iterable[Path]) -> str:
+    """SHA-256 over the contents of ``files`` in order of name (hex); names and places do not count."""
+    digest = hashlib.sha256()
+    for file in sorted(files, key=lambda path: path.name):
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def identify(name: str, path: Path) -> Identity:
+    """The identity of the model in folder ``path`` that was asked for as ``name``."""
+    if sizes_only():
+        return Identity(name, revision_of(path), "")
+    files = [file for pattern in WEIGHTS for file in path.glob(pattern)]
+    if not files:
+        raise InputError(f"{name!r}: the folder {path} holds no weights ({', '.join(WEIGHTS)})")
+    return Identity(name, revision_of(path), fingerprint(files))
+
+
+def settings(identity: Identity) -> str:
+    """The hash of what stands beside a model's weights on disk (sizes, preprocessing); "" where it is but one file."""
+    place = Path(identity.source).expanduser()
+    if identity.source.startswith(EMBEDDED) or place.is_dir():
+        return fingerprint(folder(identity.source).glob("*.json"))
+    if identity.revision is None:
+        return ""
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+
+    here = snapshot_download(identity.source, revision=identity.revision, local_files_only=True)
+    return fingerprint(Path(here).glob("*.json"))
+
+
+def read_json(file: Path) -> dict[str, object]:
+    """The JSON object in ``file``; InputError names the file when it is missing or malformed."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{file}: expected a JSON object")
+    return cast(dict[str, object], value)

@@ -1,0 +1,116 @@
+"""Scenes become files: png, wav and manifests, the same bytes from the same seed, whole or not there at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from mmprefix.errors import InputError
+from mmprefix.world.audio import RATE, render
+from mmprefix.world.grammar import captions
+from mmprefix.world.images import draw
+from mmprefix.world.scenes import Medium, Picture, Scene, sample
+
+SPLITS = ("train", "val", "test")
+_PLAN = "world.json"  # what a finished directory was made from
+
+
+def make(
+    directory: str | Path,
+    kinds: Sequence[Medium] = ("image", "audio"),
+    train: int = 1500,
+    val: int = 100,
+    test: int = 150,
+    captions_each: int = 2,
+    seed: int = 0,
+) -> Path:
+    """Writes ``train``, ``val`` and ``test`` scenes of each kind to ``directory``, which it returns.
+
+    There are ``train.jsonl``, ``val.jsonl`` and ``test.jsonl`` (``id``, ``image`` or ``audio``, ``captions``,
+    ``split``) and a folder of files for each. Training and validation show known combinations, the test held-out
+    ones. A training row has ``captions_each`` of its captions, every other row all. A directory that was finished
+    with the same numbers is left as it is, one of other numbers is made anew.
+
+    Raises InputError when ``directory`` holds anything else.
+    """
+    directory = Path(directory)
+    counts = {"train": train, "val": val, "test": test}
+    plan = {"kinds": list(kinds), **counts, "captions_each": captions_each, "seed": seed}
+    if directory.is_dir() and any(directory.iterdir()):
+        if not (directory / _PLAN).is_file():
+            raise InputError(f"{directory}: holds other files; give a new directory for the world")
+        if json.loads((directory / _PLAN).read_text()) == plan:
+            return directory
+    with _whole(directory) as fresh:
+        for split, count in counts.items():
+            rows: list[dict[str, object]] = []
+            for kind in kinds:
+                some = islice(sample(kind, 3 * seed + SPLITS.index(split), new=split == "test"), count)
+                rows += _write(some, fresh, f"{split}/{kind}", split, captions_each if split == "train" else None)
+            _write_manifest(rows, fresh / f"{split}.jsonl")
+        (fresh / _PLAN).write_text(json.dumps(plan))
+    return directory
+
+
+def make_samples(
+    directory: str | Path, kinds: Sequence[Medium] = ("image", "audio"), count: int = 12, seed: int = 0
+) -> Path:
+    """``count`` held-out scenes of each kind to look at and listen to, side by side with their ``manifest.jsonl``."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, object]] = []
+    for kind in kinds:
+        some = islice(sample(kind, 3 * seed + SPLITS.index("test"), new=True), count)
+        rows += _write(some, directory, kind, "test", None)
+    _write_manifest(rows, directory / "manifest.jsonl")
+    return directory
+
+
+def _write(
+    scenes: Iterable[Scene], directory: Path, stem: str, split: str, told: int | None
+) -> Iterator[dict[str, object]]:
+    """Writes each scene to ``directory/stem-NUMBER`` and gives its row; ``told``: how many captions, None for all."""
+    (directory / stem).parent.mkdir(exist_ok=True)
+    for number, scene in enumerate(scenes):
+        texts = captions(scene)
+        if told is not None:
+            order = np.random.default_rng(scene.seed).permutation(len(texts))
+            texts = [texts[place] for place in order[:told]]
+        kind, ending = ("image", "png") if isinstance(scene, Picture) else ("audio", "wav")
+        file = f"{stem}-{number:04d}.{ending}"
+        if isinstance(scene, Picture):
+            draw(scene).save(directory / file, compress_level=1)
+        else:
+            soundfile.write(directory / file, render(scene), RATE, subtype="PCM_16")
+        yield {"id": f"{split}-{kind}-{number:04d}", kind: file, "captions": texts, "split": split}
+
+
+def _write_manifest(rows: Iterable[dict[str, object]], file: Path) -> None:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+class _whole:
+    """A fresh directory that takes its name, and the place of what had it, only when the block ends without error."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.fresh = directory.with_name(f".{directory.name}-{os.getpid()}")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.fresh, ignore_errors=True)
+        self.fresh.mkdir(parents=True)
+        return self.fresh
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            self.fresh.rename(self.directory)
+        else:
+            shutil.rmtree(self.fresh, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Programs that write manifests of known data sets."""

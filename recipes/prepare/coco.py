@@ -1,0 +1,106 @@
+"""Writes manifests for COCO 2014 captions in the splits of Karpathy and Fei-Fei (CVPR 2015): pictures, five captions.
+
+source   pictures: http://images.cocodataset.org/zips/train2014.zip and val2014.zip (https://cocodataset.org);
+         splits: https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip
+licence  captions: CC BY 4.0; pictures: Flickr's terms of use, and each its own licence (cocodataset.org/#termsofuse)
+needed   in ROOT: dataset_coco.json, and the pictures unpacked, as train2014/ and val2014/
+
+    python recipes/prepare/coco.py coco --out coco
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmprefix.errors import InputError
+from mmprefix.recipes.prepare import tables
+from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare.writing import Row, Split
+
+# Pictures: 82,783 in train and 30,504 in restval (https://www.tensorflow.org/datasets/catalog/coco_captions), together
+# the 113,287 that published models are trained on.
+PUBLISHED = {"train": 82783, "restval": 30504, "val": 5000, "test": 5000}
+FOLDERS = ("train2014", "val2014")
+
+
+def read_images(file: Path) -> list[dict[str, Any]]:
+    """The pictures that ``file`` lists, their sentences as plain texts. Raises InputError when its form is another."""
+
+    def drop_tokens(value: dict[str, Any]) -> Any:
+        return value.get("raw", value)  # most of the file is tokens
+
+    try:
+        images = list(json.loads(file.read_bytes(), object_hook=drop_tokens)["images"])
+    except OSError as error:
+        raise tables.refusal(file, error) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: not the file of splits by Karpathy: {error}") from error
+    for place, image in enumerate(images):
+        for key, kind in {"cocoid": int, "split": str, "filepath": str, "filename": str, "sentences": list}.items():
+            if not isinstance(image, dict) or not isinstance(image.get(key), kind):
+                raise InputError(f"{file}: picture {place} of the list has no {key}")
+        if image["split"] not in PUBLISHED:
+            raise InputError(f"{file}: picture {place} of the list: no split {image['split']!r} was published")
+        if not all(isinstance(text, str) for text in image["sentences"]):
+            raise InputError(f"{file}: picture {place} of the list has a sentence without its text (raw)")
+    return images
+
+
+def find_pictures(folder: Path) -> dict[str, str]:
+    """The pictures in ``folder``: train2014/NAME or val2014/NAME → path. Raises InputError when neither is there."""
+    there = [name for name in FOLDERS if (folder / name).is_dir()]
+    if not there:
+        raise InputError(f"{folder}: neither {' nor '.join(FOLDERS)} is there")
+    return {
+        f"{name}/{picture}": f"{path}/{picture}"
+        for name in there
+        for path, picture in tables.files_below(folder / name, tables.PICTURES)
+    }
+
+
+def read_rows(file: Path, images: list[dict[str, Any]], pictures: dict[str, str]) -> list[Row]:
+    """A row for each of ``images``. Raises InputError for one that ``file`` lists twice or that has no sentence."""
+    rows: dict[str, Row] = {}
+    for image in images:
+        number, name = str(image["cocoid"]), f"{image['filepath']}/{image['filename']}"
+        if number in rows or not image["sentences"]:
+            raise InputError(f"{file}: cocoid {number}: {'listed twice' if number in rows else 'no sentences'}")
+        captions = [tables.tidy(f"{file}: cocoid {number}", str(text)) for text in image["sentences"]]
+        rows[number] = Row(number, name, pictures.get(name), captions)
+    return list(rows.values())
+
+
+def prepare(argv: Sequence[str] | None) -> None:
+    """Does what the command line asks for."""
+    parser = preparing.new_parser("prepare_coco", __doc__)
+    parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of dataset_coco.json")
+    parser.add_argument("--pictures", type=Path, metavar="DIR", help="where train2014 and val2014 are (default: ROOT)")
+    parser.add_argument("--no-restval", action="store_true", help="train without restval: 82783 pictures, not 113287")
+    options = parser.parse_args(argv)
+    file = options.root / "dataset_coco.json"
+    images = read_images(file)
+    pictures = find_pictures(options.pictures or options.root)
+    parts = {"train": ["train"] if options.no_restval else ["train", "restval"], "val": ["val"], "test": ["test"]}
+    splits = [
+        Split(
+            name,
+            file,
+            read_rows(file, [image for image in images if image["split"] in part], pictures),
+            published=sum(PUBLISHED[each] for each in part),
+        )
+        for name, part in parts.items()
+    ]
+    preparing.write_manifests(splits, "image", options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
+    return preparing.exit_code("prepare_coco", prepare, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,248 @@
+"""What the programs that prepare data sets share: options, the check of files, manifests and the report.
+
+A program gives the rows of each split. Here their files are opened, and train.jsonl, val.jsonl, test.jsonl and
+missing.txt are written: all of them or, when something is wrong, none. Rows pass through one by one, so that millions
+of them need little memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import chain, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TextIO, TypeVar
+
+from tqdm import tqdm
+
+from mmprefix.atomic import atomically
+from mmprefix.cli.main import Parser
+from mmprefix.errors import InputError
+from mmprefix.media.audio import read_samples, sound_seconds
+from mmprefix.media.image import picture_size, read_picture
+from mmprefix.recipes.prepare import tables
+
+_BATCH = 16  # files that a thread takes at once: a task a file would cost as much as reading a header
+
+S = TypeVar("S")
+T = TypeVar("T")
+Kind = Literal["audio", "image"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a manifest to be. ``path`` is None where no file was found; ``name`` is what was looked for.
+
+    ``fields`` are written as they are; ``part`` is from where to where the file counts, in seconds.
+    """
+
+    id: str
+    name: str
+    path: str | None
+    captions: Sequence[str] = ()  # where there are none, the line has no such field
+    fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    part: tuple[float, float] | None = None
+
+
+@dataclass
+class Split:
+    """The rows of one split and where they come from; what was published of it; and, later, what was found."""
+
+    name: str
+    source: Path
+    rows: Iterable[Row]
+    published: int | None = None  # rows
+    each: int | None = None  # captions a row
+    lasts: tuple[float, float] | None = None  # seconds of a sound, to a tenth: least, most
+    end: float | None = None  # a longer sound is to be read up to here, in seconds
+    lost: Counter[str] = field(default_factory=Counter[str])  # missing, unreadable → rows left out
+    captions: Counter[int] = field(default_factory=Counter[int])  # captions a row → rows written
+    seconds: list[float] = field(default_factory=list[float])
+    odd: list[str] = field(default_factory=list[str])  # rows that are not as published
+    notes: Sequence[str] = ()  # what else the program found, a line each
+    trouble: str = ""  # the first file that cannot be used
+
+    def report(self) -> Iterator[str]:
+        """What was found beside what was published, in lines."""
+        written = self.captions.total()
+        yield f"{self.name}: {written + self.lost.total()} in {self.source.name}{published(self.published)}"
+        yield f"  {written} written, {self.lost['missing']} missing, {self.lost['unreadable']} unreadable"
+        yield from (f"  {note}" for note in self.notes)
+        if not written:
+            yield f"  no manifest, for no file can be used: {self.trouble or 'there are no rows'}"
+            return
+        least, most = min(self.captions), max(self.captions)
+        if most:
+            each = f"{least}" if least == most else f"{least} to {most}"
+            yield f"  {sum(number * rows for number, rows in self.captions.items())} captions, {each} a row"
+        if self.seconds:
+            told = f" (published: {self.lasts[0]:g} to {self.lasts[1]:g} s)" if self.lasts else ""
+            mean = sum(self.seconds) / len(self.seconds)
+            yield f"  {min(self.seconds):.2f} to {max(self.seconds):.2f} s, mean {mean:.2f} s{told}"
+        if self.end is not None:
+            yield f"  {sum(value > self.end for value in self.seconds)} longer than {self.end:g} s: to be read up to it"
+        if self.odd:
+            more = f" and {len(self.odd) - 10} more" if len(self.odd) > 10 else ""
+            yield f"  {len(self.odd)} not as published: {', '.join(self.odd[:10])}{more}"
+
+
+def published(count: int | None) -> str:
+    """What stands behind a number that was found: the published one, or nothing where there is none."""
+    return "" if count is None else f" (published: {count})"
+
+
+# ------------------------------------------------------------------------------------------------- the command line
+
+
+def new_parser(program: str, description: str | None, captions: bool = False) -> Parser:
+    """A parser with the options that all programs have; ``captions`` adds the choice of how captions are written."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = Parser(program, description=description, formatter_class=raw, allow_abbrev=False)
+    told = """gets train.jsonl, val.jsonl and test.jsonl, as far as there are such splits, and missing.txt: a line for
+        each file that is missing or unreadable (split, which of the two, name, reason), none when all is well"""
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=told)
+    parser.add_argument("--decode", action="store_true", help="decode every file whole (default: read its header)")
+    threads = min(8, os.cpu_count() or 1)
+    parser.add_argument(
+        "--threads", type=_positive, default=threads, help="files read side by side (default: %(default)s)"
+    )
+    if captions:
+        told = "raw: as published, white space tidied; prefix-aac: small letters, and a full stop at the end only"
+        parser.add_argument("--captions", choices=["raw", "prefix-aac"], default="raw", help=told)
+    parser.set_defaults(names_only=False)
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: give a number from 1 on")
+    return int(text)
+
+
+def exit_code(program: str, work: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
+    """Does ``work``; 0 when it is done, 2 after a plain line on standard error when usage or data are wrong."""
+    try:
+        work(argv)
+    except InputError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{program}: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def side_by_side(work: Callable[[S], T], values: Iterable[S], threads: int) -> Iterator[T]:
+    """What ``work`` gives for each of ``values``, in order, done in threads; few are held in memory at a time."""
+
+    def do(some: list[S]) -> list[T]:
+        return [work(value) for value in some]
+
+    rest = iter(values)
+    with ThreadPoolExecutor(threads) as pool:
+        while many := list(islice(rest, 8 * _BATCH * threads)):
+            parts = (many[start : start + _BATCH] for start in range(0, len(many), _BATCH))
+            yield from chain.from_iterable(pool.map(do, parts))
+
+
+# ------------------------------------------------------------------------------------------------ what is written
+
+
+def write_manifests(splits: Sequence[Split], key: Kind, options: argparse.Namespace) -> None:
+    """Opens the files of ``splits``, writes what ``options`` (see ``new_parser``) ask for, and prints the report.
+
+    Raises InputError, and leaves what stands there as it is, when no file can be used or the disk refuses.
+    """
+    out: Path = options.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", dir=out) as space:
+            with Path(space, "missing.txt").open("w", encoding="utf-8") as missing:
+                for split in splits:
+                    lines = _lines(split, key, options, missing)
+                    for first in lines:  # of a split without any, there is no manifest
+                        with Path(space, f"{split.name}.jsonl").open("w", encoding="utf-8") as stream:
+                            stream.writelines(chain([first], lines))
+            if not any(split.captions for split in splits):
+                raise InputError(f"no file can be used: {'; '.join(filter(None, (each.trouble for each in splits)))}")
+            for file in sorted(Path(space).iterdir()):
+                atomically(out / file.name, file.replace)
+    except OSError as error:
+        raise tables.refusal(f"--out {out}", error) from error
+    print("\n".join(chain.from_iterable(split.report() for split in splits)))
+    for name in sorted({"train", "val", "test"} - {split.name for split in splits if split.captions}):
+        if (out / f"{name}.jsonl").exists():
+            print(f"{out / name}.jsonl: of an earlier run, left as it is")
+
+
+def _lines(split: Split, key: Kind, options: argparse.Namespace, missing: TextIO) -> Iterator[str]:
+    """The lines of the rows whose files can be used; counts them in ``split``, and lists the others in ``missing``."""
+    for row, seconds, fault in _checked(split, key, options):
+        if row.path is None or fault is not None:
+            kind = "missing" if row.path is None else "unreadable"
+            split.lost[kind] += 1
+            split.trouble = split.trouble or f"{row.name}: {fault}"
+            name = " ".join(row.name.splitlines()).replace("\t", " ")
+            missing.write(f"{split.name}\t{kind}\t{name}\t{fault}\n")
+            continue
+        folder, name = os.path.split(row.path)
+        path = f"{_between(folder, str(options.out))}/{name}".removeprefix("./")
+        captions = {"captions": row.captions} if row.captions else {}
+        line: dict[str, Any] = {"id": row.id, key: path, **captions, **row.fields, "split": split.name}
+        if row.part is not None:
+            line["start"], line["end"] = row.part
+        split.captions[len(row.captions)] += 1
+        if split.each not in (None, len(row.captions)):
+            split.odd.append(f"{row.name} ({len(row.captions)} captions, not {split.each})")
+        if seconds is not None:
+            line["duration"] = round(seconds, 3)
+            split.seconds.append(seconds)
+            if split.lasts and not split.lasts[0] <= round(seconds, 1) <= split.lasts[1]:
+                split.odd.append(f"{row.name} ({seconds:.2f} s)")
+            if split.end is not None and seconds > split.end:
+                line["end"] = split.end
+        yield json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def _checked(split: Split, key: Kind, options: argparse.Namespace) -> Iterator[tuple[Row, float | None, str | None]]:
+    """Each row with the seconds of its sound, or with what is wrong with its file."""
+
+    def look(row: Row) -> tuple[Row, float | None, str | None]:
+        if row.path is None:
+            return row, None, "no such file"
+        try:
+            return row, None if options.names_only else _seconds(row.path, row.part, key, options.decode), None
+        except InputError as error:
+            return row, None, str(error).removeprefix(f"{row.path}: ")
+
+    rows = tqdm(split.rows, desc=split.name, unit=" files", leave=False, disable=None)  # None: only in a terminal
+    return side_by_side(look, rows, options.threads)
+
+
+def _seconds(path: str, part: tuple[float, float] | None, key: Kind, whole: bool) -> float | None:
+    """How long the ``part`` of the sound in ``path`` lasts, None for a picture; from its header, or decoded.
+
+    Raises InputError when the file cannot be used.
+    """
+    if key == "image":
+        _ = read_picture(path) if whole else picture_size(path)
+        return None
+    start, end = part or (0.0, None)
+    if not whole:
+        return sound_seconds(path, start, end)
+    values, rate = read_samples(path, start, end)
+    return len(values) / rate
+
+
+@cache
+def _between(folder: str, out: str) -> str:
+    """The path of ``folder`` seen from ``out``, whatever links lead to either."""
+    return os.path.relpath(os.path.realpath(folder), os.path.realpath(out))

@@ -1,0 +1,1 @@
+"""Programs that train the small frozen parts of recipes that run anywhere."""

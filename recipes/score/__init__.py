@@ -1,0 +1,1 @@
+"""Programs that score what a recipe has learned."""

@@ -1,0 +1,165 @@
+"""More benchmark scripts at tiny sizes, and the page that is made of what they find."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmprefix.types import Features
+from tiny.captioning_system import quietly
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = quietly
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Imports a script of benchmarks/ as it is when run: its folder comes first on the path."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    threads = torch.get_num_threads()
+    yield importlib.import_module
+    torch.set_num_threads(threads)
+
+
+def test_scaling(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "scaling.json"
+    found = script("scaling").main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(file)])
+    assert json.loads(file.read_text()) == found
+    printed = capsys.readouterr().out
+    for name, points in found["sweeps"].items():
+        assert f"| {name} " in printed
+        for point in points:
+            assert point["loss_error"] <= 2e-6
+            assert 0 < point["gradient_error"] <= 5e-6  # the same, by another computation
+            assert point["ratio"] == point["naive"]["cpu_median"] / point["mmprefix"]["cpu_median"]
+    assert [point["prefix"] for point in found["sweeps"]["prefix"]] == [10, 20]
+    assert [point["layers"] for point in found["sweeps"]["decoder"]] == [2, 4]
+
+
+def test_the_naive_step_takes_every_caption_once_in_parts(script: Any) -> None:
+    captions = script("captions")
+    features = Features(torch.zeros(5, 0, 0), torch.zeros(5, 0), torch.arange(5.0)[:, None])
+    whole = captions.Captioned(features, [[f"w{n}", "w9"] for n in range(5)])
+    for at_once, inputs in ((1, [1] * 5), (5, [2, 2, 1]), (60, [5])):
+        parts = script("scaling").parts(whole, at_once)
+        assert [len(part.texts) for part in parts] == inputs
+        assert [texts for part in parts for texts in part.texts] == whole.texts
+        assert torch.equal(torch.cat([part.features.pooled for part in parts]), whole.features.pooled)
+
+
+def test_parts_compute_what_the_whole_does(script: Any) -> None:
+    """Ends the program where they do not."""
+    tiny = ["--tiny", "--sweep", "batch", "--points", "2", "--repeat", "1", "--at-once", "10"]
+    points = script("scaling").main(tiny)["sweeps"]["batch"]
+    assert [point["batch"] for point in points] == [5, 20]  # the second in two parts
+    assert all(0 < point["gradient_error"] <= 5e-6 for point in points)
+
+
+@pytest.mark.slow
+def test_memory(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "memory.json"
+    sizes = ["--layers", "2", "--width", "64", "--vocab", "2000", "--prefix-length", "4", "--batch", "10"]
+    found = script("memory").main([*sizes, "--json", str(file)])
+    assert json.loads(file.read_text()) == found
+    assert len(found["steps"]) == 4
+    printed = capsys.readouterr().out
+    for name, one in found["steps"].items():
+        assert f"| {name} " in printed
+        assert one["peak"] >= one["loaded"] > 0
+    plain, _, _, wide = found["steps"].values()
+    assert wide["loaded"] > plain["loaded"]  # really another vocabulary
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_is_an_error(script: Any) -> None:
+    with pytest.raises(BrokenProcessPool):
+        script("memory").alone(os._exit, 9)
+
+
+@pytest.mark.slow
+def test_startup(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "startup.json"
+    found = script("startup").main(["--repeat", "1", "--json", str(file)])
+    assert json.loads(file.read_text()) == found
+    printed = capsys.readouterr().out
+    for row in found["commands"]:
+        assert f"| {row['command']} " in printed
+        assert len(row["cpu_s"]) == len(row["wall_s"]) == 1
+        assert row["cpu_s"][0] > 0
+    assert len(found["commands"]) == 6
+
+
+def test_startup_wants_a_file_with_a_model(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        script("startup").main(["--model", "anything"])
+    assert "give --model and --file, or neither" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_startup_ends_where_a_process_fails(script: Any) -> None:
+    startup = script("startup")
+    cpu, wall = startup.seconds(["-c", "sum(range(3_000_000))"])
+    assert 0 < cpu < 10 * wall
+    with pytest.raises(SystemExit, match="no such thing"):
+        startup.seconds(["-c", "raise SystemExit('no such thing')"])
+
+
+@pytest.mark.slow
+def test_encode(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "encode.json"
+    encoder = ["--pictures", "6", "--pixels", "64", "--encoder-layers", "1", "--encoder-width", "64"]
+    sizes = ["--layers", "2", "--width", "64", "--vocab", "300", "--batch", "6"]
+    found = script("encode").main([*encoder, *sizes, "--repeat", "1", "--captions", "1", "2", "--json", str(file)])
+    assert json.loads(file.read_text()) == json.loads(json.dumps(found))
+    half, full = found["filling"]
+    assert 0 < half["bytes_so_far"] < full["bytes_so_far"]
+    for epoch in found["epochs"]:
+        assert len(epoch["with"]) == len(epoch["without"]) == 1
+    printed = capsys.readouterr().out
+    assert "| 2 " in printed
+    assert printed.count("pictures a second") == 2
+
+
+def test_the_page(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+    script("scaling").main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(results / "scaling.json")])
+    table = capsys.readouterr().out.strip()
+    performance, texts = script("performance_page"), []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        performance.main(["--results", str(results), "--out", str(tmp_path / name / "page.md")])
+        texts.append((tmp_path / name / "page.md").read_text())
+        texts.append((tmp_path / name / "page" / "scaling.svg").read_text())
+    assert texts[:2] == texts[2:]
+    assert table in texts[0]
+    assert texts[0].count("Not measured.") == len(performance.PARTS) - 1
+    assert "![How the gain changes](page/scaling.svg)" in texts[0]
+    assert f"torch {version('torch')}" in texts[0]
+
+
+def test_the_page_of_one_sweep(script: Any, tmp_path: Path) -> None:
+    """Of decoders, which are two numbers each."""
+    (tmp_path / "results").mkdir()
+    point = {"layers": 2, "width": 64, "mmprefix": {"cpu_median": 1.0}, "naive": {"cpu_median": 2.0}, "ratio": 2.0}
+    found = {"sweeps": {"decoder": [point]}, "versions": {"torch": "9.9"}}
+    (tmp_path / "results" / "scaling.json").write_text(json.dumps(found))
+    script("performance_page").main(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "page.md")])
+    assert "| 2 x 64 " in (tmp_path / "page.md").read_text()
+    assert "torch 9.9" in (tmp_path / "page.md").read_text()
+    assert "<svg" in (tmp_path / "page" / "scaling.svg").read_text()
+
+
+def test_the_page_in_docs_is_that_of_the_results(script: Any, tmp_path: Path) -> None:
+    script("performance_page").main(["--out", str(tmp_path / "performance.md")])
+    assert (tmp_path / "performance.md").read_text() == (ROOT / "docs" / "performance.md").read_text()

@@ -1,0 +1,329 @@
+"""A wrong recipe, wrong data or a foreign checkpoint stops a training before its first step, in one plain line."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mmprefix import InputError
+from mmprefix.cli.main import main
+from mmprefix.cli.training.recipe_errors import explain, recipes_of, unknown_option
+from mmprefix.cli.training.train import dry_run_as_flag
+from mmprefix.errors import did_you_mean
+from tiny import captioning_system as tiny_recipes
+from tiny.captioning_system import Tiny, quietly
+
+pytestmark = list(quietly)
+AUDIO = "model.branches.audio"
+DEEP = {"class_path": "mmprefix.mappers.p_tuning_v2.DeepTable"}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return tiny_recipes.build(tmp_path_factory.mktemp("tiny"))
+
+
+class Fit:
+    """``mmprefix fit`` of the tiny recipe with changes; what it said, and that it stopped."""
+
+    def __init__(self, tiny: Tiny, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.tiny, self.root, self.capsys = tiny, root, capsys
+        self.file = root / "recipe.yaml"
+
+    def config(self) -> dict[str, Any]:
+        found = self.tiny.config(("audio",))
+        found["trainer"] |= {"default_root_dir": str(self.root), "max_epochs": 1}
+        return found
+
+    def changed(self, **changes: Any) -> dict[str, Any]:
+        """The recipe with the value at each dotted place replaced; ``old>new`` renames the last part of a place."""
+        config = copy.deepcopy(self.config())
+        for place, value in changes.items():
+            *before, last = place.split(".")
+            at: Any = config
+            for key in before:
+                at = at[key]
+            old, arrow, new = last.partition(">")
+            at[new if arrow else last] = at.pop(old) if arrow else value
+        return config
+
+    def run(self, recipe: Any, *words: str) -> tuple[int, str, str]:
+        """Exit code, standard output, standard error; ``recipe`` is data, or the text of the file."""
+        self.file.write_text(recipe if isinstance(recipe, str) else yaml.safe_dump(recipe, sort_keys=False))
+        self.capsys.readouterr()
+        code = main(["fit", "--config", str(self.file), *words])
+        said = self.capsys.readouterr()
+        return code, said.out, said.err
+
+    def refused(self, recipe: Any, *words: str) -> str:
+        """What was said, in one line; nothing has been made."""
+        code, out, err = self.run(recipe, *words)
+        assert code == 2, err
+        assert "Traceback" not in out + err
+        lines = [line for line in err.splitlines() if line.startswith("mmprefix: ")]
+        assert len(lines) == 1, err
+        assert err.splitlines()[-1] == lines[0]
+        assert not list(self.root.rglob("*.ckpt"))
+        return lines[0].removeprefix("mmprefix: ").replace(f"{self.file}: ", "recipe: ")
+
+
+@pytest.fixture
+def fit(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fit:
+    return Fit(tiny, tmp_path, capsys)
+
+
+# ------------------------------------------------------------------------------------------------------------ recipes
+
+MISSPELT = [
+    ("model>modle", "recipe: option 'modle' is not known; did you mean 'model'?"),
+    ("seed_everything>sed_everything", "'sed_everything' is not known; did you mean 'seed_everything'?"),
+    ("model.branches>branchs", "recipe: option 'model.branchs' is not known; did you mean 'model.branches'?"),
+    (f"{AUDIO}.encoder>encodr", f"recipe: option '{AUDIO}.encodr' is not known; did you mean 'encoder'?"),
+    (f"{AUDIO}.encoder.init_args>init_arg", f"'{AUDIO}.encoder.init_arg' is not known; did you mean 'init_args'?"),
+    (f"{AUDIO}.encoder.init_args.model>modle", "encoder: option 'modle' is not known; did you mean 'model'?"),
+    (f"{AUDIO}.mapper.init_args.length>lenght", "mapper: option 'lenght' is not known; did you mean 'length'?"),
+    ("model.decoder.init_args.model>mdel", "model.decoder: option 'mdel' is not known; did you mean 'model'?"),
+    ("model.optimizer.init_args.lr>lrr", "model.optimizer: option 'lrr' is not known; did you mean 'lr'?"),
+    ("model.generate.max_new_tokens>max_tokens", "is not known; did you mean 'model.generate.max_new_tokens'?"),
+    ("trainer.max_epochs>max_epoch", "'trainer.max_epoch' is not known; did you mean 'trainer.max_epochs'?"),
+    ("data.init_args.batch_size>batchsize", "data: option 'batchsize' is not known; did you mean 'batch_size'?"),
+]
+CLASSES = [
+    (f"{AUDIO}.encoder", "mmprefix.encoders.cnn.Cnm", "encoder: class_path {}: no such class; did you mean 'Cnn'?"),
+    (f"{AUDIO}.encoder", "mmprefix.encoders.cn.Cnn", "mmprefix.encoders.cn: no such class; did you mean 'cnn'?"),
+    (f"{AUDIO}.mapper", "mmprefix.mappers.resampler.Resampel", "{}: no such class; did you mean 'Resampler'?"),
+    (f"{AUDIO}.mapper", "mmprefix.encoders.cnn.Cnn", "mapper: class_path {}: is no Mapper"),
+    ("model.decoder", "mmprefix.decoders.causal.CasualDecoder", "{}: no such class; did you mean 'CausalDecoder'?"),
+    ("model.optimizer", "torch.optim.AdamWW", "model.optimizer: class_path {}: no such class; did you mean 'AdamW'?"),
+    ("data", "mmprefix.data.pairs.PairDate", "data: class_path {}: no such class; did you mean 'PairData'?"),
+]
+WRONG = [
+    (f"{AUDIO}.mapper.init_args.length", "three", "mapper: option length: expected int, got three"),
+    ("model.decoder.init_args.frozen", "perhaps", "model.decoder: option frozen: expected bool, got perhaps"),
+    ("model.schedule", "cosinus", "option model.schedule: expected one of 'constant', 'linear', 'cosine', got cosinus"),
+    ("model.generate.num_beams", 0, "num_beams=0: must be at least 1"),
+    ("trainer.max_epochs", "two", "option trainer.max_epochs: expected int or null, got two"),
+    ("data.init_args.batch_size", "many", "data: option batch_size: expected int, got many"),
+    ("data.init_args.batch_size", 0, "data.batch_size 0: give a number from 1 on"),
+    ("data.init_args.on_bad", "sikp", "data: option on_bad: expected one of 'stop', 'skip', got sikp"),
+    ("data.init_args.train", 3, "data: option train: expected str or list[str] or null, got 3"),
+    ("data", {"batch_size": 3}, "no data: give data.root FOLDER"),  # plain options are those of PairData
+    ("data", {"bach_size": 3}, "data: option 'bach_size' is not known; did you mean 'batch_size'?"),
+    ("model.branches", ["audio"], "option model.branches: expected dict, got ['audio']"),
+    ("model.branches", {}, "model.branches: at least one branch is needed, such as image or audio"),
+    (AUDIO, "cnn", f"recipe: option '{AUDIO}': expected encoder and mapper, got cnn"),
+    (AUDIO, {"mapper": {"class_path": "x.Y"}}, f"recipe: option '{AUDIO}': has no encoder"),
+    (f"{AUDIO}.mapper", None, f"{AUDIO}: has no mapper, and the decoder"),
+    (
+        "model.prefix",
+        {"class_path": "mmprefix.mappers.prefix_tuning.DeepTabel"},
+        "no such class; did you mean 'DeepTable'?",
+    ),
+    ("model.prefix", {"class_path": "mmprefix.mappers.mlp.MLP"}, "MLP reads the encoder's summary, and this encoder"),
+    ("model.prefix", DEEP | {"init_args": {"lenght": 3}}, "option 'lenght' is not known; did you mean 'length'?"),
+    ("model.prefix", DEEP | {"init_arg": {"length": 3}}, "'model.prefix.init_arg' is not known; did you mean"),
+    (
+        "model.prefix",
+        DEEP | {"init_args": {"layers": 3}},
+        "DeepTable: layers=3, heads=None, head_width=None: leave out",
+    ),
+    ("model.wording", {"context": "said: {text}"}, "wording.context 'said: {text}': must hold {context} once"),
+    (
+        "model.wording",
+        {"answer": "{answer}"},
+        "option 'model.wording.answer' is not known; there are context, question",
+    ),
+    ("model.transcriber", {"class_path": "mmprefix.decoders.CausalDecoder"}, "model.transcriber: expected Transcriber"),
+    ("model.modality_dropout", 1, "model.modality_dropout 1.0: give a probability from 0 on, below 1"),
+    ("model.answers", ["yes"], "model.answers ['yes']: give two words"),
+    (
+        "model.lr",
+        0.1,
+        "recipe: option 'model.lr' is not known; there are answers, branches, compile, decoder, generate, modality",
+    ),
+    ("model.decoder.init_args.model", "/nowhere/gpt2", "'/nowhere/gpt2': no such folder"),
+    ("trainer.accelerator", "abacus", "abacus"),
+]
+
+
+@pytest.mark.parametrize(("place", "message"), MISSPELT, ids=[place.split(".")[-1] for place, _ in MISSPELT])
+def test_a_misspelt_option_names_the_nearest(fit: Fit, place: str, message: str) -> None:
+    assert message in fit.refused(fit.changed(**{place: None}))
+
+
+@pytest.mark.parametrize(("place", "value", "message"), WRONG, ids=[f"{place}={value}" for place, value, _ in WRONG])
+def test_a_wrong_value_names_the_option(fit: Fit, place: str, value: Any, message: str) -> None:
+    assert message in fit.refused(fit.changed(**{place: value}))
+
+
+@pytest.mark.parametrize(("place", "path", "message"), CLASSES, ids=[path.split(".")[-1] for _, path, _ in CLASSES])
+def test_a_misspelt_class_names_the_nearest(fit: Fit, place: str, path: str, message: str) -> None:
+    assert message.format(path) in fit.refused(fit.changed(**{f"{place}.class_path": path}))
+
+
+def test_options_of_the_command_line(fit: Fit) -> None:
+    for words, message in (
+        (["--data.batchsize", "3"], "data: option 'batchsize' is not known; did you mean 'batch_size'?"),
+        (["--trainer.max_epoch=3"], "option 'trainer.max_epoch' is not known; did you mean 'trainer.max_epochs'?"),
+        (["--model.decoder.init_args.stopp", "."], "model.decoder: option 'stopp' is not known; did you mean 'stop'?"),
+        (["--data.batch_size", "x"], "data: option batch_size: expected int, got x"),
+        (["--data.batch_size", "0"], "data.batch_size 0: give a number from 1 on"),
+        (["--confg", "x"], "option 'confg' is not known; did you mean 'config'?"),
+        (["stray"], "unrecognized arguments: stray"),
+        (["--ckpt_path", "none.ckpt"], "none.ckpt: no such checkpoint"),
+    ):
+        assert message in fit.refused(fit.config(), *words)
+
+
+def test_files_that_are_no_recipe(fit: Fit) -> None:
+    assert "recipe: is no YAML (while parsing a flow node" in fit.refused("model: [")
+    for text, found in (("just words", "plain text"), ("- 1\n- 2\n", "a list"), ("", "nothing")):
+        expected = f"recipe: is no recipe: expected options such as model, data and trainer, found {found}"
+        assert fit.refused(text) == expected
+
+
+def test_debug_shows_the_place(fit: Fit) -> None:
+    fit.file.write_text("modle: {}")
+    with pytest.raises(InputError, match="option 'modle'"):
+        main(["fit", "--config", str(fit.file), "--debug"])
+
+
+def test_a_dry_run_is_asked_for_with_and_without_a_value() -> None:
+    for words, wanted in {
+        ("--dry-run",): ["--dry_run=true"],
+        ("--dry_run", "--x", "1"): ["--dry_run=true", "--x", "1"],
+        ("--dry-run", "true", "--x", "1"): ["--dry_run", "true", "--x", "1"],
+        ("--dry_run", "false"): ["--dry_run", "false"],
+        ("--dry-run=false",): ["--dry_run=false"],
+        ("--dry-runs", "a"): ["--dry-runs", "a"],
+    }.items():
+        assert dry_run_as_flag(list(words)) == wanted
+
+
+def test_dry_run_prints_sizes_and_trains_nothing(fit: Fit) -> None:
+    code, out, _ = fit.run(fit.config(), "--dry_run", "true")
+    rows = {" ".join(row.split()[:-3]): row.replace(",", "").split()[-3:] for row in out.splitlines() if row.strip()}
+    assert code == 0
+    assert rows["audio encoder"][0] == "Cnn"
+    assert rows["audio encoder"][2] == rows["decoder"][2] == "0"
+    assert rows["audio mapper"][1] == rows["audio mapper"][2] == rows["all"][2]
+    total = sum(int(rows[name][1]) for name in ("audio encoder", "audio mapper", "decoder"))
+    assert int(rows["all"][1]) == total
+    assert not list(fit.root.rglob("*.ckpt"))
+
+
+# --------------------------------------------------------------------------------------------- data and checkpoints
+
+
+def _manifest(tiny: Tiny, root: Path, *bad: dict[str, Any] | str) -> Path:
+    good = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
+    rows: list[Any] = [{**row, "audio": str(tiny.folder / row["audio"])} for row in good if "audio" in row]
+    rows[2:2] = bad
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (root / "m.jsonl").write_text("".join(line + "\n" for line in lines))
+    return root / "m.jsonl"
+
+
+def test_bad_rows_stop_a_training_or_are_left_out(fit: Fit, tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "text.wav").write_text("no sound")
+    sound = str(tiny.folder / "0.wav")
+    manifest = _manifest(
+        tiny,
+        tmp_path,
+        {"id": "gone", "audio": "none.wav", "captions": ["a"]},
+        {"id": "text", "audio": "text.wav", "captions": ["a"]},
+        {"id": "mute", "audio": sound, "captions": [" "]},
+        "{not json",
+    )
+    config = fit.changed(**{"data.init_args.train": [str(manifest)]})
+    code, _, err = fit.run(config)
+    assert code == 2
+    assert "Traceback" not in err
+    said = err[err.index("mmprefix: ") :].splitlines()
+    assert said[0] == "mmprefix: 4 bad rows (data.on_bad skip would leave them out)"
+    assert [line.split(": ")[0] for line in said[1:]] == [f"{manifest}:{line}" for line in (3, 4, 5, 6)]
+    assert not list(tmp_path.rglob("*.ckpt"))
+    code, _, err = fit.run(config, "--data.on_bad", "skip")
+    assert code == 0, err
+    assert "4 bad rows left out:" in err
+    assert f"{manifest}:3: audio: " in err
+    assert list(tmp_path.rglob("*.ckpt"))
+
+
+def test_one_bad_row_is_one_message(fit: Fit, tiny: Tiny, tmp_path: Path) -> None:
+    manifest = _manifest(tiny, tmp_path, {"id": "gone", "audio": "none.wav", "captions": ["a"]})
+    code, _, err = fit.run(fit.changed(**{"data.init_args.train": [str(manifest)]}))
+    assert code == 2
+    assert f"{manifest}:3: audio: {tmp_path}/none.wav: no such file" in err
+
+
+def test_a_manifest_that_is_empty_or_missing(fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+    for words in (["check-data", str(empty)], ["check-data", str(tmp_path / "none.jsonl")]):
+        capsys.readouterr()
+        assert main(words) == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+        assert len(lines) == 1
+        assert lines[0].startswith("mmprefix: ")
+        assert words[1] in lines[0]
+    code, _, err = fit.run(fit.changed(**{"data.init_args.train": [str(empty)]}))
+    assert code == 2
+    assert f"{empty}:1: the manifest is empty" in err
+    missing = str(tmp_path / "none.jsonl")
+    assert f"{missing}: the manifest cannot be read: no such file" in fit.refused(
+        fit.changed(**{"data.init_args.train": [missing]})
+    )
+
+
+def test_a_checkpoint_for_another_decoder_or_of_another_program(fit: Fit, tiny: Tiny, tmp_path: Path) -> None:
+    code, _, err = fit.run(fit.config())
+    assert code == 0, err
+    checkpoint = next(tmp_path.rglob("last.ckpt")).rename(tmp_path.parent / f"{tmp_path.name}.kept")
+    for file in tmp_path.rglob("*.ckpt"):
+        file.unlink()
+    other = fit.changed(**{"model.decoder.init_args.model": tiny.parts("another")})
+    said = fit.refused(other, "--ckpt_path", str(checkpoint))
+    assert "was trained with the decoder" in said
+    assert tiny.parts("decoder") in said
+    assert tiny.parts("another") in said
+    longer = fit.changed(**{f"{AUDIO}.mapper.init_args.length": 5})
+    said = fit.refused(longer, "--ckpt_path", str(checkpoint))
+    assert "mappers.audio" in said
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    assert "text.pt" in fit.refused(fit.config(), "--ckpt_path", str(tmp_path / "text.pt"))
+
+
+# ------------------------------------------------------------------------------------------------------- small pieces
+
+
+def test_unknown_options_by_level() -> None:
+    known = {"model.a.length", "model.a.width", "model.b", "data"}
+    assert unknown_option("modle.a", known) == "option 'modle' is not known; did you mean 'model'?"
+    assert (
+        unknown_option("model.a.widht.x", known) == "option 'model.a.widht' is not known; did you mean 'model.a.width'?"
+    )
+    assert unknown_option("model.zzz", known) == "option 'model.zzz' is not known; there are a, b"
+    assert did_you_mean("Resampel", ["Resampler", "_Resampel"]) == "; did you mean 'Resampler'?"
+
+
+def test_recipes_on_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.yaml", "b.yaml", "c.yaml"):
+        Path(name).write_text("")
+    words = ["fit", "--config", "a.yaml", "-c", "b.yaml", "--config=c.yaml", "--config", "none.yaml", "--config"]
+    assert recipes_of(words) == [Path("a.yaml"), Path("b.yaml"), Path("c.yaml")]
+
+
+def test_what_no_rule_knows_is_passed_on() -> None:
+    class Bare:
+        _actions: tuple[Any, ...] = ()
+
+    assert explain('Parser key "model.x":\n  first\n  last line', Bare()) == "model.x: last line"
+    assert explain("something\n  else", Bare()) == "something else"
+    assert explain("", Bare()) == "wrong usage"

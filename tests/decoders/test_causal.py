@@ -1,0 +1,332 @@
+"""The decoder against Hugging Face's own model: losses, scores, greedy and beam texts, padding, freezing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.errors import InputError
+from mmprefix.generation import tree as trees
+from mmprefix.generation.options import GenerateOptions
+from mmprefix.kv_cache.state import State
+from mmprefix.types import DeepPrefix, Prefix
+from tiny.decoders import KINDS, ragged_prefix, save_decoder
+from tiny.encoders import vision
+
+PROMPTS = ["", "the", "a green"]
+TARGETS = [["a dog barks", "the cat."], ["rain falls loudly over a hill"], ["a", "some rain", "the old roof rings"]]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
+    return CausalDecoder(save_decoder(tmp_path_factory.mktemp(request.param), request.param))
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
+    return CausalDecoder(save_decoder(tmp_path_factory.mktemp("gpt2")))
+
+
+def reference_log_probs(decoder: CausalDecoder, prefix: Tensor, prompt: str, target: str) -> Tensor:
+    """Log-probability of each target token by one plain pass of the Hugging Face model over prefix, prompt, target."""
+    words, lm = decoder.tokenizer, decoder.lm
+    before = words(prompt)["input_ids"] if prompt else []
+    said = [*words((" " if prompt else "") + target)["input_ids"], decoder.eos]
+    ids = torch.tensor([[*before, *said]])
+    embeds = torch.cat([prefix[None], lm.get_input_embeddings()(ids)], dim=1)
+    logits = lm(inputs_embeds=embeds).logits[0].log_softmax(-1)
+    first = len(prefix) + len(before) - 1
+    return logits[range(first, first + len(said)), said]
+
+
+def test_score_equals_a_plain_pass(decoder: CausalDecoder) -> None:
+    prefix = ragged_prefix(decoder, [5, 3, 4])
+    found = decoder.score(decoder.start(prefix), PROMPTS, TARGETS)
+    for b, texts in enumerate(TARGETS):
+        for text, score in zip(texts, found[b], strict=True):
+            want = reference_log_probs(decoder, prefix.embeds[b][prefix.mask[b]], PROMPTS[b], text).sum()
+            assert score == pytest.approx(float(want), abs=1e-3, rel=1e-5)
+
+
+def test_gradient_equals_a_plain_pass(decoder: CausalDecoder) -> None:
+    prefix = ragged_prefix(decoder, [5, 3, 4])
+    shared = prefix.embeds.clone().requires_grad_()
+    decoder.loss(decoder.start(Prefix(shared, prefix.mask)), PROMPTS, TARGETS).backward()
+    plain = prefix.embeds.clone().requires_grad_()
+    losses = [
+        -reference_log_probs(decoder, plain[b][prefix.mask[b]], PROMPTS[b], text)
+        for b in range(3)
+        for text in TARGETS[b]
+    ]
+    torch.cat(losses).mean().backward()
+    assert shared.grad is not None
+    assert plain.grad is not None
+    assert (shared.grad - plain.grad).abs().max() <= 1e-4 * plain.grad.abs().max()
+    assert all(p.grad is None and not p.requires_grad for p in decoder.parameters())
+
+
+@pytest.mark.parametrize("beams", [1, 3, 5])
+@pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
+def test_search_equals_hugging_face(decoder: CausalDecoder, beams: int, penalty: float) -> None:
+    ends = 0
+    for seed in range(4):
+        prefix = ragged_prefix(decoder, [4, 4, 4], seed)
+        options = GenerateOptions(max_new_tokens=12, num_beams=beams, num_return=beams, length_penalty=penalty)
+        # any token may be the one that ends a text: take one that this model likes to write
+        plain = decoder.search(decoder.start(prefix), GenerateOptions(max_new_tokens=8), torch.tensor([0]))
+        stop = plain[seed % 3][0][0][5]
+        found = decoder.search(decoder.start(prefix), options, torch.tensor([stop]))
+        theirs = decoder.lm.generate(
+            inputs_embeds=prefix.embeds,
+            attention_mask=prefix.mask.long(),
+            max_new_tokens=12,
+            num_beams=beams,
+            num_return_sequences=beams,
+            length_penalty=penalty,
+            do_sample=False,
+            eos_token_id=stop,
+            pad_token_id=1,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        flat = [line for lines in found for line in lines]
+        assert len(flat) == 3 * beams
+        for i, (ids, score) in enumerate(flat):
+            assert theirs.sequences[i, : len(ids)].tolist() == ids
+            ends += ids[-1] == stop and len(ids) < 12
+            if beams > 1:
+                assert score == pytest.approx(float(theirs.sequences_scores[i]), abs=1e-3)
+    assert ends or penalty  # lines that end early were among them, at least where long ones are not preferred
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+@pytest.mark.parametrize(("least", "size"), [(6, 0), (0, 1), (0, 2), (9, 3)])
+def test_rules_equal_hugging_face(decoder: CausalDecoder, beams: int, least: int, size: int) -> None:
+    changed = 0
+    for seed in range(6):
+        prefix = ragged_prefix(decoder, [4, 4], seed)
+        plain = GenerateOptions(max_new_tokens=12, num_beams=beams)
+        options = replace(plain, min_new_tokens=least, no_repeat_ngram_size=size)
+        free = decoder.search(decoder.start(prefix), plain, torch.tensor([1]))
+        stop = free[0][0][0][:3][-1] if least else 0  # a token that ends lines early, where they are not to
+        found = decoder.search(decoder.start(prefix), options, torch.tensor([stop]))
+        theirs = decoder.lm.generate(
+            inputs_embeds=prefix.embeds,
+            attention_mask=prefix.mask.long(),
+            max_new_tokens=12,
+            min_new_tokens=least,
+            no_repeat_ngram_size=size,
+            num_beams=beams,
+            do_sample=False,
+            eos_token_id=stop,
+            pad_token_id=1,
+        )
+        for i, lines in enumerate(found):
+            ids = lines[0][0]
+            assert theirs[i, : len(ids)].tolist() == ids
+            assert len(ids) >= least
+            changed += ids != decoder.search(decoder.start(prefix), plain, torch.tensor([stop]))[i][0][0]
+    assert changed
+
+
+def test_inputs_that_are_done_leave_the_batch(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The texts stay the same; what is run becomes less."""
+    saved = 0
+    for options in SEARCHES:
+        prefix = ragged_prefix(decoder, [4, 2, 5, 3, 4, 1], seed=1)
+        free = decoder.search(decoder.start(prefix), replace(options, num_return=1), torch.tensor([1]))
+        stops = torch.tensor([free[row][0][0][:place][-1] for row, place in ((0, 1), (2, 2), (4, 4))])
+        lines, rows = [], []
+        for leave in (0.0, 1.0):
+            sizes: list[int] = []
+            run = decoder.run
+
+            def counted(
+                state: State, cache: Any, embeds: Tensor, *rest: Any, run: Any = run, into: Any = sizes
+            ) -> Tensor:
+                into.append(len(embeds))
+                return run(state, cache, embeds, *rest)
+
+            monkeypatch.setattr(trees, "LEAVE", leave)
+            monkeypatch.setattr(decoder, "run", counted)
+            lines.append(decoder.search(decoder.start(prefix), options, stops))
+            monkeypatch.setattr(decoder, "run", run)
+            rows.append(sum(sizes))
+        for stayed, left in zip(*lines, strict=True):
+            assert [ids for ids, _ in stayed] == [ids for ids, _ in left]
+            assert [score for _, score in stayed] == pytest.approx([score for _, score in left], abs=1e-4)
+        saved += rows[0] - rows[1]
+    assert saved
+
+
+SEARCHES = [
+    GenerateOptions(max_new_tokens=10),
+    GenerateOptions(max_new_tokens=10, num_beams=4, num_return=2, no_repeat_ngram_size=2),
+    GenerateOptions(max_new_tokens=10, num_beams=3, ranking="clipcap"),
+    GenerateOptions(max_new_tokens=10, sample=True, temperature=0.8, top_p=0.9, num_return=3, seed=5),
+]
+
+
+@pytest.mark.parametrize("options", [
+    GenerateOptions(max_new_tokens=10),
+    GenerateOptions(max_new_tokens=10, num_beams=4, num_return=2),
+    GenerateOptions(max_new_tokens=10, num_beams=3, ranking="clipcap"),
+    GenerateOptions(max_new_tokens=10, sample=True, temperature=0.8, top_p=0.9, num_return=3, seed=5),
+], ids=["greedy", "beam", "clipcap", "sample"])  # fmt: skip
+def test_a_batch_equals_its_items(decoder: CausalDecoder, options: GenerateOptions) -> None:
+    prefix = ragged_prefix(decoder, [6, 2, 4])
+    together = decoder.generate(decoder.start(prefix), PROMPTS, options)
+    for b in range(3):
+        alone = Prefix(prefix.embeds[b : b + 1][:, prefix.mask[b]], prefix.mask[b : b + 1][:, prefix.mask[b]])
+        single = decoder.generate(decoder.start(alone), PROMPTS[b : b + 1], options)[0]
+        assert [c.text for c in single] == [c.text for c in together[b]]
+        assert [c.score for c in single] == pytest.approx([c.score for c in together[b]], abs=1e-4)
+
+
+def test_logits_do_not_depend_on_padding(decoder: CausalDecoder) -> None:
+    prefix = ragged_prefix(decoder, [6, 2, 4])
+    state = decoder.read(decoder.start(prefix), PROMPTS)
+    assert state.last is not None
+    for b in range(3):
+        alone = Prefix(prefix.embeds[b : b + 1, : int(prefix.mask[b].sum())], prefix.mask[b : b + 1][:, prefix.mask[b]])
+        single = decoder.read(decoder.start(alone), PROMPTS[b : b + 1])
+        assert single.last is not None
+        assert (decoder.head(single.last)[0] - decoder.head(state.last)[b]).abs().max() < 1e-4
+
+
+def test_a_state_can_be_used_again(gpt2: CausalDecoder) -> None:
+    state = gpt2.start(ragged_prefix(gpt2, [5, 3, 4]))
+    options = GenerateOptions(max_new_tokens=6, num_beams=2)
+    before = gpt2.score(state, PROMPTS, TARGETS)
+    first = gpt2.generate(state, PROMPTS, options)
+    assert gpt2.generate(state, PROMPTS, options) == first
+    assert gpt2.score(state, PROMPTS, TARGETS) == before
+
+
+def test_a_deep_prefix_is_the_same_cache(decoder: CausalDecoder) -> None:
+    """Keys and values that embeddings gave, put in as a deep prefix, continue in the same way."""
+    prefix = ragged_prefix(decoder, [5, 3, 4])
+    soft = decoder.start(prefix)
+    keys, values = (torch.stack([layer[i] for layer in soft.cache]) for i in (0, 1))
+    assert keys.shape == (decoder.layers, 3, decoder.heads, 5, decoder.head_width)
+    deep = decoder.start(DeepPrefix(keys, values, prefix.mask))
+    prompts = ["the", "a", "some"]
+    assert decoder.score(deep, prompts, TARGETS) == decoder.score(soft, prompts, TARGETS)
+    empty = decoder.generate(deep, ["", "", ""], GenerateOptions(max_new_tokens=3))  # begins with the begin token
+    assert len(empty) == 3
+
+
+def test_sampling_follows_the_distribution(gpt2: CausalDecoder) -> None:
+    """First tokens of many draws against the model's own probabilities."""
+    prefix = ragged_prefix(gpt2, [4])
+    state = gpt2.start(prefix)
+    assert state.last is not None
+    want = gpt2.head(state.last)[0].softmax(-1)
+    options = GenerateOptions(max_new_tokens=1, sample=True, num_return=4000, seed=1)
+    lines = gpt2.search(state, options, torch.tensor([0]))[0]
+    counts = torch.bincount(torch.tensor([ids[0] for ids, _ in lines]), minlength=len(want))
+    expected = want * len(lines)
+    chi_square, freedom = float(((counts - expected) ** 2 / expected).sum()), len(want) - 1
+    assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
+    top = GenerateOptions(max_new_tokens=1, sample=True, num_return=500, seed=1, top_p=0.3)
+    drawn = {ids[0] for ids, _ in gpt2.search(state, top, torch.tensor([0]))[0]}
+    ranked, order = want.sort(descending=True)
+    allowed = int((ranked.cumsum(0) - ranked < 0.3).sum())
+    assert drawn <= set(order[:allowed].tolist())
+
+
+def test_stop_text(tmp_path: Path) -> None:
+    decoder = CausalDecoder(save_decoder(tmp_path, seed=3), stop=".")
+    names = decoder.tokenizer.batch_decode([[int(i)] for i in decoder.stops()])
+    assert all("." in name or name == "<|endoftext|>" for name in names)
+    assert decoder._target_ids("", "a dog.")[-1] != decoder.eos  # the caption's own stop ends it
+    prefix = ragged_prefix(decoder, [4, 4])
+    for candidates in decoder.generate(decoder.start(prefix), ["", ""], GenerateOptions(max_new_tokens=40)):
+        assert "." not in candidates[0].text[:-1]
+    with pytest.raises(InputError, match="stop='never there'"):
+        CausalDecoder(str(tmp_path), stop="never there").stops()
+
+
+def test_frozen_for_ever(gpt2: CausalDecoder) -> None:
+    gpt2.train()
+    assert not any(module.training for module in gpt2.modules())
+    assert not any(p.requires_grad for p in gpt2.parameters())
+
+
+def test_tuned_decoder_trains(gpt2: CausalDecoder, tmp_path: Path) -> None:
+    tuned = CausalDecoder(gpt2.identity.source, frozen=False)
+    tuned.train()
+    tuned.loss(tuned.start(ragged_prefix(tuned, [3])), [""], [["a dog"]]).backward()
+    assert all(p.grad is not None for p in tuned.parameters())
+
+
+def test_lower_precision_computes_the_same_text_shape(gpt2: CausalDecoder) -> None:
+    half = CausalDecoder(gpt2.identity.source, dtype="bfloat16")
+    prefix = ragged_prefix(gpt2, [5, 3, 4])
+    full, low = (d.score(d.start(prefix), PROMPTS, TARGETS) for d in (gpt2, half))
+    for a, b in zip(full, low, strict=True):
+        assert b == pytest.approx(a, rel=0.1)
+
+
+def test_autocast_leaves_half_precision_alone(gpt2: CausalDecoder) -> None:
+    half = CausalDecoder(gpt2.identity.source, dtype="bfloat16")
+    prefix = ragged_prefix(gpt2, [5, 3, 4])
+    alone = half.loss(half.start(prefix), PROMPTS, TARGETS)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(half.loss(half.start(prefix), PROMPTS, TARGETS), alone)
+
+
+def test_a_text_is_spelt_once(gpt2: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = gpt2.score(gpt2.start(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS)
+    monkeypatch.setattr(type(gpt2.tokenizer), "__call__", lambda *_, **__: pytest.fail("a text is spelt again"))
+    assert gpt2.score(gpt2.start(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS) == wanted
+
+
+def test_what_does_not_fit_is_refused(gpt2: CausalDecoder, tmp_path: Path) -> None:
+    state = gpt2.start(ragged_prefix(gpt2, [100]))
+    with pytest.raises(InputError, match=r"has 128 positions, but 40 more.*after the 100"):
+        gpt2.generate(state, [""], GenerateOptions(max_new_tokens=40))
+    gpt2.score(gpt2.start(ragged_prefix(gpt2, [100, 90])), ["", ""], [["a dog"], ["a dog"]])
+    padded = Prefix(torch.randn(1, 150, gpt2.width), torch.arange(150)[None] < 100)
+    gpt2.generate(gpt2.start(padded), [""], GenerateOptions(max_new_tokens=20))  # padding takes no position
+    with pytest.raises(InputError, match="no such folder"):
+        CausalDecoder(str(tmp_path / "nothing"))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="cannot be read"):
+        CausalDecoder(str(tmp_path))
+    with pytest.raises(InputError, match="Unrecognized configuration class"):
+        CausalDecoder(str(vision(tmp_path / "vit", "vit")))
+    whole = Path(save_decoder(tmp_path / "whole"))
+    tensors = load_file(whole / "model.safetensors")
+    del tensors["transformer.h.1.mlp.c_fc.weight"]
+    save_file(tensors, whole / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"lack 1 tensors.*h.1.mlp.c_fc"):
+        CausalDecoder(str(whole))
+    save_decoder(tmp_path / "mute")
+    for file in (tmp_path / "mute").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(InputError, match="no tokenizer"):
+        CausalDecoder(str(tmp_path / "mute"))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"num_beams": 0}, "num_beams=0"),
+    ({"num_return": 2}, "num_return=2.*raise num_beams"),
+    ({"top_p": 0.5}, "top_p=0.5.*sample=True"),
+    ({"temperature": 0.5}, "greedy"),
+    ({"temperature": 0.0, "sample": True}, "above 0"),
+    ({"seed": 1}, "only sampling draws"),
+    ({"sample": True, "num_beams": 2}, "single lines"),
+    ({"ranking": "clipcap"}, "rule for beams"),
+])  # fmt: skip
+def test_contradictions_are_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GenerateOptions(**options)  # type: ignore[arg-type]

@@ -1,0 +1,287 @@
+"""The contract of every encoder that loads what others trained: tiny random models of the real classes, from disk."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.testing import assert_close
+
+from mmprefix import parts
+from mmprefix.encoders.ast import AST
+from mmprefix.encoders.base import Encoder
+from mmprefix.encoders.clap import Clap
+from mmprefix.encoders.clip import Clip
+from mmprefix.encoders.panns import Cnn14
+from mmprefix.encoders.speech import Speech
+from mmprefix.encoders.vit import ViT
+from mmprefix.encoders.whisper import Whisper
+from mmprefix.errors import InputError
+from mmprefix.types import Features, Media
+from tiny import encoders as tiny
+
+Make = Callable[[Path], Encoder]
+
+
+def _torchaudio(folder: Path, kind: str, params: dict[str, object], normalize: bool = False) -> Speech:
+    folder.mkdir(exist_ok=True)
+    file = folder / "weights.pt"
+    if not file.exists():
+        tiny.speech_file(file, kind, params, normalize)
+    return Speech(str(file), config=str(file.with_suffix(".json")))
+
+
+def _folder(write: Callable[[Path], Path], folder: Path) -> str:
+    return str(folder if folder.exists() else write(folder))
+
+
+PICTURES: dict[str, Make] = {
+    "clip": lambda path: Clip(_folder(tiny.clip, path)),
+    "clip-unit": lambda path: Clip(_folder(tiny.clip, path), normalize=True),
+    "clip-resnet": lambda path: Clip(_folder(lambda p: tiny.clip(p, tiny.CLIP_RESNET), path)),
+    "clip-timm": lambda path: Clip(_folder(lambda p: tiny.clip(p, tiny.CLIP_TIMM), path)),
+    **{
+        kind: lambda path, kind=kind: ViT(_folder(lambda p: tiny.vision(p, kind), path))
+        for kind in ("dinov2", "vit", "siglip", "clip_vision_model", "convnext", "resnet")
+    },
+    "clip-hf": lambda path: ViT(_folder(lambda p: tiny.vision(p, "clip"), path)),
+}
+SOUNDS: dict[str, Make] = {
+    "clap": lambda path: Clap(_folder(lambda p: tiny.clap(p, False), path)),
+    "clap-cut": lambda path: Clap(_folder(lambda p: tiny.clap(p, False), path), long="cut"),
+    "clap-fused": lambda path: Clap(_folder(lambda p: tiny.clap(p, True), path)),
+    "whisper": lambda path: Whisper(_folder(tiny.whisper, path)),
+    "whisper-cut": lambda path: Whisper(_folder(tiny.whisper, path), long="cut"),
+    "whisper-whole": lambda path: Whisper(_folder(tiny.whisper, path), window="whole"),
+    "ast": lambda path: AST(_folder(tiny.ast, path)),
+    "cnn14": lambda path: Cnn14(_folder(tiny.panns, path), **tiny.PANNS),
+    **{
+        f"{kind}-{norm}": lambda path, kind=kind, norm=norm: Speech(_folder(lambda p: tiny.speech(p, kind, norm), path))
+        for kind in ("wav2vec2", "hubert", "wavlm")
+        for norm in ("group", "layer")
+    },
+    "torchaudio-group": lambda path: _torchaudio(path, "Wav2Vec2", tiny.SPEECH),
+    "torchaudio-layer": lambda path: _torchaudio(path, "Wav2Vec2", tiny.SPEECH_LAYER, normalize=True),
+    "torchaudio-wavlm": lambda path: _torchaudio(path, "WavLM", tiny.WAVLM),
+}
+ALL = {**PICTURES, **SOUNDS}
+LENGTHS = (16000, 40000, 5000, 16000, 300, 33000)  # one to three windows, and less than one frame
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Encoder, Path]]:
+    """Each encoder once, and the folder that its model lies in."""
+    root, made = tmp_path_factory.mktemp("models"), {}
+
+    def take(name: str) -> tuple[Encoder, Path]:
+        if name not in made:
+            made[name] = ALL[name](root / name)
+        return made[name], root / name
+
+    return take
+
+
+def _sound(length: int, seed: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    time = torch.arange(length) / 16000
+    return 0.4 * torch.sin(2 * torch.pi * (200 + 150 * seed) * time) + 0.05 * torch.randn(length, generator=generator)
+
+
+def _sounds(lengths: tuple[int, ...] = LENGTHS, junk: float = 0.0, extra: int = 0) -> Media:
+    clips = [_sound(length, seed) for seed, length in enumerate(lengths)]
+    generator = torch.Generator().manual_seed(99)
+    values = junk * torch.randn(len(clips), max(lengths) + extra, generator=generator)
+    for row, clip in zip(values, clips, strict=True):
+        row[: len(clip)] = clip
+    return Media(values, torch.tensor(lengths))
+
+
+def _pictures(encoder: Encoder, count: int = 3) -> Media:
+    noise = np.random.default_rng(5).integers(0, 256, (count, 37, 45, 3), dtype=np.uint8)
+    seen = [encoder.preprocess(Image.fromarray(picture), 0.0, None) for picture in noise]
+    return Media(torch.stack(seen), torch.ones(count, dtype=torch.long))
+
+
+def _media(encoder: Encoder) -> Media:
+    return _sounds() if encoder.media == "audio" else _pictures(encoder)
+
+
+def _same(one: Features, other: Features, tolerance: float = 0.0) -> None:
+    assert torch.equal(one.mask, other.mask)
+    assert_close(one.frames, other.frames, atol=tolerance, rtol=tolerance)
+    assert_close(one.pooled, other.pooled, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_it_says_its_widths_and_is_frozen(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
+    encoder, _ = shelf(name)
+    media = _media(encoder)
+    media.values.requires_grad_(True)
+    found = encoder(media)
+    batch = len(media.lengths)
+    assert found.frames.shape == (batch, found.mask.shape[1], encoder.dim)
+    assert found.mask.shape[0] == batch
+    assert found.mask.dtype == torch.bool
+    assert found.pooled.shape == (batch, encoder.pooled_dim)
+    assert encoder.pooled_dim > 0
+    assert found.frames.dtype == found.pooled.dtype == torch.float32
+    assert not found.frames.requires_grad
+    assert not found.pooled.requires_grad
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    encoder.train()
+    assert not any(module.training for module in encoder.modules())
+    assert encoder.dim == 0 or found.frames[found.mask].std() > 0
+    _same(encoder(media), found)  # the same again, to the bit
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_a_batch_of_sounds_equals_its_clips_one_at_a_time(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
+    encoder, _ = shelf(name)
+    together = encoder(_sounds())
+    for row, length in enumerate(LENGTHS):
+        alone = encoder(Media(_sound(length, row)[None], torch.tensor([length])))
+        size = alone.frames.shape[1]
+        assert torch.equal(together.mask[row, :size], alone.mask[0])
+        assert not together.mask[row, size:].any()
+        real = alone.mask[0]
+        assert_close(together.frames[row, :size][real], alone.frames[0][real], atol=1e-5, rtol=1e-5)
+        assert_close(together.pooled[row], alone.pooled[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_a_batch_of_pictures_equals_them_one_at_a_time(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
+    encoder, _ = shelf(name)
+    media = _pictures(encoder)
+    together = encoder(media)
+    for row in range(3):
+        alone = encoder(Media(media.values[row : row + 1], media.lengths[row : row + 1]))
+        assert_close(together.frames[row], alone.frames[0], atol=1e-5, rtol=1e-5)
+        assert_close(together.pooled[row], alone.pooled[0], atol=1e-5, rtol=1e-5)
+    assert (together.pooled[0] - together.pooled[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_what_a_batch_is_padded_with_is_not_heard(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
+    encoder, _ = shelf(name)
+    _same(encoder(_sounds(junk=0.5, extra=7000)), encoder(_sounds()), 1e-5)
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_sound_is_masked_where_it_ends(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
+    encoder, _ = shelf(name)
+    counts = encoder(_sounds((2000, 8000, 16000))).mask.sum(1).tolist()
+    if name == "whisper-whole":
+        assert counts == [100, 100, 100]
+    else:
+        assert counts[0] < counts[1] < counts[2]
+
+
+@pytest.mark.parametrize("name", SOUNDS)
+def test_preprocessing_travels_to_workers_and_resamples(
+    name: str, shelf: Callable[[str], tuple[Encoder, Path]], tmp_path: Path
+):
+    encoder, _ = shelf(name)
+    preprocess = pickle.loads(pickle.dumps(encoder.preprocess))
+    for rate in (16000, 44100):
+        tone = np.sin(2 * np.pi * 440 * np.arange(rate) / rate) * np.hanning(rate)
+        soundfile.write(tmp_path / f"{rate}.wav", tone * 0.5, rate, subtype="FLOAT")
+    slow, fast = (preprocess(tmp_path / f"{rate}.wav", 0.0, None) for rate in (16000, 44100))
+    assert len(slow) == len(fast) == 16000
+    assert_close(slow, fast, atol=1e-4, rtol=0)
+    found = [encoder(Media(clip[None], torch.tensor([16000]))) for clip in (slow, fast)]
+    assert torch.equal(found[0].mask, found[1].mask)
+    # The two files differ by rounding noise 80 dB down, which spectrograms in decibels show where nothing else sounds.
+    assert torch.cosine_similarity(found[0].pooled, found[1].pooled).item() > 0.98
+    part = preprocess(tmp_path / "44100.wav", 0.25, 0.75)
+    assert_close(part, slow[4000:12000], atol=2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_preprocessing_of_pictures_travels_to_workers(
+    name: str, shelf: Callable[[str], tuple[Encoder, Path]], tmp_path: Path
+):
+    encoder, _ = shelf(name)
+    Image.fromarray(np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    pixels = pickle.loads(pickle.dumps(encoder.preprocess))(tmp_path / "a.png", 0.0, None)
+    assert pixels.dtype == torch.float32
+    assert pixels.shape[0] == 3
+    assert torch.equal(pixels, encoder.preprocess(Image.open(tmp_path / "a.png"), 0.0, None))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_its_recipe_builds_it_again(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
+    encoder, _ = shelf(name)
+    again = parts.build(parts.recipe(encoder), Encoder)
+    media = _media(encoder)
+    _same(again(media), encoder(media))
+    assert again.identity == encoder.identity
+    assert again.identity.revision is None
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov2", "clap", "whisper", "ast", "wav2vec2-group", "torchaudio-group"])
+def test_identity_is_the_weights_and_not_the_place(
+    name: str, shelf: Callable[[str], tuple[Encoder, Path]], tmp_path: Path
+):
+    encoder, path = shelf(name)
+    shutil.copytree(path, tmp_path / "moved")
+    moved = ALL[name](tmp_path / "moved")
+    assert moved.identity.sha256 == encoder.identity.sha256
+    assert len(moved.identity.sha256) == 64
+    weights = next(file for file in (tmp_path / "moved").iterdir() if file.suffix in (".safetensors", ".pt"))
+    data = bytearray(weights.read_bytes())
+    middle = len(data) // 2 + len(data) // 8
+    data[middle - middle % 4] ^= 1  # the last bit of one number's fraction
+    weights.write_bytes(data)
+    if weights.suffix == ".pt":  # its archive is checked as a whole, so the number is changed in the state instead
+        shutil.copy(path / weights.name, weights)
+        state = torch.load(weights, weights_only=True)
+        next(iter(state.values())).view(-1)[0] += 1e-3
+        torch.save(state, weights)
+    assert ALL[name](tmp_path / "moved").identity.sha256 != encoder.identity.sha256
+
+
+@pytest.mark.parametrize("kind", [Clip, ViT, Clap, Whisper, Speech, AST])
+def test_what_it_cannot_read_is_refused_by_name(kind: type[Encoder], tmp_path: Path):
+    with pytest.raises(InputError, match=r"nowhere"):
+        kind(str(tmp_path / "nowhere"))  # type: ignore[call-arg]
+    text = tiny.gpt2(tmp_path / "text")
+    with pytest.raises(InputError, match=r"text.*(gpt2|open_clip_config)") as error:
+        kind(str(text))  # type: ignore[call-arg]
+    assert "\n" not in str(error.value)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    with pytest.raises(InputError, match=r"empty.*config"):
+        kind(str(empty))  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ["clip", "dinov2", "clap", "whisper", "ast", "wav2vec2-group", "torchaudio-group"])
+def test_damaged_weights_are_refused_by_name(name: str, shelf: Callable[[str], tuple[Encoder, Path]], tmp_path: Path):
+    _, path = shelf(name)
+    shutil.copytree(path, tmp_path / "broken")
+    weights = next(file for file in (tmp_path / "broken").iterdir() if file.suffix in (".safetensors", ".pt"))
+    weights.write_bytes(weights.read_bytes()[:-500])
+    with pytest.raises(InputError, match="broken") as error:
+        ALL[name](tmp_path / "broken")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "clap", "clap-fused", "whisper", "ast", "wavlm-layer"])
+def test_smaller_types_hold_the_weights(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
+    encoder, path = shelf(name)
+    half = type(encoder)(str(path), dtype="bfloat16")  # type: ignore[call-arg]
+    assert next(half.network.parameters()).dtype == torch.bfloat16  # type: ignore[union-attr]
+    media = _media(encoder)
+    found, exact = half(media), encoder(media)
+    assert found.frames.dtype == found.pooled.dtype == torch.float32
+    assert torch.equal(found.mask, exact.mask)
+    assert torch.cosine_similarity(found.pooled, exact.pooled).min() > 0.98
+    with pytest.raises(InputError, match="dtype: 'int8'"):
+        type(encoder)(str(path), dtype="int8")  # type: ignore[call-arg]

@@ -1,0 +1,262 @@
+"""Numbers as an input: read from where they stand, brought to the range of the training data, saved with it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmprefix.data.collate import stack
+from mmprefix.encoders.signals import Signals
+from mmprefix.errors import InputError
+from mmprefix.inference.predictor import load
+from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.linear import Linear
+from mmprefix.mappers.minmax import MinMax
+from mmprefix.mappers.mlp import MLP
+from mmprefix.mappers.parallel import Parallel
+from mmprefix.mappers.prefix_tuning import Deep
+from mmprefix.parts import build, recipe
+from mmprefix.types import Features, Prefix
+from tiny import speech_system as tiny_spoken
+from tiny.captioning_system import quietly, refusal, run, tensors, watched
+from tiny.speech_system import Spoken, part
+
+pytestmark = quietly
+NAMES = ["cost", "confidence", "alternatives"]
+MINMAX = part("mappers.minmax.MinMax", mapper=part("mappers.mlp.MLP", length=2, hidden=8))
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
+    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"))
+
+
+def config(spoken: Spoken, mapper: dict[str, Any] = MINMAX, train: str = "train.jsonl") -> dict[str, Any]:
+    """Three numbers to GPT-2."""
+    branch = {"encoder": part("encoders.signals.Signals", names=NAMES), "mapper": mapper}
+    decoder = part("decoder.CausalDecoder", model=spoken.place("decoder"))
+    found = spoken.config(branches={"signals": branch}, decoder=decoder)
+    found["data"]["init_args"]["train"] = [spoken.place(train)]
+    return found
+
+
+def manifest(spoken: Spoken, name: str, signals: list[Any]) -> str:
+    """A manifest of rows with these numbers, next to the others."""
+    rows = [{"id": str(n), "signals": values, "target": "rain falls"} for n, values in enumerate(signals)]
+    Path(spoken.place(name)).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return name
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def test_numbers_are_read_from_where_they_stand(tmp_path: Path) -> None:
+    encoder = Signals(NAMES)
+    values = [0.5, -2.0, 1e6]
+    (tmp_path / "list.json").write_text(json.dumps(values))
+    np.save(tmp_path / "array.npy", np.array(values))
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in ("list.json", "array.npy"):
+            archive.write(tmp_path / name, name)
+    places: list[Any] = [tuple(values), tmp_path / "list.json", str(tmp_path / "array.npy")]
+    places += [f"{tmp_path}/all.zip::list.json", f"{tmp_path}/all.zip::array.npy"]
+    read = [encoder.preprocess(place, 0.0, None) for place in places]
+    assert all(one.dtype == torch.float32 and one.tolist() == values for one in read)
+    found = encoder(stack(read[:2]))
+    assert found.pooled.tolist() == [values, values]
+    assert found.frames.shape == (2, 0, 0)
+    assert found.mask.shape == (2, 0)
+    assert (encoder.dim, encoder.pooled_dim, encoder.media) == (0, 3, "signals")
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("two.json", b"[1, 2]", "holds 2 numbers, expected 3: cost, confidence, alternatives"),
+    ("nan.json", b"[1, NaN, 2]", "must hold one row of finite numbers"),
+    ("null.json", b"[1, null, 2]", "must hold one row of finite numbers"),
+    ("huge.json", b"[1, 1e300, 2]", "must hold one row of finite numbers"),
+    ("endless.json", b"[1, " + b"9" * 400 + b", 2]", "holds no list of numbers"),
+    ("rows.json", b"[[1, 2, 3]]", "must hold one row of finite numbers"),
+    ("empty.json", b"[]", "must hold one row of finite numbers"),
+    ("one.json", b"3", "must hold one row of finite numbers"),
+    ("object.json", b'{"cost": 1}', "holds no list of numbers"),
+    ("words.json", b'["a", "b", "c"]', "holds no list of numbers"),
+    ("torn.json", b"[1, 2", "holds no list of numbers"),
+    ("deep.json", b"[" * 100000, "holds no list of numbers"),
+    ("empty.npy", b"", "holds no list of numbers"),
+    ("torn.npy", b"\x93NUMPY\x01\x00", "holds no list of numbers"),
+    ("zip.npy", b"PK\x03\x04", "holds no list of numbers"),
+    ("bytes.npy", b"1 2 3", "holds no list of numbers"),
+    (None, b"", "no such file"),
+])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_other_files_are_refused_by_name(name: str | None, content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / (name or "none.json")
+    if name:
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        Signals(NAMES).preprocess(file, 0.0, None)
+    assert str(caught.value).startswith(str(file))
+
+
+def test_numbers_in_memory_and_objects_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "objects.npy", np.array([{}, 1], dtype=object))
+    encoder = Signals(NAMES)
+    with pytest.raises(InputError, match="holds no list of numbers"):
+        encoder.preprocess(tmp_path / "objects.npy", 0.0, None)
+    with pytest.raises(InputError, match="the given numbers: must hold one row of finite numbers"):
+        encoder.preprocess((1.0, float("inf"), 2.0), 0.0, None)
+    with pytest.raises(InputError, match="the given numbers: holds 1 numbers, expected 3"):
+        encoder.preprocess((1.0,), 0.0, None)
+
+
+def test_names_tell_encoders_apart() -> None:
+    """A mapper for other numbers fits none of these."""
+    same, other = Signals(list(NAMES)), Signals(NAMES[::-1])
+    assert same.identity == Signals(NAMES).identity
+    assert same.identity != other.identity
+    assert build(recipe(same), Signals).names == NAMES
+
+
+# ---------------------------------------------------------------------------------------------------------- the range
+
+
+class Shown(Mapper):
+    """What a mapper is shown, as a prefix."""
+
+    def __init__(self, dim: int, pooled_dim: int, width: int) -> None:
+        super().__init__()
+
+    def forward(self, features: Features) -> Prefix:
+        embeds = features.pooled[:, None]
+        return Prefix(embeds, torch.ones(len(embeds), 1, dtype=torch.bool))
+
+
+def features(values: list[list[float]]) -> Features:
+    pooled = torch.tensor(values)
+    return Features(pooled.new_zeros(len(values), 0, 0), torch.zeros(len(values), 0, dtype=torch.bool), pooled)
+
+
+def test_numbers_are_scaled_by_what_was_observed_and_cut_off() -> None:
+    mapper = MinMax(0, 3, 3, Shown)
+    with pytest.raises(InputError, match="MinMax: has seen no training data"):
+        mapper(features([[0.0, 0.0, 0.0]]))
+    mapper.observe(torch.tensor([[-2.0, 5.0, 100.0], [0.0, 5.0, 300.0]]))
+    mapper.observe(torch.tensor([[2.0, 5.0, 200.0]]))
+    shown = mapper(features([[-2.0, 5.0, 150.0], [2.0, 4.0, 300.0], [-9.0, 6.0, 99.0], [9.0, 5.0, 1e9]]))
+    wanted = [[0.0, 0.0, 0.25], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
+    assert isinstance(shown, Prefix)
+    assert shown.embeds[:, 0].tolist() == wanted  # a number that never changed is read as 0
+    again = MinMax(0, 3, 3, Shown)
+    again.load_state_dict(mapper.state_dict())
+    assert again.known
+    assert torch.equal(again.low, torch.tensor([-2.0, 5.0, 100.0]))
+
+
+def test_it_needs_a_summary() -> None:
+    with pytest.raises(InputError, match="MinMax reads the encoder's summary"):
+        MinMax(12, 0, 32, Linear)
+
+
+def test_it_is_built_again_from_its_recipe() -> None:
+    mapper = MinMax(0, 3, 32, lambda d, g, w: Deep(d, g, w, lambda *sizes: MLP(*sizes, length=2, hidden=4), hidden=4))
+    mapper.for_decoder(2, 4, 8)
+    mapper.observe(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]))
+    again = build(recipe(mapper), Mapper)
+    again.load_state_dict(mapper.state_dict())
+    found = features([[0.5, 0.5, 0.5]])
+    assert torch.equal(again(found).keys, mapper(found).keys)
+
+
+def test_it_is_learned_from_the_rows_to_train_on_only(spoken: Spoken, tmp_path: Path) -> None:
+    recipe = config(spoken)
+    val = manifest(spoken, "wider.jsonl", [[-1000.0, 50.0, 8.0], [1000.0, -50.0, 9.0]])
+    recipe["data"]["init_args"]["val"] = [spoken.place(val)]
+    assert run("fit", spoken.recipe(recipe, tmp_path), save_to=tmp_path / "model") == 0
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    low, high = (saved[f"mappers.signals.{name}"] for name in ("low", "high"))
+    assert low.tolist() == [-2.0, 0.0, 7.0]
+    assert high.tolist() == [5.0, 20.0, 7.0]
+    assert sorted(name.rpartition(".")[2] for name in saved) == ["bias", "bias", "high", "low", "weight", "weight"]
+    before = watched(tmp_path).before  # when training began it was known
+    assert torch.equal(before["model.mappers.signals.high"], high)
+    model = load(tmp_path / "model", device="cpu")
+    inside, outside, constant = (5.0, 20.0, 7.0), (99.0, 21.0, 7.0), (5.0, 20.0, -3.0)
+    scores = model.score([inside, outside, constant], ["rain falls"] * 3)
+    assert scores == pytest.approx([scores[0]] * 3, abs=1e-5)
+    assert abs(model.score([(4.0, 20.0, 7.0)], ["rain falls"])[0] - scores[0]) > 1e-5
+
+
+@pytest.mark.parametrize(
+    ("mapper", "where"),
+    [
+        (part("mappers.deep.Deep", mapper=MINMAX, hidden=8), "mapper"),
+        (part("mappers.parallel.Parallel", mappers=[part("mappers.mlp.MLP", length=1, hidden=4), MINMAX]), "mappers.1"),
+    ],
+    ids=["deep", "parallel"],
+)
+def test_it_is_learned_inside_other_mappers(mapper: Any, where: str, spoken: Spoken, tmp_path: Path) -> None:
+    assert run("fit", spoken.recipe(config(spoken, mapper), tmp_path)) == 0
+    saved = tensors(tmp_path / "checkpoints" / "last.ckpt")
+    assert saved[f"model.mappers.signals.{where}.low"].tolist() == [-2.0, 0.0, 7.0]
+    assert saved[f"model.mappers.signals.{where}.high"].tolist() == [5.0, 20.0, 7.0]
+
+
+def test_a_resumed_run_does_not_learn_it_anew(spoken: Spoken, tmp_path: Path) -> None:
+    name = manifest(spoken, "moved.jsonl", [[n, n, n] for n in range(8)])
+
+    def constant() -> dict[str, Any]:
+        made = config(spoken, train=name)
+        made["model"]["schedule"] = "constant"  # another would have come to its end
+        return made
+
+    assert run("fit", spoken.recipe(constant(), tmp_path), trainer__max_epochs=1) == 0
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    first = tensors(last)["model.mappers.signals.high"]
+    assert first.tolist() == [7.0] * 3
+    manifest(spoken, "moved.jsonl", [[100.0 * n, n, n] for n in range(8)])
+    resumed = spoken.recipe(constant(), tmp_path / "resumed")
+    assert run("fit", resumed, ckpt_path=last, trainer__max_epochs=2) == 0
+    second = tensors(tmp_path / "resumed" / "checkpoints" / "last.ckpt")
+    assert torch.equal(second["model.mappers.signals.high"], first)
+    weight = "model.mappers.signals.mapper.model.0.weight"
+    assert not torch.equal(second[weight], tensors(last)[weight])  # it did go on
+
+
+def test_rows_that_cannot_be_read_are_named_or_skipped(spoken: Spoken, tmp_path: Path, capfd: Any) -> None:
+    rows = [[float(n), n, n] for n in range(7)]
+    name = manifest(spoken, "short.jsonl", [*rows[:3], [1.0, 2.0], *rows[3:]])
+    made = config(spoken, train=name)
+    said = refusal("fit", spoken.recipe(made, tmp_path / "stop"), capfd)
+    assert said.startswith(f"{spoken.place(name)}:4: ")
+    assert said.endswith("holds 2 numbers, expected 3: cost, confidence, alternatives")
+    made = config(spoken, train=name)
+    made["data"]["init_args"]["on_bad"] = "skip"
+    assert run("fit", spoken.recipe(made, tmp_path / "skip")) == 0
+    kept = tensors(tmp_path / "skip" / "checkpoints" / "last.ckpt")
+    assert kept["model.mappers.signals.high"].tolist() == [6.0] * 3
+
+
+def test_nothing_to_learn_it_from_is_said(spoken: Spoken, tmp_path: Path, capfd: Any) -> None:
+    made = config(spoken)
+    made["model"]["branches"]["audio"] = {
+        "encoder": part("encoders.whisper.Whisper", model=spoken.place("whisper")),
+        "mapper": part("mappers.mlp.MLP", length=1, hidden=4),
+    }
+    rows = [{"id": str(n), "audio": f"{n}.wav", "target": "rain falls"} for n in range(8)]
+    Path(spoken.place("sounds.jsonl")).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made["data"]["init_args"]["train"] = [spoken.place("sounds.jsonl")]
+    said = refusal("fit", spoken.recipe(made, tmp_path), capfd)
+    assert said == "model.branches.signals: MinMax finds no row to train on that has signals"
+
+
+def test_a_parallel_tells_its_parts_the_sizes() -> None:
+    mapper = Parallel(0, 3, 32, [lambda d, g, w: MinMax(d, g, w, lambda d, g, w: Deep(d, g, w, MLP))])
+    mapper.for_decoder(2, 4, 8)
+    assert [tuple(p.shape) for p in mapper.parameters()][-1] == (2 * 2 * 4 * 8,)

@@ -1,0 +1,112 @@
+"""Layers that compute again what they did not keep: the same losses, gradients and texts, from less memory."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.cross_attention import CrossDecoder
+from mmprefix.generation.options import GenerateOptions
+from mmprefix.types import DeepPrefix, Features, MixedPrefix, Prefix
+from tiny import whisper as tiny_speech
+from tiny.captioning_system import build, figures, quietly, run, same, watched
+from tiny.decoders import KINDS, save_decoder, tokenizer
+
+pytestmark = quietly
+TARGETS = [["a dog barks", "the cat."], ["rain falls loudly over a hill"], ["a", "some rain", "the old roof rings"]]
+PROMPTS = ["", "the", "a green"]
+
+
+@pytest.fixture(scope="module", params=[*KINDS, "whisper", "bart"])
+def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param in KINDS:
+        return CausalDecoder(save_decoder(folder, request.param))
+    return CrossDecoder(getattr(tiny_speech, request.param)(folder))
+
+
+def loss(decoder: CausalDecoder, kind: str) -> tuple[Tensor, list[Tensor]]:
+    """With the gradients of what a mapper would give."""
+    random = torch.Generator().manual_seed(0)
+    mask = torch.arange(5) < torch.tensor([5, 3, 4])[:, None]
+    shape = (decoder.layers, 3, decoder.heads, 5, decoder.head_width)
+    soft = torch.randn(3, 5, decoder.width, generator=random).requires_grad_()
+    keys, values = (torch.randn(shape, generator=random).requires_grad_() for _ in range(2))
+    deep = DeepPrefix(keys, values, mask)
+    prefix = {"soft": Prefix(soft, mask), "deep": deep, "mixed": MixedPrefix(deep, Prefix(soft, mask))}[kind]
+    memory = None
+    if decoder.memory_dim:
+        seen = torch.arange(20) < torch.tensor([20, 7, 13])[:, None]
+        frames = torch.randn(3, 20, decoder.memory_dim, generator=random)
+        memory = Features(frames, seen, frames[:, 0])
+    found = decoder.loss(decoder.start(prefix, memory), PROMPTS, TARGETS)
+    leaves = {"soft": [soft], "deep": [keys, values], "mixed": [keys, values, soft]}[kind]
+    return found.detach(), list(torch.autograd.grad(found, leaves))
+
+
+@pytest.mark.parametrize("kind", ["soft", "deep", "mixed"])
+def test_the_same_losses_and_gradients(decoder: CausalDecoder, kind: str) -> None:
+    if isinstance(decoder, CrossDecoder) and not decoder.hears and kind != "deep":
+        pytest.skip("a text model's decoder takes a deep prefix only")
+    again = copy.deepcopy(decoder)
+    again.recompute_layers()
+    (plain, wanted), (found, gradients) = loss(decoder, kind), loss(again, kind)
+    assert torch.equal(found, plain)
+    for gradient, want in zip(gradients, wanted, strict=True):
+        assert torch.equal(gradient, want)
+
+
+def test_texts_are_written_as_before(tmp_path: Path) -> None:
+    decoder = CausalDecoder(save_decoder(tmp_path))
+    prefix = Prefix(torch.randn(2, 4, decoder.width), torch.ones(2, 4, dtype=torch.bool))
+    options = GenerateOptions(max_new_tokens=8, num_beams=3)
+    before = decoder.generate(decoder.start(prefix), ["", ""], options)
+    decoder.recompute_layers()
+    assert decoder.generate(decoder.start(prefix), ["", ""], options) == before
+
+
+def test_less_is_kept(tmp_path: Path) -> None:
+    """For a layer its input, keys and values, instead of the 16 and more times that an ordinary one keeps."""
+    torch.manual_seed(0)
+    words = tokenizer()
+    words.save_pretrained(tmp_path)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_embd=64, n_layer=12, n_head=2)).save_pretrained(tmp_path)
+    decoder, kept = CausalDecoder(str(tmp_path)), list[int]()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
+    for again in (False, True):
+        if again:
+            decoder.recompute_layers()
+        held: dict[int, int] = {}
+
+        def keep(value: Tensor, held: dict[int, int] = held) -> Tensor:
+            space = value.untyped_storage()
+            if space.data_ptr() not in weights:
+                held[space.data_ptr()] = space.nbytes()
+            return value
+
+        embeds = torch.randn(3, 40, decoder.width, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+            state = decoder.start(Prefix(embeds, torch.ones(3, 40, dtype=torch.bool)))
+            lost = decoder.loss(state, PROMPTS, TARGETS)
+        kept.append(sum(held.values()))
+        del lost, state
+    assert kept[1] < 0.45 * kept[0]
+
+
+def test_a_recipe_asks_for_it(tmp_path: Path) -> None:
+    (tmp_path / "tiny").mkdir()
+    tiny = build(tmp_path / "tiny", steps=10)
+    ends: list[Any] = []
+    for name, wanted in (("plain", False), ("again", True)):
+        recipe = tiny.recipe(tiny.config(("audio",)), tmp_path / name)
+        assert run("fit", recipe, model__recompute=wanted, trainer__max_steps=3, data__val="[]") == 0
+        ends.append(watched(tmp_path / name).after)
+    assert same(*ends)
+    assert figures(tmp_path / "again", "train/loss") == figures(tmp_path / "plain", "train/loss")

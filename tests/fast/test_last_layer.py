@@ -1,0 +1,67 @@
+"""A trunk whose last layer is run at its last position only, against the whole run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.fast import last_layer
+from mmprefix.kv_cache.state import State
+from mmprefix.types import Prefix
+from tiny.decoders import KINDS, ragged_prefix, save_decoder
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
+    return CausalDecoder(save_decoder(tmp_path_factory.mktemp(request.param), request.param, sharp=2.0))
+
+
+def gradients(decoder: CausalDecoder, narrows: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[State, torch.Tensor]:
+    """What was read, and the gradient of some of it into the prefix."""
+    monkeypatch.setattr(decoder, "_narrows", narrows)
+    prefix = ragged_prefix(decoder, [5, 1, 0, 4])
+    embeds = prefix.embeds.clone().requires_grad_()
+    state = decoder.read(decoder.start(Prefix(embeds, prefix.mask)), ["the", "", "", "a green hill"], ["", "a", "", ""])
+    assert state.last is not None
+    parts = [state.last, *(part for layer in state.cache for part in layer)]
+    sum((part * torch.linspace(0, 1, part.numel()).view(part.shape)).sum() for part in parts).backward()  # pyright: ignore
+    assert embeds.grad is not None
+    return state, embeds.grad
+
+
+def test_it_is_the_whole_run(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    (want, wanted), (found, gradient) = (gradients(decoder, narrows, monkeypatch) for narrows in (False, True))
+    assert found.last is not None
+    assert want.last is not None
+    real = want.mask.any(1)
+    assert torch.allclose(found.last[real], want.last[real], rtol=1e-5, atol=1e-5)
+    for layer, whole in zip(found.cache, want.cache, strict=True):
+        for part, other in zip(layer, whole, strict=True):
+            assert torch.allclose(part, other, rtol=1e-5, atol=1e-5)
+    assert (gradient - wanted).norm() <= 5e-6 * wanted.norm()
+
+
+def test_it_computes_less(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = []
+    for narrows in (False, True):
+        monkeypatch.setattr(decoder, "_narrows", narrows)
+        with FlopCounterMode(display=False) as counter:
+            decoder.start(ragged_prefix(decoder, [40, 40]))
+        counts.append(counter.get_total_flops())
+    assert counts[1] < 0.8 * counts[0]  # of two layers, most of one
+
+
+def test_a_model_without_a_list_of_layers_is_left_alone() -> None:
+    assert not last_layer.hook(nn.Sequential(nn.Linear(2, 2)), 2)
+
+
+def test_outside_of_reading_nothing_changes(tmp_path: Path) -> None:
+    decoder = CausalDecoder(save_decoder(tmp_path))
+    plain = decoder.lm(inputs_embeds=torch.ones(1, 6, decoder.width)).logits
+    decoder.start(ragged_prefix(decoder, [3]))
+    assert torch.equal(plain, decoder.lm(inputs_embeds=torch.ones(1, 6, decoder.width)).logits)

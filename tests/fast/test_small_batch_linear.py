@@ -1,0 +1,94 @@
+"""Products of few rows against the usual ones: values, gradients, weights that change, copies that can be copied."""
+
+from __future__ import annotations
+
+import pickle
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from mmprefix.fast import small_batch_linear
+
+
+def layers(kind: str, bias: bool = True) -> tuple[nn.Linear | Conv1D, nn.Linear | Conv1D]:
+    """A frozen layer, and the same one prepared."""
+    torch.manual_seed(0)
+    plain = Conv1D(40, 24) if kind == "conv" else nn.Linear(24, 40, bias=bias)
+    nn.init.normal_(plain.bias) if plain.bias is not None else None
+    fast = deepcopy(plain.requires_grad_(False))
+    small_batch_linear.prepare(nn.Sequential(fast))
+    return plain, fast
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_batch_linear, "PATIENCE", 0)
+
+
+def packed(layer: nn.Module) -> bool:
+    return layer.forward.copy is not None  # pyright: ignore
+
+
+@pytest.mark.parametrize(("kind", "bias"), [("linear", True), ("linear", False), ("conv", True)])
+@pytest.mark.parametrize("shape", [(24,), (1, 1, 24), (2, 24), (3, 5, 24), (48, 24), (49, 24), (0, 24)])
+def test_the_product_is_the_same(kind: str, bias: bool, shape: tuple[int, ...]) -> None:
+    plain, fast = layers(kind, bias)
+    rows = torch.randn(shape)
+    with torch.inference_mode():
+        found, want = fast(rows), plain(rows)
+    assert found.shape == want.shape
+    assert torch.allclose(found, want, rtol=1e-5, atol=1e-5)
+    assert packed(fast) == (2 <= rows.numel() // 24 <= small_batch_linear.MOST)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_weights_that_change_are_seen(kind: str) -> None:
+    plain, fast = layers(kind)
+    rows = torch.randn(3, 24)
+    fast(rows)
+    for layer in (plain, fast):
+        with torch.no_grad():
+            layer.weight.mul_(2)
+        layer.load_state_dict({name: value + 1 for name, value in layer.state_dict().items()})
+    assert torch.allclose(fast(rows), plain(rows), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_trained_or_trains_goes_the_usual_way() -> None:
+    plain, fast = layers("linear")
+    rows = torch.randn(3, 24, requires_grad=True)
+    fast(rows).sum().backward()
+    assert rows.grad is not None
+    assert not packed(fast)
+    learned = fast.requires_grad_(True)
+    learned(torch.randn(3, 24))
+    assert not packed(fast)
+    assert torch.allclose(fast.double()(rows.double()), plain.double()(rows.double()))
+
+
+def test_a_short_text_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_batch_linear, "PATIENCE", 2)
+    _, fast = layers("linear")
+    for expected in (False, False, True):
+        fast(torch.randn(3, 24))
+        assert packed(fast) == expected
+
+
+def test_a_large_model_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_batch_linear, "ROOM", 24 * 40 * 4 - 1)
+    _, fast = layers("linear")
+    assert "forward" not in vars(fast)
+
+
+def test_copies_of_a_layer_are_layers() -> None:
+    plain, fast = layers("linear")
+    fast(torch.randn(3, 24))
+    again = pickle.loads(pickle.dumps(fast))
+    twin = deepcopy(fast)
+    rows = torch.randn(4, 24)
+    twin.weight.data.zero_()
+    assert torch.allclose(again(rows), plain(rows), rtol=1e-5, atol=1e-5)
+    assert torch.equal(twin(rows), twin.bias.expand(4, -1))
+    assert torch.allclose(fast(rows), plain(rows), rtol=1e-5, atol=1e-5)

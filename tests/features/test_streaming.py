@@ -1,0 +1,200 @@
+"""Shards that stream: what is in them, each row read once whatever workers and processes there are, resuming."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import webdataset
+
+from mmprefix.data.manifest import read_manifest
+from mmprefix.encoders.cnn import Cnn
+from mmprefix.errors import InputError
+from mmprefix.features.store import Store, describe
+from mmprefix.features.streaming import Reading, Stream, Tar, decoded
+from mmprefix.features.webdataset import write_tars
+from mmprefix.types import Batch, Features
+from tiny.captioning_system import Tiny, build, figures, quietly, refusal, run, same, watched
+
+pytestmark = quietly
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return build(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def shards(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("encoded")
+    recipe, options = tiny.recipe(tiny.config(), root), {"cache": root / "cache", "cache_dtype": "float32"}
+    assert run("encode", recipe, **options, to="webdataset", out=root / "shards", shard_rows=2) == 0
+    return root / "shards"
+
+
+def rows(shards: Path, split: str) -> dict[str, dict[str, Any]]:
+    """The rows of a split by id, as the library that defines the form reads them."""
+    files = sorted(str(file) for file in shards.glob(f"{split}-*.tar"))
+    found = [decoded(row) for row in webdataset.WebDataset(files, shardshuffle=False)]  # pyright: ignore
+    assert len({row["json"]["id"] for row in found}) == len(found)
+    return {row["json"]["id"]: row for row in found}
+
+
+def test_shards_hold_rows_and_features(tiny: Tiny, shards: Path) -> None:
+    sounds = Cnn(tiny.parts("sounds"))
+    store = Store(shards.parent / "cache", describe(sounds, "float32"))
+    for split in ("train", "val", "test"):
+        wanted, _ = read_manifest(tiny.folder / f"{split}.jsonl")
+        found = rows(shards, split)
+        assert found.keys() == {row.id for row in wanted}
+        for row in wanted:
+            assert found[row.id]["json"]["captions"] == list(row.captions)
+            (name,) = found[row.id]["inputs"]
+            assert name in row.inputs
+            entry = found[row.id]["inputs"][name]
+            if name == "audio":
+                assert any(torch.equal(entry.frames, store[key].frames) for key in store)
+    index = json.loads((shards / "index.json").read_text())
+    assert {one["rows"] for some in index["splits"].values() for one in some} == {1, 2}
+    assert not list(shards.glob(".*"))
+
+
+def stream(shards: Path, workers: int, rank: int = 0, world: int = 1, size: int = 2) -> Stream:
+    told = json.loads((shards / "index.json").read_text())["splits"]["train"]
+    tars = [Tar(str(shards / one["file"]), one["rows"], tuple(one["branches"])) for one in told]
+    return Stream(tars, Reading(size, 4, 0, "", None), workers, rank, world)
+
+
+def drawn(shards: Path, workers: int, rank: int, world: int, epoch: int = 0, skip: int = 0) -> list[Batch]:
+    """What a loader of so many workers gives to one process."""
+    from mmprefix.features.streaming import StreamLoader
+
+    some = stream(shards, workers, rank, world)
+    some.set_epoch(epoch, skip)
+    found = list(StreamLoader(some, None, num_workers=workers))
+    assert len(found) == len(some) - skip
+    return found
+
+
+@pytest.mark.parametrize(("workers", "world"), [(0, 1), (2, 1), (3, 1), (0, 2), (2, 2), (0, 3)])
+def test_each_row_is_read_once(shards: Path, workers: int, world: int) -> None:
+    batches = [drawn(shards, workers, rank, world) for rank in range(world)]
+    assert len({len(some) for some in batches}) == 1
+    ids = [name for some in batches for batch in some for name in batch.ids]
+    assert len(set(ids)) == len(ids)
+    if 6 % (world * max(1, workers)) == 0:
+        assert len(ids) == 12
+    for batch in (batch for some in batches for batch in some):
+        (found,) = batch.inputs.values()
+        assert isinstance(found, Features)
+        assert len({name[0] for name in batch.ids}) == 1  # pictures and sounds share no batch
+
+
+def test_epochs_differ_and_can_be_drawn_again(shards: Path) -> None:
+    first, second = ([batch.ids for batch in drawn(shards, 2, 0, 1, epoch)] for epoch in (0, 1))
+    assert first != second
+    assert first == [batch.ids for batch in drawn(shards, 2, 0, 1, 0)]
+    for skip in (1, 3, 5):
+        rest = {tuple(batch.ids) for batch in drawn(shards, 2, 0, 1, 0, skip)}
+        assert rest == {tuple(ids) for ids in first[skip:]}
+
+
+def streaming(tiny: Tiny, root: Path, shards: str, callbacks: Sequence[Any] = (), **options: Any) -> Path:
+    config = tiny.config()
+    config["trainer"]["callbacks"] = list(callbacks)
+    arguments = {"shards": shards, "batch_size": 3, "val": config["data"]["init_args"]["val"], **options}
+    config["data"] = {"class_path": "mmprefix.features.StreamData", "init_args": arguments}
+    return tiny.recipe(config, root)
+
+
+def test_fit_streams(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
+    recipe = streaming(tiny, tmp_path, str(shards), num_workers=1)
+    assert run("fit", recipe, trainer__max_epochs=4) == 0
+    steps = watched(tmp_path).steps
+    for epoch in range(4):
+        ids = [name for number, batch in steps if number == epoch for name in batch]
+        assert len(set(ids)) == len(ids) == 12
+    losses = figures(tmp_path, "train/loss")
+    assert min(losses[-4:]) < losses[0]
+    assert figures(tmp_path, "val/loss")
+
+
+def test_a_broken_off_run_goes_on(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
+    """At any step, in the bits that it would have had."""
+    assert run("fit", streaming(tiny, tmp_path / "whole", str(shards))) == 0
+    keep = {"every_n_train_steps": 1, "save_last": True}
+    callbacks = [
+        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": keep},
+        {"class_path": "tiny_recipes.Crash", "init_args": {"at": 6}},
+    ]
+    assert run("fit", streaming(tiny, tmp_path / "broken", str(shards), callbacks)) == 1
+    assert run("fit", streaming(tiny, tmp_path / "broken", str(shards), callbacks[:1]), ckpt_path="last") == 0
+    whole, broken = watched(tmp_path / "whole"), watched(tmp_path / "broken")
+    assert broken.steps == whole.steps[-len(broken.steps) :]
+    assert broken.rates == whole.rates[-len(broken.steps) :]
+    assert same(whole.after, broken.after)
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_shards(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
+    recipe = streaming(tiny, tmp_path, str(shards))
+    more = {"trainer__devices": 2, "trainer__strategy": "ddp_fork", "data__num_workers": 1}
+    assert run("fit", recipe, **more) == 0
+    first, second = watched(tmp_path, 0), watched(tmp_path, 1)
+    assert len(first.steps) == len(second.steps) > 0
+    for epoch in range(2):
+        ids = [name for seen in (first, second) for number, batch in seen.steps if number == epoch for name in batch]
+        assert len(ids) == len(set(ids)) >= 6
+    assert same(first.after, second.after)
+
+
+def test_shards_of_another_encoder_are_refused(tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    told = json.loads((shards / "index.json").read_text())
+    told["encoders"]["audio"]["weights"] = "0" * 64
+    (folder / "index.json").write_text(json.dumps(told))
+    said = refusal("fit", streaming(tiny, tmp_path / "run", str(folder)), capfd)
+    assert "the features of branch 'audio' were made by another encoder: weights was 000" in said
+    told["encoders"]["video"] = told["encoders"].pop("audio")
+    (folder / "index.json").write_text(json.dumps(told))
+    assert "has features for branch 'video', which this model has not" in refusal(
+        "fit", streaming(tiny, tmp_path / "run", str(folder)), capfd
+    )
+
+
+def test_shards_without_the_frames_that_a_mapper_reads_are_refused(
+    tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any
+) -> None:
+    told = json.loads((shards / "index.json").read_text())
+    told["encoders"]["audio"]["widths"][0] = 0
+    (tmp_path / "index.json").write_text(json.dumps(told))
+    said = refusal("fit", streaming(tiny, tmp_path / "run", str(tmp_path)), capfd)
+    assert "has no frames for branch 'audio', which its mapper reads; encode anew" in said
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"train": "train.jsonl"}, "data.train: shards are read as they come; leave it out"),
+    ({"bucket": False}, "data.bucket false: shards are read as they come"),
+    ({"buffer": 0}, "data.buffer 0: give a number from 1 on"),
+    ({"batch_size": 7}, "6 shards of 12 rows make no batch of 7 for each of 1 processes with 1 workers"),
+    ({"shards": "nowhere"}, "data.shards nowhere: index.json cannot be read"),
+])  # fmt: skip
+def test_bad_options_are_refused(
+    options: dict[str, Any], words: str, tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any
+) -> None:
+    recipe = streaming(tiny, tmp_path, **{"shards": str(shards), **options})
+    assert words in refusal("fit", recipe, capfd)
+
+
+def test_encode_says_what_it_needs(tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any) -> None:
+    recipe = tiny.recipe(tiny.config(), tmp_path)
+    for options in ({"to": "webdataset"}, {"out": "x"}):
+        said = refusal("encode", recipe, capfd, cache=tmp_path / "cache", **options)
+        assert "give --to webdataset --out FOLDER, or neither" in said
+    with pytest.raises(InputError, match="holds shards already; give another folder"):
+        write_tars(shards, {}, {}, {}, 10, 0)

@@ -1,0 +1,315 @@
+"""Predictor.choose and detect with every subset of the inputs, the verb, and what a validation measures of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mmprefix
+from mmprefix import InputError, Predictor
+from mmprefix.metrics import detection
+from mmprefix.types import Batch
+from tiny import slu_system as tiny_orders
+from tiny.captioning_system import captions, figures, quietly, refusal, run
+from tiny.logs import warned
+from tiny.shell import Shell
+from tiny.slu_system import OPTIONS, Orders, write
+from tiny.speech_system import part
+
+pytestmark = quietly
+TOLERANCE = 1e-4
+ANSWERS = ("true", "false")
+
+
+@pytest.fixture(scope="module")
+def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
+    return tiny_orders.build(tmp_path_factory.mktemp("orders"))
+
+
+@pytest.fixture(scope="module")
+def model(orders: Orders) -> Predictor:
+    return Predictor(orders.detects(), OPTIONS, {"answers": list(ANSWERS)})
+
+
+@pytest.fixture(scope="module")
+def saved(orders: Orders, model: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return orders.save(tmp_path_factory.mktemp("saved") / "m", model.model, answers=list(ANSWERS))
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+def inputs(orders: Orders, *names: str) -> list[dict[str, Any]]:
+    """Those of each row that are files or numbers, by name."""
+    kept = [name for name in names if name != "text"]
+    return [{k: orders.place(v) if k == "audio" else v for k, v in row.items() if k in kept} for row in orders.rows]
+
+
+def contexts(orders: Orders) -> list[str]:
+    return [row["transcript"] for row in orders.rows]
+
+
+# ------------------------------------------------------------------------------------------------------- in Python
+
+
+SUBSETS = [some for size in (1, 2, 3) for some in combinations(("audio", "signals", "text"), size)]
+
+
+@pytest.mark.parametrize("names", SUBSETS, ids="+".join)
+@torch.no_grad()
+def test_any_subset_of_the_inputs(orders: Orders, model: Predictor, names: tuple[str, ...]) -> None:
+    """Log odds are the difference of the two words' scores; a batch equals its rows."""
+    given, told = inputs(orders, *names), contexts(orders) if "text" in names else None
+    found = model.detect(None if names == ("text",) else given, context=told, batch_size=5)
+    assert len({round(odds, 4) for odds in found}) == 12
+    for n in (0, 5, 11):
+        text = None if told is None else told[n]
+        (alone,) = model.detect(None if names == ("text",) else given[n], context=text)
+        assert found[n] == pytest.approx(alone, abs=TOLERANCE)
+        media = {name: model.model.encoder(name) for name in model.model.encoders if name in names}
+        sources = {name: tuple(value) if name == "signals" else value for name, value in given[n].items()}
+        values = {name: encoder.preprocess(sources[name], 0.0, None) for name, encoder in media.items()}
+        batch = Batch(
+            {k: mmprefix.types.Media(v[None], torch.tensor([len(v)])) for k, v in values.items()},
+            [""], [[]], [text or ""], ["0"],
+        )  # fmt: skip
+        prompts = model.model.prompts(batch)
+        ((yes, no),) = model.model.decoder.score(model.model.start(batch), prompts, [list(ANSWERS)])
+        assert found[n] == pytest.approx(yes - no, abs=TOLERANCE)
+
+
+def test_rows_may_have_different_inputs_in_one_call(orders: Orders, model: Predictor) -> None:
+    full, told = inputs(orders, "audio", "signals"), contexts(orders)
+    mixed: list[Any] = [full[0], full[1]["audio"], {"signals": full[2]["signals"]}, {}, full[4]["signals"], full[5]]
+    texts = ["", told[1], "", told[3], told[4], told[5]]
+    found = model.detect(mixed, context=texts, batch_size=2)
+    alone = [
+        model.detect(None if one == {} else one, context=text or None)[0]
+        for one, text in zip(mixed, texts, strict=True)
+    ]
+    assert found == pytest.approx(alone, abs=TOLERANCE)
+    assert len({round(odds, 4) for odds in found}) == 6
+
+
+def test_choices_are_weighed_against_each_other(orders: Orders, model: Predictor) -> None:
+    words = ["true", "false", "some rain", "a"]
+    files = inputs(orders, "audio")[:4]
+    found = model.choose(files, words, context="the cat runs")
+    assert [list(row) for row in found] == [words] * 4
+    scores = model.score([file for file in files for _ in words], words * 4, context="the cat runs")
+    for n, row in enumerate(found):
+        assert math.fsum(map(math.exp, row.values())) == pytest.approx(1, abs=1e-5)
+        wanted = torch.tensor(scores[4 * n : 4 * n + 4]).log_softmax(0).tolist()
+        assert list(row.values()) == pytest.approx(wanted, abs=TOLERANCE)
+    (odds,) = model.detect(files[0], answers=("some rain", "a"), context="the cat runs")
+    assert odds == pytest.approx(found[0]["some rain"] - found[0]["a"], abs=TOLERANCE)
+    assert model.choose(None, words[:2], context="the cat runs")[0].keys() == {"true", "false"}
+
+
+def test_answers_are_saved_with_the_model(orders: Orders, model: Predictor, saved: Path, tmp_path: Path) -> None:
+    files = inputs(orders, "audio", "signals")
+    wanted = model.detect(files)
+    again = mmprefix.load(saved, device="cpu")
+    assert again.detect(files) == pytest.approx(wanted, abs=TOLERANCE)
+    again.save(tmp_path / "again")
+    assert mmprefix.load(tmp_path / "again", device="cpu").detect(files) == pytest.approx(wanted, abs=TOLERANCE)
+    (turned,) = again.detect(files[0], answers=(ANSWERS[1], ANSWERS[0]))
+    assert turned == pytest.approx(-wanted[0], abs=TOLERANCE)
+
+
+def test_what_makes_no_sense_is_refused(orders: Orders, model: Predictor) -> None:
+    audio = orders.sounds[0]
+    bare = Predictor(model.model, OPTIONS)
+    hears = Predictor(orders.hears(), OPTIONS)
+    with pytest.raises(InputError, match=r"answers: this model has none of its own; give two words"):
+        bare.detect(audio)
+    with pytest.raises(InputError, match=r"choices \['true'\]: give two or more"):
+        model.choose(audio, ["true"])
+    with pytest.raises(InputError, match=r"choices \['true'\]: give two or more"):
+        model.choose(audio, "true")  # no list of letters
+    with pytest.raises(InputError, match="two of the choices are the same to this decoder"):
+        model.choose(audio, ["true", "true"])
+    with pytest.raises(InputError, match="no input given; give a file, a list of files, or a context"):
+        model.detect()
+    with pytest.raises(InputError, match="input 2: has neither a file nor a context"):
+        model.detect([audio, {}])
+    with pytest.raises(InputError, match=r"the given numbers: holds 2 numbers, expected 4"):
+        model.detect({"signals": (0.5, 1.0)})
+    with pytest.raises(InputError, match="no branch for input text; this model reads the branch 'audio' for a sound"):
+        model.detect({"text": "on"})
+    with pytest.raises(InputError, match="context: this model was trained without one"):
+        hears.choose(audio, ["yes", "no"], context="on")
+
+
+# ---------------------------------------------------------------------------------------------------------- the verb
+
+
+def rows_of(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_files_are_detected_in_the_shell(orders: Orders, model: Predictor, saved: Path, shell: Shell) -> None:
+    files = orders.sounds[:3]
+    code, out, err = shell("detect", saved, *files, "--json", "--device", "cpu")
+    assert code == 0, err
+    assert [line["file"] for line in rows_of(out)] == files
+    wanted = model.detect(files)
+    assert [line["score"] for line in rows_of(out)] == pytest.approx(wanted, abs=TOLERANCE)
+    code, out, _ = shell("detect", saved, *files, "--device", "cpu")
+    assert out == "".join(f"{file}: {odds:+.3f}\n" for file, odds in zip(files, wanted, strict=True))
+    code, out, _ = shell("detect", saved, "--context", "a dog", "--json", "--device", "cpu", "--answers", "a, the")
+    (line,) = rows_of(out)
+    assert line["file"] == "text"
+    assert line["score"] == pytest.approx(model.detect(context="a dog", answers=("a", "the"))[0], abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("names", [None, "audio", "signals", "text", "audio,text"])
+def test_a_manifest_is_detected_and_evaluated(
+    orders: Orders, model: Predictor, saved: Path, names: str | None, shell: Shell, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores.jsonl"
+    words = ("--manifest", orders.place("manifest.jsonl"), "--label-field", "wake", "--out", out, "--device", "cpu")
+    chosen = () if names is None else ("--inputs", names)
+    code, said, err = shell("detect", saved, *words, *chosen, "--context-field", "transcript")
+    assert (code, said) == (0, f"wrote 12 lines: {out}\n"), err
+    kept = ["audio", "signals", "text"] if names is None else names.split(",")
+    files = None if kept == ["text"] else inputs(orders, *kept)
+    wanted = model.detect(files, context=contexts(orders) if "text" in kept else None)
+    lines = rows_of(out.read_text())
+    assert [line["score"] for line in lines] == pytest.approx(wanted, abs=TOLERANCE)
+    assert [(line["id"], line["label"]) for line in lines] == [(row["id"], row["wake"]) for row in orders.rows]
+    code, figures, _ = shell("evaluate", out, "--task", "detection", "--json")
+    assert code == 0
+    found = json.loads(figures)
+    assert (found["targets"], found["nontargets"]) == (6, 6)
+    right = detection([line["score"] for line in lines], [row["wake"] for row in orders.rows])
+    assert found["scores"] == {name: right[name] for name in ("eer", "threshold", "auc")}
+
+
+def test_one_split_with_words_for_labels(orders: Orders, saved: Path, shell: Shell, tmp_path: Path) -> None:
+    rows = [{**row, "audio": orders.place(row["audio"])} for row in orders.rows]
+    rows = [{**row, "label": "directed" if row["wake"] else "not"} for row in rows]
+    rows[0] |= {"signals": None, "split": "val"}  # a row may lack an input that others have
+    file, out = write(tmp_path / "m.jsonl", rows), tmp_path / "scores.jsonl"
+    code, _, err = shell("detect", saved, "--manifest", file, "--split", "val", "--out", out, "--device", "cpu")
+    assert code == 0, err
+    assert [line["id"] for line in rows_of(out.read_text())] == ["o0", "o8", "o9", "o10", "o11"]
+    code, said, _ = shell("evaluate", out, "--task", "detection", "--positive", "directed")
+    assert code == 0
+    assert "targets     3" in said
+
+
+def test_what_is_wrong_is_said_in_one_line(orders: Orders, saved: Path, shell: Shell, tmp_path: Path) -> None:
+    manifest, file = orders.place("manifest.jsonl"), orders.sounds[0]
+    bare = orders.save(tmp_path / "bare", orders.hears())
+    texts = orders.place("texts.jsonl")
+    cases: list[tuple[Path, tuple[Any, ...], str]] = [
+        (saved, (), "no input given; give files, or --manifest FILE"),
+        (saved, (file, "--manifest", manifest), "a file is given too; give one of them"),
+        (saved, (file, "--inputs", "audio"), "--inputs says what to take of --manifest FILE, which is not given"),
+        (saved, ("--manifest", manifest, "--inputs", "audo"), "--inputs audo: 'audo' is nothing that this model reads"),
+        (bare, ("--manifest", manifest, "--inputs", "text"), "'text' is nothing that this model reads: audio"),
+        (saved, ("--manifest", manifest, "--inputs", "text"), "row 'o0' has none of text; --context-field says where"),
+        (saved, ("--manifest", texts, "--inputs", "audio"), "row 'o0' has none of audio"),
+        (saved, (file, "--answers", "yes"), "--answers yes: give two words with a comma between"),
+        (saved, (file, "--answers", "yes,yes"), "--answers yes,yes: give two words"),
+        (saved, (file, "--answers", "yes,"), "--answers yes,: give two words"),
+        (bare, (file,), "answers: this model has none of its own; give two words"),
+        (saved, ("none.wav",), "none.wav: no such file"),
+        (tmp_path / "nothing", (file,), "nothing"),
+    ]
+    for place, words, message in cases:
+        assert message in shell.refuses("detect", place, *words, "--device", "cpu")
+
+
+# ------------------------------------------------------------------------------------------------------- in training
+
+
+def detects(orders: Orders, **data: Any) -> dict[str, Any]:
+    """A recipe of the detector of ``orders``, that learns whether it was woken."""
+    config = orders.config("reads")
+    ears = part("encoders.whisper.Whisper", model=orders.place("whisper"))
+    sizes = {"length": 2, "hidden": 8}
+    branches = {
+        "audio": {"encoder": ears, "mapper": part("mappers.mlp.MLP", **sizes)},
+        "signals": {
+            "encoder": part("encoders.signals.Signals"),
+            "mapper": part("mappers.minmax.MinMax", mapper=part("mappers.mlp.MLP", **sizes)),
+        },
+    }
+    config["model"] |= {"branches": branches, "answers": list(ANSWERS), "modality_dropout": 0.3}
+    given = {"root": str(orders.folder), "target": "wake", "context": ["asr", "transcript"], "batch_size": 4}
+    config["data"] = part("data.PairData", **{**given, **data})
+    return config
+
+
+def test_a_validation_measures_the_log_odds(orders: Orders, tmp_path: Path, capfd: Any) -> None:
+    recipe = orders.recipe(detects(orders), tmp_path)
+    assert run("fit", recipe, save_to=tmp_path / "model") == 0
+    rows = captions(tmp_path, "val")
+    by_id = {row["id"]: row for row in orders.rows}
+    assert {row["id"]: row["references"] for row in rows} == {
+        name: [str(by_id[name]["wake"]).lower()] for name in ("o8", "o9", "o10", "o11")
+    }
+    found = detection([row["log_odds"] for row in rows], [row["references"] == ["true"] for row in rows])
+    for name in ("eer", "auc", "threshold"):
+        assert figures(tmp_path, f"val/{name}")[-1] == pytest.approx(found[name], abs=1e-6)
+    out = capfd.readouterr().out
+    assert "eer" in out
+    assert {row["group"] for row in rows} == {"audio+signals+text"}
+    # the saved model gives the same log odds to the same rows, by itself
+    model = mmprefix.load(tmp_path / "model", device="cpu")
+    assert model.settings["answers"] == list(ANSWERS)
+    named = [by_id[row["id"]] for row in rows]
+    files = [{"audio": orders.place(row["audio"]), "signals": row["signals"]} for row in named]
+    texts = [(row["asr"] or [row["transcript"]])[0] for row in named]
+    assert model.detect(files, context=texts) == pytest.approx([row["log_odds"] for row in rows], abs=1e-3)
+    card = (tmp_path / "model" / "README.md").read_text()
+    for name in ("eer", "auc", "threshold"):
+        assert f"| {name} | {found[name]:.4f} |" in card
+
+
+def test_figures_are_also_those_of_each_kind_of_input(orders: Orders, tmp_path: Path) -> None:
+    """Rows of which some have a text, some not: batches are of one kind, groups are of rows."""
+    rows = [{**row, "audio": orders.place(row["audio"]), "asr": [], "transcript": None} for row in orders.rows]
+    for n in (8, 9):
+        rows[n]["asr"] = ["a dog"]
+    for n in (10, 11):
+        del rows[n]["signals"]
+    file = write(tmp_path / "m.jsonl", rows)
+    recipe = orders.recipe(detects(orders, root=None, train=str(file), val=str(file), where={"split": "val"}), tmp_path)
+    assert run("fit", recipe, trainer__max_epochs=1) == 0
+    groups = {row["id"]: row["group"] for row in captions(tmp_path, "val")}
+    assert groups == {"o8": "audio+signals+text", "o9": "audio+signals+text", "o10": "audio", "o11": "audio"}
+    for group in set(groups.values()):
+        assert len(figures(tmp_path, f"val/{group}/eer")) == 1
+    assert len(figures(tmp_path, "val/eer")) == 1
+
+
+def test_answers_that_nothing_is_called_by_are_told_of(orders: Orders, tmp_path: Path) -> None:
+    config = detects(orders)
+    config["model"]["answers"] = ["yes", "no"]
+    with warned() as said:
+        assert run("fit", orders.recipe(config, tmp_path), trainer__max_epochs=1) == 0
+    assert "No eer and auc: 0 of 4 references are 'yes'; they need both kinds." in said
+
+
+def test_a_target_that_is_missing_is_a_fault(orders: Orders, tmp_path: Path, capfd: Any) -> None:
+    rows = [{**row, "audio": orders.place(row["audio"])} for row in orders.rows]
+    del rows[1]["wake"]
+    file = write(tmp_path / "m.jsonl", rows)
+    recipe = orders.recipe(detects(orders, root=None, train=str(file)), tmp_path)
+    said = refusal("fit", recipe, capfd)
+    assert said.startswith("1 bad row (data.on_bad skip would leave them out)")
+    assert run("fit", recipe, data__init_args__on_bad="skip", trainer__max_epochs=1) == 0
+    assert run("predict", recipe, ckpt_path="last", data__init_args__predict=str(file)) == 0  # which needs none
+    lines = rows_of((tmp_path / "predictions.jsonl").read_text())
+    assert [(line["id"], line["references"]) for line in lines][:3] == [("o0", ["true"]), ("o1", []), ("o2", ["true"])]

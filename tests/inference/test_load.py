@@ -1,0 +1,290 @@
+"""What was saved is what is loaded: from a directory that moved, over an earlier one, in another type, from a hub."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
+
+import mmprefix
+from mmprefix import InputError, Predictor
+from mmprefix.generation.options import GenerateOptions
+from tiny import decoders as tiny_decoders
+from tiny import encoders as tiny_encoders
+from tiny import models as tiny_models
+from tiny.models import media_files, same_candidates
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return tiny_models.frozen_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="module")
+def saved(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Model directories: for sounds, for pictures, for both."""
+    folder = tmp_path_factory.mktemp("saved")
+    names = {"audio": ("audio",), "image": ("image",), "both": ("image", "audio")}
+    return {kind: tiny_models.save(folder / kind, parts, *branches) for kind, branches in names.items()}
+
+
+@pytest.fixture(scope="module")
+def model(saved: dict[str, Path]) -> Predictor:
+    return mmprefix.load(saved["both"], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return media_files(tmp_path_factory.mktemp("media"))
+
+
+# ----------------------------------------------------------------------------------------------- save, load, move on
+
+
+def test_a_saved_model_is_the_same_model_wherever_it_stands(
+    model: Predictor, saved: dict[str, Path], files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = model.candidates(files)
+    model.save(tmp_path / "again")
+    assert (tmp_path / "again" / "mmprefix.yaml").read_text() == (saved["both"] / "mmprefix.yaml").read_text()
+    shutil.move(tmp_path / "again", tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    for place in (tmp_path / "elsewhere", "elsewhere", "./elsewhere"):
+        same_candidates(mmprefix.load(place, device="cpu").candidates(files), wanted, 1e-6)
+
+
+def test_what_a_model_was_saved_with_is_kept(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
+    own = GenerateOptions(max_new_tokens=5, num_beams=3, length_penalty=0.5)
+    settings = {"prompt": "a dog", "trained": {"data": ["x.jsonl"], "figures": {"cider_d": 1.5}}}
+    first = Predictor(tiny_models.build(parts, "audio"), own, settings)
+    first.save(tmp_path / "m")
+    for _ in range(2):  # loaded, saved over itself, and loaded again
+        again = mmprefix.load(tmp_path / "m", device="cpu")
+        assert again.options == own
+        assert again(files[0]) == first(files[0]) == first(files[0], prompt="a dog") != first(files[0], prompt="")
+        card = (tmp_path / "m" / "README.md").read_text()
+        assert "| cider_d | 1.5000 |" in card
+        assert "num_beams=3" in card
+        assert "x.jsonl" in card
+        assert {file.name for file in (tmp_path / "m").iterdir()} == {"mmprefix.yaml", "model.safetensors", "README.md"}
+        again.save(tmp_path / "m")
+    assert [file.name for file in tmp_path.iterdir()] == ["m"]  # nothing temporary is left
+
+
+def test_saving_replaces_a_model_and_nothing_else(model: Predictor, saved: dict[str, Path], tmp_path: Path) -> None:
+    foreign = tmp_path / "photos"
+    foreign.mkdir()
+    model.save(foreign)  # an empty folder is free
+    mmprefix.load(saved["audio"], device="cpu").save(foreign)
+    assert list(mmprefix.load(foreign, device="cpu").model.encoders) == ["audio"]
+    (tmp_path / "diary").mkdir()
+    (tmp_path / "diary" / "monday.txt").write_text("rain")
+    with pytest.raises(InputError, match="diary: is not empty and no saved model"):
+        model.save(tmp_path / "diary")
+    assert (tmp_path / "diary" / "monday.txt").read_text() == "rain"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file"):
+        model.save(tmp_path / "file")
+
+
+def test_a_frozen_part_that_moved(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
+    there = {name: shutil.copytree(place, tmp_path / "first" / name) for name, place in parts.items()}
+    directory = tiny_models.save(tmp_path / "m", there, "image", "audio")
+    wanted = mmprefix.load(directory, device="cpu")(files)
+    (tmp_path / "first").rename(tmp_path / "second")
+    moved = {name: str(tmp_path / "second" / name) for name in parts}
+    for left in ("image", "audio", "decoder"):
+        given = {name: place for name, place in moved.items() if name != left}
+        with pytest.raises(InputError) as error:
+            mmprefix.load(directory, parts=given)
+        part = "decoder" if left == "decoder" else f"encoder of branch '{left}'"
+        assert f"the {part} is not at {tmp_path}/first/{left}" in str(error.value)
+        assert f"--part {left}=PLACE in the shell, parts={{'{left}': PLACE}} in Python" in str(error.value)
+    again = mmprefix.load(directory, device="cpu", parts=moved)
+    assert again(files) == wanted
+    again.save(tmp_path / "n")  # which knows the new places
+    assert mmprefix.load(tmp_path / "n", device="cpu")(files) == wanted
+    with pytest.raises(InputError, match="part 'ear': this model has image, audio, decoder"):
+        mmprefix.load(directory, parts={"ear": "x"})
+    with pytest.raises(InputError, match=f"{tmp_path}/third"):
+        mmprefix.load(directory, parts={**moved, "decoder": str(tmp_path / "third")})
+
+
+def test_other_weights_are_refused_by_name(saved: dict[str, Path], parts: dict[str, Path], tmp_path: Path) -> None:
+    other = tiny_decoders.save_decoder(tmp_path / "other", seed=5)
+    with pytest.raises(InputError) as error:
+        mmprefix.load(saved["audio"], parts={"decoder": other})
+    assert f"was trained with the decoder '{parts['decoder']}'" in str(error.value)
+    assert f"this one is '{other}'" in str(error.value)
+    ear = tiny_encoders.whisper(tmp_path / "ear")
+    tensors = load_file(ear / "model.safetensors")
+    save_file({k: v + 0.01 for k, v in tensors.items()}, ear / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match="was trained with the encoder of branch 'audio'"):
+        mmprefix.load(saved["audio"], parts={"audio": str(ear)})
+
+
+def test_directories_that_are_no_model(saved: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none: |'.*none': no such folder"):
+        mmprefix.load(tmp_path / "none")
+    with pytest.raises(InputError, match="is no saved model"):
+        mmprefix.load(tmp_path)
+    broken = Path(shutil.copytree(saved["audio"], tmp_path / "broken"))
+    (broken / "model.safetensors").write_bytes((broken / "model.safetensors").read_bytes()[:100])
+    with pytest.raises(InputError, match=r"model.safetensors: cannot be read"):
+        mmprefix.load(broken)
+    data = yaml.safe_load((broken / "mmprefix.yaml").read_text())
+    for text, message in (
+        ("a: [", "is no YAML"),
+        ("[]", "is not of format 1"),
+        (yaml.safe_dump({**data, "format": 99}), "is not of format 1"),
+        (yaml.safe_dump({"format": 1}), "has no recipe"),
+        (yaml.safe_dump({**data, "recipe": {"branches": {"audio": None}}}), "lacks branches"),
+    ):
+        (broken / "mmprefix.yaml").write_text(text)
+        with pytest.raises(InputError, match=message):
+            mmprefix.load(broken)
+
+
+def test_a_recipe_of_a_stranger_calls_nothing_but_parts(saved: dict[str, Path], tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(saved["audio"], tmp_path / "m"))
+    data = yaml.safe_load((directory / "mmprefix.yaml").read_text())
+    data["recipe"]["decoder"] = {"class_path": "pathlib.Path.touch", "init_args": {"model": str(tmp_path / "pwned")}}
+    (directory / "mmprefix.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError):
+        mmprefix.load(directory)
+    data["recipe"]["decoder"] = {
+        "class_path": "subprocess.Popen",
+        "init_args": {"args": ["touch", f"{tmp_path}/pwned"]},
+    }
+    (directory / "mmprefix.yaml").write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match=r"'subprocess\.Popen' is no Decoder"):
+        mmprefix.load(directory)
+    assert not (tmp_path / "pwned").exists()
+
+
+# -------------------------------------------------------------------------------------------------- device and dtype
+
+
+def test_bfloat16_runs_and_stays_close(
+    model: Predictor, saved: dict[str, Path], files: list[Path], tmp_path: Path
+) -> None:
+    small = mmprefix.load(saved["both"], device="cpu", dtype="bfloat16")
+    assert small.model.decoder.lm.dtype == torch.bfloat16  # type: ignore[union-attr]
+    assert all(p.dtype == torch.float32 for p in small.model.mappers.parameters())
+    texts = ["a dog barks"] * len(files)
+    found, exact = small.score(files, texts), model.score(files, texts)
+    assert found == pytest.approx(exact, rel=0.03)
+    assert found != exact
+    assert all(isinstance(text, str) for text in small(files))
+    small.save(tmp_path / "m")  # how it computes is no part of what it is
+    assert (tmp_path / "m" / "mmprefix.yaml").read_text() == (saved["both"] / "mmprefix.yaml").read_text()
+
+
+def test_to_changes_the_type_of_a_loaded_model(saved: dict[str, Path], model: Predictor, files: list[Path]) -> None:
+    other = mmprefix.load(saved["both"], device="cpu")
+    assert other.to("cpu") is other
+    assert other.device == torch.device("cpu")
+    other.to(dtype=torch.bfloat16)
+    assert other.model.encoder("audio").network.dtype == torch.bfloat16  # type: ignore[union-attr]
+    assert isinstance(other(files[0]), str)
+    with pytest.raises(InputError, match="device 'nowhere'"):
+        other.to("nowhere")
+
+
+# --------------------------------------------------------------------------------------------------------- model hub
+
+
+def test_what_is_uploaded_to_a_hub(model: Predictor, saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the network: each call is held to the real method's parameters, and reads the folder that it is given."""
+    calls: list[tuple[str, dict[str, Any]]] = []
+    sent: dict[str, bytes] = {}
+
+    def stand_in(name: str) -> Any:
+        signature = inspect.signature(getattr(HfApi, name))
+
+        def call(self: HfApi, *args: Any, **kwargs: Any) -> str:
+            given = signature.bind(self, *args, **kwargs).arguments
+            calls.append((name, {k: v for k, v in given.items() if k != "self"}))
+            if name == "upload_folder":
+                sent.update({file.name: file.read_bytes() for file in Path(given["folder_path"]).iterdir()})
+            return "https://hub.invalid/me/ears"
+
+        return call
+
+    for name in ("create_repo", "upload_folder"):
+        monkeypatch.setattr(HfApi, name, stand_in(name))
+    assert model.push_to_hub("me/ears", private=True) == "https://hub.invalid/me/ears"
+    assert [name for name, _ in calls] == ["create_repo", "upload_folder"]
+    assert calls[0][1] == {"repo_id": "me/ears", "private": True, "exist_ok": True}
+    assert calls[1][1]["repo_id"] == "me/ears"
+    assert not Path(calls[1][1]["folder_path"]).exists()  # the temporary copy is gone
+    assert sent == {file.name: file.read_bytes() for file in saved["both"].iterdir()}
+    assert sent["README.md"].startswith(b"---\nlibrary_name: mmprefix\n")
+
+
+def snapshot(hub: Path, name: str, commit: str, folder: Path) -> Path:
+    """``folder`` as the commit ``commit`` of the repository OWNER/NAME, the way huggingface_hub keeps it on disk."""
+    repository = hub / f"models--{name.replace('/', '--')}"
+    place = repository / "snapshots" / commit
+    place.mkdir(parents=True)
+    (repository / "blobs").mkdir(exist_ok=True)
+    for file in folder.iterdir():
+        blob = repository / "blobs" / f"{commit[:8]}-{file.name}"
+        shutil.copy(file, blob)
+        (place / file.name).symlink_to(os.path.relpath(blob, place))
+    (repository / "refs").mkdir(exist_ok=True)
+    (repository / "refs" / "main").write_text(commit)
+    return place
+
+
+_FROM_HUB = """
+import sys, yaml, mmprefix
+from mmprefix.decoder import CausalDecoder
+model = mmprefix.load("someone/ears", device="cpu")
+print(model(sys.argv[1]).encode())
+print(model.model.decoder.identity.revision)
+model.save(sys.argv[2])
+print(yaml.safe_load(open(sys.argv[2] + "/mmprefix.yaml"))["recipe"]["decoder"]["init_args"])
+try:
+    mmprefix.load("someone/nothing")
+except mmprefix.InputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_a_hub_repository_in_the_cache(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
+    """Decoder and model are both repositories; main of the decoder moves on, the model keeps to the commit it knows."""
+    hub = tmp_path / "home" / "hub"
+    first, later, own = ("a1" * 20, "b2" * 20, "c3" * 20)
+    snapshot(hub, "someone/tongue", first, parts["decoder"])
+    env = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    env.pop("HF_HUB_CACHE", None)
+    env["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
+    directory = tiny_models.save(tmp_path / "m", parts, "audio")
+    wanted = mmprefix.load(directory, device="cpu")(files[0])
+    data = yaml.safe_load((directory / "mmprefix.yaml").read_text())
+    data["recipe"]["decoder"]["init_args"] |= {"model": "someone/tongue", "revision": first}
+    (directory / "mmprefix.yaml").write_text(yaml.safe_dump(data))
+    snapshot(hub, "someone/ears", own, directory)
+    other = Path(tiny_decoders.save_decoder(tmp_path / "other", seed=9))
+    snapshot(hub, "someone/tongue", later, other)
+    command = [sys.executable, "-c", _FROM_HUB, str(files[0]), str(tmp_path / "again")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == str(wanted.encode())
+    assert lines[1] == first
+    assert f"'revision': '{first}'" in lines[2]
+    assert "'model': 'someone/tongue'" in lines[2]
+    assert "'someone/nothing' is no folder here, and the model hub did not give it" in lines[3]

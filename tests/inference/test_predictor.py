@@ -1,0 +1,287 @@
+"""The inference API: what goes in, in whatever company, comes out the same."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import soxr
+import torch
+
+import mmprefix
+from mmprefix import InputError, Predictor, Waveform
+from mmprefix.generation.options import GenerateOptions
+from mmprefix.types import Prefix
+from tiny import models as tiny_models
+from tiny.models import RATE, media_files, picture, same_candidates, sound_bytes, tone
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return tiny_models.frozen_parts(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="module")
+def saved(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Model directories: for sounds, for pictures, for both."""
+    folder = tmp_path_factory.mktemp("saved")
+    names = {"audio": ("audio",), "image": ("image",), "both": ("image", "audio")}
+    return {kind: tiny_models.save(folder / kind, parts, *branches) for kind, branches in names.items()}
+
+
+@pytest.fixture(scope="module")
+def model(saved: dict[str, Path]) -> Predictor:
+    return mmprefix.load(saved["both"], device="cpu")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return media_files(tmp_path_factory.mktemp("media"))
+
+
+# ------------------------------------------------------------------------------------------------ one, many, and how
+
+
+def test_one_file_gives_a_text_and_a_list_gives_texts_in_its_order(model: Predictor, files: list[Path]) -> None:
+    texts = model(files)
+    assert isinstance(texts, list)
+    assert len(set(texts)) >= 6  # the inputs matter, so a wrong order would show
+    assert model(files[::-1]) == texts[::-1]
+    assert model(files[0]) == texts[0]
+    assert model([files[3]]) == [texts[3]]
+    assert model(tuple(files[:2])) == texts[:2]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 16])
+@pytest.mark.parametrize("options", [{}, {"num_beams": 3, "num_return": 3}, {"seed": 4, "num_return": 2}])
+def test_a_batch_equals_one_at_a_time(
+    model: Predictor, files: list[Path], batch_size: int, options: dict[str, Any]
+) -> None:
+    options = {"num_return": 1, **options}
+    alone = [model.candidates(file, **options)[0] for file in files]
+    same_candidates(model.candidates(files, batch_size=batch_size, **options), alone)
+
+
+def test_inputs_with_different_branches_keep_their_places(model: Predictor, files: list[Path]) -> None:
+    """A sound between two sounds with pictures, by length: a batch must not take the places of those it leaves out."""
+    sounds, pictures = files[0::2], files[1::2]
+    inputs: list[Any] = [
+        sounds[3],
+        {"audio": sounds[1], "image": pictures[0]},
+        sounds[4],
+        pictures[1],
+        {"image": pictures[2], "audio": sounds[0]},
+        {"audio": sounds[2]},
+    ]
+    alone = [model.candidates(value, num_return=1)[0] for value in inputs]
+    for batch_size in (1, 2, 16):
+        same_candidates(model.candidates(inputs, num_return=1, batch_size=batch_size), alone)
+    assert model(inputs[1]) != model(sounds[1])  # the picture is heeded beside the sound
+
+
+def test_sources_in_memory_equal_the_file(model: Predictor, tmp_path: Path) -> None:
+    values, drawing = tone(1.1, 330.0), picture(5)
+    sound, shown = tmp_path / "a.wav", tmp_path / "a.png"
+    sound.write_bytes(sound_bytes(np.round(values * 32767).astype(np.int16)))
+    drawing.save(shown)
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.write(sound, "in/a.wav")
+        archive.write(shown, "in/a.png")
+    exact = np.round(values * 32767) / 32768
+    sounds: list[Any] = [
+        str(sound), sound, sound.read_bytes(), f"{tmp_path}/all.zip::in/a.wav", {"audio": sound},
+        Waveform(exact, RATE), Waveform(torch.from_numpy(exact), RATE), Waveform(np.stack([exact, exact]), RATE),
+        Waveform(np.round(values * 32767).astype(np.int16), RATE),
+    ]  # fmt: skip
+    pictures: list[Any] = [
+        str(shown), shown, shown.read_bytes(), f"{tmp_path}/all.zip::in/a.png", {"image": drawing}, drawing,
+    ]  # fmt: skip
+    for sources in (sounds, pictures):
+        found = model.candidates(sources, num_return=2)
+        same_candidates(found, [found[0]] * len(sources))
+    assert model(sound) != model(shown)
+
+
+def test_files_are_known_by_their_content_where_the_name_does_not_tell(
+    model: Predictor, files: list[Path], tmp_path: Path
+) -> None:
+    sound = shutil.copy(files[0], tmp_path / "sound.data")
+    shown = shutil.copy(files[1], tmp_path / "picture.data")
+    assert model([sound, shown]) == model(files[:2])
+
+
+def test_a_waveform_of_another_rate_is_resampled(model: Predictor) -> None:
+    values = tone(1.0, 250.0, 44100)
+    there = soxr.resample(values, 44100, RATE, quality="HQ")
+    same_candidates(
+        model.candidates([Waveform(values, 44100), Waveform(torch.from_numpy(values), 44100)]),
+        model.candidates([Waveform(there, RATE)] * 2),
+    )
+    assert abs(model.score(Waveform(values, RATE), "a dog")[0] - model.score(Waveform(there, RATE), "a dog")[0]) > 1e-3
+
+
+def test_ogg_bytes_are_heard(model: Predictor, tmp_path: Path) -> None:
+    packed = sound_bytes(tone(1.5, 300.0), format="OGG")
+    (tmp_path / "a.ogg").write_bytes(packed)
+    assert model(packed) == model(tmp_path / "a.ogg")
+
+
+def test_prompts_stand_before_the_text(model: Predictor, files: list[Path]) -> None:
+    some = files[:4]
+    prompts = ["a dog", "", "the cat runs over", "some rain"]
+    alone = [model(file, prompt=prompt) for file, prompt in zip(some, prompts, strict=True)]
+    assert model(some, prompt=prompts) == alone
+    assert alone[1] == model(some[1])
+    assert model(some, prompt="a dog")[0] == alone[0]
+    assert sum(a != b for a, b in zip(alone, model(some), strict=True)) >= 2
+    scored = model.score(some, ["barks"] * 4, prompt=prompts)
+    for file, prompt, value in zip(some, prompts, scored, strict=True):
+        assert value == pytest.approx(model.score(file, "barks", prompt=prompt)[0], abs=1e-4)
+
+
+def test_options_of_a_call(model: Predictor, files: list[Path]) -> None:
+    short = model.candidates(files, num_return=1, max_new_tokens=2)
+    decoder: Any = model.model.decoder
+    for row, whole in zip(short, model.candidates(files, num_return=1), strict=True):
+        assert len(decoder.tokenizer(row[0].text)["input_ids"]) <= len(decoder.tokenizer(whole[0].text)["input_ids"])
+        assert row[0].score != whole[0].score
+    ranked = model.candidates(files, num_return=4)
+    assert all(len(row) == 4 and len({c.score for c in row}) == 4 for row in ranked)
+    assert all(row[i].score > row[i + 1].score for row in ranked for i in range(3))
+    assert model(files, num_beams=4, num_return=4) == [[c.text for c in row] for row in ranked]
+    assert model(files[0], num_beams=4, num_return=2) == [c.text for c in ranked[0][:2]]
+    assert model(files, num_beams=4) == [row[0].text for row in ranked]
+
+
+def test_a_seed_fixes_the_draw_whatever_the_batch(model: Predictor, files: list[Path]) -> None:
+    drawn = model(files, seed=1)
+    assert model(files, seed=1) == drawn
+    assert [model(file, seed=1) for file in files] == drawn
+    assert model(files[::-1], seed=1, batch_size=3) == drawn[::-1]
+    assert sum(a != b for a, b in zip(model(files, seed=2), drawn, strict=True)) >= 7
+
+
+def test_own_options_give_way_to_those_of_a_call(parts: dict[str, Path], files: list[Path]) -> None:
+    """A model may be saved with any way of searching, and any other can be asked of it."""
+    plain = GenerateOptions(max_new_tokens=6)
+    built = tiny_models.build(parts, "audio")
+    sound = files[0]
+    ways = [
+        replace(plain, num_beams=3, num_return=2, ranking="clipcap"),
+        replace(plain, num_beams=3, temperature=0.7),
+        replace(plain, sample=True, temperature=0.7, top_p=0.9, seed=5),
+        replace(plain, sample=True, num_return=3),
+    ]
+    greedy = Predictor(built, plain)
+    for own in ways:
+        other = Predictor(built, own)
+        assert other(sound, num_beams=1) == greedy(sound)
+        assert isinstance(other(sound), str)
+        assert isinstance(other(sound, seed=3), str)
+        assert len(other.candidates(sound, num_beams=4, num_return=3)[0]) == 3
+        assert len(other.candidates(sound, num_return=5)[0]) == 5
+    assert Predictor(built, ways[2])(sound) == Predictor(built, replace(ways[2], seed=None))(sound, seed=5)
+
+
+# ------------------------------------------------------------------------------------------------------------- score
+
+
+def test_scores_are_the_sum_over_a_plain_pass(model: Predictor, files: list[Path]) -> None:
+    """The language model itself, run over prefix and text in one row, without our caches, masks and packing."""
+    texts = ["a dog barks loudly.", "rain", "the cat runs over a green hill"]
+    decoder: Any = model.model.decoder
+    for file, prompt in ((files[0], ""), (files[1], "the old roof:")):
+        branch = "image" if file.suffix == ".png" else "audio"
+        encoder = model.model.encoder(branch)
+        media = mmprefix.types.Media(encoder.preprocess(file, 0.0, None)[None], torch.ones(1, dtype=torch.long))
+        media = replace(media, lengths=media.lengths * (1 if branch == "image" else media.values.shape[-1]))
+        found = model.score(file, texts, prompt=prompt)
+        for text, value in zip(texts, found, strict=True):
+            ids = decoder.tokenizer(prompt + (" " if prompt else "") + text)["input_ids"] + [decoder.eos]
+            before = len(decoder.tokenizer(prompt)["input_ids"]) if prompt else 0
+            with torch.no_grad():
+                prefix = cast(Prefix, model.model.prefix({branch: media})).embeds
+                embeds = torch.cat([prefix, decoder.lm.get_input_embeddings()(torch.tensor([ids]))], dim=1)
+                logits = decoder.lm(inputs_embeds=embeds).logits[0].log_softmax(-1)
+            at = prefix.shape[1] + before - 1
+            wanted = sum(float(logits[at + i, token]) for i, token in enumerate(ids[before:]))
+            assert value == pytest.approx(wanted, abs=1e-3)
+
+
+def test_scores_of_many_inputs_and_of_many_texts(model: Predictor, files: list[Path]) -> None:
+    texts = [f"a bell rings {n}" for n in range(len(files))]
+    many = model.score(files, texts, batch_size=4)
+    alone = [model.score(file, text)[0] for file, text in zip(files, texts, strict=True)]
+    assert many == pytest.approx(alone, abs=1e-4)
+    several = model.score(files[2], texts)
+    assert several == pytest.approx([model.score(files[2], text)[0] for text in texts], abs=1e-4)
+    assert several[2] == pytest.approx(many[2], abs=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------ errors
+
+
+def test_wrong_calls_are_refused_in_one_line(
+    model: Predictor, saved: dict[str, Path], files: list[Path], tmp_path: Path
+) -> None:
+    sounds, pictures = mmprefix.load(saved["audio"], device="cpu"), mmprefix.load(saved["image"], device="cpu")
+    wrong: list[tuple[Any, str]] = [
+        (lambda: model([]), "no input given"),
+        (lambda: model(tmp_path / "none.wav"), "none.wav: no such file"),
+        (lambda: model([files[0], tmp_path / "none.png"]), "none.png: no such file"),
+        (lambda: model(f"{tmp_path}/none.zip::a.wav"), "none.zip: no such file"),
+        (lambda: model(files[:2], prompt=["one"]), "prompt: 1 prompts for 2 inputs"),
+        (lambda: model.score(files[:3], ["one", "two"]), "score: 3 inputs and 2 texts"),
+        (lambda: model.score(files[0], []), "score: 1 inputs and 0 texts"),
+        (lambda: model(files[0], context="a kitchen"), "context: this model was trained without one"),
+        (lambda: sounds(files[1]), "picture0.png: is a picture, but what reads it here is the branch 'audio'"),
+        (lambda: sounds(picture(0)), "the given picture: is a picture"),
+        (lambda: sounds(files[1].read_bytes()), "the given bytes: is a picture"),
+        (lambda: pictures(files[0]), "sound0.wav: is a sound, but what reads it here is the branch 'image'"),
+        (lambda: pictures(Waveform(tone(1, 200), RATE)), "the given waveform: is a sound"),
+        (lambda: model({"audio": files[1]}), "picture0.png: is a picture, but what reads it here is the branch"),
+        (lambda: model({"sound": files[0]}), "no branch for input sound; this model reads the branch 'image' for a"),
+        (lambda: sounds({}), "no branch for input (none given)"),
+        (lambda: model(np.zeros(16000)), "an input of type ndarray: give a file, bytes, a PIL image, or mmprefix.Wave"),  # type: ignore[arg-type]
+        (lambda: model(files[0], batch_size=0), "batch_size 0: give a number from 1 on"),
+        (lambda: model(files[0], num_beams=0), "num_beams=0: must be at least 1"),
+        (lambda: model(files[0], max_new_tokens=0), "max_new_tokens=0: must be at least 1"),
+        (lambda: model(files[0], max_new_tokens=500), "has 128 positions"),
+        (lambda: model(files[0], seed=1, num_beams=3), "num_beams=3: sample=True draws single lines"),
+        (lambda: model.candidates(files[0], num_beams=2, num_return=3), "num_return=3"),
+        (lambda: mmprefix.load(saved["audio"], device="quantum"), "device 'quantum': cannot be used here"),
+        (lambda: mmprefix.load(saved["audio"], dtype="int8"), "dtype 'int8': give one of float32, bfloat16, float16"),  # type: ignore[arg-type]
+    ]  # fmt: skip
+    for call, message in wrong:
+        with pytest.raises(InputError) as error:
+            call()
+        assert message in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+def test_a_device_that_is_not_there_is_refused_by_name(saved: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match="device 'cuda': cannot be used here"):
+        mmprefix.load(saved["audio"], device="cuda")
+
+
+# ------------------------------------------------------------------------------------------------------ many threads
+
+
+def test_threads_get_what_one_after_another_gets(model: Predictor, files: list[Path]) -> None:
+    jobs: list[tuple[Any, dict[str, Any]]] = [
+        (files[i % 9] if i % 3 else files[i % 5 : i % 5 + 3], options)
+        for i, options in enumerate(
+            [{}, {"num_beams": 3}, {"seed": 7}, {"prompt": "a dog"}, {"max_new_tokens": 3}, {"seed": 8}] * 4
+        )
+    ]
+    wanted = [model(given, **options) for given, options in jobs]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda job: model(job[0], **job[1]), jobs))
+    assert found == wanted

@@ -1,0 +1,200 @@
+"""Every mapper keeps the contract: shapes, masks, padding that does not matter, a recipe that rebuilds it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from mmprefix.errors import InputError
+from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.learned import Learned
+from mmprefix.mappers.linear import Linear
+from mmprefix.mappers.mlp import MLP
+from mmprefix.mappers.parallel import Parallel
+from mmprefix.mappers.prefix_aac import PrefixAAC, sinusoids
+from mmprefix.mappers.resampler import Resampler
+from mmprefix.mappers.transformer import Transformer
+from mmprefix.parts import build, recipe
+from mmprefix.types import Features
+
+D, G, E = 12, 20, 32
+BUILD: dict[str, Callable[[], Mapper]] = {
+    "mlp": lambda: MLP(D, G, E, length=5),
+    "transformer": lambda: Transformer(D, G, E, length=5, clip_length=3, layers=2),
+    "linear": lambda: Linear(D, G, E),
+    "linear-stacked": lambda: Linear(D, G, E, stack=3),
+    "linear-summary": lambda: Linear(D, G, E, reads="summary", length=3, bias=False),
+    "temporal": lambda: PrefixAAC(D, G, E, reads="frames", length=5, layers=2, heads=4),
+    "global": lambda: PrefixAAC(D, G, E, reads="summary", length=4, layers=1, heads=4, pieces=3, relu=False),
+    "resampler": lambda: Resampler(D, G, E, length=5, heads=4),
+    "resampler-narrow": lambda: Resampler(D, 0, E, length=5, layers=3, heads=2, hidden=16),
+    "mlp-deep": lambda: MLP(D, G, E, length=5, hidden=9, layers=3),
+    "learned": lambda: Learned(D, G, E, length=3),
+    "parallel": lambda: Parallel(D, G, E, mappers=[MLP(D, G, E, length=2), lambda d, g, e: Linear(d, g, e, stack=2)]),
+}
+
+
+def features(lengths: list[int], pooled: int = G, seed: int = 0) -> Features:
+    torch.manual_seed(seed)
+    frames = torch.randn(len(lengths), max(lengths), D)
+    return Features(
+        frames, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None], torch.randn(len(lengths), pooled)
+    )
+
+
+@pytest.fixture(params=BUILD)
+def mapper(request: pytest.FixtureRequest) -> Mapper:
+    torch.manual_seed(1)
+    return BUILD[request.param]().eval()
+
+
+def pooled_of(mapper: Mapper) -> int:
+    return int(mapper.init_args["pooled_dim"])
+
+
+def test_shapes_and_gradients(mapper: Mapper) -> None:
+    prefix = mapper(features([7, 4, 1], pooled_of(mapper)))
+    assert prefix.embeds.shape == (*prefix.mask.shape, E)
+    assert prefix.mask.dtype == torch.bool
+    assert prefix.mask.any(1).all()
+    prefix.embeds[prefix.mask].square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in mapper.parameters())
+
+
+def test_a_batch_equals_its_items_and_padding_is_not_read(mapper: Mapper) -> None:
+    found = features([7, 4, 1], pooled_of(mapper))
+    dirty = Features(torch.where(found.mask[..., None], found.frames, 1e3), found.mask, found.pooled)
+    together = mapper(dirty)
+    for b, n in enumerate([7, 4, 1]):
+        alone = mapper(Features(found.frames[b : b + 1, :n], found.mask[b : b + 1, :n], found.pooled[b : b + 1]))
+        assert torch.allclose(together.embeds[b][together.mask[b]], alone.embeds[0][alone.mask[0]], atol=1e-5)
+
+
+def test_what_needs_no_frames_reads_none(mapper: Mapper) -> None:
+    found = features([7, 4, 1], pooled_of(mapper))
+    none = Features(found.frames[:, :0, :0], found.mask[:, :0], found.pooled)
+    others = Features(found.frames + 1, found.mask, found.pooled)
+    prefix = mapper(found)
+    if mapper.needs_frames:
+        changed = mapper(others).embeds
+        assert isinstance(mapper, Learned) or not torch.allclose(changed, prefix.embeds)
+    else:
+        assert torch.equal(mapper(none).embeds, prefix.embeds)
+        assert torch.equal(mapper(others).embeds, prefix.embeds)
+
+
+def test_a_recipe_rebuilds_it(mapper: Mapper) -> None:
+    again = build(recipe(mapper), Mapper)
+    again.load_state_dict(mapper.state_dict())
+    found = features([7, 4, 1], pooled_of(mapper))
+    assert torch.equal(again.eval()(found).embeds, mapper(found).embeds)
+    assert recipe(again) == recipe(mapper)
+
+
+def test_dropout_only_in_training() -> None:
+    mapper = Resampler(D, G, E, length=5, heads=4, dropout=0.5)
+    found = features([7, 4])
+    assert not torch.equal(mapper(found).embeds, mapper(found).embeds)
+    mapper.eval()
+    assert torch.equal(mapper(found).embeds, mapper(found).embeds)
+
+
+def test_linear_counts_its_positions() -> None:
+    prefix = Linear(D, G, E, stack=3)(features([7, 4, 1]))
+    assert prefix.mask.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
+
+
+def test_parallel_joins_in_order() -> None:
+    mapper = BUILD["parallel"]()
+    assert isinstance(mapper, Parallel)
+    found = features([7, 4, 1])
+    first, second = (part(found) for part in mapper.mappers)
+    joined = mapper(found)
+    assert torch.equal(joined.embeds, torch.cat([first.embeds, second.embeds], 1))
+    assert torch.equal(joined.mask, torch.cat([first.mask, second.mask], 1))
+
+
+def test_resampler_reads_a_summary_alone() -> None:
+    mapper = Resampler(0, G, E, length=3, heads=4)
+    empty = Features(torch.zeros(2, 0, 0), torch.zeros(2, 0, dtype=torch.bool), torch.randn(2, G))
+    assert mapper(empty).embeds.shape == (2, 3, E)
+
+
+def test_padding_has_no_part_in_batch_statistics() -> None:
+    """In training too: the statistics are those of the real frames alone."""
+    mapper = PrefixAAC(D, G, E, dropout=0.0, heads=4, layers=1)
+    twin = PrefixAAC(D, G, E, dropout=0.0, heads=4, layers=1)
+    twin.load_state_dict(mapper.state_dict())
+    found = features([7, 4, 1])
+    dirty = Features(torch.where(found.mask[..., None], found.frames, 1e3), found.mask, found.pooled)
+    assert torch.allclose(mapper(found).embeds, twin(dirty).embeds, atol=1e-5)
+    real = mapper.project(found.frames[found.mask])
+    assert torch.allclose(mapper.norm.running_mean, 0.1 * real.mean(0), atol=1e-6)  # type: ignore[arg-type]
+    assert torch.allclose(mapper.norm.running_var, 0.9 + 0.1 * real.var(0), atol=1e-5)  # type: ignore[arg-type]
+
+
+def test_frames_have_positions_and_pieces_have_none() -> None:
+    frames = features([6, 6])
+    turned = Features(frames.frames.flip(1), frames.mask, frames.pooled)
+    temporal = PrefixAAC(D, G, E, heads=4).eval()
+    assert not torch.allclose(temporal(frames).embeds, temporal(turned).embeds, atol=1e-3)
+    overall = PrefixAAC(D, G, E, reads="summary", heads=4, pieces=4).eval()
+    pooled = frames.pooled.unflatten(1, (4, 5)).flip(1).flatten(1)
+    same = overall(Features(frames.frames, frames.mask, pooled)).embeds
+    assert torch.allclose(overall(frames).embeds, same, atol=1e-5)
+
+
+def test_sinusoids_are_those_of_the_formula() -> None:
+    table = sinusoids(torch.zeros(1, 9, 6))
+    for place in range(9):
+        for i in range(3):
+            angle = place / 10000 ** (2 * i / 6)
+            assert table[place, 2 * i] == pytest.approx(math.sin(angle), abs=1e-6)
+            assert table[place, 2 * i + 1] == pytest.approx(math.cos(angle), abs=1e-6)
+
+
+def test_published_sizes() -> None:
+    """43 M and 32 M parameters, as ClipCap's table gives for RN50x4 features and ten positions."""
+    transformer = Transformer(0, 640, 768, length=10, clip_length=10)
+    assert sum(p.numel() for p in transformer.parameters()) == pytest.approx(42.73e6, rel=1e-3)
+    assert sum(p.numel() for p in MLP(0, 640, 768, length=10).parameters()) == pytest.approx(31.96e6, rel=1e-3)
+    # Prefix-AAC's two mappers, as its authors' classes have it
+    assert sum(p.numel() for p in PrefixAAC(4096, 527, 768).parameters()) == 22058496
+    overall = PrefixAAC(4096, 527, 768, reads="summary", length=11)
+    assert sum(p.numel() for p in overall.parameters()) == 18946560
+
+
+@pytest.mark.parametrize("layers", [2, 3, 4])
+def test_an_mlp_has_as_many_linear_layers_as_asked(layers: int) -> None:
+    """A tanh behind each but the last, by hand."""
+    mapper = MLP(D, G, E, length=5, hidden=6, layers=layers)
+    weights = list(mapper.state_dict().values())
+    assert len(weights) == 2 * layers
+    found = features([7, 4])
+    x = found.pooled
+    for place in range(0, len(weights), 2):
+        x = x @ weights[place].T + weights[place + 1]
+        x = torch.tanh(x) if place < len(weights) - 2 else x
+    assert torch.allclose(mapper(found).embeds, x.view(2, 5, E), atol=1e-6)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: MLP(D, 0, E), "MLP reads the encoder's summary"),
+    (lambda: MLP(D, G, E, layers=1), "MLP.layers 1: give a number from 2 on"),
+    (lambda: Transformer(D, 0, E), "Transformer reads the encoder's summary"),
+    (lambda: Linear(0, G, E), "Linear reads the encoder's frames"),
+    (lambda: Resampler(0, 0, E), "Resampler reads the encoder's frames"),
+    (lambda: Linear(D, 0, E, reads="summary"), "Linear reads the encoder's summary"),
+    (lambda: Linear(D, G, E, reads="all"), "reads: 'all' is none of frames, summary"),  # type: ignore[arg-type]
+    (lambda: PrefixAAC(0, G, E), "PrefixAAC reads the encoder's frames"),
+    (lambda: PrefixAAC(D, 0, E, reads="summary"), "PrefixAAC reads the encoder's summary"),
+    (lambda: PrefixAAC(D, G, E, reads="summary", pieces=21), "a summary of 20 values cannot be cut into 21"),
+    (lambda: Resampler(D, G, E, heads=5), "heads=5 does not divide"),
+    (lambda: Transformer(D, G, E, heads=5), "heads=5 does not divide"),
+])  # fmt: skip
+def test_what_cannot_fit_is_refused(make: Callable[[], Mapper], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()

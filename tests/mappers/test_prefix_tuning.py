@@ -1,0 +1,414 @@
+"""Deep prefixes: against PEFT, Li & Liang's formula and Transformers' own cache; what is saved of them; training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.encoders.whisper import Whisper
+from mmprefix.errors import InputError
+from mmprefix.generation.options import GenerateOptions
+from mmprefix.inference.predictor import Predictor, load
+from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.learned import Learned
+from mmprefix.mappers.linear import Linear
+from mmprefix.mappers.mlp import MLP
+from mmprefix.mappers.p_tuning_v2 import DeepTable
+from mmprefix.mappers.parallel import Parallel
+from mmprefix.mappers.prefix_tuning import Deep
+from mmprefix.mappers.resampler import Resampler
+from mmprefix.model import Branch, PrefixLM
+from mmprefix.parts import build, recipe
+from mmprefix.types import Batch, DeepPrefix, Features, Media, MixedPrefix, Prefix, join
+from tiny import decoders as tiny_decoders
+from tiny import speech_system as tiny_spoken
+from tiny.captioning_system import quietly, run, tensors, watched
+from tiny.speech_system import Spoken, part
+
+pytestmark = quietly
+L, H, K, E, P = 2, 4, 8, 32, 5  # of the tiny GPT-2
+PROMPTS = ["the", "a green", ""]
+TARGETS = [["a dog barks", "the cat."], ["rain falls loudly over a hill"], ["a", "some rain", "the old roof rings"]]
+
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
+    return CausalDecoder(tiny_decoders.save_decoder(tmp_path_factory.mktemp("gpt2")))
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
+    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"))
+
+
+def nothing(count: int) -> Features:
+    empty = torch.zeros(count, 0)
+    return Features(torch.zeros(count, 0, 0), empty.bool(), empty)
+
+
+def texts(count: int = 3) -> Batch:
+    return Batch({}, PROMPTS[:count], TARGETS[:count], [""] * count, [str(n) for n in range(count)])
+
+
+def table_model(decoder: CausalDecoder, seed: int = 0, std: float = 1.0) -> tuple[PrefixLM, DeepTable]:
+    torch.manual_seed(seed)
+    model = PrefixLM({}, decoder, lambda d, g, w: DeepTable(d, g, w, length=P, std=std))
+    return model, cast(DeepTable, model.task_prefix)
+
+
+def deep_over_learned(hidden: int | None = 12) -> Deep:
+    torch.manual_seed(2)
+    deep = Deep(0, 0, E, lambda d, g, w: Learned(d, g, w, length=P, std=1.0), hidden=hidden)
+    deep.for_decoder(L, H, K)
+    return deep
+
+
+# ------------------------------------------------------------------------------------------- the values in the cache
+
+
+def by_hand(table: Tensor, layers: int, heads: int, k: int) -> list[tuple[Tensor, Tensor]]:
+    """The table's numbers, cut one by one: of a position first all keys, then all values, layer by layer."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for layer in range(layers):
+        pair: list[Tensor] = []
+        for both in range(2):
+            part = torch.empty(1, heads, len(table), k)
+            for head in range(heads):
+                at = ((both * layers + layer) * heads + head) * k
+                part[0, head] = table[:, at : at + k]
+            pair.append(part)
+        found.append((pair[0], pair[1]))
+    return found
+
+
+def plain_pass(decoder: CausalDecoder, layers: list[tuple[Tensor, Tensor]], ids: list[int]) -> Tensor:
+    """Log-probabilities (N V) behind ``ids`` by Transformers' model, the layers in its cache and counted as places."""
+    before, n = layers[0][0].shape[2], len(ids)
+    out = cast(Any, decoder.lm)(
+        input_ids=torch.tensor([ids]),
+        past_key_values=DynamicCache(layers),
+        position_ids=torch.arange(before, before + n)[None],
+        attention_mask=torch.ones(1, before + n, dtype=torch.long),
+    )
+    return out.logits[0].log_softmax(-1)
+
+
+@pytest.mark.parametrize("kind", tiny_decoders.KINDS)
+def test_a_table_is_what_the_model_finds_in_its_cache(kind: str, tmp_path: Path) -> None:
+    decoder = CausalDecoder(tiny_decoders.save_decoder(tmp_path, kind))
+    model, table = table_model(decoder)
+    layers = by_hand(table.table.detach(), decoder.layers, decoder.heads, decoder.head_width)
+    state = model.start(texts())
+    found = decoder.score(state, PROMPTS, TARGETS)
+    written = decoder.generate(state, PROMPTS, GenerateOptions(max_new_tokens=6))
+    for b, prompt in enumerate(PROMPTS):
+        before = decoder._ids(prompt) or [0]  # where nothing was read, a text begins with the token for that
+        for target, value in zip(TARGETS[b], found[b], strict=True):
+            ids = [*before, *decoder._target_ids(prompt, target)]
+            log_probs = plain_pass(decoder, layers, ids[:-1])
+            places = torch.arange(len(before) - 1, len(ids) - 1)
+            wanted = log_probs[places, torch.tensor(ids)[places + 1]].sum()
+            assert value == pytest.approx(float(wanted), abs=1e-3)
+        line = list(before)
+        while len(line) < len(before) + 6 and line[-1:] != [0] * (len(line) > len(before)):
+            line.append(int(plain_pass(decoder, layers, line)[-1].argmax()))
+        assert written[b][0].text == decoder._text(line[len(before) :])
+
+
+def theirs_to_ours(weight: Tensor) -> Tensor:
+    """Rows or columns in PEFT's order, (layer, key or value, head, number) in the last dimension, in ours."""
+    return weight.unflatten(-1, (L, 2, H, K)).transpose(-4, -3).flatten(-4)
+
+
+@pytest.mark.parametrize("projected", [False, True])
+def test_it_is_prefix_tuning_as_peft_has_it(gpt2: CausalDecoder, projected: bool) -> None:
+    torch.manual_seed(4)
+    settings = peft.PrefixTuningConfig(
+        task_type=peft.TaskType.CAUSAL_LM,
+        num_virtual_tokens=P,
+        prefix_projection=projected,
+        encoder_hidden_size=12,
+    )
+    lm = AutoModelForCausalLM.from_pretrained(gpt2.identity.source)
+    wrapped = cast(Any, peft.get_peft_model(lm, settings)).eval()
+    encoder = wrapped.prompt_encoder["default"]
+    if projected:
+        mapper: Mapper = deep_over_learned()
+        inside, ours = cast(Learned, mapper.mapper), cast(Any, mapper.model)
+        with torch.no_grad():
+            encoder.transform[2].weight.mul_(5)
+            inside.embeds.copy_(encoder.embedding.weight)
+            ours[0].load_state_dict(encoder.transform[0].state_dict())
+            ours[2].weight.copy_(theirs_to_ours(encoder.transform[2].weight.T).T)
+            ours[2].bias.copy_(theirs_to_ours(encoder.transform[2].bias))
+    else:
+        mapper = DeepTable(0, 0, E, length=P, layers=L, heads=H, head_width=K)
+        with torch.no_grad():
+            mapper.table.copy_(theirs_to_ours(encoder.embedding.weight))
+    model = PrefixLM({}, gpt2, mapper)
+    found = gpt2.score(model.start(texts(2)), PROMPTS[:2], TARGETS[:2])
+    for b in range(2):
+        for target, value in zip(TARGETS[b], found[b], strict=True):
+            before = gpt2._ids(PROMPTS[b])
+            ids = [*before, *gpt2._target_ids(PROMPTS[b], target)]
+            log_probs = wrapped(input_ids=torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
+            places = torch.arange(len(before) - 1, len(ids) - 1)
+            wanted = log_probs[places, torch.tensor(ids)[places + 1]].sum()
+            assert value == pytest.approx(float(wanted), abs=1e-3)
+    plain = gpt2.score(gpt2.start(Prefix(torch.zeros(2, 0, E), torch.zeros(2, 0).bool())), PROMPTS[:2], TARGETS[:2])
+    assert all(abs(a[0] - b[0]) > 0.1 for a, b in zip(found, plain, strict=True))
+
+
+@pytest.mark.parametrize("hidden", [12, None])
+def test_over_a_learned_table_it_is_the_formula_of_li_and_liang(hidden: int | None) -> None:
+    """P = MLP(P'), (P, 2 L H K) cut into keys and values of layers and heads."""
+    deep = deep_over_learned(hidden)
+    weights = [tensor.detach() for tensor in deep.state_dict().values()]
+    x = weights[0]
+    if hidden:
+        x = torch.tanh(x @ weights[1].T + weights[2])
+    x = x @ weights[-2].T + weights[-1]
+    found = deep(nothing(3))
+    for layer, (keys, values) in enumerate(by_hand(x, L, H, K)):
+        for b in range(3):
+            assert torch.allclose(found.keys[layer, b], keys[0], atol=1e-6)
+            assert torch.allclose(found.values[layer, b], values[0], atol=1e-6)
+    assert found.keys.shape == (L, 3, H, P, K)
+    assert found.mask.tolist() == [[True] * P] * 3
+
+
+# ------------------------------------------------------------------------------------------------ folded and saved
+
+
+@pytest.mark.parametrize("around", [lambda deep: deep, lambda deep: Parallel(0, 0, E, [deep, deep_over_learned(8)])])
+def test_folded_it_makes_the_same_prefix_of_keys_and_values_alone(around: Callable[[Deep], Mapper]) -> None:
+    mapper = around(deep_over_learned()).eval()
+    folded = mapper.folded()
+    before, after = mapper(nothing(2)), folded(nothing(2))
+    for name in ("keys", "values", "mask"):
+        assert torch.allclose(getattr(before, name), getattr(after, name), atol=1e-6)
+    count = before.keys.shape[3] // P
+    assert [tuple(tensor.shape) for tensor in folded.state_dict().values()] == [(P, 2 * L * H * K)] * count
+    again = build(recipe(folded), Mapper)
+    again.load_state_dict(folded.state_dict())
+    assert torch.equal(again(nothing(2)).keys, after.keys)
+    assert folded.folded() is folded
+
+
+def test_what_reads_its_input_is_not_folded() -> None:
+    deep = Deep(12, 6, E, lambda d, g, w: MLP(d, g, w, length=2))
+    deep.for_decoder(L, H, K)
+    assert deep.folded() is deep
+    unsized = Deep(0, 0, E, Learned)  # has no MLP yet
+    assert unsized.folded() is unsized
+
+
+def test_a_saved_model_holds_keys_and_values_only(gpt2: CausalDecoder, tmp_path: Path) -> None:
+    model = PrefixLM({}, gpt2, deep_over_learned())
+    predictor = Predictor(model, GenerateOptions(max_new_tokens=6))
+    predictor.save(tmp_path / "model")
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == {"task_prefix.table": (P, 2 * L * H * K)}
+    again = load(tmp_path / "model", device="cpu").model
+    for options in (GenerateOptions(max_new_tokens=6), GenerateOptions(max_new_tokens=6, num_beams=3, num_return=3)):
+        found, wanted = again.generate(texts(), options), model.generate(texts(), options)
+        assert [[c.text for c in row] for row in found] == [[c.text for c in row] for row in wanted]
+    found, wanted = (one.text_loss(texts()).nll for one in (again, model))
+    assert torch.allclose(found, wanted, atol=1e-4)
+    assert isinstance(model.task_prefix, Deep)  # what is still being trained stays as it was
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_for_whisper_small_it_is_less_than_a_megabyte(learned: bool, tmp_path: Path) -> None:
+    """12 layers of 12 heads of 64, 10 positions: 184,320 numbers, however they were learned."""
+    sizes = {"layers": 12, "heads": 12, "head_width": 64}
+    mapper: Mapper = DeepTable(0, 0, 768, length=10, **sizes)
+    if learned:
+        mapper = Deep(0, 0, 768, lambda d, g, w: Learned(d, g, w, length=10), **sizes).folded()
+    assert sum(parameter.numel() for parameter in mapper.parameters()) == 10 * 2 * 12 * 768
+    save_file(dict(mapper.state_dict()), tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").stat().st_size < 1_000_000
+
+
+# ------------------------------------------------------------------------------------------- made of what is heard
+
+
+BUILD: dict[str, Callable[[int, int, int], Mapper]] = {
+    "linear": lambda d, g, w: Deep(d, g, w, lambda *sizes: Linear(*sizes, stack=3), hidden=16),  # of ragged length
+    "resampler": lambda d, g, w: Deep(d, g, w, lambda *sizes: Resampler(*sizes, length=4, heads=4), hidden=16),
+    "one layer": lambda d, g, w: Deep(d, g, w, lambda *sizes: Linear(*sizes, stack=2), hidden=None),
+    "both": lambda d, g, w: Parallel(d, g, w, [BUILD["linear"], lambda *sizes: MLP(*sizes, length=2, hidden=8)]),
+}
+
+
+@pytest.fixture(params=BUILD)
+def listener(request: pytest.FixtureRequest, spoken: Spoken) -> PrefixLM:
+    """Speech through Whisper's encoder to GPT-2, its frames as many as there is sound."""
+    torch.manual_seed(5)
+    encoder, decoder = Whisper(spoken.place("whisper")), CausalDecoder(spoken.place("decoder"))
+    model = PrefixLM({"audio": Branch(encoder, BUILD[request.param])}, decoder)
+    with torch.no_grad():
+        for parameter in model.mappers.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.2)
+    return model
+
+
+def heard(seconds: tuple[float, ...] = (0.5, 1.7, 0.9)) -> Media:
+    waves = [torch.from_numpy(tiny_spoken.tone(200.0 + 500 * n, s)) for n, s in enumerate(seconds)]
+    lengths = torch.tensor([len(wave) for wave in waves])
+    dirty = torch.full((len(waves), int(lengths.max())), 0.7)  # padding that must not be heard
+    for row, wave in zip(dirty, waves, strict=True):
+        row[: len(wave)] = wave
+    return Media(dirty, lengths)
+
+
+def alone(media: Media, batch: Batch, b: int) -> Batch:
+    one = Media(media.values[b : b + 1, : int(media.lengths[b])], media.lengths[b : b + 1])
+    return replace(
+        batch, inputs={"audio": one}, prompts=batch.prompts[b : b + 1], targets=batch.targets[b : b + 1],
+        contexts=[""], ids=batch.ids[b : b + 1],
+    )  # fmt: skip
+
+
+def test_a_batch_equals_its_items_in_loss_gradient_and_text(listener: PrefixLM) -> None:
+    media = heard()
+    batch = replace(texts(), inputs={"audio": media})
+    found = listener.text_loss(batch)
+    singles = [listener.text_loss(alone(media, batch, b)) for b in range(3)]
+    assert torch.allclose(found.nll, torch.cat([one.nll for one in singles]), atol=1e-3)
+    parameters = list(listener.mappers.parameters())
+    together = torch.autograd.grad(found.nll.sum(), parameters)
+    apart = torch.autograd.grad(torch.cat([one.nll for one in singles]).sum(), parameters)
+    for a, b in zip(together, apart, strict=True):
+        assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()))
+        assert a.abs().max() > 0
+    for options in (GenerateOptions(max_new_tokens=6), GenerateOptions(max_new_tokens=6, num_beams=3)):
+        written = listener.generate(batch, options)
+        for b in range(3):
+            (single,) = listener.generate(alone(media, batch, b), options)
+            assert [c.text for c in single] == [c.text for c in written[b]]
+
+
+def test_it_depends_on_what_is_heard_and_is_as_long(listener: PrefixLM) -> None:
+    found = listener.prefix({"audio": heard()})
+    deep = found.deep if isinstance(found, MixedPrefix) else found
+    assert isinstance(deep, DeepPrefix)
+    assert not torch.allclose(deep.keys[:, 0, :, :2], deep.keys[:, 1, :, :2], atol=1e-3)
+    assert not torch.allclose(deep.values[:, 0, :, :2], deep.values[:, 1, :, :2], atol=1e-3)
+    ragged = not isinstance(getattr(listener.mappers["audio"], "mapper", None), Resampler)
+    assert (len(set(deep.mask.sum(1).tolist())) == 3) == ragged
+
+
+def test_several_are_joined_in_order_all_that_is_deep_below() -> None:
+    torch.manual_seed(6)
+    one, two = deep_over_learned()(nothing(2)), deep_over_learned(None)(nothing(2))
+    first, second = (Learned(0, 0, E, length=n, std=1.0)(nothing(2)) for n in (3, 1))
+    found = join([first, one, second, two])
+    assert isinstance(found, MixedPrefix)
+    assert torch.equal(found.deep.keys, torch.cat([one.keys, two.keys], 3))
+    assert torch.equal(found.deep.values, torch.cat([one.values, two.values], 3))
+    assert torch.equal(found.soft.embeds, torch.cat([first.embeds, second.embeds], 1))
+    nested = join([MixedPrefix(one, first), MixedPrefix(two, second)])
+    assert isinstance(nested, MixedPrefix)
+    assert torch.equal(nested.deep.keys, found.deep.keys)
+    assert torch.equal(nested.soft.embeds, found.soft.embeds)
+    assert join([one]) is one
+    gated = replace(one, gate=torch.zeros(L, H))
+    with pytest.raises(InputError, match="gated deep prefix cannot be joined"):
+        join([gated, two])
+    lone = join([gated, first])  # one alone may stand below embeddings
+    assert isinstance(lone, MixedPrefix)
+    assert lone.deep is gated
+
+
+# ------------------------------------------------------------------------------------------------------------ details
+
+
+def test_dropout_hides_numbers_in_training_only() -> None:
+    table = DeepTable(0, 0, E, length=50, std=1.0, dropout=0.3, layers=L, heads=H, head_width=K)
+    deep = Deep(0, 0, E, table_of(50), dropout=0.3, layers=L, heads=H, head_width=K)
+    for mapper in (table, deep):
+        found = mapper(nothing(2))
+        hidden = (found.keys == 0).float().mean()
+        assert 0.27 < float(hidden) < 0.33
+        mapper.eval()
+        assert not bool((mapper(nothing(2)).keys == 0).any())
+    kept = table.train()(nothing(1)).keys
+    shown = table.eval()(nothing(1)).keys
+    assert torch.allclose(kept[kept != 0], shown[kept != 0] / 0.7)  # what is left is as much larger
+
+
+def table_of(length: int) -> Callable[[int, int, int], Mapper]:
+    return lambda d, g, w: Learned(d, g, w, length=length, std=1.0)
+
+
+def test_sizes_are_those_of_the_decoder_and_of_the_recipe(gpt2: CausalDecoder) -> None:
+    model, table = table_model(gpt2)
+    assert [table.init_args[name] for name in ("layers", "heads", "head_width")] == [L, H, K]
+    again = build(recipe(table), Mapper)
+    again.load_state_dict(table.state_dict())
+    again.for_decoder(L, H, K)  # the same decoder may come again
+    with pytest.raises(InputError, match=r"DeepTable: is for 2 layers of 4 heads of 8; the decoder has 3 layers"):
+        again.for_decoder(3, H, K)
+    assert build(model.recipe()["prefix"], DeepTable).sizes == (L, H, K)
+
+
+@pytest.mark.parametrize(("make", "message"), [
+    (lambda: DeepTable(0, 0, E, layers=2), "layers=2, heads=None, head_width=None: leave out all three"),
+    (lambda: Deep(0, 0, E, Learned, heads=2, head_width=4), "layers=None, heads=2, head_width=4"),
+    (lambda: DeepTable(0, 0, E, length=0), "DeepTable.length 0: give a number from 1 on"),
+    (lambda: Learned(0, 0, E, length=-1), "Learned.length -1: give a number from 1 on"),
+    (lambda: Deep(0, 0, E, DeepTable), "Deep: DeepTable makes a deep prefix already; leave Deep out"),
+    (lambda: Deep(0, 0, E, lambda *s: Parallel(*s, mappers=[Learned, deep_over_learned()])), "Deep makes a deep"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused(make: Callable[[], Mapper], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_a_gate_is_refused_by_a_decoder_that_has_none(gpt2: CausalDecoder) -> None:
+    found = replace(deep_over_learned()(nothing(1)), gate=torch.zeros(L, H))
+    with pytest.raises(InputError, match="gated deep prefix needs a decoder with gated attention"):
+        gpt2.start(found)
+
+
+# ----------------------------------------------------------------------------------------------------------- training
+
+
+@pytest.mark.parametrize("kind", ["learned", "heard"])
+def test_training_whisper_touches_the_prefix_and_nothing_else(kind: str, spoken: Spoken, tmp_path: Path) -> None:
+    encoder = part("encoders.whisper.Whisper", model=spoken.place("whisper"), window="whole")
+    deep = part("mappers.deep.Deep", mapper=part("mappers.learned.Learned", length=3), hidden=8)
+    config = spoken.config(
+        branches={"audio": {"encoder": encoder}},
+        decoder=part("seq2seq.CrossDecoder", model=spoken.place("whisper")),
+    )
+    if kind == "heard":
+        inside = part("mappers.resampler.Resampler", length=3, layers=1, heads=4, hidden=16)
+        config["model"]["branches"]["audio"]["mapper"] = part("mappers.deep.Deep", mapper=inside, hidden=8)
+    else:
+        config["model"]["prefix"] = deep
+    assert run("fit", spoken.recipe(config, tmp_path), save_to=tmp_path / "model", trainer__max_epochs=2) == 0
+    found, own = watched(tmp_path), "model.mappers." if kind == "heard" else "model.task_prefix."
+    moved = {name for name, tensor in found.after.items() if not torch.equal(tensor, found.before[name])}
+    assert moved == {name for name in found.after if name.startswith(own)} == set(found.gradients)
+    assert len(found.after) > len(moved) + 60  # Whisper's two halves
+    kept = tensors(tmp_path / "checkpoints" / "last.ckpt")
+    assert kept.keys() == moved
+    assert all(torch.equal(kept[name], found.after[name]) for name in kept)
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    assert kind == "heard" or {name: tuple(t.shape) for name, t in saved.items()} == {
+        "task_prefix.table": (3, 2 * 2 * 4 * 8)
+    }
+    model = load(tmp_path / "model", device="cpu")
+    assert len(model([spoken.place(f"{n}.wav") for n in range(2)])) == 2

@@ -1,0 +1,179 @@
+"""ClipCap's mappers, loss, gradients and beam search against numbers recorded from the original code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.encoders.clip import Clip
+from mmprefix.generation.options import GenerateOptions
+from mmprefix.importers.clipcap import clipcap
+from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.mlp import MLP
+from mmprefix.mappers.transformer import Transformer
+from mmprefix.types import Features, Prefix
+from tiny import encoders as tiny_encoders
+from tiny.decoders import tokenizer
+from tiny.recorded import fixture, needs_parity, relative, weights
+
+pytestmark = needs_parity
+
+
+def summary(pooled: Tensor) -> Features:
+    """Features without frames."""
+    return Features(pooled.new_zeros(len(pooled), 0, 0), torch.zeros(len(pooled), 0, dtype=torch.bool), pooled)
+
+
+def gpt2(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> CausalDecoder:
+    """The fixture's language model on disk, loaded as any other."""
+    model = GPT2LMHeadModel(GPT2Config(**config["config"]["gpt2"]))
+    tensors = {k.removeprefix("gpt."): v for k, v in state.items() if k.startswith("gpt.")}
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"]  # tied: the later key wins
+    assert not model.load_state_dict(tensors, strict=False).unexpected_keys
+    model.save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return CausalDecoder(str(folder))
+
+
+def mapper(config: dict[str, Any], state: dict[str, Tensor], width: int) -> Mapper:
+    """The fixture's mapper, its weights under their original names."""
+    c = config["config"]
+    if c.get("mapping", "mlp").startswith("mlp"):
+        built: Mapper = MLP(0, c["D"], width, length=c["prefix_length"])
+    else:
+        built = Transformer(
+            0, c["D"], width, length=c["prefix_length"], clip_length=c["clip_length"], layers=c["mapper_layers"]
+        )
+    built.load_state_dict(
+        {k.removeprefix("clip_project."): v for k, v in state.items() if k.startswith("clip_project.")}
+    )
+    return built
+
+
+@pytest.mark.parametrize("name", ["clipcap_mlp", "clipcap_transformer_rn50x4", "clipcap_transformer_small"])
+def test_mapper(name: str) -> None:
+    config, tensors = fixture(name)
+    c = config["config"]
+    if name == "clipcap_mlp":
+        built: Mapper = MLP(0, c["D"], c["width"], length=c["K"])
+    else:
+        sizes = {
+            "length": c["prefix_length"],
+            "clip_length": c["clip_length"],
+            "layers": c["layers"],
+            "heads": c["heads"],
+        }
+        built = Transformer(0, c["D"], c["width"], **sizes)
+    state = weights(config)
+    total = sum(float(t.double().sum()) for t in state.values())
+    assert total == pytest.approx(config["fill"]["filled_total"]["sum"], rel=1e-9)  # the rule was followed
+    built.load_state_dict(state)
+    found = built(summary(tensors["input"]))
+    assert found.mask.all()
+    assert relative(found.embeds, tensors["output"]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["clipcap_loss_mlp", "clipcap_loss_transformer"])
+def test_loss_and_gradients(name: str, tmp_path: Path) -> None:
+    config, tensors = fixture(name)
+    state = weights(config)
+    decoder = gpt2(tmp_path, config, state)
+    built = mapper(config, state, decoder.width)
+    prefix = built(summary(tensors["prefix"]))
+    assert relative(prefix.embeds, tensors["prefix_projection"]) < 1e-5
+
+    lengths = config["config"]["lengths"]
+    tokens = [row[:n].tolist() for row, n in zip(tensors["tokens"], lengths, strict=True)]
+    trunk = decoder.start(prefix)
+    assert trunk.last is not None
+    assert relative(decoder.head(trunk.last)[:, :64], tensors["logits_slice"][:, 0]) < 1e-5
+
+    found = decoder.token_loss(trunk, [[row] for row in tokens])
+    total = found.nll.sum()
+    scored = sum(lengths)
+    for b, row in enumerate(tokens):
+        for place, token in enumerate(row):
+            if token == 0:  # the original never scores token 0, not even a genuine one: take its part away
+                texts: list[list[list[int]]] = [[] for _ in tokens]
+                texts[b] = [row[: place + 1], row[:place]]
+                cut = decoder.token_loss(trunk, texts)
+                total = total - (cut.nll[0] - cut.nll[1])
+                scored -= 1
+    assert scored == config["n_scored_tokens"]
+    loss = total / scored
+    assert float(loss) == pytest.approx(config["loss"], rel=1e-5)
+    loss.backward()
+    for key, want in config["mapper_grads"].items():
+        gradient = built.get_parameter(key).grad
+        assert gradient is not None
+        assert float(gradient.norm()) == pytest.approx(want["norm"], rel=1e-4)
+        assert float(gradient.abs().sum()) == pytest.approx(want["abs_sum"], rel=1e-4)
+    nll = tensors["per_token_nll"].sum(1)
+    plain = [b for b, row in enumerate(tokens) if 0 not in row]
+    assert relative(found.nll[plain], nll[plain]) < 1e-5
+
+
+@pytest.mark.parametrize("run", range(4))
+def test_beam_search(run: int, tmp_path: Path) -> None:
+    config, tensors = fixture("clipcap_beam")
+    state = weights(config)
+    decoder = gpt2(tmp_path, config, state)
+    want = config["runs"][run]
+    prefix = mapper(config, state, decoder.width)(summary(tensors[f"clip_prefix_{want['prefix']}"]))
+    assert relative(prefix.embeds, tensors[f"embed_{want['prefix']}"]) < 1e-5
+    options = GenerateOptions(
+        max_new_tokens=want["entry_length"],
+        num_beams=want["beam_size"],
+        num_return=want["beam_size"],
+        temperature=want["temperature"],
+        ranking="clipcap",
+    )
+    stop = torch.tensor([want["stop_token_id"]])
+    lines = decoder.search(decoder.start(prefix), options, stop)[0]
+    assert [ids for ids, _ in lines] == want["sequences"]
+    assert [score for _, score in lines] == pytest.approx(want["scores"], rel=1e-4)
+    greedy = decoder.search(decoder.start(prefix), GenerateOptions(max_new_tokens=want["entry_length"]), stop)[0][0][0]
+    assert greedy == want["generate2_top_p_0.8"]
+
+
+def test_beam_search_in_one_batch(tmp_path: Path) -> None:
+    """The recorded prefixes together, where they share their settings, give what each gave alone."""
+    config, tensors = fixture("clipcap_beam")
+    decoder = gpt2(tmp_path, config, weights(config))
+    embeds = torch.cat([tensors[f"embed_{i}"] for i in range(4)])
+    options = GenerateOptions(max_new_tokens=20, num_beams=5, num_return=5, ranking="clipcap")
+    runs = [r for r in config["runs"] if r["temperature"] == 1]
+    assert {r["stop_token_id"] for r in runs} == {13, 553}
+    for want in runs:
+        prefix = Prefix(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool))
+        lines = decoder.search(decoder.start(prefix), options, torch.tensor([want["stop_token_id"]]))
+        assert [ids for ids, _ in lines[want["prefix"]]] == want["sequences"]
+
+
+@pytest.mark.parametrize("name", ["clipcap_beam", "clipcap_loss_mlp", "clipcap_loss_transformer"])
+def test_the_importer_brings_in_the_recorded_model(name: str, tmp_path: Path) -> None:
+    """By the original's names, sizes read off the tensors: the prefix is the recorded one, and the words are."""
+    config, tensors = fixture(name)
+    state, c = weights(config), config["config"]
+    state["gpt.lm_head.weight"] = state["gpt.transformer.wte.weight"]
+    gpt2(tmp_path / "gpt2", config, state)
+    encoder = Clip(str(tiny_encoders.clip(tmp_path / "clip", {**tiny_encoders.CLIP, "embed_dim": c["D"]})))
+    model = clipcap(state, "fixture", encoder, str(tmp_path / "gpt2")).eval()
+    assert model.decoder.frozen
+    given, wanted = ("clip_prefix_0", "embed_0") if name == "clipcap_beam" else ("prefix", "prefix_projection")
+    prefix = model.prefix({"image": summary(tensors[given])})
+    assert isinstance(prefix, Prefix)
+    assert relative(prefix.embeds, tensors[wanted]) < 1e-5
+    if name == "clipcap_beam":
+        run = config["runs"][0]
+        options = GenerateOptions(max_new_tokens=run["entry_length"], num_beams=5, num_return=5, ranking="clipcap")
+        decoder = model.decoder
+        assert isinstance(decoder, CausalDecoder)
+        lines = decoder.search(decoder.start(prefix), options, torch.tensor([run["stop_token_id"]]))[0]
+        assert [ids for ids, _ in lines] == run["sequences"]

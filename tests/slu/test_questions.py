@@ -1,0 +1,348 @@
+"""Questions and answers: what is asked, what is drawn for a training, and the way back from answers to a meaning."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+
+from mmprefix.errors import InputError
+from mmprefix.slu.annotation import faults, join_values, split_values
+from mmprefix.slu.questions import Framing, Gold, Question, ask, pairs, read_gold, to_slurp, understand
+from mmprefix.slu.schema import Label, Schema, read_schema
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+FRAMINGS: tuple[Framing, ...] = get_args(Framing)
+
+
+def label(name: str, *questions: str, values: tuple[str, ...] = (), slots: tuple[str, ...] | None = None) -> Label:
+    questions = questions or (f"{name}?", f"{name}, say?")
+    return Label(name, name, f"do {name}", questions, values=values, slots=slots, scenario="home", action=name)
+
+
+HOME = Schema(
+    name="home",
+    intent_questions=("what?", "what now?"),
+    intents={name: label(name) for name in ("heat", "light", "music")},
+    slots={"date": label("date"), "size": label("size", values=("small", "large")), "room": label("room")},
+)
+DARK = Gold("light", {"room": ("attic",), "size": ("large",)})
+
+
+def answered(found: list[tuple[Question, str]]) -> list[tuple[Question, str, float, None]]:
+    return [(question, answer, 0.0, None) for question, answer in found]
+
+
+def meaning(understood: dict[str, Any]) -> Gold:
+    slots = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in understood["slots"].items()}
+    return Gold(understood["intent"], slots)
+
+
+# ------------------------------------------------------------------------------------------------------- what is asked
+
+
+def test_all_questions_in_use() -> None:
+    first, date, size, room = ask(HOME)
+    assert first == Question("intent", None, "what?", ("do heat", "do light", "do music"))
+    assert date == Question("slot", "date", "date?", None)
+    assert size == Question("slot", "size", "size?", ("small", "large", "none"))
+    assert room.choices is None
+    each = ask(HOME, "yesno")
+    assert each[0] == Question("yesno", "heat", "heat?", ("yes", "no"))
+    assert [question.label for question in each] == ["heat", "light", "music", "date", "size", "room"]
+
+
+def test_one_intent_is_not_asked_about() -> None:
+    assert [question.kind for question in ask(HOME.only(["heat"]))] == ["slot"] * 3
+    assert [question.kind for question in ask(HOME.only(["heat"]), "yesno")] == ["yesno", *["slot"] * 3]
+    assert understand(HOME.only(["heat"]), [])["intent"] == "heat"
+    assert understand(HOME, [])["intent"] is None
+
+
+def test_training_asks_what_use_asks() -> None:
+    for framing in FRAMINGS:
+        assert [question for question, _ in pairs(HOME, DARK, framing, None)] == ask(HOME, framing)
+
+
+def test_true_answers() -> None:
+    found = {question.label: answer for question, answer in pairs(HOME, DARK, "choice", None)}
+    assert found == {None: "do light", "date": "none", "size": "large", "room": "attic"}
+    found = {question.label: answer for question, answer in pairs(HOME, DARK, "yesno", None)}
+    assert (found["heat"], found["light"], found["music"]) == ("no", "yes", "no")
+    two = pairs(HOME, Gold("heat", {"date": ("today", "friday")}), "choice", None)
+    assert two[1][1] == "today, friday"
+
+
+def test_phrasings_and_absent_slots_are_drawn() -> None:
+    rng = np.random.default_rng(0)
+    gold = Gold("light", {"room": ("attic",)})
+    drawn = [pairs(HOME, gold, "choice", rng) for _ in range(400)]
+    assert {len(found) for found in drawn} == {3}  # the intent, the room, and one that is absent
+    texts = Counter(question.text for found in drawn for question, _ in found)
+    assert texts["what?"] + texts["what now?"] == 400
+    assert 150 < texts["what?"] < 250
+    assert 60 < texts["size, say?"] < 140
+    absent = Counter(question.label for found in drawn for question, answer in found if answer == "none")
+    assert set(absent) == {"date", "size"}
+    assert 150 < absent["date"] < 250
+
+
+@pytest.mark.parametrize(("absent", "expected"), [(0.0, 0.0), (0.5, 1.0), (0.75, 1.5), (1.0, 2.0), (9.0, 3.0)])
+def test_how_many_absent_slots(absent: float, expected: float) -> None:
+    rng = np.random.default_rng(1)
+    wide = Schema("wide", ("what?",), {}, {name: label(name) for name in "abcde"})
+    gold = Gold(None, {"a": ("x",), "b": ("y",)})
+    counts = [
+        sum(answer == "none" for _, answer in pairs(wide, gold, "choice", rng, absent=absent)) for _ in range(500)
+    ]
+    assert np.mean(counts) == pytest.approx(expected, abs=0.1)
+    none = [len(pairs(wide, Gold(None, {}), "choice", rng)) for _ in range(20)]
+    assert set(none) == {1}  # an utterance without slots is asked about one
+
+
+@pytest.mark.parametrize(("no", "expected"), [(0.0, 0.0), (1.0, 1.0), (1.5, 1.5), (9.0, 2.0)])
+def test_how_many_other_intents(no: float, expected: float) -> None:
+    rng = np.random.default_rng(2)
+    drawn = [[a for q, a in pairs(HOME, DARK, "yesno", rng, no=no) if q.kind == "yesno"] for _ in range(500)]
+    assert all(answers.count("yes") == 1 for answers in drawn)
+    assert np.mean([answers.count("no") for answers in drawn]) == pytest.approx(expected, abs=0.1)
+
+
+def test_labels_held_out_are_never_seen() -> None:
+    for framing in FRAMINGS:
+        for rng in (None, np.random.default_rng(3)):
+            found = [pair for _ in range(50) for pair in pairs(HOME, DARK, framing, rng, held_out=("music", "room"))]
+            said = {text for question, answer in found for text in (answer, *(question.choices or ()))}
+            assert not said & {"do music", "attic"}
+            assert not {question.label for question, _ in found} & {"music", "room"}
+    hidden = pairs(HOME, DARK, "choice", None, held_out=["light", "date"])
+    assert [question.label for question, _ in hidden] == ["size", "room"]  # its own intent cannot be asked about
+    hidden = pairs(HOME, DARK, "yesno", None, held_out=["light", *HOME.slots])
+    assert [answer for _, answer in hidden] == ["no", "no"]
+    assert pairs(HOME, DARK, "choice", None, held_out=["heat", "music", *HOME.slots]) == []  # one intent is no choice
+    with pytest.raises(InputError, match=r"held_out: schema home has no 'rooms'; did you mean 'room'\?"):
+        pairs(HOME, DARK, "choice", None, held_out=["rooms"])
+
+
+def test_an_unknown_intent_is_not_asked_about() -> None:
+    gold = Gold(None, DARK.slots)
+    for framing in FRAMINGS:
+        assert {question.kind for question, _ in pairs(HOME, gold, framing, None)} == {"slot"}
+
+
+def test_what_pairs_refuses() -> None:
+    with pytest.raises(InputError, match=r"intent 'lihgt' is not in schema home; did you mean 'light'\?"):
+        pairs(HOME, Gold("lihgt", {}), "choice", None)
+    with pytest.raises(InputError, match="framing 'choose': use one of choice, yesno"):
+        pairs(HOME, DARK, "choose", None)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(InputError, match="framing 'choose'"):
+        ask(HOME, "choose")  # pyright: ignore[reportArgumentType]
+
+
+# ------------------------------------------------------------------------------------------------------- the way back
+
+
+def test_a_choice_is_understood() -> None:
+    first, date, size, room = ask(HOME)
+    logs = {"do heat": -3.0, "do light": -0.1, "do music": -4.0}
+    sizes = {"small": -2.0, "large": -0.2, "none": -5.0}
+    answers = [(first, "do light", -0.1, logs), (date, " None.", -0.3, None), (size, "large", -0.2, sizes)]
+    assert understand(HOME, [*answers, (room, "attic, hall", -1.5, None)]) == {
+        "intent": "light",
+        "slots": {"size": "large", "room": ["attic", "hall"]},
+        "scores": {
+            "intent": {"heat": -3.0, "light": -0.1, "music": -4.0},
+            "slots": {"date": -0.3, "size": -0.2, "room": -1.5},
+        },
+    }
+
+
+def test_written_answers_are_understood_as_far_as_they_go() -> None:
+    first, date, size, room = ask(HOME)
+    found = understand(HOME, [(first, "Do light.", -1, None), (size, "LARGE", -2, None), (room, "", -3, None)])
+    assert (found["intent"], found["slots"]) == ("light", {"size": "large"})
+    assert found["scores"]["intent"] == {"light": -1.0}
+    found = understand(HOME, [(first, "dance", -1, None), (size, "huge", -2, None), (date, "monday, none", -3, None)])
+    assert (found["intent"], found["slots"], found["scores"]["intent"]) == (None, {"date": "monday"}, {})
+
+
+def test_yes_and_no_are_understood() -> None:
+    questions = ask(HOME.only(slots=[]), "yesno")
+    logs = [{"yes": -2.0, "no": -0.5}, {"yes": -1.0, "no": -1.5}, {"yes": -0.1, "no": -0.2}]
+    answers = [(q, max(each, key=lambda word: each[word]), 0.0, each) for q, each in zip(questions, logs, strict=True)]
+    found = understand(HOME, answers)
+    assert found["intent"] == "light"  # the highest log odds, though music's yes is the likeliest
+    assert found["scores"]["intent"] == pytest.approx({"heat": -1.5, "light": 0.5, "music": 0.1})
+    without = [
+        (q, text, score, None) for q, text, score in zip(questions, ("no", "Yes.", "yes"), (0, -2, -1), strict=True)
+    ]
+    assert understand(HOME, without)["intent"] == "music"
+    assert understand(HOME, [(q, "no", 0.0, None) for q in questions])["intent"] is None
+
+
+def test_an_intent_keeps_to_its_slots() -> None:
+    intents = {"heat": label("heat", slots=("room",)), "music": label("music")}
+    schema = Schema("home", ("what?",), intents, HOME.slots)
+    for name, slots in (("heat", {"room": "attic"}), ("music", {"date": "today", "room": "attic"})):
+        answers = [
+            (q, {None: f"do {name}", "date": "today", "room": "attic"}.get(q.label, ""), 0.0, None) for q in ask(schema)
+        ]
+        assert understand(schema, answers)["slots"] == slots
+    assert faults(schema, Gold("music", {"date": ("today",)})) == []
+    assert faults(schema, Gold("heat", {"date": ("today",)})) == [
+        "slot 'date': intent 'heat' has no such slot; there are room"
+    ]
+
+
+def test_slurps_records() -> None:
+    slurp = read_schema("slurp")
+    understood = {"intent": "iot_hue_lightdim", "slots": {"house_place": "Den", "device_type": ["Lamp", "bulb"]}}
+    entities = [{"type": "house_place", "filler": "den"}]
+    entities += [{"type": "device_type", "filler": "lamp"}, {"type": "device_type", "filler": "bulb"}]
+    record = {"scenario": "iot", "action": "hue_lightdim", "entities": entities}
+    assert to_slurp(understood, slurp, "audio-1.flac") == {"file": "audio-1.flac", **record}
+    assert to_slurp(understood, slurp, "stts-1688-en-us_f2") == {"slurp_id": "stts-1688-en-us_f2", **record}
+    assert to_slurp(understood, slurp, 17) == {"slurp_id": 17, **record}
+    nothing = {"slurp_id": "7", "scenario": "", "action": "", "entities": []}
+    assert to_slurp({"intent": None, "slots": {}}, slurp, "7") == nothing
+    with pytest.raises(InputError, match=r"schema digits: intent '3' has no scenario and no action; .*split_intents"):
+        to_slurp({"intent": "3", "slots": {}}, read_schema("digits"), "7")
+
+
+# ----------------------------------------------------------------------------------------------------- what is true
+
+
+def test_gold_of_a_row() -> None:
+    both = Gold("set", {"date": ("today", "friday"), "size": ("8",)})
+    assert read_gold({"intent": "set", "slots": {"date": [" today ", "friday"], "size": 8, "room": None}}) == both
+    assert read_gold({"intent": "set", "slots": [["date", "today"], ["size", "8"], ["date", "friday"]]}) == both
+    assert read_gold({"intent": "set", "slots": '{"date": ["today", "friday"], "size": "8"}'}) == both  # as in a table
+    assert read_gold({}) == Gold(None, {})
+    assert read_gold({"label": 0}, "label") == Gold("0", {})
+    fluent = {"action": "change language", "object": "Korean", "location": "none"}
+    assert read_gold(fluent, "action+object+location").intent == "change language_Korean_none"
+    assert read_gold({"action": "set"}, "scenario+action").intent is None
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"intent": ["a"]}, r'intent: must be a text or a number, found \["a"\]'),
+        ({"slots": 5}, r"slots: must be an object or a list of \[type, words\], found 5"),
+        ({"slots": "size=8"}, 'slots: a text must be JSON, found "size=8"'),
+        ({"slots": ["date"]}, r'slots: each must be \[type, words\], found "date"'),
+        ({"slots": [["date", "a", "b"]]}, r'each must be \[type, words\], found \["date", "a", "b"\]'),
+        ({"slots": {"date": True}}, r"slots\.date: must be a text, found true"),
+        ({"slots": {"date": {"a": 1}}}, r'slots\.date: must be a text, found {"a": 1}'),
+        ({"slots": {"date": " "}}, r"slots\.date: '' holds no words; leave the slot out"),
+    ],
+)
+def test_rows_that_say_something_else(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_gold(row)
+
+
+def test_what_a_schema_does_not_know() -> None:
+    gold = Gold("lite", {"rom": ("attic",), "size": ("Large", "small"), "date": ("None",)})
+    assert faults(HOME, gold) == [
+        "intent 'lite' is not in schema home; did you mean 'light'?",
+        "slot 'rom' is not in schema home; did you mean 'room'?",
+        "slot 'size': 'Large' is not among its values; did you mean 'large'?",
+        "slot 'date': 'None' means that it is absent; leave it out",
+    ]
+    assert faults(HOME.only(slots=[]), Gold("heat", gold.slots)) == []
+    assert faults(HOME.only(intents=[]), Gold("lite", DARK.slots)) == []
+
+
+# ------------------------------------------------------------------------------------------------------- round trips
+
+
+@pytest.mark.parametrize("framing", FRAMINGS)
+@pytest.mark.parametrize(
+    ("folder", "schema", "field", "rows"),
+    [
+        ("barista", "barista", "intent", 498),
+        ("slurp_tts", "slurp_tts", "intent", 600),
+        ("slurp_tts", "slurp", "intent", 600),
+        ("slurp", "slurp", "scenario+action", 4431),
+        ("fsdd", "digits", "label", 2000),
+        ("speech_commands_mini", "speech_commands", "label", 257),
+    ],
+)
+def test_every_row_of_the_data_comes_back(folder: str, schema: str, field: str, rows: int, framing: Framing) -> None:
+    file = DATA / folder / "manifest.jsonl"
+    if not file.exists():
+        pytest.skip(f"../shared/data/{folder} is not here")
+    known = read_schema(schema)
+    with file.open(encoding="utf-8") as lines:
+        golds = [read_gold(json.loads(line), field) for line in lines]
+    assert len(golds) == rows
+    assert not [value for gold in golds for values in gold.slots.values() for value in values if ", " in value]
+    for gold in golds:
+        assert gold.intent is not None
+        assert meaning(understand(known, answered(pairs(known, gold, framing, None)))) == gold
+
+
+WORDS = ("a", "Mr. B", "none left", "no", "x, y", ",", "yes.", "ten  past", "é", "1.5", "?", "none of it")
+
+
+def random_schema(rng: np.random.Generator) -> Schema:
+    texts = iter(rng.permutation(1000).astype(str))
+    closed = [str(word) for word in rng.permutation([word for word in WORDS if ", " not in word])]
+
+    def one(values: tuple[str, ...] = ()) -> Label:
+        name = next(texts)
+        return Label(name, name, f"to {name}", tuple(f"{name} {i}?" for i in range(rng.integers(1, 4))), values=values)
+
+    intents = [one() for _ in range(rng.integers(0, 5))]
+    slots = [one(tuple(closed[: rng.integers(0, 6)])) for _ in range(rng.integers(1, 7))]
+    ways = tuple(f"what {i}?" for i in range(rng.integers(1, 4)))
+    return Schema("any", ways, {i.name: i for i in intents}, {slot.name: slot for slot in slots})
+
+
+def random_gold(rng: np.random.Generator, schema: Schema) -> Gold:
+    slots = {}
+    for slot in schema.slots.values():
+        values = slot.values or tuple(word for word in WORDS if ", " not in word)
+        if rng.random() < 0.5:
+            slots[slot.name] = tuple(str(value) for value in rng.choice(values, rng.integers(1, 4)))
+    return Gold(str(rng.choice(list(schema.intents))) if schema.intents else None, slots)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_any_meaning_comes_back(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    schema = random_schema(rng)
+    for framing in FRAMINGS:
+        for _ in range(10):
+            gold = random_gold(rng, schema)
+            assert faults(schema, gold) == []
+            whole = understand(schema, answered(pairs(schema, gold, framing, None)))
+            assert meaning(whole) == gold
+            drawn = pairs(schema, gold, framing, rng)
+            assert meaning(understand(schema, answered(drawn))) == gold  # what is present is always asked
+            names = list(rng.permutation([*schema.intents, *schema.slots]))
+            held_out = [str(name) for name in names[: rng.integers(0, len(names))]]
+            seen = pairs(schema, gold, framing, rng, held_out=held_out)
+            assert not {question.label for question, _ in seen} & set(held_out)
+            slots = understand(schema, answered([pair for pair in seen if pair[0].kind == "slot"]))["slots"]
+            assert set(slots) == set(gold.slots) - set(held_out)
+            asked = [question.text for question, _ in drawn]
+            assert len(set(asked)) == len(asked)
+            hidden = {schema.intents[name].answer for name in held_out if name in schema.intents}
+            for question, answer in seen:
+                assert question.kind == "slot" or answer in (question.choices or ())
+                assert question.kind != "intent" or not hidden & set(question.choices or ())
+
+
+def test_values_are_split_as_they_were_joined() -> None:
+    words = [word for word in WORDS if ", " not in word]
+    rng = np.random.default_rng(4)
+    for _ in range(300):
+        values = tuple(str(word) for word in rng.choice(words, rng.integers(1, 5)))
+        assert split_values(join_values(values)) == values
+    assert split_values(join_values(["x, y"])) == ("x", "y")  # the limit: such a value looks like two

@@ -1,0 +1,133 @@
+"""The README's commands, in its order, in an empty directory; hub names are met by tiny models in a real hub cache."""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from safetensors import safe_open
+
+from mmprefix.cli.main import main
+from mmprefix.world.generate import make_samples
+from tiny import decoders as tiny_decoders
+from tiny import encoders as tiny_encoders
+from tiny.hub import COMMIT, hub_model
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def block(mark: str) -> str:
+    """The fenced block below the comment ``mark``."""
+    found = re.search(rf"<!-- {mark} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found, f"the README has no block {mark!r}"
+    return found[1]
+
+
+def statements(text: str) -> Iterator[str]:
+    """The commands of a block, each with its here-document."""
+    lines = iter(text.splitlines())
+    for line in lines:
+        whole = [line]
+        if mark := re.search(r"<<'(\w+)'", line):
+            for more in lines:
+                whole.append(more)
+                if more == mark[1]:
+                    break
+        yield "\n".join(whole)
+
+
+def run(text: str) -> None:
+    """A block as a shell would run it; ``mmprefix`` in this process, which has paid for the imports."""
+    for statement in statements(text):
+        if statement.startswith("mmprefix "):
+            words = [w for word in shlex.split(statement, comments=True)[1:] for w in sorted(glob.glob(word)) or [word]]
+            assert main(words) == 0, statement
+        else:
+            subprocess.run(["bash", "-euc", statement], check=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty working directory, and a hub cache with tiny models under the names that the recipes ask for."""
+    directory, cache, tiny = (tmp_path_factory.mktemp(name) for name in ("work", "hub", "tiny"))
+    hub_model(cache, "laion/clap-htsat-unfused", tiny_encoders.clap(tiny / "clap", fused=False))
+    hub_model(cache, "openai-community/gpt2", Path(tiny_decoders.save_decoder(tiny / "gpt2")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(directory)
+        patch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        yield directory
+
+
+@pytest.fixture(scope="module")
+def trained(place: Path) -> Path:
+    """The quick start's own command, on fewer scenes."""
+    command = block("quickstart").strip().split(" && ")[-1].removeprefix(".venv/bin/")
+    less = "--data.scenes 24 --data.val_scenes 4 --data.test_scenes 6 --trainer.max_epochs 1"
+    run(f"{command} {less}")
+    return place / "runs" / "quickstart"
+
+
+@pytest.mark.slow
+def test_quick_start_and_captions(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (trained / "model" / "model.safetensors").is_file()
+    rows = [json.loads(line) for line in (trained / "samples" / "manifest.jsonl").read_text().splitlines()]
+    assert {"image", "audio"} <= {key for row in rows for key in row}
+    capsys.readouterr()
+    run(block("run: caption"))
+    lines = capsys.readouterr().out.splitlines()
+    sounds, pictures = lines[: len(lines) // 2], lines[len(lines) // 2 :]
+    assert all(line.startswith("runs/quickstart/samples/audio-") for line in sounds)
+    assert all(len(json.loads(line)["candidates"]) == 1 for line in pictures)
+
+
+@pytest.mark.slow
+def test_python(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(block("run: python"), "README.md", "exec"), {})
+    assert "Candidate(text=" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_own_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not (place / "runs/quickstart/samples").is_dir():
+        make_samples(place / "runs/quickstart/samples")
+    run(block("run: own"))
+    said = capsys.readouterr().out
+    assert "sounds/audio-0006.wav: " in said
+    assert len((place / "runs/sounds/predictions.jsonl").read_text().splitlines()) == 2
+    saved = (place / "runs/sounds/model/mmprefix.yaml").read_text()
+    assert "openai-community/gpt2" in saved
+    assert COMMIT in saved  # the revision of what was loaded
+    run(block("run: encode"))
+    (shard,) = (place / "features").rglob("*.safetensors")
+    with safe_open(shard, "pt") as kept:
+        assert len(kept.get_tensor("keys")) == 6  # each sound once
+
+
+def test_evaluate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(block("run: evaluate"))
+    assert "cider_d" in capsys.readouterr().out
+
+
+def test_every_file_that_is_named_exists() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_every_shipped_recipe_is_in_the_table() -> None:
+    for recipe in (ROOT / "recipes").glob("*.yaml"):
+        assert f"(recipes/{recipe.name})" in README, recipe.name
+
+
+def test_ci_and_readme_name_the_same_commands() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    for mark in ("quickstart", "test"):
+        assert f"command {mark}" in script
+        assert len(block(mark).strip().splitlines()) == 1

@@ -1,0 +1,143 @@
+"""A run that is killed and resumed ends with the bits of the run that was not."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmprefix.training.rng_state import random_state, restore_random_state
+from tiny.captioning_system import Tiny, build, captions, quietly, run, same, tensors, watched
+
+pytestmark = quietly
+EVERY = {
+    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+    "init_args": {"every_n_train_steps": 2, "save_last": True},
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return build(tmp_path_factory.mktemp("tiny"))
+
+
+def recipe(tiny: Tiny, root: Path) -> Path:
+    """Three epochs of four steps with dropout, a schedule, and sampling at validation: all that draws or counts."""
+    config = tiny.config(dropout=0.3)
+    config["trainer"] |= {"callbacks": [EVERY], "max_epochs": 3}
+    config["model"] |= {"schedule": "linear", "generate": {"max_new_tokens": 4, "sample": True}}
+    return tiny.recipe(config, root)
+
+
+@pytest.fixture(scope="module")
+def whole(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nobody disturbs."""
+    root = tmp_path_factory.mktemp("whole")
+    assert run("fit", recipe(tiny, root)) == 0
+    return root
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(tiny: Tiny, whole: Path, tmp_path: Path) -> None:
+    made = recipe(tiny, tmp_path)
+    fit = ["fit", "--config", str(made), "--trainer.callbacks+", "tiny_recipes.Slow"]
+    tests = Path(__file__).resolve().parents[1]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
+    with (tmp_path / "log").open("w") as log:
+        killed = subprocess.Popen(
+            [sys.executable, "-m", "mmprefix", *fit], env=environment, stdout=log, stderr=log, cwd=tmp_path
+        )
+        try:
+            step = _kept(killed, tmp_path, 6)
+            killed.send_signal(signal.SIGKILL)
+        finally:
+            killed.kill()
+            code = killed.wait()
+    assert code == -signal.SIGKILL
+    assert not (tmp_path / "process0.pt").exists()  # it did not come to its end
+    assert run("fit", made, ckpt_path="last") == 0
+    seen, undisturbed = watched(tmp_path), watched(whole)
+    assert 0 < len(seen.steps) <= 12 - step
+    assert seen.steps == undisturbed.steps[-len(seen.steps) :]
+    assert seen.rates == undisturbed.rates[-len(seen.steps) :]
+    assert same(seen.after, undisturbed.after)
+
+
+def _kept(process: subprocess.Popen[bytes], root: Path, step: int) -> int:
+    """Waits until ``step`` or a later one is kept in last.ckpt, read again and again while it is written; which one."""
+    limit = time.monotonic() + 240
+    while time.monotonic() < limit and process.poll() is None:
+        if _last(root).exists():
+            kept = torch.load(_last(root), weights_only=True)["global_step"]
+            if kept >= step:
+                return kept
+        time.sleep(0.02)
+    raise AssertionError((root / "log").read_text())
+
+
+@pytest.mark.parametrize(("crash", "kept"), [(4, 2), (5, 4), (7, 6)])
+def test_a_run_broken_off_anywhere_goes_on_with_the_same_bits(
+    crash: int, kept: int, tiny: Tiny, whole: Path, tmp_path: Path
+) -> None:
+    """Checkpoints of mid-epoch (2, 6) and of an epoch's end (4), each older than the last step that was made."""
+    made = recipe(tiny, tmp_path)
+    assert run("fit", made, **{"trainer__callbacks+": "tiny_recipes.Crash", "trainer__callbacks__at": crash}) == 1
+    assert torch.load(_last(tmp_path), weights_only=True)["global_step"] == kept
+    assert run("fit", made, ckpt_path="last") == 0
+    seen, undisturbed = watched(tmp_path), watched(whole)
+    assert seen.steps == undisturbed.steps[kept:]
+    assert seen.rates == undisturbed.rates[kept:]
+    assert same(seen.after, undisturbed.after)
+    assert same(tensors(_last(tmp_path)), tensors(_last(whole)))
+    assert captions(tmp_path, "val") == captions(whole, "val")
+
+
+def test_a_finished_run_goes_on_at_the_rates_of_its_new_length(tiny: Tiny, tmp_path: Path) -> None:
+    longer = tmp_path / "longer"
+    assert run("fit", recipe(tiny, longer), trainer__max_epochs=4) == 0
+    made = recipe(tiny, tmp_path)
+    assert run("fit", made) == 0
+    assert run("fit", made, trainer__max_epochs=4, ckpt_path="last") == 0
+    assert watched(tmp_path).rates == watched(longer).rates[12:]
+
+
+def test_dropout_and_sampling_draw(whole: Path, tiny: Tiny, tmp_path: Path) -> None:
+    """What the tests above say of random numbers would be empty if none were drawn."""
+    assert run("fit", recipe(tiny, tmp_path), seed_everything=2) == 0
+    assert watched(tmp_path).steps == watched(whole).steps
+    start, other = watched(tmp_path).before, watched(whole).before
+    assert not same(start, other)
+    draws = torch.load(_last(whole), weights_only=True)["random_states"][0]["torch"]
+    torch.manual_seed(1)
+    assert not torch.equal(draws, torch.get_rng_state())
+
+
+def test_how_often_one_looks_does_not_change_what_is_trained(tiny: Tiny, whole: Path, tmp_path: Path) -> None:
+    """Validation samples captions here, from the generator that dropout draws from."""
+    assert run("fit", recipe(tiny, tmp_path), trainer__val_check_interval=1) == 0
+    assert same(watched(tmp_path).after, watched(whole).after)
+
+
+def test_every_generator_goes_back() -> None:
+    state = random_state()
+
+    def draw() -> tuple[Any, ...]:
+        return random.gauss(0, 1), np.random.standard_normal(), float(torch.randn(())), random.random()  # noqa: NPY002
+
+    first = draw()
+    assert draw() != first
+    restore_random_state(state)
+    assert draw() == first
+
+
+def _last(root: Path) -> Path:
+    return root / "checkpoints" / "last.ckpt"

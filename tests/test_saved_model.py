@@ -1,0 +1,206 @@
+"""What a training leaves behind: trained tensors only, refused where they do not fit, never half written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from mmprefix.errors import InputError
+from mmprefix.inference.predictor import load
+from tiny.captioning_system import Tiny, build, quietly, refusal, run, same, tensors, watched
+
+pytestmark = quietly
+KB = 1024
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return build(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def fitted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of one training: checkpoints/last.ckpt, a weights-only checkpoint, model/."""
+    root = tmp_path_factory.mktemp("fit")
+    config = tiny.config()
+    init_args = {"every_n_train_steps": 4, "save_weights_only": True, "filename": "weights"}
+    config["trainer"]["callbacks"] = [
+        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": init_args},
+        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"save_last": True}},
+    ]
+    assert run("fit", tiny.recipe(config, root), save_to=root / "model", trainer__max_epochs=1) == 0
+    return root
+
+
+@pytest.fixture
+def model(fitted: Path, tmp_path: Path) -> Path:
+    """A copy of the saved model."""
+    return Path(shutil.copytree(fitted / "model", tmp_path / "model"))
+
+
+# ---------------------------------------------------------------------------------------------------------- contents
+
+
+def test_a_checkpoint_holds_what_was_trained_and_no_more(fitted: Path) -> None:
+    trained = {name: tensor for name, tensor in watched(fitted).after.items() if name.startswith("model.mappers.")}
+    size = 4 * sum(tensor.numel() for tensor in trained.values())
+    assert size > 30 * KB  # else the limit below would say nothing
+    weights = fitted / "checkpoints" / "weights.ckpt"
+    assert same(tensors(weights), trained)
+    assert same(tensors(fitted / "checkpoints" / "last.ckpt"), trained)
+    assert size < weights.stat().st_size <= size + 64 * KB
+    saved = fitted / "model" / "model.safetensors"
+    assert same({f"model.{name}": tensor for name, tensor in load_file(saved).items()}, trained)
+    assert size < saved.stat().st_size <= size + 64 * KB
+
+
+def test_the_saved_model_writes_what_the_test_wrote(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+    recipe = tiny.recipe(tiny.config(), tmp_path)
+    assert run("predict", recipe, ckpt_path=fitted / "checkpoints" / "last.ckpt") == 0
+    rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    files = [str(tiny.folder / f"{row['id'][1:]}.{'png' if row['id'][0] == 'p' else 'wav'}") for row in rows]
+    found = load(fitted / "model", device="cpu")
+    assert found(files) == [row["prediction"] for row in rows]
+    assert (fitted / "model" / "README.md").read_text().count("mmprefix.load") == 1
+
+
+def test_saving_over_a_saved_model_replaces_it_whole(fitted: Path, model: Path) -> None:
+    (model / "left-over.txt").write_text("of an earlier version")
+    load(model, device="cpu").save(model)
+    assert sorted(file.name for file in model.iterdir()) == ["README.md", "mmprefix.yaml", "model.safetensors"]
+    assert same(load_file(model / "model.safetensors"), load_file(fitted / "model" / "model.safetensors"))
+    assert [file.name for file in model.parent.iterdir()] == ["model"]
+
+
+# ---------------------------------------------------------------------------------------------------------- refusals
+
+
+def refused(directory: Path, parts: dict[str, str] | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        load(directory, device="cpu", parts=parts)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def change(directory: Path, edit: Any) -> None:
+    """``edit`` (a function) changes the recipe and settings of a saved model."""
+    file = directory / "mmprefix.yaml"
+    saved = yaml.safe_load(file.read_text())
+    edit(saved)
+    file.write_text(yaml.safe_dump(saved))
+
+
+def test_other_frozen_parts_are_refused_by_name(tiny: Tiny, model: Path, tmp_path: Path) -> None:
+    message = refused(model, {"decoder": tiny.parts("another")})
+    assert f"{model}: was trained with the decoder '{tiny.parts('decoder')}'" in message
+    assert tiny.parts("another") in message
+    other = shutil.copytree(tiny.parts("sounds"), tmp_path / "sounds")
+    weights = load_file(other / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, other / "model.safetensors")
+    assert f"was trained with the encoder of branch 'audio' '{tiny.parts('sounds')}'" in refused(
+        model, {"audio": str(other)}
+    )
+    assert "part 'video': this model has image, audio, decoder" in refused(model, {"video": str(other)})
+
+
+def test_frozen_parts_may_move(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(tiny.parts("decoder"), tmp_path / "moved"))
+    file = str(tiny.folder / "0.png")
+    assert load(fitted / "model", parts={"decoder": str(moved)})(file) == load(fitted / "model")(file)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda saved: saved["recipe"]["decoder"].update(class_path="os.system"), "'os.system' is no Decoder"),
+        (
+            lambda saved: saved["recipe"]["decoder"].update(
+                class_path="subprocess.Popen", init_args={"args": ["touch", "ran"]}
+            ),
+            "'subprocess.Popen' is no Decoder",
+        ),
+        (
+            lambda saved: saved["recipe"]["branches"]["image"].update(
+                mapper={"class_path": "mmprefix.encoders.cnn.Cnn", "init_args": {"model": "x"}}
+            ),
+            "'mmprefix.encoders.cnn.Cnn' is no Mapper",
+        ),
+        (lambda saved: saved["recipe"]["decoder"].update(class_path="no.such.Thing"), "'no.such.Thing' cannot be"),
+        (lambda saved: saved["recipe"]["branches"].pop("audio"), "encoder of branch 'audio'"),
+        (lambda saved: saved.pop("recipe"), "has no recipe"),
+        (lambda saved: saved.update(format=2), "is not of format 1"),
+    ],
+)
+def test_recipes_that_do_not_fit_are_refused(
+    edit: Any, message: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    change(model, edit)
+    assert message in refused(model)
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]  # nothing was run
+
+
+def test_directories_that_are_no_model_are_refused(model: Path, tmp_path: Path) -> None:
+    (model / "mmprefix.yaml").rename(model / "recipe.yaml")
+    assert f"{model}: is no saved model (it has no mmprefix.yaml)" in refused(model)
+    (model / "mmprefix.yaml").write_text("{a: [")
+    assert "mmprefix.yaml: is no YAML" in refused(model)
+
+
+def test_tensors_that_do_not_fit_are_refused_by_name(model: Path) -> None:
+    file = model / "model.safetensors"
+    whole = load_file(file)
+    name = "mappers.image.out.weight"
+    save_file({key: tensor for key, tensor in whole.items() if key != name}, file)
+    assert f"{file}: holds no tensor '{name}'" in refused(model)
+    save_file({**whole, "mappers.image.more": torch.ones(1)}, file)
+    assert f"{file}: holds a tensor 'mappers.image.more', which this model does not have" in refused(model)
+    save_file({**whole, name: whole[name][:5].clone()}, file)
+    assert f"{file}: tensor '{name}' has the shape (5, 16), this model's (64, 16)" in refused(model)
+    save_file(whole, file)
+    file.write_bytes(file.read_bytes()[:-100])
+    assert f"{file}: cannot be read" in refused(model)
+    file.unlink()
+    assert f"{file}: cannot be read" in refused(model)
+
+
+def test_the_shell_refuses_checkpoints_of_other_models(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+    last = fitted / "checkpoints" / "last.ckpt"
+
+    def said(change: Any, verb: str = "validate") -> str:
+        config = tiny.config()
+        change(config["model"])
+        return refusal(verb, tiny.recipe(config, tmp_path), capfd, ckpt_path=last)
+
+    other = tiny.parts("another")
+    message = said(lambda model: model["decoder"]["init_args"].update(model=other), "fit")
+    assert message.startswith(f"{last}: was trained with the decoder '{tiny.parts('decoder')}'")
+    message = said(lambda model: model["decoder"]["init_args"].update(stop="."))
+    assert message == f"{last}: the decoder was trained with stop=None, but this one has stop='.'"
+    message = said(lambda model: model["branches"]["image"]["encoder"]["init_args"].update(normalize=True))
+    assert "encoder of branch 'image' was trained with normalize=False, but this one has normalize=True" in message
+    message = said(lambda model: model["branches"].pop("audio"))
+    assert message == f"{last}: was trained with the encoder of branch 'audio', which this model does not have"
+    message = said(lambda model: model["branches"]["image"]["mapper"]["init_args"].update(length=5))
+    assert f"{last}: tensor 'mappers.image.queries' has the shape (3, 16), this model's (5, 16)" in message
+
+
+def test_the_shell_refuses_files_that_are_no_checkpoint(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+    recipe = tiny.recipe(tiny.config(["image"]), tmp_path)
+    file = tmp_path / "other.ckpt"
+    for content in ({"weight": torch.ones(2)}, {"state_dict": {}, "pytorch-lightning_version": "2.6.6"}, [1]):
+        torch.save(content, file)
+        assert refusal("validate", recipe, capfd, ckpt_path=file).startswith(f"{file}: was not written by mmprefix")
+    torch.save(Path("an object that is no plain value"), file)
+    assert refusal("fit", recipe, capfd, ckpt_path=file).startswith(f"{file}: is no checkpoint that can be read")
+    file.write_bytes((fitted / "checkpoints" / "last.ckpt").read_bytes()[:20000])
+    assert refusal("fit", recipe, capfd, ckpt_path=file).startswith(f"{file}: is no checkpoint that can be read")
+    file.unlink()
+    assert refusal("test", recipe, capfd, ckpt_path=file) == f"{file}: no such checkpoint"

@@ -1,0 +1,253 @@
+"""A whole small system on disk: frozen parts of the real classes, sounds and pictures with captions, and a recipe."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from mmprefix.cli.main import main
+from mmprefix.encoders import cnn
+from mmprefix.recipes.pretrain.decoder import train_decoder
+from mmprefix.types import Batch
+from tiny import decoders as tiny_decoders
+from tiny import encoders as tiny_encoders
+
+SIZES = cnn.Sizes(rate=16000, hop=320, mels=16, high=7000.0, channels=(4, 8), summary=8)
+COLOURS = {"red": (200, 20, 20), "green": (20, 180, 20), "blue": (30, 30, 220), "white": (240, 240, 240)}
+TONES = {"low": 150.0, "middling": 600.0, "high": 2400.0, "shrill": 5000.0}
+quietly: Sequence[Callable[..., Any]] = [
+    pytest.mark.filterwarnings(f"ignore:{message}")
+    for message in (
+        ".*does not have many workers",
+        ".*LeafSpec",
+        ".*in eval mode at the start of training",
+        ".*is smaller than the logging interval",
+        ".*exists and is not empty",
+        ".*sync_dist=True",
+        ".*across ranks is zero",
+        ".*dirpath has changed",
+        ".*callbacks used to create the checkpoint need to be provided",
+    )
+]
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """Where the parts and the data are. ``recipe`` writes a recipe over them, ``run`` runs one."""
+
+    folder: Path
+
+    def parts(self, name: str) -> str:
+        """The folder of a frozen part: pictures, sounds, decoder, or another decoder."""
+        return str(self.folder / name)
+
+    def config(self, branches: Sequence[str] = ("image", "audio"), dropout: float = 0.0) -> dict[str, Any]:
+        """The recipe as data: a two-branch model, 12 rows to train on and 7 to validate and test on."""
+        classes = {
+            "image": ("mmprefix.encoders.clip.Clip", self.parts("pictures")),
+            "audio": ("mmprefix.encoders.cnn.Cnn", self.parts("sounds")),
+        }
+        sizes = {"length": 3, "layers": 1, "heads": 4, "hidden": 16, "dropout": dropout}
+        made: dict[str, Any] = {
+            name: {"encoder": {"class_path": classes[name][0], "init_args": {"model": classes[name][1]}}}
+            for name in branches
+        }
+        mapper = "mmprefix.mappers.resampler.Resampler"
+        for branch in made.values():
+            branch["mapper"] = {"class_path": mapper, "init_args": dict(sizes)}
+        decoder = {"class_path": "mmprefix.decoders.CausalDecoder", "init_args": {"model": self.parts("decoder")}}
+        files = {split: [str(self.folder / f"{split}.jsonl")] for split in ("train", "val", "test")}
+        return {
+            "seed_everything": 1,
+            "model": {
+                "branches": made,
+                "decoder": decoder,
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+                "generate": {"max_new_tokens": 6},
+            },
+            "data": {"class_path": "mmprefix.data.PairData", "init_args": {**files, "batch_size": 3}},
+            "trainer": {
+                "max_epochs": 2,
+                "accelerator": "cpu",
+                "devices": 1,
+                "log_every_n_steps": 1,
+                "num_sanity_val_steps": 0,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+            },
+        }
+
+    def recipe(self, config: dict[str, Any], root: Path) -> Path:
+        """``config`` written to ``root``/recipe.yaml, what the run writes going below ``root``."""
+        root.mkdir(parents=True, exist_ok=True)
+        watch = {"class_path": "tiny_recipes.Watch", "init_args": {"folder": str(root)}}
+        config["trainer"] |= {
+            "default_root_dir": str(root),
+            "callbacks": [*config["trainer"].get("callbacks", []), watch],
+        }
+        (root / "recipe.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+        return root / "recipe.yaml"
+
+
+def build(folder: Path, steps: int = 100) -> Tiny:
+    """Makes the frozen parts, the files and the manifests in ``folder``.
+
+    The decoder learns the captions' language for ``steps`` steps; after 300 a prefix can make it say any of them.
+    """
+    torch.manual_seed(3)
+    tiny_encoders.clip(folder / "pictures")
+    cnn.save(tiny_encoders.scrambled(cnn.MelNet(SIZES)), folder / "sounds")
+    rows = [_picture(folder, n) for n in range(6)] + [_sound(folder, n) for n in range(6)]
+    size: dict[str, Any] = {"layers": 2, "heads": 4, "width": 64, "vocab_size": 320, "positions": 48}
+    texts = [text for row in rows for text in row["captions"]] * 8
+    train_decoder(texts, folder / "decoder", **size, batch_tokens=256, steps=steps, lr=0.01, seed=3)
+    tiny_decoders.save_decoder(folder / "another")
+    order = np.random.default_rng(0).permutation(len(rows)).tolist()
+    mixed = [rows[n] for n in order]  # pictures and sounds in turn, so that no order is kept by chance
+    for name, part in {"train": mixed, "val": mixed[:7], "test": mixed[5:]}.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    return Tiny(folder)
+
+
+def _picture(folder: Path, n: int) -> dict[str, Any]:
+    word, colour = list(COLOURS.items())[n % 4]
+    Image.new("RGB", (40, 32 + 4 * n), tuple(max(0, part - 5 * n) for part in colour)).save(folder / f"{n}.png")
+    return {"id": f"p{n}", "image": f"{n}.png", "captions": [f"the {word} hill", f"a hill {n} is {word}."]}
+
+
+def _sound(folder: Path, n: int) -> dict[str, Any]:
+    word, tone = list(TONES.items())[n % 4]
+    time = np.arange(int(16000 * (0.3 + 0.1 * n))) / 16000
+    soundfile.write(folder / f"{n}.wav", 0.4 * np.sin(2 * np.pi * tone * time), 16000)
+    return {"id": f"s{n}", "audio": f"{n}.wav", "captions": [f"a {word} bell rings", f"{n} bells, {word}."]}
+
+
+def run(verb: str, recipe: Path, **options: Any) -> int:
+    """The exit code of ``mmprefix VERB --config RECIPE``, with ``options`` such as trainer__max_steps=3."""
+    words = [f"--{name.replace('__', '.')}={value}" for name, value in options.items()]
+    return main([verb, "--config", str(recipe), *words])
+
+
+def refusal(verb: str, recipe: Path, capfd: Any, **options: Any) -> str:
+    """What the shell says when it refuses: one line on standard error, given without the shell's name."""
+    assert run(verb, recipe, **options) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mmprefix: ")]
+    return line.removeprefix("mmprefix: ")
+
+
+def tensors(checkpoint: Path) -> dict[str, Tensor]:
+    """What a checkpoint holds of the model, read as a stranger's file would be."""
+    return torch.load(checkpoint, weights_only=True)["state_dict"]
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    """Whether two sets of tensors have the same names, and the same bits in each."""
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def figures(root: Path, name: str) -> list[float]:
+    """A column of the last run's metrics.csv below ``root``, top to bottom."""
+    file = max(root.glob("logs/version_*/metrics.csv"), key=lambda file: file.stat().st_mtime_ns)
+    with file.open() as lines:
+        return [float(row[name]) for row in csv.DictReader(lines) if row.get(name)]
+
+
+def captions(root: Path, stage: str) -> list[dict[str, Any]]:
+    """The rows of the last report of ``stage`` below ``root``."""
+    files = sorted(root.glob(f"logs/version_*/captions/{stage}-step*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
+    return [json.loads(line) for line in files[-1].read_text().splitlines()]
+
+
+@dataclass
+class Watched:
+    """What a training did in one process: ids of each step by epoch, rates, all weights before and after, and the
+    names of the tensors that had a gradient."""
+
+    steps: list[tuple[int, list[str]]]
+    rates: list[float]
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    gradients: list[str]
+
+
+class Watch(Callback):
+    """Writes down what a training does, for each process, into ``folder``."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = Path(folder)
+        self.steps: list[tuple[int, list[str]]] = []
+        self.rates: list[float] = []
+        self.gradients: set[str] = set()
+        self.before: dict[str, Tensor] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.before = _state(pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        self.steps.append((trainer.current_epoch, batch.ids))
+        self.gradients |= {name for name, p in pl_module.named_parameters() if p.grad is not None}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        found = {"steps": self.steps, "rates": self.rates, "gradients": sorted(self.gradients)}
+        found |= {"before": self.before, "after": _state(pl_module)}
+        torch.save(found, self.folder / f"process{trainer.global_rank}.pt")
+
+
+def _state(module: LightningModule) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def watched(folder: Path, process: int = 0) -> Watched:
+    """What ``Watch`` wrote down of one process."""
+    return Watched(**torch.load(folder / f"process{process}.pt", weights_only=True))
+
+
+class Crash(Callback):
+    """Breaks the run off while its step ``at`` (counted from 1) ends, before that step is kept in a checkpoint."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.at:
+            raise RuntimeError(f"broken off in step {self.at}")
+
+
+class Stop(Callback):
+    """Ends a run that has no end of its own after ``at`` steps, as somebody at the keyboard would."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        trainer.should_stop = trainer.should_stop or trainer.global_step >= self.at
+
+
+class Slow(Callback):
+    """Waits before every step, so that there is time to kill the run."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        time.sleep(0.3)

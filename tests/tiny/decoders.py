@@ -1,0 +1,85 @@
+"""Tiny random language models of the real classes, with a real tokenizer, saved to disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.types import Prefix
+
+TEXT = ["a dog barks loudly. the cat runs over a green hill; some rain falls on the old roof, and a bell rings twice."]
+END = "<|endoftext|>"
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer trained on a line of text."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    core.train_from_iterator(
+        TEXT * 3,
+        trainers.BpeTrainer(vocab_size=320, special_tokens=[END], initial_alphabet=alphabet, show_progress=False),
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, bos_token=END)
+
+
+def _config(kind: str, vocabulary: int) -> PreTrainedConfig:
+    if kind == "gpt2":
+        return GPT2Config(
+            vocab_size=vocabulary, n_embd=32, n_layer=2, n_head=4, n_positions=128, bos_token_id=0, eos_token_id=0
+        )
+    size: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    ends: dict[str, Any] = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    if kind == "opt":
+        narrow: dict[str, Any] = {
+            "ffn_dim": 64,
+            "max_position_embeddings": 128,
+            "word_embed_proj_dim": 24,
+            "do_layer_norm_before": False,
+        }
+        return OPTConfig(**size, **narrow, **ends)
+    grouped: dict[str, Any] = {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 128}
+    return LlamaConfig(**size, **grouped, **ends) if kind == "llama" else Qwen2Config(**size, **grouped, **ends)
+
+
+KINDS = ("gpt2", "opt", "llama", "qwen")
+
+
+def save_decoder(folder: Path, kind: str = "gpt2", seed: int = 0, sharp: float = 6.0) -> str:
+    """A random model of ``kind``, its weights scaled so that its choices are clear; returns the folder."""
+    words = tokenizer()
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(_config(kind, len(words)))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(sharp)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return str(folder)
+
+
+def ragged_prefix(decoder: CausalDecoder, lengths: list[int], seed: int = 0) -> Prefix:
+    torch.manual_seed(seed)
+    embeds = torch.randn(len(lengths), max(lengths), decoder.width)
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return Prefix(embeds, mask)

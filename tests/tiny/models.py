@@ -1,0 +1,102 @@
+"""Small whole models: random frozen parts of the real classes on disk, random mappers, put together by PrefixLM."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from PIL import Image
+
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.encoders.vit import ViT
+from mmprefix.encoders.whisper import Whisper
+from mmprefix.generation.options import GenerateOptions
+from mmprefix.inference.predictor import Predictor
+from mmprefix.mappers.mlp import MLP
+from mmprefix.mappers.resampler import Resampler
+from mmprefix.model import Branch, PrefixLM
+from mmprefix.types import Candidate
+from tiny import decoders as tiny_decoders
+from tiny import encoders as tiny_encoders
+
+RATE = 16000
+OPTIONS = GenerateOptions(max_new_tokens=8)
+
+
+def frozen_parts(folder: Path) -> dict[str, Path]:
+    """A vision model, a Whisper and a GPT-2 in ``folder``, by the name of the part they are for."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    parts = {
+        "image": tiny_encoders.vision(folder / "image", "dinov2"),
+        "audio": tiny_encoders.whisper(folder / "audio"),
+    }
+    tiny_decoders.save_decoder(folder / "decoder")
+    return {**parts, "decoder": folder / "decoder"}
+
+
+def build(parts: dict[str, Path], *names: str) -> PrefixLM:
+    """A model with the branches ``names`` (image, audio); its mappers are random, but the same each time."""
+    made: dict[str, Branch] = {}
+    torch.manual_seed(1)
+    for name in names:
+        encoder = ViT(str(parts[name])) if name == "image" else Whisper(str(parts[name]))
+        sizes = (encoder.dim, encoder.pooled_dim, 32)
+        mapper = Resampler(*sizes, length=3, heads=2) if name == "image" else MLP(*sizes, length=4, hidden=16)
+        made[name] = Branch(encoder, lambda dim, pooled, width, mapper=mapper: mapper)
+    model = PrefixLM(made, CausalDecoder(str(parts["decoder"])))
+    with torch.no_grad():
+        for parameter in model.mappers.parameters():  # fresh mappers make nearly equal prefixes of everything
+            parameter.add_(torch.randn(parameter.shape) * 0.4)
+    return model
+
+
+def save(directory: Path, parts: dict[str, Path], *names: str, options: GenerateOptions = OPTIONS) -> Path:
+    """The model of ``build``, saved to ``directory`` as training saves it."""
+    settings = {"prompt": "", "trained": {"data": ["train.jsonl"], "figures": {"cider_d": 1.25}}}
+    Predictor(build(parts, *names), options, settings).save(directory)
+    return directory
+
+
+def tone(seconds: float, pitch: float, rate: int = RATE) -> np.ndarray:
+    """Two partials that rise and fall (S,), float32."""
+    t = np.arange(round(seconds * rate)) / rate
+    loudness = 0.6 * np.sin(np.pi * t / seconds)
+    return (loudness * (np.sin(2 * np.pi * pitch * t) + 0.3 * np.sin(7 * pitch * t))).astype(np.float32)
+
+
+def sound_bytes(values: np.ndarray, rate: int = RATE, format: str = "WAV") -> bytes:
+    """``values`` (S,) as the bytes of a sound file."""
+    place = io.BytesIO()
+    soundfile.write(place, values, rate, format=format)
+    return place.getvalue()
+
+
+def picture(seed: int) -> Image.Image:
+    """Random blocks of colour, 48 by 40 pixels."""
+    blocks = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    return Image.fromarray(blocks.repeat(8, axis=0).repeat(8, axis=1))
+
+
+def media_files(folder: Path) -> list[Path]:
+    """Five sounds of different lengths and four pictures, in mixed order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found: list[Path] = []
+    for number, seconds in enumerate((0.31, 1.9, 0.8, 2.7, 1.2)):
+        sound = folder / f"sound{number}.wav"
+        sound.write_bytes(sound_bytes(tone(seconds, 200.0 + 170 * number)))
+        found.append(sound)
+        if number < 4:
+            found.append(folder / f"picture{number}.png")
+            picture(number).save(found[-1])
+    return found
+
+
+def same_candidates(found: list[list[Candidate]], wanted: list[list[Candidate]], tolerance: float = 1e-4) -> None:
+    """The same texts in the same order, and scores that differ by no more than ``tolerance``."""
+    assert [[c.text for c in row] for row in found] == [[c.text for c in row] for row in wanted]
+    scores = [[[c.score for c in row] for row in rows] for rows in (found, wanted)]
+    assert np.abs(np.array(scores[0]) - np.array(scores[1])).max() < tolerance

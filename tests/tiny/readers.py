@@ -1,0 +1,28 @@
+"""Readers of sounds and pictures as a data module without a model is given them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmprefix.media.audio import read_waveform
+from mmprefix.media.image import read_picture
+from mmprefix.media.source import Source
+
+RATE = 8000  # Hz
+
+
+@dataclass(frozen=True)
+class Hear:
+    def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> Tensor:
+        return read_waveform(source, RATE, start, end)
+
+
+@dataclass(frozen=True)
+class See:
+    def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> Tensor:
+        pixels = np.asarray(read_picture(source).resize((4, 4)), dtype=np.float32)
+        return torch.from_numpy(pixels).permute(2, 0, 1) / 255.0

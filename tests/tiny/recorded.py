@@ -1,0 +1,47 @@
+"""Where the recorded outputs of the original code are, and the rule that fills weights to match them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+PARITY = SHARED / "parity"
+needs_parity = pytest.mark.skipif(not PARITY.is_dir(), reason="../shared/parity is not there")
+
+
+def fixture(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The configuration and the tensors of one recorded case."""
+    return json.loads((PARITY / f"{name}.json").read_text()), load_file(PARITY / f"{name}.safetensors")
+
+
+def draw(key: str, shape: list[int] | torch.Size, seed: int) -> Tensor:
+    """The tensor of one parameter by the rule in the fixtures' README."""
+    r = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
+    if len(shape) >= 2:
+        return r * (1.0 / math.sqrt(math.prod(shape[1:])))
+    if key.endswith("running_var"):
+        return (0.1 * r).abs() + 0.5
+    return 1 + 0.1 * r if key.endswith(".weight") else 0.1 * r
+
+
+def weights(config: dict[str, Any]) -> dict[str, Tensor]:
+    """All tensors of a case by the original's names, checked against the recorded sums."""
+    fill = config["fill"]
+    found = {}
+    for entry in fill["keys"]:
+        tensor = draw(entry["key"], entry["shape"], 1000 * fill["case"] + entry["i"])
+        found[entry["key"]] = tensor
+    return found
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """max |a - b| / max |b|."""
+    return float((a - b).detach().abs().max() / b.abs().max())

@@ -1,0 +1,32 @@
+"""The command line in this process: words in; exit code, output and errors out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mmprefix.cli.main import main
+
+
+class Shell:
+    """``shell(words...)`` runs them and gives exit code, standard output and standard error."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self.capsys = capsys
+
+    def __call__(self, *words: str | Path) -> tuple[int, str, str]:
+        self.capsys.readouterr()
+        code = main([str(word) for word in words])
+        said = self.capsys.readouterr()
+        return code, said.out, said.err
+
+    def refuses(self, *words: str | Path) -> str:
+        """The one line that is said of wrong input, exit code 2."""
+        code, out, err = self(*words)
+        assert code == 2, err
+        assert "Traceback" not in out + err
+        lines = [line for line in err.splitlines() if "Loading weights" not in line and line.strip()]
+        assert len(lines) == 1, err
+        assert lines[0].startswith("mmprefix: ")
+        return lines[0].removeprefix("mmprefix: ")

@@ -1,0 +1,112 @@
+"""A whole small speech system on disk: a Whisper that knows four tones by name, a GPT-2, sounds, and recipes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import soundfile
+import torch
+import transformers as hf
+from torch import Tensor
+
+from tiny import decoders as tiny_decoders
+from tiny import whisper as tiny_speech
+from tiny.captioning_system import Tiny
+
+RATE = 16000
+SAID = {"a dog barks": 200.0, "the cat runs over": 700.0, "rain falls": 1800.0, "a bell rings twice": 4000.0}
+BEGINS = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
+
+
+def tone(pitch: float, seconds: float) -> np.ndarray:
+    """A sine (S,), float32."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    return (0.5 * np.sin(2 * np.pi * pitch * time)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """Where whisper, decoder and data are. Each row has a sound, what is said in it, two numbers and a label."""
+
+    folder: Path
+
+    def place(self, name: str) -> str:
+        """A path in the folder: whisper, decoder, 0.wav ..."""
+        return str(self.folder / name)
+
+    def config(self, **model: Any) -> dict[str, Any]:
+        """The recipe of a training of one step on all 8 rows, as data; ``model`` are its options."""
+        files = {split: [self.place(f"{split}.jsonl")] for split in ("train", "val")}
+        optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}
+        return {
+            "seed_everything": 1,
+            "model": {"optimizer": optimizer, "generate": {"max_new_tokens": 4}, **model},
+            "data": {"class_path": "mmprefix.data.PairData", "init_args": {**files, "batch_size": 8}},
+            "trainer": {
+                "max_epochs": 1,
+                "accelerator": "cpu",
+                "devices": 1,
+                "log_every_n_steps": 1,
+                "num_sanity_val_steps": 0,
+                "enable_progress_bar": False,
+                "enable_model_summary": False,
+            },
+        }
+
+    def recipe(self, config: dict[str, Any], root: Path) -> Path:
+        """``config`` written to ``root``/recipe.yaml; see ``tiny_recipes``."""
+        return Tiny(self.folder).recipe(config, root)
+
+
+def part(name: str, **init_args: Any) -> dict[str, Any]:
+    """``mmprefix.NAME`` in a recipe."""
+    return {"class_path": f"mmprefix.{name}", "init_args": init_args}
+
+
+def build(folder: Path, taught: int = 0) -> Spoken:
+    """Makes the parts and the data; Whisper is taught its four sayings for so many steps (80 are enough)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spoken = Spoken(folder)
+    tiny_speech.whisper(folder / "whisper", sharp=1.0)
+    tiny_decoders.save_decoder(folder / "decoder")
+    rows: list[dict[str, Any]] = []
+    for n in range(8):
+        text, pitch = list(SAID.items())[n % 4]
+        soundfile.write(folder / f"{n}.wav", tone(pitch * (1 + n / 100), 0.4 + 0.2 * n), RATE)
+        signals = [-2.0 + n, 10.0 * (n % 3), 7.0]
+        rows.append({"id": str(n), "audio": f"{n}.wav", "signals": signals, "target": text, "context": f"it is {n}"})
+    for split in ("train", "val"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if taught:
+        _teach(spoken, taught)
+    return spoken
+
+
+def _teach(spoken: Spoken, steps: int) -> None:
+    torch.manual_seed(0)
+    model = cast(Any, hf.WhisperForConditionalGeneration.from_pretrained(spoken.place("whisper")))
+    inputs, ids, labels = spelled(spoken, [tone(pitch, 1.0) for pitch in SAID.values()], list(SAID))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        loss = model(input_features=inputs, decoder_input_ids=ids, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.save_pretrained(spoken.place("whisper"))
+
+
+def spelled(spoken: Spoken, sounds: list[np.ndarray], texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """What Transformers' Whisper is trained on: spectrograms (B M F), tokens (B N), labels (B N, -100 where none)."""
+    extractor = hf.WhisperFeatureExtractor.from_pretrained(spoken.place("whisper"))
+    words = hf.AutoTokenizer.from_pretrained(spoken.place("whisper"))
+    inputs = extractor(sounds, sampling_rate=RATE, return_tensors="pt").input_features
+    begins = cast(list[int], words.convert_tokens_to_ids(list(BEGINS)))
+    rows = [[*begins, *cast(list[int], words(f" {text}")["input_ids"]), 0] for text in texts]
+    width = max(map(len, rows)) - 1
+    ids = torch.tensor([row[:-1] + [0] * (width + 1 - len(row)) for row in rows])
+    masked = [[-100] * (len(begins) - 1) + row[len(begins) :] for row in rows]
+    return inputs, ids, torch.tensor([row + [-100] * (width - len(row)) for row in masked])

@@ -1,0 +1,72 @@
+"""Tiny Whispers with Whisper's own special tokens, a tiny BART, and sounds to ask them about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers as hf
+from tokenizers import AddedToken
+from transformers import PreTrainedTokenizerFast
+
+from tiny import decoders as tiny_decoders
+
+SPECIAL = [
+    "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>", "<|nospeech|>",
+    "<|notimestamps|>",
+]  # fmt: skip
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """The words of ``tiny_decoders`` with Whisper's special tokens."""
+    words = tiny_decoders.tokenizer()
+    words.add_tokens(cast(Any, [AddedToken(word, special=True) for word in SPECIAL]), special_tokens=True)
+    return words
+
+
+def whisper(folder: Path, seed: int = 0, sharp: float = 4.0, window: int = 100, layers: int = 2) -> str:
+    """A random WhisperForConditionalGeneration that hears ``window`` / 50 seconds, its choices clear."""
+    words = tokenizer()
+    start = cast(int, words.convert_tokens_to_ids("<|startoftranscript|>"))
+    config = hf.WhisperConfig(
+        d_model=32, encoder_layers=1, decoder_layers=layers, encoder_attention_heads=2, decoder_attention_heads=4,
+        encoder_ffn_dim=48, decoder_ffn_dim=48, max_source_positions=window, max_target_positions=96, num_mel_bins=16,
+        vocab_size=len(words), pad_token_id=0, bos_token_id=0, eos_token_id=0, decoder_start_token_id=start,
+        suppress_tokens=[], begin_suppress_tokens=None, dropout=0.0,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = hf.WhisperForConditionalGeneration(config)
+    _sharpen(model, sharp)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    hf.WhisperFeatureExtractor(feature_size=16, chunk_length=window // 50).save_pretrained(folder)
+    return str(folder)
+
+
+def bart(folder: Path, seed: int = 0, sharp: float = 3.0) -> str:
+    """A random BartForConditionalGeneration."""
+    words = tiny_decoders.tokenizer()
+    sizes: dict[str, Any] = {
+        f"{half}_{name}": value
+        for half in ("encoder", "decoder")
+        for name, value in {"layers": 2, "attention_heads": 4, "ffn_dim": 48}.items()
+    }
+    config = hf.BartConfig(
+        d_model=32, vocab_size=len(words), max_position_embeddings=96, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+        decoder_start_token_id=0, forced_eos_token_id=None, dropout=0.0, **sizes,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = hf.BartForConditionalGeneration(config)
+    _sharpen(model, sharp)
+    model.final_logits_bias.normal_()
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return str(folder)
+
+
+def _sharpen(model: torch.nn.Module, sharp: float) -> None:
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 2 and "embed_positions" not in name:
+                parameter.mul_(sharp)

@@ -1,0 +1,188 @@
+"""What a validation says and leaves behind: figures by kind of input, captions, plain words when nothing is heard."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mmprefix.metrics import caption, detection
+from mmprefix.training.report import Report, Row
+from tiny.captioning_system import Tiny, build, captions, figures, quietly, run
+from tiny.logs import warned
+
+pytestmark = quietly
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return build(tmp_path_factory.mktemp("tiny"), steps=300)
+
+
+@pytest.fixture(scope="module")
+def deaf(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """The directory of a run whose mappers learn nothing, and its warnings."""
+    root = tmp_path_factory.mktemp("deaf")
+    config = tiny.config()
+    config["model"]["optimizer"]["init_args"]["lr"] = 0.0
+    with warned() as said:  # prefixes of fresh mappers differ by chance: with this seed not for the better
+        assert run("fit", tiny.recipe(config, root), trainer__max_epochs=1, seed_everything=3) == 0
+    return root, said
+
+
+def row(name: str, prediction: str, *references: str, group: str = "image", **more: Any) -> Row:
+    losses: dict[str, Any] = {"nll": 4.0, "nll_shuffled": 12.0, "tokens": 4} | more
+    return Row(name, group, f"{name}.png", prediction, list(references), **losses)
+
+
+# ------------------------------------------------------------------------------------------------------------ a run
+
+
+def test_captions_stand_beside_references(tiny: Tiny, deaf: tuple[Path, list[str]]) -> None:
+    rows = captions(deaf[0], "val")
+    manifest = [json.loads(line) for line in (tiny.folder / "val.jsonl").read_text().splitlines()]
+    assert {row["id"]: row["references"] for row in rows} == {row["id"]: row["captions"] for row in manifest}
+    assert all(row["media"].endswith((".png", ".wav")) and isinstance(row["prediction"], str) for row in rows)
+    (table,) = deaf[0].glob("logs/version_0/captions/val-step4.txt")
+    text = table.read_text()
+    assert text.count("reference  ") == len(manifest)
+    assert [line.split()[:2] for line in text.splitlines()[1:3]] == [["audio", "3"], ["image", "4"]]
+
+
+def test_logs_are_there_without_asking(deaf: tuple[Path, list[str]]) -> None:
+    events = EventAccumulator(str(deaf[0] / "logs" / "version_0"), {"tensors": 0, "scalars": 0}).Reload()
+    (text,) = events.Tensors("val/captions/text_summary")
+    (table,) = text.tensor_proto.string_val
+    assert table.decode().startswith("| id | written | references |")
+    assert table.decode().count("\n") == 1 + 7
+    assert len(events.Scalars("train/loss")) == 4
+    assert events.Scalars("val/loss")[0].value == pytest.approx(figures(deaf[0], "val/loss")[0])
+    assert len(figures(deaf[0], "train/loss")) == 4
+    assert (deaf[0] / "logs" / "version_0" / "config.yaml").is_file()
+
+
+def test_the_figures_are_those_of_the_captions(deaf: tuple[Path, list[str]]) -> None:
+    rows = captions(deaf[0], "val")
+    for prefix, some in (
+        ("val/", rows),
+        ("val/image/", [row for row in rows if row["group"] == "image"]),
+        ("val/audio/", [row for row in rows if row["group"] == "audio"]),
+    ):
+        expected = caption([row["prediction"] for row in some], [row["references"] for row in some])
+        for name in ("cider_d", "rouge_l", "bleu_4", "distinct", "exact_match"):
+            assert figures(deaf[0], prefix + name)[-1] == pytest.approx(expected[name], abs=1e-6)
+        loss = sum(row["nll"] for row in some) / sum(row["tokens"] for row in some)
+        assert figures(deaf[0], prefix + "loss")[-1] == pytest.approx(loss, abs=1e-6)
+        assert len(figures(deaf[0], prefix + "cider_d_shuffled")) == 1
+
+
+def test_a_model_that_ignores_its_input_is_told_of(deaf: tuple[Path, list[str]]) -> None:
+    for kind in ("image", "audio"):
+        assert any(f"The model ignores its {kind} input" in line for line in deaf[1]), deaf[1]
+
+
+def test_nothing_is_said_of_a_model_that_listens(tiny: Tiny, tmp_path: Path) -> None:
+    """Four pictures learnt by heart: the captions come to differ, and are the right ones."""
+    rows = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
+    four = [row for row in rows if row["id"] in ("p0", "p1", "p2", "p3")]
+    manifest = tmp_path / "four.jsonl"
+    manifest.write_text(
+        "".join(
+            json.dumps({**row, "image": str(tiny.folder / row["image"]), "captions": row["captions"][:1]}) + "\n"
+            for row in four
+        )
+    )
+    config = tiny.config(["image"])
+    config["data"]["init_args"] |= {"train": [str(manifest)], "val": [str(manifest)], "batch_size": 4}
+    config["model"]["branches"]["image"]["mapper"] = {
+        "class_path": "mmprefix.mappers.mlp.MLP",
+        "init_args": {"length": 4, "hidden": 32},
+    }
+    config["trainer"] |= {"max_epochs": 120, "check_val_every_n_epoch": 120}
+    config["model"]["generate"] = {"max_new_tokens": 12}
+    with warned() as said:
+        assert run("fit", tiny.recipe(config, tmp_path), trainer__enable_checkpointing=False) == 0
+    assert said == []
+    assert [row["prediction"] for row in captions(tmp_path, "val")] == [
+        row["captions"][0] for row in sorted(four, key=lambda row: row["id"])
+    ]
+    assert figures(tmp_path, "val/exact_match") == [1.0]
+    assert figures(tmp_path, "val/cider_d")[0] > 5
+    assert figures(tmp_path, "val/cider_d_shuffled")[0] < 5
+    assert figures(tmp_path, "val/shuffle_gap")[0] > 0.5
+
+
+# ----------------------------------------------------------------------------------------------------- single reports
+
+
+def test_the_gap_is_how_much_worse_a_token_is_with_another_prefix() -> None:
+    report = Report([row("a", "a dog", "a dog"), row("b", "a cat", "a cat", nll=8.0, nll_shuffled=None)])
+    found = report.figures()
+    assert found["loss"] == pytest.approx((4 + 8) / 8)
+    assert found["shuffle_gap"] == pytest.approx((12 - 4) / 4)  # of the rows that had a neighbour
+    assert report.warnings() == []
+
+
+def test_one_caption_for_all_is_told_of_but_not_where_all_are_alike() -> None:
+    same = [row(name, "a dog", f"a {name}") for name in "abc"]
+    assert Report(same).warnings() == ["The model writes one and the same caption for all 3 image inputs."]
+    assert Report([row(name, "a dog", "a dog") for name in "abc"]).warnings() == []
+    assert Report(same[:1]).warnings() == []
+
+
+def test_an_ignored_kind_is_named_beside_one_that_is_heard() -> None:
+    heard = [row(name, f"a {name}", f"a {name}") for name in "abc"]
+    lost = [row(name, f"a {name}", f"a {name}", group="audio", nll_shuffled=4.0) for name in "abc"]
+    (line,) = Report(heard + lost).warnings()
+    assert line.startswith("The model ignores its audio input: with another input's prefix the loss is 1.000")
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row("a", "", "a dog"), row("b", "", "a cat")],
+        [row("a", ""), row("b", "a cat")],
+        [row("a", "a dog", "")],
+        [],
+    ],
+)
+def test_empty_captions_and_missing_references_do_not_hurt(rows: list[Row]) -> None:
+    report = Report(rows)
+    assert all(value == value for value in report.figures().values())  # no NaN
+    assert len(report.table(5).splitlines()) == 2 + bool(rows) + 3 * len(rows)
+    assert isinstance(report.warnings(), list)
+
+
+def test_a_row_that_two_processes_give_counts_once() -> None:
+    assert len(Report([row("a", "a dog", "a dog"), row("a", "a dog", "a dog")]).rows) == 1
+    assert len(Report([row("a", "a dog", "a dog"), row("a", "a dog", "a dog", group="audio")]).rows) == 2
+
+
+def test_what_is_detected_is_measured_over_all_and_over_each_kind() -> None:
+    odds = {"a": 2.0, "b": 1.0, "c": -1.0, "d": 0.5, "e": 0.7, "f": -2.0}
+    words = dict.fromkeys("abe", "directed") | dict.fromkeys("cdf", "other")
+    rows = [
+        row(name, words[name], words[name], group="audio" if name in "abc" else "text", log_odds=odds[name])
+        for name in odds
+    ]
+    report = Report(rows, "directed")
+    wanted = detection(list(odds.values()), [words[name] == "directed" for name in odds])
+    found = report.figures()
+    for name in ("eer", "auc", "threshold"):
+        assert found[name] == wanted[name]
+    for group, names in (("audio", "abc"), ("text", "def")):
+        part = detection([odds[name] for name in names], [words[name] == "directed" for name in names])
+        assert found[f"{group}/auc"] == part["auc"]
+    assert report.warnings() == []
+    assert report.table(0).splitlines()[0].split()[2:] == ["loss", "eer", "auc", "exact_match", "shuffled"]
+
+
+def test_labels_of_one_kind_only_are_told_of() -> None:
+    rows = [row(name, "yes", "yes", log_odds=1.0) for name in "abc"]
+    for target, hits in (("yes", 3), ("no", 0)):
+        report = Report(rows, target)
+        assert "eer" not in report.figures()
+        assert f"No eer and auc: {hits} of 3 references are {target!r}; they need both kinds." in report.warnings()
