@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mmprefix.data.samplers import POOL, BucketSampler, Row
+from mmprefix.data.samplers import POOL, BucketSampler, RowKey
 from mmprefix.types import Features
 
 LONGEST = 40  # tokens; to what a data set's longest caption would pad every batch
@@ -99,7 +99,7 @@ def draw(
         return Captioned(take(drawn, rows), [texts[row] for row in rows])
 
     keys = [
-        Row(frozenset({"image"}), (0, captions, sum(map(len, row)))) for row in texts
+        RowKey(frozenset({"image"}), (0, captions, sum(map(len, row)))) for row in texts
     ]  # as mmprefix.data.index has it
     batches = sorted((d.rows for d in BucketSampler(keys, inputs, seed).batches(0)), key=lambda r: counts[r].sum())
     middle = [batches[int((i + 0.5) / pool * len(batches))] for i in range(pool)]

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from measure import table, versions
 
-from mmprefix.features.keys import key
-from mmprefix.features.store import Store
-from mmprefix.types import Entry
+from mmprefix.features.keys import feature_key
+from mmprefix.features.store import FeatureStore
+from mmprefix.types import FeatureRow
 
 KINDS = {"512": (0, 0, 512), "31 x 2048": (31, 2048, 0)}  # frames, their width, width of the summary
 
@@ -42,13 +42,13 @@ def description(kind: str) -> dict[str, Any]:
 def filled(root: Path, kind: str, entries: int, shard: int) -> list[bytes]:
     """A store of so many entries, so many a shard; its keys."""
     frames, width, pooled = KINDS[kind]
-    store = Store(root, description(kind))
-    keys = [key(f"{kind} {number}") for number in range(entries)]
+    store = FeatureStore(root, description(kind))
+    keys = [feature_key(f"{kind} {number}") for number in range(entries)]
     draw = torch.Generator().manual_seed(0)
     for at in range(0, entries, shard):
         some = keys[at : at + shard]
         found = [
-            Entry(torch.randn(frames, width, generator=draw).half(), torch.randn(pooled, generator=draw).half())
+            FeatureRow(torch.randn(frames, width, generator=draw).half(), torch.randn(pooled, generator=draw).half())
             for _ in some
         ]
         store.add(f"{at:08}", some, found)
@@ -67,7 +67,7 @@ def each(read: Callable[[Any], Any], places: list[Any]) -> list[float]:
     return found
 
 
-def copied(store: Store) -> Callable[[bytes], tuple[torch.Tensor, torch.Tensor]]:
+def copied(store: FeatureStore) -> Callable[[bytes], tuple[torch.Tensor, torch.Tensor]]:
     """Reads an entry and copies it."""
 
     def read(name: bytes) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,7 +80,7 @@ def copied(store: Store) -> Callable[[bytes], tuple[torch.Tensor, torch.Tensor]]
 def reads(root: Path, kind: str, keys: list[bytes], repeat: int) -> dict[str, list[float]]:
     """Microseconds an entry: from the store, and from a bare memory map of the same numbers."""
     frames, width, pooled = KINDS[kind]
-    store = Store(root, description(kind))
+    store = FeatureStore(root, description(kind))
     size = frames * width + pooled
     bare = root / "bare.npy"
     if not bare.exists():
@@ -107,7 +107,7 @@ def opening(root: Path, kind: str, repeat: int) -> list[float]:
     found: list[float] = []
     for _ in range(repeat):
         began = time.process_time_ns()
-        store = Store(root, description(kind))
+        store = FeatureStore(root, description(kind))
         store[next(iter(store))]
         found.append((time.process_time_ns() - began) / 1e6)
     return found
@@ -141,7 +141,7 @@ def added(root: Path, kind: str, workers: int, method: str) -> float:
 def reader(root: Path, kind: str, ready: Any, go: Any) -> None:
     """Waits when it has all that an empty store takes; then reads all entries, and waits."""
     for place in (root / "nothing", root):
-        store = Store(place, description(kind))
+        store = FeatureStore(place, description(kind))
         total = torch.zeros(2, 2).half().sum()
         for name in store:
             total = store[name].frames.sum() + store[name].pooled.sum()

@@ -37,7 +37,7 @@ def ours(decoder: CausalDecoder, prefix: Prefix, beams: int, tokens: int) -> lis
     """The best text of each input, by mmprefix."""
     options = GenerateOptions(max_new_tokens=tokens, num_beams=beams)
     with torch.inference_mode():
-        found = decoder.generate(decoder.start(prefix), [""] * len(prefix.mask), options)
+        found = decoder.generate(decoder.prefill(prefix), [""] * len(prefix.mask), options)
     return [candidates[0].text for candidates in found]
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmprefix.encoders.audio_input import ReadWaveform, real
+from mmprefix.encoders.audio_input import ReadWaveform, length_mask
 from mmprefix.encoders.base import Encoder
 from mmprefix.encoders.cnn import Cnn
 from mmprefix.encoders.whisper import Whisper
@@ -34,7 +34,7 @@ class _Remembering(Encoder):
         found = [self._once(row) for row in rows]
         frames = pad_sequence([one for one, _ in found], batch_first=True)
         counts = torch.tensor([len(one) for one, _ in found])
-        return Features(frames, real(counts, frames.shape[1]), torch.stack([summary for _, summary in found]))
+        return Features(frames, length_mask(counts, frames.shape[1]), torch.stack([summary for _, summary in found]))
 
     def _once(self, row: Tensor) -> tuple[Tensor, Tensor]:
         options = str({key: value for key, value in self.init_args.items() if key != "model"})

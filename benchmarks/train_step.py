@@ -56,7 +56,7 @@ def shared(mapper: Mapper, decoder: CausalDecoder) -> Loss:
     """The step as mmprefix does it: the prefix of an input is read once, its captions continue from there."""
 
     def loss(work: Captioned) -> Tensor:
-        state = decoder.start(mapper(work.features))
+        state = decoder.prefill(mapper(work.features))
         return decoder.text_loss(state, [""] * len(work.texts), work.texts).nll.sum()
 
     return loss
@@ -66,7 +66,7 @@ class LogitsEverywhere(CausalDecoder):
     """Makes logits of every position that it runs, prefix and padding too; CausalDecoder picks positions first."""
 
     def run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
-        return super().head(super().run(state, cache, embeds, sees, places))  # (B N V)
+        return super().logits(super().forward_tokens(state, cache, embeds, sees, places))  # (B N V)
 
     def _nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
         return -hidden.float().log_softmax(-1)[row.to(hidden.device), target.to(hidden.device)]

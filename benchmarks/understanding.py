@@ -25,7 +25,7 @@ import mmprefix
 from mmprefix.cli.main import main as shell
 from mmprefix.metrics import slurp_records
 from mmprefix.metrics.slu import score
-from mmprefix.slu.annotation import read_gold
+from mmprefix.slu.annotation import read_annotation
 from mmprefix.slu.schema import read_schema
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -73,7 +73,7 @@ def figures(found: Sequence[dict[str, Any]], rows: Sequence[Row], field: str) ->
     said = [slurp_records.read_frame({"id": row["id"], **one}, row["id"]) for row, one in zip(rows, found, strict=True)]
     gold = []
     for row in rows:
-        meant = read_gold(row, field)
+        meant = read_annotation(row, field)
         gold.append(
             slurp_records.read_frame({"id": row["id"], "intent": meant.intent, "slots": meant.slots}, row["id"])
         )
@@ -88,7 +88,7 @@ def majority(train_rows: Sequence[Row], rows: Sequence[Row], field: str, slots: 
     intents: Counter[str | None] = Counter()
     values: dict[str, Counter[tuple[str, ...]]] = defaultdict(Counter)
     for row in train_rows:
-        gold = read_gold(row, field)
+        gold = read_annotation(row, field)
         intents[gold.intent] += 1
         for slot in slots:
             values[slot][gold.slots.get(slot, ())] += 1
@@ -129,7 +129,7 @@ def main() -> None:
         schema = read_schema(options["schema"])
         kept = schema.only(intents=args.only.split(",")) if args.only else schema
         rows = read(root / "manifest.jsonl", args.split)
-        rows = [row for row in rows if not args.only or read_gold(row, field).intent in kept.intents]
+        rows = [row for row in rows if not args.only or read_annotation(row, field).intent in kept.intents]
         schema = schema if args.among_all else kept
         known = read(root / "manifest.jsonl", "train")
         runs = []

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from torchaudio.compliance import kaldi
 from transformers import ASTFeatureExtractor, ASTModel
 
-from mmprefix.encoders.audio_input import ReadWaveform, real, silenced
+from mmprefix.encoders.audio_input import ReadWaveform, length_mask, zero_padding
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.types import Features, Media
@@ -39,7 +39,7 @@ class Fbank:
 
     def __call__(self, media: Media) -> tuple[Tensor, Tensor]:
         """Samples (B S) → log-mel frames (B F M), F always the same, and how many of them hold sound (B)."""
-        values, lengths = silenced(media, least=self.size)
+        values, lengths = zero_padding(media, least=self.size)
         values = values[:, : self.size + (self.frames - 1) * self.hop].float()
         lengths = lengths.clamp(max=values.shape[1])
         pieces = values.unfold(1, self.size, self.hop)  # (B F N)
@@ -49,7 +49,7 @@ class Fbank:
         power = torch.fft.rfft(pieces, self.fft).abs().square() @ self.filters.to(values)  # (B F M)
         level = power.clamp(min=torch.finfo(torch.float32).eps).log()
         counts = (lengths - self.size).div(self.hop, rounding_mode="floor") + 1
-        level = level.masked_fill(~real(counts, level.shape[1]).unsqueeze(2), 0.0)
+        level = level.masked_fill(~length_mask(counts, level.shape[1]).unsqueeze(2), 0.0)
         level = pad(level, (0, 0, 0, self.frames - level.shape[1]))
         return (level - self.mean) / (2 * self.std), counts
 
@@ -72,10 +72,10 @@ class AST(Encoder):
 
     def __init__(self, model: str, revision: str | None = None, dtype: str = "float32") -> None:
         super().__init__()
-        path = sources.folder(model, revision)
-        transformers.require(model, path, (_KIND,), "AST")
-        self.identity = sources.identify(model, path)
-        self.network, _ = transformers.load(ASTModel, model, path, dtype)
+        path = sources.resolve_folder(model, revision)
+        transformers.require_model_type(model, path, (_KIND,), "AST")
+        self.identity = sources.provenance_of(model, path)
+        self.network, _ = transformers.load_model(ASTModel, model, path, dtype)
         config = self.network.config
         shape = {"num_mel_bins": config.num_mel_bins, "max_length": config.max_length}
         extractor = transformers.extractor(ASTFeatureExtractor, path, shape)
@@ -99,5 +99,5 @@ class AST(Encoder):
         stride = self.network.config.time_stride
         held = counts.add(stride - 1).div(stride, rounding_mode="floor")  # patches along time that begin within sound
         tokens = torch.ones(len(counts), 2, dtype=torch.bool, device=counts.device)
-        mask = torch.cat([tokens, real(held, self.times).repeat(1, self.bands)], 1)
+        mask = torch.cat([tokens, length_mask(held, self.times).repeat(1, self.bands)], 1)
         return Features(found.last_hidden_state.float(), mask, found.pooler_output.float())

@@ -41,39 +41,39 @@ class Windows:
     owner: Tensor
 
 
-def real(counts: Tensor, size: int) -> Tensor:
+def length_mask(counts: Tensor, size: int) -> Tensor:
     """Mask (B size) that is True for the first ``counts`` (B) places of each row."""
     return torch.arange(size, device=counts.device) < counts[:, None]
 
 
-def silenced(media: Media, least: int = 1) -> tuple[Tensor, Tensor]:
+def zero_padding(media: Media, least: int = 1) -> tuple[Tensor, Tensor]:
     """Samples (B S) with nothing but zeros past each length, and the lengths (B); no clip shorter than ``least``.
 
     Whatever a batch was padded with, an encoder hears silence there; and a clip that is too short for one frame
     gains silence until it fills one.
     """
     lengths = media.lengths.clamp(max=media.values.shape[1])
-    values = media.values.masked_fill(~real(lengths, media.values.shape[1]), 0.0)
+    values = media.values.masked_fill(~length_mask(lengths, media.values.shape[1]), 0.0)
     return pad(values, (0, max(0, least - values.shape[1]))), lengths.clamp(min=least)
 
 
 def windows(media: Media, size: int, join: bool) -> Windows:
     """Each clip in pieces of ``size`` samples, the last one filled with silence; only its first without ``join``."""
-    values, lengths = silenced(media)
+    values, lengths = zero_padding(media)
     number = lengths.sub(1).div(size, rounding_mode="floor").add(1) if join else torch.ones_like(lengths)
     most = int(number.max())
     values = pad(values, (0, max(0, most * size - values.shape[1])))[:, : most * size]
-    keep = real(number, most)  # (B, most)
+    keep = length_mask(number, most)  # (B, most)
     held = (lengths[:, None] - torch.arange(most, device=lengths.device) * size).clamp(0, size)
     return Windows(values.view(len(values), most, size)[keep], held[keep], keep.nonzero()[:, 0])
 
 
-def joined(frames: Tensor, counts: Tensor, owner: Tensor, clips: int) -> tuple[Tensor, Tensor]:
+def join_windows(frames: Tensor, counts: Tensor, owner: Tensor, clips: int) -> tuple[Tensor, Tensor]:
     """The first ``counts`` (N) frames of each window (N F D), clip after clip → frames (B T D), mask (B T)."""
     total = torch.zeros(clips, dtype=counts.dtype, device=counts.device).index_add(0, owner, counts)
-    mask = real(total, int(total.max()))  # (B T)
+    mask = length_mask(total, int(total.max()))  # (B T)
     out = frames.new_zeros(*mask.shape, frames.shape[2])
-    out[mask] = frames[real(counts, frames.shape[1])]
+    out[mask] = frames[length_mask(counts, frames.shape[1])]
     return out, mask
 
 

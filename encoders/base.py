@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmprefix.media.source import Source
 from mmprefix.parts import Part
 from mmprefix.types import Features, Media
-from mmprefix.weights.source import Identity
+from mmprefix.weights.source import Provenance
 
 Preprocess = Callable[[Source, float, float | None], Tensor]
 """(source, start, end in seconds) → a waveform (S,) or picture (3 Y X), float32. Small, picklable: workers get it."""
@@ -32,11 +32,11 @@ class Encoder(Part, nn.Module, ABC):
     stands_alone = False  # whether ``model=None`` builds it without weights, for a saved model to fill
     noisy = False  # whether, though frozen, it drops out and takes statistics of batches while the rest is trained
 
-    media: Literal["image", "audio", "signals"]
+    input_kind: Literal["image", "audio", "signals"]
     dim: int
     pooled_dim: int
     preprocess: Preprocess
-    identity: Identity
+    identity: Provenance
 
     def freeze(self) -> Self:
         """No parameter wants a gradient and no layer is in training mode."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import ClapAudioModelWithProjection, ClapFeatureExtractor
 
-from mmprefix.encoders.audio_input import ReadWaveform, joined, mel_power, silenced, windows
+from mmprefix.encoders.audio_input import ReadWaveform, join_windows, mel_power, windows, zero_padding
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import require_one_of
 from mmprefix.types import Features, Media
@@ -93,10 +93,10 @@ class Clap(Encoder):
         super().__init__()
         require_one_of("long", long, ("join", "cut"))
         self.long = long
-        path = sources.folder(model, revision)
-        transformers.require(model, path, ("clap", "clap_audio_model"), "Clap")
-        self.identity = sources.identify(model, path)
-        self.network, _ = transformers.load(ClapAudioModelWithProjection, model, path, dtype)
+        path = sources.resolve_folder(model, revision)
+        transformers.require_model_type(model, path, ("clap", "clap_audio_model"), "Clap")
+        self.identity = sources.provenance_of(model, path)
+        self.network, _ = transformers.load_model(ClapAudioModelWithProjection, model, path, dtype)
         extractor = transformers.extractor(
             ClapFeatureExtractor, path, {"feature_size": self.network.config.num_mel_bins}
         )
@@ -121,10 +121,10 @@ class Clap(Encoder):
         share = embeds.new_zeros(clips, len(embeds))  # each embedding counts as much as its window holds sound
         share[cut.owner, torch.arange(len(embeds), device=embeds.device)] = cut.lengths.to(embeds)
         pooled = share @ embeds / share.sum(1, keepdim=True)
-        return Features(*joined(frames, self._held(cut.lengths), cut.owner, clips), pooled)
+        return Features(*join_windows(frames, self._held(cut.lengths), cut.owner, clips), pooled)
 
     def _whole(self, media: Media) -> Features:
-        values, lengths = silenced(media)
+        values, lengths = zero_padding(media)
         size = self.decibels.samples
         level, longer = [], []
         for clip, length in zip(values, lengths.tolist(), strict=True):
@@ -137,7 +137,7 @@ class Clap(Encoder):
             longer.append([long])
         frames, pooled = self._look(torch.stack(level), torch.tensor(longer, device=values.device))
         rows = torch.arange(len(lengths), device=values.device)
-        return Features(*joined(frames, self._held(lengths.clamp(max=size)), rows, len(lengths)), pooled)
+        return Features(*join_windows(frames, self._held(lengths.clamp(max=size)), rows, len(lengths)), pooled)
 
     def _look(self, level: Tensor, longer: Tensor | None) -> tuple[Tensor, Tensor]:
         """Decibels (N C F M) → frames (N T D) and embeddings (N G)."""

@@ -72,9 +72,9 @@ class Clip(Encoder):
         network, weights = _find(model, pretrained, revision, quick_gelu)
         source = f"{model}/{pretrained}" if pretrained else model
         self.identity = (
-            sources.Identity(source, None, "")
+            sources.Provenance(source, None, "")
             if weights is None
-            else sources.Identity(source, sources.revision_of(weights.parent), sources.fingerprint([weights]))
+            else sources.Provenance(source, sources.revision_of(weights.parent), sources.fingerprint([weights]))
         )
         self.network = network.visual.to(wanted)
         if hasattr(self.network, "output_tokens"):
@@ -110,7 +110,7 @@ def _find(model: str, pretrained: str | None, revision: str | None, quick_gelu: 
         return _from_folder(model, _from_hub(model.removeprefix(_HUB), revision))
     local = model.removeprefix(_LOCAL)
     if model.startswith((_LOCAL, sources.EMBEDDED)) or Path(local).expanduser().is_dir():
-        return _from_folder(model, sources.folder(local))
+        return _from_folder(model, sources.resolve_folder(local))
     if model.endswith(".json"):
         return _from_config(Path(model).expanduser(), pretrained)
     return _known(model, pretrained, quick_gelu)

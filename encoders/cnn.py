@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torchaudio.transforms import MelSpectrogram
 
-from mmprefix.encoders.audio_input import ReadWaveform, real, silenced
+from mmprefix.encoders.audio_input import ReadWaveform, length_mask, zero_padding
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.types import Features, Media
@@ -87,7 +87,7 @@ class MelNet(nn.Module):
     def spectrogram(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms (B S) of ``lengths`` (B) → mel power (B M T) and the number of its columns (B)."""
         least = self.sizes.hop * (self.sizes.stride - 1)  # what fills one frame
-        values, lengths = silenced(Media(values, lengths), least)
+        values, lengths = zero_padding(Media(values, lengths), least)
         return self.mel(values), lengths // self.sizes.hop + 1
 
     def forward(self, power: Tensor, columns: Tensor) -> Features:
@@ -97,12 +97,12 @@ class MelNet(nn.Module):
     def read(self, bands: Tensor, columns: Tensor) -> Features:
         """As ``forward``, from normalised log power (B M T): training masks bands and times of it first."""
         x = bands.transpose(1, 2)[:, None]
-        mask = real(columns, x.shape[2])
+        mask = length_mask(columns, x.shape[2])
         x = x * mask[:, None, :, None]
         for block in self.blocks:
             x = block(x, mask[:, None, :, None].to(x.dtype))
             columns = columns // 2
-            mask = real(columns, x.shape[2])
+            mask = length_mask(columns, x.shape[2])
             x = x * mask[:, None, :, None]
         frames = x.mean(3).transpose(1, 2)
         mean = frames.sum(1) / columns[:, None]
@@ -139,8 +139,8 @@ class Cnn(Encoder):
 
     def __init__(self, model: str, revision: str | None = None) -> None:
         super().__init__()
-        path = sources.folder(model, revision)
-        self.identity = sources.identify(model, path)
+        path = sources.resolve_folder(model, revision)
+        self.identity = sources.provenance_of(model, path)
         self.net = load(path)
         self.dim = self.net.sizes.channels[-1]
         self.pooled_dim = self.net.sizes.summary

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from mmprefix.encoders.audio_input import real, silenced
+from mmprefix.encoders.audio_input import length_mask, zero_padding
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError, require_one_of
 from mmprefix.media.audio import read_waveform
@@ -180,11 +180,11 @@ class Cnn14(Encoder):
         self.reading, self.least = reading, max(step * (2 ** (len(channels) - 1) - 1), window // 2 + 1)
         self.size = None if seconds is None else round(seconds * rate)
         self.net = Cnn14Net(rate, window, step, low, high, mels, list(channels), classes)
-        self.identity = sources.Identity("random", None, "")
+        self.identity = sources.Provenance("random", None, "")
         if model is not None and not dry_run.sizes_only():
-            file = untrusted.fetch(model)
-            self.identity = sources.Identity(model, sources.revision_of(file.parent), sources.fingerprint([file]))
-            fill(self.net, untrusted.tensors(file), str(file))
+            file = untrusted.fetch_file(model)
+            self.identity = sources.Provenance(model, sources.revision_of(file.parent), sources.fingerprint([file]))
+            fill(self.net, untrusted.read_tensors(file), str(file))
         bands = mels // 2 ** (len(channels) - 1)
         if not bands:
             raise InputError(f"mels: {mels} bands leave nothing after {len(channels)} blocks")
@@ -197,10 +197,10 @@ class Cnn14(Encoder):
     def encode(self, media: Media) -> Features:
         """Samples (B S) → frames (B T D), mask (B T), summary (B G)."""
         if self.size is not None:
-            values, _ = silenced(media, self.least)
+            values, _ = zero_padding(media, self.least)
             frames, summary = self._read(fitted(values, max(self.size, self.least)))
             return Features(frames, torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device), summary)
-        values, lengths = silenced(media, self.least)
+        values, lengths = zero_padding(media, self.least)
         frames, summaries = [Tensor()] * len(values), [Tensor()] * len(values)
         for length in lengths.unique().tolist():  # what lies beyond a clip's end would be heard: one length at a time
             rows = (lengths == length).nonzero()[:, 0].tolist()
@@ -209,7 +209,7 @@ class Cnn14(Encoder):
                 frames[row], summaries[row] = found[place], summary[place]
         counts = torch.tensor([len(row) for row in frames], device=values.device)
         padded = pad_sequence(frames, batch_first=True)
-        return Features(padded, real(counts, padded.shape[1]), torch.stack(summaries))
+        return Features(padded, length_mask(counts, padded.shape[1]), torch.stack(summaries))
 
     def _read(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Samples (B S), all sound → frames (B T D) and summaries (B G)."""

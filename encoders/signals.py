@@ -16,7 +16,7 @@ from mmprefix.errors import InputError
 from mmprefix.media.numbers import read_numbers
 from mmprefix.media.source import Source, name_of
 from mmprefix.types import Features, Media
-from mmprefix.weights.source import Identity
+from mmprefix.weights.source import Provenance
 
 SIGNALS = ("avg_logprob", "no_speech_prob", "compression_ratio", "nbest_spread")  # what Whisper gives
 
@@ -52,7 +52,7 @@ class Signals(Encoder):
         self.dim, self.pooled_dim = 0, len(self.names)
         self.preprocess = _Read(self.names)
         digest = hashlib.sha256("\n".join(self.names).encode()).hexdigest()
-        self.identity = Identity("signals", None, digest)
+        self.identity = Provenance("signals", None, digest)
         self.freeze()
 
     def encode(self, media: Media) -> Features:

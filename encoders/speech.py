@@ -22,7 +22,7 @@ from torchaudio.models.wav2vec2.wavlm_attention import WavLMSelfAttention
 from torchaudio.pipelines import Wav2Vec2Bundle
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
-from mmprefix.encoders.audio_input import ReadWaveform, mean, real, silenced
+from mmprefix.encoders.audio_input import ReadWaveform, length_mask, mean, zero_padding
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.types import Features, Media
@@ -68,7 +68,7 @@ class Transformers(nn.Module):
 
     def forward(self, values: Tensor, lengths: Tensor | None) -> Tensor:
         """Samples (B S), and lengths (B) unless all are S → states (B T D)."""
-        mask = None if lengths is None else real(lengths, values.shape[1]).long()
+        mask = None if lengths is None else length_mask(lengths, values.shape[1]).long()
         return self.model(values, attention_mask=mask).last_hidden_state
 
 
@@ -100,14 +100,14 @@ class Speech(Encoder):
         wanted = transformers.precision(dtype)
         if model.isupper() and not Path(model).exists():  # how bundles are called; hub names are not
             network, weights, rate, self.floor = _bundled(model)
-            self.identity = sources.Identity(model, None, sources.fingerprint([weights]))
+            self.identity = sources.Provenance(model, None, sources.fingerprint([weights]))
         elif Path(model).suffix in (".pt", ".pth", ".safetensors"):
             network, weights, rate, self.floor = _from_file(Path(model).expanduser(), config)
-            self.identity = sources.Identity(model, None, sources.fingerprint([weights]))
+            self.identity = sources.Provenance(model, None, sources.fingerprint([weights]))
         else:
-            path = sources.folder(model, revision)
+            path = sources.resolve_folder(model, revision)
             network, rate, self.floor = _from_folder(model, path, dtype)
-            self.identity = sources.identify(model, path)
+            self.identity = sources.provenance_of(model, path)
         self.network = network.to(wanted)
         self.dim = self.pooled_dim = network.width
         self.preprocess = ReadWaveform(rate)
@@ -115,13 +115,13 @@ class Speech(Encoder):
 
     def encode(self, media: Media) -> Features:
         """Samples (B S) → frames (B T D), mask (B T), pooled (B D)."""
-        values, lengths = silenced(media, least=self._least())
+        values, lengths = zero_padding(media, least=self._least())
         values = self._scaled(values[:, : int(lengths.max())], lengths)
         values = values.to(next(self.network.parameters()).dtype)
         counts = lengths
         for kernel, stride in self.network.convolutions:
             counts = (counts - kernel).div(stride, rounding_mode="floor") + 1
-        mask = real(counts, int(counts.max()))
+        mask = length_mask(counts, int(counts.max()))
         states = self.network(values, lengths) if self.network.masks else self._in_turn(values, lengths, mask)
         frames = states.float().masked_fill(~mask.unsqueeze(2), 0.0)
         return Features(frames, mask, mean(frames, mask))
@@ -139,7 +139,7 @@ class Speech(Encoder):
         """Each clip with mean 0 and variance 1 over its own samples, for models that were trained so."""
         if self.floor is None:
             return values
-        sound, count = real(lengths, values.shape[1]), lengths.unsqueeze(1)
+        sound, count = length_mask(lengths, values.shape[1]), lengths.unsqueeze(1)
         centred = (values - values.sum(1, keepdim=True) / count).masked_fill(~sound, 0.0)
         return centred * (centred.square().sum(1, keepdim=True) / count + self.floor).rsqrt()
 
@@ -210,7 +210,9 @@ def _architecture(file: Path, config: str | None) -> tuple[str, dict[str, Any], 
 
 
 def _from_folder(name: str, path: Path, dtype: str) -> tuple[Transformers, int, float | None]:
-    transformers.require(name, path, _KINDS, "Speech")
-    model, _ = transformers.load(AutoModel, name, path, dtype, optional=("masked_spec_embed",))  # only training uses it
+    transformers.require_model_type(name, path, _KINDS, "Speech")
+    model, _ = transformers.load_model(
+        AutoModel, name, path, dtype, optional=("masked_spec_embed",)
+    )  # only training uses it
     extractor = transformers.extractor(Wav2Vec2FeatureExtractor, path, {"do_normalize": True})
     return Transformers(model), extractor.sampling_rate, 1e-7 if extractor.do_normalize else None

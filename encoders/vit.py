@@ -55,10 +55,10 @@ class ViT(Encoder):
 
     def __init__(self, model: str, revision: str | None = None, dtype: str = "float32") -> None:
         super().__init__()
-        path = sources.folder(model, revision)
+        path = sources.resolve_folder(model, revision)
         towers = _towers(model, path)
-        self.identity = sources.identify(model, path)
-        network, missing = transformers.load(AutoModel, model, path, dtype, optional=("pooler.",))
+        self.identity = sources.provenance_of(model, path)
+        network, missing = transformers.load_model(AutoModel, model, path, dtype, optional=("pooler.",))
         if missing:
             network.pooler = None
         self.network = network.vision_model if towers else network

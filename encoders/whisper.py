@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import WhisperFeatureExtractor, WhisperModel
 
-from mmprefix.encoders.audio_input import ReadWaveform, joined, mean, mel_power, windows
+from mmprefix.encoders.audio_input import ReadWaveform, join_windows, mean, mel_power, windows
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import require_one_of
 from mmprefix.types import Features, Media
@@ -70,10 +70,10 @@ class Whisper(Encoder):
         require_one_of("long", long, ("join", "cut"))
         require_one_of("window", window, ("sound", "whole"))
         self.long, self.window = long, window
-        path = sources.folder(model, revision, weights=not dry_run.sizes_only())
-        transformers.require(model, path, ("whisper",), "Whisper")
-        self.identity = sources.identify(model, path)
-        network, _ = transformers.load(WhisperModel, model, path, dtype, optional=("decoder.",))
+        path = sources.resolve_folder(model, revision, weights=not dry_run.sizes_only())
+        transformers.require_model_type(model, path, ("whisper",), "Whisper")
+        self.identity = sources.provenance_of(model, path)
+        network, _ = transformers.load_model(WhisperModel, model, path, dtype, optional=("decoder.",))
         self.network = network.encoder
         extractor = transformers.extractor(
             WhisperFeatureExtractor, path, {"feature_size": self.network.config.num_mel_bins}
@@ -91,10 +91,10 @@ class Whisper(Encoder):
         frames = torch.cat([self._look(some) for some in cut.values.split(_AT_ONCE)])  # (N F D)
         step, clips = 2 * self.logmel.hop, len(media.lengths)  # samples a frame
         sound = cut.lengths.add(step - 1).div(step, rounding_mode="floor")
-        heard, mask = joined(frames, sound, cut.owner, clips)
+        heard, mask = join_windows(frames, sound, cut.owner, clips)
         pooled = mean(heard, mask)
         if self.window == "whole":
-            heard, mask = joined(frames, torch.full_like(sound, frames.shape[1]), cut.owner, clips)
+            heard, mask = join_windows(frames, torch.full_like(sound, frames.shape[1]), cut.owner, clips)
         return Features(heard, mask, pooled)
 
     def _look(self, values: Tensor) -> Tensor:

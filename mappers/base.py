@@ -23,12 +23,12 @@ class Mapper(Part, nn.Module, ABC):
     def for_decoder(self, layers: int, heads: int, head_width: int) -> None:
         """Told the decoder's L, H and K once it is known: what reaches into its layers makes its tensors now."""
 
-    def folded(self) -> Mapper:
+    def merged(self) -> Mapper:
         """The mapper as it is used: what does not depend on the input is computed once, and what made it is dropped."""
         return self
 
     @property
-    def needs_frames(self) -> bool:
+    def reads_frames(self) -> bool:
         """Whether it looks at the frames; where it does not, they need not be kept."""
         return True
 
@@ -67,7 +67,7 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
 
 
-class _OfLayers(Mapper):
+class DeepMapper(Mapper):
     """What both kinds share: L, H and K are the decoder's, or numbers that a saved recipe holds."""
 
     sizes = (0, 0, 0)  # L, H, K, once they are known
@@ -97,7 +97,7 @@ class _OfLayers(Mapper):
     def make(self, numbers: int) -> None:
         """Makes the tensors that end in the keys and values of a position, ``numbers`` = 2*L*H*K."""
 
-    def parted(self, found: Tensor, mask: Tensor) -> DeepPrefix:
+    def split_layers(self, found: Tensor, mask: Tensor) -> DeepPrefix:
         """Vectors (B P 2*L*H*K), mask (B P) → keys and values (L B H P K)."""
         layers, heads, k = self.sizes
         both = found.unflatten(2, (2, layers, heads, k)).permute(2, 3, 0, 4, 1, 5)  # (2 L B H P K)

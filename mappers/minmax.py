@@ -49,9 +49,9 @@ class MinMax(Mapper):
         self.mapper.for_decoder(layers, heads, head_width)
 
     @property
-    def needs_frames(self) -> bool:
+    def reads_frames(self) -> bool:
         """Where what reads the numbers does."""
-        return self.mapper.needs_frames
+        return self.mapper.reads_frames
 
     def forward(self, features: Features) -> AnyPrefix:
         """Features with a summary (B G) → what ``mapper`` makes of it; InputError before a range is known."""

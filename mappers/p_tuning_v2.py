@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmprefix.mappers.base import _OfLayers, all_real, need_length
+from mmprefix.mappers.base import DeepMapper, all_real, need_length
 from mmprefix.types import DeepPrefix, Features
 
 
-class DeepTable(_OfLayers):
+class DeepTable(DeepMapper):
     """``length`` learned keys and values for every layer and head, (P 2*L*H*K), the same for every input.
 
     ``std`` is their deviation before training. ``dropout`` hides single numbers in training.
@@ -40,4 +40,4 @@ class DeepTable(_OfLayers):
     def forward(self, features: Features) -> DeepPrefix:
         """Features of B inputs, of which only B counts → keys and values (L B H P K), all real."""
         table = F.dropout(self.table, self.dropout, self.training)[None]
-        return self.parted(table, all_real(table)).expand(len(features.mask))
+        return self.split_layers(table, all_real(table)).expand(len(features.mask))

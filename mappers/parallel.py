@@ -8,7 +8,7 @@ from typing import Any, cast
 from torch import nn
 
 from mmprefix.mappers.base import Mapper
-from mmprefix.types import AnyPrefix, Features, join
+from mmprefix.types import AnyPrefix, Features, concat_prefixes
 
 
 class Parallel(Mapper):
@@ -25,17 +25,17 @@ class Parallel(Mapper):
         for mapper in self.mappers:
             cast(Mapper, mapper).for_decoder(layers, heads, head_width)
 
-    def folded(self) -> Mapper:
+    def merged(self) -> Mapper:
         """Each part folded."""
-        parts = [cast(Mapper, mapper).folded() for mapper in self.mappers]
+        parts = [cast(Mapper, mapper).merged() for mapper in self.mappers]
         same = all(new is old for new, old in zip(parts, self.mappers, strict=True))
         return self if same else Parallel(0, 0, 0, cast(Any, parts))
 
     @property
-    def needs_frames(self) -> bool:
+    def reads_frames(self) -> bool:
         """Where one of them does."""
-        return any(cast(Mapper, mapper).needs_frames for mapper in self.mappers)
+        return any(cast(Mapper, mapper).reads_frames for mapper in self.mappers)
 
     def forward(self, features: Features) -> AnyPrefix:
         """Features of B inputs → embeddings (B P1+P2+... E) and their mask, or deep prefixes joined likewise."""
-        return join([mapper(features) for mapper in self.mappers])
+        return concat_prefixes([mapper(features) for mapper in self.mappers])

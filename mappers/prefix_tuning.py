@@ -14,13 +14,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper, _OfLayers
+from mmprefix.mappers.base import DeepMapper, Mapper
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.types import DeepPrefix, Features, Prefix
 
 
-class Deep(_OfLayers):
+class Deep(DeepMapper):
     """What ``mapper`` makes, (B P E), goes position by position through an MLP (linear, tanh, linear) with ``hidden``
     numbers between, and becomes keys and values of every layer. Without ``hidden`` it is one linear layer.
 
@@ -43,7 +43,7 @@ class Deep(_OfLayers):
         super().__init__()
         self.mapper = mapper if isinstance(mapper, Mapper) else mapper(dim, pooled_dim, width)
         self.init_args["mapper"] = self.mapper  # what is written down is what was built
-        if deep := next((part for part in self.mapper.modules() if isinstance(part, _OfLayers)), None):
+        if deep := next((part for part in self.mapper.modules() if isinstance(part, DeepMapper)), None):
             raise InputError(f"Deep: {type(deep).__name__} makes a deep prefix already; leave Deep out")
         self.width, self.hidden, self.dropout = width, hidden, dropout
         self.known(layers, heads, head_width)
@@ -57,10 +57,10 @@ class Deep(_OfLayers):
     def forward(self, features: Features) -> DeepPrefix:
         """Features of B inputs → keys and values (L B H P K), real where the mapper's positions are."""
         found: Prefix = self.mapper(features)
-        return self.parted(F.dropout(self.model(found.embeds), self.dropout, self.training), found.mask)
+        return self.split_layers(F.dropout(self.model(found.embeds), self.dropout, self.training), found.mask)
 
     @torch.no_grad()
-    def folded(self) -> Mapper:
+    def merged(self) -> Mapper:
         """Over a learned table: the keys and values that come out, without what made them."""
         if not isinstance(self.mapper, Learned) or not any(self.sizes):
             return self

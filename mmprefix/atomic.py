@@ -12,13 +12,13 @@ from safetensors import SafetensorError
 from mmprefix.errors import InputError
 
 
-def atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """``write`` makes a file under a temporary name beside ``path``, which then takes its place in one step.
 
     Raises InputError when the disk refuses; what stood at ``path`` is then still there, and nothing else.
     """
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with saying_so(path):
+    with disk_errors_as_input_errors(path):
         try:
             write(fresh)
             with fresh.open("rb") as stream:
@@ -29,7 +29,7 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def saying_so(path: Path) -> Iterator[None]:
+def disk_errors_as_input_errors(path: Path) -> Iterator[None]:
     """Turns what a full or read-only disk raises while ``path`` is written into an InputError of one line."""
     try:
         yield

@@ -15,9 +15,9 @@ from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.mappers.base import Mapper
-from mmprefix.parts import build, recipe
-from mmprefix.prompt_template import Wording
-from mmprefix.types import AnyPrefix, Batch, Candidate, Features, Prefix, join
+from mmprefix.parts import from_recipe, to_recipe
+from mmprefix.prompt_template import PromptTemplate
+from mmprefix.types import AnyPrefix, Batch, Candidate, Features, Prefix, concat_prefixes
 
 if TYPE_CHECKING:
     from mmprefix.transcriber import Transcriber
@@ -56,7 +56,7 @@ class PrefixLM(nn.Module):
         branches: dict[str, Branch],
         decoder: Decoder,
         prefix: Callable[[int, int, int], Mapper] | None = None,
-        wording: Wording | None = None,
+        wording: PromptTemplate | None = None,
         transcriber: Transcriber | None = None,
     ) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class PrefixLM(nn.Module):
         if taken := branches.keys() & {"decoder", "transcriber"}:
             raise InputError(f"model.branches.{min(taken)}: is the name of another part; call the branch otherwise")
         self.decoder = decoder
-        self.wording = wording or Wording()
+        self.wording = wording or PromptTemplate()
         if transcriber is not None and not self.wording.context:
             raise InputError(
                 "model.transcriber: nothing reads what it writes; give model.wording.context or leave it out"
@@ -102,7 +102,7 @@ class PrefixLM(nn.Module):
                 found[name] = value if isinstance(value, Features) else self.encoders[name](value)
         return found
 
-    def prefix(
+    def build_prefix(
         self, inputs: Mapping[str, Any], absent: Mapping[str, Tensor] | None = None, count: int | None = None
     ) -> AnyPrefix:
         """Media, or features found before, by branch name → the joined prefix of B inputs.
@@ -120,26 +120,30 @@ class PrefixLM(nn.Module):
         for name, found in features.items():
             if name in self.mappers:
                 made = cast(AnyPrefix, self.mappers[name](_as(found, self._mapper_dtype)))
-                parts.append(made.hidden(absent[name]) if name in absent else made)
+                parts.append(made.mask_rows(absent[name]) if name in absent else made)
         empty = torch.zeros(count, 0, self.decoder.width, device=self._device)
-        return join(parts) if parts else Prefix(empty, torch.zeros(count, 0, dtype=torch.bool, device=empty.device))
+        return (
+            concat_prefixes(parts)
+            if parts
+            else Prefix(empty, torch.zeros(count, 0, dtype=torch.bool, device=empty.device))
+        )
 
-    def start(self, batch: Batch) -> State:
+    def prefill(self, batch: Batch) -> State:
         """What the decoder knows of the batch's inputs before any text."""
         features = self.features(batch.inputs)
         prefix = self._prefix(features, batch.absent, len(batch))
         if self.decoder.memory_dim is None:
-            return self.decoder.start(prefix)
+            return self.decoder.prefill(prefix)
         looked = [found for found in features.values() if found.frames.shape[2] == self.decoder.memory_dim]
-        return self.decoder.start(prefix, _memory(looked))
+        return self.decoder.prefill(prefix, _memory(looked))
 
     def prompts(self, batch: Batch) -> list[str]:
         """What the decoder reads of each input's context and prompt."""
-        return [self.wording.lead(c, p) for c, p in zip(batch.contexts, batch.prompts, strict=True)]
+        return [self.wording.render_prompt(c, p) for c, p in zip(batch.contexts, batch.prompts, strict=True)]
 
     def questions(self, batch: Batch) -> list[list[str]]:
         """What the decoder reads of each input's questions."""
-        return [[self.wording.ask(question) for question in row] for row in batch.questions]
+        return [[self.wording.render_question(question) for question in row] for row in batch.questions]
 
     @property
     def reads_text(self) -> bool:
@@ -148,22 +152,22 @@ class PrefixLM(nn.Module):
 
     def text_loss(self, batch: Batch) -> TextLoss:
         """How badly each target of the batch is predicted."""
-        return self.decoder.text_loss(self.start(batch), self.prompts(batch), batch.targets, self.questions(batch))
+        return self.decoder.text_loss(self.prefill(batch), self.prompts(batch), batch.targets, self.questions(batch))
 
     def generate(self, batch: Batch, options: GenerateOptions) -> list[list[Candidate]]:
         """For each input its texts, the best first."""
-        return self.decoder.generate(self.start(batch), self.prompts(batch), options)
+        return self.decoder.generate(self.prefill(batch), self.prompts(batch), options)
 
     @torch.no_grad()
-    def folded(self) -> PrefixLM:
+    def merged(self) -> PrefixLM:
         """The same model with mappers as they are used (see ``Mapper.folded``); the frozen parts are shared."""
         branches = {
             name: Branch(
-                self.encoder(name), cast(Mapper, self.mappers[name]).folded() if name in self.mappers else None
+                self.encoder(name), cast(Mapper, self.mappers[name]).merged() if name in self.mappers else None
             )
             for name in self.encoders
         }
-        prefix = None if self.task_prefix is None else self.task_prefix.folded()
+        prefix = None if self.task_prefix is None else self.task_prefix.merged()
         return PrefixLM(branches, self.decoder, prefix, self.wording, self.transcriber)
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -186,10 +190,10 @@ class PrefixLM(nn.Module):
                 seen.add(key)
         return kept
 
-    def needs_frames(self, name: str) -> bool:
+    def reads_frames(self, name: str) -> bool:
         """Whether a branch's frames are looked at, by its mapper or by a decoder with cross-attention."""
         looks = self.decoder.memory_dim is not None or name not in self.mappers
-        return looks or cast(Mapper, self.mappers[name]).needs_frames
+        return looks or cast(Mapper, self.mappers[name]).reads_frames
 
     @property
     def frozen_parts(self) -> dict[str, Encoder | Decoder | Transcriber]:
@@ -202,18 +206,18 @@ class PrefixLM(nn.Module):
     def recipe(self) -> dict[str, Any]:
         """The plain data that ``from_recipe`` builds this model from, without what was trained."""
         branches = {
-            name: {"encoder": recipe(self.encoder(name))}
-            | ({"mapper": recipe(self.mappers[name])} if name in self.mappers else {})
+            name: {"encoder": to_recipe(self.encoder(name))}
+            | ({"mapper": to_recipe(self.mappers[name])} if name in self.mappers else {})
             | ({"tuned": True} if self.encoder(name).tuned else {})
             for name in self.encoders
         }
-        found: dict[str, Any] = {"branches": branches, "decoder": recipe(self.decoder)}
+        found: dict[str, Any] = {"branches": branches, "decoder": to_recipe(self.decoder)}
         if self.task_prefix is not None:
-            found["prefix"] = recipe(self.task_prefix)
-        if self.wording != Wording():
+            found["prefix"] = to_recipe(self.task_prefix)
+        if self.wording != PromptTemplate():
             found["wording"] = asdict(self.wording)
         if self.transcriber is not None:
-            found["transcriber"] = recipe(self.transcriber)
+            found["transcriber"] = to_recipe(self.transcriber)
         return found
 
     @classmethod
@@ -222,14 +226,15 @@ class PrefixLM(nn.Module):
         try:
             branches = {
                 name: Branch(
-                    build(branch["encoder"], Encoder), build(branch["mapper"], Mapper) if "mapper" in branch else None
+                    from_recipe(branch["encoder"], Encoder),
+                    from_recipe(branch["mapper"], Mapper) if "mapper" in branch else None,
                 )
                 for name, branch in data["branches"].items()
             }
-            decoder = build(data["decoder"], Decoder)
-            prefix = build(data["prefix"], Mapper) if "prefix" in data else None
+            decoder = from_recipe(data["decoder"], Decoder)
+            prefix = from_recipe(data["prefix"], Mapper) if "prefix" in data else None
             transcriber = _transcriber(data["transcriber"]) if "transcriber" in data else None
-            model = cls(branches, decoder, prefix, Wording(**data.get("wording", {})), transcriber)
+            model = cls(branches, decoder, prefix, PromptTemplate(**data.get("wording", {})), transcriber)
             for name, branch in data["branches"].items():
                 model.encoder(name).tuned = bool(branch.get("tuned"))
             return model
@@ -292,4 +297,4 @@ def _as(features: Features, dtype: torch.dtype) -> Features:
 def _transcriber(data: dict[str, Any]) -> Transcriber:
     from mmprefix.transcriber import Transcriber
 
-    return build(data, Transcriber)
+    return from_recipe(data, Transcriber)

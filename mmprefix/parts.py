@@ -87,19 +87,19 @@ def _bind(cls: type, part: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     return arguments
 
 
-def recipe(value: Any) -> Any:
+def to_recipe(value: Any) -> Any:
     """``value`` as plain data: parts become ``{class_path, init_args}``, paths strings, containers are walked."""
     if isinstance(value, Part):
-        args = {name: recipe(item) for name, item in value.init_args.items()}
+        args = {name: to_recipe(item) for name, item in value.init_args.items()}
         return {"class_path": class_path(type(value)), "init_args": args}
     if isinstance(value, dict):
-        return {str(key): recipe(item) for key, item in cast(dict[Any, Any], value).items()}
+        return {str(key): to_recipe(item) for key, item in cast(dict[Any, Any], value).items()}
     if isinstance(value, list | tuple):
-        return [recipe(item) for item in cast(list[Any], value)]
+        return [to_recipe(item) for item in cast(list[Any], value)]
     return str(value) if isinstance(value, Path) else value
 
 
-def build(data: dict[str, Any], contract: type[P]) -> P:
+def from_recipe(data: dict[str, Any], contract: type[P]) -> P:
     """The part that ``data`` (``{class_path, init_args}``) describes.
 
     Raises InputError when the class cannot be imported, is no ``contract``, or refuses its arguments: a recipe
@@ -124,5 +124,5 @@ def build(data: dict[str, Any], contract: type[P]) -> P:
 def _rebuild(value: Any) -> Any:
     if isinstance(value, dict):
         items = cast(dict[str, Any], value)
-        return build(items, Part) if "class_path" in items else {k: _rebuild(v) for k, v in items.items()}
+        return from_recipe(items, Part) if "class_path" in items else {k: _rebuild(v) for k, v in items.items()}
     return [_rebuild(item) for item in cast(list[Any], value)] if isinstance(value, list) else value

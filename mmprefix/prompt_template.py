@@ -8,7 +8,7 @@ from mmprefix.errors import InputError
 
 
 @dataclass(frozen=True)
-class Wording:
+class PromptTemplate:
     """Templates. ``context`` holds ``{context}``, as ``"transcript: {context}\\n"``; empty: it is not read as text.
 
     ``question`` holds ``{question}``, such as ``"question: {question}\\nanswer:"``. An empty context or question is
@@ -24,11 +24,11 @@ class Wording:
             if needed and template.count("{" + name + "}") != 1:
                 raise InputError(f"wording.{name} {template!r}: must hold {{{name}}} once")
 
-    def lead(self, context: str, prompt: str) -> str:
+    def render_prompt(self, context: str, prompt: str) -> str:
         """What stands before all questions."""
         before = self.context.replace("{context}", context) if context and self.context else ""
         return before + prompt
 
-    def ask(self, question: str) -> str:
+    def render_question(self, question: str) -> str:
         """What stands before an answer."""
         return self.question.replace("{question}", question) if question else ""

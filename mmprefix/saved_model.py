@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmprefix.atomic import saying_so
+from mmprefix.atomic import disk_errors_as_input_errors
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.model import PrefixLM
@@ -50,13 +50,13 @@ def describe(model: PrefixLM) -> dict[str, Any]:
     return {"format": FORMAT, "recipe": recipe, "parts": parts}
 
 
-def refuse_foreign(checkpoint: Any, file: Path | str) -> None:
+def require_ours(checkpoint: Any, file: Path | str) -> None:
     """Refuses a checkpoint that another program wrote."""
     if not isinstance(checkpoint, dict) or not {"mmprefix", "state_dict", "random_states"} <= checkpoint.keys():
         raise InputError(f"{file}: was not written by mmprefix: it does not say what its encoder and decoder were")
 
 
-def check_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> None:
+def require_same_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> None:
     """Refuses, by name, a frozen part that is not the one that ``saved`` (see ``describe``) was trained with."""
     now, saved = describe(model), with_current_names(saved)
     for name in sorted(now["parts"].keys() | saved.get("parts", {}).keys()):
@@ -106,7 +106,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:50]} ... ({len(value)} in all)"
 
 
-def put(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
+def load_trained(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
     """Copies trained tensors into ``model``; InputError names the first that is missing, foreign or misshapen."""
     own = model.trained
     for name in sorted(own.keys() | tensors.keys()):
@@ -124,7 +124,7 @@ def put(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
             tensor.copy_(tensors[name])
 
 
-def check_place(directory: Path | str) -> None:
+def require_writable(directory: Path | str) -> None:
     """Refuses a place that ``save`` would not write to: a file, or a directory of other things than a saved model."""
     target = Path(directory)
     if target.exists() and not target.is_dir():
@@ -139,8 +139,8 @@ def save(model: PrefixLM, directory: Path | str, settings: dict[str, Any], card:
     A directory of an earlier save is replaced whole; whatever goes wrong before, it stays as it was.
     """
     target = Path(directory)
-    check_place(target)
-    with saying_so(target):
+    require_writable(target)
+    with disk_errors_as_input_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
@@ -182,7 +182,7 @@ def _swap(fresh: Path, target: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def read(directory: Path) -> dict[str, Any]:
+def read_recipe(directory: Path) -> dict[str, Any]:
     """The recipe and settings of a model directory; InputError where it is none, or of a later format."""
     file = directory / RECIPE
     if not file.is_file():
@@ -209,13 +209,13 @@ def load(directory: Path, parts: dict[str, str] | None = None) -> tuple[PrefixLM
 
     Raises InputError for a damaged file, and for frozen parts that are not those it was trained with.
     """
-    saved = read(directory)
+    saved = read_recipe(directory)
     for name, place in (parts or {}).items():
         _move(saved["recipe"], name, place)
     _refuse_gone(saved["recipe"], directory)
     model = PrefixLM.from_recipe(saved["recipe"])
-    check_parts(model, saved, directory)
-    put(model, read_tensors(directory), directory / WEIGHTS)
+    require_same_parts(model, saved, directory)
+    load_trained(model, read_tensors(directory), directory / WEIGHTS)
     return model, saved
 
 

@@ -18,7 +18,7 @@ from mmprefix.encoders.audio_input import windows
 from mmprefix.encoders.base import Preprocess
 from mmprefix.encoders.signals import SIGNALS
 from mmprefix.encoders.whisper import Whisper
-from mmprefix.generation.constraints import Never, Rule, summing_to_one
+from mmprefix.generation.constraints import LogitsProcessor, SuppressTokens, renormalize
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.parts import Part
 from mmprefix.types import Candidate, Media, Prefix
@@ -27,7 +27,7 @@ _AT_ONCE = 16  # windows that are written down together
 
 
 @dataclass(frozen=True)
-class Heard:
+class Transcript:
     """What was said, and four numbers about it.
 
     ``avg_logprob``: mean log-probability of the text's tokens, its end included · ``no_speech_prob``: probability of
@@ -48,17 +48,22 @@ class Heard:
         return [getattr(self, name) for name in SIGNALS]
 
 
-class _Recogniser(CrossDecoder):
+class _PlainWhisperDecoder(CrossDecoder):
     """Writes none of the tokens that its generation_config.json suppresses, as Whisper's own decoding does."""
 
-    def rules(self, options: GenerateOptions, stops: Tensor) -> list[Rule]:
+    def rules(self, options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
         """The usual ones, and those; what is left sums to 1."""
         config = cast(Any, self.lm).generation_config
         never, first = (
             torch.tensor(ids or [], dtype=torch.long, device=stops.device)
             for ids in (config.suppress_tokens, config.begin_suppress_tokens)
         )
-        return [Never(never), Never(first, until=1), summing_to_one, *super().rules(options, stops)]
+        return [
+            SuppressTokens(never),
+            SuppressTokens(first, until=1),
+            renormalize,
+            *super().logits_processors(options, stops),
+        ]
 
 
 class Transcriber(Part, nn.Module):
@@ -86,44 +91,44 @@ class Transcriber(Part, nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = Whisper(model, revision, window="whole", dtype=dtype)
-        self.decoder = _Recogniser(model, revision, language, dtype=dtype)
+        self.decoder = _PlainWhisperDecoder(model, revision, language, dtype=dtype)
         self.identity = self.decoder.identity
-        room = self.decoder.positions - len(self.decoder.begins)
-        most = min(max_new_tokens, room) if self.decoder.positions else max_new_tokens
+        room = self.decoder.max_positions - len(self.decoder.begins)
+        most = min(max_new_tokens, room) if self.decoder.max_positions else max_new_tokens
         self.options = GenerateOptions(max_new_tokens=most, num_beams=num_beams, num_return=num_beams)
         self.preprocess: Preprocess = self.encoder.preprocess
 
     @torch.no_grad()
-    def forward(self, media: Media) -> list[Heard]:
+    def forward(self, media: Media) -> list[Transcript]:
         """Samples (B S) → what was said in each."""
         cut = windows(media, self.encoder.size, join=True)
         pieces = zip(cut.values.split(_AT_ONCE), cut.lengths.split(_AT_ONCE), strict=True)
         heard = [one for values, lengths in pieces for one in self._hear(Media(values, lengths))]
-        found: list[list[Heard]] = [[] for _ in media.lengths]
+        found: list[list[Transcript]] = [[] for _ in media.lengths]
         for owner, one in zip(cut.owner.tolist(), heard, strict=True):
             found[owner].append(one)
         return [_joined(some) for some in found]
 
-    def _hear(self, media: Media) -> list[Heard]:
+    def _hear(self, media: Media) -> list[Transcript]:
         """Samples (N S) of one window or less → what was said in each."""
         count, decoder = len(media.lengths), self.decoder
         nothing = torch.zeros(count, 0, decoder.width, device=media.values.device)
-        state = decoder.start(Prefix(nothing, nothing[..., 0].bool()), self.encoder(media))
+        state = decoder.prefill(Prefix(nothing, nothing[..., 0].bool()), self.encoder(media))
         found = decoder.generate(state, [""] * count, self.options)
         return [_heard(texts, p) for texts, p in zip(found, decoder.no_speech(state).tolist(), strict=True)]
 
 
-def _heard(texts: list[Candidate], silence: float) -> Heard:
+def _heard(texts: list[Candidate], silence: float) -> Transcript:
     best = texts[0]
     raw = best.text.encode()
     ratio = len(raw) / len(zlib.compress(raw)) if raw else 0.0
-    return Heard(best.text, best.score, silence, ratio, best.score - texts[-1].score, tuple(texts))
+    return Transcript(best.text, best.score, silence, ratio, best.score - texts[-1].score, tuple(texts))
 
 
-def _joined(parts: list[Heard]) -> Heard:
+def _joined(parts: list[Transcript]) -> Transcript:
     """What was said in a clip, from its windows."""
     if len(parts) == 1:
         return parts[0]
     text = " ".join(part.text for part in parts if part.text)
     numbers = [sum(values) / len(parts) for values in zip(*(part.signals for part in parts), strict=True)]
-    return Heard(text, *numbers, nbest=(Candidate(text, numbers[0]),))
+    return Transcript(text, *numbers, nbest=(Candidate(text, numbers[0]),))

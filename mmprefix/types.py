@@ -74,7 +74,7 @@ class Prefix(Tensors):
     embeds: Tensor
     mask: Tensor
 
-    def hidden(self, rows: Tensor) -> Prefix:
+    def mask_rows(self, rows: Tensor) -> Prefix:
         """The same with nothing real in the ``rows`` (B, True) of inputs that are absent."""
         return replace(self, mask=self.mask & ~rows[:, None])
 
@@ -95,7 +95,7 @@ class DeepPrefix(Tensors):
     mask: Tensor
     gate: Tensor | None = None
 
-    def hidden(self, rows: Tensor) -> DeepPrefix:
+    def mask_rows(self, rows: Tensor) -> DeepPrefix:
         """The same with nothing real in the ``rows`` (B, True) of inputs that are absent."""
         return replace(self, mask=self.mask & ~rows[:, None])
 
@@ -112,9 +112,9 @@ class MixedPrefix(Tensors):
     deep: DeepPrefix
     soft: Prefix
 
-    def hidden(self, rows: Tensor) -> MixedPrefix:
+    def mask_rows(self, rows: Tensor) -> MixedPrefix:
         """The same with nothing real in the ``rows`` (B, True) of inputs that are absent."""
-        return MixedPrefix(self.deep.hidden(rows), self.soft.hidden(rows))
+        return MixedPrefix(self.deep.mask_rows(rows), self.soft.mask_rows(rows))
 
     def expand(self, count: int) -> MixedPrefix:
         """The prefix of one input, the same for ``count`` inputs."""
@@ -137,7 +137,7 @@ class Batch(Tensors):
     targets: list[list[str]]
     contexts: list[str]
     ids: list[str]
-    media: list[str] = field(default_factory=list[str])  # the files an example was read from, for reports
+    sources: list[str] = field(default_factory=list[str])  # the files an example was read from, for reports
     questions: list[list[str]] = field(default_factory=list[list[str]])
     absent: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
 
@@ -153,14 +153,14 @@ class Candidate:
     score: float
 
 
-class Entry(NamedTuple):
+class FeatureRow(NamedTuple):
     """What was found in one input: frames (T D) and a summary (G,). Without frames T = 0, without a summary G = 0."""
 
     frames: Tensor
     pooled: Tensor
 
 
-def join(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
+def concat_prefixes(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
     """Prefixes of the same inputs, one after the other: embeddings (B P1 E), (B P2 E) ... → (B P1+P2+... E), keys and
     values likewise. Where there are both, all that is deep stands before all embeddings.
 
@@ -173,12 +173,12 @@ def join(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
     if len(deep) > 1 and any(p.gate is not None for p in deep):
         raise InputError("a gated deep prefix cannot be joined with another deep prefix; use one of them")
     if not soft:
-        return _deep(deep)
+        return _concat_deep(deep)
     embeds, mask = torch.cat([p.embeds for p in soft], dim=1), torch.cat([p.mask for p in soft], dim=1)
-    return MixedPrefix(_deep(deep), Prefix(embeds, mask)) if deep else Prefix(embeds, mask)
+    return MixedPrefix(_concat_deep(deep), Prefix(embeds, mask)) if deep else Prefix(embeds, mask)
 
 
-def _deep(prefixes: list[DeepPrefix]) -> DeepPrefix:
+def _concat_deep(prefixes: list[DeepPrefix]) -> DeepPrefix:
     if len(prefixes) == 1:
         return prefixes[0]
     keys, values = torch.cat([p.keys for p in prefixes], dim=3), torch.cat([p.values for p in prefixes], dim=3)

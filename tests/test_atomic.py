@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmprefix.atomic import atomically
+from mmprefix.atomic import write_atomically
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
@@ -96,6 +96,6 @@ def test_a_write_that_stops_half_way_leaves_what_was_there(tmp_path: Path) -> No
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        atomically(file, broken)
+        write_atomically(file, broken)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
     assert file.read_text() == "old"

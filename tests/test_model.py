@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmprefix.cli.main import main
-from mmprefix.data.collate import stack
+from mmprefix.data.collate import pad_media
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.encoders.panns import Cnn14
@@ -25,7 +25,7 @@ from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.inference.predictor import Predictor, load
-from mmprefix.kv_cache.trie import trie
+from mmprefix.kv_cache.trie import build_trie
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
@@ -34,7 +34,7 @@ from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.model import Branch, PrefixLM
-from mmprefix.prompt_template import Wording
+from mmprefix.prompt_template import PromptTemplate
 from mmprefix.training import task
 from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.transcriber import Transcriber
@@ -70,11 +70,11 @@ def asked(spoken: Spoken) -> CrossDecoder:
 
 
 def sounds(count: int = 4) -> Media:
-    return stack([torch.from_numpy(tone(pitch, 0.4 + 0.3 * n)) for n, pitch in enumerate(SAID.values())][:count])
+    return pad_media([torch.from_numpy(tone(pitch, 0.4 + 0.3 * n)) for n, pitch in enumerate(SAID.values())][:count])
 
 
 def numbers(count: int = 4) -> Media:
-    return stack([torch.tensor([n - 1.5, 0.5 * n]) for n in range(count)])
+    return pad_media([torch.tensor([n - 1.5, 0.5 * n]) for n in range(count)])
 
 
 def batch(inputs: dict[str, Media | Features], prompts: list[str], **more: Any) -> Batch:
@@ -110,7 +110,7 @@ TASK: dict[str, Make | None] = {
 def two_ears(gpt2: CausalDecoder, ears: Whisper, audio: Make, signals: Make, prefix: Make | None) -> PrefixLM:
     torch.manual_seed(7)
     branches = {"audio": Branch(ears, audio), "signals": Branch(Signals(["a", "b"]), signals)}
-    model = PrefixLM(branches, gpt2, prefix, Wording(context="said: {context}\n"))
+    model = PrefixLM(branches, gpt2, prefix, PromptTemplate(context="said: {context}\n"))
     with torch.no_grad():
         for parameter in model.mappers.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.3)
@@ -160,8 +160,8 @@ def test_prefixes_hide_their_rows() -> None:
     deep = DeepPrefix(torch.randn(shape), torch.randn(shape), prefix.mask, torch.ones(2, 2))
     rows = torch.tensor([False, True])
     wanted = [[True, True, False], [False] * 3]
-    assert prefix.hidden(rows).mask.tolist() == deep.hidden(rows).mask.tolist() == wanted
-    both = MixedPrefix(deep, prefix).hidden(rows)
+    assert prefix.mask_rows(rows).mask.tolist() == deep.mask_rows(rows).mask.tolist() == wanted
+    both = MixedPrefix(deep, prefix).mask_rows(rows)
     assert both.deep.mask.tolist() == both.soft.mask.tolist() == wanted
     assert both.deep.gate is deep.gate
     one = MixedPrefix(
@@ -246,7 +246,7 @@ def test_rows_of_text_alone_and_of_nothing_are_left_as_they_are() -> None:
 
 def test_a_task_prefix_stands_before_the_branches(gpt2: CausalDecoder, ears: Whisper) -> None:
     model = two_ears(gpt2, ears, SOFT["audio"], SOFT["signals"], TASK["soft task prefix"])
-    found = model.prefix({"audio": sounds(2), "signals": numbers(2)})
+    found = model.build_prefix({"audio": sounds(2), "signals": numbers(2)})
     alone = {name: model.mappers[name](model.features({name: media})[name]) for name, media in
              (("audio", sounds(2)), ("signals", numbers(2)))}  # fmt: skip
     assert isinstance(found, Prefix)
@@ -255,7 +255,7 @@ def test_a_task_prefix_stands_before_the_branches(gpt2: CausalDecoder, ears: Whi
     wanted = torch.cat([learned.expand(2, -1, -1), alone["audio"].embeds, alone["signals"].embeds], 1)
     assert torch.allclose(found.embeds, wanted, atol=1e-6)
     assert found.mask.sum(1).tolist() == [2 + 10 + 2, 2 + 18 + 2]
-    mixed = two_ears(gpt2, ears, SOFT["audio"], SOFT["signals"], TASK["deep task prefix"]).prefix(
+    mixed = two_ears(gpt2, ears, SOFT["audio"], SOFT["signals"], TASK["deep task prefix"]).build_prefix(
         {"signals": numbers(3)}
     )
     assert isinstance(mixed, MixedPrefix)
@@ -268,11 +268,11 @@ def test_a_model_may_be_a_prefix_alone(gpt2: CausalDecoder) -> None:
     assert len(model.text_loss(batch({}, ["the", "a green", ""])).nll) == 4
     assert [len(one) for one in model.generate(batch({}, ["the", ""]), OPTIONS)] == [1, 1]
     assert set(model.trained) == {"task_prefix.table"}
-    found = model.prefix({}, count=5)
+    found = model.build_prefix({}, count=5)
     assert isinstance(found, DeepPrefix)
     assert found.mask.shape == (5, 2)
     with pytest.raises(InputError, match="no branch for input audio"):
-        model.prefix({"audio": sounds()})
+        model.build_prefix({"audio": sounds()})
 
 
 def test_whisper_looks_at_a_branch_without_a_mapper(ears: Whisper, asked: CrossDecoder, gpt2: CausalDecoder) -> None:
@@ -281,13 +281,13 @@ def test_whisper_looks_at_a_branch_without_a_mapper(ears: Whisper, asked: CrossD
     loss = model.text_loss(heard).by_input(3).nll
     features = ears(sounds(3))
     nothing = Prefix(torch.zeros(3, 0, 32), torch.zeros(3, 0, dtype=torch.bool))
-    wanted = asked.text_loss(asked.start(nothing, features), [""] * 3, heard.targets).by_input(3).nll
+    wanted = asked.text_loss(asked.prefill(nothing, features), [""] * 3, heard.targets).by_input(3).nll
     assert torch.allclose(loss, wanted, atol=1e-4)
     assert not model.trained
     twice = PrefixLM({"near": Branch(ears), "far": Branch(ears)}, asked)  # what is heard twice is looked at in a row
     both = batch({"near": sounds(3), "far": sounds(3)}, [""] * 3)
     frames = Features(torch.cat([features.frames] * 2, 1), torch.cat([features.mask] * 2, 1), features.pooled)
-    wanted = asked.text_loss(asked.start(nothing, frames), [""] * 3, heard.targets).by_input(3).nll
+    wanted = asked.text_loss(asked.prefill(nothing, frames), [""] * 3, heard.targets).by_input(3).nll
     assert torch.allclose(twice.text_loss(both).by_input(3).nll, wanted, atol=1e-4)
     with pytest.raises(
         InputError, match=r"model.branches.audio: has no mapper, and the decoder '.*' looks at no frames"
@@ -305,7 +305,7 @@ def test_frames_of_another_width_become_a_prefix_beside_those_that_are_looked_at
     mapper = Resampler(other.dim, other.pooled_dim, asked.width, length=3, layers=1, hidden=16)
     model = PrefixLM({"audio": Branch(ears), "room": Branch(other, mapper)}, asked)
     heard = batch({"audio": sounds(3), "room": sounds(3)}, [""] * 3)
-    wanted = asked.text_loss(asked.start(mapper(other(sounds(3))), ears(sounds(3))), [""] * 3, heard.targets)
+    wanted = asked.text_loss(asked.prefill(mapper(other(sounds(3))), ears(sounds(3))), [""] * 3, heard.targets)
     assert torch.allclose(model.text_loss(heard).nll, wanted.nll, atol=1e-4)
 
 
@@ -319,9 +319,9 @@ def test_what_does_not_fit_together_is_refused(asked: CrossDecoder, gpt2: Causal
         PrefixLM({}, gpt2, MLP)
     model = PrefixLM({"audio": Branch(ears, SOFT["audio"])}, gpt2)
     with pytest.raises(InputError, match="no branch for input signals; this model reads audio"):
-        model.prefix({"signals": numbers()})
+        model.build_prefix({"signals": numbers()})
     with pytest.raises(InputError, match=r"no branch for input \(none given\)"):
-        model.prefix({})
+        model.build_prefix({})
     wide = Whisper(ears.identity.source)
     wide.dim = 48
     with pytest.raises(InputError, match=r"its frames are 48 wide, and the decoder .* frames that are 32 wide"):
@@ -353,13 +353,13 @@ def test_a_decoder_that_needs_frames_cannot_do_without_them(asked: CrossDecoder,
 
 
 def test_wording_puts_texts_where_they_belong() -> None:
-    wording = Wording("said: {context}\n", "question: {question}\nanswer:")
-    assert wording.lead("turn {it} on", "be brief. ") == "said: turn {it} on\nbe brief. "
-    assert wording.lead("", "be brief. ") == "be brief. "
-    assert wording.ask("which {context}?") == "question: which {context}?\nanswer:"
-    assert wording.ask("") == ""
-    assert Wording().lead("never read", "p") == "p"
-    assert Wording().ask("which?") == "which?"
+    wording = PromptTemplate("said: {context}\n", "question: {question}\nanswer:")
+    assert wording.render_prompt("turn {it} on", "be brief. ") == "said: turn {it} on\nbe brief. "
+    assert wording.render_prompt("", "be brief. ") == "be brief. "
+    assert wording.render_question("which {context}?") == "question: which {context}?\nanswer:"
+    assert wording.render_question("") == ""
+    assert PromptTemplate().render_prompt("never read", "p") == "p"
+    assert PromptTemplate().render_question("which?") == "which?"
 
 
 @pytest.mark.parametrize(("templates", "message"), [
@@ -370,16 +370,16 @@ def test_wording_puts_texts_where_they_belong() -> None:
 ])  # fmt: skip
 def test_a_template_without_its_place_is_refused(templates: dict[str, str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Wording(**templates)
+        PromptTemplate(**templates)
 
 
 def test_the_decoder_reads_what_is_worded(gpt2: CausalDecoder) -> None:
     """A context before the prompt, a question before each target; without wording contexts are not read."""
     torch.manual_seed(0)
-    model = PrefixLM({}, gpt2, TASK["deep task prefix"], Wording("said: {context}\n", "q: {question}\na:"))
+    model = PrefixLM({}, gpt2, TASK["deep task prefix"], PromptTemplate("said: {context}\n", "q: {question}\na:"))
     given = batch({}, ["be brief. ", "the"], contexts=["a dog", ""], questions=[["who?", "where?"], [""]])
     found = model.text_loss(given)
-    state = gpt2.start(model.prefix({}, count=1))
+    state = gpt2.prefill(model.build_prefix({}, count=1))
     plain = [
         gpt2.text_loss(state, [before], [[text]]).nll
         for before, text in (
@@ -400,16 +400,16 @@ def test_the_decoder_reads_what_is_worded(gpt2: CausalDecoder) -> None:
 
 def test_a_trie_reads_what_texts_have_in_common_once() -> None:
     texts = [[5, 6, 0], [5, 7, 0], [5, 0], [8, 0]]
-    tree = trie(texts, torch.device("cpu"))
+    tree = build_trie(texts, torch.device("cpu"))
     assert tree.tokens.tolist() == [5, 6, 7, 8]
     assert tree.depth.tolist() == [0, 1, 1, 0]
     wanted = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
-    assert tree.sees.long().tolist() == wanted
+    assert tree.visible.long().tolist() == wanted
     spelled: list[list[int]] = [[] for _ in texts]
-    for edge, text in zip(tree.edge.tolist(), tree.text.tolist(), strict=True):
-        spelled[text].append(int(tree.next[edge]))
+    for edge, text in zip(tree.edge_of_use.tolist(), tree.text_of_use.tolist(), strict=True):
+        spelled[text].append(int(tree.token[edge]))
     assert spelled == texts
-    assert len(tree.next) == len(set(zip(tree.places.tolist(), tree.next.tolist(), strict=True))) == 8
+    assert len(tree.token) == len(set(zip(tree.node.tolist(), tree.token.tolist(), strict=True))) == 8
 
 
 @pytest.mark.parametrize("stop", [None, "."])
@@ -418,8 +418,8 @@ def test_choices_are_weighed_as_they_would_be_scored(stop: str | None, spoken: S
     torch.manual_seed(1)
     model = PrefixLM({}, decoder, TASK["soft task prefix"])
     prompts, choices = ["the", "", "said: "], ["a dog", "a dog barks", "rain", "a", "the cat runs over"]
-    state = model.start(batch({}, prompts))
-    found = decoder.choose(decoder.open(state, prompts), prompts, choices)
+    state = model.prefill(batch({}, prompts))
+    found = decoder.score_choices(decoder.append_prompts(state, prompts), prompts, choices)
     ended = [text + (stop or "") for text in choices]
     scores = torch.tensor(decoder.score(state, prompts, [ended] * 3))
     assert torch.allclose(found, scores.log_softmax(-1), atol=1e-3)
@@ -482,7 +482,7 @@ def test_the_saved_model_is_the_trained_one(spoken: Spoken, fitted: Path, tmp_pa
     assert {name for name in state if name.startswith("task_prefix")} == {"task_prefix.table"}
     assert not any(name.startswith(("transcriber", "decoder", "encoders")) for name in state)
     found = load(fitted / "model", device="cpu")
-    assert found.model.wording == Wording("said: {context}\ndecision:")
+    assert found.model.wording == PromptTemplate("said: {context}\ndecision:")
     assert found.settings["answers"] == ["directed", "other"]
     files = [{"audio": spoken.place(f"{n}.wav"), "signals": (float(n), 1.0, 7.0)} for n in range(3)]
     contexts = list(SAID)[:3]

@@ -21,7 +21,7 @@ from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel
-from mmprefix.parts import Part, build, recipe
+from mmprefix.parts import Part, from_recipe, to_recipe
 from tiny import models as tiny_models
 
 
@@ -41,20 +41,20 @@ HERE = f"{__name__}."
 
 
 def test_a_recipe_says_how_a_part_was_built_with_its_defaults() -> None:
-    found = recipe(Leaf(3))
+    found = to_recipe(Leaf(3))
     assert found == {"class_path": f"{HERE}Leaf", "init_args": {"size": 3, "name": "leaf"}}
-    again = build(found, Leaf)
+    again = from_recipe(found, Leaf)
     assert (again.size, again.name) == (3, "leaf")
-    assert recipe(again) == found
+    assert to_recipe(again) == found
 
 
 def test_parts_within_parts_survive_yaml_and_json() -> None:
     whole = Whole(Leaf(1, name="a"), (Leaf(2), {"deep": [Leaf(3)]}), place=Path("x/y"), extra=1)
-    found = recipe(whole)
+    found = to_recipe(whole)
     assert found["init_args"]["place"] == "x/y"
     for data in (yaml.safe_load(yaml.safe_dump(found)), json.loads(json.dumps(found))):
-        again = build(data, Whole)
-        assert recipe(again) == found
+        again = from_recipe(data, Whole)
+        assert to_recipe(again) == found
         assert again.left.name == "a"
         assert again.more == {"extra": 1}
         assert again.many[1]["deep"][0].size == 3
@@ -63,9 +63,9 @@ def test_parts_within_parts_survive_yaml_and_json() -> None:
 def test_mappers_of_the_library_are_built_again_with_the_same_shapes() -> None:
     arguments = {"length": 2, "hidden": 8}
     mapper = Parallel(12, 6, 16, mappers=[lambda d, g, w: MLP(d, g, w, **arguments), Linear(12, 6, 16)])
-    data = yaml.safe_load(yaml.safe_dump(recipe(mapper)))
-    again = build(data, Mapper)
-    assert recipe(again) == recipe(mapper)
+    data = yaml.safe_load(yaml.safe_dump(to_recipe(mapper)))
+    again = from_recipe(data, Mapper)
+    assert to_recipe(again) == to_recipe(mapper)
     shapes = [{name: t.shape for name, t in m.state_dict().items()} for m in (mapper, again)]
     assert shapes[0] == shapes[1]
     again.load_state_dict(mapper.state_dict())
@@ -74,7 +74,7 @@ def test_mappers_of_the_library_are_built_again_with_the_same_shapes() -> None:
 def test_a_copy_and_a_pickle_remember_too() -> None:
     leaf = Leaf(5, "b")
     for again in (copy.deepcopy(leaf), pickle.loads(pickle.dumps(leaf))):
-        assert recipe(again) == recipe(leaf)
+        assert to_recipe(again) == to_recipe(leaf)
 
 
 def test_the_whole_model_is_written_down_and_built_again(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_the_whole_model_is_written_down_and_built_again(tmp_path: Path) -> None
     assert {k: v.shape for k, v in again.trained.items()} == {k: v.shape for k, v in model.trained.items()}
     frozen = {k: v for k, v in model.state_dict().items() if k not in model.trained}
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in frozen.items())
-    decoder = build(recipe(model.decoder), Decoder)
+    decoder = from_recipe(to_recipe(model.decoder), Decoder)
     assert isinstance(decoder, CausalDecoder)
     assert decoder.identity == model.decoder.identity
 
@@ -108,7 +108,7 @@ def test_the_whole_model_is_written_down_and_built_again(tmp_path: Path) -> None
 )  # fmt: skip
 def test_what_is_no_part_is_never_called(data: dict[str, Any], contract: type[Part], message: str) -> None:
     with pytest.raises(InputError, match="recipe: ") as error:
-        build(data, contract)
+        from_recipe(data, contract)
     assert message in str(error.value)
     assert str(data.get("class_path", "")) in str(error.value) or "os.getcwd" in str(error.value)
 

@@ -15,10 +15,10 @@ import transformers as hf
 from torch import Tensor
 
 from mmprefix.cli.main import main
-from mmprefix.data.collate import stack
+from mmprefix.data.collate import pad_media
 from mmprefix.encoders.signals import SIGNALS, Signals
-from mmprefix.parts import build, recipe
-from mmprefix.transcriber import Heard, Transcriber, _heard
+from mmprefix.parts import from_recipe, to_recipe
+from mmprefix.transcriber import Transcriber, Transcript, _heard
 from mmprefix.types import Candidate, Media
 from tiny import speech_system as tiny_spoken
 from tiny.speech_system import RATE, SAID, Spoken, tone
@@ -49,7 +49,7 @@ def sounds() -> list[np.ndarray]:
 
 
 def media(values: list[np.ndarray]) -> Media:
-    return stack([torch.from_numpy(value) for value in values])
+    return pad_media([torch.from_numpy(value) for value in values])
 
 
 def whisper(transcriber: Transcriber) -> Any:
@@ -183,12 +183,12 @@ def test_its_numbers_are_what_the_signals_encoder_reads(greedy: Transcriber) -> 
     assert encoder.names == list(SIGNALS)
     (heard,) = greedy(media(sounds()[:1]))
     assert encoder.preprocess(tuple(heard.signals), 0.0, None).tolist() == pytest.approx(heard.signals)
-    assert Heard("", 0.0, 0.0, 0.0, 0.0).signals == [0.0] * 4
+    assert Transcript("", 0.0, 0.0, 0.0, 0.0).signals == [0.0] * 4
 
 
 def test_a_recipe_rebuilds_it(greedy: Transcriber) -> None:
-    again = build(recipe(greedy), Transcriber)
-    assert recipe(again) == recipe(greedy)
+    again = from_recipe(to_recipe(greedy), Transcriber)
+    assert to_recipe(again) == to_recipe(greedy)
     pairs = zip(again(media(sounds()[:2])), greedy(media(sounds()[:2])), strict=True)
     for (
         one,
@@ -214,5 +214,5 @@ def test_the_shell_writes_it(spoken: Spoken, capsys: Any) -> None:
     assert [line["text"] for line in lines] == list(SAID)
     model = Transcriber(spoken.place("whisper"), num_beams=2)
     values = [model.preprocess(file, 0.0, None) for file in files]
-    for line, heard in zip(lines, model(stack(values)), strict=True):
+    for line, heard in zip(lines, model(pad_media(values)), strict=True):
         assert line["signals"] == pytest.approx(heard.signals, abs=TOLERANCE)

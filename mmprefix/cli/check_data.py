@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprefix.data.inspect import inspect
-from mmprefix.data.manifest import Fault, read_manifest
+from mmprefix.data.manifest import RowFault, read_manifest
 from mmprefix.errors import InputError
 from mmprefix.slu import coverage
 from mmprefix.slu.schema import Schema, read_schema
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps({"manifests": reports}, indent=2) + "\n")
     else:
         sys.stdout.writelines(line + "\n" for report in reports for line in _lines(report))
-    faults = [Fault(report["manifest"], **fault) for report in reports for fault in report["faults"]]
+    faults = [RowFault(report["manifest"], **fault) for report in reports for fault in report["faults"]]
     if len(faults) == 1:
         raise InputError(f"1 bad row: {faults[0]}")
     if faults:
@@ -77,7 +77,7 @@ def check(
     """The faults of ``manifest`` and figures of its good rows, as plain data (seconds, pixels, words, tokens)."""
     examples, unread = read_manifest(manifest, split)
     result = inspect(examples, workers=workers, progress=True)
-    unlike, figures = ([], None) if schema is None else coverage.meanings(result.examples, schema, intent_field)
+    unlike, figures = ([], None) if schema is None else coverage.schema_coverage(result.examples, schema, intent_field)
     faults = sorted([*unread, *result.faults, *unlike], key=lambda fault: fault.line)
     bad = {fault.line for fault in unlike}
     rows = [row for row in result.examples if row.line not in bad]
@@ -110,7 +110,7 @@ def _spread(values: Sequence[float], total: bool = False) -> dict[str, float] | 
 
 def _lines(report: Mapping[str, Any]) -> Iterable[str]:
     for fault in report["faults"]:
-        yield str(Fault(report["manifest"], fault["line"], fault["message"]))
+        yield str(RowFault(report["manifest"], fault["line"], fault["message"]))
     splits = ", ".join(f"{name} {count}" for name, count in report["splits"].items())
     inputs = ", ".join(f"{name} {count}" for name, count in report["inputs"].items())
     yield f"{report['manifest']}: {report['rows']} rows, {len(report['faults'])} bad"
@@ -137,9 +137,9 @@ def _figure(value: float) -> str:
 
 def token_counter(name: str) -> Callable[[str], int]:
     """How many tokens a text has for the model ``name`` (a folder, ``mmprefix:NAME`` or a hub name)."""
-    from mmprefix.weights.source import folder
+    from mmprefix.weights.source import resolve_folder
 
-    path = folder(name)
+    path = resolve_folder(name)
     if (path / "tokenizer.json").is_file():  # this library loads without torch
         from tokenizers import Tokenizer
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mmprefix.cli.model_inputs import Asked, add_model, add_rows, asked, give, given, open_model
+from mmprefix.cli.model_inputs import (
+    InputRow,
+    add_model,
+    add_rows,
+    open_model,
+    read_input_rows,
+    select_model_inputs,
+    write_lines,
+)
 from mmprefix.errors import InputError
 
 
@@ -30,18 +38,18 @@ def run(args: argparse.Namespace) -> int:
     answers = None if args.answers is None else [word.strip() for word in args.answers.split(",")]
     if answers is not None and (len(set(answers)) != 2 or len(answers) != 2 or not all(answers)):
         raise InputError(f"--answers {args.answers}: give two words with a comma between")
-    rows = asked(args)
+    rows = read_input_rows(args)
     model = open_model(args)
-    inputs, contexts = given(args, rows, model)
+    inputs, contexts = select_model_inputs(args, rows, model)
     words = None if answers is None else (answers[0], answers[1])
     scores = model.detect(inputs, context=contexts, answers=words, batch_size=args.batch_size)
     lines = [_line(row, score, args.label_field) for row, score in zip(rows, scores, strict=True)]
     plain = [f"{row.id}: {score:+.3f}" for row, score in zip(rows, scores, strict=True)]
-    give(args, lines, None if args.json else plain)
+    write_lines(args, lines, None if args.json else plain)
     return 0
 
 
-def _line(row: Asked, score: float, label_field: str) -> dict[str, Any]:
+def _line(row: InputRow, score: float, label_field: str) -> dict[str, Any]:
     line = {"id" if row.fields else "file": row.id, "score": score}
     label = row.fields.get(label_field)
     return line if label is None else {**line, "label": label}

@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
     """Reads the checkpoint, writes the model directory."""
     from mmprefix.generation.options import GenerateOptions
     from mmprefix.inference.predictor import Predictor
-    from mmprefix.saved_model import check_place
+    from mmprefix.saved_model import require_writable
     from mmprefix.weights import source as sources
 
-    check_place(args.directory)
+    require_writable(args.directory)
     model, file = _clipcap(args) if args.system == "clipcap" else _prefix_aac(args)
     decoding = GenerateOptions(max_new_tokens=67, num_beams=5, ranking="clipcap")  # what both published programs do
     source = {"system": args.system, "source": args.checkpoint}
@@ -69,8 +69,8 @@ def _clipcap(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
     from mmprefix.importers.clipcap import clipcap, has_heads
     from mmprefix.weights import untrusted
 
-    file = untrusted.fetch(args.checkpoint)
-    given = untrusted.tensors(file)
+    file = untrusted.fetch_file(args.checkpoint)
+    given = untrusted.read_tensors(file)
     if args.encoder is None:
         raise InputError(
             f"--encoder: {file} does not say which CLIP made its features. The released MLP files: --encoder ViT-B-32 "
@@ -105,7 +105,7 @@ def _prefix_aac(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
         )
     relu = args.relu == "yes" if args.dataset == "both" else args.dataset == "audiocaps"
     trained = Trained(30.0 if args.dataset == "clotho" else 10.0, "compress" if args.dataset == "both" else "cut", relu)
-    words = None if args.vocabulary is None else untrusted.words(untrusted.fetch(args.vocabulary))
+    words = None if args.vocabulary is None else untrusted.read_vocabulary(untrusted.fetch_file(args.vocabulary))
     model = prefix_aac(given, str(path), trained, args.decoder, words, args.heads)
     told = "encoder and output head: those in the file; mappers of %d heads; decoder: %s"
     log.info(told, args.heads, _decoder(args.decoder, model))

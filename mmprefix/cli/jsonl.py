@@ -10,7 +10,7 @@ from typing import Any
 from mmprefix.errors import InputError
 
 
-def read_lines(path: str | Path) -> list[tuple[int, Any]]:
+def read_jsonl(path: str | Path) -> list[tuple[int, Any]]:
     """Number and value of every line that is not blank.
 
     Raises InputError with file and line for the first that is not JSON, or when the file cannot be read as UTF-8.
@@ -38,7 +38,7 @@ def identifier(value: Any, place: str) -> str:
     return str(value)
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
+def format_table(rows: Sequence[Sequence[str]]) -> str:
     """The rows as text; each column but the last is as wide as its longest cell."""
     columns = max(map(len, rows))
     widths = [max(len(row[at]) for row in rows if at < len(row)) for at in range(columns)]

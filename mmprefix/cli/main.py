@@ -111,7 +111,7 @@ def _top(words: list[str]) -> int:
 
 def find_recipes(words: list[str]) -> list[str]:
     """``words`` with every ``--config NAME`` that is no file looked up among the recipes that are shipped."""
-    shipped = Path(__file__).parent / "recipes"
+    shipped = Path(__file__).parents[1] / "recipes"
     found = list(words)
     for i, word in enumerate(words):
         flag, equals, name = word.partition("=")

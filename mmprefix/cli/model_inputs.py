@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.atomic import atomically, saying_so
-from mmprefix.data.columns import Fields
-from mmprefix.data.manifest import INPUTS, Item, listing, raw_rows, read_manifest
+from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
+from mmprefix.data.columns import ColumnMapping
+from mmprefix.data.manifest import INPUTS, InputRef, listing, raw_rows, read_manifest
 from mmprefix.errors import InputError
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class InputRow:
     """One input of a run: what it is called, its files and numbers by column ("" where no manifest names one), its
     context, and a manifest's fields."""
 
     id: str
-    inputs: Mapping[str, str | Item]
+    inputs: Mapping[str, str | InputRef]
     context: str
     fields: Mapping[str, Any]
 
@@ -68,7 +68,7 @@ def open_model(args: argparse.Namespace) -> Predictor:
     return load(args.model, device=args.device, dtype=args.dtype, parts=parts)
 
 
-def asked(args: argparse.Namespace) -> list[Asked]:
+def read_input_rows(args: argparse.Namespace) -> list[InputRow]:
     """The inputs that ``add_rows`` asked for.
 
     Raises InputError for bad rows, all of them, for neither files nor manifest, for both, and for a place to write to
@@ -86,7 +86,7 @@ def asked(args: argparse.Namespace) -> list[Asked]:
         if not args.files and context is None:
             raise InputError("no input given; give files, or --manifest FILE")
         told = context or ""
-        return [Asked(file, {"": file}, told, {}) for file in args.files] or [Asked("text", {}, told, {})]
+        return [InputRow(file, {"": file}, told, {}) for file in args.files] or [InputRow("text", {}, told, {})]
     if args.files or context is not None:
         other = "a file" if args.files else "--context"
         raise InputError(f"--manifest {args.manifest}: {other} is given too; give one of them")
@@ -95,13 +95,15 @@ def asked(args: argparse.Namespace) -> list[Asked]:
         lead = f"{args.manifest}: {len(faults)} bad rows\n" if len(faults) > 1 else ""
         raise InputError(f"{lead}{listing(faults)}")
     named, written = getattr(args, "context_field", None), raw_rows(args.manifest)
-    rows, _ = Fields(tuple(named.split(",")) if named else ("context",)).apply(examples)
+    rows, _ = ColumnMapping(tuple(named.split(",")) if named else ("context",)).apply(examples)
     if named and not any(row.context for row in rows):
         raise InputError(f"--context-field {named}: no row of {args.manifest} has a text there")
-    return [Asked(row.id, row.inputs, row.context, {**written[row.line], "id": row.id}) for row in rows]
+    return [InputRow(row.id, row.inputs, row.context, {**written[row.line], "id": row.id}) for row in rows]
 
 
-def given(args: argparse.Namespace, rows: list[Asked], model: Predictor) -> tuple[list[Any], list[str] | None]:
+def select_model_inputs(
+    args: argparse.Namespace, rows: list[InputRow], model: Predictor
+) -> tuple[list[Any], list[str] | None]:
     """What ``model`` takes for ``rows``: inputs, and contexts where it reads any.
 
     Of a manifest's row these are the columns that it reads, or of them those that ``--inputs`` names. Raises InputError
@@ -138,7 +140,7 @@ def _advice(args: argparse.Namespace, wanted: list[str]) -> str:
     return "; --context-field says where its text stands" if unnamed else ""
 
 
-def moved(row: Mapping[str, Any], manifest: str, out: str | None) -> dict[str, Any]:
+def relocated_paths(row: Mapping[str, Any], manifest: str, out: str | None) -> dict[str, Any]:
     """A manifest's row with its paths as they are to be written in another manifest, ``out``, perhaps elsewhere."""
     here, there = Path(manifest).parent, Path(out).parent if out else Path()
     if here.resolve() == there.resolve():
@@ -148,12 +150,14 @@ def moved(row: Mapping[str, Any], manifest: str, out: str | None) -> dict[str, A
     return {**row, **lead}
 
 
-def give(args: argparse.Namespace, lines: Iterable[Mapping[str, Any]], plain: Iterable[str] | None = None) -> None:
+def write_lines(
+    args: argparse.Namespace, lines: Iterable[Mapping[str, Any]], plain: Iterable[str] | None = None
+) -> None:
     """JSON lines to ``--out``, or to standard output where ``plain`` is None; else the ``plain`` lines there."""
     text = [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
     if args.out:
         place = Path(args.out)
-        atomically(place, lambda fresh: fresh.write_text("".join(text), encoding="utf-8"))
+        write_atomically(place, lambda fresh: fresh.write_text("".join(text), encoding="utf-8"))
         sys.stdout.write(f"wrote {len(text)} lines: {place}\n")
     else:
         sys.stdout.writelines(text if plain is None else [f"{line}\n" for line in plain])
@@ -163,7 +167,7 @@ def _prepare(place: Path) -> None:
     """Makes the folder that is written to, so that no work is done for a place that takes nothing."""
     if place.is_dir():
         raise InputError(f"--out {place}: is a folder; give a file")
-    with saying_so(place):
+    with disk_errors_as_input_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.cli.model_inputs import Asked, add_rows, asked, give, moved
-from mmprefix.data.manifest import Item
+from mmprefix.cli.model_inputs import InputRow, add_rows, read_input_rows, relocated_paths, write_lines
+from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
 
 if TYPE_CHECKING:
-    from mmprefix.transcriber import Heard
+    from mmprefix.transcriber import Transcript
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +30,13 @@ def run(args: argparse.Namespace) -> int:
     """A line a file. With ``--manifest`` its rows, with ``asr`` (the text) and ``signals`` (four numbers) added."""
     if args.batch_size < 1:
         raise InputError(f"--batch-size {args.batch_size}: give a number from 1 on")
-    rows = asked(args)
+    rows = read_input_rows(args)
     for row in rows:
         if row.fields and "audio" not in row.inputs:
             raise InputError(f"{args.manifest}: row {row.id!r} has no audio")
     heard = _listen(args, [row.inputs["audio" if row.fields else ""] for row in rows])
     lines = [_line(row, one, args) for row, one in zip(rows, heard, strict=True)]
-    give(
+    write_lines(
         args,
         lines,
         None if args.json or args.manifest else [f"{r.id}: {h.text}" for r, h in zip(rows, heard, strict=True)],
@@ -44,27 +44,27 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _listen(args: argparse.Namespace, files: list[str | Item]) -> list[Heard]:
+def _listen(args: argparse.Namespace, files: list[str | InputRef]) -> list[Transcript]:
     from transformers.utils import logging
 
-    from mmprefix.data.collate import stack
-    from mmprefix.inference.inputs import part_of
+    from mmprefix.data.collate import pad_media
+    from mmprefix.inference.inputs import source_and_span
     from mmprefix.transcriber import Transcriber
-    from mmprefix.weights.devices import best_device, usable
+    from mmprefix.weights.devices import best_device, require_device
 
     logging.disable_progress_bar()
     language = None if args.language == "none" else args.language
-    device = usable(args.device or best_device())
+    device = require_device(args.device or best_device())
     model = Transcriber(args.model, args.revision, language, args.num_beams, args.max_new_tokens).to(device)
-    found: list[Heard] = []
+    found: list[Transcript] = []
     for start in range(0, len(files), args.batch_size):
         some = files[start : start + args.batch_size]
-        found += model(stack([model.preprocess(*part_of(file)) for file in some]).to(device))
+        found += model(pad_media([model.preprocess(*source_and_span(file)) for file in some]).to(device))
     return found
 
 
-def _line(row: Asked, heard: Heard, args: argparse.Namespace) -> dict[str, Any]:
+def _line(row: InputRow, heard: Transcript, args: argparse.Namespace) -> dict[str, Any]:
     if not row.fields:
         nbest = [{"text": one.text, "score": one.score} for one in heard.nbest]
         return {"file": row.id, "text": heard.text, "signals": heard.signals, "nbest": nbest}
-    return {**moved(row.fields, args.manifest, args.out), "asr": heard.text, "signals": heard.signals}
+    return {**relocated_paths(row.fields, args.manifest, args.out), "asr": heard.text, "signals": heard.signals}

@@ -5,9 +5,17 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from mmprefix.cli.model_inputs import Asked, add_model, add_rows, asked, give, given, open_model
+from mmprefix.cli.model_inputs import (
+    InputRow,
+    add_model,
+    add_rows,
+    open_model,
+    read_input_rows,
+    select_model_inputs,
+    write_lines,
+)
 from mmprefix.errors import InputError
-from mmprefix.slu.annotation import read_gold
+from mmprefix.slu.annotation import read_annotation
 from mmprefix.slu.schema import read_schema
 
 
@@ -29,22 +37,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints or writes a line a file; those of a manifest hold the row's own intent and slots as reference."""
-    rows = asked(args)
+    rows = read_input_rows(args)
     schema = None if args.schema is None else read_schema(args.schema)
     names = [{"id": row.id} if row.fields else {"file": row.id} for row in rows]
     meant = [_reference(row, args) for row in rows]
     model = open_model(args)
-    inputs, contexts = given(args, rows, model)
+    inputs, contexts = select_model_inputs(args, rows, model)
     found = model.understand(inputs, schema=schema, framing=args.framing, context=contexts, batch_size=args.batch_size)
     lines = [{**name, **one, **reference} for name, one, reference in zip(names, found, meant, strict=True)]
-    give(args, lines, None if args.json else [_plain(row, one) for row, one in zip(rows, found, strict=True)])
+    write_lines(args, lines, None if args.json else [_plain(row, one) for row, one in zip(rows, found, strict=True)])
     return 0
 
 
-def _reference(row: Asked, args: argparse.Namespace) -> dict[str, Any]:
+def _reference(row: InputRow, args: argparse.Namespace) -> dict[str, Any]:
     """What a manifest's row says that it means, if it says so."""
     try:
-        gold = read_gold(row.fields, args.intent_field)
+        gold = read_annotation(row.fields, args.intent_field)
     except InputError as error:
         raise InputError(f"{args.manifest}: row {row.id!r}: {error}") from error
     if gold.intent is None and "slots" not in row.fields:
@@ -53,7 +61,7 @@ def _reference(row: Asked, args: argparse.Namespace) -> dict[str, Any]:
     return {"reference": {"intent": gold.intent, "slots": slots}}
 
 
-def _plain(row: Asked, found: dict[str, Any]) -> str:
+def _plain(row: InputRow, found: dict[str, Any]) -> str:
     slots = [
         f"{name}={value if isinstance(value, str) else ', '.join(value)}" for name, value in found["slots"].items()
     ]

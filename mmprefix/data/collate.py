@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmprefix.types import Batch, Entry, Features, Media
+from mmprefix.types import Batch, FeatureRow, Features, Media
 
 
 class Sample(NamedTuple):
@@ -19,7 +19,7 @@ class Sample(NamedTuple):
     ``questions`` is None where nothing is asked, empty where nothing happens to be asked this time.
     """
 
-    inputs: dict[str, Tensor | Entry]
+    inputs: dict[str, Tensor | FeatureRow]
     prompt: str
     targets: list[str]
     context: str
@@ -31,24 +31,24 @@ class Sample(NamedTuple):
 def collate(samples: Sequence[Sample]) -> Batch:
     """Samples that have the same branches → a Batch; waveforms are padded with zeros to the longest."""
     return Batch(
-        inputs={name: together([sample.inputs[name] for sample in samples]) for name in samples[0].inputs},
+        inputs={name: collate_inputs([sample.inputs[name] for sample in samples]) for name in samples[0].inputs},
         prompts=[sample.prompt for sample in samples],
         targets=[sample.targets for sample in samples],
         contexts=[sample.context for sample in samples],
         ids=[sample.id for sample in samples],
-        media=[sample.media for sample in samples],
+        sources=[sample.media for sample in samples],
         questions=[sample.questions for sample in samples if sample.questions is not None],
     )
 
 
-def together(values: Sequence[Tensor | Entry]) -> Media | Features:
+def collate_inputs(values: Sequence[Tensor | FeatureRow]) -> Media | Features:
     """What was read of each input → Media; what was found in each before → Features."""
-    if isinstance(values[0], Entry):
-        return padded(cast(Sequence[Entry], values))
-    return stack(cast(Sequence[Tensor], values))
+    if isinstance(values[0], FeatureRow):
+        return pad_features(cast(Sequence[FeatureRow], values))
+    return pad_media(cast(Sequence[Tensor], values))
 
 
-def padded(entries: Sequence[Entry]) -> Features:
+def pad_features(entries: Sequence[FeatureRow]) -> Features:
     """Frames (T D) of any lengths and summaries (G,) → Features (B T D), (B G); padding is zero."""
     lengths = torch.tensor([len(entry.frames) for entry in entries])
     frames = pad_sequence([entry.frames for entry in entries], batch_first=True)
@@ -56,7 +56,7 @@ def padded(entries: Sequence[Entry]) -> Features:
     return Features(frames, mask, torch.stack([entry.pooled for entry in entries]))
 
 
-def stack(values: Sequence[Tensor]) -> Media:
+def pad_media(values: Sequence[Tensor]) -> Media:
     """Waveforms (S,) of any lengths → Media (B S); pictures (3 Y X) of one size → Media (B 3 Y X)."""
     if values[0].ndim == 1:
         lengths = torch.tensor([len(value) for value in values])

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mmprefix.data.manifest import Example, Fault
+from mmprefix.data.manifest import Example, RowFault
 
 
 @dataclass(frozen=True)
-class Fields:
+class ColumnMapping:
     """``context``: the first of these fields that holds a text, or a list of texts, is the context. ``target``: the
     field that holds what is to be written, a text, a number or a truth value; None: captions, as they are."""
 
     context: tuple[str, ...] = ("context",)
     target: str | None = None
 
-    def apply(self, examples: Sequence[Example], needed: bool = True) -> tuple[list[Example], list[Fault]]:
+    def apply(self, examples: Sequence[Example], needed: bool = True) -> tuple[list[Example], list[RowFault]]:
         """The examples with contexts and targets from these fields.
 
         Those that lack the target are faults instead, where it is ``needed``.
@@ -30,14 +30,14 @@ class Fields:
         return [row for row in rows if row.captions], [row.fault(message) for row in rows if not row.captions]
 
     def _row(self, example: Example) -> Example:
-        fields = values(example)
+        fields = row_fields(example)
         found = (sum((_texts(fields.get(one)) for one in name.split("+")), ()) for name in self.context)
         texts = next((texts for texts in found if texts), ())
         row = replace(example, context=texts[0] if texts else "", contexts=texts[1:])
         return row if self.target is None else replace(row, captions=_written(fields.get(self.target)))
 
 
-def values(example: Example) -> dict[str, Any]:
+def row_fields(example: Example) -> dict[str, Any]:
     """All fields of a row that are no files, by their names in the manifest."""
     context = [example.context, *example.contexts] if example.contexts else example.context
     known = {"context": context, "prompt": example.prompt, "label": example.label, "user": example.user}

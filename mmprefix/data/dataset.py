@@ -13,18 +13,20 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmprefix.data.collate import Sample, collate, draw_captions
 from mmprefix.data.manifest import Example
-from mmprefix.data.samplers import Draw
+from mmprefix.data.samplers import BatchRows
 from mmprefix.errors import InputError
 from mmprefix.media.source import Source
-from mmprefix.types import Batch, Entry
+from mmprefix.types import Batch, FeatureRow
 
 log = logging.getLogger(__name__)
 
-Asks = Callable[[Example, np.random.Generator], list[tuple[str, str]]]
-Reader = Callable[[Source, float, float | None], Tensor | Entry]  # reads an input, or knows what was found in it
+SampleQuestions = Callable[[Example, np.random.Generator], list[tuple[str, str]]]
+LoadInput = Callable[
+    [Source, float, float | None], Tensor | FeatureRow
+]  # reads an input, or knows what was found in it
 
 
-class Examples(Dataset[Any]):
+class ManifestDataset(Dataset[Any]):
     """``examples`` as batches: indexed by a Draw, it reads its rows and gives a Batch, or an InputError instead of it.
 
     An error is given, not raised, because a loader would bury its one line in a worker's traceback. With ``skip_bad``
@@ -38,12 +40,12 @@ class Examples(Dataset[Any]):
     def __init__(
         self,
         examples: Sequence[Example],
-        preprocess: Mapping[str, Reader],
+        preprocess: Mapping[str, LoadInput],
         prompt: str = "",
         max_captions: int | None = None,
         seed: int = 0,
         skip_bad: bool = False,
-        asks: Asks | None = None,
+        asks: SampleQuestions | None = None,
         training: bool = True,
     ) -> None:
         self.asks, self.training = asks, training
@@ -54,7 +56,7 @@ class Examples(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, draw: Draw) -> Batch | InputError:
+    def __getitem__(self, draw: BatchRows) -> Batch | InputError:
         try:
             samples = [sample for row in draw.rows if (sample := self._read(row, draw.epoch))]
         except InputError as error:
@@ -101,7 +103,7 @@ class Examples(Dataset[Any]):
         return draw_captions(self.examples[row].captions, self.max_captions, [self.seed, epoch, row])
 
 
-class Loader(DataLoader[Any]):
+class BatchLoader(DataLoader[Any]):
     """A loader of whole batches that raises the InputError a worker gives back.
 
     It answers to ``state_dict`` because Lightning warns of lost batches at any loader that does not; the place in the

@@ -7,38 +7,38 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmprefix.data.columns import Fields
+from mmprefix.data.columns import ColumnMapping
 from mmprefix.data.inspect import MediaKind, inspect
-from mmprefix.data.manifest import Example, Fault, Item, read_manifest
-from mmprefix.data.samplers import Row
+from mmprefix.data.manifest import Example, InputRef, RowFault, read_manifest
+from mmprefix.data.samplers import RowKey
 from mmprefix.errors import InputError
 
 log = logging.getLogger(__name__)
 
-Count = Callable[[list[str]], list[int]]  # how many tokens each of some texts has
+TokenCounter = Callable[[list[str]], list[int]]  # how many tokens each of some texts has
 
 _STEPS_A_SECOND = 2.0  # sounds that differ by less than half a second count as equally long; then captions decide
 
 
 @dataclass
-class Rows:
+class DatasetIndex:
     """Examples, what the order of batches needs to know of each, and the faults of the rows that are not among them."""
 
     examples: list[Example] = field(default_factory=list)
-    order: list[Row] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    order: list[RowKey] = field(default_factory=list)
+    faults: list[RowFault] = field(default_factory=list)
 
 
-def read_rows(
+def build_index(
     files: Iterable[tuple[str, str | None]],
     branches: Mapping[str, MediaKind],
     where: Mapping[str, Any] | None = None,
     targets: bool = True,
     max_captions: int | None = None,
-    fields: Fields | None = None,
+    fields: ColumnMapping | None = None,
     reads_text: bool = False,
-    count: Count | None = None,
-) -> Rows:
+    count: TokenCounter | None = None,
+) -> DatasetIndex:
     """The rows of ``files`` (each with the split its rows must have, or None) that feed one of ``branches``.
 
     ``fields`` says where contexts and targets stand; with ``reads_text`` a context feeds the model too. With
@@ -47,13 +47,13 @@ def read_rows(
     for a manifest that feeds no branch.
     """
     examples: list[Example] = []
-    faults: list[Fault] = []
+    faults: list[RowFault] = []
     for file, split in files:
         found, bad = read_manifest(file, split, where)
         if fields is not None:
             found, unlike = fields.apply(found, needed=targets)
             bad = [*bad, *unlike]
-        texts = (fields or Fields()).context if reads_text else ()
+        texts = (fields or ColumnMapping()).context if reads_text else ()
         examples += _feeding(branches, found, file, bool(bad), texts)
         faults += bad
     if targets:
@@ -63,7 +63,9 @@ def read_rows(
     seconds = {pair: found.seconds or 0.0 for pair, found in result.found.items()}
     size = len if count is None else _sizes(result.examples, count).__getitem__
     order = [_row(example, seconds, max_captions, size) for example in result.examples]
-    return Rows(result.examples, order, sorted([*faults, *result.faults], key=lambda fault: (fault.file, fault.line)))
+    return DatasetIndex(
+        result.examples, order, sorted([*faults, *result.faults], key=lambda fault: (fault.file, fault.line))
+    )
 
 
 def _feeding(
@@ -85,18 +87,18 @@ def _feeding(
     return kept
 
 
-def _sizes(examples: Sequence[Example], count: Count) -> dict[str, int]:
+def _sizes(examples: Sequence[Example], count: TokenCounter) -> dict[str, int]:
     texts = list({text for row in examples for text in (row.context, *row.captions)})
     return dict(zip(texts, count(texts), strict=True))
 
 
 def _row(
-    example: Example, seconds: Mapping[tuple[str, Item], float], most: int | None, size: Callable[[str], int]
-) -> Row:
+    example: Example, seconds: Mapping[tuple[str, InputRef], float], most: int | None, size: Callable[[str], int]
+) -> RowKey:
     inputs = [pair for pair in example.inputs.items() if pair in seconds]
     sound = round(_STEPS_A_SECOND * max((seconds[pair] for pair in inputs), default=0.0))
     count = len(example.captions)
     captions = min(count, most or count)
     # the captions of an input stand in one row: what counts is the length of all that are drawn
     text = size(example.context) + sum(map(size, example.captions)) * captions // max(1, count)
-    return Row(frozenset(name for name, _ in inputs), (sound, captions, text))
+    return RowKey(frozenset(name for name, _ in inputs), (sound, captions, text))

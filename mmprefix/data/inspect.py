@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
-from mmprefix.data.manifest import Example, Fault, Item
+from mmprefix.data.manifest import Example, InputRef, RowFault
 from mmprefix.errors import InputError
 from mmprefix.media.audio import read_samples, sound_seconds
 from mmprefix.media.image import picture_size, read_picture
@@ -20,7 +20,7 @@ COLUMNS: Mapping[str, MediaKind] = {"image": "image", "audio": "audio", "signals
 
 
 @dataclass(frozen=True)
-class Found:
+class FileInfo:
     """What a file holds: seconds of sound, or width and height of a picture; or what is wrong with it."""
 
     seconds: float | None = None
@@ -33,8 +33,8 @@ class Inspection:
     """Rows that can be used, the faults of the others, and what was found in each file by column."""
 
     examples: list[Example]
-    faults: list[Fault]
-    found: dict[tuple[str, Item], Found]
+    faults: list[RowFault]
+    found: dict[tuple[str, InputRef], FileInfo]
 
 
 def inspect(
@@ -55,7 +55,7 @@ def inspect(
         results = pool.map(lambda pair: _look(pair[1], columns[pair[0]], deep), items)
         found = dict(zip(items, _bar(results, len(items)) if progress else results, strict=True))
     good: list[Example] = []
-    faults: list[Fault] = []
+    faults: list[RowFault] = []
     for example in examples:
         looks = [found[pair] for pair in example.inputs.items() if pair in found]
         messages = [look.fault for look in looks if look.fault]
@@ -64,22 +64,22 @@ def inspect(
     return Inspection(good, faults, found)
 
 
-def _look(item: Item, kind: MediaKind, deep: bool) -> Found:
+def _look(item: InputRef, kind: MediaKind, deep: bool) -> FileInfo:
     try:
         if kind == "signals":
             read_numbers(item.source)
-            return Found()
+            return FileInfo()
         if kind == "image":
-            return Found(size=read_picture(item.path).size if deep else picture_size(item.path))
+            return FileInfo(size=read_picture(item.path).size if deep else picture_size(item.path))
         if not deep:
-            return Found(seconds=sound_seconds(item.path, item.start, item.end))
+            return FileInfo(seconds=sound_seconds(item.path, item.start, item.end))
         values, rate = read_samples(item.path, item.start, item.end)
-        return Found(seconds=len(values) / rate)
+        return FileInfo(seconds=len(values) / rate)
     except InputError as error:
-        return Found(fault=str(error))
+        return FileInfo(fault=str(error))
 
 
-def _bar(results: Iterable[Found], total: int) -> Iterable[Found]:
+def _bar(results: Iterable[FileInfo], total: int) -> Iterable[FileInfo]:
     from tqdm import tqdm
 
     return tqdm(results, total=total, unit=" files", leave=False, disable=None)  # None: no bar where no terminal is

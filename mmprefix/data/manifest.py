@@ -29,7 +29,7 @@ _TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
-class Item:
+class InputRef:
     """A file, or a part of it from ``start`` to ``end`` seconds (None: to its end)."""
 
     path: str
@@ -44,7 +44,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class Fault:
+class RowFault:
     """What is wrong with one line of a manifest."""
 
     file: str
@@ -60,7 +60,7 @@ class Example:
     """One good row. ``prompt`` is None where the row has none; ``captions`` may be empty."""
 
     id: str
-    inputs: Mapping[str, Item]
+    inputs: Mapping[str, InputRef]
     captions: tuple[str, ...] = ()
     prompt: str | None = None
     context: str = ""
@@ -77,9 +77,9 @@ class Example:
         """Where it was read from: its files, and last its line in the manifest."""
         return [*(item.path for item in self.inputs.values() if item.path), f"{self.file}:{self.line}"]
 
-    def fault(self, message: str) -> Fault:
+    def fault(self, message: str) -> RowFault:
         """A fault that was found in this row later."""
-        return Fault(self.file, self.line, message)
+        return RowFault(self.file, self.line, message)
 
 
 class _RowError(Exception):
@@ -88,14 +88,14 @@ class _RowError(Exception):
 
 def read_manifest(
     path: str | Path, split: str | None = None, where: Mapping[str, Any] | None = None
-) -> tuple[list[Example], list[Fault]]:
+) -> tuple[list[Example], list[RowFault]]:
     """The good rows of the manifest at ``path`` in its order, and the faults of the others.
 
     ``split`` keeps the rows of one split, ``where`` those whose fields equal its values (numbers and truth values are
     compared as they are written in JSON). An id stands for one row of the whole file; a row without id is called by its
     line number. A manifest without rows has one fault. Raises InputError when ``path`` cannot be read at all.
     """
-    file, examples, faults = Path(path), list[Example](), list[Fault]()
+    file, examples, faults = Path(path), list[Example](), list[RowFault]()
     wanted = {**({} if split is None else {"split": split}), **(where or {})}
     seen: dict[str, int] = {}
     rows = 0
@@ -111,12 +111,12 @@ def read_manifest(
                 raise _RowError(f"id {name!r} is already used in line {twin}")
             examples.append(_example(row, name, file, line))
         except _RowError as error:
-            faults.append(Fault(str(file), line, str(error)))
+            faults.append(RowFault(str(file), line, str(error)))
     if not rows:
-        faults.append(Fault(str(file), 1, "the manifest is empty"))
+        faults.append(RowFault(str(file), 1, "the manifest is empty"))
     elif not examples and not faults:
         condition = " and ".join(f"{key} = {_text(value)}" for key, value in wanted.items())
-        faults.append(Fault(str(file), 1, f"no row has {condition}"))
+        faults.append(RowFault(str(file), 1, f"no row has {condition}"))
     return examples, faults
 
 
@@ -130,7 +130,7 @@ def splits(path: str | Path) -> set[str]:
     return {str(row["split"]) for _, row in _rows(Path(path)) if isinstance(row, dict) and row.get("split")}
 
 
-def listing(faults: Collection[Fault], most: int = 20) -> str:
+def listing(faults: Collection[RowFault], most: int = 20) -> str:
     """One line a fault, at most ``most`` of them, then how many more there are."""
     lines = [str(fault) for fault in list(faults)[:most]]
     return "\n".join(lines + ([f"... and {len(faults) - most} more"] if len(faults) > most else []))
@@ -219,14 +219,14 @@ def _identifier(row: dict[str, Any], line: int) -> str:
     return str(value)
 
 
-def _inputs(row: dict[str, Any], folder: Path) -> dict[str, Item]:
+def _inputs(row: dict[str, Any], folder: Path) -> dict[str, InputRef]:
     start, end = _seconds(row, "start"), _seconds(row, "end")
     if start is not None and end is not None and end <= start:
         raise _RowError(f"start {start} and end {end}: the end must come after the start")
     numbers = row.get("signals")
     listed = isinstance(numbers, list)
     named = [key for key in INPUTS if not (listed and key == "signals") and _string(row, key) is not None]
-    inputs = {key: Item(str(folder / row[key]), start or 0.0, end) for key in named}
+    inputs = {key: InputRef(str(folder / row[key]), start or 0.0, end) for key in named}
     if not inputs and not listed and not any(row.get(key) for key in _ALONE):
         texts = " or ".join(_ALONE)
         raise _RowError(f"no input: one of {', '.join(INPUTS)} must name a file, or a {texts} hold a text")
@@ -234,7 +234,7 @@ def _inputs(row: dict[str, Any], folder: Path) -> dict[str, Item]:
         reason = missing(item.path) if row[key] else "the name of the file is empty"
         if reason:
             raise _RowError(f"{key}: {reason}")
-    return {**inputs, "signals": Item("", numbers=_numbers(numbers))} if listed else inputs
+    return {**inputs, "signals": InputRef("", numbers=_numbers(numbers))} if listed else inputs
 
 
 def _numbers(values: list[Any]) -> tuple[float, ...]:

@@ -12,13 +12,13 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import Sampler
 
-from mmprefix.data.columns import Fields
-from mmprefix.data.dataset import Asks, Examples, Loader, Reader
-from mmprefix.data.index import Count, Rows, read_rows
+from mmprefix.data.columns import ColumnMapping
+from mmprefix.data.dataset import BatchLoader, LoadInput, ManifestDataset, SampleQuestions
+from mmprefix.data.index import DatasetIndex, TokenCounter, build_index
 from mmprefix.data.inspect import COLUMNS as _COLUMNS
 from mmprefix.data.inspect import MediaKind
 from mmprefix.data.manifest import Example, listing, splits
-from mmprefix.data.samplers import BucketSampler, Draw, Epochs, EvalSampler, ResumingSampler
+from mmprefix.data.samplers import BatchRows, BucketSampler, Epochs, EvalSampler, ResumingSampler
 from mmprefix.errors import InputError
 from mmprefix.types import Batch
 
@@ -85,7 +85,7 @@ class PairData(LightningDataModule):
         max_tokens: int | None = None,
     ) -> None:
         super().__init__()
-        self.fields = Fields((context,) if isinstance(context, str) else tuple(context), target)
+        self.fields = ColumnMapping((context,) if isinstance(context, str) else tuple(context), target)
         given = {"train": train, "val": val, "test": test, "predict": predict}
         self.manifests = {key: [value] if isinstance(value, str) else value for key, value in given.items()}
         self.root, self.where = root, where
@@ -93,13 +93,13 @@ class PairData(LightningDataModule):
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers, self.seed, self.on_bad, self.bucket = num_workers, seed, on_bad, bucket
         self.prompt, self.drop_last, self.max_captions, self.max_tokens = prompt, drop_last, max_captions, max_tokens
-        self.count: Count | None = None  # how many tokens a text has for the decoder, where that is to be known
-        self.preprocess: Mapping[str, Reader] = {}
-        self.recall: dict[str, Reader] = {}  # what takes the place of ``preprocess`` where features were kept
+        self.count: TokenCounter | None = None  # how many tokens a text has for the decoder, where that is to be known
+        self.preprocess: Mapping[str, LoadInput] = {}
+        self.recall: dict[str, LoadInput] = {}  # what takes the place of ``preprocess`` where features were kept
         self.media: Mapping[str, MediaKind] = {}
         self.reads_text = False
-        self.rows: dict[str, Rows] = {}
-        self._datasets: dict[str, Examples] = {}
+        self.rows: dict[str, DatasetIndex] = {}
+        self._datasets: dict[str, ManifestDataset] = {}
         self._order: ResumingSampler | None = None
         self._origin: dict[str, Any] = {}  # of the checkpoint that is resumed, until training starts
         self._content: dict[str, Any] = {}  # all that the order of the batches follows from
@@ -144,12 +144,12 @@ class PairData(LightningDataModule):
         }
         for split in _STAGES[stage]:
             captions = self.max_captions if split == "train" else None
-            targets = split != "predict" and self.asks is None
+            targets = split != "predict" and self.sample_questions is None
             count = self.count if self.max_tokens and split == "train" else None
-            self.rows[split] = read_rows(
+            self.rows[split] = build_index(
                 self._files(split), branches, self.where, targets, captions, self.fields, self.reads_text, count
             )
-            self.look_through(self.rows[split])
+            self.filter_rows(self.rows[split])
             self._datasets[split] = self._dataset(self.rows[split].examples, captions, split == "train")
         faults = [fault for split in _STAGES[stage] for fault in self.rows[split].faults]
         if faults:
@@ -168,18 +168,20 @@ class PairData(LightningDataModule):
         file = str(Path(self.root) / "manifest.jsonl")
         return [(file, split)] if split in splits(file) else []
 
-    asks: Asks | None = None  # what is asked about a row, where targets are answers
+    sample_questions: SampleQuestions | None = None  # what is asked about a row, where targets are answers
 
-    def look_through(self, rows: Rows) -> None:
+    def filter_rows(self, rows: DatasetIndex) -> None:
         """Moves rows that are of no use to this data module to the faults of ``rows``; here none."""
 
-    def _dataset(self, examples: list[Example], captions: int | None, training: bool) -> Examples:
+    def _dataset(self, examples: list[Example], captions: int | None, training: bool) -> ManifestDataset:
         bad = self.on_bad == "skip"
-        return Examples(examples, self.preprocess, self.prompt, captions, self.seed, bad, self.asks, training)
+        return ManifestDataset(
+            examples, self.preprocess, self.prompt, captions, self.seed, bad, self.sample_questions, training
+        )
 
     # ------------------------------------------------------------------------------------------------------- loaders
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> BatchLoader:
         """Batches in an order that depends on ``seed`` and epoch only, from where the run stopped if it is resumed."""
         rank, world = self._processes()
         rows = self._need("train")
@@ -204,24 +206,24 @@ class PairData(LightningDataModule):
         self._order = ResumingSampler(sampler, lambda: progress.processed, max(1, limit), self._start())
         return self._order
 
-    def val_dataloader(self) -> Loader | list[Batch]:
+    def val_dataloader(self) -> BatchLoader | list[Batch]:
         """Every row once; an empty list where there is nothing to validate on."""
         return self._evaluation("val") if self.rows["val"].order else []
 
-    def test_dataloader(self) -> Loader:
+    def test_dataloader(self) -> BatchLoader:
         """Every row once."""
         return self._evaluation("test")
 
-    def predict_dataloader(self) -> Loader:
+    def predict_dataloader(self) -> BatchLoader:
         """Every row once, in the order of the manifests."""
         return self._evaluation("predict")
 
-    def _evaluation(self, split: Split) -> Loader:
+    def _evaluation(self, split: Split) -> BatchLoader:
         bucket = self.bucket and split != "predict"
         rows = self._need(split)
         return self._loader(split, EvalSampler(rows.order, self.eval_batch_size, bucket, *self._processes()))
 
-    def _need(self, split: Split) -> Rows:
+    def _need(self, split: Split) -> DatasetIndex:
         rows = self.rows[split]
         if not rows.order:
             aim = {"train": "train on", "val": "validate on", "test": "test on", "predict": "predict"}[split]
@@ -240,9 +242,9 @@ class PairData(LightningDataModule):
             )
         return trainer.global_rank, trainer.world_size
 
-    def _loader(self, split: Split, sampler: Sampler[Draw]) -> Loader:
+    def _loader(self, split: Split, sampler: Sampler[BatchRows]) -> BatchLoader:
         cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return Loader(
+        return BatchLoader(
             self._datasets[split],
             batch_size=None,  # the sampler draws whole batches, and the data set reads them
             sampler=sampler,
@@ -259,7 +261,7 @@ class PairData(LightningDataModule):
         """The epoch, the batches of it that are done, the batches done in all, and what their order follows from."""
         if self._order is None:
             return {}
-        epoch, batches = self._order.place()
+        epoch, batches = self._order.position()
         return {"epoch": epoch, "batches": batches, "total": self._order.done(), "content": self._content}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -15,21 +15,21 @@ from torch.utils.data import Sampler
 POOL = 50  # batches within which rows are sorted by length: long enough to sort well, short enough to stay random
 
 
-class Draw(NamedTuple):
+class BatchRows(NamedTuple):
     """The rows of one batch, and the epoch that draws them."""
 
     epoch: int
     rows: list[int]
 
 
-class Row(NamedTuple):
+class RowKey(NamedTuple):
     """What the order needs to know of a row: which inputs it has, and a key by which rows of like length are near."""
 
     inputs: frozenset[str]
     length: tuple[float, ...]
 
 
-class BucketSampler(Sampler[Draw]):
+class BucketSampler(Sampler[BatchRows]):
     """The batches of training, epoch after epoch.
 
     A step of the whole run takes ``batch_size * world`` rows, all with the same inputs, and deals them out to the
@@ -45,7 +45,7 @@ class BucketSampler(Sampler[Draw]):
 
     def __init__(
         self,
-        rows: Sequence[Row],
+        rows: Sequence[RowKey],
         batch_size: int,
         seed: int = 0,
         bucket: bool = True,
@@ -60,24 +60,25 @@ class BucketSampler(Sampler[Draw]):
         self.groups = list(_groups(rows).values())
         self.lengths = np.array([row.length for row in rows], dtype=np.float64).reshape(len(rows), -1)
         self.epoch = self.skip = 0
-        self._steps = len(self._cut([self._order(group, np.random.default_rng(0)) for group in self.groups]))
+        self._steps = len(self._steps_of([self._order(group, np.random.default_rng(0)) for group in self.groups]))
 
     def __len__(self) -> int:
         return self._steps
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[BatchRows]:
         return iter(self.batches(self.epoch)[self.skip :])
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
         """The epoch that the next iteration draws, and how many of its batches to leave out at the start."""
         self.epoch, self.skip = epoch, skip
 
-    def batches(self, epoch: int) -> list[Draw]:
+    def batches(self, epoch: int) -> list[BatchRows]:
         """The batches of this process in ``epoch``."""
         random = np.random.default_rng([self.seed, epoch])
-        steps = self._cut([self._order(group, random) for group in self.groups])
+        steps = self._steps_of([self._order(group, random) for group in self.groups])
         return [
-            Draw(epoch, steps[number][self.rank :: self.world].tolist()) for number in random.permutation(len(steps))
+            BatchRows(epoch, steps[number][self.rank :: self.world].tolist())
+            for number in random.permutation(len(steps))
         ]
 
     def _order(self, group: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -92,7 +93,7 @@ class BucketSampler(Sampler[Draw]):
     def _sorted(self, pool: np.ndarray) -> np.ndarray:
         return pool[np.lexsort(self.lengths[pool].T[::-1])]  # lexsort wants the most important key last
 
-    def _cut(self, orders: list[np.ndarray]) -> list[np.ndarray]:
+    def _steps_of(self, orders: list[np.ndarray]) -> list[np.ndarray]:
         size = self.batch_size * self.world
         least = size if self.drop_last else self.world
         if self.max_tokens:
@@ -113,7 +114,7 @@ class BucketSampler(Sampler[Draw]):
         yield order[start:]
 
 
-class EvalSampler(Sampler[Draw]):
+class EvalSampler(Sampler[BatchRows]):
     """The batches of one evaluation: every row exactly once, in an order that never changes.
 
     With ``bucket`` rows of like length share a batch, and batches come in the order of their first rows. Processes take
@@ -123,7 +124,7 @@ class EvalSampler(Sampler[Draw]):
     """
 
     def __init__(
-        self, rows: Sequence[Row], batch_size: int, bucket: bool = False, rank: int = 0, world: int = 1
+        self, rows: Sequence[RowKey], batch_size: int, bucket: bool = False, rank: int = 0, world: int = 1
     ) -> None:
         lengths = [row.length for row in rows]
         batches: list[list[int]] = []
@@ -139,8 +140,8 @@ class EvalSampler(Sampler[Draw]):
     def __len__(self) -> int:
         return len(self.mine)
 
-    def __iter__(self) -> Iterator[Draw]:
-        return iter([Draw(0, rows) for rows in self.mine])
+    def __iter__(self) -> Iterator[BatchRows]:
+        return iter([BatchRows(0, rows) for rows in self.mine])
 
 
 class Epochs(Protocol):
@@ -153,7 +154,7 @@ class Epochs(Protocol):
     def set_epoch(self, epoch: int, skip: int = 0) -> None: ...
 
 
-class ResumingSampler(Sampler[Draw]):
+class ResumingSampler(Sampler[BatchRows]):
     """``sampler``, at each start of an epoch set to the place where the run really is.
 
     ``done`` tells how many batches this run has been trained on, over all epochs and restarts; ``origin`` is the epoch,
@@ -170,19 +171,19 @@ class ResumingSampler(Sampler[Draw]):
     def __len__(self) -> int:
         return len(self.sampler)
 
-    def place(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int]:
         """The epoch that the run is in, and how many of its batches are done."""
         epoch, batch, done = self.origin
         since = max(0, self.done() - done)  # a trainer may ask before it has restored its own count
         more, batch = divmod(batch + since, self.limit)
         return epoch + more, batch
 
-    def __iter__(self) -> Iterator[Draw]:
-        self.sampler.set_epoch(*self.place())
+    def __iter__(self) -> Iterator[BatchRows]:
+        self.sampler.set_epoch(*self.position())
         return iter(self.sampler)
 
 
-def _groups(rows: Sequence[Row]) -> dict[frozenset[str], np.ndarray]:
+def _groups(rows: Sequence[RowKey]) -> dict[frozenset[str], np.ndarray]:
     """The numbers of the rows by the inputs that they have, in order of appearance."""
     groups: dict[frozenset[str], list[int]] = {}
     for number, row in enumerate(rows):

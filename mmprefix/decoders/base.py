@@ -13,7 +13,7 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.parts import Part
 from mmprefix.types import AnyPrefix, Candidate, Features
-from mmprefix.weights.source import Identity
+from mmprefix.weights.source import Provenance
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Decoder(Part, nn.Module, ABC):
     heads: int  # H, key-value heads
     head_width: int  # K
     frozen: bool
-    identity: Identity
+    identity: Provenance
 
     @property
     def trained(self) -> tuple[str, ...]:
@@ -53,15 +53,15 @@ class Decoder(Part, nn.Module, ABC):
     memory_dim: int | None = None  # D of the frames that it looks at beside the prefix; None: it has no cross-attention
 
     @abstractmethod
-    def start(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
+    def prefill(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
         """Reads a prefix: the trunk that everything below continues, unchanged by it and usable again."""
 
     @abstractmethod
-    def open(self, state: State, prompts: list[str]) -> State:
+    def append_prompts(self, state: State, prompts: list[str]) -> State:
         """The trunk lengthened by each input's prompt; questions may follow."""
 
     @abstractmethod
-    def close(self, state: State, prompts: list[str], questions: list[str]) -> State:
+    def append_questions(self, state: State, prompts: list[str], questions: list[str]) -> State:
         """An opened trunk lengthened by each input's question (or ""), so that a text can follow."""
 
     @abstractmethod
@@ -71,39 +71,39 @@ class Decoder(Part, nn.Module, ABC):
         """How badly each target of each input is predicted after the prefix, the input's prompt, and its question."""
 
     @abstractmethod
-    def write(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
+    def generate_from(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
         """For each input its texts behind a closed trunk, the best first."""
 
     @abstractmethod
-    def weigh(self, state: State, choices: list[str], after: str) -> Tensor:
+    def choice_log_probs(self, state: State, choices: list[str], after: str) -> Tensor:
         """The total log-probability (B C) of each of C allowed texts behind a trunk closed by the text ``after``."""
 
-    def read(self, state: State, prompts: list[str], questions: list[str] | None = None) -> State:
+    def append(self, state: State, prompts: list[str], questions: list[str] | None = None) -> State:
         """The trunk lengthened by all that stands before a text."""
-        return self.close(self.open(state, prompts), prompts, questions or [""] * len(prompts))
+        return self.append_questions(self.append_prompts(state, prompts), prompts, questions or [""] * len(prompts))
 
     def generate(
         self, state: State, prompts: list[str], options: GenerateOptions, questions: list[str] | None = None
     ) -> list[list[Candidate]]:
         """For each input its texts after the prefix, its prompt and its question, the best first."""
         with torch.no_grad():
-            return self.write(self.read(state, prompts, questions), options)
+            return self.generate_from(self.append(state, prompts, questions), options)
 
-    def choose(
+    def score_choices(
         self, state: State, prompts: list[str], choices: list[str], questions: list[str] | None = None
     ) -> Tensor:
         """The log-probability (B C) of each of C allowed texts behind an opened trunk, given that it is one of them."""
         questions = questions or [""] * len(prompts)
-        closed = self.close(state, prompts, questions)
+        closed = self.append_questions(state, prompts, questions)
         ends = [(question or prompt)[-1:] for question, prompt in zip(questions, prompts, strict=True)]
         found = torch.zeros(len(prompts), len(choices), device=state.mask.device)
         for end in dict.fromkeys(ends):  # what a text begins with depends on what it follows
             rows = torch.tensor([one == end for one in ends], device=state.mask.device)
-            found = torch.where(rows[:, None], self.weigh(closed, choices, end), found)
+            found = torch.where(rows[:, None], self.choice_log_probs(closed, choices, end), found)
         return found.log_softmax(-1)
 
     @abstractmethod
-    def count(self, texts: list[str]) -> list[int]:
+    def count_tokens(self, texts: list[str]) -> list[int]:
         """How many tokens each text is written with, its end included."""
 
     @abstractmethod
@@ -114,7 +114,7 @@ class Decoder(Part, nn.Module, ABC):
     def recompute_layers(self) -> None:
         """Has the layers keep less for the way back, and compute it again there: less memory, more time."""
 
-    def adopt(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
+    def remap_saved(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
         """The ``tensors`` of a saved model (by name) as this decoder can take them; it was built with ``options``."""
         return tensors
 

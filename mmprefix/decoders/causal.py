@@ -11,27 +11,27 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedTokenizerBase
 
 from mmprefix.decoders.base import Decoder, TextLoss
-from mmprefix.decoders.language_model import refuse_scaled_logits, untied
+from mmprefix.decoders.language_model import copy_head, refuse_scaled_logits
 from mmprefix.decoders.lora import add_lora
 from mmprefix.errors import InputError
 from mmprefix.fast import last_layer, small_batch_linear
-from mmprefix.fast.activation_checkpointing import recompute
-from mmprefix.fast.chunked_nll import target_nll
-from mmprefix.fast.gelu import fuse
-from mmprefix.generation.constraints import Rule, rules_of
+from mmprefix.fast.activation_checkpointing import checkpoint_layers
+from mmprefix.fast.chunked_nll import chunked_nll
+from mmprefix.fast.gelu import fuse_gelu
+from mmprefix.generation.constraints import LogitsProcessor, processors_for
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.generation.search import grow
-from mmprefix.generation.strategies import Line
-from mmprefix.generation.tree import tree_behind
+from mmprefix.generation.search import search
+from mmprefix.generation.strategies import Hypothesis
+from mmprefix.generation.tree import open_tree
 from mmprefix.kv_cache import cache as caches
-from mmprefix.kv_cache.masks import bias
-from mmprefix.kv_cache.packing import pack, plan_scores
+from mmprefix.kv_cache.masks import additive_mask
+from mmprefix.kv_cache.packing import pack_texts, plan_targets
 from mmprefix.kv_cache.state import Memory, State
-from mmprefix.kv_cache.trie import trie
+from mmprefix.kv_cache.trie import build_trie
 from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, MixedPrefix
 from mmprefix.weights import dry_run, transformers
 from mmprefix.weights import source as sources
-from mmprefix.weights.transformers import tokenizer_for
+from mmprefix.weights.transformers import load_tokenizer
 
 SPELT = 1 << 17  # texts whose tokens are remembered
 
@@ -66,19 +66,19 @@ class CausalDecoder(Decoder):
         dropout: float | None = None,
     ) -> None:
         super().__init__()
-        folder = sources.folder(model, revision, weights=not dry_run.sizes_only())
-        self.identity = sources.identify(model, folder)
+        folder = sources.resolve_folder(model, revision, weights=not dry_run.sizes_only())
+        self.identity = sources.provenance_of(model, folder)
         self.stop, self.frozen, self.noisy = stop, frozen, noisy
         self.lm, self.tokenizer = self.load(model, folder, dtype)
-        fuse(self.lm)
+        fuse_gelu(self.lm)
         self.width = self.lm.get_input_embeddings().embedding_dim
-        self.layers, self.heads, self.head_width, self.positions = self.sizes(self.lm.config.get_text_config())
+        self.layers, self.heads, self.head_width, self.max_positions = self.sizes(self.lm.config.get_text_config())
         self.eos = cast(int | None, self.tokenizer.eos_token_id)
         if stop is None and self.eos is None:
             raise InputError(f"decoder {model!r}: its tokenizer has no end-of-text token; give stop='.' or the like")
         self._stops: Tensor | None = None
         self._spelt: dict[str, list[int]] = {}
-        self._narrows = last_layer.hook(self.stack, self.layers)
+        self._narrows = last_layer.install(self.stack, self.layers)
         if frozen:
             self.requires_grad_(False)
         if dropout is not None:
@@ -92,16 +92,16 @@ class CausalDecoder(Decoder):
             self.lora = add_lora(self.lm, lora_rank, lora_alpha, lora_targets)
         self.own_head: nn.Linear | None = None
         if train_head:
-            self.own_head = untied(self.lm.get_output_embeddings())
+            self.own_head = copy_head(self.lm.get_output_embeddings())
         if frozen:
-            small_batch_linear.prepare(self.lm)
+            small_batch_linear.patch_linears(self.lm)
         self.train()  # in what ``train`` makes of it: a trainer leaves each part in the mode that it finds it in
 
     def load(self, name: str, folder: Path, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
         """The language model and its tokenizer from ``folder``; InputError where they are not there or of no use."""
-        lm, _ = transformers.load(AutoModelForCausalLM, name, folder, dtype)
+        lm, _ = transformers.load_model(AutoModelForCausalLM, name, folder, dtype)
         refuse_scaled_logits(name, lm.config.get_text_config())
-        return lm, tokenizer_for(lm, name, folder)
+        return lm, load_tokenizer(lm, name, folder)
 
     def sizes(self, config: Any) -> tuple[int, int, int, int]:
         """L, H, K, and how many positions there are (0: no limit known)."""
@@ -124,16 +124,16 @@ class CausalDecoder(Decoder):
         """A frozen model stays in evaluation mode whatever ``mode`` says, unless it is to be noisy."""
         return super().train(mode and (self.noisy or not self.frozen))
 
-    def start(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
+    def prefill(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
         """Embeddings (B P E) are run through the model once; keys and values (L B H P K) are taken as they are."""
         if memory is not None:
             raise InputError(f"decoder {self.identity.source!r}: has no cross-attention, so it can look at no frames")
-        return self.begin(prefix, None)
+        return self._prefill(prefix, None)
 
-    def begin(self, prefix: AnyPrefix, memory: Memory | None) -> State:
+    def _prefill(self, prefix: AnyPrefix, memory: Memory | None) -> State:
         """The same, where what is looked at beside the prefix is known."""
         if isinstance(prefix, MixedPrefix):
-            return self._extend(self.begin(prefix.deep, memory), prefix.soft.embeds, prefix.soft.mask)
+            return self._extend(self._prefill(prefix.deep, memory), prefix.soft.embeds, prefix.soft.mask)
         if isinstance(prefix, DeepPrefix):
             if prefix.gate is not None:
                 raise InputError("a gated deep prefix needs a decoder with gated attention; this one joins it")
@@ -150,8 +150,8 @@ class CausalDecoder(Decoder):
         """
         if not questions or not any(questions):
             ids = [[self._target_ids(p, t) for t in texts] for p, texts in zip(prompts, targets, strict=True)]
-            return self.token_loss(self.read(state, prompts), ids)
-        state = self.open(state, prompts)
+            return self.token_loss(self.append(state, prompts), ids)
+        state = self.append_prompts(state, prompts)
         asked = [[self._ask(p, q) for q in row] for p, row in zip(prompts, questions, strict=True)]
         ids = [
             [before + self._target_ids(q or p, t) for before, q, t in zip(some, row, texts, strict=True)]
@@ -165,16 +165,18 @@ class CausalDecoder(Decoder):
         ``asked`` is the number of tokens of each that are given, not predicted.
         """
         rows = [[tokens[:-1] for tokens in texts] for texts in ids]  # the last token of a text predicts nothing
-        device, here = state.mask.device, pack(rows)
+        device, here = state.mask.device, pack_texts(rows)
         self._check_room(state, max((len(tokens) for texts in rows for tokens in texts), default=0) + 1)
         hidden = self._last(state)
         if here.numel():
             packed, branch, offset = here.to(device, non_blocking=True).unbind()
             sees = (branch[:, :, None] == branch[:, None]) & (offset[:, :, None] >= offset[:, None])  # (B N N)
-            found = self.run(state, self._cache(state), self.embed(packed), sees, self.place(state, offset))
+            found = self.forward_tokens(
+                state, self._cache(state), self.embed(packed), sees, self.position_ids(state, offset)
+            )
             real = (here[1].flatten() >= 0).nonzero()[:, 0].to(device, non_blocking=True)
             hidden = torch.cat([hidden, found.flatten(0, 1).index_select(0, real)])  # (R E)
-        row, target, text = plan_scores(ids, asked)
+        row, target, text = plan_targets(ids, asked)
         if asked:
             used, row = row.unique(return_inverse=True)
             hidden = hidden[used.to(device, non_blocking=True)]
@@ -189,31 +191,31 @@ class CausalDecoder(Decoder):
 
     def _nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
         """Of target tokens (C,), each predicted by one of the rows of hidden states (R E); both are on the CPU."""
-        head = self.fixed_head()
+        head = self.output_matrix()
         if head is not None:
-            return target_nll(hidden, head, row, target)
-        return -self.head(hidden).float().log_softmax(-1)[row.to(hidden.device), target.to(hidden.device)]
+            return chunked_nll(hidden, head, row, target)
+        return -self.logits(hidden).float().log_softmax(-1)[row.to(hidden.device), target.to(hidden.device)]
 
     @torch.no_grad()
-    def write(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
+    def generate_from(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
         """Texts behind a closed trunk; see ``GenerateOptions``."""
-        lines = self.search(state, options, self.stops(exactly=options.ranking == "clipcap"))
+        lines = self.search_tokens(state, options, self.stop_ids(exactly=options.ranking == "clipcap"))
         return [[Candidate(self._text(ids), score) for ids, score in group] for group in lines]
 
     @torch.no_grad()
-    def search(self, state: State, options: GenerateOptions, stops: Tensor) -> list[list[Line]]:
+    def search_tokens(self, state: State, options: GenerateOptions, stops: Tensor) -> list[list[Hypothesis]]:
         """The same in token ids, stop token included; ``stops`` (any number) are the ids that end a line."""
-        assert state.last is not None
+        assert state.last_hidden is not None
         self._check_room(state, options.max_new_tokens)
-        with tree_behind(self, state, options.width, options.max_new_tokens - 1) as tree:
-            return grow(self.head(state.last), tree, options, stops, self.rules(options, stops))
+        with open_tree(self, state, options.width, options.max_new_tokens - 1) as tree:
+            return search(self.logits(state.last_hidden), tree, options, stops, self.logits_processors(options, stops))
 
-    def rules(self, options: GenerateOptions, stops: Tensor) -> list[Rule]:
+    def logits_processors(self, options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
         """What no line of ``search`` may go on with."""
-        return rules_of(options, stops)
+        return processors_for(options, stops)
 
     @torch.no_grad()
-    def weigh(self, state: State, choices: list[str], after: str) -> Tensor:
+    def choice_log_probs(self, state: State, choices: list[str], after: str) -> Tensor:
         """The choices are one trie behind the trunk, run in one pass; (B C) float32.
 
         Raises InputError where two choices are the same tokens.
@@ -221,27 +223,29 @@ class CausalDecoder(Decoder):
         ids = [self._target_ids(after, text) + ([] if self.stop is None else self._ids(self.stop)) for text in choices]
         if len({tuple(tokens) for tokens in ids}) < len(ids):
             raise InputError(f"two of the choices are the same to this decoder: {', '.join(sorted(choices))}")
-        tree = trie(ids, state.mask.device)
+        tree = build_trie(ids, state.mask.device)
         self._check_room(state, int(tree.depth.max()) + 1 if len(tree.depth) else 1)
         hidden, count = self._last(state)[:, None], len(state.mask)
         if len(tree.tokens):
             nodes, depth = (part.expand(count, -1) for part in (tree.tokens, tree.depth))
-            sees = tree.sees.expand(count, -1, -1)
-            found = self.run(state, self._cache(state), self.embed(nodes), sees, self.place(state, depth))
+            sees = tree.visible.expand(count, -1, -1)
+            found = self.forward_tokens(
+                state, self._cache(state), self.embed(nodes), sees, self.position_ids(state, depth)
+            )
             hidden = torch.cat([hidden, found], dim=1)  # (B 1+M E)
-        edges = [self.head(row).float().log_softmax(-1)[tree.places, tree.next] for row in hidden]  # a row at a time:
+        edges = [self.logits(row).float().log_softmax(-1)[tree.node, tree.token] for row in hidden]  # a row at a time:
         total = torch.zeros(count, len(choices), device=hidden.device)  # the vocabulary is wide
-        return total.index_add(1, tree.text, torch.stack(edges)[:, tree.edge])
+        return total.index_add(1, tree.text_of_use, torch.stack(edges)[:, tree.edge_of_use])
 
-    def open(self, state: State, prompts: list[str]) -> State:
+    def append_prompts(self, state: State, prompts: list[str]) -> State:
         """Where nothing was run yet (no prefix, or a deep one) an empty prompt is the begin-of-text token."""
         if all(prompts):
             begun = [True] * len(prompts)
         else:
-            begun = [False] * len(prompts) if state.last is None else state.last.any(1).tolist()
+            begun = [False] * len(prompts) if state.last_hidden is None else state.last_hidden.any(1).tolist()
         return self._append(state, [self._lead(prompt, not some) for prompt, some in zip(prompts, begun, strict=True)])
 
-    def close(self, state: State, prompts: list[str], questions: list[str]) -> State:
+    def append_questions(self, state: State, prompts: list[str], questions: list[str]) -> State:
         """Behind an opened trunk, each input's question."""
         return self._append(state, [self._ask(p, q) for p, q in zip(prompts, questions, strict=True)])
 
@@ -262,12 +266,12 @@ class CausalDecoder(Decoder):
         """What stands between a prompt and a text."""
         return self._ids(question)
 
-    def head(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V)."""
         head = self.lm.get_output_embeddings() if self.own_head is None else self.own_head
         return head(hidden)
 
-    def fixed_head(self) -> nn.Linear | None:
+    def output_matrix(self) -> nn.Linear | None:
         """The output matrix where it alone makes the logits and is not trained; else None."""
         head = self.lm.get_output_embeddings() if self.own_head is None else self.own_head
         return head if type(head) is nn.Linear and not head.weight.requires_grad else None
@@ -276,7 +280,7 @@ class CausalDecoder(Decoder):
         """Tokens of texts (B N) → what the model reads (B N E)."""
         return self._embed(ids)
 
-    def stops(self, exactly: bool = False) -> Tensor:
+    def stop_ids(self, exactly: bool = False) -> Tensor:
         """The token ids that end a text: end-of-text, or every token that completes the ``stop`` text.
 
         ``exactly``: only the token that is the ``stop`` text and nothing more, as the published code has it.
@@ -307,18 +311,18 @@ class CausalDecoder(Decoder):
         causal = torch.ones(n, n, dtype=torch.bool, device=mask.device).tril()
         own = torch.eye(n, dtype=torch.bool, device=mask.device)
         sees = causal & mask[:, None] | own  # padding sees itself, so that no row of the attention is empty
-        place = self.place(state, (mask.cumsum(1) - 1).clamp(min=0))
+        place = self.position_ids(state, (mask.cumsum(1) - 1).clamp(min=0))
         end = torch.where(mask, torch.arange(1, n + 1, device=mask.device), 0).amax(1)  # 0: nothing real
         ending = (end - 1).clamp(min=0)
         cache = last_layer.cache_for(state.cache, self.layers) if self._narrows else self._cache(state)
-        with last_layer.reading((ending, n) if self._narrows else None):
-            hidden = self.run(state, cache, embeds.to(self._dtype), sees, place)
+        with last_layer.only_at((ending, n) if self._narrows else None):
+            hidden = self.forward_tokens(state, cache, embeds.to(self._dtype), sees, place)
         last = hidden[torch.arange(len(end), device=end.device), ending]
-        last = torch.where((end > 0)[:, None], last, 0.0 if state.last is None else state.last)
+        last = torch.where((end > 0)[:, None], last, 0.0 if state.last_hidden is None else state.last_hidden)
         layers = tuple((layer.keys, layer.values) for layer in cast(list[Any], cache.layers))
         return State(layers, torch.cat([state.mask, mask], dim=1), last, state.memory)
 
-    def run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
+    def forward_tokens(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
         """N tokens (B N E) behind the cache of a trunk, which grows by them → hidden states (B N E').
 
         ``sees`` (B N M) says which of the tokens behind the trunk each looks at; all look at the trunk.
@@ -327,7 +331,7 @@ class CausalDecoder(Decoder):
         with self.own_precision():
             out = self.lm.base_model(
                 inputs_embeds=embeds,
-                attention_mask=bias(visible, embeds.dtype),
+                attention_mask=additive_mask(visible, embeds.dtype),
                 position_ids=places,
                 past_key_values=cache,
                 use_cache=True,
@@ -340,18 +344,18 @@ class CausalDecoder(Decoder):
 
     def _last(self, state: State) -> Tensor:
         """The hidden state (B E) after the trunk; zeros where nothing was run, for what nobody will read."""
-        if state.last is not None:
-            return state.last
+        if state.last_hidden is not None:
+            return state.last_hidden
         width = self.lm.get_output_embeddings().in_features
         return torch.zeros(len(state.mask), width, dtype=self._dtype, device=self._device)
 
-    def place(self, state: State, offset: Tensor) -> Tensor:
+    def position_ids(self, state: State, offset: Tensor) -> Tensor:
         """Position numbers (B N) of tokens that stand ``offset`` (B N) behind the trunk's real positions."""
         return state.mask.sum(1, keepdim=True) + offset
 
     def _cache(self, state: State) -> DynamicCache:
         """A cache of its own for one run: the model lengthens it in place, the state stays as it was."""
-        return caches.given(state.cache)
+        return caches.cache_over(state.cache)
 
     def _embed(self, ids: Tensor) -> Tensor:
         return self.lm.get_input_embeddings()(ids)
@@ -373,14 +377,14 @@ class CausalDecoder(Decoder):
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Each layer by itself, for inputs of any length."""
-        for layer in last_layer.layers_of(self.stack, self.layers):
+        for layer in last_layer.decoder_layers(self.stack, self.layers):
             layer.compile(dynamic=True, backend=backend)
 
     def recompute_layers(self) -> None:
         """All but the last, of which little is kept anyway."""
-        recompute(last_layer.layers_of(self.stack, self.layers)[:-1])
+        checkpoint_layers(last_layer.decoder_layers(self.stack, self.layers)[:-1])
 
-    def count(self, texts: list[str]) -> list[int]:
+    def count_tokens(self, texts: list[str]) -> list[int]:
         """How many tokens each text is written with, its end included."""
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         return [len(some) + (self.stop is None) for some in cast(list[list[int]], ids)]
@@ -390,13 +394,15 @@ class CausalDecoder(Decoder):
 
     def _check_room(self, state: State, more: int, real: Tensor | None = None) -> None:
         """``more`` positions, of which ``real`` (B N) says which are; padding takes none."""
-        if not self.positions or state.mask.shape[1] + more <= self.positions:  # a GPU need not be asked for the masks
+        if (
+            not self.max_positions or state.mask.shape[1] + more <= self.max_positions
+        ):  # a GPU need not be asked for the masks
             return
         used = int(state.mask.sum(1).max()) if state.mask.numel() else 0
         more = more if real is None else int(real.sum(1).max())
-        if used + more > self.positions:
+        if used + more > self.max_positions:
             raise InputError(
-                f"the decoder {self.identity.source!r} has {self.positions} positions, "
+                f"the decoder {self.identity.source!r} has {self.max_positions} positions, "
                 f"but {more} more are needed after the {used} that prefix and prompt take; shorten one of them"
             )
 

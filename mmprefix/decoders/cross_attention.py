@@ -26,11 +26,11 @@ from transformers import (
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.errors import InputError
 from mmprefix.kv_cache import cache as caches
-from mmprefix.kv_cache.masks import bias
+from mmprefix.kv_cache.masks import additive_mask
 from mmprefix.kv_cache.state import Layer, Memory, State
 from mmprefix.types import AnyPrefix, Features, MixedPrefix, Prefix
 from mmprefix.weights import transformers
-from mmprefix.weights.transformers import tokenizer_for
+from mmprefix.weights.transformers import load_tokenizer
 
 _looked: ContextVar[tuple[Tensor, Tensor | None]] = ContextVar("looked")  # places (B N), bias of the memory (B 1 1 T)
 
@@ -69,7 +69,7 @@ class CrossDecoder(CausalDecoder):
         half = cast(Any, self.lm).get_decoder()
         self.crossed = [cast(Any, layer).encoder_attn for layer in half.layers]
         self.previous: list[int] = []
-        if self.hears:
+        if self.reads_speech:
             spoken = [] if language is None else [f"<|{language}|>"]
             self.previous = self._special(["<|startofprev|>"])
             self.begins = self._special(["<|startoftranscript|>", *spoken, f"<|{task}|>", "<|notimestamps|>"])
@@ -89,24 +89,24 @@ class CrossDecoder(CausalDecoder):
         return cast(Any, self.lm).get_decoder()
 
     @property
-    def hears(self) -> bool:
+    def reads_speech(self) -> bool:
         """Whether it looks at the frames of speech; else at what its own encoder makes of the prompt."""
         return self.lm.main_input_name == "input_features"
 
     def load(self, name: str, folder: Path, dtype: str) -> tuple[Any, PreTrainedTokenizerBase]:
         """The model without the half that is not needed, and its tokenizer."""
-        if transformers.kind(name, folder) == "whisper":
-            lm, _ = transformers.load(WhisperForConditionalGeneration, name, folder, dtype)
+        if transformers.model_type(name, folder) == "whisper":
+            lm, _ = transformers.load_model(WhisperForConditionalGeneration, name, folder, dtype)
             lm.model.encoder = nn.Identity()  # its frames come from a branch
         else:
-            lm, _ = transformers.load(AutoModelForSeq2SeqLM, name, folder, dtype)
+            lm, _ = transformers.load_model(AutoModelForSeq2SeqLM, name, folder, dtype)
         layers = getattr(lm.get_decoder(), "layers", None) if hasattr(lm, "get_decoder") else None
         if not layers or not hasattr(layers[0], "encoder_attn") or not hasattr(lm.get_decoder(), "embed_positions"):
             raise InputError(
                 f"decoder {name!r}: a {lm.config.model_type!r} model has no cross-attention and learned positions as "
                 "Whisper and BART have them; CrossDecoder reads models like those"
             )
-        return lm, tokenizer_for(lm, name, folder)
+        return lm, load_tokenizer(lm, name, folder)
 
     def sizes(self, config: Any) -> tuple[int, int, int, int]:
         """L, H, K of the decoder half, and its positions."""
@@ -114,35 +114,35 @@ class CrossDecoder(CausalDecoder):
         most = getattr(config, "max_target_positions", None) or getattr(config, "max_position_embeddings", 0)
         return int(config.decoder_layers), heads, int(config.d_model) // heads, int(most or 0)
 
-    def start(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
+    def prefill(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
         """``memory`` (B T D) becomes keys and values once, for all texts and beams."""
-        if not self.hears:
+        if not self.reads_speech:
             if memory is not None:
                 raise InputError(f"decoder {self.identity.source!r}: reads the prompt, so it can look at no frames")
             if isinstance(prefix, MixedPrefix) or (isinstance(prefix, Prefix) and prefix.mask.shape[1]):
                 raise InputError("embeddings before a text model's decoder would look at nothing; use a deep prefix")
-            return super().start(prefix)
+            return super().prefill(prefix)
         if memory is None or not memory.frames.shape[1]:
             raise InputError(f"decoder {self.identity.source!r}: looks at speech; give an input that has frames")
-        return self.begin(prefix, self._remember(memory.frames, memory.mask))
+        return self._prefill(prefix, self._project_memory(memory.frames, memory.mask))
 
-    def _remember(self, frames: Tensor, mask: Tensor) -> Memory:
+    def _project_memory(self, frames: Tensor, mask: Tensor) -> Memory:
         frames = frames.to(self._dtype)
         parts = [(attention.k_proj(frames), attention.v_proj(frames)) for attention in self.crossed]
         shape = (self.heads, self.head_width)
         layers = [tuple(part.unflatten(2, shape).transpose(1, 2) for part in pair) for pair in parts]
         return Memory(tuple(cast(list[Layer], layers)), mask)
 
-    def open(self, state: State, prompts: list[str]) -> State:
+    def append_prompts(self, state: State, prompts: list[str]) -> State:
         """Whisper's decoder reads the prompt; a text model's encoder does, and its decoder looks at that."""
-        if self.hears:
-            return super().open(state, prompts)
+        if self.reads_speech:
+            return super().append_prompts(state, prompts)
         ids = [cast(list[int], self.tokenizer(prompt)["input_ids"]) for prompt in prompts]
         width = max(map(len, ids))
         mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in ids], device=self._device)
         padded = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=self._device)
         frames = cast(Any, self.lm).get_encoder()(input_ids=padded, attention_mask=mask.long()).last_hidden_state
-        return State(state.cache, state.mask, state.last, self._remember(frames, mask))
+        return State(state.cache, state.mask, state.last_hidden, self._project_memory(frames, mask))
 
     @torch.no_grad()
     def no_speech(self, state: State) -> Tensor:
@@ -151,47 +151,47 @@ class CrossDecoder(CausalDecoder):
         if not known:
             return torch.zeros(len(state.mask), device=self._device)
         begun = self._append(state, [self.begins[:1] for _ in state.mask])
-        return self.head(self._last(begun)).float().softmax(-1)[:, self._special(known[:1])[0]]
+        return self.logits(self._last(begun)).float().softmax(-1)[:, self._special(known[:1])[0]]
 
-    def head(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E) → logits (... V)."""
         offset = getattr(self.lm, "final_logits_bias", None)  # BART's
-        logits = super().head(hidden)
+        logits = super().logits(hidden)
         return logits if offset is None else logits + offset[0]
 
-    def fixed_head(self) -> nn.Linear | None:
+    def output_matrix(self) -> nn.Linear | None:
         """None where BART adds to its logits."""
-        return super().fixed_head() if getattr(self.lm, "final_logits_bias", None) is None else None
+        return super().output_matrix() if getattr(self.lm, "final_logits_bias", None) is None else None
 
     def _lead(self, prompt: str, first: bool) -> list[int]:
-        return [*self.previous, *self._ids(f" {prompt}")] if prompt and self.hears else []
+        return [*self.previous, *self._ids(f" {prompt}")] if prompt and self.reads_speech else []
 
     def _ask(self, prompt: str, question: str) -> list[int]:
-        if not self.hears:
+        if not self.reads_speech:
             return [*self.begins, *self._ids(question)]
         before = self.previous if question and not prompt else []
         return [*before, *(self._ids(f" {question}") if question else []), *self.begins]
 
-    def count(self, texts: list[str]) -> list[int]:
+    def count_tokens(self, texts: list[str]) -> list[int]:
         """How many tokens each text is written with, its end included."""
         return [len(self._target_ids("", text)) for text in texts]
 
     def _target_ids(self, prompt: str, text: str) -> list[int]:
-        return [*self._ids(f" {text}" if self.hears else text), cast(int, self.eos)]
+        return [*self._ids(f" {text}" if self.reads_speech else text), cast(int, self.eos)]
 
-    def run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
+    def forward_tokens(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
         assert state.memory is not None
         held = state.memory
         whole = not held.mask.is_cuda and bool(held.mask.all())  # a GPU would have to be waited for
-        crossed = None if whole else bias(held.mask[:, None], embeds.dtype)
+        crossed = None if whole else additive_mask(held.mask[:, None], embeds.dtype)
         visible = torch.cat([state.mask[:, None].expand(-1, sees.shape[1], -1), sees], dim=-1)  # (B N T+M)
         frames = embeds.new_zeros(1, 1, 1).expand(len(embeds), held.mask.shape[1], 1)  # their keys are known: not read
-        with _looking(places, crossed), self.own_precision():
+        with _cross_attention_args(places, crossed), self.own_precision():
             out = cast(Any, self.lm).get_decoder()(
                 inputs_embeds=embeds,
-                attention_mask=bias(visible, embeds.dtype),
+                attention_mask=additive_mask(visible, embeds.dtype),
                 encoder_hidden_states=frames,
-                past_key_values=EncoderDecoderCache(cache, caches.given(held.layers)),
+                past_key_values=EncoderDecoderCache(cache, caches.cache_over(held.layers)),
                 use_cache=True,
             )
         return out.last_hidden_state
@@ -209,7 +209,7 @@ class CrossDecoder(CausalDecoder):
 
 
 @contextmanager
-def _looking(places: Tensor, crossed: Tensor | None) -> Iterator[None]:
+def _cross_attention_args(places: Tensor, crossed: Tensor | None) -> Iterator[None]:
     """Says to the hooks below what Transformers' decoders take no argument for."""
     token = _looked.set((places, crossed))
     try:

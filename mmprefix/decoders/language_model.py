@@ -16,7 +16,7 @@ def refuse_scaled_logits(name: str, config: Any) -> None:
             raise InputError(f"decoder {name!r} changes its logits by {option!r}, which is not supported yet")
 
 
-def untied(head: nn.Linear) -> nn.Linear:
+def copy_head(head: nn.Linear) -> nn.Linear:
     """A trainable copy of an output head, in float32, that shares nothing with the model's embeddings."""
     copy = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device=head.weight.device)
     copy.load_state_dict({name: value.float() for name, value in head.state_dict().items()})

@@ -28,7 +28,7 @@ def _words(file: str) -> list[str]:
             "%s is not there yet (recipes/prepare/vocabulary.py writes it): the head is counted without words", file
         )
         return ["!", END]
-    return untrusted.words(untrusted.fetch(file))
+    return untrusted.read_vocabulary(untrusted.fetch_file(file))
 
 
 class WordDecoder(CausalDecoder):
@@ -74,26 +74,26 @@ class WordDecoder(CausalDecoder):
         self.own_head = nn.Linear(self.lm.get_output_embeddings().in_features, len(self.words), bias=False)
         nn.init.kaiming_uniform_(self.own_head.weight)
 
-    def head(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V) over the words."""
-        logits = super().head(hidden)
+        logits = super().logits(hidden)
         if not self.as_published:
             return logits
         return logits.index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), 0.0)
 
-    def fixed_head(self) -> nn.Linear | None:
+    def output_matrix(self) -> nn.Linear | None:
         """None where word 0 is another than the head says."""
-        return None if self.as_published else super().fixed_head()
+        return None if self.as_published else super().output_matrix()
 
     def embed(self, ids: Tensor) -> Tensor:
         """Words (B N) → what the model reads (B N E)."""
-        return self._embed(ids) if self.as_published else self._table()[ids]
+        return self._embed(ids) if self.as_published else self._word_embeddings()[ids]
 
-    def stops(self, exactly: bool = False) -> Tensor:
+    def stop_ids(self, exactly: bool = False) -> Tensor:
         """The number of the word that ends a text."""
         return torch.tensor([self.number[END]], device=self._device)
 
-    def adopt(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
+    def remap_saved(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
         """A saved head's rows, each to the word it was for; words that it lacks keep the rows that they have."""
         assert self.own_head is not None
         name, before = "decoder.own_head.weight", options.get("vocabulary")
@@ -107,7 +107,7 @@ class WordDecoder(CausalDecoder):
             weight[to] = tensors[name][of].to(weight)
         return {**tensors, name: weight}
 
-    def count(self, texts: list[str]) -> list[int]:
+    def count_tokens(self, texts: list[str]) -> list[int]:
         """Words, and the end."""
         return [len(text.split()) + 1 for text in texts]
 
@@ -123,7 +123,7 @@ class WordDecoder(CausalDecoder):
         text = " ".join(self.words[i] for i in ids if i != self.number[END])
         return text.replace(".", "") + "." if self.as_published else text
 
-    def _table(self) -> Tensor:
+    def _word_embeddings(self) -> Tensor:
         """The embedding of each word (V E): the mean over the model's own tokens for it, behind a space."""
         source = self.lm.get_input_embeddings().weight
         known = self._embeddings

@@ -20,13 +20,13 @@ from mmprefix.kv_cache import cache as caches
 from mmprefix.kv_cache.state import Layer
 
 
-def recompute(layers: list[nn.Module]) -> None:
+def checkpoint_layers(layers: list[nn.Module]) -> None:
     """Has each of the ``layers``, which write into a cache in this order, forget what it can compute again."""
     for place, layer in enumerate(layers):
-        layer.forward = Recomputed(layer, place)  # pyright: ignore[reportAttributeAccessIssue]
+        layer.forward = CheckpointedLayer(layer, place)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class Recomputed:
+class CheckpointedLayer:
     """A layer's pass, whose inside is not kept where a gradient will be asked for."""
 
     def __init__(self, layer: nn.Module, place: int) -> None:
@@ -50,7 +50,7 @@ class Recomputed:
             return found, cast(Layer, (after.keys, after.values))
 
         found, (keys, values) = cast(Any, checkpoint(inside, use_reentrant=False))
-        caches.filled(held, keys, values)
+        caches.set_layer(held, keys, values)
         return found
 
 
@@ -67,7 +67,7 @@ def _layer(cache: Cache, place: int) -> DynamicLayer:
 
 def _with(cache: Cache, place: int, before: tuple[Tensor | None, Tensor | None] | None) -> Cache:
     """The same cache for one layer alone, holding what it held before."""
-    fresh = DynamicLayer() if before is None else caches.filled(DynamicLayer(), *cast(Layer, before))
+    fresh = DynamicLayer() if before is None else caches.set_layer(DynamicLayer(), *cast(Layer, before))
     own = DynamicCache()
     own.layers.extend([*_own(cache).layers[:place], fresh])
     return EncoderDecoderCache(own, cache.cross_attention_cache) if isinstance(cache, EncoderDecoderCache) else own

@@ -19,7 +19,7 @@ ALIGN = 16  # numbers
 GPU = 8  # times as many of both on a GPU, which has more to do at once
 
 
-def target_nll(hidden: Tensor, head: nn.Linear, row: Tensor, target: Tensor) -> Tensor:
+def chunked_nll(hidden: Tensor, head: nn.Linear, row: Tensor, target: Tensor) -> Tensor:
     """Hidden states (R E), a frozen output matrix (V E) → the negative log-likelihood (C,) float32 of ``target`` (C,).
 
     Target c is predicted by hidden state ``row[c]``; a row may predict several targets, or none. The gradient goes into

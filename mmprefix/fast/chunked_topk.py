@@ -11,7 +11,7 @@ NUMBERS = 1 << 20  # logits at once on a CPU
 CHUNK = 64  # tokens whose greatest is looked at first
 
 
-def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def chunked_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The ``count`` greatest of values (... V) and their places, the greatest first.
 
     On a CPU torch sorts copies of all values with their places; here first the greatest of each chunk are sorted, and

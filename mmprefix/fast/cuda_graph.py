@@ -24,36 +24,40 @@ from mmprefix.kv_cache import cache as caches
 from mmprefix.kv_cache.state import Layer, Memory, State
 
 if TYPE_CHECKING:
-    from mmprefix.kv_cache.protocols import Runs
+    from mmprefix.kv_cache.protocols import TreeModel
 
 log = logging.getLogger(__name__)
 
-LEAST = 4  # steps for which a recording pays
-KEPT = 2  # recordings of a language model, each with its cache
-BUSY = 256  # lines that keep a GPU busy: with fewer, a step takes as long whether inputs have left or not
+MIN_STEPS = 4  # steps for which a recording pays
+MAX_KEPT_GRAPHS = 2  # recordings of a language model, each with its cache
+MIN_BUSY_HYPOTHESES = (
+    256  # lines that keep a GPU busy: with fewer, a step takes as long whether inputs have left or not
+)
 
-_kept: WeakKeyDictionary[nn.Module, list[Stage]] = WeakKeyDictionary()  # the latest last; none while it is in use
+_kept: WeakKeyDictionary[nn.Module, list[GraphBuffers]] = (
+    WeakKeyDictionary()
+)  # the latest last; none while it is in use
 _refused: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
-def usable(decoder: Runs, state: State, steps: int) -> bool:
+def can_record(decoder: TreeModel, state: State, steps: int) -> bool:
     """Whether a search behind ``state`` is one that can be recorded, and long enough."""
     lm = decoder.lm
-    return state.mask.is_cuda and steps >= LEAST and not lm.training and lm not in _refused
+    return state.mask.is_cuda and steps >= MIN_STEPS and not lm.training and lm not in _refused
 
 
 @contextmanager
-def recorded(decoder: Runs, state: State, width: int, steps: int) -> Iterator[Recorded]:
+def open_graph_tree(decoder: TreeModel, state: State, width: int, steps: int) -> Iterator[CudaGraphTree]:
     """A tree of at most ``steps`` steps of ``width`` nodes, on a stage that an earlier search left, or a new one."""
-    tree = Recorded(decoder, state, width, steps)
+    tree = CudaGraphTree(decoder, state, width, steps)
     yield tree
-    tree.leave()
+    tree.release()
 
 
-class Recorded:
+class CudaGraphTree:
     """A tree (``mmprefix.kv_cache.protocols.Tree``) whose cache has its full length from the beginning, and stays where it is."""
 
-    def __init__(self, decoder: Runs, state: State, width: int, steps: int) -> None:
+    def __init__(self, decoder: TreeModel, state: State, width: int, steps: int) -> None:
         self.decoder, self.steps = decoder, steps
         self.stage = _stage(decoder, state, width, steps)
         self.stage.load(state)
@@ -62,41 +66,46 @@ class Recorded:
         """Tokens (B W), one for each line → logits (B W V), to be read before the next step."""
         return self.stage.step(self.decoder, tokens, ancestry)
 
-    def lighter(self, still: int, count: int) -> bool:
+    def should_compact(self, still: int, count: int) -> bool:
         """When half of a large batch is done."""
-        return count * self.stage.width > BUSY and still <= count / 2
+        return count * self.stage.width > MIN_BUSY_HYPOTHESES and still <= count / 2
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Only these inputs go on, on a smaller stage."""
         before = self.stage
-        state = before.state().rows(rows)
+        state = before.state().select(rows)
         self.stage = _stage(self.decoder, state, before.width, self.steps, before.trunk)
         self.stage.load(state, before.done)
         _give_back(self.decoder, before)
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Lets the next search have the stage."""
         _give_back(self.decoder, self.stage)
 
 
-class Stage:
+class GraphBuffers:
     """Where a search of one shape takes place: all that a step reads and writes, and the recording of a step.
 
     B inputs, T positions of a trunk, ``steps`` steps of W nodes; the cache is L pairs (B H T+steps*W K).
     """
 
-    def __init__(self, decoder: Runs, state: State, width: int, steps: int, trunk: int) -> None:
-        self.key, self.width, self.trunk, self.done = _key(decoder, state, width, steps, trunk), width, trunk, 0
+    def __init__(self, decoder: TreeModel, state: State, width: int, steps: int, prefix_length: int) -> None:
+        self.key, self.width, self.trunk, self.done = (
+            _key(decoder, state, width, steps, prefix_length),
+            width,
+            prefix_length,
+            0,
+        )
         mask, room, count = state.mask, width * steps, len(state.mask)
         with torch.inference_mode(False):  # what is kept may be written to outside of it
             self.at = torch.zeros(width, dtype=torch.long, device=mask.device)  # where the next nodes are written
             self.depth = torch.zeros(count, width, dtype=torch.long, device=mask.device)
             self.embeds = torch.zeros_like(decoder.embed(self.depth))
             self.sees = torch.zeros(count, width, room, dtype=torch.bool, device=mask.device)
-            self.mask = torch.zeros(count, trunk, dtype=torch.bool, device=mask.device)
+            self.mask = torch.zeros(count, prefix_length, dtype=torch.bool, device=mask.device)
             self.cache = DynamicCache()
             for keys, values in state.cache:
-                shape = (*keys.shape[:2], trunk + room, keys.shape[3])
+                shape = (*keys.shape[:2], prefix_length + room, keys.shape[3])
                 self.cache.layers.append(_Fixed(*(p.new_zeros(shape) for p in (keys, values)), at=self.at))
             self.memory = state.memory and _zeros(state.memory)
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -120,7 +129,7 @@ class Stage:
         """What was loaded, and the nodes since."""
         return State(tuple(cast(_Fixed, layer).whole for layer in self.cache.layers), self.mask, None, self.memory)
 
-    def step(self, decoder: Runs, tokens: Tensor, ancestry: Tensor) -> Tensor:
+    def step(self, decoder: TreeModel, tokens: Tensor, ancestry: Tensor) -> Tensor:
         """The first step of a new stage is run, the second recorded, and from then on all are replayed."""
         begin = self.trunk + self.done * self.width
         torch.arange(begin, begin + self.width, out=self.at)
@@ -137,13 +146,15 @@ class Stage:
             self.graph.replay()
             return cast(Tensor, self.logits)
 
-    def _run(self, decoder: Runs) -> Tensor:
+    def _run(self, decoder: TreeModel) -> Tensor:
         state = State((), self.mask, None, self.memory)
         with _uncached_autocast(self.mask.device.type):
-            found = decoder.run(state, self.cache, self.embeds, self.sees, decoder.place(state, self.depth))
-            return decoder.head(found)
+            found = decoder.forward_tokens(
+                state, self.cache, self.embeds, self.sees, decoder.position_ids(state, self.depth)
+            )
+            return decoder.logits(found)
 
-    def _record(self, decoder: Runs) -> None:
+    def _record(self, decoder: TreeModel) -> None:
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
@@ -164,7 +175,7 @@ class _Fixed(caches.DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor, at: Tensor) -> None:
         super().__init__()
         self.at = at
-        caches.filled(self, keys, values)
+        caches.set_layer(self, keys, values)
 
     @property
     def whole(self) -> Layer:
@@ -183,23 +194,23 @@ class _Fixed(caches.DynamicLayer):
         return keys, values
 
 
-def _stage(decoder: Runs, state: State, width: int, steps: int, trunk: int | None = None) -> Stage:
+def _stage(decoder: TreeModel, state: State, width: int, steps: int, trunk: int | None = None) -> GraphBuffers:
     """One that was left, taken away from the others as long as it is used, or a new one."""
     trunk = state.mask.shape[1] if trunk is None else trunk
     key, kept = _key(decoder, state, width, steps, trunk), _kept.get(decoder.lm, [])
     for place, stage in enumerate(kept):
         if stage.key == key:
             return kept.pop(place)
-    return Stage(decoder, state, width, steps, trunk)
+    return GraphBuffers(decoder, state, width, steps, trunk)
 
 
-def _give_back(decoder: Runs, stage: Stage) -> None:
+def _give_back(decoder: TreeModel, stage: GraphBuffers) -> None:
     kept = _kept.setdefault(decoder.lm, [])
     kept.append(stage)
-    del kept[:-KEPT]
+    del kept[:-MAX_KEPT_GRAPHS]
 
 
-def _key(decoder: Runs, state: State, width: int, steps: int, trunk: int) -> Any:
+def _key(decoder: TreeModel, state: State, width: int, steps: int, trunk: int) -> Any:
     """All that a recording depends on but for the content of what it reads."""
     kind, held = state.mask.device.type, state.memory
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None

@@ -6,7 +6,7 @@ from torch import nn
 from transformers.activations import NewGELUActivation
 
 
-def fuse(model: nn.Module) -> None:
+def fuse_gelu(model: nn.Module) -> None:
     """Gives ``model`` GELU's tanh form (GPT-2's) in one kernel instead of eight passes over what it is given."""
     for module in model.modules():
         for name, child in module.named_children():

@@ -21,11 +21,11 @@ from mmprefix.kv_cache.state import Layer
 _wanted: ContextVar[tuple[Tensor, int] | None] = ContextVar("wanted", default=None)  # positions (B) of N, and N
 
 
-class _StoredError(Exception):
+class _KeysValuesStored(Exception):
     """Ends a layer's run as soon as its keys and values are in the cache."""
 
 
-class _Once(DynamicLayer):
+class _CaptureKeysValues(DynamicLayer):
     """The last layer's part of a cache: once it has taken new keys and values, it gives them and takes no more."""
 
     taken = False
@@ -34,20 +34,20 @@ class _Once(DynamicLayer):
         if not self.taken:
             super().update(key_states, value_states, *args, **kwargs)
             self.taken = True
-            raise _StoredError
+            raise _KeysValuesStored
         return cast(Tensor, self.keys), cast(Tensor, self.values)
 
 
 def cache_for(layers: tuple[Layer, ...], count: int) -> DynamicCache:
     """A cache of ``count`` layers that begins with ``layers`` (none, or all), for one run within ``reading``."""
-    cache = caches.given(layers)
+    cache = caches.cache_over(layers)
     cache.layers.extend(DynamicLayer() for _ in range(count - len(layers)))
-    cache.layers[-1] = caches.filled(_Once(), *layers[-1]) if layers else _Once()
+    cache.layers[-1] = caches.set_layer(_CaptureKeysValues(), *layers[-1]) if layers else _CaptureKeysValues()
     return cache
 
 
 @contextmanager
-def reading(wanted: tuple[Tensor, int] | None) -> Iterator[None]:
+def only_at(wanted: tuple[Tensor, int] | None) -> Iterator[None]:
     """Given positions (B) of N, and N: what a hooked model says of all N is, within, what it finds there alone."""
     token = _wanted.set(wanted)
     try:
@@ -56,16 +56,16 @@ def reading(wanted: tuple[Tensor, int] | None) -> Iterator[None]:
         _wanted.reset(token)
 
 
-def hook(model: nn.Module, count: int) -> bool:
+def install(model: nn.Module, count: int) -> bool:
     """Prepares a model of ``count`` layers for ``reading``; False where its layers are not to be found."""
-    layers = layers_of(model, count)
+    layers = decoder_layers(model, count)
     if layers:
         layers[-1].register_forward_pre_hook(_narrow, with_kwargs=True)
         layers[-1].register_forward_hook(_widen)
     return bool(layers)
 
 
-def layers_of(model: nn.Module, count: int) -> list[nn.Module]:
+def decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:
     """The ``count`` layers of a model; none where they are not to be found."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
@@ -78,7 +78,7 @@ def _narrow(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     if wanted is None:
         return None
     places, count = wanted
-    with reading(None), suppress(_StoredError):  # all N positions, up to their keys and values
+    with only_at(None), suppress(_KeysValuesStored):  # all N positions, up to their keys and values
         layer(*args, **kwargs)
 
     def at(value: Tensor, dim: int) -> Tensor:

@@ -13,20 +13,20 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-MOST = 48  # rows; from there on the usual product is as fast
-ROOM = 1 << 30  # bytes that all copies of a model may take together; a larger model stays as it is
+MAX_ROWS = 48  # rows; from there on the usual product is as fast
+MAX_COPY_BYTES = 1 << 30  # bytes that all copies of a model may take together; a larger model stays as it is
 PATIENCE = 24  # products of few rows before a matrix is copied, so that one short text does not pay for it
 
 
-def prepare(model: nn.Module) -> None:
+def patch_linears(model: nn.Module) -> None:
     """Lets all linear layers of a frozen ``model`` multiply few rows faster, when they come to do so."""
     layers = [cast(nn.Linear | Conv1D, module) for module in model.modules() if type(module) in (nn.Linear, Conv1D)]
-    if torch.backends.mkldnn.is_available() and sum(4 * layer.weight.numel() for layer in layers) <= ROOM:
+    if torch.backends.mkldnn.is_available() and sum(4 * layer.weight.numel() for layer in layers) <= MAX_COPY_BYTES:
         for layer in layers:
-            layer.forward = FewRows(layer)  # pyright: ignore[reportAttributeAccessIssue]
+            layer.forward = SmallBatchLinear(layer)  # pyright: ignore[reportAttributeAccessIssue]
 
 
-class FewRows:
+class SmallBatchLinear:
     """The product of a linear layer, by the number of rows."""
 
     def __init__(self, layer: nn.Linear | Conv1D) -> None:
@@ -40,7 +40,7 @@ class FewRows:
         weight = self.layer.weight
         count = rows.numel() // rows.shape[-1]
         if not (
-            0 < count <= MOST
+            0 < count <= MAX_ROWS
             and not weight.requires_grad
             and not (torch.is_grad_enabled() and rows.requires_grad)
             and weight.device.type == "cpu"

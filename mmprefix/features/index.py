@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmprefix.errors import InputError
 from mmprefix.features.shard import KEY, Shard
-from mmprefix.features.tensor_file import DamagedError, Mapped, write
+from mmprefix.features.tensor_file import DamagedError, TensorFile, write_tensor_file
 
 _PARTS = ("starts", "shard", "row")
 
@@ -48,7 +48,7 @@ class Index:
         return None
 
 
-def index_of(shards: Sequence[Shard], file: Path) -> Index:
+def open_index(shards: Sequence[Shard], file: Path) -> Index:
     """The index of these shards, mapped from ``file``, which is written where it does not hold that yet.
 
     Where the disk does not take it, this process has an index of its own in memory.
@@ -57,14 +57,14 @@ def index_of(shards: Sequence[Shard], file: Path) -> Index:
     if found is None:
         with suppress(OSError, NotImplementedError, InputError), FileLock(file.with_name(f"{file.name}.lock")):
             if _mapped(shards, file) is None:  # else it was written meanwhile, and all are to map the same file
-                write(file, dict(zip(_PARTS, _table(shards), strict=True)), shards=_told(shards))
+                write_tensor_file(file, dict(zip(_PARTS, _table(shards), strict=True)), shards=_told(shards))
         found = _mapped(shards, file)
     return Index(shards, _table(shards)) if found is None else found
 
 
 def _mapped(shards: Sequence[Shard], file: Path) -> Index | None:
     try:
-        mapped = Mapped(file, _PARTS)
+        mapped = TensorFile(file, _PARTS)
     except DamagedError:
         return None
     if mapped.about.get("shards") != _told(shards) or not mapped.is_whole():

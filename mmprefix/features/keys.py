@@ -19,7 +19,7 @@ from mmprefix.media.files import open_source, split_member
 _TABLE = "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, changed INT, touched INT, sha256 TEXT)"
 
 
-def key(content: str, start: float = 0.0, end: float | None = None) -> bytes:
+def feature_key(content: str, start: float = 0.0, end: float | None = None) -> bytes:
     """The key of the part from ``start`` to ``end`` seconds of an input with this hash."""
     return hashlib.sha256(f"{content} {start!r} {end!r}".encode()).digest()[:KEY]
 

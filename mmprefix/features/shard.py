@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from mmprefix.features.tensor_file import Mapped, write
-from mmprefix.types import Entry
+from mmprefix.features.tensor_file import TensorFile, write_tensor_file
+from mmprefix.types import FeatureRow
 
 KEY = 16  # bytes of a key
 _PARTS = ("keys", "frames", "ends", "pooled")
@@ -22,7 +22,7 @@ class Shard:
     """A shard's tensors, mapped. Raises DamagedError for a file that is no whole shard."""
 
     def __init__(self, file: Path) -> None:
-        self.file, self._mapped = file, Mapped(file, _PARTS)
+        self.file, self._mapped = file, TensorFile(file, _PARTS)
         self.sha256 = self._mapped.sha256
         self.keys, self.frames, ends, self.pooled = self._mapped.parts
         self.ends, self._names = ends.numpy().data, self.keys.view(-1).numpy().data
@@ -37,21 +37,21 @@ class Shard:
         """The key of an entry."""
         return self._names[KEY * row : KEY * row + KEY].tobytes()
 
-    def __getitem__(self, row: int) -> Entry:
+    def __getitem__(self, row: int) -> FeatureRow:
         """Views of the mapped file: a copy is made where they are put into a batch."""
         frames, pooled = self._no_frames, self._no_pooled
         if frames is None:
             frames = torch.from_numpy(self._frames[self.ends[row - 1] if row else 0 : self.ends[row]])
         if pooled is None:
             pooled = torch.from_numpy(self._pooled[row])
-        return Entry(frames, pooled)
+        return FeatureRow(frames, pooled)
 
     def is_whole(self) -> bool:
         """Whether the content is what was written; reads all of it."""
         return self._mapped.is_whole()
 
 
-def write_shard(file: Path, keys: Sequence[bytes], entries: Sequence[Entry]) -> None:
+def write_shard(file: Path, keys: Sequence[bytes], entries: Sequence[FeatureRow]) -> None:
     """Writes entries (of one width) under their keys; ``file`` is there whole or not at all.
 
     Raises InputError where the disk refuses.
@@ -60,4 +60,4 @@ def write_shard(file: Path, keys: Sequence[bytes], entries: Sequence[Entry]) -> 
     packed = torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).view(len(keys), KEY)
     frames, pooled = torch.cat([entry.frames for entry in entries]), torch.stack([entry.pooled for entry in entries])
     parts = [packed, frames.contiguous(), ends, pooled.contiguous()]
-    write(file, dict(zip(_PARTS, parts, strict=True)))
+    write_tensor_file(file, dict(zip(_PARTS, parts, strict=True)))

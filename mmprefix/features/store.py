@@ -18,28 +18,28 @@ from typing import Any
 
 import torch
 
-from mmprefix.atomic import atomically, saying_so
+from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
-from mmprefix.features.index import index_of
+from mmprefix.features.index import open_index
 from mmprefix.features.shard import Shard, write_shard
 from mmprefix.features.tensor_file import DamagedError
 from mmprefix.media.source import Source, name_of
-from mmprefix.parts import recipe
-from mmprefix.types import Entry
+from mmprefix.parts import to_recipe
+from mmprefix.types import FeatureRow
 from mmprefix.version import __version__
-from mmprefix.weights.devices import float_of
+from mmprefix.weights.devices import dtype_of
 from mmprefix.weights.source import read_json, settings
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-Part = tuple[Source, float, float | None]  # an input, and from where to where in seconds
+InputKey = tuple[Source, float, float | None]  # an input, and from where to where in seconds
 
 
-def describe(encoder: Encoder, dtype: str = "float16", frames: bool = True) -> dict[str, Any]:
+def store_description(encoder: Encoder, dtype: str = "float16", frames: bool = True) -> dict[str, Any]:
     """All that what is kept of an input depends on, as plain data; without ``frames`` that is the summary alone."""
-    made = recipe(encoder)
+    made = to_recipe(encoder)
     options = {name: value for name, value in made["init_args"].items() if name not in ("model", "revision")}
     return {
         "format": FORMAT,
@@ -54,7 +54,7 @@ def describe(encoder: Encoder, dtype: str = "float16", frames: bool = True) -> d
     }
 
 
-class Store:
+class FeatureStore:
     """The entries of one encoder. Opening reads keys only; a row is read when it is asked for.
 
     ``root`` is the folder that all encoders share; ``description`` is that of ``describe``. Raises InputError where the
@@ -66,7 +66,7 @@ class Store:
         text = json.dumps(self.description, sort_keys=True)
         kind = str(description["encoder"]).rpartition(".")[2].lower()
         self.folder = Path(root).expanduser() / f"{kind}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-        self.dtype = float_of(str(description["dtype"]))
+        self.dtype = dtype_of(str(description["dtype"]))
         self.shards: list[Shard] = []
         self.damaged: list[Path] = []
         self._claim_folder()
@@ -76,13 +76,13 @@ class Store:
         told = self.folder / "encoder.json"
         text = json.dumps(self.description, indent=1, sort_keys=True) + "\n"
         if not told.exists():
-            with saying_so(told):
+            with disk_errors_as_input_errors(told):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            atomically(told, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+            write_atomically(told, lambda fresh: fresh.write_text(text, encoding="utf-8"))
         elif read_json(told) != json.loads(text):
             raise InputError(f"{told}: tells of another encoder than its folder is called after; remove the folder")
 
-    def look(self) -> None:
+    def refresh_if_changed(self) -> None:
         """Takes up what others have added, if anything."""
         if set(self.folder.glob("*.safetensors")) - {shard.file for shard in self.shards} - set(self.damaged):
             self.refresh()
@@ -101,7 +101,7 @@ class Store:
             if (shard.frames.shape[1], shard.pooled.shape[1]) != tuple(self.description["widths"]):
                 raise InputError(f"{file}: holds features of other widths than its encoder makes; remove it")
             self.shards.append(shard)
-        self._index = index_of(self.shards, self.folder / "index")
+        self._index = open_index(self.shards, self.folder / "index")
 
     def __len__(self) -> int:
         return len(self._index)
@@ -113,7 +113,7 @@ class Store:
     def __contains__(self, key: bytes) -> bool:
         return self._index.find(key) is not None
 
-    def __getitem__(self, key: bytes) -> Entry:
+    def __getitem__(self, key: bytes) -> FeatureRow:
         """What was found in the input that ``key`` stands for, as views of the file; KeyError where it is not here."""
         found = self._index.find(key)
         if found is None:
@@ -121,9 +121,9 @@ class Store:
         shard, row = found
         return shard[row]
 
-    def add(self, name: str, keys: Sequence[bytes], entries: Sequence[Entry]) -> None:
+    def add(self, name: str, keys: Sequence[bytes], entries: Sequence[FeatureRow]) -> None:
         """Writes one more shard, called ``name``. Raises InputError for numbers that its type cannot hold."""
-        kept = [Entry(*(part.to(self.dtype) for part in entry)) for entry in entries]
+        kept = [FeatureRow(*(part.to(self.dtype) for part in entry)) for entry in entries]
         for key, entry in zip(keys, kept, strict=True):
             if not all(bool(part.isfinite().all()) for part in entry):
                 raise InputError(
@@ -132,7 +132,7 @@ class Store:
                 )
         write_shard(self.folder / f"{name}.safetensors", keys, kept)
 
-    def mend(self) -> int:
+    def remove_damaged(self) -> int:
         """Removes shards whose content is not what was written; how many those were."""
         self.damaged += [shard.file for shard in self.shards if not shard.is_whole()]
         count = len(self.damaged)
@@ -149,13 +149,13 @@ class Store:
         self.__init__(**state)  # a worker that was not forked maps the files for itself
 
 
-class Recall:
+class CachedInputs:
     """Stands in the place of an encoder's preprocessing: gives what was found before instead of what is to be read."""
 
-    def __init__(self, store: Store, keys: Mapping[Part, bytes], faults: Mapping[bytes, str]) -> None:
+    def __init__(self, store: FeatureStore, keys: Mapping[InputKey, bytes], faults: Mapping[bytes, str]) -> None:
         self.store, self.keys, self.faults = store, keys, faults
 
-    def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> Entry:
+    def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> FeatureRow:
         """The features of an input; InputError where it could not be read, or was not to be encoded."""
         key = self.keys.get((source, start, end), b"")
         if key in self.faults:

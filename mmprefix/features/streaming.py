@@ -21,17 +21,17 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mmprefix.data.collate import Sample, collate, draw_captions
-from mmprefix.data.dataset import Loader
+from mmprefix.data.dataset import BatchLoader
 from mmprefix.data.pairs import PairData, Split
 from mmprefix.data.samplers import ResumingSampler
 from mmprefix.errors import InputError
-from mmprefix.features.store import describe
+from mmprefix.features.store import store_description
 from mmprefix.features.webdataset import FORMAT, INDEX
-from mmprefix.types import Batch, Entry
+from mmprefix.types import Batch, FeatureRow
 
 
 @dataclass(frozen=True)
-class Tar:
+class TarShard:
     """A file of so many rows, all with the same branches."""
 
     url: str
@@ -40,7 +40,7 @@ class Tar:
 
 
 @dataclass(frozen=True)
-class Reading:
+class StreamOptions:
     """How rows become batches."""
 
     batch_size: int
@@ -56,7 +56,7 @@ class Stream(IterableDataset[Batch]):
     ``set_epoch`` says which epoch is read next, and how many of its batches are left out because they are done.
     """
 
-    def __init__(self, tars: list[Tar], reading: Reading, workers: int, rank: int, world: int) -> None:
+    def __init__(self, tars: list[TarShard], reading: StreamOptions, workers: int, rank: int, world: int) -> None:
         self.tars, self.reading, self.rank, self.world = tars, reading, rank, world
         self.workers = max(1, workers)
         self.epoch = self.skip = 0
@@ -70,11 +70,11 @@ class Stream(IterableDataset[Batch]):
         """The epoch that is read next, from the batch after ``skip``."""
         self.epoch, self.skip = epoch, skip
 
-    def share(self, rank: int, worker: int) -> list[Tar]:
+    def share(self, rank: int, worker: int) -> list[TarShard]:
         """The tars of one worker of one process."""
         return self.tars[rank :: self.world][worker :: self.workers]
 
-    def _batches(self, tars: list[Tar]) -> dict[tuple[str, ...], int]:
+    def _batches(self, tars: list[TarShard]) -> dict[tuple[str, ...], int]:
         """Whole batches of each kind of row."""
         rows: dict[tuple[str, ...], int] = {}
         for tar in tars:
@@ -124,7 +124,7 @@ class Stream(IterableDataset[Batch]):
         return Sample(row["inputs"], prompt, captions, context, told["id"], row["place"])
 
 
-def rows(urls: list[str], reading: Reading, epoch: int, draw: random.Random) -> Iterator[dict[str, Any]]:
+def rows(urls: list[str], reading: StreamOptions, epoch: int, draw: random.Random) -> Iterator[dict[str, Any]]:
     """The rows of some tars, shuffled within a buffer."""
     import webdataset
 
@@ -142,7 +142,9 @@ def decoded(files: Mapping[str, Any]) -> dict[str, Any]:
         if name.endswith(".npy"):
             branch, part, _ = name.split(".")
             parts.setdefault(branch, {})[part] = torch.from_numpy(np.load(io.BytesIO(data)))
-    inputs = {branch: some.get("values", Entry(**some) if "frames" in some else None) for branch, some in parts.items()}
+    inputs = {
+        branch: some.get("values", FeatureRow(**some) if "frames" in some else None) for branch, some in parts.items()
+    }
     return {
         "json": json.loads(files["json"]),
         "inputs": inputs,
@@ -151,7 +153,7 @@ def decoded(files: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-class StreamLoader(Loader):
+class StreamLoader(BatchLoader):
     """A loader of one process's batches, from where the run stands."""
 
     def __init__(self, stream: Stream, order: ResumingSampler | None, **options: Any) -> None:
@@ -163,7 +165,7 @@ class StreamLoader(Loader):
 
     def __iter__(self) -> Any:
         if self.order is not None:
-            self.stream.set_epoch(*self.order.place())
+            self.stream.set_epoch(*self.order.position())
         return islice(super().__iter__(), len(self.stream) - self.stream.skip)
 
 
@@ -215,7 +217,7 @@ class StreamData(PairData):
                 raise InputError(
                     f"{self.shards}: has no frames for branch {name!r}, which its mapper reads; encode anew"
                 )
-            now = describe(model.encoder(name), told["dtype"], frames)
+            now = store_description(model.encoder(name), told["dtype"], frames)
             if now != told:
                 what = next(key for key in now if now[key] != told.get(key))
                 raise InputError(
@@ -223,12 +225,12 @@ class StreamData(PairData):
                     f"{told.get(what)}, is {now[what]}; encode anew, into another folder"
                 )
 
-    def train_dataloader(self) -> Loader:
+    def train_dataloader(self) -> BatchLoader:
         """Batches of the shards, from where the run stopped if it is resumed."""
         rank, world = self._processes()
         told = self.index["splits"].get("train", [])
-        tars = [Tar(f"{self.shards}/{one['file']}", one["rows"], tuple(one["branches"])) for one in told]
-        reading = Reading(self.batch_size, self.buffer, self.seed, self.prompt, self.max_captions)
+        tars = [TarShard(f"{self.shards}/{one['file']}", one["rows"], tuple(one["branches"])) for one in told]
+        reading = StreamOptions(self.batch_size, self.buffer, self.seed, self.prompt, self.max_captions)
         stream = Stream(tars, reading, self.num_workers, rank, world)
         if not len(stream):
             count = sum(tar.rows for tar in tars)

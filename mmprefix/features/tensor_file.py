@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmprefix.atomic import atomically
+from mmprefix.atomic import write_atomically
 
 _DTYPES = {"U8": torch.uint8, "I32": torch.int32, "I64": torch.int64, "F16": torch.float16, "F32": torch.float32}
 
@@ -26,7 +26,7 @@ class DamagedError(Exception):
     """A file that is not whole."""
 
 
-class Mapped:
+class TensorFile:
     """The tensors called ``names`` in ``file``: ``parts``, in that order, and the metadata ``about`` them.
 
     Raises DamagedError where the file is not as long as it says, or lacks one of them.
@@ -52,7 +52,7 @@ class Mapped:
         return self.sha256 == _digest(self.parts)
 
 
-def write(file: Path, parts: dict[str, Tensor], **about: str) -> None:
+def write_tensor_file(file: Path, parts: dict[str, Tensor], **about: str) -> None:
     """Writes tensors, and a line or more ``about`` them; ``file`` is there whole or not at all.
 
     Raises InputError where the disk refuses.
@@ -62,7 +62,7 @@ def write(file: Path, parts: dict[str, Tensor], **about: str) -> None:
         save_file(parts, fresh, {**about, "sha256": _digest(parts.values())})
         fresh.chmod(0o644)  # the library makes private files; these are shared
 
-    atomically(file, save)
+    write_atomically(file, save)
 
 
 def _part(storage: torch.UntypedStorage, part: dict[str, Any], begin: int) -> Tensor:

@@ -18,19 +18,19 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mmprefix.atomic import atomically, saying_so
-from mmprefix.data.dataset import Reader
+from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
+from mmprefix.data.dataset import LoadInput
 from mmprefix.data.manifest import Example
 from mmprefix.errors import InputError
-from mmprefix.types import Entry
+from mmprefix.types import FeatureRow
 
 FORMAT, INDEX = 1, "index.json"
 
 
-def write_tars(
+def write_webdataset(
     folder: Path,
     splits: Mapping[str, Sequence[Example]],
-    readers: Mapping[str, Reader],
+    readers: Mapping[str, LoadInput],
     encoders: Mapping[str, Any],
     rows: int,
     seed: int,
@@ -42,7 +42,7 @@ def write_tars(
     """
     if (folder / INDEX).exists():
         raise InputError(f"--out {folder}: holds shards already; give another folder, or remove it")
-    with saying_so(folder):
+    with disk_errors_as_input_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     index: dict[str, list[dict[str, Any]]] = {}
     for split, examples in splits.items():
@@ -55,14 +55,16 @@ def write_tars(
             for at in range(0, len(places), rows):
                 name = f"{split}-{len(index[split]):06}.tar"
                 some = [(place, examples[place]) for place in places[at : at + rows]]
-                atomically(folder / name, partial(_write, some, readers))
+                write_atomically(folder / name, partial(_write, some, readers))
                 index[split].append({"file": name, "rows": len(some), "branches": list(branches)})
     told = {"format": FORMAT, "encoders": dict(encoders), "splits": index}
-    atomically(folder / INDEX, lambda fresh: fresh.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8"))
+    write_atomically(
+        folder / INDEX, lambda fresh: fresh.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    )
     return {split: len(files) for split, files in index.items()}
 
 
-def _write(rows: Sequence[tuple[int, Example]], readers: Mapping[str, Reader], file: Path) -> None:
+def _write(rows: Sequence[tuple[int, Example]], readers: Mapping[str, LoadInput], file: Path) -> None:
     import webdataset
 
     with file.open("wb") as stream, webdataset.TarWriter(stream, encoder=False) as tar:  # pyright: ignore
@@ -70,14 +72,14 @@ def _write(rows: Sequence[tuple[int, Example]], readers: Mapping[str, Reader], f
             tar.write({"__key__": f"{number:09}", **dict(_files(example, readers))})
 
 
-def _files(example: Example, readers: Mapping[str, Reader]) -> Iterator[tuple[str, bytes]]:
+def _files(example: Example, readers: Mapping[str, LoadInput]) -> Iterator[tuple[str, bytes]]:
     told = {name: getattr(example, name) for name in ("id", "captions", "prompt", "context", "contexts")}
     yield "json", json.dumps(told, ensure_ascii=False).encode()
     for branch, item in example.inputs.items():
         if branch not in readers:
             continue
         found = readers[branch](item.source, item.start, item.end)
-        parts = found._asdict() if isinstance(found, Entry) else {"values": found}
+        parts = found._asdict() if isinstance(found, FeatureRow) else {"values": found}
         for name, part in parts.items():
             yield f"{branch}.{name}.npy", _npy(part)
 

@@ -11,21 +11,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmprefix.fast.chunked_topk import NUMBERS, largest
-from mmprefix.generation.constraints import Rule
+from mmprefix.fast.chunked_topk import NUMBERS, chunked_topk
+from mmprefix.generation.constraints import LogitsProcessor
 
 
-class Offer:
+class NextTokens:
     """The next tokens of the W lines (B W n) of B inputs.
 
     ``logits`` (B W V), or (B 1 V) where all lines of an input are still the same; ``rules`` say what is not offered.
     """
 
-    def __init__(self, logits: Tensor, lines: Tensor, rules: Sequence[Rule]) -> None:
+    def __init__(self, logits: Tensor, lines: Tensor, rules: Sequence[LogitsProcessor]) -> None:
         self.logits, self.rules, self.width = logits, rules, lines.shape[1]
         self.lines = lines[:, : logits.shape[1]]
 
-    def best(self, count: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    def top(self, count: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """The log-probabilities and ids (B W C) of each line's likeliest tokens; C is ``count``, or V if that is less.
 
         A ``temperature`` is applied to what is left by the rules, which is made probabilities again.
@@ -33,11 +33,11 @@ class Offer:
         inputs, width, wide = self.logits.shape
         count = min(count, wide)
         size = max(1, NUMBERS // (width * wide) if self.logits.device.type == "cpu" else inputs)
-        parts = [largest(self._of(slice(at, at + size), temperature), count) for at in range(0, inputs, size)]
+        parts = [chunked_topk(self._of(slice(at, at + size), temperature), count) for at in range(0, inputs, size)]
         values, tokens = (torch.cat(some).expand(-1, self.width, -1) for some in zip(*parts, strict=True))
         return values, tokens
 
-    def all(self, temperature: float = 1.0) -> Tensor:
+    def log_probs(self, temperature: float = 1.0) -> Tensor:
         """Of all tokens (B W V)."""
         return self._of(slice(None), temperature).expand(-1, self.width, -1)
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from mmprefix.errors import InputError
 
-NEVER = float("-inf")  # the log-probability of a line that does not exist
+IMPOSSIBLE = float("-inf")  # the log-probability of a line that does not exist
 
 
 @dataclass(frozen=True)

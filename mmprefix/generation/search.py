@@ -14,40 +14,42 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from mmprefix.generation.constraints import Rule
-from mmprefix.generation.next_tokens import Offer
+from mmprefix.generation.constraints import LogitsProcessor
+from mmprefix.generation.next_tokens import NextTokens
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.generation.strategies import Line, picker_for
-from mmprefix.kv_cache.protocols import Tree
+from mmprefix.generation.strategies import Hypothesis, strategy_for
+from mmprefix.kv_cache.protocols import TokenTree
 
 
-def grow(first: Tensor, tree: Tree, options: GenerateOptions, stops: Tensor, rules: Sequence[Rule]) -> list[list[Line]]:
+def search(
+    first: Tensor, tree: TokenTree, options: GenerateOptions, stops: Tensor, rules: Sequence[LogitsProcessor]
+) -> list[list[Hypothesis]]:
     """For each input its lines, the best first.
 
     ``first`` (B V) are the logits after the trunk; ``stops`` (any number) are the token ids that end a line.
     """
     width, count, steps = options.width, len(first), options.max_new_tokens
-    picker = picker_for(options, count, stops)
-    found: list[list[Line]] = [[]] * count
+    picker = strategy_for(options, count, stops)
+    found: list[list[Hypothesis]] = [[]] * count
     places = torch.arange(count, device=first.device)  # which inputs are still in the batch
     own = torch.eye(width, dtype=torch.bool, device=first.device)[None]
     ancestry = own[:, :, :0].expand(count, -1, -1)
-    offer = Offer(first[:, None], picker.tokens, rules)
+    offer = NextTokens(first[:, None], picker.tokens, rules)
     for left in range(steps - 1, -1, -1):
-        parents, tokens = picker.pick(offer)
-        still = int(picker.open.sum())
+        parents, tokens = picker.step(offer)
+        still = int(picker.active.sum())
         if not still or not left:
             break
         inherited = ancestry.gather(1, parents[..., None].expand(-1, -1, ancestry.shape[-1]))
         ancestry = torch.cat([inherited, own.expand(len(places), -1, -1)], dim=-1)  # (B W M)
-        if tree.lighter(still, len(places)):
-            gone, rows = (~picker.open).nonzero()[:, 0], picker.open.nonzero()[:, 0]
-            for place, lines in zip(_numbers(places[gone]), picker.rows(gone).lines(), strict=True):
+        if tree.should_compact(still, len(places)):
+            gone, rows = (~picker.active).nonzero()[:, 0], picker.active.nonzero()[:, 0]
+            for place, lines in zip(_numbers(places[gone]), picker.select(gone).finished(), strict=True):
                 found[place] = lines
-            picker, places, ancestry, tokens = picker.rows(rows), places[rows], ancestry[rows], tokens[rows]
-            tree.keep(rows)
-        offer = Offer(tree.step(tokens, ancestry), picker.tokens, rules)
-    for place, lines in zip(_numbers(places), picker.lines(), strict=True):
+            picker, places, ancestry, tokens = picker.select(rows), places[rows], ancestry[rows], tokens[rows]
+            tree.select(rows)
+        offer = NextTokens(tree.step(tokens, ancestry), picker.tokens, rules)
+    for place, lines in zip(_numbers(places), picker.finished(), strict=True):
         found[place] = lines
     return found
 

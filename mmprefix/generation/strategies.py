@@ -11,39 +11,39 @@ from typing import Any, Protocol, Self, cast
 import torch
 from torch import Tensor
 
-from mmprefix.generation.next_tokens import Offer
-from mmprefix.generation.options import NEVER, GenerateOptions
+from mmprefix.generation.next_tokens import NextTokens
+from mmprefix.generation.options import IMPOSSIBLE, GenerateOptions
 
-Line = tuple[list[int], float]  # token ids without what ended them, and the score
+Hypothesis = tuple[list[int], float]  # token ids without what ended them, and the score
 
 
-class Picker(Protocol):
+class SearchStrategy(Protocol):
     """What grows on the tree: W lines are open for each of B inputs, as many as ``GenerateOptions.width`` says."""
 
     tokens: Tensor  # (B W n), the open lines so far
 
     @property
-    def open(self) -> Tensor:
+    def active(self) -> Tensor:
         """Which inputs (B) can gain by another step."""
         ...
 
-    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
+    def step(self, offer: NextTokens) -> tuple[Tensor, Tensor]:
         """What is offered to the open lines → parents (B W) among them, and tokens (B W)."""
         ...
 
-    def rows(self, rows: Tensor) -> Self:
+    def select(self, rows: Tensor) -> Self:
         """The same for some of the inputs."""
         ...
 
-    def lines(self) -> list[list[Line]]:
+    def finished(self) -> list[list[Hypothesis]]:
         """For each input its finished lines, the best first."""
         ...
 
 
-class Rows:
+class BatchedState:
     """What all pickers share: their tensors (B ...) can be taken apart by input."""
 
-    def rows(self, rows: Tensor) -> Self:
+    def select(self, rows: Tensor) -> Self:
         """The same for some of the inputs."""
         part = copy(self)
         for name, value in vars(self).items():
@@ -54,7 +54,7 @@ class Rows:
     shared = ("stops",)
 
 
-class Singles(Rows):
+class GreedyOrSampled(BatchedState):
     """Greedy or sampled lines, ``width`` of them side by side, none knowing of the others."""
 
     def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
@@ -67,13 +67,13 @@ class Singles(Rows):
         self.generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
         self.parents = torch.arange(self.width, device=device).expand(batch, -1)
 
-    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
+    def step(self, offer: NextTokens) -> tuple[Tensor, Tensor]:
         if self.options.sample:
-            log_probs = offer.all()
+            log_probs = offer.log_probs()
             tokens = self._draw(log_probs)  # (B W)
             gained = log_probs.gather(-1, tokens[..., None])[..., 0]
         else:
-            gained, tokens = (part[..., 0] for part in offer.best(1))
+            gained, tokens = (part[..., 0] for part in offer.top(1))
         self.score = self.score + gained.masked_fill(self.ended, 0)
         self.length = self.length + ~self.ended
         self.ended = self.ended | torch.isin(tokens, self.stops)
@@ -95,15 +95,15 @@ class Singles(Rows):
         return (scaled + gumbel.to(scaled)).argmax(-1)
 
     @property
-    def open(self) -> Tensor:
+    def active(self) -> Tensor:
         return ~self.ended.all(-1)
 
-    def lines(self) -> list[list[Line]]:
+    def finished(self) -> list[list[Hypothesis]]:
         score = self.score / self.length**self.options.length_penalty
         return _ranked(self.tokens, self.length, score, self.width)
 
 
-class Beams(Rows):
+class BeamSearch(BatchedState):
     """Beam search that keeps finished lines apart; the rule of Hugging Face's ``generate``.
 
     Twice as many continuations as beams are looked at; those among the best ``num_beams`` that end are kept as
@@ -116,16 +116,16 @@ class Beams(Rows):
         self.keep = self.width * (1 + max(1, min(len(stops), 4)))
         shape = (batch, self.width)
         self.score = torch.zeros(shape, device=device)
-        self.score[:, 1:] = NEVER  # all lines are the same before the first token
+        self.score[:, 1:] = IMPOSSIBLE  # all lines are the same before the first token
         self.tokens = torch.zeros(*shape, 0, dtype=torch.long, device=device)
-        self.finished_score = torch.full(shape, NEVER, device=device)
+        self.finished_score = torch.full(shape, IMPOSSIBLE, device=device)
         self.finished_length = torch.zeros(shape, dtype=torch.long, device=device)
-        self.finished = torch.zeros(*shape, options.max_new_tokens, dtype=torch.long, device=device)
+        self.finished_tokens = torch.zeros(*shape, options.max_new_tokens, dtype=torch.long, device=device)
         self.hopeful = torch.ones(batch, dtype=torch.bool, device=device)
 
-    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
+    def step(self, offer: NextTokens) -> tuple[Tensor, Tensor]:
         length = self.tokens.shape[-1] + 1
-        log_probs, tokens = offer.best(self.keep, self.options.temperature)  # (B W c)
+        log_probs, tokens = offer.top(self.keep, self.options.temperature)  # (B W c)
         total = (self.score[..., None] + log_probs).flatten(1)  # the best of all lines are among the best of each
         score, index = total.topk(min(self.keep, total.shape[-1]), dim=-1)  # (B C)
         parents, tokens = index // log_probs.shape[-1], tokens.flatten(1).gather(1, index)
@@ -133,9 +133,9 @@ class Beams(Rows):
         ends = torch.isin(tokens, self.stops)
         last = length == self.options.max_new_tokens
         self._finish(score, lines, ends | last, length)
-        best = score.masked_fill(ends, NEVER).topk(self.width, dim=-1).indices
-        self.score, self.tokens = score.masked_fill(ends, NEVER).gather(1, best), _take(lines, best)
-        worst = torch.where((self.finished_score > NEVER).all(-1), self.finished_score.amin(-1), NEVER)
+        best = score.masked_fill(ends, IMPOSSIBLE).topk(self.width, dim=-1).indices
+        self.score, self.tokens = score.masked_fill(ends, IMPOSSIBLE).gather(1, best), _take(lines, best)
+        worst = torch.where((self.finished_score > IMPOSSIBLE).all(-1), self.finished_score.amin(-1), IMPOSSIBLE)
         self.hopeful = self.hopeful & (self.score[:, 0] / length**self.options.length_penalty > worst) & (not last)
         return parents.gather(1, best), tokens.gather(1, best)
 
@@ -143,24 +143,24 @@ class Beams(Rows):
         """Merges the lines that end now, among the best ``width`` candidates, into the finished ones."""
         counts = ends & self.hopeful[:, None]
         counts[:, self.width :] = False
-        score = (score / length**self.options.length_penalty).masked_fill(~counts, NEVER)
-        room = self.finished.shape[-1] - length
+        score = (score / length**self.options.length_penalty).masked_fill(~counts, IMPOSSIBLE)
+        room = self.finished_tokens.shape[-1] - length
         lines = torch.nn.functional.pad(lines, (0, room))
         lengths = torch.full_like(score, length, dtype=torch.long)
         merged = torch.cat([self.finished_score, score], dim=1)
         self.finished_score, best = merged.topk(self.width, dim=-1)
-        self.finished = _take(torch.cat([self.finished, lines], dim=1), best)
+        self.finished_tokens = _take(torch.cat([self.finished_tokens, lines], dim=1), best)
         self.finished_length = torch.cat([self.finished_length, lengths], dim=1).gather(1, best)
 
     @property
-    def open(self) -> Tensor:
+    def active(self) -> Tensor:
         return self.hopeful
 
-    def lines(self) -> list[list[Line]]:
-        return _ranked(self.finished, self.finished_length, self.finished_score, self.options.num_return)
+    def finished(self) -> list[list[Hypothesis]]:
+        return _ranked(self.finished_tokens, self.finished_length, self.finished_score, self.options.num_return)
 
 
-class ClipCapBeams(Rows):
+class ClipCapBeamSearch(BatchedState):
     """The beams of ClipCap's published code: the mean log-probability of a line ranks it at every step.
 
     A finished line stays among the beams with its length frozen; the search ends when all beams have.
@@ -174,8 +174,8 @@ class ClipCapBeams(Rows):
         self.ended = torch.zeros(shape, dtype=torch.bool, device=device)
         self.tokens = torch.zeros(*shape, 0, dtype=torch.long, device=device)
 
-    def pick(self, offer: Offer) -> tuple[Tensor, Tensor]:
-        log_probs = offer.all(self.options.temperature)
+    def step(self, offer: NextTokens) -> tuple[Tensor, Tensor]:
+        log_probs = offer.log_probs(self.options.temperature)
         v = log_probs.shape[-1]
         if not self.tokens.shape[-1]:
             self.total, tokens = log_probs[:, 0].topk(self.width, dim=-1)
@@ -196,16 +196,18 @@ class ClipCapBeams(Rows):
         return parents, tokens
 
     @property
-    def open(self) -> Tensor:
+    def active(self) -> Tensor:
         return ~self.ended.all(-1)
 
-    def lines(self) -> list[list[Line]]:
+    def finished(self) -> list[list[Hypothesis]]:
         return _ranked(self.tokens, self.length.long(), self.total / self.length, self.options.num_return)
 
 
-def picker_for(options: GenerateOptions, batch: int, stops: Tensor) -> Picker:
+def strategy_for(options: GenerateOptions, batch: int, stops: Tensor) -> SearchStrategy:
     """The picker that ``options`` ask for; ``stops`` (any number) are the token ids that end a line."""
-    kind = Singles if options.num_beams == 1 else ClipCapBeams if options.ranking == "clipcap" else Beams
+    kind = (
+        GreedyOrSampled if options.num_beams == 1 else ClipCapBeamSearch if options.ranking == "clipcap" else BeamSearch
+    )
     return kind(batch, stops, options, stops.device)
 
 
@@ -214,9 +216,9 @@ def _take(lines: Tensor, index: Tensor) -> Tensor:
     return lines.gather(1, index[..., None].expand(-1, -1, lines.shape[-1]))
 
 
-def _ranked(tokens: Tensor, length: Tensor, score: Tensor, count: int) -> list[list[Line]]:
+def _ranked(tokens: Tensor, length: Tensor, score: Tensor, count: int) -> list[list[Hypothesis]]:
     """Lines (B W N) cut to their lengths (B W), the ``count`` best of an input first, without those that never were."""
     order = score.argsort(dim=-1, descending=True, stable=True)[:, :count]
     ids, lengths, scores = (_take(tokens, order), length.gather(1, order), score.gather(1, order))
     rows = zip(*(cast(list[Any], part.tolist()) for part in (ids, lengths, scores)), strict=True)  # pyright: ignore
-    return [[(t[:n], s) for t, n, s in zip(*row, strict=True) if s > NEVER] for row in rows]
+    return [[(t[:n], s) for t, n, s in zip(*row, strict=True) if s > IMPOSSIBLE] for row in rows]

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
-from mmprefix.importers.tensor_map import Slot, check, fill, language_model, same, slots, without_buffers
+from mmprefix.importers.tensor_map import TensorMap, check, fill, language_model, same, slots, without_buffers
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
@@ -55,7 +55,7 @@ def has_heads(given: Mapping[str, Tensor]) -> bool:
     return any(name.startswith("clip_project.transformer.") for name in given)
 
 
-def mapper_slots(mapper: Mapper) -> list[Slot]:
+def mapper_slots(mapper: Mapper) -> list[TensorMap]:
     """The slots of a mapper by ClipCap's names."""
     own = mapper.state_dict()
     if isinstance(mapper, Linear):

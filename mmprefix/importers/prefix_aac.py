@@ -18,7 +18,7 @@ from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.encoders import panns
 from mmprefix.encoders.panns import Cnn14
 from mmprefix.errors import InputError
-from mmprefix.importers.tensor_map import Slot, check, fill, language_model, same, slots, without_buffers
+from mmprefix.importers.tensor_map import TensorMap, check, fill, language_model, same, slots, without_buffers
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_aac import PrefixAAC, sinusoids
 from mmprefix.model import Branch, PrefixLM
@@ -62,7 +62,7 @@ def prefix_aac(
     return model
 
 
-def aac_slots(model: PrefixLM) -> list[Slot]:
+def aac_slots(model: PrefixLM) -> list[TensorMap]:
     """The slots of encoder, mappers and output head by Prefix-AAC's names."""
     encoder, decoder = cast(Cnn14, model.encoder("audio")), cast(CausalDecoder, model.decoder)
     temporal, overall = cast(Parallel, model.mappers["audio"]).mappers
@@ -77,7 +77,7 @@ def aac_slots(model: PrefixLM) -> list[Slot]:
     ]
 
 
-def _mapper_slots(prefix: str, mapper: PrefixAAC, kernel: int) -> list[Slot]:
+def _mapper_slots(prefix: str, mapper: PrefixAAC, kernel: int) -> list[TensorMap]:
     """A mapper's slots; its first layer is a convolution there, over ``kernel`` bands or values of the summary."""
     found = []
     for name, value in mapper.state_dict().items():
@@ -86,7 +86,7 @@ def _mapper_slots(prefix: str, mapper: PrefixAAC, kernel: int) -> list[Slot]:
         shape = tuple(value.shape)
         if name == "project.weight":
             shape = (shape[0], shape[1] // kernel, 1, kernel)
-        found.append(Slot(prefix + theirs, shape, value))
+        found.append(TensorMap(prefix + theirs, shape, value))
     return found
 
 
@@ -164,14 +164,14 @@ def aac_tensors(source: str) -> tuple[dict[str, Tensor], Path]:
 
     Raises InputError for a folder that lacks a part.
     """
-    path = untrusted.fetch(source)
+    path = untrusted.fetch_file(source)
     if path.is_file():
-        return untrusted.tensors(path), path
+        return untrusted.read_tensors(path), path
     found: dict[str, Tensor] = {}
     for part in ("audio_encoder", "temporal_mappingnetwork", "global_mappingnetwork", "language_header"):
         files = sorted(path.glob(f"{part}*.pt"))
         if len(files) != 1:
             raise InputError(f"{path}: expected one file {part}*.pt in the folder, found {len(files)}")
-        for name, value in untrusted.tensors(files[0]).items():
+        for name, value in untrusted.read_tensors(files[0]).items():
             found[name if name.startswith(f"{part}.") else f"{part}.{name}"] = value
     return found, path

@@ -16,7 +16,7 @@ _BUFFERS = (".attn.bias", ".attn.masked_bias")  # masks that older versions of T
 
 
 @dataclass(frozen=True)
-class Slot:
+class TensorMap:
     """A tensor of ours that is filled from a file: what it is called there, and the shape that it has there."""
 
     name: str
@@ -24,30 +24,30 @@ class Slot:
     own: Tensor
 
 
-def slots(prefix: str, own: Mapping[str, Tensor]) -> list[Slot]:
+def slots(prefix: str, own: Mapping[str, Tensor]) -> list[TensorMap]:
     """Slots for tensors that have the same shape in a file, and the same name behind ``prefix``."""
-    return [Slot(prefix + name, tuple(value.shape), value) for name, value in own.items()]
+    return [TensorMap(prefix + name, tuple(value.shape), value) for name, value in own.items()]
 
 
-def check(wanted: Iterable[Slot], given: Mapping[str, Tensor], file: str, model: str) -> None:
+def check(wanted: Iterable[TensorMap], given: Mapping[str, Tensor], file: str, model: str) -> None:
     """Refuses, by name, the first tensor that is missing, unknown or misshapen."""
     untrusted.compare({slot.name: slot.shape for slot in wanted}, given, file, model)
 
 
 @torch.no_grad()
-def fill(wanted: Iterable[Slot], given: Mapping[str, Tensor]) -> None:
+def fill(wanted: Iterable[TensorMap], given: Mapping[str, Tensor]) -> None:
     """Copies what was checked."""
     for slot in wanted:
         slot.own.copy_(given[slot.name].reshape(slot.own.shape))
 
 
-def language_model(decoder: CausalDecoder, whole: bool) -> list[Slot]:
+def language_model(decoder: CausalDecoder, whole: bool) -> list[TensorMap]:
     """The slots of a decoder's language model; ``whole``: with its output head, as ClipCap saves it."""
     lm = decoder.lm if whole else decoder.lm.base_model
     return slots("gpt.", cast(dict[str, Tensor], lm.state_dict()))
 
 
-def same(wanted: Iterable[Slot], given: Mapping[str, Tensor]) -> bool:
+def same(wanted: Iterable[TensorMap], given: Mapping[str, Tensor]) -> bool:
     """Whether a file's tensors are those that are there already, to the bit."""
     return all(torch.equal(slot.own, given[slot.name].to(slot.own.dtype)) for slot in wanted)
 

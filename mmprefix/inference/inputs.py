@@ -8,13 +8,13 @@ from typing import Any, cast
 
 from PIL import Image
 
-from mmprefix.data.manifest import Item
+from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
 from mmprefix.media.files import missing, open_source
 from mmprefix.media.source import Source, Waveform, name_of
 
-Given = Source | Item  # a file or a value in memory, or a part of a file
-Input = Given | dict[str, Given]  # one of those, or several by branch name
+InputSource = Source | InputRef  # a file or a value in memory, or a part of a file
+Input = InputSource | dict[str, InputSource]  # one of those, or several by branch name
 
 _PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
 _SOUNDS = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff"}
@@ -22,7 +22,7 @@ _STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _CALLED = {"image": "a picture", "audio": "a sound", "signals": "a row of numbers"}
 
 
-def listed(files: Any) -> tuple[list[Input], bool]:
+def as_list(files: Any) -> tuple[list[Input], bool]:
     """The inputs as a list, and whether they were given as one; InputError for an empty list."""
     if not isinstance(files, list | tuple) or isinstance(files, Waveform) or _numbers(files):
         return [cast(Input, files)], False
@@ -31,7 +31,7 @@ def listed(files: Any) -> tuple[list[Input], bool]:
     return list(cast("list[Input]", files)), True
 
 
-def by_branch(value: Input, kinds: Mapping[str, str]) -> dict[str, Given]:
+def assign_to_branches(value: Input, kinds: Mapping[str, str]) -> dict[str, InputSource]:
     """One input by the name of the branch that reads it; ``kinds`` says what each branch reads (image, audio).
 
     Raises InputError that names an input of another kind, or a branch that the model does not have.
@@ -44,7 +44,7 @@ def by_branch(value: Input, kinds: Mapping[str, str]) -> dict[str, Given]:
         for name, source in named.items():
             _refuse(source, kind_of(source), {name: kinds[name]})
         return named
-    one = cast(Given, _row(value))
+    one = cast(InputSource, _row(value))
     kind = kind_of(one)
     _refuse(one, kind, kinds)
     likely = kind or "audio"  # containers of sound are many, pictures are soon recognised
@@ -54,17 +54,17 @@ def by_branch(value: Input, kinds: Mapping[str, str]) -> dict[str, Given]:
     return {fitting[0]: one}
 
 
-def part_of(value: Given) -> tuple[Source, float, float | None]:
+def source_and_span(value: InputSource) -> tuple[Source, float, float | None]:
     """What an encoder's ``preprocess`` takes: a source, and the seconds from which and to which it is read."""
-    return (value.source, value.start, value.end) if isinstance(value, Item) else (value, 0.0, None)
+    return (value.source, value.start, value.end) if isinstance(value, InputRef) else (value, 0.0, None)
 
 
-def kind_of(value: Given) -> str | None:
+def kind_of(value: InputSource) -> str | None:
     """Whether a source is a picture ("image") or a sound ("audio"), by its type, its name, or its first bytes.
 
     None where these do not tell. Raises InputError for a file that is missing and a value of another type.
     """
-    if isinstance(value, Item):
+    if isinstance(value, InputRef):
         return kind_of(value.source)
     if isinstance(value, Waveform):
         return "audio"
@@ -102,15 +102,15 @@ def _numbers(value: Any) -> bool:
     return all(isinstance(one, int | float) and not isinstance(one, bool) for one in cast("list[Any]", value))
 
 
-def _refuse(value: Given, kind: str | None, kinds: Mapping[str, str]) -> None:
+def _refuse(value: InputSource, kind: str | None, kinds: Mapping[str, str]) -> None:
     if not kinds:
         raise InputError(f"{_name(value)}: this model reads no files, only a context")
     if kind is not None and kind not in kinds.values():
         raise InputError(f"{_name(value)}: is {_CALLED[kind]}, but what reads it here is {_have(kinds)}")
 
 
-def _name(value: Given) -> str:
-    return name_of(part_of(value)[0])
+def _name(value: InputSource) -> str:
+    return name_of(source_and_span(value)[0])
 
 
 def _have(kinds: Mapping[str, str]) -> str:

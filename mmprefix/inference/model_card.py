@@ -74,7 +74,7 @@ def _example(model: PrefixLM, task: str) -> str:
 
 def _given(encoder: Encoder) -> str:
     numbers = f"[{', '.join(['0.5'] * encoder.pooled_dim)}]"
-    return {"audio": '"sound.wav"', "image": '"picture.jpg"', "signals": numbers}[encoder.media]
+    return {"audio": '"sound.wav"', "image": '"picture.jpg"', "signals": numbers}[encoder.input_kind]
 
 
 def _about(settings: dict[str, Any], task: str) -> list[str]:

@@ -17,19 +17,19 @@ import torch
 from torch import nn
 
 from mmprefix import saved_model
-from mmprefix.data.collate import stack
+from mmprefix.data.collate import pad_media
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.inference.inputs import Given, Input, by_branch, listed, part_of
+from mmprefix.inference.inputs import Input, InputSource, as_list, assign_to_branches, source_and_span
 from mmprefix.inference.model_card import model_card
-from mmprefix.inference.prefetch import ahead
+from mmprefix.inference.prefetch import prefetch
 from mmprefix.model import PrefixLM
-from mmprefix.slu.answering import understand_batch
-from mmprefix.slu.questions import Framing, ask
+from mmprefix.slu.answering import answer_batch
+from mmprefix.slu.questions import Framing, build_questions
 from mmprefix.slu.schema import Schema, read_schema
 from mmprefix.types import Batch, Candidate
-from mmprefix.weights.devices import best_device, float_type, usable
-from mmprefix.weights.source import folder
+from mmprefix.weights.devices import best_device, default_dtype, require_device
+from mmprefix.weights.source import resolve_folder
 
 Results = TypeVar("Results")
 _KEPT = ("prompt", "trained", "imported", "schema", "framing", "answers")  # settings that are saved as they were loaded
@@ -52,7 +52,7 @@ class Predictor:
 
         Parts that take no ``dtype`` stay as they are. Raises InputError for a device that this machine does not have.
         """
-        self.model.to(None if device is None else usable(device))
+        self.model.to(None if device is None else require_device(device))
         if dtype is not None:
             for part in self.model.frozen_parts.values():
                 if "dtype" in part.init_args:
@@ -135,7 +135,7 @@ class Predictor:
             batch_size=batch_size,
         )
         texts = [[c.text for c in one] if num_return > 1 else one[0].text for one in found]
-        return texts if listed(files)[1] else texts[0]
+        return texts if as_list(files)[1] else texts[0]
 
     def candidates(
         self,
@@ -157,7 +157,7 @@ class Predictor:
         def write(batch: Batch) -> list[list[Candidate]]:
             return self.model.generate(batch, options)
 
-        inputs, _ = listed(files)
+        inputs, _ = as_list(files)
         return self._batched(inputs, [[] for _ in inputs], prompt, context, batch_size, write)
 
     def score(
@@ -172,9 +172,9 @@ class Predictor:
         """The total log-probability of each text for its input (of each text, where one input is given)."""
 
         def score(batch: Batch) -> list[list[float]]:
-            return self.model.decoder.score(self.model.start(batch), self.model.prompts(batch), batch.targets)
+            return self.model.decoder.score(self.model.prefill(batch), self.model.prompts(batch), batch.targets)
 
-        inputs, _ = listed(files)
+        inputs, _ = as_list(files)
         said = [texts] if isinstance(texts, str) else list(texts)
         if len(inputs) != len(said) and (len(inputs) > 1 or not said):
             raise InputError(f"score: {len(inputs)} inputs and {len(said)} texts; give one text an input")
@@ -197,8 +197,8 @@ class Predictor:
 
         def weigh(batch: Batch) -> list[dict[str, float]]:
             prompts = self.model.prompts(batch)
-            opened = self.model.decoder.open(self.model.start(batch), prompts)
-            found = cast(list[list[float]], self.model.decoder.choose(opened, prompts, allowed).tolist())  # pyright: ignore
+            opened = self.model.decoder.append_prompts(self.model.prefill(batch), prompts)
+            found = cast(list[list[float]], self.model.decoder.score_choices(opened, prompts, allowed).tolist())  # pyright: ignore
             return [dict(zip(allowed, row, strict=True)) for row in found]
 
         inputs = self._inputs(files, context)
@@ -245,20 +245,20 @@ class Predictor:
             raise InputError("schema: this model was trained without one; give a file or the name of a shipped schema")
         known = given if isinstance(given, Schema) else read_schema(given)
         framing = framing or cast(Framing, self.settings.get("framing") or "choice")
-        questions = ask(known, framing)
+        questions = build_questions(known, framing)
 
         def answer(batch: Batch) -> list[dict[str, Any]]:
-            return understand_batch(self.model, batch, known, questions, self.options)
+            return answer_batch(self.model, batch, known, questions, self.options)
 
         inputs = self._inputs(files, context)
         found = self._batched(inputs, [[] for _ in inputs], None, context, batch_size, answer)
-        many = listed(files)[1] if files is not None else not isinstance(context, str)
+        many = as_list(files)[1] if files is not None else not isinstance(context, str)
         return found if many else found[0]
 
     def _inputs(self, files: Input | Sequence[Input] | None, context: str | Sequence[str] | None) -> list[Input]:
         """The inputs as a list; as many without any file as there are contexts, where no files are given."""
         if files is not None:
-            return listed(files)[0]
+            return as_list(files)[0]
         if context is None:
             raise InputError("no input given; give a file, a list of files, or a context")
         return [{} for _ in ([context] if isinstance(context, str) else context)]
@@ -266,7 +266,7 @@ class Predictor:
     def save(self, directory: str | Path) -> None:
         """Writes the model directory: recipe, trained tensors, model card. See ``mmprefix.load``."""
         settings = {"generate": asdict(self.options), **{k: v for k, v in self.settings.items() if k in _KEPT}}
-        model = self.model.folded()
+        model = self.model.merged()
         saved_model.save(model, directory, settings, model_card(model, settings))
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
@@ -323,13 +323,13 @@ class Predictor:
         found: dict[int, Results] = {}
         step = size * _AHEAD
         windows = [range(start, min(start + step, len(read))) for start in range(0, len(read), step)]
-        for window, tensors in zip(windows, ahead(decode, windows), strict=True):
+        for window, tensors in zip(windows, prefetch(decode, windows), strict=True):
             self._transcribe(contexts, {i: read[i]["audio"] for i in window if "audio" in read[i] and not contexts[i]})
             order = sorted(window, key=lambda i: (list(tensors[i]), [t.shape[-1] for t in tensors[i].values()]))
             for _, alike in groupby(order, key=lambda i: list(tensors[i])):
                 rows = list(alike)
                 for chunk in (rows[at : at + size] for at in range(0, len(rows), size)):
-                    media = {name: stack([tensors[i][name] for i in chunk]) for name in tensors[chunk[0]]}
+                    media = {name: pad_media([tensors[i][name] for i in chunk]) for name in tensors[chunk[0]]}
                     said, told = [texts[i] for i in chunk], [contexts[i] for i in chunk]
                     batch = Batch(media, [prompts[i] for i in chunk], said, told, [str(i) for i in chunk])
                     with torch.inference_mode():
@@ -339,20 +339,20 @@ class Predictor:
     @property
     def kinds(self) -> dict[str, str]:
         """What can be given by name: image, audio or signals of each branch, and the sound that is transcribed."""
-        kinds: dict[str, str] = {name: self.model.encoder(name).media for name in self.model.encoders}
+        kinds: dict[str, str] = {name: self.model.encoder(name).input_kind for name in self.model.encoders}
         return kinds | ({} if self.model.transcriber is None else {"audio": "audio"})
 
-    def _read(self, value: Input, context: str, number: int) -> dict[str, Given]:
+    def _read(self, value: Input, context: str, number: int) -> dict[str, InputSource]:
         """What is given of one input by branch name; nothing where a context stands alone."""
         if not isinstance(value, dict) or value or not self.model.reads_text:
-            return by_branch(value, self.kinds)
+            return assign_to_branches(value, self.kinds)
         if not context:
             raise InputError(f"input {number + 1}: has neither a file nor a context; give one of them")
         return {}
 
-    def _preprocess(self, sources: dict[str, Given]) -> dict[str, torch.Tensor]:
+    def _preprocess(self, sources: dict[str, InputSource]) -> dict[str, torch.Tensor]:
         """Sources by branch name → waveforms (S,) and pictures (3 Y X), in the order of the names."""
-        return {name: self.model.encoder(name).preprocess(*part_of(sources[name])) for name in sorted(sources)}
+        return {name: self.model.encoder(name).preprocess(*source_and_span(sources[name])) for name in sorted(sources)}
 
     def _contexts(self, context: str | Sequence[str] | None, count: int) -> list[str]:
         if context is None:
@@ -364,15 +364,15 @@ class Predictor:
             raise InputError(f"context: {len(given)} contexts for {count} inputs; give one for all, or one an input")
         return given
 
-    def _transcribe(self, contexts: list[str], sounds: dict[int, Given], size: int = 8) -> None:
+    def _transcribe(self, contexts: list[str], sounds: dict[int, InputSource], size: int = 8) -> None:
         """Puts what is said in ``sounds``, by place, into ``contexts``, where this model has a transcriber."""
         heard = self.model.transcriber
         if heard is None or not sounds:
             return
-        values = {i: heard.preprocess(*part_of(source)) for i, source in sounds.items()}
+        values = {i: heard.preprocess(*source_and_span(source)) for i, source in sounds.items()}
         order = sorted(values, key=lambda i: len(values[i]))
         for chunk in (order[at : at + size] for at in range(0, len(order), size)):
-            for i, one in zip(chunk, heard(stack([values[i] for i in chunk]).to(self.device)), strict=True):
+            for i, one in zip(chunk, heard(pad_media([values[i] for i in chunk]).to(self.device)), strict=True):
                 contexts[i] = one.text
 
     def _prompts(self, prompt: str | Sequence[str] | None, count: int) -> list[str]:
@@ -398,9 +398,9 @@ def load(
     Raises InputError for a directory that is no model, damaged files, and frozen parts other than it was trained with.
     """
     place = Path(source).expanduser()
-    directory = place if place.exists() else folder(str(source), revision)
-    target = usable(device or best_device())
-    wanted = float_type(dtype, target)
+    directory = place if place.exists() else resolve_folder(str(source), revision)
+    target = require_device(device or best_device())
+    wanted = default_dtype(dtype, target)
     model, saved = saved_model.load(directory, parts)
     known = {field.name for field in fields(GenerateOptions)}
     chosen = cast(dict[str, Any], saved.get("generate") or {})

@@ -10,7 +10,7 @@ Piece = TypeVar("Piece")
 Made = TypeVar("Made")
 
 
-def ahead(make: Callable[[Piece], Made], pieces: Iterable[Piece]) -> Iterator[Made]:
+def prefetch(make: Callable[[Piece], Made], pieces: Iterable[Piece]) -> Iterator[Made]:
     """``make`` of each piece in order; while one is in use the next is made, in a thread.
 
     What ``make`` raises is raised in its place; what was begun beyond it is let finish and forgotten.

@@ -12,34 +12,34 @@ from transformers.cache_utils import DynamicLayer
 from mmprefix.kv_cache.state import Layer
 
 
-def given(layers: Sequence[Layer]) -> DynamicCache:
+def cache_over(layers: Sequence[Layer]) -> DynamicCache:
     """A cache that begins with ``layers``; none: an empty one."""
     cache = DynamicCache()
-    cache.layers.extend(filled(DynamicLayer(), *layer) for layer in layers)
+    cache.layers.extend(set_layer(DynamicLayer(), *layer) for layer in layers)
     return cache
 
 
-def filled(layer: DynamicLayer, keys: Tensor, values: Tensor) -> DynamicLayer:
+def set_layer(layer: DynamicLayer, keys: Tensor, values: Tensor) -> DynamicLayer:
     """A layer that holds these keys and values themselves."""
     layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
     layer.keys, layer.values = keys, values
     return layer
 
 
-def roomy(layers: Sequence[Layer], more: int) -> DynamicCache:
+def preallocated_cache(layers: Sequence[Layer], more: int) -> DynamicCache:
     """A cache that begins with a copy of ``layers``, with room for ``more`` positions that is written to in place."""
     cache = DynamicCache()
-    cache.layers.extend(_Roomy(keys, values, more) for keys, values in layers)
+    cache.layers.extend(_PreallocatedLayer(keys, values, more) for keys, values in layers)
     return cache
 
 
-def keep(cache: DynamicCache, rows: Tensor) -> None:
+def select_rows(cache: DynamicCache, rows: Tensor) -> None:
     """Goes on with some of the inputs of a roomy cache."""
     for layer in cache.layers:
-        cast(_Roomy, layer).keep(rows)
+        cast(_PreallocatedLayer, layer).select(rows)
 
 
-class _Roomy(DynamicLayer):
+class _PreallocatedLayer(DynamicLayer):
     """Keys and values (B H T K) at the beginning of tensors that are longer."""
 
     def __init__(self, keys: Tensor, values: Tensor, more: int) -> None:
@@ -53,7 +53,7 @@ class _Roomy(DynamicLayer):
 
     def _show(self) -> None:
         keys, values = (space[:, :, : self.length] for space in self.spaces)
-        filled(self, keys, values)
+        set_layer(self, keys, values)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         begin, self.length = self.length, self.length + key_states.shape[2]
@@ -62,7 +62,7 @@ class _Roomy(DynamicLayer):
         self._show()
         return cast(Tensor, self.keys), cast(Tensor, self.values)
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Goes on with some of the inputs."""
         self.spaces = [space[rows] for space in self.spaces]
         self._show()

@@ -15,7 +15,7 @@ from torch import Tensor
 Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
-def pack(rows: list[list[list[int]]]) -> Tensor:
+def pack_texts(rows: list[list[list[int]]]) -> Tensor:
     """Branches of tokens, one row an input → (3 B N): ids, branch number (-1 where padding), place in it."""
     lengths, owner, number = _texts(rows)
     flat, text, place = _tokens(rows, lengths)
@@ -27,7 +27,7 @@ def pack(rows: list[list[list[int]]]) -> Tensor:
     return torch.from_numpy(found)
 
 
-def plan_scores(ids: list[list[list[int]]], asked: list[list[int]] | None = None) -> Tensor:
+def plan_targets(ids: list[list[list[int]]], asked: list[list[int]] | None = None) -> Tensor:
     """(3 C), for every target token: the row of hidden states that predicts it, its id, and the number of its text.
 
     Rows are first the B trunks (which predict first tokens, for all texts of an input at once), then all packed

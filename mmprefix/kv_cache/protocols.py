@@ -10,16 +10,16 @@ from transformers import DynamicCache
 from mmprefix.kv_cache.state import State
 
 
-class Runs(Protocol):
+class TreeModel(Protocol):
     """What a tree asks of a decoder."""
 
     lm: nn.Module
 
-    def run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
+    def forward_tokens(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
         """Tokens (B N E) behind the cache of a trunk, which grows by them → hidden states (B N E')."""
         ...
 
-    def place(self, state: State, offset: Tensor) -> Tensor:
+    def position_ids(self, state: State, offset: Tensor) -> Tensor:
         """Position numbers (B N) of tokens that stand ``offset`` (B N) behind the trunk's real positions."""
         ...
 
@@ -27,16 +27,16 @@ class Runs(Protocol):
         """Tokens (B N) → (B N E)."""
         ...
 
-    def head(self, hidden: Tensor) -> Tensor:
+    def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V)."""
         ...
 
-    def fixed_head(self) -> nn.Linear | None:
+    def output_matrix(self) -> nn.Linear | None:
         """The output matrix where it alone makes the logits and is not trained; else None."""
         ...
 
 
-class Tree(Protocol):
+class TokenTree(Protocol):
     """The trunks of B inputs, and the nodes behind them, W a step."""
 
     def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:
@@ -46,10 +46,10 @@ class Tree(Protocol):
         """
         ...
 
-    def lighter(self, still: int, count: int) -> bool:
+    def should_compact(self, still: int, count: int) -> bool:
         """Whether it is worth its cost to go on with the ``still`` open ones of ``count`` inputs alone."""
         ...
 
-    def keep(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Goes on with some of the inputs only."""
         ...

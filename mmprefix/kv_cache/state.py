@@ -35,19 +35,19 @@ class State:
 
     cache: tuple[Layer, ...]
     mask: Tensor
-    last: Tensor | None
+    last_hidden: Tensor | None
     memory: Memory | None = None
 
-    def rows(self, rows: Tensor) -> State:
+    def select(self, rows: Tensor) -> State:
         """The same for some of the inputs, in another order if need be."""
 
         def taken(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
             return tuple((keys[rows], values[rows]) for keys, values in layers)
 
         memory = self.memory and Memory(taken(self.memory.layers), self.memory.mask[rows])
-        last = None if self.last is None else self.last[rows]
+        last = None if self.last_hidden is None else self.last_hidden[rows]
         return State(taken(self.cache), self.mask[rows], last, memory)
 
     def roll(self, by: int) -> State:
         """The same, each input's in the place of the input ``by`` rows further."""
-        return self.rows(torch.arange(len(self.mask), device=self.mask.device).roll(by))
+        return self.select(torch.arange(len(self.mask), device=self.mask.device).roll(by))

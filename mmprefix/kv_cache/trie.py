@@ -19,14 +19,14 @@ class Trie(NamedTuple):
 
     tokens: Tensor
     depth: Tensor
-    sees: Tensor
-    places: Tensor
-    next: Tensor
-    edge: Tensor
-    text: Tensor
+    visible: Tensor
+    node: Tensor
+    token: Tensor
+    edge_of_use: Tensor
+    text_of_use: Tensor
 
 
-def trie(texts: Sequence[Sequence[int]], device: torch.device) -> Trie:
+def build_trie(texts: Sequence[Sequence[int]], device: torch.device) -> Trie:
     """The trie of ``texts`` as token ids, each with its end; no text may be empty."""
     nodes: dict[tuple[int, ...], int] = {}
     edges: dict[tuple[int, int], int] = {}

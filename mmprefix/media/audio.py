@@ -20,7 +20,7 @@ from PIL import Image
 from mmprefix.errors import InputError
 from mmprefix.media.files import open_source
 from mmprefix.media.source import Source, Waveform, name_of
-from mmprefix.media.truncation import cut_off
+from mmprefix.media.truncation import truncation_reason
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -124,7 +124,7 @@ def _sound(source: str | Path | bytes | Image.Image | tuple[float, ...]) -> Iter
     if isinstance(source, Image.Image | tuple):
         raise InputError(f"{name}: a sound is wanted here")
     with open_source(source) as stream:
-        reason = cut_off(stream)
+        reason = truncation_reason(stream)
         if reason:
             raise InputError(f"{name}: the sound is cut off: {reason}")
         try:

@@ -15,7 +15,7 @@ _LAST_PAGE = 0x04  # the flag of the page that ends a stream
 _UNKNOWN = (0, 0xFFFFFFFF)  # lengths that a program writes into a WAV header when it cannot go back to correct it
 
 
-def cut_off(stream: BinaryIO) -> str | None:
+def truncation_reason(stream: BinaryIO) -> str | None:
     """Why the sound in ``stream`` is not whole, or None when nothing speaks against it. Rewinds the stream."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)

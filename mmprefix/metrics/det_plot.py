@@ -8,7 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from mmprefix.atomic import atomically
+from mmprefix.atomic import write_atomically
 from mmprefix.errors import InputError
 from mmprefix.metrics.detection import DetCurve, equal_error
 
@@ -49,7 +49,7 @@ def draw(curve: DetCurve, path: Path) -> None:
     axes.set_xticks(_deviate(ticks, low), names, fontsize="small", rotation=45)
     axes.set_yticks(_deviate(ticks, low), names, fontsize="small")
     axes.grid(color="0.9")
-    atomically(path, lambda fresh: figure.savefig(fresh, format=path.suffix[1:].lower(), dpi=150))
+    write_atomically(path, lambda fresh: figure.savefig(fresh, format=path.suffix[1:].lower(), dpi=150))
 
 
 def _limits(curve: DetCurve, rate: float) -> tuple[float, float]:

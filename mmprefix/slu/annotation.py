@@ -12,14 +12,14 @@ from mmprefix.slu.schema import SEPARATOR, Schema, fold, known
 
 
 @dataclass(frozen=True)
-class Gold:
+class Annotation:
     """What an utterance means: its intent (None: not known), and the values in order of each slot that it has."""
 
     intent: str | None
     slots: dict[str, tuple[str, ...]]
 
 
-def read_gold(row: Mapping[str, Any], intent: str = "intent") -> Gold:
+def read_annotation(row: Mapping[str, Any], intent: str = "intent") -> Annotation:
     """The intent and slots of a manifest's row.
 
     ``intent`` names the field of the intent, or several with + between them, whose values are joined with _
@@ -37,10 +37,10 @@ def read_gold(row: Mapping[str, Any], intent: str = "intent") -> Gold:
         for one in value if isinstance(value, list) else [value]:
             if one is not None:
                 slots[slot] = (*slots.get(slot, ()), _value(slot, one))
-    return Gold(name, slots)
+    return Annotation(name, slots)
 
 
-def faults(schema: Schema, gold: Gold) -> list[str]:
+def schema_errors(schema: Schema, gold: Annotation) -> list[str]:
     """What the schema does not know of ``gold``, or could not tell from absence, one line each.
 
     A schema without intents asks about none, whatever the row's is; likewise without slots.

@@ -6,29 +6,29 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mmprefix.data.columns import values
-from mmprefix.data.manifest import Example, Fault
+from mmprefix.data.columns import row_fields
+from mmprefix.data.manifest import Example, RowFault
 from mmprefix.errors import InputError
-from mmprefix.slu.annotation import Gold, faults, read_gold
+from mmprefix.slu.annotation import Annotation, read_annotation, schema_errors
 from mmprefix.slu.schema import SEPARATOR, Schema, fold
 
 
-def meanings(
+def schema_coverage(
     examples: Sequence[Example], schema: Schema, intent_field: str = "intent"
-) -> tuple[list[Fault], dict[str, Any]]:
+) -> tuple[list[RowFault], dict[str, Any]]:
     """The fault of each row that ``schema`` does not understand, and figures of the other rows as plain data.
 
     ``intent_field`` is as for ``read_gold``. "intents" and "slots" say how often each label of the schema occurs,
     "free" how many values slots without a list have: of these, "in_transcript" and "not_in_transcript" stand in rows
     with a transcript, and "with_separator" would be taken for several values.
     """
-    wrong: list[Fault] = []
-    good: list[tuple[Gold, Mapping[str, Any]]] = []
+    wrong: list[RowFault] = []
+    good: list[tuple[Annotation, Mapping[str, Any]]] = []
     for example in examples:
-        row = values(example)
+        row = row_fields(example)
         try:
-            gold = read_gold(row, intent_field)
-            messages = faults(schema, gold)
+            gold = read_annotation(row, intent_field)
+            messages = schema_errors(schema, gold)
         except InputError as error:
             wrong.append(example.fault(str(error)))
             continue
@@ -74,7 +74,7 @@ def _counts(labels: Mapping[str, Any], names: Sequence[str]) -> dict[str, int]:
     return dict(counts.most_common())
 
 
-def _free(gold: Gold, schema: Schema) -> Iterator[str]:
+def _free(gold: Annotation, schema: Schema) -> Iterator[str]:
     for slot, given in gold.slots.items():
         if slot in schema.slots and not schema.slots[slot].values:
             yield from given

@@ -9,20 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from mmprefix.data.columns import values
-from mmprefix.data.index import Rows
+from mmprefix.data.columns import row_fields
+from mmprefix.data.index import DatasetIndex
 from mmprefix.data.manifest import Example
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
-from mmprefix.slu.annotation import Gold, faults, read_gold
-from mmprefix.slu.questions import Framing, Question, pairs
+from mmprefix.slu.annotation import Annotation, read_annotation, schema_errors
+from mmprefix.slu.questions import Framing, Question, sample_question_answers
 from mmprefix.slu.schema import Schema, read_schema
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Asking:
+class QuestionSampler:
     """What a training asks about a row of a manifest; see ``mmprefix.slu.questions.pairs``."""
 
     schema: Schema
@@ -46,11 +46,11 @@ class Asking:
         return any(one not in never for one in asked) or bool(self._transcript(example))
 
     def _pairs(self, example: Example, rng: np.random.Generator | None) -> list[tuple[Question, str]]:
-        gold = read_gold(values(example), self.intent_field)
-        return pairs(self.schema, gold, self.framing, rng, self.absent, self.no, self.held_out)
+        gold = read_annotation(row_fields(example), self.intent_field)
+        return sample_question_answers(self.schema, gold, self.framing, rng, self.absent, self.no, self.held_out)
 
     def _transcript(self, example: Example) -> list[tuple[str, str]]:
-        said = values(example).get("transcript")
+        said = row_fields(example).get("transcript")
         return [(self.transcribe, said)] if self.transcribe and isinstance(said, str) and said.strip() else []
 
 
@@ -91,24 +91,26 @@ class QuestionData(PairData):
                 raise InputError(f"data.{name} {value}: answers are written here, as the schema has them; leave it out")
         self.schema = schema
         read, aside = read_schema(schema), tuple(held_out or ())
-        pairs(read, Gold(None, {}), framing, None, held_out=aside)  # it knows framings, and the schema what is held out
-        self.asks = Asking(read, framing, intent_field, absent, no, aside, transcribe)
+        sample_question_answers(
+            read, Annotation(None, {}), framing, None, held_out=aside
+        )  # it knows framings, and the schema what is held out
+        self.sample_questions = QuestionSampler(read, framing, intent_field, absent, no, aside, transcribe)
 
     @property
-    def asking(self) -> Asking:
+    def asking(self) -> QuestionSampler:
         """What is asked."""
-        assert isinstance(self.asks, Asking)
-        return self.asks
+        assert isinstance(self.sample_questions, QuestionSampler)
+        return self.sample_questions
 
-    def look_through(self, rows: Rows) -> None:
+    def look_through(self, rows: DatasetIndex) -> None:
         """Rows that the schema does not know are faults; those about which nothing can be asked are left out."""
         schema, field = self.asking.schema, self.asking.intent_field
         kept: list[int] = []
         intents = 0
         for place, example in enumerate(rows.examples):
             try:
-                gold = read_gold(values(example), field)
-                wrong, intents = faults(schema, gold), intents + (gold.intent is not None)
+                gold = read_annotation(row_fields(example), field)
+                wrong, intents = schema_errors(schema, gold), intents + (gold.intent is not None)
             except InputError as error:
                 wrong = [str(error)]
             if wrong:
@@ -128,6 +130,6 @@ class QuestionData(PairData):
         rows.faults.sort(key=lambda fault: (fault.file, fault.line))
 
     def _fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
-        meant = "\n".join(str(read_gold(values(row), self.asking.intent_field)) for row in examples)
+        meant = "\n".join(str(read_annotation(row_fields(row), self.asking.intent_field)) for row in examples)
         digest = hashlib.sha256(f"{self.asking}\n{meant}".encode()).hexdigest()[:16]
         return {**super()._fingerprint(examples, world), "questions": digest}

@@ -14,9 +14,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from mmprefix.errors import InputError
-from mmprefix.slu.annotation import Gold as Gold
-from mmprefix.slu.annotation import faults, join_values, split_values
-from mmprefix.slu.annotation import read_gold as read_gold
+from mmprefix.slu.annotation import Annotation as Annotation
+from mmprefix.slu.annotation import join_values, schema_errors, split_values
+from mmprefix.slu.annotation import read_annotation as read_annotation
 from mmprefix.slu.schema import Label, Schema, fold, known
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Question:
     choices: tuple[str, ...] | None
 
 
-def ask(schema: Schema, framing: Framing = "choice") -> list[Question]:
+def build_questions(schema: Schema, framing: Framing = "choice") -> list[Question]:
     """All questions about one utterance, each in its first phrasing: about the intent, then about each slot.
 
     "choice" asks nothing about the intent where the schema has fewer than two. Raises InputError for another framing.
@@ -49,9 +49,9 @@ def ask(schema: Schema, framing: Framing = "choice") -> list[Question]:
     return about + [_slot(schema, label, None) for label in schema.slots.values()]
 
 
-def pairs(
+def sample_question_answers(
     schema: Schema,
-    gold: Gold,
+    gold: Annotation,
     framing: Framing,
     rng: Generator | None,
     absent: float = 1.0,
@@ -68,7 +68,7 @@ def pairs(
     Raises InputError where the schema does not know what ``gold`` or ``held_out`` names, or for another framing.
     """
     _check_framing(framing)
-    for fault in faults(schema, gold):
+    for fault in schema_errors(schema, gold):
         raise InputError(fault)
     for name in held_out:
         if name not in schema.intents and name not in schema.slots:
@@ -91,7 +91,7 @@ def pairs(
     return found
 
 
-def understand(schema: Schema, answers: Sequence[Answer]) -> dict[str, Any]:
+def parse_answers(schema: Schema, answers: Sequence[Answer]) -> dict[str, Any]:
     """What the answers to ``ask`` say: {"intent": name or None, "slots": {type: value or list of values}, "scores"}.
 
     An answer is (question, text, log-probability of the text, log-probability of each choice or None). "scores" holds

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprefix.errors import InputError, did_you_mean
-from mmprefix.slu.schema_file import Options, read_options
+from mmprefix.slu.schema_file import SchemaSection, read_options
 
 SEPARATOR = ", "  # between several values of one slot, in an answer
 INTENT_QUESTIONS = ("what does the speaker want?", "what is the speaker asking for?", "what should be done?")
@@ -24,7 +24,7 @@ SLOT_TEMPLATES = ("what is mentioned as {description}?", "which words say {descr
 _TOP = ("name", "intent", "templates", "intents", "slots", "none", "yes", "no", "split_intents")
 _INTENT = ("description", "answer", "questions", "examples", "scenario", "action", "slots")
 _SLOT = ("description", "questions", "examples", "values")
-_SHIPPED = Path(__file__).parent / "recipes" / "schemas"
+_SHIPPED = Path(__file__).parents[1] / "recipes" / "schemas"
 _WORD_ENDS = re.compile(r"[_\-\s]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -105,7 +105,7 @@ def read_schema(source: str | Path | Mapping[str, Any]) -> Schema:
     Raises InputError with file, key and value where it cannot be read or contradicts itself.
     """
     if isinstance(source, Mapping):
-        return _schema(Options(source), "schema")
+        return _schema(SchemaSection(source), "schema")
     file = _find(source)
     try:
         return _schema(read_options(file), file.stem)
@@ -178,7 +178,7 @@ def _find(source: str | Path) -> Path:
     return shipped[name]
 
 
-def _schema(options: Options, stem: str) -> Schema:
+def _schema(options: SchemaSection, stem: str) -> Schema:
     templates = options.allow(_TOP).inside("templates").allow(("intents", "slots"))
     about_intents = _templates(templates, "intents", INTENT_TEMPLATES)
     about_slots = _templates(templates, "slots", SLOT_TEMPLATES)
@@ -195,7 +195,7 @@ def _schema(options: Options, stem: str) -> Schema:
     )
 
 
-def _templates(options: Options, group: str, default: tuple[str, ...]) -> tuple[str, ...]:
+def _templates(options: SchemaSection, group: str, default: tuple[str, ...]) -> tuple[str, ...]:
     templates = options.texts(group, default)
     for template in templates:
         if "{description}" not in template:
@@ -203,7 +203,7 @@ def _templates(options: Options, group: str, default: tuple[str, ...]) -> tuple[
     return templates
 
 
-def _label(name: str, options: Options, templates: tuple[str, ...]) -> Label:
+def _label(name: str, options: SchemaSection, templates: tuple[str, ...]) -> Label:
     description = options.text("description", _words(name))
     questions = tuple(template.replace("{description}", description) for template in templates)
     return Label(
@@ -216,13 +216,13 @@ def _label(name: str, options: Options, templates: tuple[str, ...]) -> Label:
     )
 
 
-def _intent(name: str, options: Options, templates: tuple[str, ...], split: bool) -> Label:
+def _intent(name: str, options: SchemaSection, templates: tuple[str, ...], split: bool) -> Label:
     scenario, action = _parts(name, options, split)
     slots = options.texts("slots") if "slots" in options else None
     return replace(_label(name, options, templates), scenario=scenario, action=action, slots=slots)
 
 
-def _parts(name: str, options: Options, split: bool) -> tuple[str | None, str | None]:
+def _parts(name: str, options: SchemaSection, split: bool) -> tuple[str | None, str | None]:
     """Scenario and action: both as given, or the name before and behind its first underscore, or neither."""
     given = [key for key in ("scenario", "action") if key in options]
     if len(given) == 1:

@@ -14,7 +14,7 @@ from mmprefix.errors import InputError, did_you_mean
 
 
 @dataclass(frozen=True)
-class Options:
+class SchemaSection:
     """Options of a file, and ``place``, the dotted keys that lead to them (with a dot at the end, or empty).
 
     Every method raises InputError with the whole key, and with the value where it is wrong.
@@ -26,7 +26,7 @@ class Options:
     def __contains__(self, key: str) -> bool:
         return key in self.values
 
-    def allow(self, keys: Sequence[str]) -> Options:
+    def allow(self, keys: Sequence[str]) -> SchemaSection:
         """Itself, if it has no other than these ``keys``."""
         for key in self.values:
             if key not in keys:
@@ -56,14 +56,14 @@ class Options:
             raise InputError(f"{self.place}{key}: must be true or false, found {_kind(value)}")
         return value in (True, "true")
 
-    def inside(self, key: str) -> Options:
+    def inside(self, key: str) -> SchemaSection:
         """The options below ``key``; none where it is not given, or nothing stands behind it."""
         value, place = self.values.get(key), f"{self.place}{key}"
         if value not in (None, "") and not isinstance(value, dict):
             raise InputError(f"{place}: must hold options, found {_kind(value)}")
-        return Options(value or {}, f"{place}.")
+        return SchemaSection(value or {}, f"{place}.")
 
-    def each(self, key: str) -> Iterator[tuple[str, Options]]:
+    def each(self, key: str) -> Iterator[tuple[str, SchemaSection]]:
         """Name and options of each entry below ``key``, of which there must be one at least if it is given."""
         entries = self.inside(key)
         if key in self.values and not entries.values:
@@ -71,7 +71,7 @@ class Options:
         return ((name, entries.inside(name)) for name in entries.values)
 
 
-def read_options(file: Path) -> Options:
+def read_options(file: Path) -> SchemaSection:
     """The options in ``file``: JSON where its name ends so, otherwise YAML. A key may stand once only.
 
     Words stay texts, also those that YAML takes for something else (``yes``, ``on``, ``0``). Raises InputError with the
@@ -99,7 +99,7 @@ def read_options(file: Path) -> Options:
         raise InputError(f"not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(read, dict):
         raise InputError(f"expected options, found {_kind(read)}")
-    return Options(read)
+    return SchemaSection(read)
 
 
 class _Texts(yaml.BaseLoader):

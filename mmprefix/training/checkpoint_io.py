@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from mmprefix.atomic import atomically, saying_so
+from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
 from mmprefix.errors import InputError
-from mmprefix.saved_model import refuse_foreign
+from mmprefix.saved_model import require_ours
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -19,9 +19,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Writes ``checkpoint`` to ``path``; InputError says so when the disk refuses."""
         file = Path(path)
-        with saying_so(file):
+        with disk_errors_as_input_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
-        atomically(file, lambda fresh: _write(checkpoint, fresh))
+        write_atomically(file, lambda fresh: _write(checkpoint, fresh))
 
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, place: storage, weights_only: bool | None = None
@@ -37,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except Exception as error:  # torch.load raises a dozen kinds; all mean that the file is none of ours
             raise InputError(f"{path}: is no checkpoint that can be read ({str(error).splitlines()[0]})") from error
         if Path(path).name != ".temp.ckpt":  # by which Lightning brings the weights home from processes it forked
-            refuse_foreign(found, path)
+            require_ours(found, path)
         return found
 
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from mmprefix.data.index import Rows
+from mmprefix.data.index import DatasetIndex
 from mmprefix.data.manifest import listing
 from mmprefix.data.pairs import PairData
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
-from mmprefix.features.encode import Wanted, fill
-from mmprefix.features.keys import content_hashes, key
-from mmprefix.features.store import Part, Recall, Store, describe
+from mmprefix.features.encode import EncodeRequest, fill_store
+from mmprefix.features.keys import content_hashes, feature_key
+from mmprefix.features.store import CachedInputs, FeatureStore, InputKey, store_description
 from mmprefix.training.task import PrefixTask
 from mmprefix.training.unfreeze import UnfreezeUntil
 
@@ -31,7 +31,7 @@ def use_cache(
     dtype: str,
     trainer: Trainer,
     callbacks: Iterable[Any],
-) -> dict[str, Store]:
+) -> dict[str, FeatureStore]:
     """Encodes what ``stages`` (fit, test ...) read, where that is not in the store yet; ``data`` then reads from there.
 
     ``trainer`` says on what devices and in how many processes. Raises InputError where what an encoder finds is not
@@ -40,41 +40,45 @@ def use_cache(
     if not isinstance(data, PairData):
         raise InputError(f"cache: is for data from manifests, not {type(data).__name__}; leave it out")
     encoders = {name: task.model.encoder(name) for name in task.model.encoders}
-    encoders = {name: encoder for name, encoder in encoders.items() if encoder.media != "signals"}
+    encoders = {name: encoder for name, encoder in encoders.items() if encoder.input_kind != "signals"}
     _refuse_changing(encoders, callbacks)
     data.preprocess, data.media, data.reads_text = task.preprocess, task.media, task.reads_text  # pyright: ignore
     for stage in stages:
         data.setup(stage)
     rows = [data.rows[split] for split in data.rows]
-    stores: dict[str, Store] = {}
+    stores: dict[str, FeatureStore] = {}
     for name, encoder in encoders.items():
-        store = Store(root, describe(encoder, dtype, task.model.needs_frames(name)))
-        keys, wanted = inputs(rows, name, encoder, Path(root).expanduser() / "inputs.sqlite")
-        faults = fill(store, encoder, wanted, trainer, data.eval_batch_size, data.num_workers)
+        store = FeatureStore(root, store_description(encoder, dtype, task.model.reads_frames(name)))
+        keys, wanted = encode_requests(rows, name, encoder, Path(root).expanduser() / "inputs.sqlite")
+        faults = fill_store(store, encoder, wanted, trainer, data.eval_batch_size, data.num_workers)
         if faults and data.on_bad == "stop":
             _refuse_faults(rows, name, keys, faults)
-        data.recall[name] = Recall(store, keys, faults)
+        data.recall[name] = CachedInputs(store, keys, faults)
         stores[name] = store
         if trainer.is_global_zero:
             log.info("cache: %d inputs of branch %s in %s", len(wanted), name, store.folder)
     return stores
 
 
-def inputs(rows: Iterable[Rows], branch: str, encoder: Encoder, memory: Path) -> tuple[dict[Part, bytes], list[Wanted]]:
+def encode_requests(
+    rows: Iterable[DatasetIndex], branch: str, encoder: Encoder, memory: Path
+) -> tuple[dict[InputKey, bytes], list[EncodeRequest]]:
     """The key of every input of ``branch``, and what to encode."""
-    lengths: dict[Part, float] = {}
+    lengths: dict[InputKey, float] = {}
     for found in rows:
         for example, row in zip(found.examples, found.order, strict=True):
             if branch in example.inputs:
                 item = example.inputs[branch]
                 lengths[item.source, item.start, item.end] = row.length[0]
     hashes = content_hashes([str(source) for source, _, _ in lengths], memory)
-    timeless = encoder.media == "image"
+    timeless = encoder.input_kind == "image"
     keys = {
-        (source, start, end): key(hashes[str(source)]) if timeless else key(hashes[str(source)], start, end)
+        (source, start, end): feature_key(hashes[str(source)])
+        if timeless
+        else feature_key(hashes[str(source)], start, end)
         for source, start, end in lengths
     }
-    return keys, [Wanted(keys[part], *part, length) for part, length in lengths.items()]
+    return keys, [EncodeRequest(keys[part], *part, length) for part, length in lengths.items()]
 
 
 def _refuse_changing(encoders: dict[str, Encoder], callbacks: Iterable[Any]) -> None:
@@ -87,7 +91,9 @@ def _refuse_changing(encoders: dict[str, Encoder], callbacks: Iterable[Any]) -> 
             )
 
 
-def _refuse_faults(rows: Iterable[Rows], branch: str, keys: dict[Part, bytes], faults: dict[bytes, str]) -> None:
+def _refuse_faults(
+    rows: Iterable[DatasetIndex], branch: str, keys: dict[InputKey, bytes], faults: dict[bytes, str]
+) -> None:
     found = []
     for example in (example for some in rows for example in some.examples if branch in example.inputs):
         item = example.inputs[branch]

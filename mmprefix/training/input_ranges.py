@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from mmprefix.data.collate import stack
+from mmprefix.data.collate import pad_media
 from mmprefix.data.manifest import Example
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def learn_ranges(model: PrefixLM, data: Any) -> None:
+def fit_input_ranges(model: PrefixLM, data: Any) -> None:
     """Shows each ``MinMax`` that does not know its range yet the inputs of all rows to train on.
 
     ``data`` is a ``PairData`` after ``setup``; rows that cannot be read are left out where it skips such. Raises
@@ -35,7 +35,7 @@ def learn_ranges(model: PrefixLM, data: Any) -> None:
             read = (_read(encoder, example, name, skip) for example in examples[start : start + 256])
             values = [value for value in read if value is not None]
             if values:
-                found = encoder(stack(values).to(unknown[0].low.device)).pooled
+                found = encoder(pad_media(values).to(unknown[0].low.device)).pooled
                 for part in unknown:
                     part.observe(found)
         for part in unknown:

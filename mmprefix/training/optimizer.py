@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 
-def fuse_steps(optimizer: torch.optim.Optimizer) -> None:
+def use_fused_optimizer(optimizer: torch.optim.Optimizer) -> None:
     """Lets ``optimizer`` update all tensors of a group in one kernel, where it can and nothing else was asked for."""
     for group in optimizer.param_groups:
         undecided = group.get("fused", False) is None and group.get("foreach") is None
@@ -15,7 +15,7 @@ def fuse_steps(optimizer: torch.optim.Optimizer) -> None:
             group["fused"] = not (group.get("capturable") or group.get("differentiable"))
 
 
-def factor_at(kind: str, warmup: float, total: float) -> Callable[[int], float]:
+def lr_factor(kind: str, warmup: float, total: float) -> Callable[[int], float]:
     """The factor on the learning rate at a step: a linear rise (warm-up), then level, a line or half a cosine.
 
     A function, not an object: LambdaLR would save what an object knows, and a longer run could not go on from there.

@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mmprefix.atomic import atomically
+from mmprefix.atomic import write_atomically
 from mmprefix.types import Batch
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class WritePredictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        files = batch.media or [""] * len(batch)
+        files = batch.sources or [""] * len(batch)
         for row, file in zip(outputs, files, strict=True):
             self._rows.append((self._places.get((row["id"], file), len(self._places)), row))
 
@@ -58,7 +58,7 @@ class WritePredictions(Callback):
         rows = [row for n, (place, row) in enumerate(found) if place == last or not n or found[n - 1][0] != place]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        atomically(self.file, lambda fresh: fresh.write_text(lines, encoding="utf-8"))
+        write_atomically(self.file, lambda fresh: fresh.write_text(lines, encoding="utf-8"))
         log.info("wrote %d predictions: %s", len(rows), self.file)
 
 

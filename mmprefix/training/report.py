@@ -14,14 +14,14 @@ from typing import Any
 
 import torch.distributed as dist
 
-from mmprefix.atomic import atomically
+from mmprefix.atomic import write_atomically
 from mmprefix.metrics import caption, detection
 
 SHOWN = ("bleu_4", "rouge_l", "cider_d", "exact_match", "distinct")
 
 
 @dataclass(frozen=True)
-class Row:
+class ValidationRow:
     """One input: what was written, what people wrote, and the summed loss of its references (with its own prefix, and
     with another input's)."""
 
@@ -39,20 +39,20 @@ class Row:
 class Report:
     """Rows of one validation, sorted by group and id. ``target``: the word for what is to be detected, if there is."""
 
-    def __init__(self, rows: list[Row], target: str | None = None) -> None:
+    def __init__(self, rows: list[ValidationRow], target: str | None = None) -> None:
         self.target = target
         once = {(r.group, r.id, r.media, *r.references): r for r in rows}  # ids are unique in one manifest only
         self.rows = sorted(once.values(), key=lambda r: (r.group, r.id, r.media))
-        self.groups: dict[str, list[Row]] = {}
+        self.groups: dict[str, list[ValidationRow]] = {}
         for row in self.rows:
             self.groups.setdefault(row.group, []).append(row)
         self.by_group = {name: _figures(rows, target) for name, rows in self.groups.items()}
 
     @classmethod
-    def gather(cls, rows: list[Row], target: str | None = None) -> Report:
+    def gather(cls, rows: list[ValidationRow], target: str | None = None) -> Report:
         """The report over the rows of all processes."""
         if dist.is_available() and dist.is_initialized():
-            parts: list[list[Row]] = [[] for _ in range(dist.get_world_size())]
+            parts: list[list[ValidationRow]] = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
         return cls(rows, target)
@@ -113,8 +113,10 @@ class Report:
         name = f"{stage}-step{trainer.global_step}"
         directory.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.rows)
-        atomically(directory / f"{name}.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
-        atomically(directory / f"{name}.txt", lambda file: file.write_text(self.table(50) + "\n", encoding="utf-8"))
+        write_atomically(directory / f"{name}.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
+        write_atomically(
+            directory / f"{name}.txt", lambda file: file.write_text(self.table(50) + "\n", encoding="utf-8")
+        )
         for logger in trainer.loggers:
             if hasattr(logger.experiment, "add_text"):
                 logger.experiment.add_text(f"{stage}/captions", self._markdown(), trainer.global_step)
@@ -125,7 +127,7 @@ class Report:
         return "\n".join(["| id | written | references |", "|---|---|---|", *body])
 
 
-def _figures(rows: list[Row], target: str | None = None) -> dict[str, float]:
+def _figures(rows: list[ValidationRow], target: str | None = None) -> dict[str, float]:
     tokens = max(1, sum(r.tokens for r in rows))
     found = {"loss": sum(r.nll for r in rows) / tokens}
     pairs = [r for r in rows if r.nll_shuffled is not None]

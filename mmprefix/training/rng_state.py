@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 
 
-def random_states() -> list[dict[str, Any]]:
+def gather_rng_states() -> list[dict[str, Any]]:
     """The state of each process, by its number. All must call it: it communicates."""
-    own = random_state()
+    own = rng_state()
     if not (dist.is_available() and dist.is_initialized()):
         return [own]
     states: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]
@@ -20,7 +20,7 @@ def random_states() -> list[dict[str, Any]]:
     return states
 
 
-def random_state() -> dict[str, Any]:
+def rng_state() -> dict[str, Any]:
     """Python's, NumPy's and torch's generators, and those of all GPUs."""
     version, keys, gauss = random.getstate()
     kind, words, position, has, value = np.random.get_state()  # noqa: NPY002 (the global one is what others draw from)
@@ -32,7 +32,7 @@ def random_state() -> dict[str, Any]:
     }
 
 
-def restore_random_state(state: dict[str, Any]) -> None:
+def restore_rng_state(state: dict[str, Any]) -> None:
     """Undoes every draw since ``random_state()`` was called."""
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))

@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from mmprefix import saved_model as checkpoints
-from mmprefix.data.columns import Fields
+from mmprefix.data.columns import ColumnMapping
 from mmprefix.decoders.base import Decoder, TextLoss
 from mmprefix.encoders.base import Preprocess
 from mmprefix.errors import InputError
@@ -23,13 +23,13 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.mappers.base import Mapper
 from mmprefix.model import Branch, PrefixLM
-from mmprefix.prompt_template import Wording
-from mmprefix.training.input_ranges import learn_ranges
+from mmprefix.prompt_template import PromptTemplate
+from mmprefix.training.input_ranges import fit_input_ranges
 from mmprefix.training.modality_dropout import drop_modalities
-from mmprefix.training.optimizer import factor_at, fuse_steps
-from mmprefix.training.report import Report, Row
-from mmprefix.training.rng_state import random_state, random_states, restore_random_state
-from mmprefix.training.warm_start import start_from
+from mmprefix.training.optimizer import lr_factor, use_fused_optimizer
+from mmprefix.training.report import Report, ValidationRow
+from mmprefix.training.rng_state import gather_rng_states, restore_rng_state, rng_state
+from mmprefix.training.warm_start import warm_start
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch
 
@@ -64,7 +64,7 @@ class PrefixTask(LightningModule):
         generate: GenerateOptions = GenerateOptions(),  # noqa: B008 (frozen)
         start_from: str | None = None,
         prefix: Callable[[int, int, int], Mapper] | None = None,
-        wording: Wording = Wording(),  # noqa: B008 (frozen)
+        wording: PromptTemplate = PromptTemplate(),  # noqa: B008 (frozen)
         transcriber: Transcriber | None = None,
         modality_dropout: float = 0.0,
         answers: list[str] | None = None,
@@ -88,13 +88,13 @@ class PrefixTask(LightningModule):
         self.optimizer, self.options = optimizer or torch.optim.AdamW, generate
         self.schedule, self.warmup, self.start_from = schedule, warmup, start_from
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
-        self.rows: list[Row] = []
+        self.rows: list[ValidationRow] = []
         self._resumed: dict[str, Any] | None = None
 
     @property
     def count_tokens(self) -> Callable[[list[str]], list[int]]:
         """How many tokens the decoder writes each of some texts with."""
-        return self.model.decoder.count
+        return self.model.decoder.count_tokens
 
     @property
     def preprocess(self) -> dict[str, Preprocess]:
@@ -109,7 +109,7 @@ class PrefixTask(LightningModule):
     @property
     def media(self) -> dict[str, str]:
         """What each branch reads: "image", "audio" or "signals"."""
-        return {name: self.model.encoder(name).media for name in self.model.encoders}
+        return {name: self.model.encoder(name).input_kind for name in self.model.encoders}
 
     def setup(self, stage: str) -> None:
         """Several processes are told that some parameters may have no gradient.
@@ -117,8 +117,8 @@ class PrefixTask(LightningModule):
         That is so where a step on pictures leaves out the mapper of sounds, one on texts all mappers, and where an
         encoder is frozen on the way.
         """
-        told = getattr(getattr(cast(Any, self.trainer), "datamodule", None), "fields", Fields()).context
-        if told != Fields().context and not self.model.reads_text:
+        told = getattr(getattr(cast(Any, self.trainer), "datamodule", None), "fields", ColumnMapping()).context
+        if told != ColumnMapping().context and not self.model.reads_text:
             raise InputError(
                 f"data.context {', '.join(told)}: this model reads none; give model.wording.context, or leave it out"
             )
@@ -132,8 +132,8 @@ class PrefixTask(LightningModule):
         """Refuses what could not be saved; takes the first tensors from a saved model, unless a run is resumed."""
         checkpoints.describe(self.model)
         if self.start_from is not None and self.trainer.ckpt_path is None:
-            start_from(self.model, self.start_from)
-        learn_ranges(self.model, getattr(cast(Any, self.trainer), "datamodule", None))
+            warm_start(self.model, self.start_from)
+        fit_input_ranges(self.model, getattr(cast(Any, self.trainer), "datamodule", None))
         if self.compiles:
             self.model.decoder.compile_layers()
         if self.recomputes:
@@ -164,7 +164,7 @@ class PrefixTask(LightningModule):
     def predict_step(self, batch: Batch, index: int) -> list[dict[str, Any]]:
         """For each input its id, text, references (if any), and all candidates with their scores."""
         if batch.questions:
-            opened = self.model.decoder.open(self.model.start(batch), prompts := self.model.prompts(batch))
+            opened = self.model.decoder.append_prompts(self.model.prefill(batch), prompts := self.model.prompts(batch))
             answers = self._answer(opened, prompts, self.model.questions(batch))
             return [
                 {"id": i, "questions": asked, "answers": said, "references": texts}
@@ -178,14 +178,14 @@ class PrefixTask(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.rows = []  # an evaluation that was broken off leaves some
-        self._training_state = random_state()
+        self._training_state = rng_state()
 
     def on_test_epoch_start(self) -> None:
         self.rows = []
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
-        restore_random_state(self._training_state)  # what is trained does not depend on how often it is looked at
+        restore_rng_state(self._training_state)  # what is trained does not depend on how often it is looked at
 
     def on_test_epoch_end(self) -> None:
         self._report("test")
@@ -194,36 +194,36 @@ class PrefixTask(LightningModule):
         """Each input's loss with its own prefix and with a neighbour's, and the text that is written for it."""
         decoder, count = self.model.decoder, len(batch)
         prompts, questions = self.model.prompts(batch), self.model.questions(batch)
-        state = self.model.start(batch)
+        state = self.model.prefill(batch)
         own = decoder.text_loss(state, prompts, batch.targets, questions)
         other = None
         if count > 1:
             turned = self.model.prompts(replace(batch, contexts=[batch.contexts[-1], *batch.contexts[:-1]]))
             other = decoder.text_loss(state.roll(1), turned, batch.targets, questions)
-        opened = decoder.open(state, prompts)
+        opened = decoder.append_prompts(state, prompts)
         told = [bool(context) and self.model.reads_text for context in batch.contexts]
         groups = ["+".join([*batch.inputs, *(["text"] if text else [])]) for text in told]
-        media = batch.media or [""] * count
+        media = batch.sources or [""] * count
         if batch.questions:
             self._add_answers(batch, groups, media, own, other, self._answer(opened, prompts, questions))
             return
         mine, theirs = own.by_input(count), None if other is None else other.by_input(count).nll.tolist()
-        closed = decoder.close(opened, prompts, [""] * count)
-        texts = [candidates[0].text for candidates in decoder.write(closed, self.options)]
+        closed = decoder.append_questions(opened, prompts, [""] * count)
+        texts = [candidates[0].text for candidates in decoder.generate_from(closed, self.options)]
         odds: list[float] | list[None] = [None] * count
         if self.answers is not None:
-            weights = decoder.choose(opened, prompts, self.answers)
+            weights = decoder.score_choices(opened, prompts, self.answers)
             odds = (weights[:, 0] - weights[:, 1]).tolist()
         columns = (batch.ids, groups, media, texts, batch.targets, mine.nll.tolist(), theirs or [None] * count)
         for values in zip(*columns, mine.tokens.tolist(), odds, strict=True):
-            self.rows.append(Row(*values))
+            self.rows.append(ValidationRow(*values))
 
     def _answer(self, opened: State, prompts: list[str], questions: list[list[str]]) -> list[list[str]]:
         """What is answered to each question of each input."""
         decoder, found = self.model.decoder, [list[str]() for _ in questions]
         for number in range(max(map(len, questions))):
             asked = [row[min(number, len(row) - 1)] if row else "" for row in questions]
-            written = decoder.write(decoder.close(opened, prompts, asked), self.options)
+            written = decoder.generate_from(decoder.append_questions(opened, prompts, asked), self.options)
             for texts, row, candidates in zip(found, questions, written, strict=True):
                 texts += [candidates[0].text] if number < len(row) else []
         return found
@@ -243,7 +243,7 @@ class PrefixTask(LightningModule):
         for b, name in enumerate(batch.ids):
             for number, question in enumerate(batch.questions[b]):
                 at = (f"{name} [{number + 1}] {question}", groups[b], media[b], texts[b][number])
-                self.rows.append(Row(*at, [batch.targets[b][number]], next(mine), next(theirs), next(tokens)))
+                self.rows.append(ValidationRow(*at, [batch.targets[b][number]], next(mine), next(theirs), next(tokens)))
 
     def _report(self, stage: str) -> None:
         report = Report.gather(self.rows, self.answers[0] if self.answers else None)
@@ -261,7 +261,7 @@ class PrefixTask(LightningModule):
     def configure_optimizers(self) -> Any:
         params = self.model.trained_parameters()
         optimizer = self.optimizer(params)
-        fuse_steps(optimizer)
+        use_fused_optimizer(optimizer)
         if self.schedule == "constant" and not self.warmup:
             return optimizer
         total = self.trainer.estimated_stepping_batches
@@ -270,27 +270,27 @@ class PrefixTask(LightningModule):
                 f"model.schedule {self.schedule}, model.warmup {self.warmup}: this run has no last step to count back "
                 "from; give trainer.max_epochs or trainer.max_steps, or a constant schedule and a warmup in steps"
             )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor_at(self.schedule, self.warmup, total))
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(self.schedule, self.warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps what was trained, what it was trained with, and the random state."""
         checkpoint["state_dict"] = {f"model.{name}": tensor for name, tensor in self.model.trained.items()}
         checkpoint["mmprefix"] = checkpoints.describe(self.model)
-        checkpoint["random_states"] = random_states()
+        checkpoint["random_states"] = gather_rng_states()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses tensors or frozen parts that are not this model's."""
         file = str(self.trainer.ckpt_path)
-        checkpoints.refuse_foreign(checkpoint, file)
-        checkpoints.check_parts(self.model, checkpoint["mmprefix"], file)
+        checkpoints.require_ours(checkpoint, file)
+        checkpoints.require_same_parts(self.model, checkpoint["mmprefix"], file)
         tensors = {name.removeprefix("model."): t for name, t in checkpoint["state_dict"].items()}
-        checkpoints.put(self.model, tensors, file)
+        checkpoints.load_trained(self.model, tensors, file)
         if self.trainer.state.fn == TrainerFn.FITTING:
             states = checkpoint["random_states"]
             self._resumed = states[min(self.trainer.global_rank, len(states) - 1)]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         if self._resumed is not None:  # not before: set-up and sanity checks have drawn from the generators meanwhile
-            restore_random_state(self._resumed)
+            restore_rng_state(self._resumed)
             self._resumed = None

@@ -9,13 +9,13 @@ import torch
 
 from mmprefix.errors import InputError
 from mmprefix.model import PrefixLM
-from mmprefix.saved_model import read, read_tensors
+from mmprefix.saved_model import read_recipe, read_tensors
 from mmprefix.weights import source as sources
 
 log = logging.getLogger(__name__)
 
 
-def start_from(model: PrefixLM, source: str) -> None:
+def warm_start(model: PrefixLM, source: str) -> None:
     """Copies into ``model`` the trained tensors of the saved model ``source`` (directory or hub repository).
 
     Tensors that only one of the two has are left alone, and said; words of a vocabulary (see ``mmprefix.decoders.word_level``) find
@@ -23,8 +23,8 @@ def start_from(model: PrefixLM, source: str) -> None:
     has another shape, and where nothing fits.
     """
     place = Path(source).expanduser()
-    directory = place if place.exists() else sources.folder(source)
-    saved, tensors = read(directory), read_tensors(directory)
+    directory = place if place.exists() else sources.resolve_folder(source)
+    saved, tensors = read_recipe(directory), read_tensors(directory)
     for name, part in model.frozen_parts.items():
         was = saved["parts"].get(name)
         if was is None or part.trained == ("",):
@@ -38,7 +38,7 @@ def start_from(model: PrefixLM, source: str) -> None:
                 f"model.start_from {source}: was trained with another {name} than {part.identity.source!r}"
             )
     own = model.trained
-    tensors = model.decoder.adopt(tensors, saved["recipe"]["decoder"]["init_args"])
+    tensors = model.decoder.remap_saved(tensors, saved["recipe"]["decoder"]["init_args"])
     common = sorted(own.keys() & tensors.keys())
     if not common:
         raise InputError(f"model.start_from {source}: holds none of the tensors that this model trains")

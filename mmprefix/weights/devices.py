@@ -16,7 +16,7 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def usable(device: str | torch.device) -> torch.device:
+def require_device(device: str | torch.device) -> torch.device:
     """The device that is called so; InputError where torch does not know it or this machine does not have it."""
     try:
         found = torch.device(device)
@@ -27,7 +27,7 @@ def usable(device: str | torch.device) -> torch.device:
     return found
 
 
-def float_type(name: str | None, device: torch.device) -> torch.dtype | None:
+def default_dtype(name: str | None, device: torch.device) -> torch.dtype | None:
     """The type called ``name``; without one bfloat16 on a CUDA device that has it, and None (as it is) elsewhere."""
     if name is None:
         return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else None
@@ -36,7 +36,7 @@ def float_type(name: str | None, device: torch.device) -> torch.dtype | None:
     return DTYPES[name]
 
 
-def float_of(name: str) -> torch.dtype:
+def dtype_of(name: str) -> torch.dtype:
     """The type of the numbers in a store; InputError for one that it cannot hold."""
     kinds = {"float16": torch.float16, "float32": torch.float32}
     if name not in kinds:

@@ -31,7 +31,7 @@ _PLACES: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @cache
-def outline(name: str) -> Path | None:
+def known_config_folder(name: str) -> Path | None:
     """A folder with the configuration of the hub's model ``name``, and a tokenizer; None if it is unknown.
 
     Known are the sizes of GPT-2 and of Whisper.
@@ -43,11 +43,11 @@ def outline(name: str) -> Path | None:
     _PLACES.append(place)  # removed when the program ends
     folder = Path(place.name)
     config.save_pretrained(folder)
-    words().save_pretrained(folder)
+    placeholder_tokenizer().save_pretrained(folder)
     return folder
 
 
-def words() -> PreTrainedTokenizerFast:
+def placeholder_tokenizer() -> PreTrainedTokenizerFast:
     """A tokenizer that stands in for any other where nothing is written: the words that parts ask for by name."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast

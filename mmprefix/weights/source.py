@@ -22,7 +22,7 @@ _TEXT = ["*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md"]
 
 
 @dataclass(frozen=True)
-class Identity:
+class Provenance:
     """What a frozen part is: where it came from, the hub's commit (None for a folder), the hash of its weights."""
 
     source: str
@@ -33,14 +33,14 @@ class Identity:
         return asdict(self)
 
 
-def folder(name: str, revision: str | None = None, weights: bool = True) -> Path:
+def resolve_folder(name: str, revision: str | None = None, weights: bool = True) -> Path:
     """The folder that holds the model ``name``: a local folder, ``mmprefix:NAME`` inside the package, or a hub name.
 
     Without ``weights`` no more than configuration and tokenizer are fetched, or made up where the sizes are known.
     Raises InputError when there is none and the hub does not have it or cannot be reached.
     """
     if name.startswith(EMBEDDED):
-        path = Path(__file__).parent / name.removeprefix(EMBEDDED)
+        path = Path(__file__).parents[1] / name.removeprefix(EMBEDDED)
         if not path.is_dir():
             raise InputError(f"{name!r}: this package holds no such model")
         return path
@@ -50,9 +50,9 @@ def folder(name: str, revision: str | None = None, weights: bool = True) -> Path
         raise InputError(f"{name!r}: no such folder")
     if weights:
         return hub_snapshot(name, revision)
-    from mmprefix.weights.dry_run import outline
+    from mmprefix.weights.dry_run import known_config_folder
 
-    return outline(name) or hub_snapshot(name, revision, weights=False)
+    return known_config_folder(name) or hub_snapshot(name, revision, weights=False)
 
 
 def hub_snapshot(name: str, revision: str | None, weights: bool = True) -> Path:
@@ -92,21 +92,21 @@ def fingerprint(files: Iterable[Path]) -> str:
     return digest.hexdigest()
 
 
-def identify(name: str, path: Path) -> Identity:
+def provenance_of(name: str, path: Path) -> Provenance:
     """The identity of the model in folder ``path`` that was asked for as ``name``."""
     if sizes_only():
-        return Identity(name, revision_of(path), "")
+        return Provenance(name, revision_of(path), "")
     files = [file for pattern in WEIGHTS for file in path.glob(pattern)]
     if not files:
         raise InputError(f"{name!r}: the folder {path} holds no weights ({', '.join(WEIGHTS)})")
-    return Identity(name, revision_of(path), fingerprint(files))
+    return Provenance(name, revision_of(path), fingerprint(files))
 
 
-def settings(identity: Identity) -> str:
+def settings(identity: Provenance) -> str:
     """The hash of what stands beside a model's weights on disk (sizes, preprocessing); "" where it is but one file."""
     place = Path(identity.source).expanduser()
     if identity.source.startswith(EMBEDDED) or place.is_dir():
-        return fingerprint(folder(identity.source).glob("*.json"))
+        return fingerprint(resolve_folder(identity.source).glob("*.json"))
     if identity.revision is None:
         return ""
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]

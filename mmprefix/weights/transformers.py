@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_log
 from mmprefix.errors import InputError, require_one_of
 from mmprefix.weights import dry_run
 from mmprefix.weights import source as sources
-from mmprefix.weights.dry_run import words
+from mmprefix.weights.dry_run import placeholder_tokenizer
 
 _OUTLINED = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, WhisperForConditionalGeneration, WhisperModel)
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -38,7 +38,7 @@ def precision(dtype: str) -> torch.dtype:
     return _DTYPES[dtype]
 
 
-def kind(name: str, path: Path) -> str:
+def model_type(name: str, path: Path) -> str:
     """The ``model_type`` that config.json in the folder ``path`` (asked for as ``name``) declares.
 
     InputError when there is no config.json or it declares none.
@@ -52,9 +52,9 @@ def kind(name: str, path: Path) -> str:
     return model_type
 
 
-def require(name: str, path: Path, allowed: Collection[str], encoder: str) -> None:
+def require_model_type(name: str, path: Path, allowed: Collection[str], encoder: str) -> None:
     """InputError when the model in ``path`` is of another kind than those ``encoder`` reads."""
-    found = kind(name, path)
+    found = model_type(name, path)
     if found not in allowed:
         raise InputError(
             f"{name!r}: the folder {path} holds a {found!r} model, which {encoder} cannot read; "
@@ -64,14 +64,14 @@ def require(name: str, path: Path, allowed: Collection[str], encoder: str) -> No
 
 def config(name: str, path: Path) -> Any:
     """The Transformers configuration in the folder ``path``; InputError when this version does not know its kind."""
-    found = kind(name, path)
+    found = model_type(name, path)
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{name!r}: {path / 'config.json'}: no known configuration of kind {found!r}") from error
 
 
-def load(cls: Any, name: str, path: Path, dtype: str, optional: Sequence[str] = ()) -> tuple[Any, set[str]]:
+def load_model(cls: Any, name: str, path: Path, dtype: str, optional: Sequence[str] = ()) -> tuple[Any, set[str]]:
     """The network ``cls`` with the weights in ``path``, and those of its weights that the folder lacks.
 
     Weights may be lacking only where their name starts with one of ``optional``; the caller then drops that part.
@@ -124,7 +124,7 @@ def _quietly() -> Iterator[None]:
             transformers_log.enable_progress_bar()
 
 
-def tokenizer_for(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``; InputError where there is none, or one that is not the model's."""
     try:
         found = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -134,7 +134,7 @@ def tokenizer_for(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
         return found
     except (OSError, ValueError) as error:
         if dry_run.sizes_only():
-            return words()
+            return placeholder_tokenizer()
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"decoder {name!r}: the folder {folder} holds no tokenizer that can be loaded: {reason}"

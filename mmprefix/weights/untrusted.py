@@ -40,7 +40,7 @@ _ARRAYS: list[Any] = [
 ]
 
 
-def fetch(name: str) -> Path:
+def fetch_file(name: str) -> Path:
     """The file ``name``: a path here, or ``hf://OWNER/NAME/FILE`` (``NAME@REVISION`` too) of the model hub.
 
     Raises InputError when there is none, or the hub does not give it.
@@ -65,7 +65,7 @@ def fetch(name: str) -> Path:
         ) from error
 
 
-def tensors(file: Path) -> dict[str, Tensor]:
+def read_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors in ``file`` by name: safetensors, or what ``torch.save`` wrote (a state, alone or under "model").
 
     Raises InputError, in one line, for a file that is damaged, holds anything but tensors and plain values, or has no
@@ -136,7 +136,7 @@ def compare(wanted: Mapping[str, tuple[int, ...]], given: Mapping[str, Tensor], 
             raise InputError(f"{file}: tensor {name!r} of {model} holds something other than finite numbers")
 
 
-def words(file: Path) -> list[str]:
+def read_vocabulary(file: Path) -> list[str]:
     """A vocabulary: a word a line, a JSON list, or the pickled list that Prefix-AAC's authors keep theirs in.
 
     Raises InputError for anything else, a word that is there twice, and a pickle that holds more than texts.

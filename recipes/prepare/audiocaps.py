@@ -22,7 +22,7 @@ from pathlib import Path
 
 from mmprefix.recipes.prepare import tables
 from mmprefix.recipes.prepare import writing as preparing
-from mmprefix.recipes.prepare.writing import Row, Split
+from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Clips by dataset/README.md of the authors' repository, and captions a clip by counting in their csv files.
 PUBLISHED = {"train": (49838, 1), "val": (495, 5), "test": (975, 5)}
@@ -37,7 +37,7 @@ def find_clips(folder: Path) -> dict[str, str]:
     return clips
 
 
-def read_rows(table: Path, clips: dict[str, str], style: str) -> list[Row]:
+def read_rows(table: Path, clips: dict[str, str], style: str) -> list[ManifestRow]:
     """One row a clip, with all its captions in the order of ``table``."""
     captions: dict[tuple[str, str], list[str]] = {}
     numbers: dict[tuple[str, str], list[str]] = {}
@@ -45,11 +45,11 @@ def read_rows(table: Path, clips: dict[str, str], style: str) -> list[Row]:
         clip = cells["youtube_id"], cells["start_time"]
         captions.setdefault(clip, []).append(tables.tidy(place, cells["caption"], style))
         numbers.setdefault(clip, []).append(cells["audiocap_id"])
-    rows: list[Row] = []
+    rows: list[ManifestRow] = []
     for (video, start), texts in captions.items():
         names = [f"{video}_{start}", video, f"Y{video}", *numbers[video, start]]
         path = next((clips[name] for name in names if name in clips), None)
-        rows.append(Row(names[0], names[0], path, texts))
+        rows.append(ManifestRow(names[0], names[0], path, texts))
     return rows
 
 

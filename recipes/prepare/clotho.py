@@ -18,7 +18,7 @@ from pathlib import Path
 from mmprefix.errors import InputError
 from mmprefix.recipes.prepare import tables
 from mmprefix.recipes.prepare import writing as preparing
-from mmprefix.recipes.prepare.writing import Row, Split
+from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 SPLITS = {"development": "train", "validation": "val", "evaluation": "test"}
 # v1: the paper (2,893 + 1,045). v2.1: what the csv files hold, and soundata's loader says; the page at Zenodo says
@@ -39,15 +39,15 @@ def find_sounds(root: Path, split: str) -> dict[str, str]:
     raise InputError(f"no folder with the sounds of {split}: {', '.join(map(str, folders))} are not there")
 
 
-def read_rows(table: Path, sounds: dict[str, str], style: str) -> list[Row]:
+def read_rows(table: Path, sounds: dict[str, str], style: str) -> list[ManifestRow]:
     """The rows of ``table``, a csv file of captions. Raises InputError for a file that it names twice."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, ManifestRow] = {}
     for place, cells in tables.read_table(table, ["file_name", *CAPTIONS]):
         name = cells["file_name"]  # as it is: some begin with a space or hold &amp;, and so do those of the files
         if name in rows:
             raise InputError(f"{place}: {name!r} stands in the table twice")
         captions = [tables.tidy(f"{place}: {column}", cells[column], style) for column in CAPTIONS]
-        rows[name] = Row(name, name, sounds.get(name), captions)
+        rows[name] = ManifestRow(name, name, sounds.get(name), captions)
     return list(rows.values())
 
 

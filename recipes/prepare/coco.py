@@ -19,7 +19,7 @@ from typing import Any
 from mmprefix.errors import InputError
 from mmprefix.recipes.prepare import tables
 from mmprefix.recipes.prepare import writing as preparing
-from mmprefix.recipes.prepare.writing import Row, Split
+from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Pictures: 82,783 in train and 30,504 in restval (https://www.tensorflow.org/datasets/catalog/coco_captions), together
 # the 113,287 that published models are trained on.
@@ -62,15 +62,15 @@ def find_pictures(folder: Path) -> dict[str, str]:
     }
 
 
-def read_rows(file: Path, images: list[dict[str, Any]], pictures: dict[str, str]) -> list[Row]:
+def read_rows(file: Path, images: list[dict[str, Any]], pictures: dict[str, str]) -> list[ManifestRow]:
     """A row for each of ``images``. Raises InputError for one that ``file`` lists twice or that has no sentence."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, ManifestRow] = {}
     for image in images:
         number, name = str(image["cocoid"]), f"{image['filepath']}/{image['filename']}"
         if number in rows or not image["sentences"]:
             raise InputError(f"{file}: cocoid {number}: {'listed twice' if number in rows else 'no sentences'}")
         captions = [tables.tidy(f"{file}: cocoid {number}", str(text)) for text in image["sentences"]]
-        rows[number] = Row(number, name, pictures.get(name), captions)
+        rows[number] = ManifestRow(number, name, pictures.get(name), captions)
     return list(rows.values())
 
 

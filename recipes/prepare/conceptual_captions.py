@@ -22,7 +22,7 @@ from pathlib import Path
 from mmprefix.errors import InputError
 from mmprefix.recipes.prepare import tables
 from mmprefix.recipes.prepare import writing as preparing
-from mmprefix.recipes.prepare.writing import Row, Split
+from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 Find = Callable[[int, str], str | None]  # number and address of a row → path of its picture
 
@@ -77,10 +77,10 @@ def read_address(picture: str) -> str | None:
         return None
 
 
-def make_rows(table: Path, find: Find) -> Iterator[Row]:
+def make_rows(table: Path, find: Find) -> Iterator[ManifestRow]:
     """The rows of ``table`` with their numbers, from 0 on, as ids."""
     for number, (caption, address) in enumerate(read_lines(table)):
-        yield Row(str(number), f"{number} {address}", find(number, address), [caption])
+        yield ManifestRow(str(number), f"{number} {address}", find(number, address), [caption])
 
 
 def prepare(argv: Sequence[str] | None) -> None:

@@ -21,7 +21,7 @@ from mmprefix.errors import InputError
 from mmprefix.media.files import missing
 from mmprefix.recipes.prepare import tables
 from mmprefix.recipes.prepare import writing as preparing
-from mmprefix.recipes.prepare.writing import Row, Split
+from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Split → name of the table, recordings and speakers as the paper counts them (arXiv 1904.03670).
 SPLITS = {"train": ("train", 23132, 77), "val": ("valid", 3118, 10), "test": ("test", 3793, 10)}
@@ -29,9 +29,9 @@ PARTS = ("action", "object", "location")
 COLUMNS = ("path", "speakerId", "transcription", *PARTS)
 
 
-def read_rows(table: Path, root: Path) -> list[Row]:
+def read_rows(table: Path, root: Path) -> list[ManifestRow]:
     """The rows of ``table``. Raises InputError for an empty cell, or a recording that it names twice in other words."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, ManifestRow] = {}
     for place, cells in tables.read_table(table, COLUMNS):
         for column in COLUMNS:
             if not cells[column].strip():
@@ -47,7 +47,7 @@ def read_rows(table: Path, root: Path) -> list[Row]:
         }
         if name in rows and rows[name].fields != fields:
             raise InputError(f"{place}: {name!r} stands in the table twice, and not with the same cells")
-        rows[name] = Row(name, name, None if missing(path) else path, fields=fields)
+        rows[name] = ManifestRow(name, name, None if missing(path) else path, fields=fields)
     return list(rows.values())
 
 

@@ -19,7 +19,7 @@ from mmprefix.errors import InputError
 from mmprefix.media.files import missing
 from mmprefix.recipes.prepare import tables
 from mmprefix.recipes.prepare import writing as preparing
-from mmprefix.recipes.prepare.writing import Kind, Row, Split
+from mmprefix.recipes.prepare.writing import Kind, ManifestRow, Split
 
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio", "image")
 KINDS: dict[Kind, frozenset[str]] = {"audio": tables.SOUNDS, "image": tables.PICTURES}
@@ -37,7 +37,7 @@ def find_columns(table: Path, header: Collection[str], file: str | None, caption
     return str(file), captions
 
 
-def read_rows(table: Path, folder: Path, file: str | None, columns: list[str], style: str) -> list[Row]:
+def read_rows(table: Path, folder: Path, file: str | None, columns: list[str], style: str) -> list[ManifestRow]:
     """One row a file, with all its captions in the order of ``table``. Raises InputError for a row without any."""
     cells = tables.read_table(table)
     file, columns = find_columns(table, list(cells[0][1]), file, columns)
@@ -48,7 +48,10 @@ def read_rows(table: Path, folder: Path, file: str | None, columns: list[str], s
             raise InputError(f"{place}: {'no caption' if row[file].strip() else 'no file is named'}")
         captions.setdefault(row[file], []).extend(texts)
     paths = {name: str(folder / name) for name in captions}
-    return [Row(name, name, None if missing(paths[name]) else paths[name], texts) for name, texts in captions.items()]
+    return [
+        ManifestRow(name, name, None if missing(paths[name]) else paths[name], texts)
+        for name, texts in captions.items()
+    ]
 
 
 def kind_of(table: Path, names: Collection[str]) -> Kind:
@@ -59,7 +62,7 @@ def kind_of(table: Path, names: Collection[str]) -> Kind:
     raise InputError(f"{table}: the endings of the files do not tell sounds or pictures; give --media audio or image")
 
 
-def hold_back(rows: Sequence[Row], share: float, seed: int) -> set[str]:
+def hold_back(rows: Sequence[ManifestRow], share: float, seed: int) -> set[str]:
     """The ids of ``share`` of ``rows``, drawn by ``seed`` and their names alone, whatever their order."""
     if not 0 <= share < 1:
         raise InputError(f"--val-share {share}: give a number from 0 on, below 1")

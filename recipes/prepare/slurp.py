@@ -25,7 +25,7 @@ from typing import Any
 from mmprefix.errors import InputError
 from mmprefix.recipes.prepare import tables
 from mmprefix.recipes.prepare import writing as preparing
-from mmprefix.recipes.prepare.writing import Row, Split
+from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Sentences and recordings. devel, test: counted in the files of the repository; train: the sentences of MASSIVE (arXiv
 # 2204.08582), which has SLURP's splits, and the recordings of copies at Hugging Face; train_synthetic: the paper.
@@ -104,7 +104,7 @@ def find_recordings(folders: Sequence[Path]) -> dict[str, str]:
 
 def make_split(name: str, files: Mapping[str, Path], found: Mapping[str, str], one: bool) -> Split:
     """The split ``name`` of the recordings that ``files`` (SLURP's name → file) list; of ``one`` a sentence, or all."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, ManifestRow] = {}
     again: list[str] = []
     sentences = unheard = renamed = 0
     for sentence in (sentence for file in files.values() for sentence in read_sentences(file)):
@@ -115,7 +115,9 @@ def make_split(name: str, files: Mapping[str, Path], found: Mapping[str, str], o
             if stem in rows:
                 again.append(names[stem])
             else:
-                rows[stem] = Row(stem, names[stem], found.get(stem), fields={**sentence.fields, "file": names[stem]})
+                rows[stem] = ManifestRow(
+                    stem, names[stem], found.get(stem), fields={**sentence.fields, "file": names[stem]}
+                )
     told = preparing.published(_published(files, 0))
     notes = [f"{sentences} sentences{told}, {unheard} without any recording that is there"]
     if renamed:

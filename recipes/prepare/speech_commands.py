@@ -27,7 +27,7 @@ from mmprefix.errors import InputError
 from mmprefix.media.audio import sound_seconds
 from mmprefix.recipes.prepare import tables
 from mmprefix.recipes.prepare import writing as preparing
-from mmprefix.recipes.prepare.writing import Row, Split
+from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Recordings of words: of v0.02 in the paper, of v0.01 as its lists and its README say; "official": in the test archive.
 PUBLISHED = {
@@ -100,7 +100,7 @@ def split_clips(root: Path) -> dict[str, dict[str, str | None]]:
     return parts
 
 
-def make_rows(clips: Mapping[str, str | None], twelve: bool) -> Iterator[Row]:
+def make_rows(clips: Mapping[str, str | None], twelve: bool) -> Iterator[ManifestRow]:
     """The rows of recordings of words; ``twelve``: with the labels of the official test."""
     for clip, path in clips.items():
         word, name = clip.split("/")
@@ -112,25 +112,25 @@ def make_rows(clips: Mapping[str, str | None], twelve: bool) -> Iterator[Row]:
             fields = {"label": SILENCE, "transcript": ""}
         elif known:
             fields["user"] = speaker
-        yield Row(clip, clip, path, fields=fields)
+        yield ManifestRow(clip, clip, path, fields=fields)
 
 
-def silence(root: Path) -> dict[str, list[Row]]:
+def silence(root: Path) -> dict[str, list[ManifestRow]]:
     """Split → clips of the background noise, a second from each half second on that is over before the file is.
 
     So TensorFlow Datasets cuts them. Raises InputError when there is no noise.
     """
-    rows: dict[str, list[Row]] = {"train": [], "val": []}
+    rows: dict[str, list[ManifestRow]] = {"train": [], "val": []}
     for folder, name in tables.files_below(root / NOISE, tables.SOUNDS):
         noise, path = f"{NOISE}/{name}", f"{folder}/{name}"
         try:
             clips = math.ceil(2 * sound_seconds(path)) - 2
         except InputError:
-            rows["train"].append(Row(noise, noise, path))  # listed as unreadable when it is opened again
+            rows["train"].append(ManifestRow(noise, noise, path))  # listed as unreadable when it is opened again
             continue
         fields = {"label": SILENCE, "transcript": ""}
         rows["val" if name == NOISE_OF_VAL else "train"] += [
-            Row(f"{noise}@{start}", noise, path, fields=fields, part=(start, start + 1))
+            ManifestRow(f"{noise}@{start}", noise, path, fields=fields, part=(start, start + 1))
             for start in (number / 2 for number in range(clips))
         ]
     if not any(rows.values()):

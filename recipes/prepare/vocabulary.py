@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mmprefix.atomic import atomically
+from mmprefix.atomic import write_atomically
 from mmprefix.cli.main import Parser
 from mmprefix.data.manifest import listing, read_manifest
 from mmprefix.decoders.word_level import END, UNKNOWN
@@ -60,7 +60,9 @@ def build(argv: Sequence[str] | None) -> None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise tables.refusal(f"--out {options.out}", error) from error
-    atomically(options.out, lambda fresh: fresh.write_text("".join(f"{word}\n" for word in words), encoding="utf-8"))
+    write_atomically(
+        options.out, lambda fresh: fresh.write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    )
     print(f"{options.out}: {len(words)} words of {len(captions)} captions")
 
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, TextIO, TypeVar
 
 from tqdm import tqdm
 
-from mmprefix.atomic import atomically
+from mmprefix.atomic import write_atomically
 from mmprefix.cli.main import Parser
 from mmprefix.errors import InputError
 from mmprefix.media.audio import read_samples, sound_seconds
@@ -38,7 +38,7 @@ Kind = Literal["audio", "image"]
 
 
 @dataclass(frozen=True)
-class Row:
+class ManifestRow:
     """A line of a manifest to be. ``path`` is None where no file was found; ``name`` is what was looked for.
 
     ``fields`` are written as they are; ``part`` is from where to where the file counts, in seconds.
@@ -58,7 +58,7 @@ class Split:
 
     name: str
     source: Path
-    rows: Iterable[Row]
+    rows: Iterable[ManifestRow]
     published: int | None = None  # rows
     each: int | None = None  # captions a row
     lasts: tuple[float, float] | None = None  # seconds of a sound, to a tenth: least, most
@@ -174,7 +174,7 @@ def write_manifests(splits: Sequence[Split], key: Kind, options: argparse.Namesp
             if not any(split.captions for split in splits):
                 raise InputError(f"no file can be used: {'; '.join(filter(None, (each.trouble for each in splits)))}")
             for file in sorted(Path(space).iterdir()):
-                atomically(out / file.name, file.replace)
+                write_atomically(out / file.name, file.replace)
     except OSError as error:
         raise tables.refusal(f"--out {out}", error) from error
     print("\n".join(chain.from_iterable(split.report() for split in splits)))
@@ -212,10 +212,12 @@ def _lines(split: Split, key: Kind, options: argparse.Namespace, missing: TextIO
         yield json.dumps(line, ensure_ascii=False) + "\n"
 
 
-def _checked(split: Split, key: Kind, options: argparse.Namespace) -> Iterator[tuple[Row, float | None, str | None]]:
+def _checked(
+    split: Split, key: Kind, options: argparse.Namespace
+) -> Iterator[tuple[ManifestRow, float | None, str | None]]:
     """Each row with the seconds of its sound, or with what is wrong with its file."""
 
-    def look(row: Row) -> tuple[Row, float | None, str | None]:
+    def look(row: ManifestRow) -> tuple[ManifestRow, float | None, str | None]:
         if row.path is None:
             return row, None, "no such file"
         try:

@@ -14,7 +14,7 @@ import torch
 from mmprefix.data.manifest import read_manifest
 from mmprefix.data.pairs import PairData
 from mmprefix.encoders.signals import Signals
-from mmprefix.transcriber import Heard, Transcriber
+from mmprefix.transcriber import Transcriber, Transcript
 from mmprefix.types import Media
 from tiny import slu_system as tiny_orders
 from tiny.shell import Shell
@@ -31,7 +31,7 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
 
 
 @pytest.fixture(scope="module")
-def heard(orders: Orders) -> list[Heard]:
+def heard(orders: Orders) -> list[Transcript]:
     """What the library hears in each sound, one at a time."""
     model = Transcriber(orders.place("whisper"), num_beams=2, max_new_tokens=8)
     values = [model.preprocess(file, 0.0, None)[None] for file in orders.sounds]
@@ -47,7 +47,7 @@ def rows_of(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_line_a_file(orders: Orders, heard: list[Heard], shell: Shell) -> None:
+def test_a_line_a_file(orders: Orders, heard: list[Transcript], shell: Shell) -> None:
     files = orders.sounds
     code, out, err = shell("transcribe", orders.place("whisper"), *files, *OPTIONS, "--batch-size", "5")
     assert code == 0, err
@@ -60,7 +60,7 @@ def test_a_line_a_file(orders: Orders, heard: list[Heard], shell: Shell) -> None
         assert [nbest["score"] for nbest in line["nbest"]] == pytest.approx([n.score for n in one.nbest], abs=TOLERANCE)
 
 
-def test_a_manifest_keeps_its_rows(orders: Orders, heard: list[Heard], shell: Shell, tmp_path: Path) -> None:
+def test_a_manifest_keeps_its_rows(orders: Orders, heard: list[Transcript], shell: Shell, tmp_path: Path) -> None:
     """Written elsewhere its paths still lead to the sounds; it is read by what reads manifests."""
     out = tmp_path / "deep" / "er" / "asr.jsonl"
     manifest = orders.place("manifest.jsonl")

@@ -18,9 +18,9 @@ import torch
 import mmprefix
 from mmprefix import InputError, Predictor, Waveform
 from mmprefix.cli import understand
-from mmprefix.cli.model_inputs import Asked
-from mmprefix.data.manifest import Item
-from mmprefix.slu.questions import ask
+from mmprefix.cli.model_inputs import InputRow
+from mmprefix.data.manifest import InputRef
+from mmprefix.slu.questions import build_questions
 from mmprefix.slu.schema import Schema, portable, read_schema
 from mmprefix.types import Media
 from tiny import slu_system as tiny_orders
@@ -155,7 +155,7 @@ def state(model: Predictor, file: str) -> Any:
     encoder = model.model.encoder("audio")
     values = encoder.preprocess(file, 0.0, None)[None]
     batch = mmprefix.types.Batch({"audio": Media(values, torch.tensor([values.shape[1]]))}, [""], [[]], [""], ["0"])
-    return model.model.start(batch)
+    return model.model.prefill(batch)
 
 
 @torch.no_grad()
@@ -165,7 +165,7 @@ def test_answers_are_those_of_each_question_alone(orders: Orders, hears: Predict
     chosen = set()
     for file in orders.sounds[:6]:
         start = state(hears, file)
-        intent, room, thing = ask(schema)
+        intent, room, thing = build_questions(schema)
         found = hears.understand(file, schema=schema)
         scores = found["scores"]
         answers = [label.answer for label in schema.intents.values()]
@@ -241,7 +241,7 @@ def test_a_part_of_a_file_is_what_is_heard(
     clip = soundfile.read(file)[0][round(0.1 * RATE) : round(0.3 * RATE)]
     for model in (hears, modular):
         same(
-            [model.understand(Item(file, 0.1, 0.3), schema=schema)],
+            [model.understand(InputRef(file, 0.1, 0.3), schema=schema)],
             [model.understand(Waveform(clip, RATE), schema=schema)],
         )
 
@@ -298,7 +298,7 @@ def test_files_are_understood_in_the_shell(
         slots = [f"{k}={v if isinstance(v, str) else ', '.join(v)}" for k, v in one["slots"].items()]
         assert line == f"{file}: {one['intent']}({'; '.join(slots)})"
     broken = {"intent": None, "slots": {"room": "a\nb", "thing": ["c", "d\r\n"]}}
-    assert understand._plain(Asked("x", {}, "", {}), broken) == "x: (no intent)(room=a b; thing=c, d )"
+    assert understand._plain(InputRow("x", {}, "", {}), broken) == "x: (no intent)(room=a b; thing=c, d )"
     code, out, _ = shell("understand", saved["hears"], files[0], "--device", "cpu", "--schema", "digits", "--json")
     assert set(rows_of(out)[0]["scores"]["intent"]) == {str(digit) for digit in range(10)}
     code, out, _ = shell("understand", saved["hears"], files[0], "--device", "cpu", "--framing", "yesno", "--json")
@@ -362,7 +362,7 @@ def test_a_part_of_a_file_and_a_table_as_manifests(
     code, out, err = shell("understand", saved["hears"], "--manifest", table, "--json", "--device", "cpu")
     assert code == 0, err
     (line,) = rows_of(out)
-    same([line], [hears.understand(Item(orders.sounds[10], 0.1, 0.3), schema=schema)])
+    same([line], [hears.understand(InputRef(orders.sounds[10], 0.1, 0.3), schema=schema)])
     assert line["reference"] == {"intent": "ask", "slots": {"thing": "dog"}}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mmprefix.data.manifest import Fault, Item, listing, read_manifest, splits
+from mmprefix.data.manifest import InputRef, RowFault, listing, read_manifest, splits
 from mmprefix.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -48,8 +48,8 @@ def test_a_full_row(folder: Path) -> None:
     (example,), faults = read_manifest(write(folder, row))
     assert faults == []
     assert example.inputs == {
-        "image": Item(str(folder / "a.jpg"), 1.0, 2.5),
-        "audio": Item(str(folder / "a.wav"), 1.0, 2.5),
+        "image": InputRef(str(folder / "a.jpg"), 1.0, 2.5),
+        "audio": InputRef(str(folder / "a.wav"), 1.0, 2.5),
     }
     assert example.captions == ("one", "two")
     assert (example.prompt, example.context, example.user, example.label) == ("Say:", "likes dogs", "u1", "3")
@@ -162,7 +162,7 @@ def test_csv_reads_like_json(folder: Path) -> None:
     ]
     assert examples[0].label == "7"
     assert examples[0].extra == {"speaker": "anna"}
-    assert examples[1].inputs == {"audio": Item(str(folder / "a.wav"), 0.5, 2.0)}
+    assert examples[1].inputs == {"audio": InputRef(str(folder / "a.wav"), 0.5, 2.0)}
     assert [(fault.line, fault.message[:8]) for fault in faults] == [(5, "image: /"), (6, "8 names ")]
     tabs = write(folder, "id\timage\tcaption", "x\ta.jpg\thello, you", name="m.tsv")
     assert read_manifest(tabs)[0][0].captions == ("hello, you",)
@@ -180,10 +180,10 @@ def test_rows_of_text_and_of_numbers(folder: Path) -> None:
     assert faults == []
     assert [(row.context, row.contexts) for row in examples] == [("on", ()), ("", ()), ("on", ("of",)), ("", ())]
     assert examples[1].extra == {"transcript": "off"}
-    assert [dict(row.inputs) for row in examples[:3]] == [{}, {}, {"signals": Item("", numbers=(1.0, -2.5))}]
+    assert [dict(row.inputs) for row in examples[:3]] == [{}, {}, {"signals": InputRef("", numbers=(1.0, -2.5))}]
     assert examples[3].inputs == {
-        "audio": Item(str(folder / "a.wav"), 1.0, None),
-        "signals": Item("", numbers=(0.5,)),
+        "audio": InputRef(str(folder / "a.wav"), 1.0, None),
+        "signals": InputRef("", numbers=(0.5,)),
     }
     assert [item.source for item in examples[3].inputs.values()] == [str(folder / "a.wav"), (0.5,)]
     assert [row.places for row in examples] == [
@@ -199,8 +199,8 @@ def test_numbers_in_a_table(folder: Path) -> None:
     table = ["id,signals,transcript", 'a,"[1, 2.5]",', "b,numbers.json,", "c,,on", 'd,"[1, 2",', 'e,"[1, x]",', "f,,"]
     examples, faults = read_manifest(write(folder, *table, name="m.csv"))
     assert [(row.id, dict(row.inputs)) for row in examples] == [
-        ("a", {"signals": Item("", numbers=(1.0, 2.5))}),
-        ("b", {"signals": Item(str(folder / "numbers.json"))}),
+        ("a", {"signals": InputRef("", numbers=(1.0, 2.5))}),
+        ("b", {"signals": InputRef(str(folder / "numbers.json"))}),
         ("c", {}),
     ]
     assert [(fault.line, fault.message.split(":")[0]) for fault in faults] == [
@@ -209,11 +209,11 @@ def test_numbers_in_a_table(folder: Path) -> None:
 
 
 def test_a_long_list_of_faults_ends_with_a_count() -> None:
-    lines = listing([Fault("m.jsonl", number, "bad") for number in range(1, 26)]).splitlines()
+    lines = listing([RowFault("m.jsonl", number, "bad") for number in range(1, 26)]).splitlines()
     assert len(lines) == 21
     assert lines[0] == "m.jsonl:1: bad"
     assert lines[-1] == "... and 5 more"
-    assert listing([Fault("m", 1, "bad")]) == "m:1: bad"
+    assert listing([RowFault("m", 1, "bad")]) == "m:1: bad"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmprefix.data.collate import Sample, collate
 from mmprefix.data.pairs import PairData
-from mmprefix.data.samplers import BucketSampler, EvalSampler, Row
+from mmprefix.data.samplers import BucketSampler, EvalSampler, RowKey
 from mmprefix.encoders.signals import Signals
 from mmprefix.errors import InputError
 from mmprefix.types import Batch, Media
@@ -242,10 +242,10 @@ def test_training_draws_nothing_from_the_global_generators(sounds: Path) -> None
 # --------------------------------------------------------------------------------------------------------- the order
 
 
-def rows(count: int, seed: int = 0) -> list[Row]:
+def rows(count: int, seed: int = 0) -> list[RowKey]:
     lengths = np.random.default_rng(seed).integers(1, 100, count)
     kinds = [frozenset({"audio"}), frozenset({"image"}), frozenset({"audio", "image"})]
-    return [Row(kinds[number % 7 % 3], (float(length), 1.0, 9.0)) for number, length in enumerate(lengths)]
+    return [RowKey(kinds[number % 7 % 3], (float(length), 1.0, 9.0)) for number, length in enumerate(lengths)]
 
 
 @pytest.mark.parametrize("bucket", [True, False])
@@ -269,7 +269,7 @@ def test_every_row_once_an_epoch_by_one_process(count: int, size: int, world: in
 
 
 def test_bucketing_saves_padding_and_keeps_chance() -> None:
-    given = [Row(frozenset({"audio"}), row.length) for row in rows(4000)]
+    given = [RowKey(frozenset({"audio"}), row.length) for row in rows(4000)]
 
     def padded(bucket: bool) -> int:
         draws = BucketSampler(given, 16, 0, bucket).batches(0)
@@ -321,7 +321,7 @@ def test_collate_pads_sounds_and_stacks_pictures() -> None:
     assert image.values.shape == (2, 3, 2, 2)
     assert image.lengths.tolist() == [1, 1]
     assert (batch.prompts, batch.targets, batch.contexts) == (["p", ""], [["a", "b"], []], ["", "c"])
-    assert (batch.ids, batch.media) == (["x", "y"], ["x.wav", "y.wav"])
+    assert (batch.ids, batch.sources) == (["x", "y"], ["x.wav", "y.wav"])
 
 
 def test_pictures_and_sounds_in_one_manifest(tmp_path: Path, sounds: Path) -> None:
@@ -422,7 +422,7 @@ def test_rows_of_text_alone_feed_a_model_that_reads_them(tmp_path: Path, sounds:
     assert found["text"] is not found["both"] is found["sound"]
     told = {n: c for batch in found.values() for n, c in zip(batch.ids, batch.contexts, strict=True)}
     assert told == {"both": "a dog", "text": "a cat", "sound": ""}
-    assert found["text"].media == [f"{tmp_path / 'texts.jsonl'}:2"]
+    assert found["text"].sources == [f"{tmp_path / 'texts.jsonl'}:2"]
     assert found["both"].questions == []
     assert set(drawn(texts(tmp_path, *rows, context=["transcript", "context"]), 0)) == {
         "both",

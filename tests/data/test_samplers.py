@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 
 from mmprefix.data.manifest import read_manifest
-from mmprefix.data.samplers import BucketSampler, Row
+from mmprefix.data.samplers import BucketSampler, RowKey
 from mmprefix.decoders.causal import CausalDecoder
 from tiny.captioning_system import Tiny, build, quietly, refusal, run, watched
 
 pytestmark = quietly
 
 
-def some_rows(count: int) -> list[Row]:
+def some_rows(count: int) -> list[RowKey]:
     draw = np.random.default_rng(count)
     kinds = [frozenset({"image"}), frozenset({"audio"})]
-    return [Row(kinds[int(draw.integers(2))], (0, 1, int(draw.integers(3, 60)))) for _ in range(count)]
+    return [RowKey(kinds[int(draw.integers(2))], (0, 1, int(draw.integers(3, 60)))) for _ in range(count)]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -53,8 +53,8 @@ def test_a_training_counts_the_decoders_own_tokens(tiny: Tiny, tmp_path: Path) -
     assert run("fit", tiny.recipe(tiny.config(), tmp_path), data__max_tokens=most, data__batch_size=12) == 0
     decoder = CausalDecoder(tiny.parts("decoder"))
     rows = {row.id: row for row in read_manifest(tiny.folder / "train.jsonl")[0]}
-    tokens = {name: sum(decoder.count(list(row.captions))) for name, row in rows.items()}
-    assert decoder.count(["", "a hill"])[0] == 1  # the end of text
+    tokens = {name: sum(decoder.count_tokens(list(row.captions))) for name, row in rows.items()}
+    assert decoder.count_tokens(["", "a hill"])[0] == 1  # the end of text
     steps = watched(tmp_path).steps
     assert any(len(batch) > 1 for _, batch in steps)
     for _, batch in steps:

@@ -48,7 +48,7 @@ def reference_log_probs(decoder: CausalDecoder, prefix: Tensor, prompt: str, tar
 
 def test_score_equals_a_plain_pass(decoder: CausalDecoder) -> None:
     prefix = ragged_prefix(decoder, [5, 3, 4])
-    found = decoder.score(decoder.start(prefix), PROMPTS, TARGETS)
+    found = decoder.score(decoder.prefill(prefix), PROMPTS, TARGETS)
     for b, texts in enumerate(TARGETS):
         for text, score in zip(texts, found[b], strict=True):
             want = reference_log_probs(decoder, prefix.embeds[b][prefix.mask[b]], PROMPTS[b], text).sum()
@@ -58,7 +58,7 @@ def test_score_equals_a_plain_pass(decoder: CausalDecoder) -> None:
 def test_gradient_equals_a_plain_pass(decoder: CausalDecoder) -> None:
     prefix = ragged_prefix(decoder, [5, 3, 4])
     shared = prefix.embeds.clone().requires_grad_()
-    decoder.loss(decoder.start(Prefix(shared, prefix.mask)), PROMPTS, TARGETS).backward()
+    decoder.loss(decoder.prefill(Prefix(shared, prefix.mask)), PROMPTS, TARGETS).backward()
     plain = prefix.embeds.clone().requires_grad_()
     losses = [
         -reference_log_probs(decoder, plain[b][prefix.mask[b]], PROMPTS[b], text)
@@ -80,9 +80,9 @@ def test_search_equals_hugging_face(decoder: CausalDecoder, beams: int, penalty:
         prefix = ragged_prefix(decoder, [4, 4, 4], seed)
         options = GenerateOptions(max_new_tokens=12, num_beams=beams, num_return=beams, length_penalty=penalty)
         # any token may be the one that ends a text: take one that this model likes to write
-        plain = decoder.search(decoder.start(prefix), GenerateOptions(max_new_tokens=8), torch.tensor([0]))
+        plain = decoder.search_tokens(decoder.prefill(prefix), GenerateOptions(max_new_tokens=8), torch.tensor([0]))
         stop = plain[seed % 3][0][0][5]
-        found = decoder.search(decoder.start(prefix), options, torch.tensor([stop]))
+        found = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([stop]))
         theirs = decoder.lm.generate(
             inputs_embeds=prefix.embeds,
             attention_mask=prefix.mask.long(),
@@ -114,9 +114,9 @@ def test_rules_equal_hugging_face(decoder: CausalDecoder, beams: int, least: int
         prefix = ragged_prefix(decoder, [4, 4], seed)
         plain = GenerateOptions(max_new_tokens=12, num_beams=beams)
         options = replace(plain, min_new_tokens=least, no_repeat_ngram_size=size)
-        free = decoder.search(decoder.start(prefix), plain, torch.tensor([1]))
+        free = decoder.search_tokens(decoder.prefill(prefix), plain, torch.tensor([1]))
         stop = free[0][0][0][:3][-1] if least else 0  # a token that ends lines early, where they are not to
-        found = decoder.search(decoder.start(prefix), options, torch.tensor([stop]))
+        found = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([stop]))
         theirs = decoder.lm.generate(
             inputs_embeds=prefix.embeds,
             attention_mask=prefix.mask.long(),
@@ -132,7 +132,7 @@ def test_rules_equal_hugging_face(decoder: CausalDecoder, beams: int, least: int
             ids = lines[0][0]
             assert theirs[i, : len(ids)].tolist() == ids
             assert len(ids) >= least
-            changed += ids != decoder.search(decoder.start(prefix), plain, torch.tensor([stop]))[i][0][0]
+            changed += ids != decoder.search_tokens(decoder.prefill(prefix), plain, torch.tensor([stop]))[i][0][0]
     assert changed
 
 
@@ -141,12 +141,12 @@ def test_inputs_that_are_done_leave_the_batch(decoder: CausalDecoder, monkeypatc
     saved = 0
     for options in SEARCHES:
         prefix = ragged_prefix(decoder, [4, 2, 5, 3, 4, 1], seed=1)
-        free = decoder.search(decoder.start(prefix), replace(options, num_return=1), torch.tensor([1]))
+        free = decoder.search_tokens(decoder.prefill(prefix), replace(options, num_return=1), torch.tensor([1]))
         stops = torch.tensor([free[row][0][0][:place][-1] for row, place in ((0, 1), (2, 2), (4, 4))])
         lines, rows = [], []
         for leave in (0.0, 1.0):
             sizes: list[int] = []
-            run = decoder.run
+            run = decoder.forward_tokens
 
             def counted(
                 state: State, cache: Any, embeds: Tensor, *rest: Any, run: Any = run, into: Any = sizes
@@ -154,10 +154,10 @@ def test_inputs_that_are_done_leave_the_batch(decoder: CausalDecoder, monkeypatc
                 into.append(len(embeds))
                 return run(state, cache, embeds, *rest)
 
-            monkeypatch.setattr(trees, "LEAVE", leave)
-            monkeypatch.setattr(decoder, "run", counted)
-            lines.append(decoder.search(decoder.start(prefix), options, stops))
-            monkeypatch.setattr(decoder, "run", run)
+            monkeypatch.setattr(trees, "COMPACT_BELOW", leave)
+            monkeypatch.setattr(decoder, "forward_tokens", counted)
+            lines.append(decoder.search_tokens(decoder.prefill(prefix), options, stops))
+            monkeypatch.setattr(decoder, "forward_tokens", run)
             rows.append(sum(sizes))
         for stayed, left in zip(*lines, strict=True):
             assert [ids for ids, _ in stayed] == [ids for ids, _ in left]
@@ -182,27 +182,27 @@ SEARCHES = [
 ], ids=["greedy", "beam", "clipcap", "sample"])  # fmt: skip
 def test_a_batch_equals_its_items(decoder: CausalDecoder, options: GenerateOptions) -> None:
     prefix = ragged_prefix(decoder, [6, 2, 4])
-    together = decoder.generate(decoder.start(prefix), PROMPTS, options)
+    together = decoder.generate(decoder.prefill(prefix), PROMPTS, options)
     for b in range(3):
         alone = Prefix(prefix.embeds[b : b + 1][:, prefix.mask[b]], prefix.mask[b : b + 1][:, prefix.mask[b]])
-        single = decoder.generate(decoder.start(alone), PROMPTS[b : b + 1], options)[0]
+        single = decoder.generate(decoder.prefill(alone), PROMPTS[b : b + 1], options)[0]
         assert [c.text for c in single] == [c.text for c in together[b]]
         assert [c.score for c in single] == pytest.approx([c.score for c in together[b]], abs=1e-4)
 
 
 def test_logits_do_not_depend_on_padding(decoder: CausalDecoder) -> None:
     prefix = ragged_prefix(decoder, [6, 2, 4])
-    state = decoder.read(decoder.start(prefix), PROMPTS)
-    assert state.last is not None
+    state = decoder.append(decoder.prefill(prefix), PROMPTS)
+    assert state.last_hidden is not None
     for b in range(3):
         alone = Prefix(prefix.embeds[b : b + 1, : int(prefix.mask[b].sum())], prefix.mask[b : b + 1][:, prefix.mask[b]])
-        single = decoder.read(decoder.start(alone), PROMPTS[b : b + 1])
-        assert single.last is not None
-        assert (decoder.head(single.last)[0] - decoder.head(state.last)[b]).abs().max() < 1e-4
+        single = decoder.append(decoder.prefill(alone), PROMPTS[b : b + 1])
+        assert single.last_hidden is not None
+        assert (decoder.logits(single.last_hidden)[0] - decoder.logits(state.last_hidden)[b]).abs().max() < 1e-4
 
 
 def test_a_state_can_be_used_again(gpt2: CausalDecoder) -> None:
-    state = gpt2.start(ragged_prefix(gpt2, [5, 3, 4]))
+    state = gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4]))
     options = GenerateOptions(max_new_tokens=6, num_beams=2)
     before = gpt2.score(state, PROMPTS, TARGETS)
     first = gpt2.generate(state, PROMPTS, options)
@@ -213,10 +213,10 @@ def test_a_state_can_be_used_again(gpt2: CausalDecoder) -> None:
 def test_a_deep_prefix_is_the_same_cache(decoder: CausalDecoder) -> None:
     """Keys and values that embeddings gave, put in as a deep prefix, continue in the same way."""
     prefix = ragged_prefix(decoder, [5, 3, 4])
-    soft = decoder.start(prefix)
+    soft = decoder.prefill(prefix)
     keys, values = (torch.stack([layer[i] for layer in soft.cache]) for i in (0, 1))
     assert keys.shape == (decoder.layers, 3, decoder.heads, 5, decoder.head_width)
-    deep = decoder.start(DeepPrefix(keys, values, prefix.mask))
+    deep = decoder.prefill(DeepPrefix(keys, values, prefix.mask))
     prompts = ["the", "a", "some"]
     assert decoder.score(deep, prompts, TARGETS) == decoder.score(soft, prompts, TARGETS)
     empty = decoder.generate(deep, ["", "", ""], GenerateOptions(max_new_tokens=3))  # begins with the begin token
@@ -226,17 +226,17 @@ def test_a_deep_prefix_is_the_same_cache(decoder: CausalDecoder) -> None:
 def test_sampling_follows_the_distribution(gpt2: CausalDecoder) -> None:
     """First tokens of many draws against the model's own probabilities."""
     prefix = ragged_prefix(gpt2, [4])
-    state = gpt2.start(prefix)
-    assert state.last is not None
-    want = gpt2.head(state.last)[0].softmax(-1)
+    state = gpt2.prefill(prefix)
+    assert state.last_hidden is not None
+    want = gpt2.logits(state.last_hidden)[0].softmax(-1)
     options = GenerateOptions(max_new_tokens=1, sample=True, num_return=4000, seed=1)
-    lines = gpt2.search(state, options, torch.tensor([0]))[0]
+    lines = gpt2.search_tokens(state, options, torch.tensor([0]))[0]
     counts = torch.bincount(torch.tensor([ids[0] for ids, _ in lines]), minlength=len(want))
     expected = want * len(lines)
     chi_square, freedom = float(((counts - expected) ** 2 / expected).sum()), len(want) - 1
     assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
     top = GenerateOptions(max_new_tokens=1, sample=True, num_return=500, seed=1, top_p=0.3)
-    drawn = {ids[0] for ids, _ in gpt2.search(state, top, torch.tensor([0]))[0]}
+    drawn = {ids[0] for ids, _ in gpt2.search_tokens(state, top, torch.tensor([0]))[0]}
     ranked, order = want.sort(descending=True)
     allowed = int((ranked.cumsum(0) - ranked < 0.3).sum())
     assert drawn <= set(order[:allowed].tolist())
@@ -244,14 +244,14 @@ def test_sampling_follows_the_distribution(gpt2: CausalDecoder) -> None:
 
 def test_stop_text(tmp_path: Path) -> None:
     decoder = CausalDecoder(save_decoder(tmp_path, seed=3), stop=".")
-    names = decoder.tokenizer.batch_decode([[int(i)] for i in decoder.stops()])
+    names = decoder.tokenizer.batch_decode([[int(i)] for i in decoder.stop_ids()])
     assert all("." in name or name == "<|endoftext|>" for name in names)
     assert decoder._target_ids("", "a dog.")[-1] != decoder.eos  # the caption's own stop ends it
     prefix = ragged_prefix(decoder, [4, 4])
-    for candidates in decoder.generate(decoder.start(prefix), ["", ""], GenerateOptions(max_new_tokens=40)):
+    for candidates in decoder.generate(decoder.prefill(prefix), ["", ""], GenerateOptions(max_new_tokens=40)):
         assert "." not in candidates[0].text[:-1]
     with pytest.raises(InputError, match="stop='never there'"):
-        CausalDecoder(str(tmp_path), stop="never there").stops()
+        CausalDecoder(str(tmp_path), stop="never there").stop_ids()
 
 
 def test_frozen_for_ever(gpt2: CausalDecoder) -> None:
@@ -263,14 +263,14 @@ def test_frozen_for_ever(gpt2: CausalDecoder) -> None:
 def test_tuned_decoder_trains(gpt2: CausalDecoder, tmp_path: Path) -> None:
     tuned = CausalDecoder(gpt2.identity.source, frozen=False)
     tuned.train()
-    tuned.loss(tuned.start(ragged_prefix(tuned, [3])), [""], [["a dog"]]).backward()
+    tuned.loss(tuned.prefill(ragged_prefix(tuned, [3])), [""], [["a dog"]]).backward()
     assert all(p.grad is not None for p in tuned.parameters())
 
 
 def test_lower_precision_computes_the_same_text_shape(gpt2: CausalDecoder) -> None:
     half = CausalDecoder(gpt2.identity.source, dtype="bfloat16")
     prefix = ragged_prefix(gpt2, [5, 3, 4])
-    full, low = (d.score(d.start(prefix), PROMPTS, TARGETS) for d in (gpt2, half))
+    full, low = (d.score(d.prefill(prefix), PROMPTS, TARGETS) for d in (gpt2, half))
     for a, b in zip(full, low, strict=True):
         assert b == pytest.approx(a, rel=0.1)
 
@@ -278,24 +278,24 @@ def test_lower_precision_computes_the_same_text_shape(gpt2: CausalDecoder) -> No
 def test_autocast_leaves_half_precision_alone(gpt2: CausalDecoder) -> None:
     half = CausalDecoder(gpt2.identity.source, dtype="bfloat16")
     prefix = ragged_prefix(gpt2, [5, 3, 4])
-    alone = half.loss(half.start(prefix), PROMPTS, TARGETS)
+    alone = half.loss(half.prefill(prefix), PROMPTS, TARGETS)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(half.loss(half.start(prefix), PROMPTS, TARGETS), alone)
+        assert torch.equal(half.loss(half.prefill(prefix), PROMPTS, TARGETS), alone)
 
 
 def test_a_text_is_spelt_once(gpt2: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = gpt2.score(gpt2.start(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS)
+    wanted = gpt2.score(gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS)
     monkeypatch.setattr(type(gpt2.tokenizer), "__call__", lambda *_, **__: pytest.fail("a text is spelt again"))
-    assert gpt2.score(gpt2.start(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS) == wanted
+    assert gpt2.score(gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS) == wanted
 
 
 def test_what_does_not_fit_is_refused(gpt2: CausalDecoder, tmp_path: Path) -> None:
-    state = gpt2.start(ragged_prefix(gpt2, [100]))
+    state = gpt2.prefill(ragged_prefix(gpt2, [100]))
     with pytest.raises(InputError, match=r"has 128 positions, but 40 more.*after the 100"):
         gpt2.generate(state, [""], GenerateOptions(max_new_tokens=40))
-    gpt2.score(gpt2.start(ragged_prefix(gpt2, [100, 90])), ["", ""], [["a dog"], ["a dog"]])
+    gpt2.score(gpt2.prefill(ragged_prefix(gpt2, [100, 90])), ["", ""], [["a dog"], ["a dog"]])
     padded = Prefix(torch.randn(1, 150, gpt2.width), torch.arange(150)[None] < 100)
-    gpt2.generate(gpt2.start(padded), [""], GenerateOptions(max_new_tokens=20))  # padding takes no position
+    gpt2.generate(gpt2.prefill(padded), [""], GenerateOptions(max_new_tokens=20))  # padding takes no position
     with pytest.raises(InputError, match="no such folder"):
         CausalDecoder(str(tmp_path / "nothing"))
     (tmp_path / "config.json").write_text("{}")

@@ -91,7 +91,7 @@ def test_whisper_gives_what_transformers_gives(whisper: CrossDecoder, prefixed: 
     heard = memory([70, 70, 70])
     prefix = deep(whisper, [4, 4, 4]) if prefixed else none(whisper, 3)
     found = whisper.score(
-        whisper.start(prefix, heard),
+        whisper.prefill(prefix, heard),
         ["", "", ""],
         TARGETS,
         [[q] * len(t) for q, t in zip(QUESTIONS, TARGETS, strict=True)],
@@ -134,7 +134,7 @@ def test_whisper_writes_what_transformers_writes(whisper: CrossDecoder, beams: i
             length_penalty=1.0,
         )
         wanted = cast(str, whisper.tokenizer.decode(line[0, len(told) :], skip_special_tokens=True)).strip()
-        state = whisper.start(prefix, memory([60], seed))
+        state = whisper.prefill(prefix, memory([60], seed))
         options = GenerateOptions(max_new_tokens=10, num_beams=beams)
         assert whisper.generate(state, [""], options, ["which dog?"])[0][0].text == wanted
     assert heard.frames.shape[1] == 60
@@ -155,20 +155,22 @@ def test_a_batch_of_ragged_speech_gives_what_its_inputs_give_alone(
     }[kind]
     options = GenerateOptions(max_new_tokens=8, num_beams=beams, num_return=beams)
     prompts = [prompt, "", prompt]
-    state = whisper.start(prefix, heard)
+    state = whisper.prefill(prefix, heard)
     found = whisper.generate(state, prompts, options, QUESTIONS)
     scores = whisper.score(state, prompts, TARGETS, [[q] * len(t) for q, t in zip(QUESTIONS, TARGETS, strict=True)])
-    weights = whisper.choose(whisper.open(state, prompts), prompts, ["a dog", "a bell", "rain falls"], QUESTIONS)
+    weights = whisper.score_choices(
+        whisper.append_prompts(state, prompts), prompts, ["a dog", "a bell", "rain falls"], QUESTIONS
+    )
     for b in range(3):
         own = row(prefix, b) if kind != "none" else none(whisper, 1)
-        single = whisper.start(own, alone(heard, b))
+        single = whisper.prefill(own, alone(heard, b))
         one = whisper.generate(single, prompts[b : b + 1], options, QUESTIONS[b : b + 1])[0]
         assert [c.text for c in one] == [c.text for c in found[b]]
         assert [c.score for c in one] == pytest.approx([c.score for c in found[b]], abs=1e-4)
         again = whisper.score(single, prompts[b : b + 1], TARGETS[b : b + 1], [[QUESTIONS[b]] * len(TARGETS[b])])
         assert again[0] == pytest.approx(scores[b], abs=1e-3)
-        lone = whisper.choose(
-            whisper.open(single, prompts[b : b + 1]), prompts[b : b + 1], ["a dog", "a bell", "rain falls"],
+        lone = whisper.score_choices(
+            whisper.append_prompts(single, prompts[b : b + 1]), prompts[b : b + 1], ["a dog", "a bell", "rain falls"],
             QUESTIONS[b : b + 1],
         )  # fmt: skip
         assert torch.allclose(lone[0], weights[b], atol=1e-3)
@@ -177,20 +179,20 @@ def test_a_batch_of_ragged_speech_gives_what_its_inputs_give_alone(
 def test_a_trie_of_choices_gives_what_each_text_scores(whisper: CrossDecoder) -> None:
     heard, prefix = memory([40, 70]), deep(whisper, [3, 3])
     choices = ["a dog", "a dog barks", "rain", "a bell", "rain falls on the roof"]
-    state = whisper.start(prefix, heard)
-    totals = whisper.weigh(whisper.read(state, ["", ""], ["which?", "which?"]), choices, "?")
+    state = whisper.prefill(prefix, heard)
+    totals = whisper.choice_log_probs(whisper.append(state, ["", ""], ["which?", "which?"]), choices, "?")
     scores = whisper.score(state, ["", ""], [choices, choices], [["which?"] * 5] * 2)
     assert torch.allclose(totals, torch.tensor(scores), atol=1e-3)
-    found = whisper.choose(whisper.open(state, ["", ""]), ["", ""], choices, ["which?", "which?"])
+    found = whisper.score_choices(whisper.append_prompts(state, ["", ""]), ["", ""], choices, ["which?", "which?"])
     assert torch.allclose(found.exp().sum(1), torch.ones(2), atol=1e-5)
     with pytest.raises(InputError, match="two of the choices are the same"):
-        whisper.choose(whisper.open(state, ["", ""]), ["", ""], ["a dog", "a dog"])
+        whisper.score_choices(whisper.append_prompts(state, ["", ""]), ["", ""], ["a dog", "a dog"])
 
 
 def test_training_reaches_keys_and_values_and_nothing_else(whisper: CrossDecoder) -> None:
     prefix = deep(whisper, [3, 3])
     keys, values = prefix.keys.requires_grad_(), prefix.values.requires_grad_()
-    state = whisper.start(DeepPrefix(keys, values, prefix.mask), memory([70, 40]))
+    state = whisper.prefill(DeepPrefix(keys, values, prefix.mask), memory([70, 40]))
     whisper.loss(state, ["", ""], [["a dog"], ["rain"]], [["which?"], ["what?"]]).backward()
     assert all(part.grad is not None and bool((part.grad != 0).any()) for part in (keys, values))
     assert all(parameter.grad is None for parameter in whisper.parameters())
@@ -206,9 +208,11 @@ def test_the_content_looks_at_itself_in_the_same_ratios_behind_a_deep_prefix(whi
     n, weights = ids.shape[1], []
     for prefix in (None, deep(whisper, [5])):
         lead = none(whisper, 1) if prefix is None else prefix
-        state = whisper.start(lead, memory([30]))
+        state = whisper.prefill(lead, memory([30]))
         places = torch.arange(n)[None] + 5  # the places that they have behind the prefix, both times
-        whisper.run(state, whisper._cache(state), whisper.embed(ids), torch.ones(1, n, n).bool().tril(), places)
+        whisper.forward_tokens(
+            state, whisper._cache(state), whisper.embed(ids), torch.ones(1, n, n).bool().tril(), places
+        )
         content, queries = seen.pop(), None
         seen.clear()
         heads = (whisper.heads, whisper.head_width)
@@ -227,7 +231,7 @@ def test_the_content_looks_at_itself_in_the_same_ratios_behind_a_deep_prefix(whi
 def test_bart_gives_what_transformers_gives(bart: CrossDecoder) -> None:
     prompts = ["the cat runs over a green hill", "rain"]
     prefix = deep(bart, [3, 3])
-    found = bart.score(bart.start(prefix), prompts, [["a dog", "a bell rings"], ["the roof"]])
+    found = bart.score(bart.prefill(prefix), prompts, [["a dog", "a bell rings"], ["the roof"]])
     model = cast(Any, bart.lm)
     for b, texts in enumerate([["a dog", "a bell rings"], ["the roof"]]):
         source = torch.tensor([bart._ids(prompts[b])])
@@ -239,19 +243,19 @@ def test_bart_gives_what_transformers_gives(bart: CrossDecoder) -> None:
                 float(wanted[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].sum()), abs=1e-3
             )
     options = GenerateOptions(max_new_tokens=6, num_beams=3)
-    together = bart.generate(bart.start(prefix), prompts, options)
+    together = bart.generate(bart.prefill(prefix), prompts, options)
     for b in range(2):
-        single = bart.generate(bart.start(row(prefix, b)), prompts[b : b + 1], options)[0]
+        single = bart.generate(bart.prefill(row(prefix, b)), prompts[b : b + 1], options)[0]
         assert [c.text for c in single] == [c.text for c in together[b]]
 
 
 def test_what_cannot_be_is_refused(whisper: CrossDecoder, bart: CrossDecoder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give an input that has frames"):
-        whisper.start(none(whisper, 1))
+        whisper.prefill(none(whisper, 1))
     with pytest.raises(InputError, match="can look at no frames"):
-        bart.start(none(bart, 1), memory([3]))
+        bart.prefill(none(bart, 1), memory([3]))
     with pytest.raises(InputError, match="would look at nothing"):
-        bart.generate(bart.start(soft(bart, [2])), ["a dog"], GenerateOptions())
+        bart.generate(bart.prefill(soft(bart, [2])), ["a dog"], GenerateOptions())
     with pytest.raises(InputError, match=r"has no <\|fr\|>"):
         CrossDecoder(str(whisper.identity.source), language="fr")
     config = hf.T5Config(d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=400)

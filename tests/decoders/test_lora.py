@@ -86,13 +86,15 @@ def test_it_changes_nothing_before_it_is_trained_and_is_the_formula_after(spoken
     added = CausalDecoder(spoken.place("decoder"), lora_rank=4, lora_alpha=12.0)
     prefix = Prefix(torch.randn(2, 3, 32), torch.ones(2, 3, dtype=torch.bool))
     targets = [["a dog"], ["rain falls"]]
-    assert added.score(added.start(prefix), ["", ""], targets) == plain.score(plain.start(prefix), ["", ""], targets)
+    assert added.score(added.prefill(prefix), ["", ""], targets) == plain.score(
+        plain.prefill(prefix), ["", ""], targets
+    )
     with torch.no_grad():
         for layer, base in zip(added.lm.transformer.h, plain.lm.transformer.h, strict=True):
             b, a = (layer.attn.c_attn.__getattr__(name)["default"].weight for name in ("lora_B", "lora_A"))
             b.normal_(std=0.2)
             base.attn.c_attn.weight += (12.0 / 4 * b @ a).T
-    found, wanted = (d.score(d.start(prefix), ["", ""], targets) for d in (added, plain))
+    found, wanted = (d.score(d.prefill(prefix), ["", ""], targets) for d in (added, plain))
     assert torch.tensor(found).flatten().tolist() == pytest.approx(torch.tensor(wanted).flatten().tolist(), rel=1e-5)
 
 
@@ -102,7 +104,7 @@ def test_additions_are_held_in_float32_whatever_the_model_is_in(spoken: Spoken) 
     assert {kinds[name] for name in decoder.trained} == {torch.float32}
     assert {kind for name, kind in kinds.items() if name not in decoder.trained} == {torch.bfloat16}
     prefix = Prefix(torch.randn(1, 3, 32), torch.ones(1, 3, dtype=torch.bool))
-    decoder.loss(decoder.start(prefix), [""], [["a dog"]]).backward()
+    decoder.loss(decoder.prefill(prefix), [""], [["a dog"]]).backward()
     assert all(p.grad is not None for p in decoder.parameters() if p.requires_grad)
 
 

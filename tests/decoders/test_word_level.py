@@ -15,7 +15,7 @@ from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.word_level import END, UNKNOWN, WordDecoder
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.parts import build, recipe
+from mmprefix.parts import from_recipe, to_recipe
 from mmprefix.recipes.prepare import vocabulary as build_vocabulary
 from mmprefix.types import Prefix
 from tiny.decoders import save_decoder
@@ -59,7 +59,7 @@ def by_hand(decoder: WordDecoder, given: Tensor, words: list[str]) -> Tensor:
 
 def test_scores_equal_a_plain_pass(decoder: WordDecoder) -> None:
     given = prefix(decoder, [4, 2])
-    found = decoder.score(decoder.start(given), ["", ""], TEXTS)
+    found = decoder.score(decoder.prefill(given), ["", ""], TEXTS)
     for b, texts in enumerate(TEXTS):
         for text, score in zip(texts, found[b], strict=True):
             want = by_hand(decoder, given.embeds[b][given.mask[b]], text.split()).sum().item()
@@ -68,12 +68,12 @@ def test_scores_equal_a_plain_pass(decoder: WordDecoder) -> None:
 
 def test_unknown_words_are_unknown(decoder: WordDecoder, folder: str) -> None:
     given = prefix(decoder, [3])
-    state = decoder.start(given)
+    state = decoder.prefill(given)
     both = decoder.score(state, [""], [["a zebra barks", f"a {UNKNOWN} barks"]])[0]
     assert both[0] == pytest.approx(both[1])
     strict = WordDecoder(folder, [word for word in WORDS if word != UNKNOWN])
     with pytest.raises(InputError, match="the word 'zebra' of 'a zebra barks' is not among its 11 words"):
-        strict.score(strict.start(given), [""], [["a zebra barks"]])
+        strict.score(strict.prefill(given), [""], [["a zebra barks"]])
 
 
 def test_what_is_written_is_the_likeliest_of_all_texts(decoder: WordDecoder) -> None:
@@ -91,15 +91,15 @@ def test_what_is_written_is_the_likeliest_of_all_texts(decoder: WordDecoder) -> 
         if word == END:
             break
         words.append(word)
-    (found,) = decoder.generate(decoder.start(given), [""], GenerateOptions(max_new_tokens=6))
+    (found,) = decoder.generate(decoder.prefill(given), [""], GenerateOptions(max_new_tokens=6))
     assert found[0].text == " ".join(words)
-    (best,) = decoder.generate(decoder.start(given), [""], GenerateOptions(max_new_tokens=6, num_beams=8))
+    (best,) = decoder.generate(decoder.prefill(given), [""], GenerateOptions(max_new_tokens=6, num_beams=8))
     assert best[0].score >= found[0].score - 1e-5
 
 
 def test_a_prompt_is_read_in_the_models_own_tokens(decoder: WordDecoder) -> None:
     given = prefix(decoder, [3])
-    told = decoder.score(decoder.start(given), ["the cat"], [["a dog"]])[0][0]
+    told = decoder.score(decoder.prefill(given), ["the cat"], [["a dog"]])[0][0]
     ids = torch.tensor(decoder.tokenizer("the cat")["input_ids"])
     longer = torch.cat([given.embeds[0], decoder.lm.get_input_embeddings()(ids)])
     assert told == pytest.approx(by_hand(decoder, longer, ["a", "dog"]).sum().item(), abs=1e-4)
@@ -112,7 +112,7 @@ def test_only_the_head_learns(decoder: WordDecoder) -> None:
     optimiser = torch.optim.SGD([p for p in decoder.parameters() if p.requires_grad], lr=0.1)
     losses = []
     for _ in range(30):
-        loss = decoder.loss(decoder.start(prefix(decoder, [4, 2])), ["", ""], TEXTS)
+        loss = decoder.loss(decoder.prefill(prefix(decoder, [4, 2])), ["", ""], TEXTS)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -140,7 +140,7 @@ def test_a_tuned_model_reads_words_by_what_it_has_become(folder: str) -> None:
     frozen = WordDecoder(folder, WORDS).eval()
     with torch.inference_mode():
         frozen.embed(torch.tensor([[1]]))
-    frozen.loss(frozen.start(prefix(frozen, [3])), [""], [["a dog"]]).backward()  # what was kept can be trained on
+    frozen.loss(frozen.prefill(prefix(frozen, [3])), [""], [["a dog"]]).backward()  # what was kept can be trained on
 
 
 def test_as_published(folder: str) -> None:
@@ -156,7 +156,7 @@ def test_as_published(folder: str) -> None:
     logits[:, 0] = 0.0
     lines = logits[3:].log_softmax(-1).detach()
     want = sum(float(lines[i, n]) for i, n in enumerate([*ids, WORDS.index(END)]))
-    assert quirky.score(quirky.start(given), [""], [["a dog barks"]])[0][0] == pytest.approx(want, abs=1e-4)
+    assert quirky.score(quirky.prefill(given), [""], [["a dog barks"]])[0][0] == pytest.approx(want, abs=1e-4)
     assert quirky._text([4, 10, 5]) == "loudly rings,."
     assert WordDecoder(folder, WORDS)._text([4, 10, 5]) == "loudly. rings,"
     with pytest.raises(InputError, match="word 0 has the logit 0 there, and here it is '<eos>'"):
@@ -169,9 +169,9 @@ def test_a_recipe_holds_the_words(folder: str, tmp_path: Path) -> None:
     file = tmp_path / "words.txt"
     file.write_text("".join(f"{word}\n" for word in WORDS))
     made = WordDecoder(folder, str(file))
-    described = recipe(made)
+    described = to_recipe(made)
     file.unlink()
-    again: Any = build(described, WordDecoder)
+    again: Any = from_recipe(described, WordDecoder)
     assert again.words == WORDS
     contents = {"json": json.dumps(WORDS).encode(), "pickle": pickle.dumps(WORDS), "crlf": "\r\n".join(WORDS).encode()}
     for format, content in contents.items():
@@ -192,22 +192,22 @@ def test_the_first_head_takes_rows_by_word(folder: str) -> None:
     new = WordDecoder(folder, ["a", END, "hill", "dog"])
     assert new.own_head is not None
     before = new.own_head.weight.detach().clone()
-    found = new.adopt(old, {"vocabulary": ["dog", "a", END]})
+    found = new.remap_saved(old, {"vocabulary": ["dog", "a", END]})
     weight = found["decoder.own_head.weight"]
     assert weight[:, 0].tolist()[:2] == [1.0, 2.0]
     assert weight[3, 0] == 0.0
     assert torch.equal(weight[2], before[2])  # a word that the other did not have
     assert torch.equal(found["mappers.x"], old["mappers.x"])
-    assert new.adopt(old, {}) == old
+    assert new.remap_saved(old, {}) == old
 
 
 def test_a_head_of_its_own_over_the_models_tokens(folder: str) -> None:
     plain, own = CausalDecoder(folder, stop="."), CausalDecoder(folder, stop=".", train_head=True)
     given = prefix(plain, [4])
-    scores = [one.score(one.start(given), [""], [["a dog barks."]])[0][0] for one in (plain, own)]
+    scores = [one.score(one.prefill(given), [""], [["a dog barks."]])[0][0] for one in (plain, own)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)  # it starts as the model's
     assert own.trained == ("own_head.",)
-    own.loss(own.start(given), [""], [["a dog."]]).backward()
+    own.loss(own.prefill(given), [""], [["a dog."]]).backward()
     assert [name for name, p in own.named_parameters() if p.grad is not None] == ["own_head.weight"]
     assert own.own_head is not None
     with torch.no_grad():
@@ -218,20 +218,20 @@ def test_a_head_of_its_own_over_the_models_tokens(folder: str) -> None:
 def test_the_published_search_stops_at_the_very_token(folder: str) -> None:
     decoder = CausalDecoder(folder, stop=".")
     alone = decoder.tokenizer(".", add_special_tokens=False)["input_ids"]
-    assert decoder.stops(exactly=True).tolist() == alone
+    assert decoder.stop_ids(exactly=True).tolist() == alone
     with pytest.raises(InputError, match="stops at one token"):
-        CausalDecoder(folder, stop="ba").stops(exactly=True)
-    assert set(decoder.stops().tolist()) > set(alone)  # the end of text too, and tokens that end with a full stop
+        CausalDecoder(folder, stop="ba").stop_ids(exactly=True)
+    assert set(decoder.stop_ids().tolist()) > set(alone)  # the end of text too, and tokens that end with a full stop
 
 
 def test_noise_of_a_frozen_model_is_an_option(folder: str) -> None:
     for noisy in (False, True):
         decoder = CausalDecoder(folder, noisy=noisy).train()
         given = prefix(decoder, [4])
-        first, again = (decoder.loss(decoder.start(given), [""], [["a dog"]]).item() for _ in range(2))
+        first, again = (decoder.loss(decoder.prefill(given), [""], [["a dog"]]).item() for _ in range(2))
         assert (first == again) != noisy
         decoder.eval()
-        first, again = (decoder.loss(decoder.start(given), [""], [["a dog"]]).item() for _ in range(2))
+        first, again = (decoder.loss(decoder.prefill(given), [""], [["a dog"]]).item() for _ in range(2))
         assert first == again
 
 

@@ -111,7 +111,7 @@ def _pictures(encoder: Encoder, count: int = 3) -> Media:
 
 
 def _media(encoder: Encoder) -> Media:
-    return _sounds() if encoder.media == "audio" else _pictures(encoder)
+    return _sounds() if encoder.input_kind == "audio" else _pictures(encoder)
 
 
 def _same(one: Features, other: Features, tolerance: float = 0.0) -> None:
@@ -219,7 +219,7 @@ def test_preprocessing_of_pictures_travels_to_workers(
 @pytest.mark.parametrize("name", ALL)
 def test_its_recipe_builds_it_again(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
     encoder, _ = shelf(name)
-    again = parts.build(parts.recipe(encoder), Encoder)
+    again = parts.from_recipe(parts.to_recipe(encoder), Encoder)
     media = _media(encoder)
     _same(again(media), encoder(media))
     assert again.identity == encoder.identity

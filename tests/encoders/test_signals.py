@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmprefix.data.collate import stack
+from mmprefix.data.collate import pad_media
 from mmprefix.encoders.signals import Signals
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
@@ -22,7 +22,7 @@ from mmprefix.mappers.minmax import MinMax
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_tuning import Deep
-from mmprefix.parts import build, recipe
+from mmprefix.parts import from_recipe, to_recipe
 from mmprefix.types import Features, Prefix
 from tiny import speech_system as tiny_spoken
 from tiny.captioning_system import quietly, refusal, run, tensors, watched
@@ -69,11 +69,11 @@ def test_numbers_are_read_from_where_they_stand(tmp_path: Path) -> None:
     places += [f"{tmp_path}/all.zip::list.json", f"{tmp_path}/all.zip::array.npy"]
     read = [encoder.preprocess(place, 0.0, None) for place in places]
     assert all(one.dtype == torch.float32 and one.tolist() == values for one in read)
-    found = encoder(stack(read[:2]))
+    found = encoder(pad_media(read[:2]))
     assert found.pooled.tolist() == [values, values]
     assert found.frames.shape == (2, 0, 0)
     assert found.mask.shape == (2, 0)
-    assert (encoder.dim, encoder.pooled_dim, encoder.media) == (0, 3, "signals")
+    assert (encoder.dim, encoder.pooled_dim, encoder.input_kind) == (0, 3, "signals")
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
@@ -121,7 +121,7 @@ def test_names_tell_encoders_apart() -> None:
     same, other = Signals(list(NAMES)), Signals(NAMES[::-1])
     assert same.identity == Signals(NAMES).identity
     assert same.identity != other.identity
-    assert build(recipe(same), Signals).names == NAMES
+    assert from_recipe(to_recipe(same), Signals).names == NAMES
 
 
 # ---------------------------------------------------------------------------------------------------------- the range
@@ -168,7 +168,7 @@ def test_it_is_built_again_from_its_recipe() -> None:
     mapper = MinMax(0, 3, 32, lambda d, g, w: Deep(d, g, w, lambda *sizes: MLP(*sizes, length=2, hidden=4), hidden=4))
     mapper.for_decoder(2, 4, 8)
     mapper.observe(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]))
-    again = build(recipe(mapper), Mapper)
+    again = from_recipe(to_recipe(mapper), Mapper)
     again.load_state_dict(mapper.state_dict())
     found = features([[0.5, 0.5, 0.5]])
     assert torch.equal(again(found).keys, mapper(found).keys)

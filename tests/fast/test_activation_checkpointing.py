@@ -46,14 +46,14 @@ def loss(decoder: CausalDecoder, kind: str) -> tuple[Tensor, list[Tensor]]:
         seen = torch.arange(20) < torch.tensor([20, 7, 13])[:, None]
         frames = torch.randn(3, 20, decoder.memory_dim, generator=random)
         memory = Features(frames, seen, frames[:, 0])
-    found = decoder.loss(decoder.start(prefix, memory), PROMPTS, TARGETS)
+    found = decoder.loss(decoder.prefill(prefix, memory), PROMPTS, TARGETS)
     leaves = {"soft": [soft], "deep": [keys, values], "mixed": [keys, values, soft]}[kind]
     return found.detach(), list(torch.autograd.grad(found, leaves))
 
 
 @pytest.mark.parametrize("kind", ["soft", "deep", "mixed"])
 def test_the_same_losses_and_gradients(decoder: CausalDecoder, kind: str) -> None:
-    if isinstance(decoder, CrossDecoder) and not decoder.hears and kind != "deep":
+    if isinstance(decoder, CrossDecoder) and not decoder.reads_speech and kind != "deep":
         pytest.skip("a text model's decoder takes a deep prefix only")
     again = copy.deepcopy(decoder)
     again.recompute_layers()
@@ -67,9 +67,9 @@ def test_texts_are_written_as_before(tmp_path: Path) -> None:
     decoder = CausalDecoder(save_decoder(tmp_path))
     prefix = Prefix(torch.randn(2, 4, decoder.width), torch.ones(2, 4, dtype=torch.bool))
     options = GenerateOptions(max_new_tokens=8, num_beams=3)
-    before = decoder.generate(decoder.start(prefix), ["", ""], options)
+    before = decoder.generate(decoder.prefill(prefix), ["", ""], options)
     decoder.recompute_layers()
-    assert decoder.generate(decoder.start(prefix), ["", ""], options) == before
+    assert decoder.generate(decoder.prefill(prefix), ["", ""], options) == before
 
 
 def test_less_is_kept(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_less_is_kept(tmp_path: Path) -> None:
 
         embeds = torch.randn(3, 40, decoder.width, requires_grad=True)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
-            state = decoder.start(Prefix(embeds, torch.ones(3, 40, dtype=torch.bool)))
+            state = decoder.prefill(Prefix(embeds, torch.ones(3, 40, dtype=torch.bool)))
             lost = decoder.loss(state, PROMPTS, TARGETS)
         kept.append(sum(held.values()))
         del lost, state

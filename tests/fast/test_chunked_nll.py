@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmprefix.fast import chunked_nll
-from mmprefix.fast.chunked_nll import target_nll
+from mmprefix.fast.chunked_nll import chunked_nll
 
 
 def plain(hidden: Tensor, head: nn.Linear, row: Tensor, target: Tensor) -> Tensor:
@@ -28,7 +28,7 @@ def test_it_is_cross_entropy(rows: int, targets: int, bias: bool, monkeypatch: p
     monkeypatch.setattr(chunked_nll, "ROWS", 16)
     hidden, head, row, target, weight = case(rows, targets, bias)
     gradients = []
-    for form in (plain, target_nll):
+    for form in (plain, chunked_nll):
         given = hidden.clone().requires_grad_()
         found = form(given, head, row, target)
         (found * weight).sum().backward()
@@ -41,21 +41,21 @@ def test_it_is_cross_entropy(rows: int, targets: int, bias: bool, monkeypatch: p
 
 def test_far_logits_stay_finite() -> None:
     hidden, head, row, target, _ = case(5, 9, bias=False)
-    found = target_nll(hidden * 1e4, head, row, target)
+    found = chunked_nll(hidden * 1e4, head, row, target)
     assert found.isfinite().all()
     assert torch.allclose(found, plain(hidden * 1e4, head, row, target), rtol=1e-5)
 
 
 def test_half_precision_is_summed_in_float32() -> None:
     hidden, head, row, target, _ = case(40, 60, bias=False)
-    found = target_nll(hidden.bfloat16(), head.bfloat16(), row, target)
+    found = chunked_nll(hidden.bfloat16(), head.bfloat16(), row, target)
     assert found.dtype == torch.float32
     assert torch.allclose(found, plain(hidden.bfloat16(), head, row, target), rtol=1e-2, atol=1e-2)
 
 
 def test_without_a_gradient_nothing_is_kept() -> None:
     hidden, head, row, target, _ = case(5, 9, bias=False)
-    assert not target_nll(hidden, head, row, target).requires_grad
+    assert not chunked_nll(hidden, head, row, target).requires_grad
 
 
 class Largest(TorchDispatchMode):
@@ -76,5 +76,5 @@ def test_the_logits_of_all_rows_never_exist(monkeypatch: pytest.MonkeyPatch) -> 
     hidden, head, row, target, _ = case(200, 200, bias=False)
     hidden.requires_grad_()
     with Largest() as counted:
-        target_nll(hidden, head, row, target).sum().backward()
+        chunked_nll(hidden, head, row, target).sum().backward()
     assert counted.most == head.weight.numel()  # 24 rows' worth of logits; 200 rows would be 8 times as many

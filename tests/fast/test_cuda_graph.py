@@ -18,9 +18,9 @@ from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.fast import cuda_graph
-from mmprefix.fast.cuda_graph import Stage
+from mmprefix.fast.cuda_graph import GraphBuffers
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.generation.strategies import Line
+from mmprefix.generation.strategies import Hypothesis
 from mmprefix.kv_cache.state import State
 from mmprefix.types import Features, Prefix
 from tiny import whisper as tiny_speech
@@ -40,7 +40,7 @@ WORDS = ["!", "dog", "barks", "a", "rain", "falls", "<eos>", "<unk>"]
 class Played:
     """In the place of a CUDA graph."""
 
-    def __init__(self, stage: Stage, decoder: Any) -> None:
+    def __init__(self, stage: GraphBuffers, decoder: Any) -> None:
         self.stage, self.decoder = stage, decoder
 
     def replay(self) -> None:
@@ -56,8 +56,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
     def record(stage: Any, decoder: Any) -> None:
         stage.logits, stage.graph = torch.zeros_like(stage._run(decoder)), Played(stage, decoder)
 
-    monkeypatch.setattr(Stage, "_record", record)
-    monkeypatch.setattr(cuda_graph, "usable", lambda decoder, state, steps: steps >= cuda_graph.LEAST)
+    monkeypatch.setattr(GraphBuffers, "_record", record)
+    monkeypatch.setattr(cuda_graph, "can_record", lambda decoder, state, steps: steps >= cuda_graph.MIN_STEPS)
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "words", "whisper"])
@@ -83,15 +83,15 @@ def read(decoder: CausalDecoder, lengths: list[int], seed: int) -> State:
         frames = torch.randn(len(lengths), 20, decoder.memory_dim, generator=random)
         memory = Features(frames.to(DEVICE), seen.to(DEVICE), frames[:, 0].to(DEVICE))
     with torch.no_grad():
-        return decoder.read(decoder.start(prefix, memory), ["the"] * len(lengths))
+        return decoder.append(decoder.prefill(prefix, memory), ["the"] * len(lengths))
 
 
-def searched(decoder: CausalDecoder, state: State, options: GenerateOptions, stops: Tensor) -> list[list[Line]]:
+def searched(decoder: CausalDecoder, state: State, options: GenerateOptions, stops: Tensor) -> list[list[Hypothesis]]:
     with torch.inference_mode():
-        return decoder.search(state, options, stops.to(DEVICE))
+        return decoder.search_tokens(state, options, stops.to(DEVICE))
 
 
-def same(found: list[list[Line]], wanted: list[list[Line]]) -> None:
+def same(found: list[list[Hypothesis]], wanted: list[list[Hypothesis]]) -> None:
     for lines, others in zip(found, wanted, strict=True):
         assert [ids for ids, _ in lines] == [ids for ids, _ in others]
         assert [score for _, score in lines] == pytest.approx([score for _, score in others], abs=1e-3)
@@ -100,7 +100,7 @@ def same(found: list[list[Line]], wanted: list[list[Line]]) -> None:
 @pytest.mark.parametrize("options", SEARCHES)
 def test_the_same_lines(decoder: CausalDecoder, options: GenerateOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three searches of one shape, the later ones on the first's stage; and with inputs that leave."""
-    runs = decoder.run
+    runs = decoder.forward_tokens
     count: list[int] = []
 
     def counted(*args: Any) -> Tensor:
@@ -110,15 +110,15 @@ def test_the_same_lines(decoder: CausalDecoder, options: GenerateOptions, monkey
     for seed in range(3):
         state = read(decoder, [4, 2, 5, 3, 5, 1], seed)
         with monkeypatch.context() as plain:
-            plain.setattr(cuda_graph, "usable", lambda *_: False)
+            plain.setattr(cuda_graph, "can_record", lambda *_: False)
             free = searched(decoder, state, replace(options, num_return=1), torch.tensor([5]))
             stops = torch.tensor([free[row][0][0][:place][-1] for row, place in ((0, 1), (2, 2), (4, 4))])
             wanted = searched(decoder, state, options, stops)
         for busy in (256, 0):
             count.clear()
             with monkeypatch.context() as here:
-                here.setattr(cuda_graph, "BUSY", busy)
-                here.setattr(decoder, "run", counted)
+                here.setattr(cuda_graph, "MIN_BUSY_HYPOTHESES", busy)
+                here.setattr(decoder, "forward_tokens", counted)
                 same(searched(decoder, state, options, stops), wanted)
             assert not GPU or not busy or len(count) <= 2  # the first step, and the recording of the second
 
@@ -127,15 +127,18 @@ def test_the_same_lines(decoder: CausalDecoder, options: GenerateOptions, monkey
 def test_a_recording_serves_the_next_search(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     state, stops = read(decoder, [3, 4], 0), torch.tensor([decoder.lm.config.vocab_size - 1])
     wanted = searched(decoder, state, SEARCHES[1], stops)
-    monkeypatch.setattr(decoder, "run", lambda *_: pytest.fail("a step was run"))
+    monkeypatch.setattr(decoder, "forward_tokens", lambda *_: pytest.fail("a step was run"))
     same(searched(decoder, state, SEARCHES[1], stops), wanted)
 
 
 def test_a_stage_is_not_shared_by_searches_at_once(decoder: CausalDecoder) -> None:
     state, other = read(decoder, [3, 4], 0), read(decoder, [2, 4], 1)
-    with cuda_graph.recorded(decoder, state, 2, 6) as one, cuda_graph.recorded(decoder, other, 2, 6) as two:
+    with (
+        cuda_graph.open_graph_tree(decoder, state, 2, 6) as one,
+        cuda_graph.open_graph_tree(decoder, other, 2, 6) as two,
+    ):
         assert one.stage is not two.stage
-    with cuda_graph.recorded(decoder, state, 2, 6) as again:
+    with cuda_graph.open_graph_tree(decoder, state, 2, 6) as again:
         assert again.stage in (one.stage, two.stage)
 
 
@@ -150,14 +153,14 @@ def test_new_weights_are_another_recording(tmp_path: Path) -> None:
     found = searched(decoder, state, options, stops)
     assert [line[0][0] for line in found] != [line[0][0] for line in before]
     with pytest.MonkeyPatch.context() as plain:
-        plain.setattr(cuda_graph, "usable", lambda *_: False)
+        plain.setattr(cuda_graph, "can_record", lambda *_: False)
         same(found, searched(decoder, state, options, stops))
 
 
 def test_not_more_than_a_few_are_kept(decoder: CausalDecoder) -> None:
     for count in range(2, 7):
         searched(decoder, read(decoder, [3] * count, 0), SEARCHES[0], torch.tensor([1]))
-    assert len(cuda_graph._kept[decoder.lm]) == cuda_graph.KEPT
+    assert len(cuda_graph._kept[decoder.lm]) == cuda_graph.MAX_KEPT_GRAPHS
     assert [len(stage.mask) for stage in cuda_graph._kept[decoder.lm]] == [5, 6]
 
 
@@ -166,7 +169,7 @@ def test_a_model_that_cannot_be_recorded_is_run(tmp_path: Path, monkeypatch: pyt
     decoder = CausalDecoder(save_decoder(tmp_path)).to(DEVICE)
     state = read(decoder, [3, 4, 2], 0)
     wanted = searched(decoder, state, SEARCHES[1], torch.tensor([1]))
-    run = decoder.run
+    run = decoder.forward_tokens
 
     def asking(*args: Any) -> Tensor:
         found = run(*args)
@@ -174,7 +177,7 @@ def test_a_model_that_cannot_be_recorded_is_run(tmp_path: Path, monkeypatch: pyt
         return found
 
     cuda_graph._kept.clear()
-    monkeypatch.setattr(decoder, "run", asking)
+    monkeypatch.setattr(decoder, "forward_tokens", asking)
     same(searched(decoder, state, SEARCHES[1], torch.tensor([1])), wanted)
     assert decoder.lm in cuda_graph._refused
     same(searched(decoder, state, SEARCHES[1], torch.tensor([1])), wanted)

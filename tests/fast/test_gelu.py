@@ -14,8 +14,8 @@ from transformers.activations import NewGELUActivation
 
 from mmprefix.cli.training.lightning_cli import usable_precision
 from mmprefix.decoders.causal import CausalDecoder
-from mmprefix.fast.gelu import fuse
-from mmprefix.training.optimizer import fuse_steps
+from mmprefix.fast.gelu import fuse_gelu
+from mmprefix.training.optimizer import use_fused_optimizer
 from tiny.captioning_system import build, figures, quietly, run, watched
 
 pytestmark = quietly
@@ -24,7 +24,7 @@ pytestmark = quietly
 def test_gelu_is_the_same_function() -> None:
     plain = nn.Sequential(nn.Linear(4, 4), NewGELUActivation(), nn.Sequential(NewGELUActivation()))
     fast = deepcopy(plain)
-    fuse(fast)
+    fuse_gelu(fast)
     assert not any(isinstance(module, NewGELUActivation) for module in fast.modules())
     values = torch.linspace(-8, 8, 4000, dtype=torch.float64).view(-1, 4)
     assert torch.allclose(fast[1](values), plain[1](values), atol=1e-12)
@@ -40,7 +40,7 @@ def test_steps_are_the_same(kind: Any) -> None:
     for layer in (plain, fast):
         optimizer = kind(layer.parameters(), lr=0.05, weight_decay=0.1)
         if layer is fast:
-            fuse_steps(optimizer)
+            use_fused_optimizer(optimizer)
             assert optimizer.param_groups[0]["fused"]
         for _ in range(4):
             optimizer.zero_grad()
@@ -52,10 +52,10 @@ def test_steps_are_the_same(kind: Any) -> None:
 @pytest.mark.parametrize("asked", [{"foreach": True}, {"fused": False}, {"capturable": True}, {"differentiable": True}])
 def test_what_was_asked_for_stays(asked: dict[str, bool]) -> None:
     optimizer = cast(Any, torch.optim.AdamW)(nn.Linear(2, 2).parameters(), **asked)
-    fuse_steps(optimizer)
+    use_fused_optimizer(optimizer)
     assert not optimizer.param_groups[0]["fused"]
-    fuse_steps(torch.optim.Adagrad(nn.Linear(2, 2).parameters()))
-    fuse_steps(torch.optim.RMSprop(nn.Linear(2, 2).parameters()))  # has no such kernel
+    use_fused_optimizer(torch.optim.Adagrad(nn.Linear(2, 2).parameters()))
+    use_fused_optimizer(torch.optim.RMSprop(nn.Linear(2, 2).parameters()))  # has no such kernel
 
 
 def test_half_precision_on_a_cpu_is_refused(caplog: pytest.LogCaptureFixture) -> None:

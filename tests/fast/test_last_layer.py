@@ -26,9 +26,11 @@ def gradients(decoder: CausalDecoder, narrows: bool, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(decoder, "_narrows", narrows)
     prefix = ragged_prefix(decoder, [5, 1, 0, 4])
     embeds = prefix.embeds.clone().requires_grad_()
-    state = decoder.read(decoder.start(Prefix(embeds, prefix.mask)), ["the", "", "", "a green hill"], ["", "a", "", ""])
-    assert state.last is not None
-    parts = [state.last, *(part for layer in state.cache for part in layer)]
+    state = decoder.append(
+        decoder.prefill(Prefix(embeds, prefix.mask)), ["the", "", "", "a green hill"], ["", "a", "", ""]
+    )
+    assert state.last_hidden is not None
+    parts = [state.last_hidden, *(part for layer in state.cache for part in layer)]
     sum((part * torch.linspace(0, 1, part.numel()).view(part.shape)).sum() for part in parts).backward()  # pyright: ignore
     assert embeds.grad is not None
     return state, embeds.grad
@@ -36,10 +38,10 @@ def gradients(decoder: CausalDecoder, narrows: bool, monkeypatch: pytest.MonkeyP
 
 def test_it_is_the_whole_run(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     (want, wanted), (found, gradient) = (gradients(decoder, narrows, monkeypatch) for narrows in (False, True))
-    assert found.last is not None
-    assert want.last is not None
+    assert found.last_hidden is not None
+    assert want.last_hidden is not None
     real = want.mask.any(1)
-    assert torch.allclose(found.last[real], want.last[real], rtol=1e-5, atol=1e-5)
+    assert torch.allclose(found.last_hidden[real], want.last_hidden[real], rtol=1e-5, atol=1e-5)
     for layer, whole in zip(found.cache, want.cache, strict=True):
         for part, other in zip(layer, whole, strict=True):
             assert torch.allclose(part, other, rtol=1e-5, atol=1e-5)
@@ -51,17 +53,17 @@ def test_it_computes_less(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatc
     for narrows in (False, True):
         monkeypatch.setattr(decoder, "_narrows", narrows)
         with FlopCounterMode(display=False) as counter:
-            decoder.start(ragged_prefix(decoder, [40, 40]))
+            decoder.prefill(ragged_prefix(decoder, [40, 40]))
         counts.append(counter.get_total_flops())
     assert counts[1] < 0.8 * counts[0]  # of two layers, most of one
 
 
 def test_a_model_without_a_list_of_layers_is_left_alone() -> None:
-    assert not last_layer.hook(nn.Sequential(nn.Linear(2, 2)), 2)
+    assert not last_layer.install(nn.Sequential(nn.Linear(2, 2)), 2)
 
 
 def test_outside_of_reading_nothing_changes(tmp_path: Path) -> None:
     decoder = CausalDecoder(save_decoder(tmp_path))
     plain = decoder.lm(inputs_embeds=torch.ones(1, 6, decoder.width)).logits
-    decoder.start(ragged_prefix(decoder, [3]))
+    decoder.prefill(ragged_prefix(decoder, [3]))
     assert torch.equal(plain, decoder.lm(inputs_embeds=torch.ones(1, 6, decoder.width)).logits)

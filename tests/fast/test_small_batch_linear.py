@@ -19,7 +19,7 @@ def layers(kind: str, bias: bool = True) -> tuple[nn.Linear | Conv1D, nn.Linear 
     plain = Conv1D(40, 24) if kind == "conv" else nn.Linear(24, 40, bias=bias)
     nn.init.normal_(plain.bias) if plain.bias is not None else None
     fast = deepcopy(plain.requires_grad_(False))
-    small_batch_linear.prepare(nn.Sequential(fast))
+    small_batch_linear.patch_linears(nn.Sequential(fast))
     return plain, fast
 
 
@@ -41,7 +41,7 @@ def test_the_product_is_the_same(kind: str, bias: bool, shape: tuple[int, ...]) 
         found, want = fast(rows), plain(rows)
     assert found.shape == want.shape
     assert torch.allclose(found, want, rtol=1e-5, atol=1e-5)
-    assert packed(fast) == (2 <= rows.numel() // 24 <= small_batch_linear.MOST)
+    assert packed(fast) == (2 <= rows.numel() // 24 <= small_batch_linear.MAX_ROWS)
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
@@ -77,7 +77,7 @@ def test_a_short_text_copies_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_large_model_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(small_batch_linear, "ROOM", 24 * 40 * 4 - 1)
+    monkeypatch.setattr(small_batch_linear, "MAX_COPY_BYTES", 24 * 40 * 4 - 1)
     _, fast = layers("linear")
     assert "forward" not in vars(fast)
 

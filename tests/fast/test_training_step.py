@@ -72,7 +72,7 @@ def test_the_fast_step_is_the_plain_step(decoder: CausalDecoder, kind: str, prom
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
     asked = PROMPTS[prompts]
     fast, plain = ([part.clone().requires_grad_() for part in numbers(decoder, kind)] for _ in range(2))
-    found = decoder.text_loss(decoder.start(prefix(fast, mask)), asked, TEXTS)
+    found = decoder.text_loss(decoder.prefill(prefix(fast, mask)), asked, TEXTS)
     wanted = [plain_nll(decoder, plain, b, asked[b], text) for b, texts in enumerate(TEXTS) for text in texts]
     assert torch.allclose(found.nll.detach(), torch.stack(wanted).detach(), rtol=2e-6, atol=0)
     found.mean().backward()

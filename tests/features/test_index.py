@@ -15,78 +15,78 @@ from safetensors import safe_open
 
 from mmprefix.errors import InputError
 from mmprefix.features import index
-from mmprefix.features.keys import key
+from mmprefix.features.keys import feature_key
 from mmprefix.features.shard import write_shard
-from mmprefix.features.store import Store
-from mmprefix.types import Entry
+from mmprefix.features.store import FeatureStore
+from mmprefix.types import FeatureRow
 
 WIDTHS = {"encoder": "some.Encoder", "dtype": "float16", "widths": [0, 1]}
 MAPS = Path("/proc/self/maps")
 
 
-def entry(number: float) -> Entry:
-    return Entry(torch.zeros(0, 0), torch.tensor([float(number)]))
+def entry(number: float) -> FeatureRow:
+    return FeatureRow(torch.zeros(0, 0), torch.tensor([float(number)]))
 
 
-def filled(root: Path, shards: int = 3, each: int = 5) -> Store:
+def filled(root: Path, shards: int = 3, each: int = 5) -> FeatureStore:
     """A store of entries 0, 1 ..., each under the key of its number; no index is written yet."""
-    store = Store(root, WIDTHS)
+    store = FeatureStore(root, WIDTHS)
     for at in range(shards):
         numbers = range(at * each, at * each + each)
-        store.add(f"{at}", [key(str(number)) for number in numbers], [entry(number) for number in numbers])
+        store.add(f"{at}", [feature_key(str(number)) for number in numbers], [entry(number) for number in numbers])
     (store.folder / "index").unlink()
     return store
 
 
-def check(store: Store, count: int) -> None:
+def check(store: FeatureStore, count: int) -> None:
     """All entries, and no others, are there."""
     assert len(store) == count
-    assert list(store) == sorted(key(str(number)) for number in range(count))
-    assert [float(store[key(str(number))].pooled) for number in range(count)] == list(range(count))
-    for name in (key(str(count)), b"", bytes(16), b"\xff" * 16, key("0")[:8] + bytes(8)):
+    assert list(store) == sorted(feature_key(str(number)) for number in range(count))
+    assert [float(store[feature_key(str(number))].pooled) for number in range(count)] == list(range(count))
+    for name in (feature_key(str(count)), b"", bytes(16), b"\xff" * 16, feature_key("0")[:8] + bytes(8)):
         assert name not in store
         with pytest.raises(KeyError):
             store[name]
 
 
-def told(store: Store) -> str:
+def told(store: FeatureStore) -> str:
     with safe_open(store.folder / "index", "pt") as file:
         return file.metadata()["shards"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 300])
 def test_every_entry_is_found_and_no_other(count: int, tmp_path: Path) -> None:
-    check(Store(filled(tmp_path, 1 if count else 0, count).folder.parent, WIDTHS), count)
+    check(FeatureStore(filled(tmp_path, 1 if count else 0, count).folder.parent, WIDTHS), count)
 
 
 def test_keys_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
-    store = Store(tmp_path, WIDTHS)
+    store = FeatureStore(tmp_path, WIDTHS)
     names = [bytes(8) + number.to_bytes(8, "big") for number in range(20)]
     for number, name in enumerate(names):
         store.add(f"{number:02}", [name], [entry(number)])
-    store.look()
+    store.refresh_if_changed()
     assert list(store) == names
     assert [float(store[name].pooled) for name in names] == list(range(20))
 
 
 def test_the_file_is_written_once_and_again_when_shards_are_added(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    store.look()
+    store.refresh_if_changed()
     file = store.folder / "index"
     before, first = file.stat().st_ino, told(store)
-    check(Store(tmp_path, WIDTHS), 15)
+    check(FeatureStore(tmp_path, WIDTHS), 15)
     assert file.stat().st_ino == before
-    store.add("3", [key("15")], [entry(15)])
-    check(Store(tmp_path, WIDTHS), 16)
+    store.add("3", [feature_key("15")], [entry(15)])
+    check(FeatureStore(tmp_path, WIDTHS), 16)
     assert told(store) != first
     check(store, 15)  # which has the old one mapped
-    store.look()
+    store.refresh_if_changed()
     check(store, 16)
 
 
 def test_other_users_may_read_it(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    store.look()
+    store.refresh_if_changed()
     for file in [store.folder / "index", *store.folder.glob("*.safetensors")]:
         assert file.stat().st_mode & 0o777 == 0o644
 
@@ -94,14 +94,14 @@ def test_other_users_may_read_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["cut", "empty", "header", "flip", "older", "foreign", "folder"])
 def test_what_is_no_index_of_these_shards_is_not_used(damage: str, tmp_path: Path) -> None:
     store = filled(tmp_path / "a", 2)
-    store.look()
+    store.refresh_if_changed()
     file = store.folder / "index"
     old = file.read_bytes()
-    store.add("2", [key(str(number)) for number in range(10, 15)], [entry(number) for number in range(10, 15)])
-    store.look()
+    store.add("2", [feature_key(str(number)) for number in range(10, 15)], [entry(number) for number in range(10, 15)])
+    store.refresh_if_changed()
     good = told(store)
     whole, foreign = file.read_bytes(), filled(tmp_path / "b", 1, 15)
-    foreign.look()
+    foreign.refresh_if_changed()
     broken = {"cut": whole[:-3], "empty": b"", "header": b"\0" * 8 + whole[8:], "older": old}
     broken |= {"flip": whole[:-1] + bytes([whole[-1] ^ 1]), "foreign": (foreign.folder / "index").read_bytes()}
     file.unlink()
@@ -109,31 +109,33 @@ def test_what_is_no_index_of_these_shards_is_not_used(damage: str, tmp_path: Pat
         file.mkdir()
     else:
         file.write_bytes(broken[damage])
-    check(Store(tmp_path / "a", WIDTHS), 15)
+    check(FeatureStore(tmp_path / "a", WIDTHS), 15)
     if damage != "folder":
         assert told(store) == good
         mended = file.stat().st_ino
-        check(Store(tmp_path / "a", WIDTHS), 15)
+        check(FeatureStore(tmp_path / "a", WIDTHS), 15)
         assert file.stat().st_ino == mended
 
 
 def test_a_shard_that_is_replaced_or_gone_needs_another_index(tmp_path: Path) -> None:
     store = filled(tmp_path)
-    store.look()
-    write_shard(store.folder / "2.safetensors", [key(str(number)) for number in range(14, 9, -1)], [entry(0)] * 5)
-    assert {float(Store(tmp_path, WIDTHS)[key(str(number))].pooled) for number in range(10, 15)} == {0}
+    store.refresh_if_changed()
+    write_shard(
+        store.folder / "2.safetensors", [feature_key(str(number)) for number in range(14, 9, -1)], [entry(0)] * 5
+    )
+    assert {float(FeatureStore(tmp_path, WIDTHS)[feature_key(str(number))].pooled) for number in range(10, 15)} == {0}
     (store.folder / "2.safetensors").unlink()
-    check(Store(tmp_path, WIDTHS), 10)
+    check(FeatureStore(tmp_path, WIDTHS), 10)
 
 
 def test_a_key_that_was_damaged_leads_to_nothing(tmp_path: Path) -> None:
     store = filled(tmp_path, 1)
-    store.look()
+    store.refresh_if_changed()
     file = store.folder / "0.safetensors"
-    file.write_bytes(file.read_bytes().replace(key("3"), key("3")[:-1] + b"?"))
-    store = Store(tmp_path, WIDTHS)
-    assert key("3") not in store
-    assert float(store[key("4")].pooled) == 4
+    file.write_bytes(file.read_bytes().replace(feature_key("3"), feature_key("3")[:-1] + b"?"))
+    store = FeatureStore(tmp_path, WIDTHS)
+    assert feature_key("3") not in store
+    assert float(store[feature_key("4")].pooled) == 4
 
 
 def test_a_store_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,15 +145,15 @@ def test_a_store_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: pyt
         raise InputError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(index, "write", refuse)
-        check(Store(tmp_path, WIDTHS), 15)
+        patch.setattr(index, "write_tensor_file", refuse)
+        check(FeatureStore(tmp_path, WIDTHS), 15)
 
     def forbid(*_: Any, **__: Any) -> None:
         raise PermissionError
 
     with monkeypatch.context() as patch:
         patch.setattr(index, "FileLock", forbid)
-        check(Store(tmp_path, WIDTHS), 15)
+        check(FeatureStore(tmp_path, WIDTHS), 15)
     assert not (store.folder / "index").exists()
 
 
@@ -159,12 +161,12 @@ def test_what_another_process_writes_in_between_is_not_taken_for_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(tmp_path / "a", 1, 15)
-    other = Store(tmp_path / "a", WIDTHS).folder / "index"
+    other = FeatureStore(tmp_path / "a", WIDTHS).folder / "index"
     store = filled(tmp_path / "b")
-    monkeypatch.setattr(index, "write", lambda file, *_, **__: shutil.copy(other, file))
-    check(Store(tmp_path / "b", WIDTHS), 15)
+    monkeypatch.setattr(index, "write_tensor_file", lambda file, *_, **__: shutil.copy(other, file))
+    check(FeatureStore(tmp_path / "b", WIDTHS), 15)
     monkeypatch.undo()
-    check(Store(tmp_path / "b", WIDTHS), 15)
+    check(FeatureStore(tmp_path / "b", WIDTHS), 15)
     assert store.folder.joinpath("index").read_bytes() != other.read_bytes()
 
 
@@ -172,7 +174,7 @@ def test_what_a_killed_writer_leaves_is_no_index(tmp_path: Path) -> None:
     store = filled(tmp_path)
     (store.folder / ".index.1.tmp").write_bytes(b"half of it")
     (store.folder / "index.lock").touch()
-    check(Store(tmp_path, WIDTHS), 15)
+    check(FeatureStore(tmp_path, WIDTHS), 15)
 
 
 # ---------------------------------------------------------------------------------------------------------- one for all
@@ -210,11 +212,11 @@ def test_processes_that_open_a_store_at_once_map_one_file(tmp_path: Path) -> Non
 @pytest.mark.skipif(not MAPS.exists(), reason="needs Linux's /proc")
 def test_a_forked_process_has_its_parents_index(tmp_path: Path) -> None:
     filled(tmp_path)
-    store = Store(tmp_path, WIDTHS)
+    store = FeatureStore(tmp_path, WIDTHS)
     (store.folder / "index").unlink()  # it stays mapped
     here, there = os.pipe()
     if (child := os.fork()) == 0:
-        found = mapped() if float(store[key("7")].pooled) == 7 else set[int]()
+        found = mapped() if float(store[feature_key("7")].pooled) == 7 else set[int]()
         os.write(there, repr(found).encode())
         os._exit(0)
     os.waitpid(child, 0)

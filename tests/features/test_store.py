@@ -23,13 +23,13 @@ from mmprefix.data.manifest import read_manifest
 from mmprefix.encoders.clip import Clip
 from mmprefix.encoders.cnn import Cnn
 from mmprefix.errors import InputError
-from mmprefix.features.encode import Encode
-from mmprefix.features.keys import content_hashes, key
+from mmprefix.features.encode import EncodeModule
+from mmprefix.features.keys import content_hashes, feature_key
 from mmprefix.features.shard import Shard, write_shard
-from mmprefix.features.store import Store, describe
+from mmprefix.features.store import FeatureStore, store_description
 from mmprefix.features.tensor_file import DamagedError
 from mmprefix.model import PrefixLM
-from mmprefix.types import Entry, Features
+from mmprefix.types import FeatureRow, Features
 from tiny.captioning_system import Tiny, build, figures, quietly, refusal, run, same, watched
 
 pytestmark = quietly
@@ -41,9 +41,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return build(tmp_path_factory.mktemp("tiny"))
 
 
-def entry(number: int, length: int, kind: torch.dtype = torch.float16) -> Entry:
+def entry(number: int, length: int, kind: torch.dtype = torch.float16) -> FeatureRow:
     draw = torch.Generator().manual_seed(number)
-    return Entry(torch.randn(length, 3, generator=draw).to(kind), torch.randn(2, generator=draw).to(kind))
+    return FeatureRow(torch.randn(length, 3, generator=draw).to(kind), torch.randn(2, generator=draw).to(kind))
 
 
 def contents(folder: Path) -> dict[bytes, tuple[bytes, bytes]]:
@@ -64,83 +64,83 @@ def contents(folder: Path) -> dict[bytes, tuple[bytes, bytes]]:
 
 
 def test_what_is_put_in_comes_out(tmp_path: Path) -> None:
-    store = Store(tmp_path, WIDTHS)
+    store = FeatureStore(tmp_path, WIDTHS)
     lengths = [4, 0, 7, 1, 2]
-    given = {key(f"file {n}"): entry(n, length) for n, length in enumerate(lengths)}
+    given = {feature_key(f"file {n}"): entry(n, length) for n, length in enumerate(lengths)}
     names = list(given)
     assert len(store) == 0
     assert names[0] not in store
     store.add("a", names[:3], [given[name] for name in names[:3]])
     store.add("b", names[3:], [given[name] for name in names[3:]])
     assert len(store) == 0  # what is open does not change under its user
-    store.look()
-    for opened in (store, Store(tmp_path, WIDTHS), pickle.loads(pickle.dumps(store))):
+    store.refresh_if_changed()
+    for opened in (store, FeatureStore(tmp_path, WIDTHS), pickle.loads(pickle.dumps(store))):
         assert sorted(opened) == sorted(names)
         for name in names:
             assert torch.equal(opened[name].frames, given[name].frames)
             assert torch.equal(opened[name].pooled, given[name].pooled)
     with pytest.raises(KeyError):
-        store[key("another file")]
+        store[feature_key("another file")]
     clash = names[0][:8] + bytes(8)  # keys are told apart by all their bytes
     assert clash not in store
     store.add("c", [clash], [entry(9, 1)])
-    store.look()
+    store.refresh_if_changed()
     assert torch.equal(store[clash].frames, entry(9, 1).frames)
     assert torch.equal(store[names[0]].frames, given[names[0]].frames)
 
 
 @pytest.mark.parametrize(("widths", "shape"), [([0, 2], (0, 0)), ([3, 0], (4, 3))], ids=["summary", "frames"])
 def test_features_of_one_kind_alone(widths: list[int], shape: tuple[int, int], tmp_path: Path) -> None:
-    given = Entry(torch.ones(shape), torch.ones(widths[1]))
-    store = Store(tmp_path, {**WIDTHS, "widths": widths, "dtype": "float32"})
-    store.add("a", [key("x"), key("y")], [given, given])
-    store.look()
-    assert torch.equal(store[key("y")].frames, given.frames)
-    assert torch.equal(store[key("y")].pooled, given.pooled)
+    given = FeatureRow(torch.ones(shape), torch.ones(widths[1]))
+    store = FeatureStore(tmp_path, {**WIDTHS, "widths": widths, "dtype": "float32"})
+    store.add("a", [feature_key("x"), feature_key("y")], [given, given])
+    store.refresh_if_changed()
+    assert torch.equal(store[feature_key("y")].frames, given.frames)
+    assert torch.equal(store[feature_key("y")].pooled, given.pooled)
 
 
 def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
-    half, full = (Store(tmp_path, {**WIDTHS, "dtype": dtype}) for dtype in ("float16", "float32"))
+    half, full = (FeatureStore(tmp_path, {**WIDTHS, "dtype": dtype}) for dtype in ("float16", "float32"))
     assert half.folder != full.folder
-    large = Entry(torch.full((1, 3), 70000.0), torch.zeros(2))
+    large = FeatureRow(torch.full((1, 3), 70000.0), torch.zeros(2))
     with pytest.raises(InputError, match=r"no finite numbers as float16; give cache_dtype float32"):
-        half.add("a", [key("x")], [large])
-    full.add("a", [key("x")], [large])
-    full.look()
-    assert torch.equal(full[key("x")].frames, large.frames)
+        half.add("a", [feature_key("x")], [large])
+    full.add("a", [feature_key("x")], [large])
+    full.refresh_if_changed()
+    assert torch.equal(full[feature_key("x")].frames, large.frames)
     with pytest.raises(InputError, match="cache_dtype 'bfloat16': give float16 or float32"):
-        Store(tmp_path, {**WIDTHS, "dtype": "bfloat16"})
+        FeatureStore(tmp_path, {**WIDTHS, "dtype": "bfloat16"})
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "header", "flip"])
 def test_a_damaged_shard_is_found_and_made_anew(damage: str, tmp_path: Path) -> None:
-    store = Store(tmp_path, WIDTHS)
+    store = FeatureStore(tmp_path, WIDTHS)
     for name in ("a", "b"):
-        store.add(name, [key(name)], [entry(ord(name), 5)])
+        store.add(name, [feature_key(name)], [entry(ord(name), 5)])
     file = store.folder / "a.safetensors"
     whole = file.read_bytes()
     broken = {"cut": whole[:-3], "empty": b"", "header": b"\0" * 8 + whole[8:], "flip": whole[:-1] + b"?"}[damage]
     file.write_bytes(broken)
-    store = Store(tmp_path, WIDTHS)
+    store = FeatureStore(tmp_path, WIDTHS)
     if damage != "flip":
-        assert key("a") not in store
+        assert feature_key("a") not in store
         with pytest.raises(DamagedError):
             Shard(file)
-    assert store.mend() == 1
-    assert key("a") not in store
-    assert key("b") in store
+    assert store.remove_damaged() == 1
+    assert feature_key("a") not in store
+    assert feature_key("b") in store
     assert not file.exists()
-    assert store.mend() == 0
+    assert store.remove_damaged() == 0
 
 
 def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
-    store = Store(tmp_path, WIDTHS)
-    write_shard(store.folder / "a.safetensors", [key("x")], [Entry(torch.zeros(1, 4), torch.zeros(2))])
+    store = FeatureStore(tmp_path, WIDTHS)
+    write_shard(store.folder / "a.safetensors", [feature_key("x")], [FeatureRow(torch.zeros(1, 4), torch.zeros(2))])
     with pytest.raises(InputError, match="holds features of other widths"):
-        store.look()
+        store.refresh_if_changed()
     (store.folder / "encoder.json").write_text("{}")
     with pytest.raises(InputError, match="tells of another encoder"):
-        Store(tmp_path, WIDTHS)
+        FeatureStore(tmp_path, WIDTHS)
 
 
 # ------------------------------------------------------------------------------------------------------------- the key
@@ -159,21 +159,27 @@ def test_an_input_is_known_by_its_content_and_part(tmp_path: Path) -> None:
     later = content_hashes(paths, memory)
     assert later[paths[0]] != first[paths[0]]
     assert later[paths[1]] == first[paths[1]]
-    parts = {key("x"), key("y"), key("x", 1.0), key("x", 0.0, 1.0), key("x", 1.0, 2.0)}
+    parts = {
+        feature_key("x"),
+        feature_key("y"),
+        feature_key("x", 1.0),
+        feature_key("x", 0.0, 1.0),
+        feature_key("x", 1.0, 2.0),
+    }
     assert len(parts) == 5
     assert {len(part) for part in parts} == {16}
 
 
 def test_a_description_tells_encoders_apart(tiny: Tiny, tmp_path: Path) -> None:
-    here = describe(Clip(tiny.parts("pictures")))
+    here = store_description(Clip(tiny.parts("pictures")))
     copy = shutil.copytree(tiny.parts("pictures"), tmp_path / "moved")
-    assert describe(Clip(str(copy))) == here  # where it is does not matter
-    others = [describe(Clip(str(copy)), "float32"), describe(Cnn(tiny.parts("sounds")))]
+    assert store_description(Clip(str(copy))) == here  # where it is does not matter
+    others = [store_description(Clip(str(copy)), "float32"), store_description(Cnn(tiny.parts("sounds")))]
     (config,) = copy.glob("open_clip_config.json")
     told = json.loads(config.read_text())
     told["preprocess_cfg"]["mean"] = [0.1, 0.1, 0.1]
     config.write_text(json.dumps(told))
-    others.append(describe(Clip(str(copy))))
+    others.append(store_description(Clip(str(copy))))
     assert len({json.dumps(one, sort_keys=True) for one in [here, *others]}) == 4
 
 
@@ -195,21 +201,21 @@ def test_the_store_holds_what_the_encoders_find(tiny: Tiny, filled: Path) -> Non
     rows, _ = read_manifest(tiny.folder / "train.jsonl")
     encoders = {"image": Clip(tiny.parts("pictures")), "audio": Cnn(tiny.parts("sounds"))}
     for branch, encoder in encoders.items():
-        store = Store(filled / "cache", describe(encoder, "float32"))
+        store = FeatureStore(filled / "cache", store_description(encoder, "float32"))
         sources = [row.inputs[branch].path for row in rows if branch in row.inputs]
         assert len(store) == len(sources) == 6
         hashes = content_hashes(sources, filled / "cache" / "inputs.sqlite")
         for source in sources:
             found = encoder(collect(encoder, source))
-            kept = store[key(hashes[source])]
+            kept = store[feature_key(hashes[source])]
             assert torch.allclose(kept.frames, found.frames[0, found.mask[0]], atol=1e-5)
             assert torch.allclose(kept.pooled, found.pooled[0], atol=1e-5)
 
 
 def collect(encoder: Any, source: str) -> Any:
-    from mmprefix.data.collate import stack
+    from mmprefix.data.collate import pad_media
 
-    return stack([encoder.preprocess(source)])
+    return pad_media([encoder.preprocess(source)])
 
 
 def test_a_full_store_is_read_and_nothing_is_encoded(
@@ -224,7 +230,7 @@ def test_a_full_store_is_read_and_nothing_is_encoded(
 
     features = PrefixLM.features
     monkeypatch.setattr(PrefixLM, "features", found_before)
-    monkeypatch.delattr(Encode, "predict_step")
+    monkeypatch.delattr(EncodeModule, "predict_step")
     options = {"cache": filled / "cache", "cache_dtype": "float32", "test_after_fit": True}
     assert run("fit", tiny.recipe(tiny.config(), tmp_path / "kept"), **options) == 0
     assert contents(filled / "cache") == before
@@ -260,11 +266,11 @@ def test_frames_that_nobody_reads_are_not_kept(tiny: Tiny, tmp_path: Path) -> No
     )
     clip = Clip(tiny.parts("pictures"))
     assert clip.dim
-    store = Store(tmp_path / "cache", describe(clip, "float32", frames=False))
+    store = FeatureStore(tmp_path / "cache", store_description(clip, "float32", frames=False))
     assert len(store) == 6
     assert all(store[name].frames.shape == (0, 0) for name in store)
     assert all(len(store[name].pooled) == clip.pooled_dim for name in store)
-    assert not len(Store(tmp_path / "cache", describe(clip, "float32")))
+    assert not len(FeatureStore(tmp_path / "cache", store_description(clip, "float32")))
 
 
 def test_workers_read_from_the_store_too(tiny: Tiny, filled: Path, tmp_path: Path) -> None:
@@ -331,8 +337,8 @@ def start(recipe: Path, cache: Path, slow: float, *more: str) -> subprocess.Pope
     environment["PYTHONPATH"] = os.pathsep.join([str(tests.parent), str(tests)])
     program = (
         "import sys, time, mmprefix.features.encode as f\n"
-        "f.SECONDS, plain = 0.0, f.Encode.predict_step\n"
-        f"f.Encode.predict_step = lambda *a: (time.sleep({slow}), plain(*a))[1]\n"
+        "f.SECONDS, plain = 0.0, f.EncodeModule.predict_step\n"
+        f"f.EncodeModule.predict_step = lambda *a: (time.sleep({slow}), plain(*a))[1]\n"
         "from mmprefix.cli.main import main\n"
         "sys.exit(main(sys.argv[1:]))"
     )

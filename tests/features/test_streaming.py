@@ -14,9 +14,9 @@ import webdataset
 from mmprefix.data.manifest import read_manifest
 from mmprefix.encoders.cnn import Cnn
 from mmprefix.errors import InputError
-from mmprefix.features.store import Store, describe
-from mmprefix.features.streaming import Reading, Stream, Tar, decoded
-from mmprefix.features.webdataset import write_tars
+from mmprefix.features.store import FeatureStore, store_description
+from mmprefix.features.streaming import Stream, StreamOptions, TarShard, decoded
+from mmprefix.features.webdataset import write_webdataset
 from mmprefix.types import Batch, Features
 from tiny.captioning_system import Tiny, build, figures, quietly, refusal, run, same, watched
 
@@ -46,7 +46,7 @@ def rows(shards: Path, split: str) -> dict[str, dict[str, Any]]:
 
 def test_shards_hold_rows_and_features(tiny: Tiny, shards: Path) -> None:
     sounds = Cnn(tiny.parts("sounds"))
-    store = Store(shards.parent / "cache", describe(sounds, "float32"))
+    store = FeatureStore(shards.parent / "cache", store_description(sounds, "float32"))
     for split in ("train", "val", "test"):
         wanted, _ = read_manifest(tiny.folder / f"{split}.jsonl")
         found = rows(shards, split)
@@ -65,8 +65,8 @@ def test_shards_hold_rows_and_features(tiny: Tiny, shards: Path) -> None:
 
 def stream(shards: Path, workers: int, rank: int = 0, world: int = 1, size: int = 2) -> Stream:
     told = json.loads((shards / "index.json").read_text())["splits"]["train"]
-    tars = [Tar(str(shards / one["file"]), one["rows"], tuple(one["branches"])) for one in told]
-    return Stream(tars, Reading(size, 4, 0, "", None), workers, rank, world)
+    tars = [TarShard(str(shards / one["file"]), one["rows"], tuple(one["branches"])) for one in told]
+    return Stream(tars, StreamOptions(size, 4, 0, "", None), workers, rank, world)
 
 
 def drawn(shards: Path, workers: int, rank: int, world: int, epoch: int = 0, skip: int = 0) -> list[Batch]:
@@ -129,7 +129,7 @@ def test_a_broken_off_run_goes_on(tiny: Tiny, shards: Path, tmp_path: Path) -> N
     keep = {"every_n_train_steps": 1, "save_last": True}
     callbacks = [
         {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": keep},
-        {"class_path": "tiny_recipes.Crash", "init_args": {"at": 6}},
+        {"class_path": "tiny.captioning_system.Crash", "init_args": {"at": 6}},
     ]
     assert run("fit", streaming(tiny, tmp_path / "broken", str(shards), callbacks)) == 1
     assert run("fit", streaming(tiny, tmp_path / "broken", str(shards), callbacks[:1]), ckpt_path="last") == 0
@@ -197,4 +197,4 @@ def test_encode_says_what_it_needs(tiny: Tiny, shards: Path, tmp_path: Path, cap
         said = refusal("encode", recipe, capfd, cache=tmp_path / "cache", **options)
         assert "give --to webdataset --out FOLDER, or neither" in said
     with pytest.raises(InputError, match="holds shards already; give another folder"):
-        write_tars(shards, {}, {}, {}, 10, 0)
+        write_webdataset(shards, {}, {}, {}, 10, 0)

@@ -72,13 +72,13 @@ def test_losses_gradients_and_texts_are_those_of_the_cpu(both: dict[str, CausalD
     for device, decoder in both.items():
         leaves: list[Tensor] = []
         prefix = on(device, prefixes(decoder)[kind], leaves)
-        loss = decoder.loss(decoder.start(prefix, memory(decoder, device)), PROMPTS, TARGETS)
+        loss = decoder.loss(decoder.prefill(prefix, memory(decoder, device)), PROMPTS, TARGETS)
         loss.backward()
         losses.append(loss.item())
         gradients.append([leaf.grad.cpu() for leaf in leaves if leaf.grad is not None])
         assert len(gradients[-1]) == len(leaves)
         with torch.inference_mode():
-            state = decoder.start(prefix, memory(decoder, device))
+            state = decoder.prefill(prefix, memory(decoder, device))
             for options in (GenerateOptions(max_new_tokens=10), GenerateOptions(max_new_tokens=10, num_beams=4)):
                 found = decoder.generate(state, PROMPTS, options)
                 texts.append([row[0].text for row in found])
@@ -94,10 +94,10 @@ def test_autocast_is_near(both: dict[str, CausalDecoder]) -> None:
     """A float32 model within autocast: the loss is that of float32 to the precision of bfloat16, and in float32."""
     decoder = both["cuda"]
     prefix = on("cuda", prefixes(decoder)["soft"], [])
-    plain = decoder.loss(decoder.start(prefix, memory(decoder, "cuda")), PROMPTS, TARGETS)
+    plain = decoder.loss(decoder.prefill(prefix, memory(decoder, "cuda")), PROMPTS, TARGETS)
     with torch.autocast("cuda", torch.bfloat16):
-        loss = decoder.loss(decoder.start(prefix, memory(decoder, "cuda")), PROMPTS, TARGETS)
-        found = decoder.generate(decoder.start(prefix, memory(decoder, "cuda")), PROMPTS, GenerateOptions())
+        loss = decoder.loss(decoder.prefill(prefix, memory(decoder, "cuda")), PROMPTS, TARGETS)
+        found = decoder.generate(decoder.prefill(prefix, memory(decoder, "cuda")), PROMPTS, GenerateOptions())
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(plain.item(), rel=2e-2)
     assert len(found) == 3

@@ -21,7 +21,7 @@ from mmprefix.cli.main import main
 from mmprefix.decoders.word_level import END
 from mmprefix.errors import InputError
 from mmprefix.importers.prefix_aac import Trained, aac_slots, prefix_aac
-from mmprefix.importers.tensor_map import Slot, check, fill, same, slots, without_buffers
+from mmprefix.importers.tensor_map import TensorMap, check, fill, same, slots, without_buffers
 from mmprefix.types import Prefix
 from mmprefix.weights import dry_run
 from tiny import encoders as tiny_encoders
@@ -340,7 +340,7 @@ def real_size() -> Any:
 
 def test_slots_are_checked_first_and_filled_then() -> None:
     own = {"a.weight": torch.zeros(2, 6), "a.bias": torch.zeros(2)}
-    wanted = [Slot("x.weight", (2, 3, 1, 2), own["a.weight"]), *slots("x.", {"bias": own["a.bias"]})]
+    wanted = [TensorMap("x.weight", (2, 3, 1, 2), own["a.weight"]), *slots("x.", {"bias": own["a.bias"]})]
     given = {"x.weight": torch.arange(12.0).view(2, 3, 1, 2), "x.bias": torch.ones(2)}
     with pytest.raises(InputError, match=r"file: tensor 'x\.bias' of M has the shape"):
         check(wanted, {**given, "x.bias": torch.ones(3)}, "file", "M")
@@ -488,7 +488,7 @@ def test_the_imported_model_is_the_published_one(shelf: Shelf) -> None:
     values = torch.from_numpy(tone(2.0, 500.0))[None]
     for relu in (True, False):
         model = prefix_aac(state, "x", Trained(2.0, "cut", relu), str(shelf.decoder), words, 4).eval()
-        found = model.prefix({"audio": mmprefix.types.Media(values, torch.tensor([values.shape[1]]))})
+        found = model.build_prefix({"audio": mmprefix.types.Media(values, torch.tensor([values.shape[1]]))})
         assert isinstance(found, Prefix)
         assert found.mask.all()
         expected = sound_to_prefix(state, values, relu)

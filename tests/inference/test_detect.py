@@ -82,7 +82,7 @@ def test_any_subset_of_the_inputs(orders: Orders, model: Predictor, names: tuple
             [""], [[]], [text or ""], ["0"],
         )  # fmt: skip
         prompts = model.model.prompts(batch)
-        ((yes, no),) = model.model.decoder.score(model.model.start(batch), prompts, [list(ANSWERS)])
+        ((yes, no),) = model.model.decoder.score(model.model.prefill(batch), prompts, [list(ANSWERS)])
         assert found[n] == pytest.approx(yes - no, abs=TOLERANCE)
 
 

@@ -206,7 +206,7 @@ def test_scores_are_the_sum_over_a_plain_pass(model: Predictor, files: list[Path
             ids = decoder.tokenizer(prompt + (" " if prompt else "") + text)["input_ids"] + [decoder.eos]
             before = len(decoder.tokenizer(prompt)["input_ids"]) if prompt else 0
             with torch.no_grad():
-                prefix = cast(Prefix, model.model.prefix({branch: media})).embeds
+                prefix = cast(Prefix, model.model.build_prefix({branch: media})).embeds
                 embeds = torch.cat([prefix, decoder.lm.get_input_embeddings()(torch.tensor([ids]))], dim=1)
                 logits = decoder.lm(inputs_embeds=embeds).logits[0].log_softmax(-1)
             at = prefix.shape[1] + before - 1

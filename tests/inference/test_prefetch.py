@@ -6,12 +6,12 @@ import threading
 
 import pytest
 
-from mmprefix.inference.prefetch import ahead
+from mmprefix.inference.prefetch import prefetch
 
 
 def test_results_come_in_order() -> None:
-    assert list(ahead(lambda n: n * n, range(7))) == [n * n for n in range(7)]
-    assert list(ahead(lambda n: n, [])) == []
+    assert list(prefetch(lambda n: n * n, range(7))) == [n * n for n in range(7)]
+    assert list(prefetch(lambda n: n, [])) == []
 
 
 def test_the_next_is_made_while_one_is_used() -> None:
@@ -21,7 +21,7 @@ def test_the_next_is_made_while_one_is_used() -> None:
         begun[number].set()
         return number
 
-    results = ahead(make, range(3))
+    results = prefetch(make, range(3))
     assert next(results) == 0
     assert begun[1].wait(10)  # nobody has asked for it yet
     assert not begun[2].is_set()
@@ -34,7 +34,7 @@ def test_an_error_comes_in_its_place() -> None:
             raise ValueError("the third")
         return number
 
-    results = ahead(make, range(5))
+    results = prefetch(make, range(5))
     assert [next(results), next(results)] == [0, 1]
     with pytest.raises(ValueError, match="the third"):
         next(results)
@@ -42,7 +42,7 @@ def test_an_error_comes_in_its_place() -> None:
 
 def test_who_stops_early_waits_for_nothing_more() -> None:
     made: list[int] = []
-    results = ahead(made.append, range(100))
+    results = prefetch(made.append, range(100))
     next(results)
     results.close()  # pyright: ignore
     assert len(made) <= 3

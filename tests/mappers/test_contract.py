@@ -17,7 +17,7 @@ from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_aac import PrefixAAC, sinusoids
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.mappers.transformer import Transformer
-from mmprefix.parts import build, recipe
+from mmprefix.parts import from_recipe, to_recipe
 from mmprefix.types import Features
 
 D, G, E = 12, 20, 32
@@ -78,7 +78,7 @@ def test_what_needs_no_frames_reads_none(mapper: Mapper) -> None:
     none = Features(found.frames[:, :0, :0], found.mask[:, :0], found.pooled)
     others = Features(found.frames + 1, found.mask, found.pooled)
     prefix = mapper(found)
-    if mapper.needs_frames:
+    if mapper.reads_frames:
         changed = mapper(others).embeds
         assert isinstance(mapper, Learned) or not torch.allclose(changed, prefix.embeds)
     else:
@@ -87,11 +87,11 @@ def test_what_needs_no_frames_reads_none(mapper: Mapper) -> None:
 
 
 def test_a_recipe_rebuilds_it(mapper: Mapper) -> None:
-    again = build(recipe(mapper), Mapper)
+    again = from_recipe(to_recipe(mapper), Mapper)
     again.load_state_dict(mapper.state_dict())
     found = features([7, 4, 1], pooled_of(mapper))
     assert torch.equal(again.eval()(found).embeds, mapper(found).embeds)
-    assert recipe(again) == recipe(mapper)
+    assert to_recipe(again) == to_recipe(mapper)
 
 
 def test_dropout_only_in_training() -> None:

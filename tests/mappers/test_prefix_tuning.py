@@ -28,8 +28,8 @@ from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.model import Branch, PrefixLM
-from mmprefix.parts import build, recipe
-from mmprefix.types import Batch, DeepPrefix, Features, Media, MixedPrefix, Prefix, join
+from mmprefix.parts import from_recipe, to_recipe
+from mmprefix.types import Batch, DeepPrefix, Features, Media, MixedPrefix, Prefix, concat_prefixes
 from tiny import decoders as tiny_decoders
 from tiny import speech_system as tiny_spoken
 from tiny.captioning_system import quietly, run, tensors, watched
@@ -108,7 +108,7 @@ def test_a_table_is_what_the_model_finds_in_its_cache(kind: str, tmp_path: Path)
     decoder = CausalDecoder(tiny_decoders.save_decoder(tmp_path, kind))
     model, table = table_model(decoder)
     layers = by_hand(table.table.detach(), decoder.layers, decoder.heads, decoder.head_width)
-    state = model.start(texts())
+    state = model.prefill(texts())
     found = decoder.score(state, PROMPTS, TARGETS)
     written = decoder.generate(state, PROMPTS, GenerateOptions(max_new_tokens=6))
     for b, prompt in enumerate(PROMPTS):
@@ -156,7 +156,7 @@ def test_it_is_prefix_tuning_as_peft_has_it(gpt2: CausalDecoder, projected: bool
         with torch.no_grad():
             mapper.table.copy_(theirs_to_ours(encoder.embedding.weight))
     model = PrefixLM({}, gpt2, mapper)
-    found = gpt2.score(model.start(texts(2)), PROMPTS[:2], TARGETS[:2])
+    found = gpt2.score(model.prefill(texts(2)), PROMPTS[:2], TARGETS[:2])
     for b in range(2):
         for target, value in zip(TARGETS[b], found[b], strict=True):
             before = gpt2._ids(PROMPTS[b])
@@ -165,7 +165,7 @@ def test_it_is_prefix_tuning_as_peft_has_it(gpt2: CausalDecoder, projected: bool
             places = torch.arange(len(before) - 1, len(ids) - 1)
             wanted = log_probs[places, torch.tensor(ids)[places + 1]].sum()
             assert value == pytest.approx(float(wanted), abs=1e-3)
-    plain = gpt2.score(gpt2.start(Prefix(torch.zeros(2, 0, E), torch.zeros(2, 0).bool())), PROMPTS[:2], TARGETS[:2])
+    plain = gpt2.score(gpt2.prefill(Prefix(torch.zeros(2, 0, E), torch.zeros(2, 0).bool())), PROMPTS[:2], TARGETS[:2])
     assert all(abs(a[0] - b[0]) > 0.1 for a, b in zip(found, plain, strict=True))
 
 
@@ -193,24 +193,24 @@ def test_over_a_learned_table_it_is_the_formula_of_li_and_liang(hidden: int | No
 @pytest.mark.parametrize("around", [lambda deep: deep, lambda deep: Parallel(0, 0, E, [deep, deep_over_learned(8)])])
 def test_folded_it_makes_the_same_prefix_of_keys_and_values_alone(around: Callable[[Deep], Mapper]) -> None:
     mapper = around(deep_over_learned()).eval()
-    folded = mapper.folded()
+    folded = mapper.merged()
     before, after = mapper(nothing(2)), folded(nothing(2))
     for name in ("keys", "values", "mask"):
         assert torch.allclose(getattr(before, name), getattr(after, name), atol=1e-6)
     count = before.keys.shape[3] // P
     assert [tuple(tensor.shape) for tensor in folded.state_dict().values()] == [(P, 2 * L * H * K)] * count
-    again = build(recipe(folded), Mapper)
+    again = from_recipe(to_recipe(folded), Mapper)
     again.load_state_dict(folded.state_dict())
     assert torch.equal(again(nothing(2)).keys, after.keys)
-    assert folded.folded() is folded
+    assert folded.merged() is folded
 
 
 def test_what_reads_its_input_is_not_folded() -> None:
     deep = Deep(12, 6, E, lambda d, g, w: MLP(d, g, w, length=2))
     deep.for_decoder(L, H, K)
-    assert deep.folded() is deep
+    assert deep.merged() is deep
     unsized = Deep(0, 0, E, Learned)  # has no MLP yet
-    assert unsized.folded() is unsized
+    assert unsized.merged() is unsized
 
 
 def test_a_saved_model_holds_keys_and_values_only(gpt2: CausalDecoder, tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_for_whisper_small_it_is_less_than_a_megabyte(learned: bool, tmp_path: P
     sizes = {"layers": 12, "heads": 12, "head_width": 64}
     mapper: Mapper = DeepTable(0, 0, 768, length=10, **sizes)
     if learned:
-        mapper = Deep(0, 0, 768, lambda d, g, w: Learned(d, g, w, length=10), **sizes).folded()
+        mapper = Deep(0, 0, 768, lambda d, g, w: Learned(d, g, w, length=10), **sizes).merged()
     assert sum(parameter.numel() for parameter in mapper.parameters()) == 10 * 2 * 12 * 768
     save_file(dict(mapper.state_dict()), tmp_path / "model.safetensors")
     assert (tmp_path / "model.safetensors").stat().st_size < 1_000_000
@@ -300,7 +300,7 @@ def test_a_batch_equals_its_items_in_loss_gradient_and_text(listener: PrefixLM) 
 
 
 def test_it_depends_on_what_is_heard_and_is_as_long(listener: PrefixLM) -> None:
-    found = listener.prefix({"audio": heard()})
+    found = listener.build_prefix({"audio": heard()})
     deep = found.deep if isinstance(found, MixedPrefix) else found
     assert isinstance(deep, DeepPrefix)
     assert not torch.allclose(deep.keys[:, 0, :, :2], deep.keys[:, 1, :, :2], atol=1e-3)
@@ -313,20 +313,20 @@ def test_several_are_joined_in_order_all_that_is_deep_below() -> None:
     torch.manual_seed(6)
     one, two = deep_over_learned()(nothing(2)), deep_over_learned(None)(nothing(2))
     first, second = (Learned(0, 0, E, length=n, std=1.0)(nothing(2)) for n in (3, 1))
-    found = join([first, one, second, two])
+    found = concat_prefixes([first, one, second, two])
     assert isinstance(found, MixedPrefix)
     assert torch.equal(found.deep.keys, torch.cat([one.keys, two.keys], 3))
     assert torch.equal(found.deep.values, torch.cat([one.values, two.values], 3))
     assert torch.equal(found.soft.embeds, torch.cat([first.embeds, second.embeds], 1))
-    nested = join([MixedPrefix(one, first), MixedPrefix(two, second)])
+    nested = concat_prefixes([MixedPrefix(one, first), MixedPrefix(two, second)])
     assert isinstance(nested, MixedPrefix)
     assert torch.equal(nested.deep.keys, found.deep.keys)
     assert torch.equal(nested.soft.embeds, found.soft.embeds)
-    assert join([one]) is one
+    assert concat_prefixes([one]) is one
     gated = replace(one, gate=torch.zeros(L, H))
     with pytest.raises(InputError, match="gated deep prefix cannot be joined"):
-        join([gated, two])
-    lone = join([gated, first])  # one alone may stand below embeddings
+        concat_prefixes([gated, two])
+    lone = concat_prefixes([gated, first])  # one alone may stand below embeddings
     assert isinstance(lone, MixedPrefix)
     assert lone.deep is gated
 
@@ -355,12 +355,12 @@ def table_of(length: int) -> Callable[[int, int, int], Mapper]:
 def test_sizes_are_those_of_the_decoder_and_of_the_recipe(gpt2: CausalDecoder) -> None:
     model, table = table_model(gpt2)
     assert [table.init_args[name] for name in ("layers", "heads", "head_width")] == [L, H, K]
-    again = build(recipe(table), Mapper)
+    again = from_recipe(to_recipe(table), Mapper)
     again.load_state_dict(table.state_dict())
     again.for_decoder(L, H, K)  # the same decoder may come again
     with pytest.raises(InputError, match=r"DeepTable: is for 2 layers of 4 heads of 8; the decoder has 3 layers"):
         again.for_decoder(3, H, K)
-    assert build(model.recipe()["prefix"], DeepTable).sizes == (L, H, K)
+    assert from_recipe(model.recipe()["prefix"], DeepTable).sizes == (L, H, K)
 
 
 @pytest.mark.parametrize(("make", "message"), [
@@ -379,7 +379,7 @@ def test_what_cannot_be_is_refused(make: Callable[[], Mapper], message: str) -> 
 def test_a_gate_is_refused_by_a_decoder_that_has_none(gpt2: CausalDecoder) -> None:
     found = replace(deep_over_learned()(nothing(1)), gate=torch.zeros(L, H))
     with pytest.raises(InputError, match="gated deep prefix needs a decoder with gated attention"):
-        gpt2.start(found)
+        gpt2.prefill(found)
 
 
 # ----------------------------------------------------------------------------------------------------------- training

@@ -90,9 +90,9 @@ def test_loss_and_gradients(name: str, tmp_path: Path) -> None:
 
     lengths = config["config"]["lengths"]
     tokens = [row[:n].tolist() for row, n in zip(tensors["tokens"], lengths, strict=True)]
-    trunk = decoder.start(prefix)
-    assert trunk.last is not None
-    assert relative(decoder.head(trunk.last)[:, :64], tensors["logits_slice"][:, 0]) < 1e-5
+    trunk = decoder.prefill(prefix)
+    assert trunk.last_hidden is not None
+    assert relative(decoder.logits(trunk.last_hidden)[:, :64], tensors["logits_slice"][:, 0]) < 1e-5
 
     found = decoder.token_loss(trunk, [[row] for row in tokens])
     total = found.nll.sum()
@@ -135,10 +135,12 @@ def test_beam_search(run: int, tmp_path: Path) -> None:
         ranking="clipcap",
     )
     stop = torch.tensor([want["stop_token_id"]])
-    lines = decoder.search(decoder.start(prefix), options, stop)[0]
+    lines = decoder.search_tokens(decoder.prefill(prefix), options, stop)[0]
     assert [ids for ids, _ in lines] == want["sequences"]
     assert [score for _, score in lines] == pytest.approx(want["scores"], rel=1e-4)
-    greedy = decoder.search(decoder.start(prefix), GenerateOptions(max_new_tokens=want["entry_length"]), stop)[0][0][0]
+    greedy = decoder.search_tokens(decoder.prefill(prefix), GenerateOptions(max_new_tokens=want["entry_length"]), stop)[
+        0
+    ][0][0]
     assert greedy == want["generate2_top_p_0.8"]
 
 
@@ -152,7 +154,7 @@ def test_beam_search_in_one_batch(tmp_path: Path) -> None:
     assert {r["stop_token_id"] for r in runs} == {13, 553}
     for want in runs:
         prefix = Prefix(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool))
-        lines = decoder.search(decoder.start(prefix), options, torch.tensor([want["stop_token_id"]]))
+        lines = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([want["stop_token_id"]]))
         assert [ids for ids, _ in lines[want["prefix"]]] == want["sequences"]
 
 
@@ -167,7 +169,7 @@ def test_the_importer_brings_in_the_recorded_model(name: str, tmp_path: Path) ->
     model = clipcap(state, "fixture", encoder, str(tmp_path / "gpt2")).eval()
     assert model.decoder.frozen
     given, wanted = ("clip_prefix_0", "embed_0") if name == "clipcap_beam" else ("prefix", "prefix_projection")
-    prefix = model.prefix({"image": summary(tensors[given])})
+    prefix = model.build_prefix({"image": summary(tensors[given])})
     assert isinstance(prefix, Prefix)
     assert relative(prefix.embeds, tensors[wanted]) < 1e-5
     if name == "clipcap_beam":
@@ -175,5 +177,5 @@ def test_the_importer_brings_in_the_recorded_model(name: str, tmp_path: Path) ->
         options = GenerateOptions(max_new_tokens=run["entry_length"], num_beams=5, num_return=5, ranking="clipcap")
         decoder = model.decoder
         assert isinstance(decoder, CausalDecoder)
-        lines = decoder.search(decoder.start(prefix), options, torch.tensor([run["stop_token_id"]]))[0]
+        lines = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([run["stop_token_id"]]))[0]
         assert [ids for ids, _ in lines] == run["sequences"]

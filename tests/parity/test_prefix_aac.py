@@ -179,7 +179,7 @@ class Whole:
     def prefix(self) -> Prefix:
         values = torch.stack([wave(i["wave"]) for i in self.config["inputs"]])
         media = Media(values, torch.tensor([values.shape[1]] * len(values)))
-        return cast(Prefix, self.model.prefix({"audio": media}))
+        return cast(Prefix, self.model.build_prefix({"audio": media}))
 
 
 @pytest.fixture(scope="module")
@@ -193,9 +193,9 @@ def test_from_sound_to_gradients(whole: Whole) -> None:
     assert relative(prefix.embeds, tensors["prefix"]) < 1e-4
     assert relative(prefix.embeds[:, :15], tensors["temporal_prefix"]) < 1e-4
     assert relative(prefix.embeds[:, 15:], tensors["global_prefix"]) < 1e-4
-    state = whole.decoder.start(prefix)
-    assert state.last is not None
-    first = whole.decoder.head(state.last)
+    state = whole.decoder.prefill(prefix)
+    assert state.last_hidden is not None
+    first = whole.decoder.logits(state.last_hidden)
     assert relative(first[:, :64], tensors["logits_slice"][:, 0]) < 1e-4
     assert relative(first.log_softmax(-1), tensors["first_step_log_probs"]) < 1e-4
     lengths = config["config"]["lengths"]
@@ -226,9 +226,9 @@ def test_beam_search(whole: Whole) -> None:
         head.weight[beam["swap_rows"]] = head.weight[beam["swap_rows"][::-1]]
     prefix = Prefix(whole.tensors["prefix"], torch.ones(2, 26, dtype=torch.bool))
     options = GenerateOptions(max_new_tokens=67, num_beams=5, num_return=5, ranking="clipcap")
-    lines = whole.decoder.search(whole.decoder.start(prefix), options, whole.decoder.stops())
-    greedy = whole.decoder.search(
-        whole.decoder.start(prefix), GenerateOptions(max_new_tokens=67), whole.decoder.stops()
+    lines = whole.decoder.search_tokens(whole.decoder.prefill(prefix), options, whole.decoder.stop_ids())
+    greedy = whole.decoder.search_tokens(
+        whole.decoder.prefill(prefix), GenerateOptions(max_new_tokens=67), whole.decoder.stop_ids()
     )
     for run in beam["runs"]:
         item = run["item"]

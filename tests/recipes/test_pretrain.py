@@ -147,5 +147,5 @@ def _see_hear_speak(folder: Path) -> None:
     wave = torch.from_numpy(world.render(sound))[None]
     heard = ear(Media(wave, torch.tensor([wave.shape[1]])))
     assert heard.frames.shape == (1, math.ceil(wave.shape[1] / 640), 128)
-    state = tongue.start(Prefix(torch.zeros(1, 2, tongue.width), torch.ones(1, 2, dtype=torch.bool)))
+    state = tongue.prefill(Prefix(torch.zeros(1, 2, tongue.width), torch.ones(1, 2, dtype=torch.bool)))
     assert tongue.generate(state, [""], GenerateOptions(max_new_tokens=4))[0][0].text is not None

@@ -238,7 +238,7 @@ def test_the_recipe_runs(
 
     branch, data, encoder = ("audio", sounds, trained[0]) if name == "esc10" else ("image", pictures, seen[0])
     decoder = save_decoder(tmp_path / "decoder")
-    recipe = Path(pretrain_encoder.__file__).parent / f"{name}.yaml"
+    recipe = Path(pretrain_encoder.__file__).parents[1] / f"{name}.yaml"
     options = {
         "config": recipe,
         "data.root": data.parent,

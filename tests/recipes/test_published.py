@@ -27,7 +27,7 @@ from transformers import (
 import mmprefix
 from mmprefix.cli.main import main
 from mmprefix.recipes.prepare import vocabulary as build_vocabulary
-from mmprefix.weights.dry_run import outline
+from mmprefix.weights.dry_run import known_config_folder
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
 from tiny import whisper as tiny_speech
@@ -213,26 +213,31 @@ def test_a_dry_run_reads_folders_that_hold_no_weights(
     ("large-v2", 1543304960), ("large-v3", 1543490560), ("large-v3-turbo", 808878080),
 ])  # fmt: skip
 def test_the_outlines_of_whisper_have_the_sizes_of_the_published_models(name: str, parameters: int) -> None:
-    folder = outline(f"openai/whisper-{name}")
+    folder = known_config_folder(f"openai/whisper-{name}")
     assert folder is not None
     with torch.device("meta"):
         model = WhisperForConditionalGeneration(WhisperConfig.from_pretrained(folder))
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert len(AutoTokenizer.from_pretrained(folder)) <= model.config.vocab_size
-    assert outline("openai/whisper-enormous") is outline("whisper-tiny") is outline("tiny") is None
+    assert (
+        known_config_folder("openai/whisper-enormous")
+        is known_config_folder("whisper-tiny")
+        is known_config_folder("tiny")
+        is None
+    )
 
 
 @pytest.mark.parametrize(("name", "parameters"), [
     ("gpt2", 124439808), ("openai-community/gpt2-medium", 354823168), ("gpt2-large", 774030080), ("gpt2-xl", 1557611200)
 ])  # fmt: skip
 def test_the_outlines_have_the_sizes_of_the_published_models(name: str, parameters: int) -> None:
-    folder = outline(name)
+    folder = known_config_folder(name)
     assert folder is not None
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert AutoTokenizer.from_pretrained(folder).eos_token == "<|endoftext|>"
-    assert outline("somebody/else") is None
+    assert known_config_folder("somebody/else") is None
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import torch
 from mmprefix.cli.main import main
 from mmprefix.errors import InputError
 from mmprefix.model import PrefixLM
-from mmprefix.slu.annotation import join_values, read_gold
+from mmprefix.slu.annotation import join_values, read_annotation
 from mmprefix.slu.data import QuestionData
 from mmprefix.slu.schema import Schema, read_schema
 from mmprefix.types import Batch, Media
@@ -67,7 +67,7 @@ def asked(batches: list[Batch]) -> Asked:
 
 def right(schema: Schema, row: dict[str, Any], question: str) -> str:
     """The answer that a row of the manifest has for a question in any phrasing."""
-    gold = read_gold(row)
+    gold = read_annotation(row)
     if question in schema.intent_questions:
         return schema.intents[str(gold.intent)].answer
     for label in schema.intents.values():
@@ -251,9 +251,11 @@ def separate(model: PrefixLM, batch: Batch) -> torch.Tensor:
     for b, (questions, targets) in enumerate(zip(batch.questions, batch.targets, strict=True)):
         for question, target in zip(questions, targets, strict=True):
             inputs = {name: alone(cast(Media, media), b) for name, media in batch.inputs.items()}
-            prompt = model.wording.lead(batch.contexts[b], batch.prompts[b]) + model.wording.ask(question)
+            prompt = model.wording.render_prompt(batch.contexts[b], batch.prompts[b]) + model.wording.render_question(
+                question
+            )
             row = Batch(inputs, [prompt], [[target]], [""], [batch.ids[b]])
-            found = model.decoder.text_loss(model.start(row), [prompt], [[target]])
+            found = model.decoder.text_loss(model.prefill(row), [prompt], [[target]])
             nll, tokens = nll + found.nll.sum(), tokens + int(found.tokens.sum())
     return nll / tokens
 
@@ -355,7 +357,9 @@ def test_a_run_broken_off_goes_on_with_the_same_questions(orders: Orders, fitted
     saves = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": every}
     config["trainer"] |= {"callbacks": [saves]}
     recipe = orders.recipe(config, tmp_path)
-    assert run("fit", recipe, **{"trainer__callbacks+": "tiny_recipes.Crash", "trainer__callbacks__at": 5}) == 1
+    assert (
+        run("fit", recipe, **{"trainer__callbacks+": "tiny.captioning_system.Crash", "trainer__callbacks__at": 5}) == 1
+    )
     assert steps(tmp_path)[:4] == steps(fitted)[:4]
     (tmp_path / "steps.jsonl").unlink()
     assert run("fit", recipe, ckpt_path="last") == 0

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmprefix.training.rng_state import random_state, restore_random_state
+from mmprefix.training.rng_state import restore_rng_state, rng_state
 from tiny.captioning_system import Tiny, build, captions, quietly, run, same, tensors, watched
 
 pytestmark = quietly
@@ -49,7 +49,7 @@ def whole(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(tiny: Tiny, whole: Path, tmp_path: Path) -> None:
     made = recipe(tiny, tmp_path)
-    fit = ["fit", "--config", str(made), "--trainer.callbacks+", "tiny_recipes.Slow"]
+    fit = ["fit", "--config", str(made), "--trainer.callbacks+", "tiny.captioning_system.Slow"]
     tests = Path(__file__).resolve().parents[1]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
     with (tmp_path / "log").open("w") as log:
@@ -90,7 +90,10 @@ def test_a_run_broken_off_anywhere_goes_on_with_the_same_bits(
 ) -> None:
     """Checkpoints of mid-epoch (2, 6) and of an epoch's end (4), each older than the last step that was made."""
     made = recipe(tiny, tmp_path)
-    assert run("fit", made, **{"trainer__callbacks+": "tiny_recipes.Crash", "trainer__callbacks__at": crash}) == 1
+    assert (
+        run("fit", made, **{"trainer__callbacks+": "tiny.captioning_system.Crash", "trainer__callbacks__at": crash})
+        == 1
+    )
     assert torch.load(_last(tmp_path), weights_only=True)["global_step"] == kept
     assert run("fit", made, ckpt_path="last") == 0
     seen, undisturbed = watched(tmp_path), watched(whole)
@@ -128,14 +131,14 @@ def test_how_often_one_looks_does_not_change_what_is_trained(tiny: Tiny, whole: 
 
 
 def test_every_generator_goes_back() -> None:
-    state = random_state()
+    state = rng_state()
 
     def draw() -> tuple[Any, ...]:
         return random.gauss(0, 1), np.random.standard_normal(), float(torch.randn(())), random.random()  # noqa: NPY002
 
     first = draw()
     assert draw() != first
-    restore_random_state(state)
+    restore_rng_state(state)
     assert draw() == first
 
 

@@ -94,7 +94,7 @@ class Tiny:
     def recipe(self, config: dict[str, Any], root: Path) -> Path:
         """``config`` written to ``root``/recipe.yaml, what the run writes going below ``root``."""
         root.mkdir(parents=True, exist_ok=True)
-        watch = {"class_path": "tiny_recipes.Watch", "init_args": {"folder": str(root)}}
+        watch = {"class_path": "tiny.captioning_system.Watch", "init_args": {"folder": str(root)}}
         config["trainer"] |= {
             "default_root_dir": str(root),
             "callbacks": [*config["trainer"].get("callbacks", []), watch],

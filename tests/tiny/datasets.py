@@ -24,7 +24,7 @@ Shell = pytest.CaptureFixture[str]
 
 def program(name: str) -> Callable[[list[str]], int]:
     """The program ``name`` of the recipes, as a function of its command line."""
-    return importlib.import_module(f"mmprefix.recipes.prepare_{name}").main
+    return importlib.import_module(f"mmprefix.recipes.prepare.{name}").main
 
 
 def sound(file: Path, seconds: float = 0.5) -> None:

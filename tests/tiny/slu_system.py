@@ -21,7 +21,7 @@ from mmprefix.inference.predictor import Predictor
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.model import Branch, PrefixLM
-from mmprefix.prompt_template import Wording
+from mmprefix.prompt_template import PromptTemplate
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch
 from tiny import decoders as tiny_decoders
@@ -45,7 +45,7 @@ slots:
 """
 INTENTS = ("light_on", "light_off", "ask")
 THINGS = ("dog", "bell", "cat")
-WORDING = Wording("said: {context}\n", "ask: {question}\nso:")
+WORDING = PromptTemplate("said: {context}\n", "ask: {question}\nso:")
 PREFIX = 3  # positions
 OPTIONS = GenerateOptions(max_new_tokens=6)
 READS = {"wording": {"context": WORDING.context, "question": WORDING.question}}
@@ -119,7 +119,7 @@ class Orders:
         torch.manual_seed(4)
         mappers = {name: MLP(e.dim, e.pooled_dim, 32, length=3, hidden=16) for name, e in encoders.items()}
         branches = {name: Branch(e, mappers[name]) for name, e in encoders.items()}
-        return self._made(branches, CausalDecoder(self.place("decoder")), wording=Wording("said: {context}\n"))
+        return self._made(branches, CausalDecoder(self.place("decoder")), wording=PromptTemplate("said: {context}\n"))
 
     def _made(self, branches: dict[str, Branch], decoder: CausalDecoder, std: float = 0.5, **more: Any) -> PrefixLM:
         torch.manual_seed(5)
@@ -167,7 +167,7 @@ class Orders:
     def recipe(self, config: dict[str, Any], root: Path) -> Path:
         """``config`` written to ``root``/recipe.yaml, with a note of every step in ``root``/steps.jsonl."""
         root.mkdir(parents=True, exist_ok=True)
-        note = {"class_path": "tiny_orders.Note", "init_args": {"file": str(root / "steps.jsonl")}}
+        note = {"class_path": "tiny.slu_system.Note", "init_args": {"file": str(root / "steps.jsonl")}}
         config["trainer"] |= {"callbacks": [*config["trainer"].get("callbacks", []), note]}
         return Tiny(self.folder).recipe(config, root)
 

@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmprefix.metrics import caption, detection
-from mmprefix.training.report import Report, Row
+from mmprefix.training.report import Report, ValidationRow
 from tiny.captioning_system import Tiny, build, captions, figures, quietly, run
 from tiny.logs import warned
 
@@ -33,9 +33,9 @@ def deaf(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, li
     return root, said
 
 
-def row(name: str, prediction: str, *references: str, group: str = "image", **more: Any) -> Row:
+def row(name: str, prediction: str, *references: str, group: str = "image", **more: Any) -> ValidationRow:
     losses: dict[str, Any] = {"nll": 4.0, "nll_shuffled": 12.0, "tokens": 4} | more
-    return Row(name, group, f"{name}.png", prediction, list(references), **losses)
+    return ValidationRow(name, group, f"{name}.png", prediction, list(references), **losses)
 
 
 # ------------------------------------------------------------------------------------------------------------ a run
@@ -149,7 +149,7 @@ def test_an_ignored_kind_is_named_beside_one_that_is_heard() -> None:
         [],
     ],
 )
-def test_empty_captions_and_missing_references_do_not_hurt(rows: list[Row]) -> None:
+def test_empty_captions_and_missing_references_do_not_hurt(rows: list[ValidationRow]) -> None:
     report = Report(rows)
     assert all(value == value for value in report.figures().values())  # no NaN
     assert len(report.table(5).splitlines()) == 2 + bool(rows) + 3 * len(rows)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmprefix.training.optimizer import factor_at
+from mmprefix.training.optimizer import lr_factor
 from tiny.captioning_system import Tiny, build, captions, figures, quietly, run, same, tensors, watched
 
 pytestmark = quietly
@@ -166,7 +166,7 @@ def cosine(done: float) -> float:
     ],
 )
 def test_schedules_are_the_closed_forms(kind: str, warmup: float, expected: list[float]) -> None:
-    schedule = factor_at(kind, warmup, 10)
+    schedule = lr_factor(kind, warmup, 10)
     assert [schedule(step) for step in range(10)] == pytest.approx(expected)
     assert schedule(50) == pytest.approx(1.0 if kind == "constant" else 0.0)  # past the end it stays
 
@@ -195,7 +195,7 @@ def test_what_cannot_be_done_is_refused_before_the_first_step(
 
 def test_a_run_without_end_trains_at_a_constant_rate(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny.config(["audio"])
-    stop = {"class_path": "tiny_recipes.Stop", "init_args": {"at": 5}}
+    stop = {"class_path": "tiny.captioning_system.Stop", "init_args": {"at": 5}}
     config["trainer"] |= {"max_epochs": -1, "enable_checkpointing": False, "callbacks": [stop]}
     config["model"] |= {"schedule": "constant", "warmup": 2}
     config["data"]["init_args"]["val"] = None

@@ -26,25 +26,25 @@ def test_a_folder_is_itself_wherever_it_is_named_from(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in (str(tmp_path / "models/own"), "models/own", "./models/own", "~/models/own"):
-        assert sources.folder(name) == tmp_path / "models" / "own"
+        assert sources.resolve_folder(name) == tmp_path / "models" / "own"
 
 
 def test_models_inside_the_package() -> None:
-    assert (sources.folder("mmprefix:world") / "scenes.py").is_file()
+    assert (sources.resolve_folder("mmprefix:world") / "scenes.py").is_file()
     with pytest.raises(InputError, match="'mmprefix:world/frozen/nose': this package holds no such model"):
-        sources.folder("mmprefix:world/frozen/nose")
+        sources.resolve_folder("mmprefix:world/frozen/nose")
 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "./model", "~/model-that-is-not", "runs/parts/encoder", "../model"])
 def test_what_can_only_be_a_folder_is_not_looked_for_on_the_hub(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
-        sources.folder(name)
+        sources.resolve_folder(name)
 
 
 def test_a_hub_name_that_cannot_be_had(offline: Path) -> None:
     for name in ("gpt2", "someone/model"):
         with pytest.raises(InputError) as error:
-            sources.folder(name)
+            sources.resolve_folder(name)
         assert f"{name!r} is no folder here, and the model hub did not give it" in str(error.value)
         assert "\n" not in str(error.value)
 
@@ -57,15 +57,15 @@ def test_a_hub_model_on_disk_knows_its_commit(offline: Path) -> None:
         tiny_decoders.save_decoder(repository / "snapshots" / commit, seed=seed)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commits[1])
-    assert sources.folder("someone/tongue") == repository / "snapshots" / commits[1]
-    assert sources.folder("someone/tongue", commits[0]) == repository / "snapshots" / commits[0]
+    assert sources.resolve_folder("someone/tongue") == repository / "snapshots" / commits[1]
+    assert sources.resolve_folder("someone/tongue", commits[0]) == repository / "snapshots" / commits[0]
     newest, older = CausalDecoder("someone/tongue"), CausalDecoder("someone/tongue", commits[0])
     assert newest.identity.revision == commits[1]
     assert older.identity.revision == commits[0]
     assert newest.identity.source == older.identity.source == "someone/tongue"
     assert newest.identity.sha256 != older.identity.sha256
     with pytest.raises(InputError, match="'someone/tongue' is no folder here"):
-        sources.folder("someone/tongue", "branch-that-is-not")
+        sources.resolve_folder("someone/tongue", "branch-that-is-not")
 
 
 def test_older_repositories_have_bin_files(offline: Path) -> None:
@@ -74,7 +74,7 @@ def test_older_repositories_have_bin_files(offline: Path) -> None:
     (place / "pytorch_model.bin").write_bytes(b"weights")
     (place.parents[1] / "refs").mkdir()
     (place.parents[1] / "refs" / "main").write_text("ab" * 20)
-    assert sources.identify("someone/old", sources.folder("someone/old")).revision == "ab" * 20
+    assert sources.provenance_of("someone/old", sources.resolve_folder("someone/old")).revision == "ab" * 20
 
 
 def test_the_hash_is_of_contents_in_order_of_name(tmp_path: Path) -> None:
@@ -82,22 +82,22 @@ def test_the_hash_is_of_contents_in_order_of_name(tmp_path: Path) -> None:
     for name, content in parts.items():
         (tmp_path / name).write_bytes(content)
     each = [hashlib.sha256(parts[name]).digest() for name in ("a.safetensors", "b.bin")]
-    found = sources.identify("own", tmp_path)
-    assert found == sources.Identity("own", None, hashlib.sha256(b"".join(each)).hexdigest())
+    found = sources.provenance_of("own", tmp_path)
+    assert found == sources.Provenance("own", None, hashlib.sha256(b"".join(each)).hexdigest())
     assert found.as_dict() == {"source": "own", "revision": None, "sha256": found.sha256}
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     for name, content in parts.items():
         (moved / name).write_bytes(content)
-    assert sources.identify("other", moved).sha256 == found.sha256
+    assert sources.provenance_of("other", moved).sha256 == found.sha256
     (moved / "b.bin").write_bytes(b"twO")
-    assert sources.identify("other", moved).sha256 != found.sha256
+    assert sources.provenance_of("other", moved).sha256 != found.sha256
 
 
 def test_a_folder_without_weights_has_no_identity(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match=r"holds no weights \(\*\.safetensors, "):
-        sources.identify("own", tmp_path)
+        sources.provenance_of("own", tmp_path)
 
 
 def test_json_objects_and_what_is_none(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmprefix.cli.jsonl import identifier, read_lines, table
+from mmprefix.cli.jsonl import format_table, identifier, read_jsonl
 from mmprefix.errors import InputError
 from mmprefix.metrics import FenseModels, NotAvailable, caption
 from mmprefix.metrics.caption import EXTRA, NAMES
@@ -48,7 +48,7 @@ def _record(record: Any, place: str) -> tuple[str, str, list[str]]:
 def read_predictions(path: str | Path) -> Predictions:
     """The predictions of a JSON-lines file; raises ``InputError`` with file and line for the first bad one."""
     read, lines = Predictions([], [], []), {}
-    for number, line in read_lines(path):
+    for number, line in read_jsonl(path):
         name, prediction, references = _record(line, f"{path}:{number}")
         if name in lines:
             raise InputError(f"{path}:{number}: id {name!r} stands in line {lines[name]} already")
@@ -106,5 +106,5 @@ def run(args: argparse.Namespace) -> int:
     else:
         rows = [("tokenizer", args.tokenize), ("items", str(len(read.ids)))]
         rows += [(name, missing[name] if name in missing else f"{scores[name]:.4f}") for name in wanted]
-        sys.stdout.write(table(rows))
+        sys.stdout.write(format_table(rows))
     return 1 if missing else 0

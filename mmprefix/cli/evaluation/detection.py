@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmprefix.cli.jsonl import identifier, read_lines, table
+from mmprefix.cli.jsonl import format_table, identifier, read_jsonl
 from mmprefix.errors import InputError
 from mmprefix.metrics import det_plot
 from mmprefix.metrics.detection import det_curve, detection
@@ -53,14 +53,14 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(report) + "\n")
     else:
         rows = [(name, str(count)) for name, count in counts.items()]
-        sys.stdout.write(table(rows + [(name, f"{found[name]:.4f}") for name in _SCORES]))
+        sys.stdout.write(format_table(rows + [(name, f"{found[name]:.4f}") for name in _SCORES]))
     return 0
 
 
 def read_trials(path: str | Path) -> list[Trial]:
     """The lines of a file in their order; raises ``InputError`` with file and line for the first bad one."""
     trials, lines = list[Trial](), dict[str, int]()
-    for number, record in read_lines(path):
+    for number, record in read_jsonl(path):
         place = f"{path}:{number}"
         missing = [key for key in ("id", "score", "label") if not isinstance(record, dict) or key not in record]
         if missing:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mmprefix.cli.jsonl import read_lines, table
+from mmprefix.cli.jsonl import format_table, read_jsonl
 from mmprefix.errors import InputError
 from mmprefix.metrics.slu import INTENTS, NAMES, score
 from mmprefix.metrics.slurp_records import KEYS, Frame, read_frame
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     for option, value in (("--split", args.split), ("--intent-field", args.intent_field)):
         if value and not args.gold:
             raise InputError(f"{option} {value} says how to read --gold FILE, which is not given")
-    lines = [(f"{args.predictions}:{number}", record) for number, record in read_lines(args.predictions)]
+    lines = [(f"{args.predictions}:{number}", record) for number, record in read_jsonl(args.predictions)]
     if not lines:
         raise InputError(f"{args.predictions}: no predictions; a line is a JSON object with id, intent, slots")
     predictions = [read_frame(record, place) for place, record in lines]
@@ -64,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
         sys.stdout.write(json.dumps(_report(found), ensure_ascii=False) + "\n")
         return 0
     ours = any("entities" not in record for _, record in lines)
-    sys.stdout.write(table(_said(found, args.count_missing)) + table(_figures(found, ours)))
+    sys.stdout.write(format_table(_said(found, args.count_missing)) + format_table(_figures(found, ours)))
     for name, rows in found.get("tables", {}).items():
-        sys.stdout.write("\n" + table(_labels(name, rows, found)))
+        sys.stdout.write("\n" + format_table(_labels(name, rows, found)))
     return 0
 
 
@@ -75,7 +75,7 @@ def read_gold(path: str, split: str | None = None, intent_field: str | None = No
 
     ``intent_field`` names the field of the intent, or several with + between them, whose values are joined with _.
     """
-    lines = [(f"{path}:{number}", record) for number, record in read_lines(path)]
+    lines = [(f"{path}:{number}", record) for number, record in read_jsonl(path)]
     if split is not None:
         lines = [(place, row) for place, row in lines if not isinstance(row, Mapping) or row.get("split") == split]
     if not lines:

@@ -10,8 +10,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from mmprefix.cli.training.lightning_cli import PrefixCLI, log
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
-from mmprefix.features.store import Store
-from mmprefix.features.webdataset import write_tars
+from mmprefix.features.store import FeatureStore
+from mmprefix.features.webdataset import write_webdataset
 
 
 class EncodeCLI(PrefixCLI):
@@ -39,11 +39,11 @@ class EncodeCLI(PrefixCLI):
             self._write_shards(stores)
         raise SystemExit(0)
 
-    def _write_shards(self, stores: dict[str, Store]) -> None:
+    def _write_shards(self, stores: dict[str, FeatureStore]) -> None:
         config, data = self._config(), cast(PairData, self.datamodule)
         splits = {split: found.examples for split, found in data.rows.items()}
         readers = {**self.model.preprocess, **data.recall}
         encoders = {name: store.description for name, store in stores.items()}
-        counts = write_tars(Path(config.out), splits, readers, encoders, config.shard_rows, data.seed)
+        counts = write_webdataset(Path(config.out), splits, readers, encoders, config.shard_rows, data.seed)
         for split, count in counts.items():
             log.info("%s: %d rows in %d shards: %s", split, len(splits[split]), count, config.out)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from mmprefix.cli.training.parameter_table import sizes
+from mmprefix.cli.training.parameter_table import parameter_table
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loaders fork
 
@@ -22,10 +22,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mmprefix.cli.training.recipe_errors import check_recipe, explain, options, recipes_of
 from mmprefix.errors import InputError
-from mmprefix.features.store import Store
+from mmprefix.features.store import FeatureStore
 from mmprefix.inference.predictor import Predictor
 from mmprefix.parts import with_current_names
-from mmprefix.saved_model import check_place
+from mmprefix.saved_model import require_writable
 from mmprefix.slu.schema import portable
 from mmprefix.training.feature_cache import use_cache
 from mmprefix.training.predictions import WritePredictions
@@ -124,12 +124,12 @@ class PrefixCLI(LightningCLI):
         """Refuses a place where the model could not be saved; with ``--dry_run`` tells what would be trained."""
         config = self._config()
         if config.save_to:
-            check_place(config.save_to)
+            require_writable(config.save_to)
         if config.dry_run:
             for callback in cast(Any, self.trainer).callbacks:
                 if isinstance(callback, UnfreezeUntil):
                     callback.setup(self.trainer, self.model, "fit")
-            for line in sizes(self.model):
+            for line in parameter_table(self.model):
                 log.info(line)
             raise SystemExit(0)
         self.use_cache(["fit", "test"] if config.test_after_fit else ["fit"])
@@ -142,7 +142,7 @@ class PrefixCLI(LightningCLI):
 
     before_test = before_predict = before_validate
 
-    def use_cache(self, stages: list[str]) -> dict[str, Store]:
+    def use_cache(self, stages: list[str]) -> dict[str, FeatureStore]:
         """Fills the feature store that the recipe names with what ``stages`` read, on the devices of the run."""
         config = self._config()
         if not config.cache:

@@ -9,7 +9,7 @@ from mmprefix.mappers.parallel import Parallel
 from mmprefix.training.task import PrefixTask
 
 
-def sizes(task: PrefixTask) -> list[str]:
+def parameter_table(task: PrefixTask) -> list[str]:
     """A line for each part: its class, and how many parameters it has and trains."""
     model = task.model
     lines = [f"{'part':24} {'class':20} {'parameters':>14} {'trained':>14}"]
