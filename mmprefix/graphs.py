@@ -37,9 +37,11 @@ _refused: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def usable(decoder: Runs, state: State, steps: int) -> bool:
-    """Whether a search behind ``state`` is one that can be recorded, and long enough."""
-    lm = decoder.lm
-    return state.mask.is_cuda and steps >= LEAST and not lm.training and lm not in _refused
+    """Whether a search behind ``state`` is one that can be recorded, and long enough.
+
+    A model that could not be recorded stays on stages, whose steps are then run singly: its results keep their bits.
+    """
+    return state.mask.is_cuda and steps >= LEAST and not decoder.lm.training
 
 
 @contextmanager
