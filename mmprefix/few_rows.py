@@ -1,13 +1,14 @@
 """Products of a few rows on a CPU: a search multiplies one row a beam, and there it is memory that takes the time.
 
 Torch's matrix product is made for many rows. From a copy of a matrix that is laid out for it, oneDNN multiplies two to
-a few dozen rows in about two thirds of the time; a single row is a matrix-vector product. The sums are the same up to
-their order. Only matrices that no training changes are copied.
+a few dozen rows in about two thirds of the time. The sums are the same up to their order. Only matrices that no
+training changes are copied.
 
 The kernel depends on the number of rows and on the model, never on earlier calls, so that a result has the same bits
 in a fresh process and after hours of work: a matrix is copied at its first product of a few rows. For the size of
 GPT-2 small all copies together take about half a second on one core, which one caption of 20 tokens by five beams
-gains back.
+gains back. A single row is no faster from the copy, but a usual matrix-vector product adds up in an order that depends
+on where in memory the weights begin, which a copied model, or one in another file, has elsewhere.
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ class FewRows:
 
     def __init__(self, layer: nn.Linear | Conv1D) -> None:
         self.layer = layer
+        self.least = 2 if isinstance(layer, Conv1D) else 1  # a Conv1D's matrix lies so that a single row is as fast
         self.copy: Tensor | None = None
         self.made_of: object = None
 
@@ -63,7 +65,7 @@ class FewRows:
         weight = self.layer.weight
         count = rows.numel() // rows.shape[-1]
         if not (
-            0 < count <= MOST
+            self.least <= count <= MOST
             and not weight.requires_grad
             and not weight.is_inference()  # its changes are not counted
             and not (torch.is_grad_enabled() and rows.requires_grad)
@@ -71,11 +73,6 @@ class FewRows:
             and weight.dtype == rows.dtype == torch.float32
         ):
             return self._usual(rows)
-        if count == 1:
-            if isinstance(self.layer, Conv1D):  # its matrix lies the other way round, where a product is as fast
-                return self._usual(rows)
-            found = torch.mv(weight, rows.reshape(-1)).view(*rows.shape[:-1], -1)
-            return found if self.layer.bias is None else found + self.layer.bias
         return torch.ops.mkldnn._linear_pointwise(rows, self._packed(weight), self.layer.bias, "none", [], "")
 
     def __getstate__(self) -> dict[str, Any]:
