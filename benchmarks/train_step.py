@@ -65,14 +65,14 @@ def shared(mapper: Mapper, decoder: CausalDecoder) -> Loss:
 class LogitsEverywhere(CausalDecoder):
     """Makes logits of every position that it runs, prefix and padding too; CausalDecoder picks positions first."""
 
-    def run(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
+    def forward_tokens(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
         return super().logits(super().forward_tokens(state, cache, embeds, sees, places))  # (B N V)
 
     def _nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
         return -hidden.float().log_softmax(-1)[row.to(hidden.device), target.to(hidden.device)]
 
-    def head(self, hidden: Tensor) -> Tensor:
-        return hidden  # what ``run`` gave are logits already
+    def logits(self, hidden: Tensor) -> Tensor:
+        return hidden  # what ``forward_tokens`` gave are logits already
 
 
 class WordLogitsEverywhere(LogitsEverywhere, WordDecoder):

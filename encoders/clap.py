@@ -81,7 +81,7 @@ class Clap(Encoder):
         dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
     """
 
-    media = "audio"
+    input_kind = "audio"
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ class Clip(Encoder):
         dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
     """
 
-    media = "image"
+    input_kind = "image"
 
     def __init__(
         self,

@@ -135,7 +135,7 @@ def load(folder: Path) -> MelNet:
 class Cnn(Encoder):
     """The frozen network in folder (or hub name) ``model``: frames over time (B T D) and a summary (B G)."""
 
-    media = "audio"
+    input_kind = "audio"
 
     def __init__(self, model: str, revision: str | None = None) -> None:
         super().__init__()

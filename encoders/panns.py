@@ -153,7 +153,7 @@ class Cnn14(Encoder):
         mels, channels, classes: the sizes of the network, for weights of other sizes.
     """
 
-    media = "audio"
+    input_kind = "audio"
     stands_alone = True
 
     def __init__(

@@ -44,7 +44,7 @@ class Signals(Encoder):
         names: what the numbers are, in their order; by default what ``mmprefix transcribe`` writes.
     """
 
-    media = "signals"
+    input_kind = "signals"
 
     def __init__(self, names: list[str] | None = None) -> None:
         super().__init__()

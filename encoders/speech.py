@@ -91,7 +91,7 @@ class Speech(Encoder):
         dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
     """
 
-    media = "audio"
+    input_kind = "audio"
 
     def __init__(
         self, model: str, revision: str | None = None, config: str | None = None, dtype: str = "float32"

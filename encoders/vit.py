@@ -51,7 +51,7 @@ class ViT(Encoder):
         dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
     """
 
-    media = "image"
+    input_kind = "image"
 
     def __init__(self, model: str, revision: str | None = None, dtype: str = "float32") -> None:
         super().__init__()

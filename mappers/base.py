@@ -100,7 +100,9 @@ class DeepMapper(Mapper):
     def split_layers(self, found: Tensor, mask: Tensor) -> DeepPrefix:
         """Vectors (B P 2*L*H*K), mask (B P) → keys and values (L B H P K)."""
         layers, heads, k = self.sizes
-        both = found.unflatten(2, (2, layers, heads, k)).permute(2, 3, 0, 4, 1, 5)  # (2 L B H P K)
+        both: Tensor = found.unflatten(2, (2, layers, heads, k)).permute(
+            2, 3, 0, 4, 1, 5
+        )  # (2 L B H P K) pyright: ignore
         return DeepPrefix(both[0], both[1], mask)
 
 

@@ -45,7 +45,7 @@ class Linear(Mapper):
             self.linear = nn.Linear(pooled_dim, width * length, bias)
 
     @property
-    def needs_frames(self) -> bool:
+    def reads_frames(self) -> bool:
         """Where it reads them."""
         return self.reads == "frames"
 

@@ -20,7 +20,7 @@ class MLP(Mapper):
     """
 
     @property
-    def needs_frames(self) -> bool:
+    def reads_frames(self) -> bool:
         """Never: it reads the summary."""
         return False
 

@@ -63,7 +63,7 @@ class PrefixAAC(Mapper):
                 nn.init.kaiming_uniform_(module.weight)
 
     @property
-    def needs_frames(self) -> bool:
+    def reads_frames(self) -> bool:
         """Where it reads them."""
         return self.reads == "frames"
 

@@ -83,7 +83,7 @@ class Transformer(Mapper):
     """
 
     @property
-    def needs_frames(self) -> bool:
+    def reads_frames(self) -> bool:
         """Never: it reads the summary."""
         return False
 

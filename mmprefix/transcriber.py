@@ -51,7 +51,7 @@ class Transcript:
 class _PlainWhisperDecoder(CrossDecoder):
     """Writes none of the tokens that its generation_config.json suppresses, as Whisper's own decoding does."""
 
-    def rules(self, options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
+    def logits_processors(self, options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
         """The usual ones, and those; what is left sums to 1."""
         config = cast(Any, self.lm).generation_config
         never, first = (

@@ -51,7 +51,7 @@ Make = Callable[[int, int, int], Mapper]
 
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
-    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"), taught=60)
+    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"), taught=True)
 
 
 @pytest.fixture(scope="module")

@@ -21,14 +21,16 @@ from mmprefix.parts import from_recipe, to_recipe
 from mmprefix.transcriber import Transcriber, Transcript, _heard
 from mmprefix.types import Candidate, Media
 from tiny import speech_system as tiny_spoken
+from tiny import whisper as tiny_speech
 from tiny.speech_system import RATE, SAID, Spoken, tone
 
 TOLERANCE = 1e-4
+CLEAR = 0.01  # nats that a token must lead by, on a processor that rounds in another way
 
 
 @pytest.fixture(scope="module")
 def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
-    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"), taught=60)
+    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"), taught=True)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +45,7 @@ def wide(spoken: Spoken) -> Transcriber:
 
 def sounds() -> list[np.ndarray]:
     """The four tones, noise and silence, all of different lengths."""
-    noise = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
-    silence = np.zeros(RATE // 2, dtype=np.float32)
-    return [*(tone(pitch, 0.5 + 0.3 * n) for n, pitch in enumerate(SAID.values())), noise, silence]
+    return [*(tone(pitch, 0.5 + 0.3 * n) for n, pitch in enumerate(SAID.values())), *tiny_spoken.others().values()]
 
 
 def media(values: list[np.ndarray]) -> Media:
@@ -84,7 +84,7 @@ def test_the_text_is_the_one_that_transformers_writes(greedy: Transcriber) -> No
     values, model, words = sounds(), whisper(greedy), greedy.decoder.tokenizer
     wanted = [cast(str, words.decode(ids, skip_special_tokens=True)).strip() for ids in theirs(model, greedy, values)]
     assert [heard.text for heard in greedy(media(values))] == wanted
-    assert wanted[:4] == list(SAID)  # what it was taught, so that sounds do matter
+    assert wanted == [*SAID, *tiny_spoken.others()]  # what it was taught, so that sounds do matter
 
 
 def test_each_number_is_what_it_says(greedy: Transcriber) -> None:
@@ -122,7 +122,8 @@ def test_a_batch_equals_its_items(beams: str, request: pytest.FixtureRequest) ->
     together = transcriber(media(values))
     for value, heard in zip(values, together, strict=True):
         (alone,) = transcriber(media([value]))
-        assert [one.text for one in alone.nbest] == [one.text for one in heard.nbest]
+        assert alone.text == heard.text
+        tiny_speech.same_hypotheses(alone.nbest, heard.nbest, TOLERANCE)
         assert alone.signals == pytest.approx(heard.signals, abs=TOLERANCE)
 
 
@@ -150,20 +151,26 @@ def test_tokens_that_whisper_suppresses_are_not_written(spoken: Spoken, greedy: 
     careful = Transcriber(str(folder), num_beams=1, max_new_tokens=16)
     found, model, words = careful(media(values)), whisper(careful), careful.decoder.tokenizer
     wanted = theirs(model, careful, values)
-    assert [one.text for one in found] == [cast(str, words.decode(ids)).strip() for ids in wanted]
     assert wanted[0] != plain[0]
     assert wanted[1] != plain[1]
     assert all(plain[0][1] not in ids for ids in wanted)
     assert all(ids and ids[0] != plain[1][0] for ids in wanted)
     never, first_too = ([plain[0][1]], [plain[0][1], plain[1][0], 0])
+    compared = 0
     for value, ids, one in zip(values, wanted, found, strict=True):  # probabilities are those of what is left
         text = [*ids, 0][:16]
         said = log_probs(model, careful, value, [*careful.decoder.begins, *text[:-1]])[
             len(careful.decoder.begins) - 1 :
         ]
         said[0, first_too] = said[1:, never] = -torch.inf
+        best = said[: len(text)].topk(2).values
+        if (best[:, 0] - best[:, 1]).min() < CLEAR:  # second choices were not taught; some are near ties
+            continue
+        compared += 1
+        assert one.text == cast(str, words.decode(ids)).strip()
         mean = said.log_softmax(-1)[range(len(text)), text].mean()
         assert one.avg_logprob == pytest.approx(float(mean), abs=TOLERANCE)
+    assert compared >= 3
     # and silence is looked for among all
     first = [one.no_speech_prob for one in found]
     assert first == pytest.approx([one.no_speech_prob for one in greedy(media(values))], abs=1e-6)
@@ -189,13 +196,7 @@ def test_its_numbers_are_what_the_signals_encoder_reads(greedy: Transcriber) -> 
 def test_a_recipe_rebuilds_it(greedy: Transcriber) -> None:
     again = from_recipe(to_recipe(greedy), Transcriber)
     assert to_recipe(again) == to_recipe(greedy)
-    pairs = zip(again(media(sounds()[:2])), greedy(media(sounds()[:2])), strict=True)
-    for (
-        one,
-        other,
-    ) in pairs:  # a model that has written a while sums in another order (mmprefix.fast.small_batch_linear)
-        assert one.text == other.text
-        assert one.signals == pytest.approx(other.signals, abs=TOLERANCE)
+    assert again(media(sounds()[:2])) == greedy(media(sounds()[:2]))  # to the bit, though one has written a while
     assert not any(parameter.requires_grad for parameter in again.parameters())
     assert not any(module.training for module in again.train().modules() if module is not again)
 

@@ -47,8 +47,8 @@ class CausalDecoder(Decoder):
     low-rank additions (see ``mmprefix.decoders.lora``) of ``lora_alpha`` to the layers whose names end in one of
     ``lora_targets`` (None: those that are usual for the model) beside the prefix.
 
-    On a CPU a frozen float32 model of up to 1 GiB is copied once it has written a while, into a form that multiplies
-    the few rows of a search faster (``mmprefix.fast.small_batch_linear``).
+    On a CPU a frozen float32 model of up to 1 GiB is copied when it is first used, into a form that multiplies the few
+    rows of a search faster (``mmprefix.fast.small_batch_linear``).
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.errors import InputError
+from mmprefix.fast.small_batch_linear import Content
 from mmprefix.weights import dry_run, untrusted
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class WordDecoder(CausalDecoder):
             for checkpoints of theirs, and to measure what it costs.
     """
 
-    _embeddings: Tensor | None = None  # of all words, as long as the model's own do not change
+    _embeddings: tuple[Any, Tensor] | None = None  # what the model's own were like, and those of all words
     _tokens: tuple[Tensor, Tensor] | None = None  # of all words
 
     def __init__(
@@ -126,17 +127,17 @@ class WordDecoder(CausalDecoder):
     def _word_embeddings(self) -> Tensor:
         """The embedding of each word (V E): the mean over the model's own tokens for it, behind a space."""
         source = self.lm.get_input_embeddings().weight
-        known = self._embeddings
-        if known is not None and (known.device, known.dtype) == (source.device, source.dtype):
-            return known
+        content = Content(source)
+        if self._embeddings is not None and self._embeddings[0] == content:
+            return self._embeddings[1]
         flat, starts = self._pieces()
         learns = torch.is_grad_enabled() and source.requires_grad
         with torch.inference_mode(False):  # what is kept may be read by a training later
             table = nn.functional.embedding_bag(flat.to(source.device), source, starts.to(source.device), mode="mean")
         if learns:  # it is another after each step
             return table
-        self._embeddings = table.detach()
-        return self._embeddings
+        self._embeddings = content, table.detach()
+        return self._embeddings[1]
 
     def _pieces(self) -> tuple[Tensor, Tensor]:
         """The model's own tokens for all words, one word after the other (N,), and where each word begins (V,)."""
@@ -150,6 +151,6 @@ class WordDecoder(CausalDecoder):
         return self._tokens
 
     def train(self, mode: bool = True) -> Self:
-        """As for ``CausalDecoder``; what was known of the model's embeddings may have changed meanwhile."""
+        """As for ``CausalDecoder``; the model's embeddings may have changed meanwhile."""
         self._embeddings = None
         return super().train(mode)

@@ -41,9 +41,11 @@ _refused: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def can_record(decoder: TreeModel, state: State, steps: int) -> bool:
-    """Whether a search behind ``state`` is one that can be recorded, and long enough."""
-    lm = decoder.lm
-    return state.mask.is_cuda and steps >= MIN_STEPS and not lm.training and lm not in _refused
+    """Whether a search behind ``state`` is one that can be recorded, and long enough.
+
+    A model that could not be recorded stays on stages, whose steps are then run singly: its results keep their bits.
+    """
+    return state.mask.is_cuda and steps >= MIN_STEPS and not decoder.lm.training
 
 
 @contextmanager

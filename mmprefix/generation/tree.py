@@ -32,7 +32,7 @@ class EagerTree:
 
     def __init__(self, decoder: TreeModel, state: State, room: int) -> None:
         self.decoder, self.cache = decoder, caches.preallocated_cache(state.cache, room)
-        self.state = replace(state, cache=(), last=None)  # all that is still asked of it
+        self.state = replace(state, cache=(), last_hidden=None)  # all that is still asked of it
         self.space: Tensor | None = None  # for the logits of a step: memory that was never used is slow to write
 
     def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:

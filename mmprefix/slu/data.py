@@ -102,7 +102,7 @@ class QuestionData(PairData):
         assert isinstance(self.sample_questions, QuestionSampler)
         return self.sample_questions
 
-    def look_through(self, rows: DatasetIndex) -> None:
+    def filter_rows(self, rows: DatasetIndex) -> None:
         """Rows that the schema does not know are faults; those about which nothing can be asked are left out."""
         schema, field = self.asking.schema, self.asking.intent_field
         kept: list[int] = []

@@ -241,7 +241,7 @@ import sys, time
 start = time.process_time()
 import mmprefix
 took = time.process_time() - start
-from mmprefix.cli import main
+from mmprefix.cli.main import main
 codes = []
 for words in (["--help"], ["caption", "--help"], ["evaluate", "--help"], ["detect", "--help"], ["nothing"]):
     try:

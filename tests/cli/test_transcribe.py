@@ -15,8 +15,9 @@ from mmprefix.data.manifest import read_manifest
 from mmprefix.data.pairs import PairData
 from mmprefix.encoders.signals import Signals
 from mmprefix.transcriber import Transcriber, Transcript
-from mmprefix.types import Media
+from mmprefix.types import Candidate, Media
 from tiny import slu_system as tiny_orders
+from tiny import whisper as tiny_speech
 from tiny.shell import Shell
 from tiny.slu_system import Orders, spoken, write
 from tiny.speech_system import RATE
@@ -56,8 +57,7 @@ def test_a_line_a_file(orders: Orders, heard: list[Transcript], shell: Shell) ->
     for line, file, one in zip(rows_of(out), files, heard, strict=True):
         assert (line["file"], line["text"]) == (file, one.text)
         assert line["signals"] == pytest.approx(one.signals, abs=TOLERANCE)
-        assert [nbest["text"] for nbest in line["nbest"]] == [nbest.text for nbest in one.nbest]
-        assert [nbest["score"] for nbest in line["nbest"]] == pytest.approx([n.score for n in one.nbest], abs=TOLERANCE)
+        tiny_speech.same_hypotheses([Candidate(**nbest) for nbest in line["nbest"]], one.nbest, TOLERANCE)
 
 
 def test_a_manifest_keeps_its_rows(orders: Orders, heard: list[Transcript], shell: Shell, tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_parts_of_files_and_tables(orders: Orders, shell: Shell, tmp_path: Path)
     assert code == 0, err
     first, second = rows_of((tmp_path / "o").read_text())
     assert (first["id"], first["audio"], first["start"], first["asr"]) == ("1", "long.wav", begin, "cat runs")
-    assert second["asr"] != "cat runs"
+    assert second["asr"] == "hill runs"  # silence
     code, out, err = shell("transcribe", whisper, "--manifest", tmp_path / "m.csv", *OPTIONS)
     (row,) = rows_of(out)
     assert row["audio"] == str(tmp_path / "long.wav")  # a place that leads there from anywhere stays

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,11 @@ def test_a_tuned_model_reads_words_by_what_it_has_become(folder: str) -> None:
             if learns:
                 with torch.no_grad():
                     source.add_(0.1)
+    decoder.load_state_dict({name: value * 2 for name, value in decoder.state_dict().items()})  # seen without ``train``
+    for reader in (decoder, deepcopy(decoder)):
+        with torch.no_grad():
+            read = reader.embed(torch.tensor([[WORDS.index("barks")]]))[0, 0]
+        assert torch.allclose(read, mean_of_pieces(decoder, "barks"), atol=1e-6)
     frozen = WordDecoder(folder, WORDS).eval()
     with torch.inference_mode():
         frozen.embed(torch.tensor([[1]]))

@@ -191,7 +191,7 @@ def test_processes_that_open_a_store_at_once_map_one_file(tmp_path: Path) -> Non
     store = filled(tmp_path, 20, 50)
     program = (
         "import sys\n"
-        "from mmprefix.features.store import Store\n"
+        "from mmprefix.features.store import FeatureStore\n"
         f"sys.stdin.read(1)\nstore = Store({str(tmp_path)!r}, {WIDTHS!r})\n"
         "print(len(store), flush=True)\nsys.stdin.read(1)"
     )

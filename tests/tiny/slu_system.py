@@ -11,6 +11,7 @@ import soundfile
 import torch
 import transformers as hf
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
 
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
@@ -23,7 +24,7 @@ from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.transcriber import Transcriber
-from mmprefix.types import Batch
+from mmprefix.types import Batch, DeepPrefix, Features
 from tiny import decoders as tiny_decoders
 from tiny import whisper as tiny_speech
 from tiny.captioning_system import Tiny
@@ -192,37 +193,61 @@ def spoken(row: dict[str, Any]) -> str:
     return f"{row['slots'].get('thing', 'rain')} runs"
 
 
-def _teach(orders: Orders, steps: int = 120) -> None:
-    """Whisper learns to write down the twelve sounds, and to answer three questions about each."""
+def _teach(orders: Orders) -> None:
+    """Whisper learns to write down the twelve sounds, and, behind ``hears``'s prefix, to answer questions about each.
+
+    It learns to write "hill runs" of silence.
+    """
     tiny_speech.whisper(orders.folder / "whisper", sharp=1.0)
     torch.manual_seed(0)
     model = cast(Any, hf.WhisperForConditionalGeneration.from_pretrained(orders.place("whisper")))
     extractor = hf.WhisperFeatureExtractor.from_pretrained(orders.place("whisper"))
-    clips = [soundfile.read(file)[0] for file in orders.sounds]
+    clips = [*(soundfile.read(file)[0] for file in orders.sounds), 0.0 * tone(200.0, 0.5)]
     inputs = extractor(clips, sampling_rate=RATE, return_tensors="pt").input_features
-    mouth = CrossDecoder(orders.place("whisper"))
-    texts = [(n, question, answer) for n, row in enumerate(orders.rows) for question, answer in _lessons(row)]
+    asks = orders.hears()
+    nothing = Features(torch.zeros(1, 0, 0), torch.zeros(1, 0, dtype=torch.bool), torch.zeros(1, 0))
+    prefix = cast(DeepPrefix, cast(torch.nn.Module, asks.task_prefix)(nothing))
+    silence: dict[str, Any] = {"intent": None, "slots": {"thing": "hill"}}
+    groups = [_spelled(cast(CrossDecoder, asks.decoder), [*orders.rows, silence], asked) for asked in (False, True)]
+
+    def run() -> tuple[Tensor, float]:
+        frames = model.model.encoder(inputs).last_hidden_state
+        lessons = []
+        for asked, (owner, ids, labels) in enumerate(groups):
+            past = prefix_cache(prefix, len(ids)) if asked else None
+            read = {"decoder_input_ids": ids, "past_key_values": past}
+            lessons.append(tiny_speech.lesson(model(encoder_outputs=(frames[owner],), **read).logits, labels))
+        return lessons[0][0] + lessons[1][0], min(least for _, least in lessons)
+
+    tiny_speech.teach(model, run)
+    model.save_pretrained(orders.place("whisper"))
+
+
+def prefix_cache(prefix: DeepPrefix, count: int) -> hf.EncoderDecoderCache:
+    """Keys and values (L 1 H P K) for ``count`` inputs, as Transformers' Whisper takes them."""
+    layers = [
+        tuple(part[n].detach().expand(count, -1, -1, -1) for part in (prefix.keys, prefix.values))
+        for n in range(len(prefix.keys))
+    ]
+    return hf.EncoderDecoderCache(hf.DynamicCache(layers), hf.DynamicCache())
+
+
+def _spelled(mouth: CrossDecoder, found: list[dict[str, Any]], asked: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Transcripts, or questions and answers: rows (C,), tokens (C N), and what follows each (C N), -100 where free."""
+    texts = [(n, q, answer) for n, row in enumerate(found) for q, answer in _lessons(row) if bool(q) == asked]
     befores, answers = zip(*((mouth._ask("", q), mouth._target_ids("", a)) for _, q, a in texts), strict=True)
     lines = [[*before, *answer] for before, answer in zip(befores, answers, strict=True)]
     width = max(map(len, lines))
     ids = torch.tensor([line + [0] * (width - len(line)) for line in lines])
-    given = torch.tensor([[len(before), len(line)] for before, line in zip(befores, lines, strict=True)])
+    bounds = torch.tensor([[len(before), len(line)] for before, line in zip(befores, lines, strict=True)])
     place = torch.arange(width)
-    labels = ids.masked_fill((place < given[:, :1]) | (place >= given[:, 1:]), -100)
-    owner = torch.tensor([n for n, _, _ in texts])
-    places = place[:-1] + torch.tensor([[PREFIX if question else 0] for _, question, _ in texts])
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(steps):
-        frames = model.model.encoder(inputs).last_hidden_state[owner]
-        read = {"decoder_input_ids": ids[:, :-1], "decoder_position_ids": places}
-        loss = model(encoder_outputs=(frames,), labels=labels[:, 1:], **read).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.save_pretrained(orders.place("whisper"))
+    labels = ids.masked_fill((place < bounds[:, :1]) | (place >= bounds[:, 1:]), -100)
+    return torch.tensor([n for n, _, _ in texts]), ids[:, :-1], labels[:, 1:]
 
 
 def _lessons(row: dict[str, Any]) -> list[tuple[str, str]]:
+    if row["intent"] is None:
+        return [("", spoken(row))]
     answer = {"light_on": "on", "light_off": "off", "ask": "news"}[row["intent"]]
     slots = [(f"which {name}?", row["slots"].get(name, "none")) for name in ("room", "thing")]
     return [("", spoken(row)), ("what now?", answer), *slots]

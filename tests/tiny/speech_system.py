@@ -67,8 +67,8 @@ def part(name: str, **init_args: Any) -> dict[str, Any]:
     return {"class_path": f"mmprefix.{name}", "init_args": init_args}
 
 
-def build(folder: Path, taught: int = 0) -> Spoken:
-    """Makes the parts and the data; Whisper is taught its four sayings for so many steps (80 are enough)."""
+def build(folder: Path, taught: bool = False) -> Spoken:
+    """Makes the parts and the data; Whisper may be taught its four sayings, and what to make of ``others``."""
     folder.mkdir(parents=True, exist_ok=True)
     spoken = Spoken(folder)
     tiny_speech.whisper(folder / "whisper", sharp=1.0)
@@ -82,20 +82,27 @@ def build(folder: Path, taught: int = 0) -> Spoken:
     for split in ("train", "val"):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if taught:
-        _teach(spoken, taught)
+        _teach(spoken)
     return spoken
 
 
-def _teach(spoken: Spoken, steps: int) -> None:
+def others() -> dict[str, np.ndarray]:
+    """Noise and silence, by what a taught Whisper writes of them."""
+    noise = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
+    return {"some rain": noise, "a hill": np.zeros(RATE // 2, dtype=np.float32)}
+
+
+def _teach(spoken: Spoken) -> None:
     torch.manual_seed(0)
     model = cast(Any, hf.WhisperForConditionalGeneration.from_pretrained(spoken.place("whisper")))
-    inputs, ids, labels = spelled(spoken, [tone(pitch, 1.0) for pitch in SAID.values()], list(SAID))
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
-    for _ in range(steps):
-        loss = model(input_features=inputs, decoder_input_ids=ids, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    clips = [(text, tone(pitch, seconds)) for text, pitch in SAID.items() for seconds in (0.4, 1.0, 2.0)]
+    clips += others().items()
+    inputs, ids, labels = spelled(spoken, [clip for _, clip in clips], [text for text, _ in clips])
+
+    def run() -> tuple[Tensor, float]:
+        return tiny_speech.lesson(model(input_features=inputs, decoder_input_ids=ids).logits, labels)
+
+    tiny_speech.teach(model, run, rate=3e-3)
     model.save_pretrained(spoken.place("whisper"))
 
 
