@@ -192,7 +192,7 @@ def test_processes_that_open_a_store_at_once_map_one_file(tmp_path: Path) -> Non
     program = (
         "import sys\n"
         "from mmprefix.features.store import FeatureStore\n"
-        f"sys.stdin.read(1)\nstore = Store({str(tmp_path)!r}, {WIDTHS!r})\n"
+        f"sys.stdin.read(1)\nstore = FeatureStore({str(tmp_path)!r}, {WIDTHS!r})\n"
         "print(len(store), flush=True)\nsys.stdin.read(1)"
     )
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -249,7 +249,7 @@ def snapshot(hub: Path, name: str, commit: str, folder: Path) -> Path:
 
 _FROM_HUB = """
 import sys, yaml, mmprefix
-from mmprefix.decoder import CausalDecoder
+from mmprefix.decoders.causal import CausalDecoder
 model = mmprefix.load("someone/ears", device="cpu")
 print(model(sys.argv[1]).encode())
 print(model.model.decoder.identity.revision)
