@@ -157,13 +157,12 @@ def test_what_is_hidden_is_not_trained(gpt2: CausalDecoder, ears: Whisper) -> No
 def test_prefixes_hide_their_rows() -> None:
     prefix = Prefix(torch.randn(2, 3, 4), torch.tensor([[True, True, False], [True, True, True]]))
     shape = (2, 2, 2, 3, 2)
-    deep = DeepPrefix(torch.randn(shape), torch.randn(shape), prefix.mask, torch.ones(2, 2))
+    deep = DeepPrefix(torch.randn(shape), torch.randn(shape), prefix.mask)
     rows = torch.tensor([False, True])
     wanted = [[True, True, False], [False] * 3]
     assert prefix.mask_rows(rows).mask.tolist() == deep.mask_rows(rows).mask.tolist() == wanted
     both = MixedPrefix(deep, prefix).mask_rows(rows)
     assert both.deep.mask.tolist() == both.soft.mask.tolist() == wanted
-    assert both.deep.gate is deep.gate
     one = MixedPrefix(
         DeepPrefix(deep.keys[:, :1], deep.values[:, :1], deep.mask[:1]), Prefix(prefix.embeds[:1], prefix.mask[:1])
     )

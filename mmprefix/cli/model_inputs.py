@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
 from mmprefix.data.columns import ColumnMapping
-from mmprefix.data.manifest import INPUTS, InputRef, listing, raw_rows, read_manifest
+from mmprefix.data.manifest import INPUTS, InputRef, listing, read_manifest
+from mmprefix.data.manifest_file import raw_rows
 from mmprefix.errors import InputError
 
 if TYPE_CHECKING:

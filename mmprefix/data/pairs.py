@@ -17,7 +17,8 @@ from mmprefix.data.dataset import BatchLoader, LoadInput, ManifestDataset, Sampl
 from mmprefix.data.index import DatasetIndex, TokenCounter, build_index
 from mmprefix.data.inspect import COLUMNS as _COLUMNS
 from mmprefix.data.inspect import MediaKind
-from mmprefix.data.manifest import Example, listing, splits
+from mmprefix.data.manifest import Example, listing
+from mmprefix.data.manifest_file import splits
 from mmprefix.data.samplers import BatchRows, BucketSampler, Epochs, EvalSampler, ResumingSampler
 from mmprefix.errors import InputError
 from mmprefix.types import Batch

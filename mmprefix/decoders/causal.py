@@ -135,8 +135,6 @@ class CausalDecoder(Decoder):
         if isinstance(prefix, MixedPrefix):
             return self._extend(self._prefill(prefix.deep, memory), prefix.soft.embeds, prefix.soft.mask)
         if isinstance(prefix, DeepPrefix):
-            if prefix.gate is not None:
-                raise InputError("a gated deep prefix needs a decoder with gated attention; this one joins it")
             layers = zip(prefix.keys.to(self._dtype), prefix.values.to(self._dtype), strict=True)
             return State(tuple(layers), prefix.mask, None, memory)
         return self._extend(State((), prefix.mask[:, :0], None, memory), prefix.embeds, prefix.mask)

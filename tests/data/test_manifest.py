@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mmprefix.data.manifest import InputRef, RowFault, listing, read_manifest, splits
+from mmprefix.data.manifest import InputRef, RowFault, listing, read_manifest
+from mmprefix.data.manifest_file import splits
 from mmprefix.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -524,7 +524,7 @@ def test_numbers_stand_in_a_row_or_in_a_file(tmp_path: Path, sounds: Path) -> No
     assert isinstance(media, Media)
     assert dict(zip(batch.ids, media.values.tolist(), strict=True)) == {"0": [1, 2], "1": [3, 4], "2": [5, 6]}
     places = {"0": f"{tmp_path / 'm.jsonl'}:1", "1": str(tmp_path / "n.json"), "2": str(tmp_path / "n.npy")}
-    assert dict(zip(batch.ids, batch.media, strict=True)) == places
+    assert dict(zip(batch.ids, batch.sources, strict=True)) == places
     with pytest.raises(InputError, match=r"m\.jsonl:4: .*words\.json: holds no list of numbers"):
         read({"signals": "words.json", "target": "t"})
     for value, message in (([1, 2, 3], "the given numbers"), ("three.json", r".*three\.json")):

@@ -323,12 +323,6 @@ def test_several_are_joined_in_order_all_that_is_deep_below() -> None:
     assert torch.equal(nested.deep.keys, found.deep.keys)
     assert torch.equal(nested.soft.embeds, found.soft.embeds)
     assert concat_prefixes([one]) is one
-    gated = replace(one, gate=torch.zeros(L, H))
-    with pytest.raises(InputError, match="gated deep prefix cannot be joined"):
-        concat_prefixes([gated, two])
-    lone = concat_prefixes([gated, first])  # one alone may stand below embeddings
-    assert isinstance(lone, MixedPrefix)
-    assert lone.deep is gated
 
 
 # ------------------------------------------------------------------------------------------------------------ details
@@ -374,12 +368,6 @@ def test_sizes_are_those_of_the_decoder_and_of_the_recipe(gpt2: CausalDecoder) -
 def test_what_cannot_be_is_refused(make: Callable[[], Mapper], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
-
-
-def test_a_gate_is_refused_by_a_decoder_that_has_none(gpt2: CausalDecoder) -> None:
-    found = replace(deep_over_learned()(nothing(1)), gate=torch.zeros(L, H))
-    with pytest.raises(InputError, match="gated deep prefix needs a decoder with gated attention"):
-        gpt2.prefill(found)
 
 
 # ----------------------------------------------------------------------------------------------------------- training
