@@ -1,8 +1,8 @@
-"""Trains a small encoder of sounds or pictures from nothing but a labelled manifest, where no large one can be had.
+"""Train a small encoder of sounds or pictures on a labelled manifest alone, where no large one can be had.
 
 Only rows of split `train` are trained on. Sounds: the network of `mmprefix.encoders.cnn`, by classification of
 `label`. Pictures: a ResNet (He et al. 2015, https://arxiv.org/abs/1512.03385) for `mmprefix.encoders.vit`, by
-the words of its captions, or by what is true of an NLVR scene. Weights are averaged over the last steps.
+the words of its captions, or by the facts of an NLVR scene. Weights are averaged over the last steps.
 
     python recipes/pretrain/encoder.py --manifest esc10/manifest.jsonl --media audio --label label --out runs/parts/esc10_encoder
     python recipes/pretrain/encoder.py --manifest coco_mini/manifest.jsonl --media image --label captions --out runs/parts/coco_encoder
@@ -30,113 +30,120 @@ from mmprefix.encoders import cnn
 from mmprefix.media.audio import read_waveform
 from mmprefix.media.image import read_picture
 from mmprefix.recipes.pretrain import augment, nlvr_scenes
-from mmprefix.recipes.pretrain.encoder_training import Plan, Task, fit, measure
+from mmprefix.recipes.pretrain.encoder_training import EncoderPlan, EncoderTask, fit, measure
 
 log = logging.getLogger("pretrain_encoder")
 
 Row = dict[str, Any]
-Reader = ViTImageProcessor
 
 
 def read_rows(manifest: Path) -> list[Row]:
-    """The rows of a JSON-lines manifest."""
+    """Rows of a JSON-lines manifest."""
     with manifest.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines if line.strip()]
 
 
 def words(row: Row) -> set[str]:
-    """The words of all captions of ``row``, in small letters."""
+    """Words of all captions of ``row``, in small letters."""
     return {word for caption in row["captions"] for word in re.findall("[a-z]+", caption.lower())}
 
 
 def indicators(tags: Sequence[set[str]], train: Sequence[int], least: int) -> tuple[list[str], Tensor]:
-    """Tags that hold for ``least`` or more of the ``train`` rows but not for all, and which row has which (N C)."""
-    counts = Counter(tag for place in train for tag in tags[place])
+    """Tags that ``least`` or more ``train`` rows have and as many have not, and their indicators (N C)."""
+    counts = Counter(tag for index in train for tag in tags[index])
     names = sorted(tag for tag, count in counts.items() if least <= count <= len(train) - least)
-    return names, torch.tensor([[float(name in found) for name in names] for found in tags])
+    return names, torch.tensor([[float(name in row_tags) for name in names] for row_tags in tags])
 
 
-def sounds(rows: Sequence[Row], root: Path, targets: Tensor, train: Sequence[int], sizes: cnn.Sizes) -> Task:
-    """Sounds as mel power in memory; the network's first statistics are those of the ``train`` clips."""
+def sounds(rows: Sequence[Row], root: Path, targets: Tensor, *, train: Sequence[int], sizes: cnn.Sizes) -> EncoderTask:
+    """Task on sounds, mel power in memory; the network's first statistics are those of the ``train`` clips."""
     net = cnn.MelNet(sizes)
     clips = [read_waveform(root / row["audio"], sizes.rate, row.get("start") or 0.0, row.get("end")) for row in rows]
     with torch.no_grad():
         power = [net.spectrogram(clip[None], torch.tensor([len(clip)]))[0][0] for clip in clips]
-        bands = torch.log(torch.cat([power[place] for place in train], 1) + sizes.floor)
+        bands = torch.log(torch.cat([power[index] for index in train], 1) + sizes.floor)
         net.norm.running_mean, net.norm.running_var = bands.mean(1), bands.var(1)
-    columns = int(torch.tensor([power[place].shape[1] for place in train]).median())
+    columns = int(torch.tensor([power[index].shape[1] for index in train]).median())
 
-    def draw(places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        varied = torch.stack([augment.vary_sound(power[place], columns) for place in places])
-        mixed, shares = augment.mix_sounds(varied, targets[list(places)])
+    def draw(indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        varied = torch.stack([augment.vary_sound(power[index], columns) for index in indices])
+        mixed, shares = augment.mix_sounds(varied, targets[list(indices)])
         bands = augment.hide_bands(net.norm(torch.log(mixed + sizes.floor)), most_time=columns // 10)
-        return net.read(bands, torch.full((len(places),), columns)).pooled, shares
+        return net.read(bands, torch.full((len(indices),), columns)).pooled, shares
 
-    def read(place: int) -> Tensor:
-        return net.eval()(power[place][None], torch.tensor([power[place].shape[1]])).pooled
+    def read(index: int) -> Tensor:
+        return net.eval()(power[index][None], torch.tensor([power[index].shape[1]])).pooled
 
-    return Task(net, targets, True, draw, read)
+    return EncoderTask(net, targets, True, draw, read)
 
 
-def pictures(rows: Sequence[Row], root: Path, targets: Tensor, net: ResNetModel, reader: Reader, drawn: bool) -> Task:
-    """Pictures as processed pixels in memory; ``drawn`` NLVR scenes are varied in no way that makes a tag false."""
-    pixels = [reader(read_picture(root / row["image"]), return_tensors="pt")["pixel_values"][0] for row in rows]
+def pictures(
+    rows: Sequence[Row],
+    root: Path,
+    targets: Tensor,
+    *,
+    net: ResNetModel,
+    processor: ViTImageProcessor,
+    drawn: bool,
+) -> EncoderTask:
+    """Task on pictures, pixels in memory; ``drawn`` NLVR scenes are varied in no way that makes a tag false."""
+    pixels = [processor(read_picture(root / row["image"]), return_tensors="pt")["pixel_values"][0] for row in rows]
 
-    def draw(places: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def draw(indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         vary = nlvr_scenes.shuffle_boxes if drawn else augment.vary_picture
-        batch, shares = torch.stack([vary(pixels[place]) for place in places]), targets[list(places)]
+        batch, shares = torch.stack([vary(pixels[index]) for index in indices]), targets[list(indices)]
         if not drawn:
             batch, shares = augment.mix_pictures(batch, shares)
         return net(batch).pooler_output.flatten(1), shares
 
-    def read(place: int) -> Tensor:
-        return net.eval()(pixels[place][None]).pooler_output.flatten(1)
+    def read(index: int) -> Tensor:
+        return net.eval()(pixels[index][None]).pooler_output.flatten(1)
 
-    return Task(net, targets, False, draw, read)
+    return EncoderTask(net, targets, False, draw, read)
 
 
 def split_rows(rows: Sequence[Row], report: str, folds: Sequence[int]) -> tuple[list[Row], list[int], list[int]]:
-    """The rows that count, the places of those to train on, and of those only to report on (split ``report``).
+    """Rows that count, the indices of those to train on, and of those only to report on (split ``report``).
 
     With ``folds``, all are rows of split train: those of the named folds to train on, the others to report on.
     """
     if folds:
         rows = [row | {"split": "train" if row["fold"] in folds else report} for row in rows if row["split"] == "train"]
     rows = [row for row in rows if row["split"] in ("train", report)]
-    train = [place for place, row in enumerate(rows) if row["split"] == "train"]
+    train = [index for index, row in enumerate(rows) if row["split"] == "train"]
     return list(rows), train, sorted(set(range(len(rows))) - set(train))
 
 
 def labels(rows: Sequence[Row], options: argparse.Namespace) -> list[set[str]]:
-    """What is said of each row: facts of its scene, the words of its captions, or the one value of a field."""
+    """Labels of each row: facts of its scene, the words of its captions, or the one value of a field."""
     if options.scenes:
-        found = nlvr_scenes.read_tags(options.scenes, [row["id"] for row in rows])
-        return [found[row["id"]] for row in rows]
+        tags = nlvr_scenes.read_tags(options.scenes, [row["id"] for row in rows])
+        return [tags[row["id"]] for row in rows]
     return [words(row) if options.label == "captions" else {str(row[options.label])} for row in rows]
 
 
 def train_encoder(options: argparse.Namespace) -> dict[str, Any]:
-    """Trains what the command line asks for, writes ``options.out``, and returns its `training.json`."""
-    plan = Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
+    """Train the encoder that the command line asks for, write ``options.out``, and return its `training.json`."""
+    plan = EncoderPlan(**{field.name: getattr(options, field.name) for field in fields(EncoderPlan)})
     torch.manual_seed(plan.seed)
     rows, train, rest = split_rows(read_rows(options.manifest), options.report, options.folds)
     sound, channels = options.media == "audio", tuple(options.channels)
     names, targets = indicators(labels(rows, options), train, 1 if sound else options.least)
-    reader = Reader(size={"height": options.size[0], "width": options.size[1]})
-    began = time.monotonic()
+    processor = ViTImageProcessor(size={"height": options.size[0], "width": options.size[1]})
+    began, root = time.monotonic(), options.manifest.parent
     if sound:
         sizes = cnn.Sizes(hop=800, channels=channels, summary=channels[-1])
-        task = sounds(rows, options.manifest.parent, targets, train, sizes)
+        task = sounds(rows, root, targets, train=train, sizes=sizes)
     else:
-        net = ResNetModel(resnet(channels))
-        task = pictures(rows, options.manifest.parent, targets, net, reader, options.scenes is not None)
+        net, drawn = ResNetModel(resnet(channels)), options.scenes is not None
+        task = pictures(rows, root, targets, net=net, processor=processor, drawn=drawn)
     log.info("%d inputs to train on, %d others, %d labels", len(train), len(rest), len(names))
     head = fit(task, train, plan)
     if isinstance(task.network, cnn.MelNet):
         cnn.save(task.network, options.out)
     elif isinstance(task.network, ResNetModel):
         task.network.save_pretrained(options.out)
-        reader.save_pretrained(options.out)
+        processor.save_pretrained(options.out)
     result = {
         "labels": names,
         "plan": asdict(plan),
@@ -159,7 +166,7 @@ def resnet(channels: Sequence[int]) -> ResNetConfig:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
+    """Run the command line; see ``--help``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--manifest", type=Path, required=True, help="JSON lines; only its split train is trained on")
     parser.add_argument("--media", choices=["audio", "image"], required=True)
@@ -171,13 +178,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--channels", type=int, nargs="+", default=[16, 32, 64, 128], help="width of each stage")
     parser.add_argument("--size", type=int, nargs=2, default=[128, 128], help="height and width of pictures")
     parser.add_argument("--least", type=int, default=10, help="pictures that a word or tag must occur in")
-    parser.add_argument("--epochs", type=int, default=Plan.epochs)
-    parser.add_argument("--batch-size", type=int, default=Plan.batch_size)
-    parser.add_argument("--lr", type=float, default=Plan.lr, help="highest learning rate")
-    parser.add_argument("--dropout", type=float, default=Plan.dropout)
-    parser.add_argument("--weight-decay", type=float, default=Plan.weight_decay)
-    parser.add_argument("--average", type=float, default=Plan.average, help="share of the mean weights a step keeps")
-    parser.add_argument("--seed", type=int, default=Plan.seed)
+    parser.add_argument("--epochs", type=int, default=EncoderPlan.epochs)
+    parser.add_argument("--batch-size", type=int, default=EncoderPlan.batch_size)
+    parser.add_argument("--lr", type=float, default=EncoderPlan.lr, help="highest learning rate")
+    parser.add_argument("--dropout", type=float, default=EncoderPlan.dropout)
+    parser.add_argument("--weight-decay", type=float, default=EncoderPlan.weight_decay)
+    parser.add_argument(
+        "--average", type=float, default=EncoderPlan.average, help="share of the mean weights a step keeps"
+    )
+    parser.add_argument("--seed", type=int, default=EncoderPlan.seed)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     result = train_encoder(parser.parse_args(argv))
     print(json.dumps({name: value for name, value in result.items() if name != "labels"}))
