@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, WhisperTokenizer
 
 from mmprefix.recipes.pretrain.augment import whole
-from mmprefix.recipes.pretrain.decoder import END, train_tokenizer
+from mmprefix.recipes.pretrain.decoder_tokens import END, train_tokenizer
 
 START, LANGUAGE, TASK, PREVIOUS = "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|startofprev|>"
 TRANSLATE, SILENCE, NO_TIMES = "<|translate|>", "<|nospeech|>", "<|notimestamps|>"
