@@ -1,4 +1,4 @@
-"""Writes manifests for Fluent Speech Commands (Lugosch et al., Interspeech 2019): orders to a smart home.
+"""Write manifests for Fluent Speech Commands (Lugosch et al., Interspeech 2019): orders to a smart home.
 
 source   https://fluent.ai/fluent-speech-commands-a-dataset-for-spoken-language-understanding-research/
 licence  Fluent.ai's own, in the download, for academic research (others call it CC BY-NC-ND 4.0)
@@ -30,7 +30,7 @@ COLUMNS = ("path", "speakerId", "transcription", *PARTS)
 
 
 def read_rows(table: Path, root: Path) -> list[ManifestRow]:
-    """The rows of ``table``. Raises InputError for an empty cell, or a recording that it names twice in other words."""
+    """Read the rows of ``table``. Raises InputError for an empty cell, or a recording named twice in other words."""
     rows: dict[str, ManifestRow] = {}
     for place, cells in tables.read_table(table, COLUMNS):
         for column in COLUMNS:
@@ -52,7 +52,7 @@ def read_rows(table: Path, root: Path) -> list[ManifestRow]:
 
 
 def prepare(argv: Sequence[str] | None) -> None:
-    """Does what the command line asks for."""
+    """Parse the command line, and write the manifests."""
     parser = preparing.new_parser("prepare_fluent_speech_commands", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of data/ and wavs/")
     options = parser.parse_args(argv)
@@ -61,13 +61,13 @@ def prepare(argv: Sequence[str] | None) -> None:
     for name, table in tables.available(files).items():
         rows = read_rows(table, options.root)
         _, recordings, speakers = SPLITS[name]
-        told = f"{len({row.fields['user'] for row in rows})} speakers{preparing.published(speakers)}"
-        splits.append(Split(name, table, rows, published=recordings, notes=[told]))
+        note = f"{len({row.fields['user'] for row in rows})} speakers{preparing.published(speakers)}"
+        splits.append(Split(name, table, rows, published=recordings, notes=[note]))
     preparing.write_manifests(splits, "audio", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
+    """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
     return preparing.exit_code("prepare_fluent_speech_commands", prepare, argv)
 
 

@@ -159,7 +159,7 @@ def train_encoder(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def resnet(channels: Sequence[int]) -> ResNetConfig:
-    """A ResNet of one plain block a stage; each stage after the first halves the map, which starts at a quarter."""
+    """Configure a ResNet, one plain block a stage; stages after the first halve the map, which starts at a quarter."""
     return ResNetConfig(
         embedding_size=channels[0], hidden_sizes=list(channels), depths=[1] * len(channels), layer_type="basic"
     )

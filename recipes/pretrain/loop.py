@@ -104,7 +104,7 @@ class LogLines(Callback):
 
 
 def every_hundred(steps: int, name: str = "") -> Callable[[int, Losses, float], str | None]:
-    """A line for ``LogLines`` with the loss of every hundredth of ``steps``, and of the last; ``name`` comes first."""
+    """Make the ``line`` of ``LogLines``: the loss of every hundredth of ``steps``, and of the last, behind ``name``."""
 
     def line(step: int, losses: Losses, seconds: float) -> str | None:
         if step % 100 and step != steps - 1:

@@ -61,7 +61,7 @@ def view(table: Tensor, features: Sequence[str], groups: int, seed: int) -> list
 
 
 def nearest(table: Tensor, count: int) -> list[list[int]]:
-    """Indices of the ``count`` sentences most like each of the N sentences of a table (N F), the nearest first."""
+    """Find the ``count`` sentences most like each of the N sentences of a table (N F); indices, the nearest first."""
     rows = squeeze(table, 200, 0)
     neighbours: list[list[int]] = []
     for first, part in enumerate(rows.split(512)):

@@ -202,9 +202,10 @@ def _mixed(medium: Medium, seed: int) -> Iterator[Scene]:
 
 
 def texts(count: int, seed: int) -> Iterator[list[str]]:
-    """Notes and three captions each of ``count`` scenes, pictures and sounds in turn, every fourth one held out.
+    """Draw ``count`` scenes and write notes and three captions of each.
 
-    A decoder that has never read of a combination holds it impossible, and that would decide, not the picture.
+    Pictures and sounds take turns; every fourth scene of each is held out from the mappers, but not from the decoder:
+    one that has never read of a combination holds it impossible, and that would decide, not the prefix.
     """
     pick = random.Random(seed)
     pictures, sounds = _mixed("image", seed), _mixed("audio", seed)
