@@ -20,8 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Clips by dataset/README.md of the authors' repository, and captions a clip by counting in their csv files.
@@ -55,7 +54,7 @@ def read_rows(table: Path, clips: dict[str, str], style: str) -> list[ManifestRo
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = preparing.new_parser("prepare_audiocaps", __doc__, captions=True)
+    parser = writing.new_parser("prepare_audiocaps", __doc__, captions=True)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the csv files")
     parser.add_argument("--clips", type=Path, metavar="DIR", help="the folder of the clips (default: ROOT)")
     options = parser.parse_args(argv)
@@ -65,12 +64,12 @@ def prepare(argv: Sequence[str] | None) -> None:
         Split(name, table, read_rows(table, clips, options.captions), *PUBLISHED[name], lasts=(0, SECONDS), end=SECONDS)
         for name, table in present.items()
     ]
-    preparing.write_manifests(splits, "audio", options)
+    writing.write_manifests(splits, "audio", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_audiocaps", prepare, argv)
+    return writing.exit_code("prepare_audiocaps", prepare, argv)
 
 
 if __name__ == "__main__":

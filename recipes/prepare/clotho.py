@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmprefix.errors import InputError
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 SPLITS = {"development": "train", "validation": "val", "evaluation": "test"}
@@ -53,7 +52,7 @@ def read_rows(table: Path, sounds: dict[str, str], style: str) -> list[ManifestR
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = preparing.new_parser("prepare_clotho", __doc__, captions=True)
+    parser = writing.new_parser("prepare_clotho", __doc__, captions=True)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the csv files and of the sounds")
     parser.add_argument(
         "--version", choices=list(PUBLISHED), default="v2.1", help="which Clotho (default: %(default)s)"
@@ -72,12 +71,12 @@ def prepare(argv: Sequence[str] | None) -> None:
         )
         for split, table in present.items()
     ]
-    preparing.write_manifests(splits, "audio", options)
+    writing.write_manifests(splits, "audio", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_clotho", prepare, argv)
+    return writing.exit_code("prepare_clotho", prepare, argv)
 
 
 if __name__ == "__main__":

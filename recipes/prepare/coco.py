@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprefix.errors import InputError
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Pictures: 82,783 in train and 30,504 in restval (https://www.tensorflow.org/datasets/catalog/coco_captions), together
@@ -76,7 +75,7 @@ def read_rows(file: Path, images: list[dict[str, Any]], pictures: dict[str, str]
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = preparing.new_parser("prepare_coco", __doc__)
+    parser = writing.new_parser("prepare_coco", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of dataset_coco.json")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="where train2014 and val2014 are (default: ROOT)")
     parser.add_argument("--no-restval", action="store_true", help="train without restval: 82783 pictures, not 113287")
@@ -94,12 +93,12 @@ def prepare(argv: Sequence[str] | None) -> None:
         )
         for name, part in parts.items()
     ]
-    preparing.write_manifests(splits, "image", options)
+    writing.write_manifests(splits, "image", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_coco", prepare, argv)
+    return writing.exit_code("prepare_coco", prepare, argv)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mmprefix.errors import InputError
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 Find = Callable[[int, str], str | None]  # number and address of a row → path of its picture
@@ -60,7 +59,7 @@ def find_pictures(folder: Path, first: int, threads: int) -> Find:
     if not described:
         return lambda number, _: numbered.get(number + first)
     by_address: dict[int, str] = {}  # by hash: the texts themselves would fill the memory
-    addresses = preparing.side_by_side(read_address, numbered.values(), threads)
+    addresses = writing.side_by_side(read_address, numbered.values(), threads)
     for path, address in zip(numbered.values(), addresses, strict=True):
         if address is not None:
             by_address.setdefault(hash(address), path)
@@ -85,7 +84,7 @@ def make_rows(table: Path, find: Find) -> Iterator[ManifestRow]:
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = preparing.new_parser("prepare_conceptual_captions", __doc__)
+    parser = writing.new_parser("prepare_conceptual_captions", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the tsv files")
     for name in TABLES:
         text = f"the pictures of {name} (default: ROOT/{name})"
@@ -101,12 +100,12 @@ def prepare(argv: Sequence[str] | None) -> None:
         folder = getattr(options, f"{name}_pictures") or options.root / name
         rows = make_rows(table, find_pictures(folder, options.first_number, options.threads))
         splits.append(Split(name, table, rows, published=PUBLISHED[name], each=1))
-    preparing.write_manifests(splits, "image", options)
+    writing.write_manifests(splits, "image", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_conceptual_captions", prepare, argv)
+    return writing.exit_code("prepare_conceptual_captions", prepare, argv)
 
 
 if __name__ == "__main__":

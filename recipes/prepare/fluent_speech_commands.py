@@ -19,8 +19,7 @@ from pathlib import Path
 
 from mmprefix.errors import InputError
 from mmprefix.media.files import missing
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Split → name of the table, recordings and speakers as the paper counts them (arXiv 1904.03670).
@@ -53,7 +52,7 @@ def read_rows(table: Path, root: Path) -> list[ManifestRow]:
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = preparing.new_parser("prepare_fluent_speech_commands", __doc__)
+    parser = writing.new_parser("prepare_fluent_speech_commands", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of data/ and wavs/")
     options = parser.parse_args(argv)
     files = {name: options.root / "data" / f"{table}_data.csv" for name, (table, _, _) in SPLITS.items()}
@@ -61,14 +60,14 @@ def prepare(argv: Sequence[str] | None) -> None:
     for name, table in tables.available(files).items():
         rows = read_rows(table, options.root)
         _, recordings, speakers = SPLITS[name]
-        note = f"{len({row.fields['user'] for row in rows})} speakers{preparing.published(speakers)}"
+        note = f"{len({row.fields['user'] for row in rows})} speakers{writing.published(speakers)}"
         splits.append(Split(name, table, rows, published=recordings, notes=[note]))
-    preparing.write_manifests(splits, "audio", options)
+    writing.write_manifests(splits, "audio", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_fluent_speech_commands", prepare, argv)
+    return writing.exit_code("prepare_fluent_speech_commands", prepare, argv)
 
 
 if __name__ == "__main__":

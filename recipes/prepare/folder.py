@@ -17,8 +17,7 @@ from pathlib import Path
 
 from mmprefix.errors import InputError
 from mmprefix.media.files import missing
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import Kind, ManifestRow, Split
 
 FILE_COLUMNS = ("file", "file_name", "filename", "path", "audio", "image")
@@ -78,7 +77,7 @@ def hold_back(rows: Sequence[ManifestRow], share: float, seed: int) -> set[str]:
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = preparing.new_parser("prepare_folder", __doc__, captions=True)
+    parser = writing.new_parser("prepare_folder", __doc__, captions=True)
     parser.add_argument("table", type=Path, metavar="TABLE", help="the csv or tsv file")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where the files are (default: beside TABLE)")
     parser.add_argument("--media", choices=list(KINDS), help="what the files are (default: as their endings say)")
@@ -98,12 +97,12 @@ def prepare(argv: Sequence[str] | None) -> None:
     held = hold_back(rows, options.val_share, options.seed)
     parts = {"train": [row for row in rows if row.id not in held], "val": [row for row in rows if row.id in held]}
     splits = [Split(name, options.table, part) for name, part in parts.items() if part]
-    preparing.write_manifests(splits, kind, options)
+    writing.write_manifests(splits, kind, options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_folder", prepare, argv)
+    return writing.exit_code("prepare_folder", prepare, argv)
 
 
 if __name__ == "__main__":

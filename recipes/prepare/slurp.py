@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprefix.errors import InputError
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Sentences and recordings. devel, test: counted in the files of the repository; train: the sentences of MASSIVE (arXiv
@@ -121,7 +120,7 @@ def make_split(name: str, files: Mapping[str, Path], paths: Mapping[str, str], o
                 rows[stem] = ManifestRow(
                     stem, names[stem], paths.get(stem), fields={**sentence.fields, "file": names[stem]}
                 )
-    published = preparing.published(_published(files, 0))
+    published = writing.published(_published(files, 0))
     notes = [f"{sentences} sentences{published}, {unheard} without any recording that is there"]
     if renamed:
         notes.append(f'{renamed} sentences whose field "intent" is not scenario_action')
@@ -139,7 +138,7 @@ def _published(files: Collection[str], column: int) -> int | None:
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = preparing.new_parser("prepare_slurp", __doc__)
+    parser = writing.new_parser("prepare_slurp", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the jsonl files")
     text = "where slurp_real and slurp_synth are (default: ROOT, or ../../audio from there)"
     parser.add_argument("--audio", type=Path, metavar="DIR", help=text)
@@ -158,12 +157,12 @@ def prepare(argv: Sequence[str] | None) -> None:
         for name, part in parts.items()
         if present.keys() & set(part)
     ]
-    preparing.write_manifests(splits, "audio", options)
+    writing.write_manifests(splits, "audio", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_slurp", prepare, argv)
+    return writing.exit_code("prepare_slurp", prepare, argv)
 
 
 if __name__ == "__main__":

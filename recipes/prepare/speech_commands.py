@@ -25,8 +25,7 @@ from typing import Any
 
 from mmprefix.errors import InputError
 from mmprefix.media.audio import sound_seconds
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Recordings of words: of v0.02 in the paper, of v0.01 as its lists and its README say; "official": in the test archive.
@@ -140,7 +139,7 @@ def silence(root: Path) -> dict[str, list[ManifestRow]]:
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = preparing.new_parser("prepare_speech_commands", __doc__)
+    parser = writing.new_parser("prepare_speech_commands", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the folders of words")
     text = "which Speech Commands (default: %(default)s)"
     parser.add_argument("--version", choices=list(PUBLISHED), default="v0.02", help=text)
@@ -160,16 +159,16 @@ def prepare(argv: Sequence[str] | None) -> None:
         source = official if official is not None and name == "test" else options.root
         count = published["official" if source is official else name]
         noise = quiet.get(name, [])
-        known = preparing.published(CLIPS[options.version].get(name))
+        known = writing.published(CLIPS[options.version].get(name))
         note = f"{len(clips)} words and {len(noise)} clips of silence{known}"
         rows = [*make_rows(clips, official is not None), *noise]
         splits.append(Split(name, source, rows, published=count, lasts=(0, 1), notes=[note] if noise else []))
-    preparing.write_manifests([split for split in splits if split.rows], "audio", options)
+    writing.write_manifests([split for split in splits if split.rows], "audio", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_speech_commands", prepare, argv)
+    return writing.exit_code("prepare_speech_commands", prepare, argv)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,7 @@ from mmprefix.cli.main import Parser
 from mmprefix.data.manifest import listing, read_manifest
 from mmprefix.decoders.word_level import END, UNKNOWN
 from mmprefix.errors import InputError
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 
 PADDING = "!"
 
@@ -68,7 +67,7 @@ def build(argv: Sequence[str] | None) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("build_vocabulary", build, argv)
+    return writing.exit_code("build_vocabulary", build, argv)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from mmprefix.recipes.pretrain.decoder_tokens import Text, Windows, end_id, read_texts, stream, train_tokenizer, weights
+from mmprefix.recipes.pretrain.decoder_tokens import (
+    Text,
+    TokenWindows,
+    end_id,
+    read_texts,
+    stream,
+    train_tokenizer,
+    weights,
+)
 from mmprefix.recipes.pretrain.loop import JoinedOptimizer, LogLines, every_hundred, train
 
 log = logging.getLogger("pretrain_decoder")
@@ -83,17 +91,17 @@ def train_decoder(texts: Iterable[Text], folder: Path, plan: DecoderPlan) -> dic
     }
 
 
-def _windows(texts: Iterable[Text], plan: DecoderPlan) -> tuple[PreTrainedTokenizerFast, Windows, Windows]:
+def _windows(texts: Iterable[Text], plan: DecoderPlan) -> tuple[PreTrainedTokenizerFast, TokenWindows, TokenWindows]:
     """Tokenizer, windows to train on, and windows of the texts held back (without enough of them, the former)."""
     groups = [[text] if isinstance(text, str) else list(text) for text in texts]
     random.Random(plan.seed).shuffle(groups)
     aside = max(1, round(plan.held_back * len(groups))) if plan.held_back else 0
     tokenizer = train_tokenizer((text for group in groups[aside:] for text in group), plan.vocab_size)
 
-    def cut(part: Sequence[Sequence[str]]) -> Windows:
+    def cut(part: Sequence[Sequence[str]]) -> TokenWindows:
         ids, starts = stream(part, tokenizer, plan.positions if plan.whole else None)
         weight = weights(ids, tokenizer, plan.answers, plan.rest)
-        return Windows(ids, weight, starts[starts <= len(ids) - plan.positions], plan.positions)
+        return TokenWindows(ids, weight, starts[starts <= len(ids) - plan.positions], plan.positions)
 
     windows, val = cut(groups[aside:]), cut(groups[:aside] or groups)
     if len(windows.ids) < plan.positions + (not plan.whole):
@@ -117,7 +125,7 @@ def _config(tokenizer: PreTrainedTokenizerFast, plan: DecoderPlan) -> GPT2Config
     )
 
 
-def _fit(model: GPT2LMHeadModel, windows: Windows, plan: DecoderPlan) -> None:
+def _fit(model: GPT2LMHeadModel, windows: TokenWindows, plan: DecoderPlan) -> None:
     rows = max(1, plan.batch_tokens // plan.positions)
 
     def batches() -> Iterator[tuple[Tensor, Tensor]]:
@@ -168,7 +176,7 @@ def _pace(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def held_back_loss(model: GPT2LMHeadModel, windows: Windows, most: int = 256) -> float:
+def held_back_loss(model: GPT2LMHeadModel, windows: TokenWindows, most: int = 256) -> float:
     """Mean loss in nats a token over the first ``most`` of ``windows``."""
     parts = windows.starts[:most].split(32)
     losses = [_loss(model, *windows.at(part)).item() * len(part) for part in parts]

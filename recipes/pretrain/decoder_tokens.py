@@ -114,7 +114,7 @@ def weights(ids: Tensor, tokenizer: PreTrainedTokenizerFast, answers: str | None
 
 
 @dataclass(frozen=True)
-class Windows:
+class TokenWindows:
     """Windows of ``size`` tokens of a stream: its ids and weights (N,), and the starts (S,) of whole windows."""
 
     ids: Tensor

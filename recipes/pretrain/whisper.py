@@ -46,7 +46,7 @@ from mmprefix.recipes.pretrain.whisper_training import (
     WindowSampler,
     fit,
 )
-from mmprefix.recipes.pretrain.whisper_windows import Clip, Filling, power
+from mmprefix.recipes.pretrain.whisper_windows import Filling, SpeechClip, power
 
 log = logging.getLogger("pretrain_whisper")
 
@@ -54,7 +54,7 @@ HOP = 320  # samples: fifty columns, twenty-five frames a second
 
 
 @dataclass(frozen=True)
-class Speech:
+class SpeechSet:
     """Rows of the manifests that have a text, by split, and their sounds."""
 
     rows: dict[str, list[Row]]
@@ -81,7 +81,7 @@ def questions(rows: Sequence[Row]) -> list[str]:
     return [*whisper_tokens.QUESTIONS, *(f"what is the {name}?" for name in spoken)]
 
 
-def read_speech(manifests: Sequence[Path], field: str, window: float) -> Speech:
+def read_speech(manifests: Sequence[Path], field: str, window: float) -> SpeechSet:
     """Read the rows with a text; training clips that do not fit the window are left out.
 
     Raises InputError when none is left to train on.
@@ -104,7 +104,7 @@ def read_speech(manifests: Sequence[Path], field: str, window: float) -> Speech:
         named = ", ".join(map(str, manifests))
         raise InputError(f"{named}: no row of split train has --text {field} and fits into --window {window} s")
     texts = {split: [text_of(row, field) or "" for row in own] for split, own in rows.items()}
-    return Speech(rows, waves, texts, origins)
+    return SpeechSet(rows, waves, texts, origins)
 
 
 # ---------------------------------------------------------------------------------------------------------- model
@@ -161,7 +161,7 @@ def start_from(model: SmallWhisper, folder: Path) -> int:
 # ------------------------------------------------------------------------------------------------------ measuring
 
 
-def measure(model: SmallWhisper, speech: Speech, split: str, most: int = 200) -> dict[str, Any]:
+def measure(model: SmallWhisper, speech: SpeechSet, split: str, most: int = 200) -> dict[str, Any]:
     """Word error rate and share of texts that are right, also per manifest; of split train only ``most`` rows count.
 
     Of slot values also the accuracy of each slot, and that of always answering its commonest value.
@@ -220,7 +220,9 @@ def train_whisper(options: argparse.Namespace) -> dict[str, Any]:
     parameters = sum(value.numel() for value in model.network.parameters())
     log.info("%d clips to train on, %d tokens, %d parameters", len(train), len(tokenizer), parameters)
     filling = Filling(columns=model.columns, clips=options.clips, silent=options.silent)
-    clips = [Clip(power(wave, model.extractor), text) for wave, text in zip(speech.waves["train"], train, strict=True)]
+    clips = [
+        SpeechClip(power(wave, model.extractor), text) for wave, text in zip(speech.waves["train"], train, strict=True)
+    ]
     clips.sort(key=lambda clip: clip.power.shape[1])
     before = [*train, *(questions(speech.rows["train"]) * 8)]
     sampler = WindowSampler(clips, before, filling, plan.garbled, model)

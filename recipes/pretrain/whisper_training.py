@@ -23,7 +23,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from mmprefix.recipes.pretrain import whisper_tokens
 from mmprefix.recipes.pretrain.loop import AveragedWeights, LogLines, Losses, train
-from mmprefix.recipes.pretrain.whisper_windows import Clip, Filling, fill
+from mmprefix.recipes.pretrain.whisper_windows import Filling, SpeechClip, fill
 
 log = logging.getLogger("pretrain_whisper")
 
@@ -98,7 +98,7 @@ class WindowBatch:
 class WindowSampler:
     """Sampler of batches of random windows."""
 
-    clips: Sequence[Clip]  # by length
+    clips: Sequence[SpeechClip]  # by length
     before: Sequence[str]  # candidates for a previous text
     filling: Filling
     garbled: float

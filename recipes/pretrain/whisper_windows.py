@@ -20,7 +20,7 @@ from mmprefix.recipes.pretrain.augment import hide_bands, uniform, whole
 
 
 @dataclass(frozen=True)
-class Clip:
+class SpeechClip:
     """Mel power (M T) and its transcript."""
 
     power: Tensor
@@ -66,7 +66,7 @@ def level(window: Tensor) -> Tensor:
     return (bands.maximum(bands.max() - 8) + 4) / 4
 
 
-def fill(clips: Sequence[Clip], plan: Filling, size: int) -> tuple[Tensor, list[list[str]]]:
+def fill(clips: Sequence[SpeechClip], plan: Filling, size: int) -> tuple[Tensor, list[list[str]]]:
     """Log-mel of ``size`` windows (B M F) and the texts in each, in order; no text if nobody speaks.
 
     ``clips`` are sorted by length: a batch is filled with clips of about the same length.
@@ -82,7 +82,7 @@ def fill(clips: Sequence[Clip], plan: Filling, size: int) -> tuple[Tensor, list[
     return torch.stack(windows), [texts for _, texts in chosen]
 
 
-def render(sounds: Sequence[Tensor], columns: int, clips: Sequence[Clip], plan: Filling) -> Tensor:
+def render(sounds: Sequence[Tensor], columns: int, clips: Sequence[SpeechClip], plan: Filling) -> Tensor:
     """Log-mel of a window (M ``columns``) with ``sounds`` in it, some noise of ``clips``, and stripes hidden."""
     if sounds:
         window = lay(sounds, columns)
@@ -94,7 +94,7 @@ def render(sounds: Sequence[Tensor], columns: int, clips: Sequence[Clip], plan: 
     return hide(level(window), round(plan.hidden * columns), round(200 * plan.hidden))
 
 
-def choose(clips: Sequence[Clip], plan: Filling) -> tuple[list[Tensor], list[str]]:
+def choose(clips: Sequence[SpeechClip], plan: Filling) -> tuple[list[Tensor], list[str]]:
     """Draw random clips, each varied, that fit into one window together; at least one."""
     sounds: list[Tensor] = []
     texts: list[str] = []
@@ -140,7 +140,7 @@ def lay(sounds: Sequence[Tensor], columns: int) -> Tensor:
     return F.pad(laid, (0, columns - laid.shape[1]))
 
 
-def noise(clips: Sequence[Clip], columns: int) -> Tensor:
+def noise(clips: Sequence[SpeechClip], columns: int) -> Tensor:
     """Draw noise (M columns) with the spectrum of the quietest tenth of a random clip, or with any spectrum."""
     sound = clips[whole(len(clips))].power
     quiet = sound.sum(0).argsort()[: max(1, sound.shape[1] // 10)]

@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import (
     SegformerConfig,
     SegformerModel,
@@ -41,19 +42,18 @@ from transformers import (
 from mmprefix.encoders.whisper import LogMel
 from mmprefix.recipes.pretrain.decoder import DecoderPlan, train_decoder
 from mmprefix.recipes.pretrain.loop import LogLines, every_hundred, train
-from mmprefix.recipes.pretrain.world_labels import (
-    FRAME,
-    FRAME_CLASSES,
-    PATCH,
-    frame_labels,
-    named_right,
-    naming_loss,
-    summary_classes,
-    summary_labels,
-)
 from mmprefix.world.audio import LONGEST, RATE, render
 from mmprefix.world.grammar import captions, notes
 from mmprefix.world.images import SIDE, draw
+from mmprefix.world.labels import (
+    FRAME,
+    FRAME_CLASSES,
+    NOTHING,
+    PATCH,
+    frame_labels,
+    summary_classes,
+    summary_labels,
+)
 from mmprefix.world.scenes import Medium, Picture, Scene, Sound, sample
 
 BANDS = 64
@@ -169,7 +169,7 @@ def _train_naming(network: nn.Module, encode: Encode, medium: Medium, plan: Scen
 
     def loss(scenes: list[Scene]) -> Tensor:
         frames, summaries = named(scenes)
-        return naming_loss(*frames, classes) + naming_loss(*summaries, whole)
+        return _naming_loss(*frames, classes) + _naming_loss(*summaries, whole)
 
     scenes = _mixed(medium, plan.seed)
     batches = iter(lambda: list(islice(scenes, plan.batch)), None)  # without end
@@ -179,10 +179,24 @@ def _train_naming(network: nn.Module, encode: Encode, medium: Medium, plan: Scen
     for name, new in (("known", False), ("held_out", True)):
         with torch.no_grad():
             frames, summaries = named(list(islice(sample(medium, plan.seed + 1, new), plan.measure)))
-        shares[name] = named_right(*frames, classes, counts=frames[1][..., -1] > 0)
-        shares[f"{name}, summary"] = named_right(*summaries, whole, counts=summaries[1][..., -1] >= 0)
+        shares[name] = _named_right(*frames, classes, counts=frames[1][..., -1] > 0)
+        shares[f"{name}, summary"] = _named_right(*summaries, whole, counts=summaries[1][..., -1] >= 0)
     log.info("%s named right: %s", medium, shares)
     return shares
+
+
+def _naming_loss(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
+    """Cross-entropies of all labels, added up: logits (B T sum of classes), labels (B T number of labels)."""
+    parts = logits.flatten(0, 1).split(list(classes), dim=-1)
+    losses = [F.cross_entropy(part, labels[..., index].flatten()) for index, part in enumerate(parts)]
+    return torch.stack(losses).sum()
+
+
+def _named_right(logits: Tensor, labels: Tensor, classes: Sequence[int], counts: Tensor) -> float:
+    """Share of the frames (B T) in the mask ``counts`` of which every attribute that has a label is named right."""
+    best = torch.stack([part.argmax(-1) for part in logits.split(list(classes), dim=-1)], dim=-1)
+    right = ((best == labels) | (labels == NOTHING)).all(-1)
+    return right[counts].float().mean().item()
 
 
 def _schedule(model: nn.Module, plan: ScenePlan) -> torch.optim.lr_scheduler.LambdaLR:

@@ -18,10 +18,10 @@ from mmprefix.encoders.vit import ViT
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.recipes.pretrain import decoder as pretrain_decoder
-from mmprefix.recipes.pretrain import decoder_tokens, world_labels
+from mmprefix.recipes.pretrain import decoder_tokens
 from mmprefix.recipes.pretrain import world as pretrain_world
 from mmprefix.types import Media, Prefix
-from mmprefix.world import grammar, scenes
+from mmprefix.world import grammar, labels, scenes
 
 FROZEN = Path(world.__file__).parent / "frozen"
 TEXTS = [("a dog barks", "the dog barks"), "a cat sleeps on the mat", "rain falls on a roof", "the sea, it's loud."] * 8
@@ -89,15 +89,15 @@ def test_decoder_command_reads_manifests_and_lines(tmp_path: Path, capsys: pytes
 def test_labels_name_every_thing_and_event_in_order():
     for scene in islice(world.sample("image", 1, new=False), 100):
         assert isinstance(scene, world.Picture)
-        labels = world_labels.picture_labels(scene)
-        assert set(labels[:, 3].tolist()) == set(range(len(scene.things) + 1))
+        patches = labels.picture_labels(scene)
+        assert set(patches[:, 3].tolist()) == set(range(len(scene.things) + 1))
         for rank, thing in enumerate(scene.things, start=1):
             sizes, colours, shapes = scenes.SIZES, scenes.COLOURS, scenes.SHAPES
             expected = [sizes.index(thing.size), colours.index(thing.colour), shapes.index(thing.shape), rank]
-            assert labels[labels[:, 3] == rank].unique(dim=0).tolist() == [expected]
+            assert patches[patches[:, 3] == rank].unique(dim=0).tolist() == [expected]
     for scene in islice(world.sample("audio", 1, new=False), 100):
         assert isinstance(scene, world.Sound)
-        ranks = world_labels.sound_labels(scene)[:, 3]
+        ranks = labels.sound_labels(scene)[:, 3]
         assert ranks[ranks > 0].unique_consecutive().tolist() == list(range(1, len(scene.events) + 1))
 
 
@@ -114,10 +114,10 @@ def test_decoder_texts_are_notes_and_captions_of_scenes():
 def test_summary_labels_name_the_whole_scene():
     for medium in ("image", "audio"):
         for scene in islice(world.sample(medium, 1, new=False), 100):
-            *parts, how = world_labels.summary_labels(scene)
+            *parts, how = labels.summary_labels(scene)
             count = len(scene.things if isinstance(scene, world.Picture) else scene.events)
             assert [part == -100 for part in parts] == [False] * 3 + [count == 1] * 3
-            assert world_labels.ARRANGEMENTS[how].split()[-1] in grammar.notes(scene) or medium == "audio"
+            assert labels.ARRANGEMENTS[how].split()[-1] in grammar.notes(scene) or medium == "audio"
 
 
 def test_world_program_makes_all_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -1,13 +1,10 @@
-"""Labels that the encoders of the embedded world learn, for each frame of a scene and for the scene as a whole."""
+"""Labels of scenes, for each frame and for the scene as a whole; the frozen encoders learned to name them."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmprefix.world.audio import LONGEST, spans
 from mmprefix.world.images import SIDE, circles
@@ -81,17 +78,3 @@ def summary_labels(scene: Scene) -> list[int]:
         arrangement = ARRANGEMENTS.index(f"sound {len(parts)}")
     second = parts[1] if len(parts) > 1 else (NOTHING,) * 3
     return [*parts[0], *second, arrangement]
-
-
-def naming_loss(logits: Tensor, labels: Tensor, classes: Sequence[int]) -> Tensor:
-    """Cross-entropies of all labels, added up: logits (B T sum of classes), labels (B T number of labels)."""
-    parts = logits.flatten(0, 1).split(list(classes), dim=-1)
-    losses = [F.cross_entropy(part, labels[..., index].flatten()) for index, part in enumerate(parts)]
-    return torch.stack(losses).sum()
-
-
-def named_right(logits: Tensor, labels: Tensor, classes: Sequence[int], counts: Tensor) -> float:
-    """Share of the frames (B T) in the mask ``counts`` of which every attribute that has a label is named right."""
-    best = torch.stack([part.argmax(-1) for part in logits.split(list(classes), dim=-1)], dim=-1)
-    right = ((best == labels) | (labels == NOTHING)).all(-1)
-    return right[counts].float().mean().item()
