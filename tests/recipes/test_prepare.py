@@ -13,7 +13,7 @@ import pytest
 
 from mmprefix.recipes.prepare import clotho as prepare_clotho
 from mmprefix.recipes.prepare import conceptual_captions as prepare_conceptual_captions
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import writing
 from tiny.datasets import Shell, halve, lines, lost, picture, prepare, program, refused, sound, table
 
 FIVE = [f"caption_{number}" for number in range(1, 6)]
@@ -452,7 +452,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(
 
     prepare("clotho", clotho, "--out", tmp_path / "out")
     before = (tmp_path / "out" / "train.jsonl").read_bytes()
-    monkeypatch.setattr(preparing, "_lines", full)
+    monkeypatch.setattr(writing, "_lines", full)
     assert f"--out {tmp_path / 'out'}: no space left" in refused(capsys, "clotho", clotho, "--out", tmp_path / "out")
     assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
 

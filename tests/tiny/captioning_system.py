@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mmprefix.cli.main import main
 from mmprefix.encoders import cnn
-from mmprefix.recipes.pretrain.decoder import train_decoder
+from mmprefix.recipes.pretrain.decoder import DecoderPlan, train_decoder
 from mmprefix.types import Batch
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
@@ -114,7 +114,7 @@ def build(folder: Path, steps: int = 100) -> Tiny:
     rows = [_picture(folder, n) for n in range(6)] + [_sound(folder, n) for n in range(6)]
     size: dict[str, Any] = {"layers": 2, "heads": 4, "width": 64, "vocab_size": 320, "positions": 48}
     texts = [text for row in rows for text in row["captions"]] * 8
-    train_decoder(texts, folder / "decoder", **size, batch_tokens=256, steps=steps, lr=0.01, seed=3)
+    train_decoder(texts, folder / "decoder", DecoderPlan(**size, batch_tokens=256, steps=steps, lr=0.01, seed=3))
     tiny_decoders.save_decoder(folder / "another")
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
     mixed = [rows[n] for n in order]  # pictures and sounds in turn, so that no order is kept by chance
