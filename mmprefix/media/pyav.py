@@ -40,4 +40,6 @@ def open_container(stream: BinaryIO, name: str, wanted: str) -> Iterator[InputCo
     except InputError:
         raise
     except (FFmpegError, OSError, ValueError, IndexError) as error:
-        raise InputError(f"{name}: not {wanted} that can be read, or cut off ({error})") from error
+        # The text of an FFmpegError or OSError repeats the path of the open stream: only its reason is given.
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: not {wanted} that can be read, or cut off ({reason})") from error

@@ -75,7 +75,14 @@ def test_clotho_first_version_without_one_split(clotho: Path, tmp_path: Path, ca
     assert not (tmp_path / "val.jsonl").exists()
 
 
-def test_clotho_files_that_are_missing_or_broken(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
+@pytest.mark.parametrize("pyav", [True, False], ids=["with PyAV", "without PyAV"])
+def test_clotho_files_that_are_missing_or_broken(
+    pyav: bool, clotho: Path, tmp_path: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pyav:
+        pytest.importorskip("av", reason="PyAV (mmprefix[av]) is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "av", None)  # to Python, a package that is not installed
     folder, file = clotho / "development", clotho / "clotho_captions_development.csv"
     names = ["good.wav", "gone.wav", "cut.wav", "text.wav", "none.wav", "cut.flac", "short.wav", "long.wav"]
     table(file, ["file_name", *FIVE], [[name, *TEXTS] for name in names])
