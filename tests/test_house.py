@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -107,6 +111,43 @@ def test_a_renamed_class_path_leads_to_a_class(old: str) -> None:
     module, _, name = RENAMED[old].rpartition(".")
     assert isinstance(getattr(importlib.import_module(module), name), type)
     assert old not in RENAMED.values()
+
+
+def lint_imports(config: Path) -> subprocess.CompletedProcess[str]:
+    """import-linter over this checkout with the contracts in ``config``."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
+    return subprocess.run(
+        [*words, "--config", str(config), "--no-cache"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_arrow_points_down() -> None:
+    result = lint_imports(ROOT / "pyproject.toml")
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("room", ["fast", "encoders", "metrics"])
+def test_a_package_without_a_floor_is_refused(room: str, tmp_path: Path) -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    contracts = text[text.index("[tool.importlinter]") :]
+    less = re.sub(rf"{room} \| |    \"{room}\",\n", "", contracts, count=1)
+    assert less != contracts
+    (tmp_path / "pyproject.toml").write_text(less, encoding="utf-8")
+    result = lint_imports(tmp_path / "pyproject.toml")
+    assert result.returncode == 1
+    assert f"- mmprefix.{room}" in result.stdout
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_today_s_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    draw = importlib.import_module("draw_architecture")
+    assert draw.PICTURE.read_text(encoding="utf-8") == draw.svg(), "draw it again: python docs/draw_architecture.py"
 
 
 def test_no_local_has_a_name_that_says_nothing() -> None:
