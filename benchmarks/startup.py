@@ -1,6 +1,6 @@
 """What it costs to begin: fresh processes from nothing to help, to an import, to a first caption.
 
-    python benchmarks/startup.py --model runs/quickstart/model --file runs/quickstart/samples/audio-0000.wav --repeat 5
+    python -m benchmarks.startup --model runs/quickstart/model --file runs/quickstart/samples/audio-0000.wav --repeat 5
 
 The model is any saved one whose parts are on this machine (the quick start's, say); without one, a small model is made
 of the parts inside the package, with a mapper that has learned nothing, and captions a picture of noise. Beside it what
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from measure import table, versions
+from benchmarks.lib.timing import table, versions
 
 GPT2 = "import torch; from transformers import GPT2LMHeadModel"
 

@@ -1,6 +1,6 @@
 """Device-directed speech: what each input tells alone, all together, and one model for every subset of them.
 
-    python benchmarks/device_directed.py ../shared/data --sets ddsd_tts wakewords --out device_directed.json
+    python -m benchmarks.studies.device_directed ../shared/data --sets ddsd_tts wakewords --out device_directed.json
 
 Transcripts and signals come from the recipe's own small Whisper. Text alone, audio alone, signals alone and all three
 are each trained for themselves, and one model with modality dropout is tested on each subset; three seeds each. Beside
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,8 +26,7 @@ from mmprefix.cli.main import main as shell
 from mmprefix.media.audio import read_waveform
 from mmprefix.metrics import detection
 
-sys.path.insert(0, str(Path(__file__).parent))
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 SUBSETS = {"text": ("text",), "audio": ("audio",), "signals": ("signals",), "all": ("audio", "signals", "text")}
 Row = dict[str, Any]
 
@@ -51,7 +49,7 @@ def train(
     model = made["model"]
     model["branches"] = {name: branch for name, branch in model["branches"].items() if name in inputs}
     if "audio" in model["branches"]:
-        model["branches"]["audio"]["encoder"]["class_path"] = "remembered.RememberedWhisper"
+        model["branches"]["audio"]["encoder"]["class_path"] = "benchmarks.lib.cached_encoders.CachedWhisper"
     if "text" not in inputs:
         model["wording"] = {}
         del made["data"]["init_args"]["context"]

@@ -1,6 +1,6 @@
 """Prefix-AAC's ablation on real sound: no mapper, temporal only, global only, both, several seeds each.
 
-    python benchmarks/ablation_esc10.py --data ../shared/data/esc10 --seeds 0 1 2
+    python -m benchmarks.studies.ablation_esc10 --data ../shared/data/esc10 --seeds 0 1 2
 
 The runs are those of recipes/prefix_aac_esc10.yaml, whose frozen parts docs/real_input.md says how to make. Every row
 has a learning rate of its own, the better of two: trained on folds 1 and 2, measured on fold 3 by the loss, one seed.
@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from measure import table
 
+from benchmarks.lib.timing import table
 from mmprefix.cli.main import main as mmprefix
 from mmprefix.recipes.score.esc10 import score
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "prefix_aac_esc10.yaml"
 FIGURES = ("loss", "class named", "cider_d", "cider_d_shuffled", "bleu_4", "rouge_l", "distinct")
 
@@ -86,7 +86,7 @@ def run(place: Path, mappers: list[dict[str, Any]], lr: float, seed: int, data: 
 def _encoder() -> dict[str, Any]:
     """The recipe's encoder, which hears each clip once and not in every epoch."""
     recipe = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
-    return {**recipe["model"]["branches"]["audio"]["encoder"], "class_path": "remembered.Remembered"}
+    return {**recipe["model"]["branches"]["audio"]["encoder"], "class_path": "benchmarks.lib.cached_encoders.CachedCnn"}
 
 
 def _measured(place: Path, manifest: Path) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """What the quick start has learned: exact captions and CIDEr-D of held-out scenes, against shuffled inputs.
 
-    python benchmarks/quickstart.py [runs/quickstart]
+    python -m benchmarks.studies.quickstart [runs/quickstart]
 
 Reads the captions that the run's test wrote, scores them anew, and fails where a kind of input misses the aim: at
 least 60 % of captions equal to a reference, and CIDEr-D at least five times that of the captions of other inputs.

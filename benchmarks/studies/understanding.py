@@ -1,6 +1,6 @@
 """What the recipes of spoken language understanding reach on real data: three seeds each, beside trivial baselines.
 
-    python benchmarks/understanding.py ../shared/data --sets slu_fsdd slu_barista --out understanding.json
+    python -m benchmarks.studies.understanding ../shared/data --sets slu_fsdd slu_barista --out understanding.json
 
 The frozen parts must be there (docs/slu.md). Each clip is heard once a process, so that the seeds cost little.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
@@ -28,9 +27,8 @@ from mmprefix.metrics.slu import score
 from mmprefix.slu.annotation import read_annotation
 from mmprefix.slu.schema import read_schema
 
-sys.path.insert(0, str(Path(__file__).parent))
-RECIPES = Path(__file__).parents[1] / "recipes"
-_REMEMBERED = {"mmprefix.encoders.whisper.Whisper": "remembered.RememberedWhisper"}
+RECIPES = Path(__file__).parents[2] / "recipes"
+_REMEMBERED = {"mmprefix.encoders.whisper.Whisper": "benchmarks.lib.cached_encoders.CachedWhisper"}
 Row = Mapping[str, Any]
 
 

@@ -1,6 +1,6 @@
 """Draws docs/line.svg, the picture of the README: what is frozen, what is trained, what goes from one to the next.
 
-python demos/line.py docs/line.svg
+python docs/draw_line.py docs/line.svg
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes docs/performance.md and its plots from what the benchmarks found.
 
-    python benchmarks/performance_page.py
+    python -m benchmarks.make_page
 
 Reads ``benchmarks/results/NAME.json``; a file that is not there leaves its section with "not measured".
 """
@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from measure import clock_of
+from benchmarks.lib.timing import clock_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -122,7 +122,8 @@ PARTS = [
         "generate",
         "generate_gpu",
         "--device cuda --dtype bfloat16 --batches 1 8 32 128 --repeat 7 --naive",
-        "Steps are recorded as a CUDA graph and replayed (`mmprefix.fast.cuda_graph`); Hugging Face's `generate` as it comes. "
+        "Steps are recorded as a CUDA graph and replayed (`mmprefix.fast.cuda_graph`); Hugging Face's `generate` as it "
+        "comes. "
         "In bfloat16 two ways of summing differ in the third digit, and texts of random weights part where two tokens "
         "are nearly as likely; in float32 on the same card all texts were equal (batches of 1 and 8).",
     ),
@@ -144,7 +145,7 @@ PARTS = [
     ),
     Part(
         "Does it change what is learned?",
-        "sharing",
+        "studies.sharing",
         "sharing",
         "../shared/data --sets esc10 coco_mini --seeds 0 1 2",
         "A row with all its captions and one prefix, against a row for each caption, at equal captions a step and in "
@@ -160,11 +161,11 @@ def section(part: Part, results: Path) -> tuple[str, dict[str, Any] | None]:
     """Its text, and what was found."""
     file = results / f"{part.name}.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
-    body = "Not measured." if found is None else importlib.import_module(part.script).report(found)
+    body = "Not measured." if found is None else importlib.import_module(f"benchmarks.{part.script}").report(found)
     software = "" if found is None else ", ".join(" ".join(pair) for pair in found.get("versions", {}).items())
     if software and software not in body:
         body += f"\n\n{software}"
-    command = f"    python benchmarks/{part.script}.py {part.options}".rstrip()
+    command = f"    python -m benchmarks.{part.script} {part.options}".rstrip()
     return f"## {part.heading}\n\n{command}\n\n{part.reading}\n\n{body}\n", found
 
 
@@ -237,7 +238,7 @@ def page(results: Path, target: Path) -> None:
     plots.mkdir(parents=True, exist_ok=True)
     text = [
         "# Performance\n",
-        "This page is made by `python benchmarks/performance_page.py` from the JSON files in `benchmarks/results`;",
+        "This page is made by `python -m benchmarks.make_page` from the JSON files in `benchmarks/results`;",
         "[benchmarks/README.md](../benchmarks/README.md) says how to read the figures. One thread, processor time, "
         "medians of interleaved\nruns, on a CPU with two cores, unless a section says GPU; random weights of GPT-2 "
         "small's sizes unless a table says\notherwise.\n",

@@ -1,6 +1,6 @@
 """Whether what makes training cheap changes what is learned: sharing a prefix among captions, and float16 features.
 
-    python benchmarks/sharing.py ../shared/data --sets esc10 coco_mini --seeds 0 1 2 --json sharing.json
+    python -m benchmarks.studies.sharing ../shared/data --sets esc10 coco_mini --seeds 0 1 2 --json sharing.json
 
 Each recipe is trained as it is (a row is an input with all its captions, whose prefix is read once), and with a row for
 each caption (each reads a prefix of its own), at equal captions a step and in all; then with features kept as float16
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from measure import table, versions
 
+from benchmarks.lib.timing import table, versions
 from mmprefix.cli.main import main as shell
 from mmprefix.data.manifest import INPUTS
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 VARIANTS = {
     "shared prefix, no store": ("shared", None),
     "shared prefix, float32 store": ("shared", "float32"),

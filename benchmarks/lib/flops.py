@@ -9,12 +9,12 @@ of matrices are counted, the rest is not: to look embeddings up costs nothing.
 
 from __future__ import annotations
 
-from captions import Captioned
-from random_gpt2 import Size
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.lib.random_gpt2 import Size
+from benchmarks.lib.workload import Captioned
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.mappers.base import Mapper
 from mmprefix.types import Features

@@ -45,7 +45,7 @@ class _Remembering(Encoder):
         return self._kept[key]
 
 
-class Remembered(_Remembering, Cnn):
+class CachedCnn(_Remembering, Cnn):
     """``Cnn``, remembering."""
 
     def __init__(self, model: str, revision: str | None = None) -> None:
@@ -53,7 +53,7 @@ class Remembered(_Remembering, Cnn):
         self.remember()
 
 
-class RememberedWhisper(_Remembering, Whisper):
+class CachedWhisper(_Remembering, Whisper):
     """``Whisper``, remembering."""
 
     def __init__(
