@@ -266,7 +266,7 @@ def test_each_data_set(dataset: str, seconds: float, longer: str, relu: bool, sh
     assert all(mapper.relu == relu for mapper in model.model.mappers["audio"].mappers)  # type: ignore[union-attr]
     decoder: Any = model.model.decoder
     assert decoder.frozen
-    assert decoder.stops(exactly=True).tolist() == [decoder.tokenizer("a.", add_special_tokens=False)["input_ids"][-1]]
+    assert decoder.stop_ids(exactly=True).tolist() == [decoder.tokenizer("a.", add_special_tokens=False)["input_ids"][-1]]
     assert isinstance(model(shelf.folder / "sound.wav", max_new_tokens=3), str)
 
 
