@@ -171,6 +171,10 @@ class PairData(LightningDataModule):
 
     sample_questions: SampleQuestions | None = None  # what is asked about a row, where targets are answers
 
+    def task_settings(self) -> dict[str, Any]:
+        """Settings of the task that these data train, as a saved model keeps them; none for captioning."""
+        return {}
+
     def filter_rows(self, rows: DatasetIndex) -> None:
         """Moves rows that are of no use to this data module to the faults of ``rows``; here none."""
 
