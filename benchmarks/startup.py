@@ -48,13 +48,14 @@ def made(folder: Path) -> tuple[str, str]:
     from mmprefix.inference.predictor import Predictor
     from mmprefix.mappers.mlp import MLP
     from mmprefix.model import Branch, PrefixLM
+    from mmprefix.saved_model import ModelSettings
 
     def mapper(dim: int, pooled: int, width: int) -> MLP:
         return MLP(dim, pooled, width, length=8, hidden=256)
 
     branch = Branch(ViT("mmprefix:world/frozen/vision"), mapper)
     model = PrefixLM({"image": branch}, CausalDecoder("mmprefix:world/frozen/decoder"))
-    Predictor(model, GenerateOptions(max_new_tokens=24)).save(folder / "model")
+    Predictor(model, ModelSettings(GenerateOptions(max_new_tokens=24))).save(folder / "model")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "noise.png")
     return str(folder / "model"), str(folder / "noise.png")

@@ -35,6 +35,7 @@ from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
+from mmprefix.saved_model import Detection, ModelSettings
 from mmprefix.training import task
 from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.transcriber import Transcriber
@@ -482,7 +483,7 @@ def test_the_saved_model_is_the_trained_one(spoken: Spoken, fitted: Path, tmp_pa
     assert not any(name.startswith(("transcriber", "decoder", "encoders")) for name in state)
     found = load(fitted / "model", device="cpu")
     assert found.model.wording == PromptTemplate("said: {context}\ndecision:")
-    assert found.settings["answers"] == ["directed", "other"]
+    assert found.settings.task == Detection(("directed", "other"))
     files = [{"audio": spoken.place(f"{n}.wav"), "signals": (float(n), 1.0, 7.0)} for n in range(3)]
     contexts = list(SAID)[:3]
     odds = found.detect(files, context=contexts)
@@ -497,7 +498,7 @@ def test_the_saved_model_is_the_trained_one(spoken: Spoken, fitted: Path, tmp_pa
         trained.decoder, deep, trained.wording, trained.transcriber,
     )  # fmt: skip
     whole.load_state_dict(after)
-    again = Predictor(whole, found.options, found.settings)
+    again = Predictor(whole, found.settings)
     assert again.detect(files, context=contexts) == pytest.approx(odds, abs=1e-4)
     again.save(tmp_path / "again")
     folded = load_file(tmp_path / "again" / "model.safetensors")
@@ -584,7 +585,7 @@ def test_recipes_of_models_without_mappers_are_built_again(ears: Whisper, asked:
     assert again.recipe() == model.recipe()
     assert "mapper" not in model.recipe()["branches"]["audio"]
     assert not again.mappers
-    Predictor(model, OPTIONS).save(tmp_path / "model")
+    Predictor(model, ModelSettings(OPTIONS)).save(tmp_path / "model")
     found = load(tmp_path / "model", device="cpu")
     heard = batch({"audio": sounds(3)}, [""] * 3)
     assert torch.equal(found.model.text_loss(heard).nll, model.text_loss(heard).nll)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
@@ -12,6 +12,9 @@ from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
 from mmprefix.media.files import missing, open_source
 from mmprefix.media.source import Source, Waveform, name_of
+
+if TYPE_CHECKING:
+    from mmprefix.model import PrefixLM
 
 InputSource = Source | InputRef  # a file or a value in memory, or a part of a file
 Input = InputSource | dict[str, InputSource]  # one of those, or several by branch name
@@ -52,6 +55,12 @@ def assign_to_branches(value: Input, kinds: Mapping[str, str]) -> dict[str, Inpu
     if len(fitting) != 1:
         raise InputError(f"{_name(one)}: this model reads {_have(kinds)}; give a dictionary by branch name")
     return {fitting[0]: one}
+
+
+def input_kinds(model: PrefixLM) -> dict[str, str]:
+    """Kind of input (image, audio, signals) by branch name; "audio" too where a model transcribes."""
+    kinds: dict[str, str] = {name: model.encoder(name).input_kind for name in model.encoders}
+    return kinds | ({} if model.transcriber is None else {"audio": "audio"})
 
 
 def source_and_span(value: InputSource) -> tuple[Source, float, float | None]:

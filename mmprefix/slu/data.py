@@ -16,7 +16,7 @@ from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
 from mmprefix.slu.annotation import Annotation, read_annotation, schema_errors
 from mmprefix.slu.questions import Framing, Question, sample_question_answers
-from mmprefix.slu.schema import Schema, read_schema
+from mmprefix.slu.schema import Schema, portable, read_schema
 
 log = logging.getLogger(__name__)
 
@@ -95,6 +95,10 @@ class QuestionData(PairData):
             read, Annotation(None, {}), framing, None, held_out=aside
         )  # it knows framings, and the schema what is held out
         self.sample_questions = QuestionSampler(read, framing, intent_field, absent, no, aside, transcribe)
+
+    def task_settings(self) -> dict[str, Any]:
+        """Schema (a shipped one by name, another one whole) and framing."""
+        return {"schema": portable(self.schema), "framing": self.asking.framing}
 
     @property
     def asking(self) -> QuestionSampler:

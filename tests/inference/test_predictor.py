@@ -17,6 +17,7 @@ import torch
 import mmprefix
 from mmprefix import InputError, Predictor, Waveform
 from mmprefix.generation.options import GenerateOptions
+from mmprefix.saved_model import ModelSettings
 from mmprefix.types import Prefix
 from tiny import models as tiny_models
 from tiny.models import RATE, media_files, picture, same_candidates, sound_bytes, tone
@@ -178,15 +179,16 @@ def test_own_options_give_way_to_those_of_a_call(parts: dict[str, Path], files: 
         replace(plain, sample=True, temperature=0.7, top_p=0.9, seed=5),
         replace(plain, sample=True, num_return=3),
     ]
-    greedy = Predictor(built, plain)
+    greedy = Predictor(built, ModelSettings(plain))
     for own in ways:
-        other = Predictor(built, own)
+        other = Predictor(built, ModelSettings(own))
         assert other(sound, num_beams=1) == greedy(sound)
         assert isinstance(other(sound), str)
         assert isinstance(other(sound, seed=3), str)
         assert len(other.candidates(sound, num_beams=4, num_return=3)[0]) == 3
         assert len(other.candidates(sound, num_return=5)[0]) == 5
-    assert Predictor(built, ways[2])(sound) == Predictor(built, replace(ways[2], seed=None))(sound, seed=5)
+    sampled, unseeded = (Predictor(built, ModelSettings(way)) for way in (ways[2], replace(ways[2], seed=None)))
+    assert sampled(sound) == unseeded(sound, seed=5)
 
 
 # ------------------------------------------------------------------------------------------------------------- score

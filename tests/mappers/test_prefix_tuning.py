@@ -29,6 +29,7 @@ from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.parts import from_recipe, to_recipe
+from mmprefix.saved_model import ModelSettings
 from mmprefix.types import Batch, DeepPrefix, Features, Media, MixedPrefix, Prefix, concat_prefixes
 from tiny import decoders as tiny_decoders
 from tiny import speech_system as tiny_spoken
@@ -215,7 +216,7 @@ def test_what_reads_its_input_is_not_folded() -> None:
 
 def test_a_saved_model_holds_keys_and_values_only(gpt2: CausalDecoder, tmp_path: Path) -> None:
     model = PrefixLM({}, gpt2, deep_over_learned())
-    predictor = Predictor(model, GenerateOptions(max_new_tokens=6))
+    predictor = Predictor(model, ModelSettings(GenerateOptions(max_new_tokens=6)))
     predictor.save(tmp_path / "model")
     saved = load_file(tmp_path / "model" / "model.safetensors")
     assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == {"task_prefix.table": (P, 2 * L * H * K)}

@@ -18,6 +18,7 @@ from mmprefix.inference.predictor import Predictor
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.model import Branch, PrefixLM
+from mmprefix.saved_model import ModelSettings, TrainingRecord
 from mmprefix.types import Candidate
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
@@ -56,8 +57,8 @@ def build(parts: dict[str, Path], *names: str) -> PrefixLM:
 
 def save(directory: Path, parts: dict[str, Path], *names: str, options: GenerateOptions = OPTIONS) -> Path:
     """The model of ``build``, saved to ``directory`` as training saves it."""
-    settings = {"prompt": "", "trained": {"data": ["train.jsonl"], "figures": {"cider_d": 1.25}}}
-    Predictor(build(parts, *names), options, settings).save(directory)
+    settings = ModelSettings(options, "", TrainingRecord(["train.jsonl"], figures={"cider_d": 1.25}))
+    Predictor(build(parts, *names), settings).save(directory)
     return directory
 
 

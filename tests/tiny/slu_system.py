@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +23,7 @@ from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
+from mmprefix.saved_model import ModelSettings
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch, DeepPrefix, Features
 from tiny import decoders as tiny_decoders
@@ -130,9 +131,9 @@ class Orders:
                 parameter.add_(torch.randn(parameter.shape) * 0.4)
         return model
 
-    def save(self, directory: Path, model: PrefixLM, **settings: Any) -> Path:
+    def save(self, directory: Path, model: PrefixLM, settings: ModelSettings | None = None) -> Path:
         """``model`` as training saves it."""
-        Predictor(model, OPTIONS, {"prompt": "", **settings}).save(directory)
+        Predictor(model, replace(settings or ModelSettings(), generate=OPTIONS, prompt="")).save(directory)
         return directory
 
     def config(self, kind: str = "reads", **data: Any) -> dict[str, Any]:

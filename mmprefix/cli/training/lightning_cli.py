@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +20,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mmprefix.cli.training.recipe_errors import check_recipe, explain, options, recipes_of
+from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
 from mmprefix.inference.predictor import Predictor
 from mmprefix.parts import with_current_names
-from mmprefix.saved_model import require_writable
-from mmprefix.slu.schema import portable
+from mmprefix.saved_model import ModelSettings, TrainingRecord, require_writable, task_from_dict
 from mmprefix.training.feature_cache import use_cache
 from mmprefix.training.predictions import WritePredictions
 from mmprefix.training.task import PrefixTask
@@ -173,28 +172,28 @@ class PrefixCLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             stage = "test"
         if config.save_to and self.trainer.is_global_zero:
-            Predictor(self.model.model, self.model.options, self._settings(stage)).save(config.save_to)
+            Predictor(self.model.model, self._settings(stage)).save(config.save_to)
             log.info("saved the model: %s", config.save_to)
 
-    def _settings(self, stage: str) -> dict[str, Any]:
+    def _settings(self, stage: str) -> ModelSettings:
+        """What is saved beside the tensors: decoding, data and figures of this run, and the task that it trained."""
         figures = {
             name.removeprefix(f"{stage}/"): float(value)
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith(f"{stage}/")
         }
-        data = self._config().data
-        given = [_get(data, split) or [] for split in ("train", "val", "test")]
-        files = [Path(file).name for files in given for file in ([files] if isinstance(files, str) else files)]
-        trained = {"data": files or [str(_get(data, "root") or _get(data, "directory") or "")], "measured_on": stage}
-        schema = _get(data, "schema")
-        asked = {"schema": portable(schema), "framing": _get(data, "framing")} if schema else {}
-        return {
-            "trained": {**trained, "figures": figures},
-            "generate": asdict(self.model.options),
-            "prompt": _get(data, "prompt"),
-            **asked,
-            **({} if self.model.answers is None else {"answers": list(self.model.answers)}),
-        }
+        options = self._config().data
+        manifests = [_get(options, split) or [] for split in ("train", "val", "test")]
+        files = [Path(file).name for group in manifests for file in ([group] if isinstance(group, str) else group)]
+        names = files or [str(_get(options, "root") or _get(options, "directory") or "")]
+        task = {} if self.model.answers is None else {"answers": self.model.answers}
+        task |= self.datamodule.task_settings() if isinstance(self.datamodule, PairData) else {}
+        return ModelSettings(
+            self.model.options,
+            _get(options, "prompt"),
+            TrainingRecord(names, stage, figures),
+            task=task_from_dict(task),
+        )
 
     def _config(self) -> Any:
         return self.config[self.subcommand] if self.subcommand else self.config

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from mmprefix.inference.prefetch import prefetch
+from mmprefix.inference.batched import prefetch
 
 
 def test_results_come_in_order() -> None:
