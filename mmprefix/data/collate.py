@@ -43,8 +43,9 @@ def pad_features(rows: Sequence[FeatureRow]) -> Features:
 
 
 def pad_media(values: Sequence[Tensor]) -> Media:
-    """Waveforms (S,) of any lengths → Media (B S); images (3 Y X) of one size → Media (B 3 Y X)."""
-    if values[0].ndim == 1:
+    """Waveforms (S,) → Media (B S), videos (F 3 Y X) → Media (B F 3 Y X), padded with zeros to the longest; pictures
+    (3 Y X) of one size → Media (B 3 Y X)."""
+    if values[0].ndim != 3:
         lengths = torch.tensor([len(value) for value in values])
         return Media(pad_sequence(list(values), batch_first=True), lengths)
     return Media(torch.stack(list(values)), torch.ones(len(values), dtype=torch.long))

@@ -1,30 +1,16 @@
-"""Inspection of input files: whether each can be read, the length of a sound, the size of an image."""
+"""Inspection of input files: can each be read, how long is a sound or video, how large a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 from mmprefix.data.manifest import Example, InputRef, RowFault
 from mmprefix.errors import InputError
-from mmprefix.media.audio import read_samples, sound_seconds
-from mmprefix.media.image import picture_size, read_picture
-from mmprefix.media.numbers import read_numbers
+from mmprefix.media.kinds import KINDS, FileInfo
 
-MediaKind = Literal["image", "audio", "signals"]
-
-COLUMNS: Mapping[str, MediaKind] = {"image": "image", "audio": "audio", "signals": "signals"}
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """Seconds of a sound, or (width, height) of an image in pixels; or the fault that keeps the file from being read."""
-
-    seconds: float | None = None
-    size: tuple[int, int] | None = None
-    fault: str | None = None
+COLUMNS: Mapping[str, str] = {name: name for name in KINDS}
 
 
 @dataclass(frozen=True)
@@ -38,13 +24,13 @@ class Inspection:
 
 def inspect(
     examples: Sequence[Example],
-    columns: Mapping[str, MediaKind] = COLUMNS,
+    columns: Mapping[str, str] = COLUMNS,
     *,
     deep: bool = True,
     workers: int = 1,
     progress: bool = False,
 ) -> Inspection:
-    """Open every file of ``examples`` in one of the ``columns`` (name → image, audio or signals), each file once.
+    """Open every file that ``columns`` (column → kind, see ``mmprefix.media.kinds``) name in ``examples``, each once.
 
     ``deep`` decodes it whole; otherwise its header is read. ``workers`` threads share the work (decoders are written in
     C and run side by side).
@@ -64,17 +50,9 @@ def inspect(
     return Inspection(good, faults, files)
 
 
-def _file_info(ref: InputRef, kind: MediaKind, deep: bool) -> FileInfo:
+def _file_info(item: InputRef, kind: str, deep: bool) -> FileInfo:
     try:
-        if kind == "signals":
-            read_numbers(ref.source)
-            return FileInfo()
-        if kind == "image":
-            return FileInfo(size=read_picture(ref.path).size if deep else picture_size(ref.path))
-        if not deep:
-            return FileInfo(seconds=sound_seconds(ref.path, ref.start, ref.end))
-        values, rate = read_samples(ref.path, ref.start, ref.end)
-        return FileInfo(seconds=len(values) / rate)
+        return KINDS[kind].inspect(item.source, item.start, item.end, deep)
     except InputError as error:
         return FileInfo(fault=str(error))
 

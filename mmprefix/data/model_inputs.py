@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mmprefix.data.inspect import COLUMNS, MediaKind
+from mmprefix.data.inspect import COLUMNS
 from mmprefix.media.source import Source
 from mmprefix.types import FeatureRow
 
@@ -25,7 +25,7 @@ class ModelInputs:
 
     Args:
         load: reads one input, by branch name; the feature cache replaces it by a look-up.
-        kinds: image, audio or signals, by branch name. A branch that is not listed has the kind of its own name, or
+        kinds: input kind (see ``mmprefix.media.kinds``), by branch name. A branch that is not listed has the kind of its own name, or
             image where that is no kind.
         reads_text: a row may be text alone.
         reads_context: the model has a place for a context; False refuses the option ``data.context``.
@@ -33,13 +33,13 @@ class ModelInputs:
     """
 
     load: Mapping[str, LoadInput] = field(default_factory=dict[str, LoadInput])
-    kinds: Mapping[str, MediaKind] = field(default_factory=dict[str, MediaKind])
+    kinds: Mapping[str, str] = field(default_factory=dict[str, str])
     reads_text: bool = False
     reads_context: bool = True
     count_tokens: TokenCounter | None = None
 
     @property
-    def branches(self) -> dict[str, MediaKind]:
+    def branches(self) -> dict[str, str]:
         """Kind of each branch, by name."""
         return {name: self.kinds.get(name, COLUMNS.get(name, "image")) for name in self.load}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from mmprefix.encoders.base import Encoder
+from mmprefix.media.kinds import KINDS
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import Captioning, Detection, ModelSettings, Understanding
 
@@ -61,7 +62,7 @@ def _example(model: PrefixLM, settings: ModelSettings) -> str:
     """A line that calls the model with everything that it can read."""
     files = {name: _example_input(model.encoder(name)) for name in model.encoders}
     if model.transcriber is not None:
-        files["audio"] = '"sound.wav"'
+        files["audio"] = KINDS["audio"].example(0)
     named = ", ".join(f'"{name}": {value}' for name, value in files.items())
     first = next(iter(files.values())) if len(files) == 1 else f"{{{named}}}" if files else ""
     context = 'context="what was said"' if model.reads_text and model.transcriber is None else ""
@@ -75,8 +76,7 @@ def _example(model: PrefixLM, settings: ModelSettings) -> str:
 
 
 def _example_input(encoder: Encoder) -> str:
-    numbers = f"[{', '.join(['0.5'] * encoder.pooled_dim)}]"
-    return {"audio": '"sound.wav"', "image": '"picture.jpg"', "signals": numbers}[encoder.input_kind]
+    return KINDS[encoder.input_kind].example(encoder.pooled_dim)
 
 
 def _about(settings: ModelSettings) -> list[str]:
