@@ -34,7 +34,21 @@ RENAMED = {  # class path of an earlier version → today's
     "mmprefix.words.WordDecoder": "mmprefix.decoders.WordDecoder",
 }
 
-DROPPED: dict[str, tuple[str, ...]] = {}  # class path → options of an earlier version that it no longer has
+_SIZES = ("dim", "pooled_dim", "width")
+DROPPED = {  # class path → options of an earlier version that are now taken from encoder and decoder (``Sizes``)
+    **{
+        f"mmprefix.mappers.{name}": _SIZES
+        for name in ("learned.Learned", "linear.Linear", "minmax.MinMax", "mlp.MLP", "parallel.Parallel")
+    },
+    **{
+        f"mmprefix.mappers.{name}": _SIZES
+        for name in ("prefix_aac.PrefixAAC", "resampler.Resampler", "transformer.Transformer")
+    },
+    **{
+        f"mmprefix.mappers.{name}": (*_SIZES, "layers", "heads", "head_width")
+        for name in ("prefix_tuning.Deep", "p_tuning_v2.DeepTable")
+    },
+}
 
 
 def with_current_names(data: Any) -> Any:

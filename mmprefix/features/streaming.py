@@ -213,7 +213,7 @@ class StreamData(PairData):
             if name not in model.encoders:
                 raise InputError(f"{self.shards}: has features for branch {name!r}, which this model has not")
             frames = bool(told["widths"][0])
-            if model.needs_frames(name) and model.encoder(name).dim and not frames:
+            if model.reads_frames(name) and model.encoder(name).dim and not frames:
                 raise InputError(
                     f"{self.shards}: has no frames for branch {name!r}, which its mapper reads; encode anew"
                 )

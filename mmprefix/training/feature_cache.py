@@ -84,7 +84,7 @@ def encode_requests(
 def _refuse_changing(encoders: dict[str, Encoder], callbacks: Iterable[Any]) -> None:
     learning = [one.branch for one in callbacks if isinstance(one, UnfreezeUntil)]
     for name, encoder in encoders.items():
-        if encoder.tuned or encoder.noisy or name in learning:
+        if encoder.saved or name in learning:
             raise InputError(
                 f"cache: the encoder of branch {name} is trained too, or noisy (UnfreezeUntil), "
                 "so what it finds changes; give no cache, or leave that out"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -329,9 +330,8 @@ def real_size() -> Any:
     with dry_run.without_weights():
         decoder = WordDecoder("openai-community/gpt2", words)
         encoder = Cnn14(None, rate=16000, reading="prefix-aac", seconds=10)
-    parts: list[Any] = [PrefixAAC(4096, 527, 768), PrefixAAC(4096, 527, 768, reads="summary", length=11)]
-    mapper = Parallel(4096, 527, 768, mappers=parts)
-    return PrefixLM({"audio": Branch(encoder, lambda *_: mapper)}, decoder)
+    mapper = partial(Parallel, mappers=[PrefixAAC, partial(PrefixAAC, reads="summary", length=11)])
+    return PrefixLM({"audio": Branch(encoder, mapper)}, decoder)
 
 
 def test_slots_are_checked_first_and_filled_then() -> None:
