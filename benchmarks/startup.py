@@ -39,6 +39,8 @@ def commands(model: str, file: str) -> dict[str, list[str]]:
 
 def made(folder: Path) -> tuple[str, str]:
     """An untrained model of the parts inside the package, and a picture for it."""
+    from functools import partial
+
     import numpy as np
     from PIL import Image
 
@@ -50,10 +52,7 @@ def made(folder: Path) -> tuple[str, str]:
     from mmprefix.model import Branch, PrefixLM
     from mmprefix.saved_model import ModelSettings
 
-    def mapper(dim: int, pooled: int, width: int) -> MLP:
-        return MLP(dim, pooled, width, length=8, hidden=256)
-
-    branch = Branch(ViT("mmprefix:world/frozen/vision"), mapper)
+    branch = Branch(ViT("mmprefix:world/frozen/vision"), partial(MLP, length=8, hidden=256))
     model = PrefixLM({"image": branch}, CausalDecoder("mmprefix:world/frozen/decoder"))
     Predictor(model, ModelSettings(GenerateOptions(max_new_tokens=24))).save(folder / "model")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

@@ -41,7 +41,7 @@ from benchmarks.lib.workload import LONGEST, Captioned, Draws, draw
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.kv_cache.state import State
-from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.transformer import Transformer
 from mmprefix.types import Features
@@ -128,7 +128,7 @@ def clipcap(kind: type[MLP] | type[Transformer], options: argparse.Namespace) ->
         return Features(pooled.new_zeros(count, 0, 0), torch.zeros(count, 0, dtype=torch.bool), pooled)
 
     def mapper(width: int) -> Mapper:
-        return kind(0, options.features, width, length=options.prefix_length)
+        return kind(Sizes(0, options.features, width), length=options.prefix_length)
 
     published = {"naive: all that ClipCap's code does": True}
     return Case(options.vocab, features, mapper, CausalDecoder, LogitsEverywhere, published)

@@ -34,7 +34,21 @@ RENAMED = {  # class path of an earlier version → today's
     "mmprefix.words.WordDecoder": "mmprefix.decoders.WordDecoder",
 }
 
-DROPPED: dict[str, tuple[str, ...]] = {}  # class path → options of an earlier version that it no longer has
+_SIZES = ("dim", "pooled_dim", "width")
+DROPPED = {  # class path → options of an earlier version that are now taken from encoder and decoder (``Sizes``)
+    **{
+        f"mmprefix.mappers.{name}": _SIZES
+        for name in ("learned.Learned", "linear.Linear", "minmax.MinMax", "mlp.MLP", "parallel.Parallel")
+    },
+    **{
+        f"mmprefix.mappers.{name}": _SIZES
+        for name in ("prefix_aac.PrefixAAC", "resampler.Resampler", "transformer.Transformer")
+    },
+    **{
+        f"mmprefix.mappers.{name}": (*_SIZES, "layers", "heads", "head_width")
+        for name in ("prefix_tuning.Deep", "p_tuning_v2.DeepTable")
+    },
+}
 
 
 def with_current_names(data: Any) -> Any:
@@ -138,7 +152,7 @@ def builder_from_recipe(data: dict[str, Any], contract: type[P]) -> Callable[...
     """
     data = cast(dict[str, Any], with_current_names(data))
     path = str(data.get("class_path", ""))
-    cls = _resolve(path, contract)
+    cls = resolve_class(path, contract)
     options = cast(dict[str, Any], data.get("init_args") or {})
     arguments = {name: _rebuild(value) for name, value in options.items()}
     try:
@@ -155,7 +169,9 @@ def builder_from_recipe(data: dict[str, Any], contract: type[P]) -> Callable[...
     return build
 
 
-def _resolve(path: str, contract: type[P]) -> type[P]:
+def resolve_class(path: str, contract: type[P]) -> type[P]:
+    """Import the class at ``path`` (today's or an earlier one); InputError where there is none or it is no ``contract``."""
+    path = RENAMED.get(path, path)
     module, _, name = path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)
@@ -175,4 +191,4 @@ def _rebuild(value: Any) -> Any:
     if "class_path" not in items:
         return {name: _rebuild(item) for name, item in items.items()}
     build = builder_from_recipe(items, Part)
-    return build if _resolve(str(items["class_path"]), Part).deferred else build()
+    return build if resolve_class(str(items["class_path"]), Part).deferred else build()

@@ -214,7 +214,7 @@ def _without_bases(model: PrefixLM) -> dict[str, Any]:
     """``describe``, but what a tuned encoder started from is not needed again: all its tensors are saved."""
     described = describe(model)
     for name, part in model.frozen_parts.items():
-        if isinstance(part, Encoder) and part.tuned and part.stands_alone:
+        if isinstance(part, Encoder) and part.saved and part.can_start_empty:
             frozen_parts.part_options(described["recipe"], name)["model"] = None
             described["parts"][name]["sha256"] = ""
     return described

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from mmprefix.decoders.word_level import END
+from mmprefix.mappers.base import Sizes
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.types import Features
@@ -33,7 +34,7 @@ def mapper(width: int) -> Parallel:
     """For a decoder of ``width``, in training mode."""
     frames = partial(PrefixAAC, reads="frames", length=15, dropout=0.0)
     summary = partial(PrefixAAC, reads="summary", length=11)
-    return Parallel(DIM, CLASSES, width, [frames, summary])
+    return Parallel(Sizes(DIM, CLASSES, width), mappers=[frames, summary])
 
 
 def vocabulary(words: int) -> list[str]:

@@ -186,10 +186,6 @@ class PairData(LightningDataModule):
         file = str(Path(self.root) / "manifest.jsonl")
         return [(file, split)] if split in splits(file) else []
 
-    def task_settings(self) -> dict[str, Any]:
-        """Return the settings of the task that these data train, as a saved model keeps them; none for captioning."""
-        return {}
-
     def filter_rows(self, rows: DatasetIndex) -> None:
         """Move rows that this data module cannot use to the faults of ``rows``; none by default."""
 

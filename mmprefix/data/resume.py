@@ -66,7 +66,8 @@ class RunPosition:
 
         Raises InputError for a checkpoint within an epoch whose batches cannot be made again.
         """
-        progress, limit = trainer.fit_loop.epoch_loop.batch_progress.total, trainer.limit_train_batches
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+        limit = trainer.limit_train_batches
         limit = min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * (limit or 0.0))
         self._fingerprint = fingerprint
         self._sampler = ResumingSampler(batches, lambda: progress.processed, max(1, limit), self._start())

@@ -21,7 +21,7 @@ from mmprefix.decoders.base import Decoder, TextLoss
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
-from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.training.input_ranges import fit_input_ranges
@@ -63,7 +63,7 @@ class PrefixTask(LightningModule):
         warmup: float = 0.05,
         generate: GenerateOptions = GenerateOptions(),  # noqa: B008 (frozen)
         start_from: str | None = None,
-        prefix: Callable[[int, int, int], Mapper] | None = None,
+        prefix: Callable[[Sizes], Mapper] | None = None,
         wording: PromptTemplate = PromptTemplate(),  # noqa: B008 (frozen)
         transcriber: Transcriber | None = None,
         modality_dropout: float = 0.0,
@@ -115,7 +115,7 @@ class PrefixTask(LightningModule):
         """
         strategy = self.trainer.strategy
         always = 0 if self._reads_text_alone else 1  # mappers that no step can leave out
-        partly = len(self.model.mappers) > always or any(self.model.encoder(name).tuned for name in self.model.encoders)
+        partly = len(self.model.mappers) > always or any(self.model.encoder(name).saved for name in self.model.encoders)
         if isinstance(strategy, DDPStrategy) and partly:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mmprefix.encoders.base import EncoderMode
 from mmprefix.errors import InputError
 from mmprefix.training.task import PrefixTask
 
@@ -55,15 +56,13 @@ class UnfreezeUntil(Callback):
         if stage == "fit":
             encoder.tune()
         else:
-            encoder.tuned = True
+            encoder.set_mode(EncoderMode.TUNED)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freezes the encoder when its epochs are over."""
         encoder = _model(pl_module).encoder(self.branch)
-        if encoder.learning and self.epochs is not None and self.done >= self.epochs:
-            encoder.freeze()
-            encoder.noisy = self.noisy
-            encoder.train()
+        if encoder.mode is EncoderMode.LEARNING and self.epochs is not None and self.done >= self.epochs:
+            encoder.set_mode(EncoderMode.NOISY if self.noisy else EncoderMode.TUNED)
             log.info("the encoder of branch %r is frozen from epoch %d on", self.branch, self.done + 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -72,9 +71,7 @@ class UnfreezeUntil(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What is saved now is used as it is."""
-        encoder = _model(pl_module).encoder(self.branch)
-        encoder.noisy = False
-        encoder.freeze()
+        _model(pl_module).encoder(self.branch).freeze()
 
 
 def _model(module: LightningModule) -> Any:

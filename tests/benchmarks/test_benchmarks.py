@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import feature_store, train_step
 from benchmarks.lib import flops, prefix_aac_case, random_gpt2, timing, workload
+from mmprefix.mappers.base import Sizes
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.mappers.transformer import Transformer
@@ -85,7 +86,7 @@ def test_prefix_aac_is_what_its_recipe_trains() -> None:
     assert [line["init_args"]["reads"] for line in there] == ["frames", "summary"]
     for part, line, left_out in zip(mapper.mappers, there, [{"dropout": 0.0}, {}], strict=True):
         assert part.training
-        assert part.init_args == PrefixAAC(4096, 527, 64, **line["init_args"]).init_args | left_out
+        assert part.init_args == PrefixAAC(Sizes(4096, 527, 64), **line["init_args"]).init_args | left_out
     assert recipe["model"]["decoder"]["class_path"] == "mmprefix.decoders.WordDecoder"
     features = prefix_aac_case.features(np.random.default_rng(0), 2)
     assert features.frames.shape == (2, 15, 4096)
@@ -97,7 +98,7 @@ def test_prefix_aac_is_what_its_recipe_trains() -> None:
 
 def test_a_variant_that_computes_something_else_is_named() -> None:
     """However small the gradients of the part that differs are beside those of another."""
-    mapper, head = MLP(0, 3, 4, length=1), torch.nn.Linear(4, 5, bias=False)
+    mapper, head = MLP(Sizes(0, 3, 4), length=1), torch.nn.Linear(4, 5, bias=False)
     same = train_step.Sameness([mapper, head], {"right": "right", "wrong": "right"})
     for parameter in mapper.parameters():
         parameter.grad = torch.ones_like(parameter)
@@ -110,9 +111,9 @@ def test_a_variant_that_computes_something_else_is_named() -> None:
 
 
 MAPPERS = {  # a prefix of one position has nothing to prune
-    "mlp": lambda length: MLP(0, 8, 128, length=length),
-    "transformer": lambda length: Transformer(0, 8, 128, length=length, clip_length=1, layers=1),
-    "prefix_aac": lambda length: PrefixAAC(4096, 527, 128, length=length, layers=1),
+    "mlp": lambda length: MLP(Sizes(0, 8, 128), length=length),
+    "transformer": lambda length: Transformer(Sizes(0, 8, 128), length=length, clip_length=1, layers=1),
+    "prefix_aac": lambda length: PrefixAAC(Sizes(4096, 527, 128), length=length, layers=1),
 }
 
 

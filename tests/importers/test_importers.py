@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,9 @@ def test_each_data_set(dataset: str, seconds: float, longer: str, relu: bool, sh
     assert all(mapper.relu == relu for mapper in model.model.mappers["audio"].mappers)  # type: ignore[union-attr]
     decoder: Any = model.model.decoder
     assert decoder.frozen
-    assert decoder.stop_ids(exactly=True).tolist() == [decoder.tokenizer("a.", add_special_tokens=False)["input_ids"][-1]]
+    assert decoder.stop_ids(exactly=True).tolist() == [
+        decoder.tokenizer("a.", add_special_tokens=False)["input_ids"][-1]
+    ]
     assert isinstance(model(shelf.folder / "sound.wav", max_new_tokens=3), str)
 
 
@@ -329,9 +332,8 @@ def real_size() -> Any:
     with dry_run.without_weights():
         decoder = WordDecoder("openai-community/gpt2", words)
         encoder = Cnn14(None, rate=16000, reading="prefix-aac", seconds=10)
-    parts: list[Any] = [PrefixAAC(4096, 527, 768), PrefixAAC(4096, 527, 768, reads="summary", length=11)]
-    mapper = Parallel(4096, 527, 768, mappers=parts)
-    return PrefixLM({"audio": Branch(encoder, lambda *_: mapper)}, decoder)
+    mapper = partial(Parallel, mappers=[PrefixAAC, partial(PrefixAAC, reads="summary", length=11)])
+    return PrefixLM({"audio": Branch(encoder, mapper)}, decoder)
 
 
 def test_slots_are_checked_first_and_filled_then() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -119,13 +120,13 @@ class Orders:
         """GPT-2 that reads sounds, signals and a text."""
         encoders = {"audio": Whisper(self.place("whisper")), "signals": Signals()}
         torch.manual_seed(4)
-        mappers = {name: MLP(e.dim, e.pooled_dim, 32, length=3, hidden=16) for name, e in encoders.items()}
-        branches = {name: Branch(e, mappers[name]) for name, e in encoders.items()}
+        mapper = partial(MLP, length=3, hidden=16)
+        branches = {name: Branch(encoder, mapper) for name, encoder in encoders.items()}
         return self._made(branches, CausalDecoder(self.place("decoder")), wording=PromptTemplate("said: {context}\n"))
 
     def _made(self, branches: dict[str, Branch], decoder: CausalDecoder, std: float = 0.5, **more: Any) -> PrefixLM:
         torch.manual_seed(5)
-        model = PrefixLM(branches, decoder, lambda *sizes: DeepTable(*sizes, length=PREFIX, std=std), **more)
+        model = PrefixLM(branches, decoder, lambda sizes: DeepTable(sizes, length=PREFIX, std=std), **more)
         with torch.no_grad():
             for parameter in model.mappers.parameters():  # fresh mappers make nearly equal prefixes of everything
                 parameter.add_(torch.randn(parameter.shape) * 0.4)
