@@ -137,7 +137,7 @@ def test_a_combinator_is_built_again_with_its_children(around: Callable[[Build],
 
 
 def test_other_children_leave_the_first_as_it_was() -> None:
-    mapper = observed(MinMax(SIZES, mapper=CHILDREN["summary"]))
+    mapper: Any = observed(MinMax(SIZES, mapper=CHILDREN["summary"]))
     other: Any = mapper.with_children([CHILDREN["frames"](SIZES)])
     assert isinstance(mapper.mapper, MLP)
     assert isinstance(other.mapper, Linear)
