@@ -170,7 +170,7 @@ def builder_from_recipe(data: dict[str, Any], contract: type[P]) -> Callable[...
 
 
 def resolve_class(path: str, contract: type[P]) -> type[P]:
-    """Import the class at ``path`` (today's or an earlier one); InputError where there is none or it is no ``contract``."""
+    """Import the class at ``path``, today's or an earlier one. Raises InputError where it is no ``contract``."""
     path = RENAMED.get(path, path)
     module, _, name = path.rpartition(".")
     try:

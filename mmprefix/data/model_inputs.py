@@ -25,8 +25,8 @@ class ModelInputs:
 
     Args:
         load: reads one input, by branch name; the feature cache replaces it by a look-up.
-        kinds: input kind (see ``mmprefix.media.kinds``), by branch name. A branch that is not listed has the kind of its own name, or
-            image where that is no kind.
+        kinds: input kind (see ``mmprefix.media.kinds``), by branch name. A branch that is not listed has the kind of
+            its own name, or image where that is no kind.
         reads_text: a row may be text alone.
         reads_context: the model has a place for a context; False refuses the option ``data.context``.
         count_tokens: needed for ``data.max_tokens``; None: letters are counted.

@@ -57,7 +57,7 @@ def open_graph_tree(decoder: TreeModel, state: State, width: int, steps: int) ->
 
 
 class CudaGraphTree:
-    """A tree (``mmprefix.kv_cache.protocols.Tree``) whose cache has its full length from the beginning, and stays where it is."""
+    """A ``TokenTree`` whose cache has its full length from the beginning, at a fixed address."""
 
     def __init__(self, decoder: TreeModel, state: State, width: int, steps: int) -> None:
         self.decoder, self.steps = decoder, steps

@@ -1,7 +1,7 @@
 """One file of a feature store: what an encoder found in many inputs, written once and then only mapped into memory.
 
-A shard (``mmprefix.features.tensor_file``) holds ``keys`` (N 16) bytes, ``frames`` (F D), the frames of all inputs one after the
-other, ``ends`` (N), where those of each input end, and ``pooled`` (N G).
+A shard (``mmprefix.features.tensor_file``) holds ``keys`` (N 16) bytes, ``frames`` (F D), the frames of all inputs one
+after the other, ``ends`` (N), where those of each input end, and ``pooled`` (N G).
 """
 
 from __future__ import annotations

@@ -2,10 +2,9 @@
 
 Below the folder that a recipe names with ``cache``, each encoder has a folder of its own, called after what it is: its
 class and options, the hash of its weights, its preprocessing, the type of the numbers. In it are shards
-(``mmprefix.features.shard``) that are only ever added, and an index of them (``mmprefix.features.index``). An input is known by its
-content, and by the part of it that is read (``mmprefix.features.keys``): a file that moves is found again, a file that
-changes is not.
-"""
+(``mmprefix.features.shard``) that are only ever added, and an index of them (``mmprefix.features.index``). An input
+is known by its content, and by the part of it that is read (``mmprefix.features.keys``): a file that moves is found
+again, a file that changes is not."""
 
 from __future__ import annotations
 

@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 def warm_start(model: PrefixLM, source: str) -> None:
     """Copies into ``model`` the trained tensors of the saved model ``source`` (directory or hub repository).
 
-    Tensors that only one of the two has are left alone, and said; words of a vocabulary (see ``mmprefix.decoders.word_level``) find
-    their row by name. Raises InputError where the decoder or an encoder that nobody tuned is another, where a tensor
-    has another shape, and where nothing fits.
+    Tensors that only one of the two has are left alone, and said; words of a vocabulary (see
+    ``mmprefix.decoders.word_level``) find their row by name. Raises InputError where the decoder or an encoder that
+    nobody tuned is another, where a tensor has another shape, and where nothing fits.
     """
     place = Path(source).expanduser()
     directory = place if place.exists() else sources.resolve_folder(source)

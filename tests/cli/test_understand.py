@@ -431,7 +431,8 @@ def test_a_context_that_nobody_asked_for_does_not_stop_a_model_that_reads_none(
 def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
     code = (
         "import sys, argparse, importlib\n"
-        "for name in ('cli.understand', 'cli.detect', 'cli.transcribe', 'cli.check_data', 'cli.evaluate', 'cli.model_inputs', 'slu.schema'):\n"
+        "for name in ('cli.understand', 'cli.detect', 'cli.transcribe', 'cli.check_data', 'cli.evaluate', "
+        "'cli.model_inputs', 'slu.schema'):\n"
         "    module = importlib.import_module(f'mmprefix.{name}')\n"
         "    parser = argparse.ArgumentParser()\n"
         "    getattr(module, 'add_arguments', print)(parser)\n"
