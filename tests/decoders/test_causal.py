@@ -324,7 +324,7 @@ def test_what_does_not_fit_is_refused(gpt2: CausalDecoder, tmp_path: Path) -> No
     ({"temperature": 0.5}, "greedy"),
     ({"temperature": 0.0, "sample": True}, "above 0"),
     ({"seed": 1}, "only sampling draws"),
-    ({"sample": True, "num_beams": 2}, "single lines"),
+    ({"sample": True, "num_beams": 2}, "single texts"),
     ({"ranking": "clipcap"}, "rule for beams"),
 ])  # fmt: skip
 def test_contradictions_are_refused(options: dict[str, float], message: str) -> None:
