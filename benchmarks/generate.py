@@ -49,8 +49,8 @@ def theirs(lm: Any, decoder: CausalDecoder, prefix: Prefix, beams: int, tokens: 
         num_beams=beams,
         do_sample=False,
         max_new_tokens=tokens,
-        eos_token_id=decoder.eos,
-        pad_token_id=decoder.eos,
+        eos_token_id=decoder.codec.eos,
+        pad_token_id=decoder.codec.eos,
     )
     return [text.strip() for text in decoder.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 

@@ -39,6 +39,7 @@ from benchmarks.lib.random_gpt2 import Size, save
 from benchmarks.lib.timing import Gemm, clock_of, in_turn, table, versions
 from benchmarks.lib.workload import LONGEST, Captioned, Draws, draw
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.kv_cache.state import State
 from mmprefix.mappers.base import Mapper, Sizes
@@ -52,7 +53,7 @@ OTHERWISE = {"compile": "mmprefix, layers compiled", "recompute": "mmprefix, lay
 Loss = Callable[[Captioned], Tensor]  # the summed negative log-likelihood of all captions
 
 
-def shared(mapper: Mapper, decoder: CausalDecoder) -> Loss:
+def shared(mapper: Mapper, decoder: ComposedDecoder) -> Loss:
     """The step as mmprefix does it: the prefix of an input is read once, its captions continue from there."""
 
     def loss(work: Captioned) -> Tensor:
@@ -62,21 +63,27 @@ def shared(mapper: Mapper, decoder: CausalDecoder) -> Loss:
     return loss
 
 
-class LogitsEverywhere(CausalDecoder):
-    """Makes logits of every position that it runs, prefix and padding too; CausalDecoder picks positions first."""
+class LogitsEverywhere(ComposedDecoder):
+    """Makes logits of every position that it runs, prefix and padding too; other decoders pick positions first."""
 
-    def forward_tokens(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
-        return super().logits(super().forward_tokens(state, cache, embeds, sees, places))  # (B N V)
+    def forward_tokens(
+        self, state: State, cache: DynamicCache, embeds: Tensor, visible: Tensor, position_ids: Tensor
+    ) -> Tensor:
+        return super().logits(super().forward_tokens(state, cache, embeds, visible, position_ids))  # (B N V)
 
-    def _nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
+    def target_nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
         return -hidden.float().log_softmax(-1)[row.to(hidden.device), target.to(hidden.device)]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        return hidden  # what ``forward_tokens`` gave are logits already
+        return hidden  # ``forward_tokens`` gave logits already
+
+
+class CausalLogitsEverywhere(LogitsEverywhere, CausalDecoder):
+    """Logits of every position, with the language model's own head."""
 
 
 class WordLogitsEverywhere(LogitsEverywhere, WordDecoder):
-    """The same with a head over words."""
+    """Logits of every position, with a head over words."""
 
 
 def naive(mapper: Mapper, own_head: nn.Linear | None, folder: str, into_weights: bool, dtype: str = "float32") -> Loss:
@@ -115,8 +122,8 @@ class Case:
     vocabulary: int  # words that captions are made of, each a token of the language model
     features: Callable[[np.random.Generator, int], Features]  # of so many inputs
     mapper: Callable[[int], Mapper]  # for a decoder's width
-    decoder: Callable[..., CausalDecoder]  # from a folder, with a dtype
-    everywhere: Callable[..., CausalDecoder]  # the same, with logits at all positions
+    decoder: Callable[..., ComposedDecoder]  # from a folder, with a dtype
+    everywhere: Callable[..., ComposedDecoder]  # the same, with logits at all positions
     naive: dict[str, bool]  # naive variants by name, and whether they compute gradients into frozen weights
 
 
@@ -131,7 +138,7 @@ def clipcap(kind: type[MLP] | type[Transformer], options: argparse.Namespace) ->
         return kind(Sizes(0, options.features, width), length=options.prefix_length)
 
     published = {"naive: all that ClipCap's code does": True}
-    return Case(options.vocab, features, mapper, CausalDecoder, LogitsEverywhere, published)
+    return Case(options.vocab, features, mapper, CausalDecoder, CausalLogitsEverywhere, published)
 
 
 def prefix_aac(options: argparse.Namespace) -> Case:
@@ -184,7 +191,9 @@ class Step:
 Steps = dict[str, Step]
 
 
-def steps(case: Case, mapper: Mapper, decoder: CausalDecoder, folder: str, draws: Draws, otherwise: list[str]) -> Steps:
+def steps(
+    case: Case, mapper: Mapper, decoder: ComposedDecoder, folder: str, draws: Draws, otherwise: list[str]
+) -> Steps:
     """The variants by the names that the table has."""
     weights = decoder.lm.get_input_embeddings().weight
     dtype = DTYPES[weights.dtype]
@@ -225,7 +234,7 @@ def steps(case: Case, mapper: Mapper, decoder: CausalDecoder, folder: str, draws
     return {**found, **pool}
 
 
-def trained(mapper: Mapper, decoder: CausalDecoder) -> list[nn.Module]:
+def trained(mapper: Mapper, decoder: ComposedDecoder) -> list[nn.Module]:
     """The mapper, and the decoder's head where it has one of its own."""
     return [part for part in (mapper, decoder.own_head) if part is not None]
 
@@ -263,7 +272,7 @@ class Sameness:
                 sys.exit(f"{name!r}: relative error of the loss {loss:.1e}, of the gradients {gradient:.1e}")
 
 
-def compared(variants: Steps, reference: dict[str, str], mapper: Mapper, decoder: CausalDecoder) -> Sameness:
+def compared(variants: Steps, reference: dict[str, str], mapper: Mapper, decoder: ComposedDecoder) -> Sameness:
     """Runs every variant once, untimed, and ends the program where they differ."""
     parts = trained(mapper, decoder)
     same = Sameness(parts, reference)

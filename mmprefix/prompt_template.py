@@ -1,4 +1,4 @@
-"""How context, prompt and question are written to the decoder."""
+"""Prompt template: context, prompt and question → the text that the decoder reads."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class PromptTemplate:
     """Templates. ``context`` holds ``{context}``, as ``"transcript: {context}\\n"``; empty: it is not read as text.
 
     ``question`` holds ``{question}``, such as ``"question: {question}\\nanswer:"``. An empty context or question is
-    left out together with what stands around it. The prompt stands between the two as it is.
+    left out together with the text around it. The prompt stands between the two as it is.
     """
 
     context: str = ""
@@ -25,10 +25,10 @@ class PromptTemplate:
                 raise InputError(f"wording.{name} {template!r}: must hold {{{name}}} once")
 
     def render_prompt(self, context: str, prompt: str) -> str:
-        """What stands before all questions."""
+        """The text before all questions: context, then prompt."""
         before = self.context.replace("{context}", context) if context and self.context else ""
         return before + prompt
 
     def render_question(self, question: str) -> str:
-        """What stands before an answer."""
+        """The text between prompt and answer."""
         return self.question.replace("{question}", question) if question else ""

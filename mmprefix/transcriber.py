@@ -1,4 +1,4 @@
-"""A frozen Whisper that writes down what was said, and how sure it was: text and signals for a decoder to read.
+"""A frozen Whisper as a recogniser: the transcript of speech, and signals of its confidence, for a decoder to read.
 
 The signals stand in for those of a recogniser with a lattice (graph cost, acoustic cost, confidence, alternatives), as
 device-directed speech detection uses them (Wagner et al., https://arxiv.org/abs/2403.14438), where there is none.
@@ -18,17 +18,17 @@ from mmprefix.encoders.audio_input import windows
 from mmprefix.encoders.base import Preprocess
 from mmprefix.encoders.signals import SIGNALS
 from mmprefix.encoders.whisper import Whisper
-from mmprefix.generation.constraints import LogitsProcessor, SuppressTokens, renormalize
+from mmprefix.generation.next_tokens import LogitsProcessor, SuppressTokens, renormalize
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.parts import Part
 from mmprefix.types import Candidate, Media, Prefix
 
-_AT_ONCE = 16  # windows that are written down together
+_MAX_WINDOWS = 16  # windows that are transcribed in one batch
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was said, and four numbers about it.
+    """A transcript, and four numbers about it.
 
     ``avg_logprob``: mean log-probability of the text's tokens, its end included · ``no_speech_prob``: probability of
     ``<|nospeech|>`` in place of a text · ``compression_ratio``: bytes of the text over its bytes compressed, high where
@@ -49,17 +49,17 @@ class Transcript:
 
 
 class _PlainWhisperDecoder(CrossDecoder):
-    """Writes none of the tokens that its generation_config.json suppresses, as Whisper's own decoding does."""
+    """Whisper's decoder without the tokens that its generation_config.json suppresses, as in Whisper's own decoding."""
 
     def logits_processors(self, options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
-        """The usual ones, and those; what is left sums to 1."""
+        """Those of every decoder, behind the suppression of tokens; the remaining probabilities sum to 1."""
         config = cast(Any, self.lm).generation_config
-        never, first = (
+        always, first = (
             torch.tensor(ids or [], dtype=torch.long, device=stops.device)
             for ids in (config.suppress_tokens, config.begin_suppress_tokens)
         )
         return [
-            SuppressTokens(never),
+            SuppressTokens(always),
             SuppressTokens(first, until=1),
             renormalize,
             *super().logits_processors(options, stops),
@@ -69,8 +69,7 @@ class _PlainWhisperDecoder(CrossDecoder):
 class Transcriber(Part, nn.Module):
     """Whisper as it is, no prefix: speech in, text out.
 
-    A clip longer than the window that Whisper hears (30 s) is written down window by window; its numbers are the means
-    of theirs.
+    A clip longer than Whisper's window (30 s) is transcribed window by window; its numbers are the means of theirs.
 
     Args:
         model, revision, language, dtype: as for ``CrossDecoder``.
@@ -94,39 +93,39 @@ class Transcriber(Part, nn.Module):
         self.decoder = _PlainWhisperDecoder(model, revision, language, dtype=dtype)
         self.identity = self.decoder.identity
         room = self.decoder.max_positions - len(self.decoder.begins)
-        most = min(max_new_tokens, room) if self.decoder.max_positions else max_new_tokens
-        self.options = GenerateOptions(max_new_tokens=most, num_beams=num_beams, num_return=num_beams)
+        max_new_tokens = min(max_new_tokens, room) if self.decoder.max_positions else max_new_tokens
+        self.options = GenerateOptions(max_new_tokens=max_new_tokens, num_beams=num_beams, num_return=num_beams)
         self.preprocess: Preprocess = self.encoder.preprocess
 
     @torch.no_grad()
     def forward(self, media: Media) -> list[Transcript]:
-        """Samples (B S) → what was said in each."""
+        """Samples (B S) → the transcript of each."""
         cut = windows(media, self.encoder.size, join=True)
-        pieces = zip(cut.values.split(_AT_ONCE), cut.lengths.split(_AT_ONCE), strict=True)
-        heard = [one for values, lengths in pieces for one in self._hear(Media(values, lengths))]
-        found: list[list[Transcript]] = [[] for _ in media.lengths]
-        for owner, one in zip(cut.owner.tolist(), heard, strict=True):
-            found[owner].append(one)
-        return [_joined(some) for some in found]
+        batches = zip(cut.values.split(_MAX_WINDOWS), cut.lengths.split(_MAX_WINDOWS), strict=True)
+        parts = [part for values, lengths in batches for part in self._transcribe(Media(values, lengths))]
+        by_clip: list[list[Transcript]] = [[] for _ in media.lengths]
+        for owner, part in zip(cut.owner.tolist(), parts, strict=True):
+            by_clip[owner].append(part)
+        return [_joined(own) for own in by_clip]
 
-    def _hear(self, media: Media) -> list[Transcript]:
-        """Samples (N S) of one window or less → what was said in each."""
+    def _transcribe(self, media: Media) -> list[Transcript]:
+        """Samples (N S) of one window or less → the transcript of each."""
         count, decoder = len(media.lengths), self.decoder
-        nothing = torch.zeros(count, 0, decoder.width, device=media.values.device)
-        state = decoder.prefill(Prefix(nothing, nothing[..., 0].bool()), self.encoder(media))
-        found = decoder.generate(state, [""] * count, self.options)
-        return [_heard(texts, p) for texts, p in zip(found, decoder.no_speech(state).tolist(), strict=True)]
+        empty = torch.zeros(count, 0, decoder.width, device=media.values.device)
+        state = decoder.prefill(Prefix(empty, empty[..., 0].bool()), self.encoder(media))
+        groups = decoder.generate(state, [""] * count, self.options)
+        return [_transcript(texts, p) for texts, p in zip(groups, decoder.no_speech(state).tolist(), strict=True)]
 
 
-def _heard(texts: list[Candidate], silence: float) -> Transcript:
+def _transcript(texts: list[Candidate], no_speech_prob: float) -> Transcript:
     best = texts[0]
     raw = best.text.encode()
     ratio = len(raw) / len(zlib.compress(raw)) if raw else 0.0
-    return Transcript(best.text, best.score, silence, ratio, best.score - texts[-1].score, tuple(texts))
+    return Transcript(best.text, best.score, no_speech_prob, ratio, best.score - texts[-1].score, tuple(texts))
 
 
 def _joined(parts: list[Transcript]) -> Transcript:
-    """What was said in a clip, from its windows."""
+    """The transcript of a clip, from those of its windows."""
     if len(parts) == 1:
         return parts[0]
     text = " ".join(part.text for part in parts if part.text)

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.lib.random_gpt2 import Size
 from benchmarks.lib.workload import Captioned
-from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.mappers.base import Mapper
 from mmprefix.types import Features
 
@@ -50,7 +50,7 @@ def mapper_operations(mapper: Mapper, features: Features) -> float:
     return float(counter.get_total_flops())
 
 
-def step_operations(size: Size, mapper: Mapper, decoder: CausalDecoder, work: Captioned) -> float:
+def step_operations(size: Size, mapper: Mapper, decoder: ComposedDecoder, work: Captioned) -> float:
     """Of one exact step on ``work``."""
     prefix = mapper(work.features).embeds.shape[1]
     head = decoder.lm.get_output_embeddings() if decoder.own_head is None else decoder.own_head

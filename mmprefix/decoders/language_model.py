@@ -1,15 +1,178 @@
-"""What is read from a language model's folder beside its weights, and what is refused there."""
+"""A language model of Transformers as a few functions: embed tokens, run them over a key-value cache, make logits."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DynamicCache
 
+from mmprefix.decoders.lora import add_lora
 from mmprefix.errors import InputError
+from mmprefix.fast import last_layer
+from mmprefix.fast.prepare import prepare
+from mmprefix.kv_cache.cache import attention_mask
+from mmprefix.kv_cache.state import State
+from mmprefix.weights import dry_run, transformers
+from mmprefix.weights import source as sources
+from mmprefix.weights.source import Provenance
 
 
-def refuse_scaled_logits(name: str, config: Any) -> None:
+@dataclass(frozen=True)
+class Tuning:
+    """Trained parts of a language model: all of it, LoRA's additions, or nothing. See ``CausalDecoder``."""
+
+    frozen: bool = True
+    noisy: bool = False
+    dropout: float | None = None
+    lora_rank: int = 0
+    lora_alpha: float = 32.0
+    lora_targets: list[str] | None = None
+
+
+@dataclass(frozen=True)
+class ModelSizes:
+    """L layers, H key-value heads of width K, and positions (0: no limit known)."""
+
+    layers: int
+    heads: int
+    head_width: int
+    max_positions: int
+
+
+class LanguageModel:
+    """A causal language model ``lm`` of Transformers with a ``DynamicCache``; ``stack`` is the module of its layers.
+
+    ``name`` is that of the folder or hub repository, for errors. A plain object: the decoder registers ``lm`` as its
+    own module, and the names of saved tensors begin with that.
+    """
+
+    def __init__(self, lm: Any, name: str, stack: nn.Module, sizes: ModelSizes) -> None:
+        self.lm, self.name, self.stack, self.sizes = lm, name, stack, sizes
+        self.width = int(lm.get_input_embeddings().embedding_dim)
+        self.narrows_last_layer = False
+
+    def adapt(self, tuning: Tuning) -> tuple[str, ...]:
+        """Freeze the model or not, set its dropout, add LoRA, then apply the fast patches.
+
+        The names of LoRA's parameters in ``lm``. Raises InputError for LoRA in a model that is trained as a whole.
+        """
+        if tuning.frozen:
+            self.lm.requires_grad_(False)
+        if tuning.dropout is not None:
+            for module in self.lm.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = tuning.dropout
+        added: tuple[str, ...] = ()
+        if tuning.lora_rank:
+            if not tuning.frozen:
+                rank = tuning.lora_rank
+                raise InputError(f"decoder: lora_rank {rank} is for a frozen model; leave out one of the two")
+            added = add_lora(self.lm, tuning.lora_rank, tuning.lora_alpha, tuning.lora_targets)
+        self.narrows_last_layer = "last_layer" in prepare(self.lm, self.stack, self.sizes.layers, tuning.frozen)
+        return added
+
+    @property
+    def decoder_layers(self) -> list[nn.Module]:
+        """The layers, first to last; none where they are not to be found."""
+        return last_layer.decoder_layers(self.stack, self.sizes.layers)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return self.lm.get_input_embeddings().weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        return self.lm.get_input_embeddings().weight.device
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Token ids (B N) → embeddings (B N E)."""
+        return self.lm.get_input_embeddings()(ids)
+
+    def forward_tokens(
+        self, state: State, cache: DynamicCache, embeds: Tensor, visible: Tensor, position_ids: Tensor
+    ) -> Tensor:
+        """N tokens (B N E) behind the cache of ``state``, which grows by them → hidden states (B N E').
+
+        ``visible`` (B N M) says which of the M tokens behind the state each of the N sees; all see the state.
+        """
+        with self.own_precision():
+            out = self.stack(
+                inputs_embeds=embeds,
+                attention_mask=attention_mask(state.mask, visible, embeds.dtype),
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return out.last_hidden_state
+
+    def own_precision(self) -> AbstractContextManager[Any]:
+        """No autocast around a model in half precision, whose copies would be for nothing."""
+        return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, enabled=False)
+
+    def position_ids(self, state: State, offset: Tensor) -> Tensor:
+        """Position ids (B N) of tokens that stand ``offset`` (B N) behind the state's real positions."""
+        return state.mask.sum(1, keepdim=True) + offset
+
+    def last_hidden(self, state: State) -> Tensor:
+        """The hidden state (B E') after ``state``; zeros where nothing was run, which no logits are made of."""
+        if state.last_hidden is not None:
+            return state.last_hidden
+        return torch.zeros(len(state.mask), self.head.in_features, dtype=self.dtype, device=self.device)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The model's own output matrix."""
+        return self.lm.get_output_embeddings()
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (... E') → logits (... V) by the model's own output matrix."""
+        return self.head(hidden)
+
+    def output_matrix(self) -> nn.Linear | None:
+        """The model's own output matrix where it alone makes the logits; else None."""
+        return self.head
+
+    def require_room(self, state: State, more: int, real: Tensor | None = None) -> None:
+        """InputError where ``more`` positions are too many; padding among them, by ``real`` (B N), takes none."""
+        most = self.sizes.max_positions
+        if not most or state.mask.shape[1] + more <= most:  # a GPU need not be asked for the masks
+            return
+        used = int(state.mask.sum(1).max()) if state.mask.numel() else 0
+        more = more if real is None else int(real.sum(1).max())
+        if used + more > most:
+            raise InputError(
+                f"the decoder {self.name!r} has {most} positions, "
+                f"but {more} more are needed after the {used} that prefix and prompt take; shorten one of them"
+            )
+
+
+def locate(model: str, revision: str | None) -> tuple[Path, Provenance]:
+    """The folder of the model ``model`` (a folder, ``mmprefix:NAME`` or a hub name), and its provenance."""
+    folder = sources.resolve_folder(model, revision, weights=not dry_run.sizes_only())
+    return folder, sources.provenance_of(model, folder)
+
+
+def load_causal(name: str, folder: Path, dtype: str) -> LanguageModel:
+    """The causal language model in ``folder``. Raises InputError where there is none or its logits are not plain."""
+    lm, _ = transformers.load_model(AutoModelForCausalLM, name, folder, dtype)
+    config = lm.config.get_text_config()
+    _refuse_scaled_logits(name, config)
+    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    head_width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+    positions = int(getattr(config, "max_position_embeddings", 0) or 0)
+    return LanguageModel(
+        lm, name, lm.base_model, ModelSizes(int(config.num_hidden_layers), heads, head_width, positions)
+    )
+
+
+def _refuse_scaled_logits(name: str, config: Any) -> None:
     """Logits are made by the output matrix alone, on caption positions only; a few models do more to them."""
     for option in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, option, None):
@@ -17,7 +180,7 @@ def refuse_scaled_logits(name: str, config: Any) -> None:
 
 
 def copy_head(head: nn.Linear) -> nn.Linear:
-    """A trainable copy of an output head, in float32, that shares nothing with the model's embeddings."""
+    """A trainable copy of an output matrix, in float32, that shares nothing with the model's embeddings."""
     copy = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device=head.weight.device)
     copy.load_state_dict({name: value.float() for name, value in head.state_dict().items()})
     return copy

@@ -1,4 +1,4 @@
-"""A decoder that writes in whole words of its own: a trained output head over a vocabulary built from the captions.
+"""A decoder that writes whole words: a trained output head over a vocabulary built from the captions.
 
 Prefix-AAC (https://arxiv.org/abs/2303.17489) does so where training and test captions come from one data set. The
 language model stays frozen and reads each word as the mean of the embeddings of its own tokens for it.
@@ -12,11 +12,15 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
-from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
+from mmprefix.decoders.language_model import LanguageModel, Tuning, load_causal, locate
+from mmprefix.decoders.text_codec import TextCodec
 from mmprefix.errors import InputError
-from mmprefix.fast.small_batch_linear import Content
+from mmprefix.fast.small_batch_linear import WeightKey
 from mmprefix.weights import dry_run, untrusted
+from mmprefix.weights.transformers import load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +36,100 @@ def _words(file: str) -> list[str]:
     return untrusted.read_vocabulary(untrusted.fetch_file(file))
 
 
-class WordDecoder(CausalDecoder):
+class WordCodec(TextCodec):
+    """Words of ``words`` as tokens of a text, numbered from 0; prompts and questions stay in the model's own tokens.
+
+    ``single_stop``: texts are written with one full stop, at the end. Raises InputError where ``<eos>`` is missing.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, name: str, words: list[str], single_stop: bool = False
+    ) -> None:
+        super().__init__(tokenizer, name, stop="")
+        self.words, self.single_stop = words, single_stop
+        self.number = {word: i for i, word in enumerate(words)}
+        if END not in self.number:
+            raise InputError(f"vocabulary: its {len(words)} words lack {END!r}, which ends a text")
+
+    def target_ids(self, before: str, text: str) -> list[int]:
+        """The numbers of the words of ``text``, and of the end. Raises InputError for a word that is not among them."""
+        unknown = self.number.get(UNKNOWN)
+        ids = [self.number.get(word, unknown) for word in text.split()]
+        if None in ids:
+            word = text.split()[ids.index(None)]
+            raise InputError(f"vocabulary: the word {word!r} of {text!r} is not among its {len(self.words)} words")
+        return [*(i for i in ids if i is not None), self.number[END]]
+
+    def choice_ids(self, before: str, text: str) -> list[int]:
+        """The numbers of the words, and of the end."""
+        return self.target_ids(before, text)
+
+    def stop_ids(self, exactly: bool = False) -> Tensor:
+        """The number of the word that ends a text."""
+        return torch.tensor([self.number[END]])
+
+    def decode(self, ids: list[int]) -> str:
+        """The words of ``ids``, joined by spaces."""
+        text = " ".join(self.words[i] for i in ids if i != self.number[END])
+        return text.replace(".", "") + "." if self.single_stop else text
+
+    def count(self, texts: list[str]) -> list[int]:
+        """The number of words of each text, its end included."""
+        return [len(text.split()) + 1 for text in texts]
+
+    def pieces(self) -> tuple[Tensor, Tensor]:
+        """The model's own tokens for all words, one word after the other (N,), and where each word begins (V,)."""
+        pieces = [self.subword_ids(f" {word}") for word in self.words]
+        if self.eos is not None:
+            pieces[self.number[END]] = [self.eos]
+        flat = torch.tensor([i for ids in pieces for i in ids])
+        return flat, torch.tensor([0, *map(len, pieces[:-1])]).cumsum(0)
+
+
+class WordEmbeddings:
+    """The embedding of each word (V E): the mean over the model's own tokens for it, behind a space."""
+
+    def __init__(self, language_model: LanguageModel, codec: WordCodec) -> None:
+        self.language_model, self.codec = language_model, codec
+        self._pieces: tuple[Tensor, Tensor] | None = None
+        self._table: tuple[Any, Tensor] | None = None  # the key of the model's embeddings, and those of all words
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Words (B N) → embeddings (B N E)."""
+        return self.table()[ids]
+
+    def forget(self) -> None:
+        """Compute the table anew when it is next used."""
+        self._table = None
+
+    def table(self) -> Tensor:
+        """All embeddings (V E), kept until the model's change."""
+        source = self.language_model.lm.get_input_embeddings().weight
+        key = WeightKey(source)
+        if self._table is not None and self._table[0] == key:
+            return self._table[1]
+        learns = torch.is_grad_enabled() and source.requires_grad
+        with torch.inference_mode(False):  # what is kept may be read by a training later
+            if self._pieces is None:
+                self._pieces = self.codec.pieces()
+            flat, starts = self._pieces
+            table = nn.functional.embedding_bag(flat.to(source.device), source, starts.to(source.device), mode="mean")
+        if learns:  # it changes with each step
+            return table
+        self._table = key, table.detach()
+        return self._table[1]
+
+
+class ZeroFirstHead(nn.Linear):
+    """An output head (V E') in which word 0 has the logit 0 whatever the weights are."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Hidden states (... E') → logits (... V)."""
+        logits = super().forward(input)
+        return logits.index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), 0.0)
+
+
+class WordDecoder(ComposedDecoder):
     """A frozen causal language model with a trained head over ``vocabulary``.
 
     Args:
@@ -45,9 +142,6 @@ class WordDecoder(CausalDecoder):
             for checkpoints of theirs, and to measure what it costs.
     """
 
-    _embeddings: tuple[Any, Tensor] | None = None  # what the model's own were like, and those of all words
-    _tokens: tuple[Tensor, Tensor] | None = None  # of all words
-
     def __init__(
         self,
         model: str,
@@ -58,41 +152,20 @@ class WordDecoder(CausalDecoder):
         noisy: bool = False,
         as_published: bool = False,
     ) -> None:
-        super().__init__(model, revision, stop="", frozen=frozen, dtype=dtype, noisy=noisy)
-        self.words = _words(vocabulary) if isinstance(vocabulary, str) else list(vocabulary)
-        self.init_args["vocabulary"] = self.words  # what is written down needs no file
-        self.as_published = as_published
-        self.number = {word: i for i, word in enumerate(self.words)}
-        if END not in self.number:
-            raise InputError(f"vocabulary: its {len(self.words)} words lack {END!r}, which ends a text")
-        if as_published and self.words[0] in (END, UNKNOWN):
-            raise InputError(
-                f"as_published: word 0 has the logit 0 there, and here it is {self.words[0]!r}; put '!' first"
-            )
-        rows = self.lm.get_input_embeddings().num_embeddings
-        if as_published and len(self.words) > rows:
-            raise InputError(f"as_published: {len(self.words)} words, but {model!r} has only {rows} embeddings")
-        self.own_head = nn.Linear(self.lm.get_output_embeddings().in_features, len(self.words), bias=False)
+        folder, identity = locate(model, revision)
+        language_model = load_causal(model, folder, dtype)
+        tokenizer = load_tokenizer(language_model.lm, model, folder)
+        words = _words(vocabulary) if isinstance(vocabulary, str) else list(vocabulary)
+        codec = WordCodec(tokenizer, model, words, single_stop=as_published)
+        embeddings = None if as_published else WordEmbeddings(language_model, codec)
+        if as_published:
+            _refuse_unpublished(model, words, language_model.lm.get_input_embeddings().num_embeddings)
+        super().__init__(language_model, codec, identity, Tuning(frozen, noisy), embed=embeddings)
+        self.init_args["vocabulary"] = words  # a recipe of this decoder needs no file
+        self.words, self.word_embeddings = words, embeddings
+        head = ZeroFirstHead if as_published else nn.Linear
+        self.own_head = head(language_model.head.in_features, len(words), bias=False)
         nn.init.kaiming_uniform_(self.own_head.weight)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states (... E') → logits (... V) over the words."""
-        logits = super().logits(hidden)
-        if not self.as_published:
-            return logits
-        return logits.index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), 0.0)
-
-    def output_matrix(self) -> nn.Linear | None:
-        """None where word 0 is another than the head says."""
-        return None if self.as_published else super().output_matrix()
-
-    def embed(self, ids: Tensor) -> Tensor:
-        """Words (B N) → what the model reads (B N E)."""
-        return self._embed(ids) if self.as_published else self._word_embeddings()[ids]
-
-    def stop_ids(self, exactly: bool = False) -> Tensor:
-        """The number of the word that ends a text."""
-        return torch.tensor([self.number[END]], device=self._device)
 
     def remap_saved(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
         """A saved head's rows, each to the word it was for; words that it lacks keep the rows that they have."""
@@ -108,49 +181,16 @@ class WordDecoder(CausalDecoder):
             weight[to] = tensors[name][of].to(weight)
         return {**tensors, name: weight}
 
-    def count_tokens(self, texts: list[str]) -> list[int]:
-        """Words, and the end."""
-        return [len(text.split()) + 1 for text in texts]
-
-    def _target_ids(self, prompt: str, text: str) -> list[int]:
-        unknown = self.number.get(UNKNOWN)
-        ids = [self.number.get(word, unknown) for word in text.split()]
-        if None in ids:
-            word = text.split()[ids.index(None)]
-            raise InputError(f"vocabulary: the word {word!r} of {text!r} is not among its {len(self.words)} words")
-        return [*(i for i in ids if i is not None), self.number[END]]
-
-    def _text(self, ids: list[int]) -> str:
-        text = " ".join(self.words[i] for i in ids if i != self.number[END])
-        return text.replace(".", "") + "." if self.as_published else text
-
-    def _word_embeddings(self) -> Tensor:
-        """The embedding of each word (V E): the mean over the model's own tokens for it, behind a space."""
-        source = self.lm.get_input_embeddings().weight
-        content = Content(source)
-        if self._embeddings is not None and self._embeddings[0] == content:
-            return self._embeddings[1]
-        flat, starts = self._pieces()
-        learns = torch.is_grad_enabled() and source.requires_grad
-        with torch.inference_mode(False):  # what is kept may be read by a training later
-            table = nn.functional.embedding_bag(flat.to(source.device), source, starts.to(source.device), mode="mean")
-        if learns:  # it is another after each step
-            return table
-        self._embeddings = content, table.detach()
-        return self._embeddings[1]
-
-    def _pieces(self) -> tuple[Tensor, Tensor]:
-        """The model's own tokens for all words, one word after the other (N,), and where each word begins (V,)."""
-        if self._tokens is None:
-            pieces = [self._ids(f" {word}") for word in self.words]
-            if self.eos is not None:
-                pieces[self.number[END]] = [self.eos]
-            with torch.inference_mode(False):
-                flat = torch.tensor([i for ids in pieces for i in ids])
-                self._tokens = flat, torch.tensor([0, *map(len, pieces[:-1])]).cumsum(0)
-        return self._tokens
-
     def train(self, mode: bool = True) -> Self:
-        """As for ``CausalDecoder``; the model's embeddings may have changed meanwhile."""
-        self._embeddings = None
+        """As for every decoder; the model's embeddings may have changed meanwhile."""
+        if self.word_embeddings is not None:
+            self.word_embeddings.forget()
         return super().train(mode)
+
+
+def _refuse_unpublished(model: str, words: list[str], rows: int) -> None:
+    """InputError for words that Prefix-AAC's code cannot read by ``rows`` embeddings, or whose first has no logit."""
+    if words[0] in (END, UNKNOWN):
+        raise InputError(f"as_published: word 0 has the logit 0 there, and here it is {words[0]!r}; put '!' first")
+    if len(words) > rows:
+        raise InputError(f"as_published: {len(words)} words, but {model!r} has only {rows} embeddings")

@@ -1,8 +1,10 @@
 """Activation checkpointing for layers that write into a cache: of each layer only its input, keys and values are kept.
 
-All else that its gradient needs is computed a second time on the way back (Chen et al. 2016,
-https://arxiv.org/abs/1604.06174). Transformers' own form of it gives up the cache, which here is what a prefix is read
-into.
+Claim: all else that a layer's gradient needs is computed a second time in the backward pass (Chen et al. 2016,
+https://arxiv.org/abs/1604.06174): losses and gradients have the same bits, from less memory and in more time.
+Transformers' own form of it gives up the cache, which here is what a prefix is read into.
+Measure: ``benchmarks/memory.py`` and ``benchmarks/train_step.py --otherwise recompute``.
+Off: the default; ``model.recompute: true`` (``Decoder.recompute_layers``) turns it on.
 """
 
 from __future__ import annotations
@@ -16,58 +18,58 @@ from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
-from mmprefix.kv_cache import cache as caches
+from mmprefix.kv_cache.cache import set_layer
 from mmprefix.kv_cache.state import Layer
 
 
 def checkpoint_layers(layers: list[nn.Module]) -> None:
-    """Has each of the ``layers``, which write into a cache in this order, forget what it can compute again."""
-    for place, layer in enumerate(layers):
-        layer.forward = CheckpointedLayer(layer, place)  # pyright: ignore[reportAttributeAccessIssue]
+    """Checkpoint each of the ``layers``, which write into a cache in this order."""
+    for index, layer in enumerate(layers):
+        layer.forward = CheckpointedLayer(layer, index)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class CheckpointedLayer:
-    """A layer's pass, whose inside is not kept where a gradient will be asked for."""
+    """``forward`` of the layer number ``index``; where gradients are on, its activations are not kept."""
 
-    def __init__(self, layer: nn.Module, place: int) -> None:
-        self.layer, self.place = layer, place
+    def __init__(self, layer: nn.Module, index: int) -> None:
+        self.layer, self.index = layer, index
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the layer gives; its keys and values are in the cache that is among its arguments."""
-        usual = type(self.layer).forward
+        """The layer's output; its keys and values go into the cache that is among its arguments."""
+        forward = type(self.layer).forward
         cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
         if cache is None or not torch.is_grad_enabled():
-            return usual(self.layer, *args, **kwargs)
-        held, around = _layer(cache, self.place), copy_context()
-        before = (held.keys, held.values) if held.is_initialized else None
+            return forward(self.layer, *args, **kwargs)
+        own_layer, context = _layer(cache, self.index), copy_context()
+        before = (own_layer.keys, own_layer.values) if own_layer.is_initialized else None
 
-        def inside() -> tuple[Any, Layer]:
-            own = _with(cache, self.place, before)
-            given = [own if value is cache else value for value in args]
-            named = {name: own if value is cache else value for name, value in kwargs.items()}
-            found = around.copy().run(usual, self.layer, *given, **named)
-            after = _layer(own, self.place)
-            return found, cast(Layer, (after.keys, after.values))
+        def recomputed() -> tuple[Any, Layer]:
+            own = _single_layer_cache(cache, self.index, before)
+            own_args = [own if value is cache else value for value in args]
+            own_kwargs = {name: own if value is cache else value for name, value in kwargs.items()}
+            output = context.copy().run(forward, self.layer, *own_args, **own_kwargs)
+            after = _layer(own, self.index)
+            return output, cast(Layer, (after.keys, after.values))
 
-        found, (keys, values) = cast(Any, checkpoint(inside, use_reentrant=False))
-        caches.set_layer(held, keys, values)
-        return found
+        output, (keys, values) = cast(Any, checkpoint(recomputed, use_reentrant=False))
+        set_layer(own_layer, keys, values)
+        return output
 
 
 def _own(cache: Cache) -> Cache:
     return cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
 
 
-def _layer(cache: Cache, place: int) -> DynamicLayer:
-    """The part of a cache that the layer at ``place`` writes into; it is made where it is not there yet."""
+def _layer(cache: Cache, index: int) -> DynamicLayer:
+    """The part of a cache that layer ``index`` writes into, created where it is missing."""
     layers = _own(cache).layers
-    layers.extend(DynamicLayer() for _ in range(place + 1 - len(layers)))
-    return cast(DynamicLayer, layers[place])
+    layers.extend(DynamicLayer() for _ in range(index + 1 - len(layers)))
+    return cast(DynamicLayer, layers[index])
 
 
-def _with(cache: Cache, place: int, before: tuple[Tensor | None, Tensor | None] | None) -> Cache:
-    """The same cache for one layer alone, holding what it held before."""
-    fresh = DynamicLayer() if before is None else caches.set_layer(DynamicLayer(), *cast(Layer, before))
+def _single_layer_cache(cache: Cache, index: int, before: tuple[Tensor | None, Tensor | None] | None) -> Cache:
+    """A cache for layer ``index`` alone, with the keys and values that it had ``before``."""
+    fresh = DynamicLayer() if before is None else set_layer(DynamicLayer(), *cast(Layer, before))
     own = DynamicCache()
-    own.layers.extend([*_own(cache).layers[:place], fresh])
+    own.layers.extend([*_own(cache).layers[:index], fresh])
     return EncoderDecoderCache(own, cache.cross_attention_cache) if isinstance(cache, EncoderDecoderCache) else own

@@ -1,4 +1,10 @@
-"""Torch's own kernels in the place of a library's slower ones that compute the same."""
+"""Fused GELU: torch's own kernel in the place of a library's formula.
+
+Claim: the tanh form of GELU that Transformers writes out in eight passes (GPT-2's) is one kernel of torch; results are
+equal up to rounding (1e-12 in float64).
+Measure: ``benchmarks/train_step.py``, with and without; the eight passes read and write (B N 4E) numbers each.
+Off: ``MMPREFIX_FAST`` without ``gelu``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +13,7 @@ from transformers.activations import NewGELUActivation
 
 
 def fuse_gelu(model: nn.Module) -> None:
-    """Gives ``model`` GELU's tanh form (GPT-2's) in one kernel instead of eight passes over what it is given."""
+    """Replace every ``NewGELUActivation`` in ``model`` by ``nn.GELU(approximate="tanh")``."""
     for module in model.modules():
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):

@@ -1,49 +1,105 @@
-"""What a search is offered: the log-probabilities of each line's next token, a few lines at a time.
+"""Top-k next-token log-probabilities, a few hypotheses at a time, and the logits processors that constrain them.
 
-A vocabulary is wide, and a search wants a handful of its tokens. A few lines' logits stay in the processor's cache from
-the softmax to the choice, and nothing as wide as the vocabulary is made for all lines at once.
+A vocabulary is wide, and a search needs a handful of its tokens. A few hypotheses' logits stay in the processor's cache
+from the softmax to the choice, and no (B W V) tensor is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from mmprefix.fast.chunked_topk import NUMBERS, chunked_topk
-from mmprefix.generation.constraints import LogitsProcessor
+from mmprefix.fast.chunked_topk import chunked_topk
+from mmprefix.generation.options import IMPOSSIBLE, GenerateOptions
+
+MAX_LOGITS = 1 << 20  # logits at once on a CPU
+
+# next-token log-probabilities (B W V) and the hypotheses (B W n) so far → constrained log-probabilities (B W V)
+LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 
 
 class NextTokens:
-    """The next tokens of the W lines (B W n) of B inputs.
+    """The next tokens of W hypotheses (B W n) of each of B inputs.
 
-    ``logits`` (B W V), or (B 1 V) where all lines of an input are still the same; ``rules`` say what is not offered.
+    ``logits`` (B W V), or (B 1 V) where all hypotheses of an input are still equal.
     """
 
-    def __init__(self, logits: Tensor, lines: Tensor, rules: Sequence[LogitsProcessor]) -> None:
-        self.logits, self.rules, self.width = logits, rules, lines.shape[1]
-        self.lines = lines[:, : logits.shape[1]]
+    def __init__(self, logits: Tensor, hypotheses: Tensor, processors: Sequence[LogitsProcessor]) -> None:
+        self.logits, self.processors, self.width = logits, processors, hypotheses.shape[1]
+        self.hypotheses = hypotheses[:, : logits.shape[1]]
 
     def top(self, count: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The log-probabilities and ids (B W C) of each line's likeliest tokens; C is ``count``, or V if that is less.
+        """Log-probabilities and ids (B W C) of each hypothesis' likeliest tokens; C is ``count``, at most V.
 
-        A ``temperature`` is applied to what is left by the rules, which is made probabilities again.
+        A ``temperature`` is applied behind the processors; the result sums to 1 again.
         """
-        inputs, width, wide = self.logits.shape
-        count = min(count, wide)
-        size = max(1, NUMBERS // (width * wide) if self.logits.device.type == "cpu" else inputs)
-        parts = [chunked_topk(self._of(slice(at, at + size), temperature), count) for at in range(0, inputs, size)]
-        values, tokens = (torch.cat(some).expand(-1, self.width, -1) for some in zip(*parts, strict=True))
+        inputs, width, vocabulary = self.logits.shape
+        count = min(count, vocabulary)
+        size = max(1, MAX_LOGITS // (width * vocabulary) if self.logits.device.type == "cpu" else inputs)
+        blocks = [_top(self._processed(slice(b, b + size), temperature), count) for b in range(0, inputs, size)]
+        values, tokens = (torch.cat(parts).expand(-1, self.width, -1) for parts in zip(*blocks, strict=True))
         return values, tokens
 
     def log_probs(self, temperature: float = 1.0) -> Tensor:
-        """Of all tokens (B W V)."""
-        return self._of(slice(None), temperature).expand(-1, self.width, -1)
+        """Log-probabilities of all tokens (B W V)."""
+        return self._processed(slice(None), temperature).expand(-1, self.width, -1)
 
-    def _of(self, inputs: slice, temperature: float) -> Tensor:
-        """All tokens of some inputs."""
-        found = self.logits[inputs].float().log_softmax(-1)
-        for rule in self.rules:
-            found = rule(found, self.lines[inputs])
-        return found if temperature == 1 else (found / temperature).log_softmax(-1)
+    def _processed(self, inputs: slice, temperature: float) -> Tensor:
+        """Log-probabilities of all tokens of some inputs."""
+        log_probs = self.logits[inputs].float().log_softmax(-1)
+        for processor in self.processors:
+            log_probs = processor(log_probs, self.hypotheses[inputs])
+        return log_probs if temperature == 1 else (log_probs / temperature).log_softmax(-1)
+
+
+def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` greatest of values (... V) and their indices."""
+    if count == 1:
+        greatest = values.max(-1, keepdim=True)
+        return greatest.values, greatest.indices
+    return chunked_topk(values, count)
+
+
+def processors_for(options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
+    """The logits processors that ``options`` ask for; ``stops`` (any number) are the token ids that end a text."""
+    processors: list[LogitsProcessor] = []
+    if options.no_repeat_ngram_size:
+        processors.append(NoRepeatNgram(options.no_repeat_ngram_size))
+    if options.min_new_tokens:
+        processors.append(SuppressTokens(stops, until=options.min_new_tokens))
+    return processors
+
+
+class SuppressTokens:
+    """Logits processor: ``tokens`` are impossible until a hypothesis has ``until`` tokens (None: for ever)."""
+
+    def __init__(self, tokens: Tensor, until: int | None = None) -> None:
+        self.tokens, self.until = tokens, until
+
+    def __call__(self, log_probs: Tensor, hypotheses: Tensor) -> Tensor:
+        if self.until is not None and hypotheses.shape[-1] >= self.until:
+            return log_probs
+        return log_probs.index_fill(-1, self.tokens[self.tokens < log_probs.shape[-1]], IMPOSSIBLE)
+
+
+class NoRepeatNgram:
+    """Logits processor: no ``size`` tokens in a row come twice in a hypothesis."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __call__(self, log_probs: Tensor, hypotheses: Tensor) -> Tensor:
+        before, length = self.size - 1, hypotheses.shape[-1]
+        if length < self.size:
+            return log_probs
+        windows = hypotheses.unfold(-1, self.size, 1)  # (B W n-size+1 size)
+        repeats = (windows[..., :-1] == hypotheses[..., None, length - before :]).all(-1)  # begins as the latest tokens
+        penalty = torch.where(repeats, IMPOSSIBLE, 0.0).to(log_probs.dtype)
+        return log_probs.scatter_add(-1, windows[..., -1], penalty)
+
+
+def renormalize(log_probs: Tensor, hypotheses: Tensor) -> Tensor:
+    """Logits processor: the possible tokens' probabilities sum to 1 again."""
+    return log_probs.log_softmax(-1)

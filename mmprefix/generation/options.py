@@ -1,4 +1,4 @@
-"""What to write: how many tokens, beams and texts, and by which rules."""
+"""Generation options: number of tokens, beams and texts, sampling, ranking, constraints."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Literal
 
 from mmprefix.errors import InputError
 
-IMPOSSIBLE = float("-inf")  # the log-probability of a line that does not exist
+IMPOSSIBLE = float("-inf")  # log-probability of a token or hypothesis that is excluded
 
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """What to write. Contradictions are refused when the options are made.
+    """Options of a search. Contradictions are refused when the options are made.
 
     ``num_beams`` above 1 searches with beams; ``sample`` draws, with ``temperature`` and ``top_p``, the same draw
     for the same ``seed`` whatever the batch; neither is greedy. ``num_return`` texts an input. A text's score is the
     sum of its tokens' log-probabilities (the end of text included) over length to the power ``length_penalty``.
-    No line ends before ``min_new_tokens``; none has the same ``no_repeat_ngram_size`` tokens in a row twice (0: may).
+    No text ends before ``min_new_tokens``; none has the same ``no_repeat_ngram_size`` tokens in a row twice (0: may).
     ``ranking="clipcap"`` keeps the beams of ClipCap's published code: mean log-probability decides at every step,
-    and finished lines hold their place among the beams.
+    and finished hypotheses stay among the beams.
     """
 
     max_new_tokens: int = 30
@@ -36,12 +36,12 @@ class GenerateOptions:
 
     @property
     def width(self) -> int:
-        """How many lines an input has while it is written."""
+        """The number W of hypotheses of an input during the search."""
         return self.num_return if self.sample else self.num_beams
 
     def __post_init__(self) -> None:
-        def need(good: bool, option: str, advice: str) -> None:
-            if not good:
+        def need(valid: bool, option: str, advice: str) -> None:
+            if not valid:
                 raise InputError(f"generate: {option}={getattr(self, option)}: {advice}")
 
         for option in ("max_new_tokens", "num_beams", "num_return"):
@@ -50,7 +50,11 @@ class GenerateOptions:
             need(getattr(self, option) >= 0, option, "must be at least 0")
         most = self.max_new_tokens
         need(self.min_new_tokens <= most, "min_new_tokens", f"must be at most max_new_tokens={most}")
-        need(not (self.sample and self.num_beams > 1), "num_beams", "sample=True draws single lines; use num_beams=1")
+        need(
+            not (self.sample and self.num_beams > 1),
+            "num_beams",
+            "sample=True draws single texts; use num_beams=1",
+        )
         most = self.num_return if self.sample else self.num_beams
         need(self.num_return <= most, "num_return", f"num_beams={self.num_beams} gives no more texts; raise num_beams")
         need(self.temperature > 0, "temperature", "must be above 0; for the likeliest words leave sample=False")

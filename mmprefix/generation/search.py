@@ -1,58 +1,109 @@
-"""Text behind a trunk: every line of all inputs grows by one node a step, as one tree on what was read.
+"""Search over a shared KV cache: each step appends one token to every hypothesis; a tree mask hides other hypotheses.
 
-A decoder has read a prefix and a prompt once: the trunk. Every step adds ``width`` nodes to each input's tree, one
-for each line of text being written, and a mask says which nodes are a line's own ancestors. So the trunk's keys and
-values are stored once an input, and no cache is copied or reordered when beams change places. Inputs that are done
-leave the batch.
+A decoder has read prefix and prompt once: a state. Every step adds W nodes to each input's tree behind it, one for each
+hypothesis, and a mask says which nodes are a hypothesis' own ancestors. So the keys and values of the state are stored
+once an input, and no cache is copied or reordered when beams change their order. Finished inputs leave the batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import cast
 
 import torch
 from torch import Tensor
 
-from mmprefix.generation.constraints import LogitsProcessor
-from mmprefix.generation.next_tokens import NextTokens
+from mmprefix.fast import cuda_graph, small_batch_linear
+from mmprefix.generation.next_tokens import LogitsProcessor, NextTokens
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.generation.strategies import Hypothesis, strategy_for
-from mmprefix.kv_cache.protocols import TokenTree
+from mmprefix.kv_cache.cache import preallocated_cache, select_rows
+from mmprefix.kv_cache.protocols import TokenTree, TreeModel
+from mmprefix.kv_cache.state import State
+
+COMPACT_BELOW = 0.75  # part of the batch that is still active from which finished inputs are dropped: it costs a copy
 
 
 def search(
-    first: Tensor, tree: TokenTree, options: GenerateOptions, stops: Tensor, rules: Sequence[LogitsProcessor]
+    first: Tensor, tree: TokenTree, options: GenerateOptions, stops: Tensor, processors: Sequence[LogitsProcessor]
 ) -> list[list[Hypothesis]]:
-    """For each input its lines, the best first.
+    """Each input's hypotheses, the best first.
 
-    ``first`` (B V) are the logits after the trunk; ``stops`` (any number) are the token ids that end a line.
+    ``first`` (B V) are the logits after the state; ``stops`` (any number) are the token ids that end a hypothesis.
     """
     width, count, steps = options.width, len(first), options.max_new_tokens
-    picker = strategy_for(options, count, stops)
-    found: list[list[Hypothesis]] = [[]] * count
-    places = torch.arange(count, device=first.device)  # which inputs are still in the batch
+    strategy = strategy_for(options, count, stops)
+    results: list[list[Hypothesis]] = [[]] * count
+    inputs = torch.arange(count, device=first.device)  # those that are still in the batch
     own = torch.eye(width, dtype=torch.bool, device=first.device)[None]
     ancestry = own[:, :, :0].expand(count, -1, -1)
-    offer = NextTokens(first[:, None], picker.tokens, rules)
-    for left in range(steps - 1, -1, -1):
-        parents, tokens = picker.step(offer)
-        still = int(picker.active.sum())
-        if not still or not left:
+    next_tokens = NextTokens(first[:, None], strategy.tokens, processors)
+    for steps_left in range(steps - 1, -1, -1):
+        parents, tokens = strategy.step(next_tokens)
+        active = int(strategy.active.sum())
+        if not active or not steps_left:
             break
         inherited = ancestry.gather(1, parents[..., None].expand(-1, -1, ancestry.shape[-1]))
-        ancestry = torch.cat([inherited, own.expand(len(places), -1, -1)], dim=-1)  # (B W M)
-        if tree.should_compact(still, len(places)):
-            gone, rows = (~picker.active).nonzero()[:, 0], picker.active.nonzero()[:, 0]
-            for place, lines in zip(_numbers(places[gone]), picker.select(gone).finished(), strict=True):
-                found[place] = lines
-            picker, places, ancestry, tokens = picker.select(rows), places[rows], ancestry[rows], tokens[rows]
+        ancestry = torch.cat([inherited, own.expand(len(inputs), -1, -1)], dim=-1)  # (B W M)
+        if tree.should_compact(active, len(inputs)):
+            done, rows = (~strategy.active).nonzero()[:, 0], strategy.active.nonzero()[:, 0]
+            for b, hypotheses in zip(_numbers(inputs[done]), strategy.select(done).finished(), strict=True):
+                results[b] = hypotheses
+            strategy, inputs, ancestry, tokens = strategy.select(rows), inputs[rows], ancestry[rows], tokens[rows]
             tree.select(rows)
-        offer = NextTokens(tree.step(tokens, ancestry), picker.tokens, rules)
-    for place, lines in zip(_numbers(places), picker.finished(), strict=True):
-        found[place] = lines
-    return found
+        next_tokens = NextTokens(tree.step(tokens, ancestry), strategy.tokens, processors)
+    for b, hypotheses in zip(_numbers(inputs), strategy.finished(), strict=True):
+        results[b] = hypotheses
+    return results
 
 
 def _numbers(values: Tensor) -> list[int]:
     return cast(list[int], values.tolist())  # pyright: ignore
+
+
+@contextmanager
+def open_tree(decoder: TreeModel, state: State, width: int, steps: int) -> Generator[TokenTree]:
+    """A tree of at most ``steps`` steps of ``width`` nodes behind ``state``."""
+    if state.mask.is_cuda and cuda_graph.can_record(decoder, state, steps):
+        with cuda_graph.open_graph_tree(decoder, state, width, steps) as tree:
+            yield tree
+    else:
+        yield EagerTree(decoder, state, width * steps)
+
+
+class EagerTree:
+    """A tree (``TokenTree``) whose cache becomes longer with each step."""
+
+    def __init__(self, decoder: TreeModel, state: State, room: int) -> None:
+        self.decoder, self.cache = decoder, preallocated_cache(state.cache, room)
+        self.state = replace(state, cache=(), last_hidden=None)  # the parts that a step reads
+        self.buffer: Tensor | None = None  # for the logits of a step: memory that was never used is slow to write
+
+    def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:
+        """Tokens (B W), one for each hypothesis → logits (B W V), to be read before the next step."""
+        decoder, state = self.decoder, self.state
+        depth = torch.full_like(tokens, ancestry.shape[-1] // tokens.shape[1] - 1)
+        position_ids = decoder.position_ids(state, depth)
+        return self._logits(decoder.forward_tokens(state, self.cache, decoder.embed(tokens), ancestry, position_ids))
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (B W E') → (B W V)."""
+        head, rows = self.decoder.output_matrix(), hidden.flatten(0, 1)
+        few = len(rows) <= small_batch_linear.MAX_ROWS
+        if head is None or few or hidden.device.type != "cpu" or cast(Tensor | None, head.bias) is not None:
+            return self.decoder.logits(hidden)
+        if self.buffer is None:
+            self.buffer = hidden.new_empty(len(rows), len(head.weight))
+        product: Tensor = torch.mm(rows, head.weight.T, out=self.buffer[: len(rows)])
+        return product.view(*hidden.shape[:2], -1)
+
+    def should_compact(self, active: int, count: int) -> bool:
+        """Whether enough inputs have finished to pay for a copy of the cache."""
+        return active <= COMPACT_BELOW * count
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the inputs ``rows``."""
+        self.state = self.state.select(rows)
+        select_rows(self.cache, rows)

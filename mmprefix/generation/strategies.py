@@ -1,6 +1,6 @@
-"""Which tokens a search takes: greedy or sampled lines, beams as Hugging Face's, beams as ClipCap's published code.
+"""Search strategies: greedy or sampled hypotheses, beam search as Hugging Face's, beams as ClipCap's published code.
 
-A picker holds the lines of B inputs, W each, as tensors, and looks at all of them at once.
+A strategy holds W hypotheses for each of B inputs as tensors, and steps all of them at once.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ Hypothesis = tuple[list[int], float]  # token ids without what ended them, and t
 
 
 class SearchStrategy(Protocol):
-    """What grows on the tree: W lines are open for each of B inputs, as many as ``GenerateOptions.width`` says."""
+    """The choice of the next tokens: W open hypotheses for each of B inputs (``GenerateOptions.width``)."""
 
-    tokens: Tensor  # (B W n), the open lines so far
+    tokens: Tensor  # (B W n), the open hypotheses so far
 
     @property
     def active(self) -> Tensor:
-        """Which inputs (B) can gain by another step."""
+        """(B,) bool: inputs whose search is not finished."""
         ...
 
-    def step(self, offer: NextTokens) -> tuple[Tensor, Tensor]:
-        """What is offered to the open lines → parents (B W) among them, and tokens (B W)."""
+    def step(self, next_tokens: NextTokens) -> tuple[Tensor, Tensor]:
+        """Append one token to every hypothesis → the parents (B W) among the hypotheses, and the tokens (B W)."""
         ...
 
     def select(self, rows: Tensor) -> Self:
-        """The same for some of the inputs."""
+        """The strategy with the inputs ``rows`` alone."""
         ...
 
     def finished(self) -> list[list[Hypothesis]]:
-        """For each input its finished lines, the best first."""
+        """Each input's finished hypotheses, the best first."""
         ...
 
 
 class BatchedState:
-    """What all pickers share: their tensors (B ...) can be taken apart by input."""
-
-    def select(self, rows: Tensor) -> Self:
-        """The same for some of the inputs."""
-        part = copy(self)
-        for name, value in vars(self).items():
-            if isinstance(value, Tensor) and name not in self.shared:
-                setattr(part, name, value[rows])
-        return part
+    """A strategy's tensors (B ...), from which inputs can be selected; ``shared`` names those without inputs."""
 
     shared = ("stops",)
 
+    def select(self, rows: Tensor) -> Self:
+        """The strategy with the inputs ``rows`` alone."""
+        selected = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and name not in self.shared:
+                setattr(selected, name, value[rows])
+        return selected
+
 
 class GreedyOrSampled(BatchedState):
-    """Greedy or sampled lines, ``width`` of them side by side, none knowing of the others."""
+    """Greedy or sampled hypotheses, ``width`` of them side by side and independent."""
 
     def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
         self.options, self.stops = options, stops
@@ -67,14 +67,14 @@ class GreedyOrSampled(BatchedState):
         self.generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
         self.parents = torch.arange(self.width, device=device).expand(batch, -1)
 
-    def step(self, offer: NextTokens) -> tuple[Tensor, Tensor]:
+    def step(self, next_tokens: NextTokens) -> tuple[Tensor, Tensor]:
         if self.options.sample:
-            log_probs = offer.log_probs()
+            log_probs = next_tokens.log_probs()
             tokens = self._draw(log_probs)  # (B W)
-            gained = log_probs.gather(-1, tokens[..., None])[..., 0]
+            gain = log_probs.gather(-1, tokens[..., None])[..., 0]
         else:
-            gained, tokens = (part[..., 0] for part in offer.top(1))
-        self.score = self.score + gained.masked_fill(self.ended, 0)
+            gain, tokens = (part[..., 0] for part in next_tokens.top(1))
+        self.score = self.score + gain.masked_fill(self.ended, 0)
         self.length = self.length + ~self.ended
         self.ended = self.ended | torch.isin(tokens, self.stops)
         self.tokens = torch.cat([self.tokens, tokens[..., None]], dim=-1)
@@ -88,7 +88,7 @@ class GreedyOrSampled(BatchedState):
             ranked = ranked.masked_fill(before >= self.options.top_p, float("-inf"))
             scaled = torch.empty_like(ranked).scatter(-1, order, ranked)
         # the Gumbel trick: adding this noise makes the maximum a draw; one noise for all inputs where a seed is set,
-        # so that what an input is given does not depend on its neighbours
+        # so that an input's text does not depend on its neighbours
         shape = log_probs.shape[1:] if self.generator else log_probs.shape
         noise = torch.rand(shape, generator=self.generator, dtype=torch.float64).clamp(min=1e-300)
         gumbel = -(-noise.log()).clamp(min=1e-300).log()
@@ -104,11 +104,11 @@ class GreedyOrSampled(BatchedState):
 
 
 class BeamSearch(BatchedState):
-    """Beam search that keeps finished lines apart; the rule of Hugging Face's ``generate``.
+    """Beam search that keeps finished hypotheses apart; the rule of Hugging Face's ``generate``.
 
-    Twice as many continuations as beams are looked at; those among the best ``num_beams`` that end are kept as
-    finished, the best others go on. An input is done when its best open line, by its score so far, is no better
-    than its worst finished one.
+    Twice as many continuations as beams are compared; those among the best ``num_beams`` that end are finished, the
+    best others stay open. An input is done when its best open hypothesis, by its score so far, is no better than its
+    worst finished one.
     """
 
     def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
@@ -116,54 +116,50 @@ class BeamSearch(BatchedState):
         self.keep = self.width * (1 + max(1, min(len(stops), 4)))
         shape = (batch, self.width)
         self.score = torch.zeros(shape, device=device)
-        self.score[:, 1:] = IMPOSSIBLE  # all lines are the same before the first token
+        self.score[:, 1:] = IMPOSSIBLE  # all hypotheses are equal before the first token
         self.tokens = torch.zeros(*shape, 0, dtype=torch.long, device=device)
         self.finished_score = torch.full(shape, IMPOSSIBLE, device=device)
         self.finished_length = torch.zeros(shape, dtype=torch.long, device=device)
         self.finished_tokens = torch.zeros(*shape, options.max_new_tokens, dtype=torch.long, device=device)
-        self.hopeful = torch.ones(batch, dtype=torch.bool, device=device)
+        self.active = torch.ones(batch, dtype=torch.bool, device=device)
 
-    def step(self, offer: NextTokens) -> tuple[Tensor, Tensor]:
+    def step(self, next_tokens: NextTokens) -> tuple[Tensor, Tensor]:
         length = self.tokens.shape[-1] + 1
-        log_probs, tokens = offer.top(self.keep, self.options.temperature)  # (B W c)
-        total = (self.score[..., None] + log_probs).flatten(1)  # the best of all lines are among the best of each
+        log_probs, tokens = next_tokens.top(self.keep, self.options.temperature)  # (B W c)
+        total = (self.score[..., None] + log_probs).flatten(1)  # the best of all are among the best of each
         score, index = total.topk(min(self.keep, total.shape[-1]), dim=-1)  # (B C)
         parents, tokens = index // log_probs.shape[-1], tokens.flatten(1).gather(1, index)
-        lines = torch.cat([_take(self.tokens, parents), tokens[..., None]], dim=-1)  # (B C length)
+        hypotheses = torch.cat([_take(self.tokens, parents), tokens[..., None]], dim=-1)  # (B C length)
         ends = torch.isin(tokens, self.stops)
         last = length == self.options.max_new_tokens
-        self._finish(score, lines, ends | last, length)
+        self._finish(score, hypotheses, ends | last, length)
         best = score.masked_fill(ends, IMPOSSIBLE).topk(self.width, dim=-1).indices
-        self.score, self.tokens = score.masked_fill(ends, IMPOSSIBLE).gather(1, best), _take(lines, best)
+        self.score, self.tokens = score.masked_fill(ends, IMPOSSIBLE).gather(1, best), _take(hypotheses, best)
         worst = torch.where((self.finished_score > IMPOSSIBLE).all(-1), self.finished_score.amin(-1), IMPOSSIBLE)
-        self.hopeful = self.hopeful & (self.score[:, 0] / length**self.options.length_penalty > worst) & (not last)
+        self.active = self.active & (self.score[:, 0] / length**self.options.length_penalty > worst) & (not last)
         return parents.gather(1, best), tokens.gather(1, best)
 
-    def _finish(self, score: Tensor, lines: Tensor, ends: Tensor, length: int) -> None:
-        """Merges the lines that end now, among the best ``width`` candidates, into the finished ones."""
-        counts = ends & self.hopeful[:, None]
+    def _finish(self, score: Tensor, hypotheses: Tensor, ends: Tensor, length: int) -> None:
+        """Merge the hypotheses that end now, among the best ``width`` candidates, into the finished ones."""
+        counts = ends & self.active[:, None]
         counts[:, self.width :] = False
         score = (score / length**self.options.length_penalty).masked_fill(~counts, IMPOSSIBLE)
         room = self.finished_tokens.shape[-1] - length
-        lines = torch.nn.functional.pad(lines, (0, room))
+        hypotheses = torch.nn.functional.pad(hypotheses, (0, room))
         lengths = torch.full_like(score, length, dtype=torch.long)
         merged = torch.cat([self.finished_score, score], dim=1)
         self.finished_score, best = merged.topk(self.width, dim=-1)
-        self.finished_tokens = _take(torch.cat([self.finished_tokens, lines], dim=1), best)
+        self.finished_tokens = _take(torch.cat([self.finished_tokens, hypotheses], dim=1), best)
         self.finished_length = torch.cat([self.finished_length, lengths], dim=1).gather(1, best)
-
-    @property
-    def active(self) -> Tensor:
-        return self.hopeful
 
     def finished(self) -> list[list[Hypothesis]]:
         return _ranked(self.finished_tokens, self.finished_length, self.finished_score, self.options.num_return)
 
 
 class ClipCapBeamSearch(BatchedState):
-    """The beams of ClipCap's published code: the mean log-probability of a line ranks it at every step.
+    """The beams of ClipCap's published code: the mean log-probability of a hypothesis ranks it at every step.
 
-    A finished line stays among the beams with its length frozen; the search ends when all beams have.
+    A finished hypothesis stays among the beams with its length frozen; the search ends when all beams have.
     """
 
     def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
@@ -174,13 +170,13 @@ class ClipCapBeamSearch(BatchedState):
         self.ended = torch.zeros(shape, dtype=torch.bool, device=device)
         self.tokens = torch.zeros(*shape, 0, dtype=torch.long, device=device)
 
-    def step(self, offer: NextTokens) -> tuple[Tensor, Tensor]:
-        log_probs = offer.log_probs(self.options.temperature)
+    def step(self, next_tokens: NextTokens) -> tuple[Tensor, Tensor]:
+        log_probs = next_tokens.log_probs(self.options.temperature)
         v = log_probs.shape[-1]
         if not self.tokens.shape[-1]:
             self.total, tokens = log_probs[:, 0].topk(self.width, dim=-1)
             parents = torch.zeros_like(tokens)
-            lines = self.tokens
+            hypotheses = self.tokens
         else:
             idle = torch.full_like(log_probs[0, 0], float("-inf"))
             idle[0] = 0.0
@@ -190,8 +186,8 @@ class ClipCapBeamSearch(BatchedState):
             mean, index = (total / length[..., None]).flatten(1).topk(self.width, dim=-1)
             parents, tokens = index // v, index % v
             self.length, self.ended = length.gather(1, parents), self.ended.gather(1, parents)
-            self.total, lines = mean * self.length, _take(self.tokens, parents)
-        self.tokens = torch.cat([lines, tokens[..., None]], dim=-1)
+            self.total, hypotheses = mean * self.length, _take(self.tokens, parents)
+        self.tokens = torch.cat([hypotheses, tokens[..., None]], dim=-1)
         self.ended = self.ended | torch.isin(tokens, self.stops)
         return parents, tokens
 
@@ -204,20 +200,20 @@ class ClipCapBeamSearch(BatchedState):
 
 
 def strategy_for(options: GenerateOptions, batch: int, stops: Tensor) -> SearchStrategy:
-    """The picker that ``options`` ask for; ``stops`` (any number) are the token ids that end a line."""
-    kind = (
-        GreedyOrSampled if options.num_beams == 1 else ClipCapBeamSearch if options.ranking == "clipcap" else BeamSearch
-    )
-    return kind(batch, stops, options, stops.device)
+    """The strategy that ``options`` ask for; ``stops`` (any number) are the token ids that end a hypothesis."""
+    if options.num_beams == 1:
+        return GreedyOrSampled(batch, stops, options, stops.device)
+    beams = ClipCapBeamSearch if options.ranking == "clipcap" else BeamSearch
+    return beams(batch, stops, options, stops.device)
 
 
-def _take(lines: Tensor, index: Tensor) -> Tensor:
-    """Lines (B W N) at index (B C) → (B C N)."""
-    return lines.gather(1, index[..., None].expand(-1, -1, lines.shape[-1]))
+def _take(hypotheses: Tensor, index: Tensor) -> Tensor:
+    """Hypotheses (B W N) at index (B C) → (B C N)."""
+    return hypotheses.gather(1, index[..., None].expand(-1, -1, hypotheses.shape[-1]))
 
 
 def _ranked(tokens: Tensor, length: Tensor, score: Tensor, count: int) -> list[list[Hypothesis]]:
-    """Lines (B W N) cut to their lengths (B W), the ``count`` best of an input first, without those that never were."""
+    """The ``count`` best hypotheses (B W N) of an input, cut to their lengths (B W), impossible ones left out."""
     order = score.argsort(dim=-1, descending=True, stable=True)[:, :count]
     ids, lengths, scores = (_take(tokens, order), length.gather(1, order), score.gather(1, order))
     rows = zip(*(cast(list[Any], part.tolist()) for part in (ids, lengths, scores)), strict=True)  # pyright: ignore

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.encoders import panns
 from mmprefix.encoders.base import EncoderMode
@@ -66,7 +67,7 @@ def prefix_aac(
 
 def aac_slots(model: PrefixLM) -> list[TensorMap]:
     """The slots of encoder, mappers and output head by Prefix-AAC's names."""
-    encoder, decoder = cast(Cnn14, model.encoder("audio")), cast(CausalDecoder, model.decoder)
+    encoder, decoder = cast(Cnn14, model.encoder("audio")), cast(ComposedDecoder, model.decoder)
     temporal, overall = cast(Parallel, model.mappers["audio"]).mappers
     assert decoder.own_head is not None
     return [
@@ -94,7 +95,7 @@ def _mapper_slots(prefix: str, mapper: PrefixAAC, kernel: int) -> list[TensorMap
 
 def _aac_decoder(
     given: Mapping[str, Tensor], file: str, name: str, words: list[str] | None, frozen: bool
-) -> CausalDecoder:
+) -> ComposedDecoder:
     count = given["language_header.weight"].shape[0]
     if words is not None and len(words) != count:
         raise InputError(f"--vocabulary: has {len(words)} words, but the head of {file} writes {count}")
@@ -111,7 +112,7 @@ def _aac_decoder(
 
 
 def _aac_model(
-    given: Mapping[str, Tensor], file: str, trained: Trained, decoder: CausalDecoder, heads: int
+    given: Mapping[str, Tensor], file: str, trained: Trained, decoder: ComposedDecoder, heads: int
 ) -> PrefixLM:
     try:
         classes = given["audio_encoder.fc_audioset.weight"].shape[0]

@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.weights import untrusted
 
 _BUFFERS = (".attn.bias", ".attn.masked_bias")  # masks that older versions of Transformers saved among the weights
@@ -41,7 +41,7 @@ def fill(wanted: Iterable[TensorMap], given: Mapping[str, Tensor]) -> None:
         slot.own.copy_(given[slot.name].reshape(slot.own.shape))
 
 
-def language_model(decoder: CausalDecoder, whole: bool) -> list[TensorMap]:
+def language_model(decoder: ComposedDecoder, whole: bool) -> list[TensorMap]:
     """The slots of a decoder's language model; ``whole``: with its output head, as ClipCap saves it."""
     lm = decoder.lm if whole else decoder.lm.base_model
     return slots("gpt.", cast(dict[str, Tensor], lm.state_dict()))

@@ -1,1 +1,1 @@
-"""The decoder's key-value cache: a prefix and all that is read behind it."""
+"""The decoder's key-value cache: a prefix and all text that is read behind it."""

@@ -1,6 +1,6 @@
-"""Texts of different lengths in one row an input, and where each of their tokens is predicted.
+"""Packed texts: several texts of an input in one row, and a plan of which hidden state predicts which token.
 
-All of it is known before a model has computed anything, so it is made where it costs no waiting: on the CPU.
+All of it is known before a model has computed anything, so it is made on the CPU, where nothing waits for a GPU.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def pack_texts(rows: list[list[list[int]]]) -> Tensor:
-    """Branches of tokens, one row an input → (3 B N): ids, branch number (-1 where padding), place in it."""
+    """Texts as token ids, one list an input → (3 B N): ids, text number (-1 where padding), offset in the text."""
     lengths, owner, number = _texts(rows)
-    flat, text, place = _tokens(rows, lengths)
+    flat, text, offset = _tokens(rows, lengths)
     widths = np.bincount(owner, lengths, len(rows)).astype(np.int64)  # tokens of each input
-    first = (widths.cumsum() - widths)[owner[text]]  # where the tokens of each one's input begin
-    found = np.zeros((3, len(rows), max(widths, default=0)), np.int64)
-    found[1] = -1
-    found[:, owner[text], np.arange(len(flat)) - first] = flat, number[text], place
-    return torch.from_numpy(found)
+    first = (widths.cumsum() - widths)[owner[text]]  # index of the first token of the same input
+    packed = np.zeros((3, len(rows), max(widths, default=0)), np.int64)
+    packed[1] = -1
+    packed[:, owner[text], np.arange(len(flat)) - first] = flat, number[text], offset
+    return torch.from_numpy(packed)
 
 
-def plan_targets(ids: list[list[list[int]]], asked: list[list[int]] | None = None) -> Tensor:
+def plan_targets(ids: list[list[list[int]]], question_lengths: list[list[int]] | None = None) -> Tensor:
     """(3 C), for every target token: the row of hidden states that predicts it, its id, and the number of its text.
 
-    Rows are first the B trunks (which predict first tokens, for all texts of an input at once), then all packed
-    tokens in order. ``asked`` says how many tokens of each text are a question, which nobody has to predict.
+    Rows are first the B states (which predict first tokens, for all texts of an input at once), then all packed
+    tokens in order. ``question_lengths`` counts the tokens at the start of each text that are a question: no targets.
     """
     lengths, owner, _ = _texts(ids)
-    flat, text, place = _tokens(ids, lengths)
+    flat, text, offset = _tokens(ids, lengths)
     run = np.maximum(lengths - 1, 0)  # the last token of a text predicts nothing
-    begin = len(ids) + run.cumsum() - run
-    row = np.where(place > 0, begin[text] + place - 1, owner[text])
-    found = np.stack([row, flat, text])
-    if asked:
-        found = found[:, place >= _numbers(chain.from_iterable(asked))[text]]
-    return torch.from_numpy(found)
+    start = len(ids) + run.cumsum() - run
+    row = np.where(offset > 0, start[text] + offset - 1, owner[text])
+    plan = np.stack([row, flat, text])
+    if question_lengths:
+        plan = plan[:, offset >= _numbers(chain.from_iterable(question_lengths))[text]]
+    return torch.from_numpy(plan)
 
 
 def _texts(rows: list[list[list[int]]]) -> tuple[Numbers, Numbers, Numbers]:
-    """Of each text: how many tokens it has, its input, and which of that input's texts it is."""
+    """For each text: its number of tokens, its input, and its number among that input's texts."""
     lengths = _numbers(len(tokens) for texts in rows for tokens in texts)
     owner = _numbers(b for b, texts in enumerate(rows) for _ in texts)
     return lengths, owner, _numbers(n for texts in rows for n in range(len(texts)))
 
 
 def _tokens(rows: list[list[list[int]]], lengths: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """Of each token: itself, the number of its text, and its place there."""
+    """For each token: its id, the number of its text, and its offset there."""
     flat = _numbers(chain.from_iterable(chain.from_iterable(rows)))
     text = np.arange(len(lengths)).repeat(lengths)
     return flat, text, np.arange(len(flat)) - (lengths.cumsum() - lengths)[text]

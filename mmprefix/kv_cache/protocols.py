@@ -1,4 +1,4 @@
-"""Protocols between a search's token tree and the decoder that it grows on."""
+"""Protocols between a search's token tree and the decoder that computes its steps."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from mmprefix.kv_cache.state import State
 
 
 class TreeModel(Protocol):
-    """What a tree asks of a decoder."""
+    """The part of a decoder that a tree of hypotheses needs: embeddings, a pass over the cache, logits."""
 
     lm: nn.Module
 
-    def forward_tokens(self, state: State, cache: DynamicCache, embeds: Tensor, sees: Tensor, places: Tensor) -> Tensor:
-        """Tokens (B N E) behind the cache of a trunk, which grows by them → hidden states (B N E')."""
+    def forward_tokens(
+        self, state: State, cache: DynamicCache, embeds: Tensor, visible: Tensor, position_ids: Tensor
+    ) -> Tensor:
+        """N tokens (B N E) behind the cache of ``state``, which grows by them → hidden states (B N E')."""
         ...
 
     def position_ids(self, state: State, offset: Tensor) -> Tensor:
-        """Position numbers (B N) of tokens that stand ``offset`` (B N) behind the trunk's real positions."""
+        """Position ids (B N) of tokens that stand ``offset`` (B N) behind the state's real positions."""
         ...
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Tokens (B N) → (B N E)."""
+        """Tokens (B N) → embeddings (B N E)."""
         ...
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -37,19 +39,19 @@ class TreeModel(Protocol):
 
 
 class TokenTree(Protocol):
-    """The trunks of B inputs, and the nodes behind them, W a step."""
+    """The states of B inputs and the nodes behind them: each step adds W, one for each hypothesis."""
 
     def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:
-        """Adds a node for each line, ``tokens`` (B W), and gives the logits (B W V) after them.
+        """Add a node for each hypothesis, ``tokens`` (B W) → the logits (B W V) after them.
 
-        ``ancestry`` (B W M) says which of the M nodes a line has passed through, the new ones last.
+        ``ancestry`` (B W M), True where one of the M nodes belongs to a hypothesis; the new nodes are last.
         """
         ...
 
-    def should_compact(self, still: int, count: int) -> bool:
-        """Whether it is worth its cost to go on with the ``still`` open ones of ``count`` inputs alone."""
+    def should_compact(self, active: int, count: int) -> bool:
+        """Whether to drop finished inputs from the batch now (costs one copy of the cache); ``active`` are not."""
         ...
 
     def select(self, rows: Tensor) -> None:
-        """Goes on with some of the inputs only."""
+        """Keep the inputs ``rows``."""
         ...

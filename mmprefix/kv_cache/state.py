@@ -1,8 +1,8 @@
-"""What a decoder has read, and the contract of every decoder: what can be done with it.
+"""A decoder's state after reading a prefix and text: keys, values, and the hidden state that predicts the next token.
 
-Whatever a prefix is, it becomes the start of the model's key-value cache: a ``State``, the trunk of a tree. A prompt
-lengthens the trunk. Captions in training and beams in generation are branches: all branches of an input stand in one
-row behind its trunk, and a mask lets each token see the trunk and its own branch. One pass, nothing copied.
+A prefix of any kind becomes the start of the model's key-value cache. A prompt lengthens it for all texts that follow.
+Captions in training and hypotheses in search are several texts behind one state: they stand in one row, and a mask lets
+each token see the state and its own text. One pass, nothing copied.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Layer = tuple[Tensor, Tensor]  # keys and values (B H T K)
 
 @dataclass(frozen=True)
 class Memory:
-    """What a decoder with cross-attention looks at beside its own text: L pairs (B H T K), and their mask (B T)."""
+    """Projected frames for cross-attention: L pairs of keys and values (B H T K), and their mask (B T)."""
 
     layers: tuple[Layer, ...]
     mask: Tensor
@@ -25,12 +25,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class State:
-    """What a decoder has read of B inputs: a cache entry a layer, which positions are real, and the last output.
+    """The key-value cache of B inputs: one entry a layer, a mask of real positions, and the last hidden state.
 
-    ``cache`` L pairs (B H T K) · ``mask`` (B T) · ``last`` (B E), the hidden state after the last real position, from
-    which the first token is predicted; None while no token or embedding has been run (nothing read, or a deep prefix),
-    zeros for an input of which none was real.
-    ``memory`` where the decoder has cross-attention.
+    ``cache`` L pairs (B H T K) · ``mask`` (B T) · ``last_hidden`` (B E), the hidden state after the last real position,
+    from which the first token is predicted; None while no token or embedding has been run (nothing read, or a deep
+    prefix), zeros for an input of which none was real. ``memory`` where the decoder has cross-attention.
     """
 
     cache: tuple[Layer, ...]
@@ -39,15 +38,15 @@ class State:
     memory: Memory | None = None
 
     def select(self, rows: Tensor) -> State:
-        """The same for some of the inputs, in another order if need be."""
+        """The state of the inputs ``rows``, in that order."""
 
-        def taken(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+        def selected(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
             return tuple((keys[rows], values[rows]) for keys, values in layers)
 
-        memory = self.memory and Memory(taken(self.memory.layers), self.memory.mask[rows])
+        memory = self.memory and Memory(selected(self.memory.layers), self.memory.mask[rows])
         last = None if self.last_hidden is None else self.last_hidden[rows]
-        return State(taken(self.cache), self.mask[rows], last, memory)
+        return State(selected(self.cache), self.mask[rows], last, memory)
 
     def roll(self, by: int) -> State:
-        """The same, each input's in the place of the input ``by`` rows further."""
+        """The state with each input replaced by the one ``by`` rows further."""
         return self.select(torch.arange(len(self.mask), device=self.mask.device).roll(by))

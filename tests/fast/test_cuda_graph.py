@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.fast import cuda_graph
@@ -41,11 +42,11 @@ class Played:
     """In the place of a CUDA graph."""
 
     def __init__(self, stage: GraphBuffers, decoder: Any) -> None:
-        self.stage, self.decoder = stage, decoder
+        self.buffers, self.decoder = stage, decoder
 
     def replay(self) -> None:
         """Runs the step with what is in its place now."""
-        cast(Tensor, self.stage.logits).copy_(self.stage._run(self.decoder))
+        cast(Tensor, self.buffers.logits).copy_(self.buffers._run(self.decoder))
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +62,10 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "words", "whisper"])
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
+def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ComposedDecoder:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "whisper":
-        made: CausalDecoder = CrossDecoder(tiny_speech.whisper(folder))
+        made: ComposedDecoder = CrossDecoder(tiny_speech.whisper(folder))
     elif request.param == "words":
         made = WordDecoder(save_decoder(folder), WORDS)
     else:
@@ -72,7 +73,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return made.to(DEVICE).eval()
 
 
-def read(decoder: CausalDecoder, lengths: list[int], seed: int) -> State:
+def read(decoder: ComposedDecoder, lengths: list[int], seed: int) -> State:
     """What the decoder has read of random prefixes, and, where it looks at some, of random frames."""
     random = torch.Generator().manual_seed(seed)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
@@ -86,7 +87,7 @@ def read(decoder: CausalDecoder, lengths: list[int], seed: int) -> State:
         return decoder.append(decoder.prefill(prefix, memory), ["the"] * len(lengths))
 
 
-def searched(decoder: CausalDecoder, state: State, options: GenerateOptions, stops: Tensor) -> list[list[Hypothesis]]:
+def searched(decoder: ComposedDecoder, state: State, options: GenerateOptions, stops: Tensor) -> list[list[Hypothesis]]:
     with torch.inference_mode():
         return decoder.search_tokens(state, options, stops.to(DEVICE))
 
@@ -98,7 +99,7 @@ def same(found: list[list[Hypothesis]], wanted: list[list[Hypothesis]]) -> None:
 
 
 @pytest.mark.parametrize("options", SEARCHES)
-def test_the_same_lines(decoder: CausalDecoder, options: GenerateOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_lines(decoder: ComposedDecoder, options: GenerateOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three searches of one shape, the later ones on the first's stage; and with inputs that leave."""
     runs = decoder.forward_tokens
     count: list[int] = []
@@ -124,22 +125,22 @@ def test_the_same_lines(decoder: CausalDecoder, options: GenerateOptions, monkey
 
 
 @pytest.mark.skipif(not GPU, reason="needs a CUDA device")
-def test_a_recording_serves_the_next_search(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recording_serves_the_next_search(decoder: ComposedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     state, stops = read(decoder, [3, 4], 0), torch.tensor([decoder.lm.config.vocab_size - 1])
     wanted = searched(decoder, state, SEARCHES[1], stops)
     monkeypatch.setattr(decoder, "forward_tokens", lambda *_: pytest.fail("a step was run"))
     same(searched(decoder, state, SEARCHES[1], stops), wanted)
 
 
-def test_a_stage_is_not_shared_by_searches_at_once(decoder: CausalDecoder) -> None:
+def test_a_stage_is_not_shared_by_searches_at_once(decoder: ComposedDecoder) -> None:
     state, other = read(decoder, [3, 4], 0), read(decoder, [2, 4], 1)
     with (
         cuda_graph.open_graph_tree(decoder, state, 2, 6) as one,
         cuda_graph.open_graph_tree(decoder, other, 2, 6) as two,
     ):
-        assert one.stage is not two.stage
+        assert one.buffers is not two.buffers
     with cuda_graph.open_graph_tree(decoder, state, 2, 6) as again:
-        assert again.stage in (one.stage, two.stage)
+        assert again.buffers in (one.buffers, two.buffers)
 
 
 def test_new_weights_are_another_recording(tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_new_weights_are_another_recording(tmp_path: Path) -> None:
         same(found, searched(decoder, state, options, stops))
 
 
-def test_not_more_than_a_few_are_kept(decoder: CausalDecoder) -> None:
+def test_not_more_than_a_few_are_kept(decoder: ComposedDecoder) -> None:
     for count in range(2, 7):
         searched(decoder, read(decoder, [3] * count, 0), SEARCHES[0], torch.tensor([1]))
     assert len(cuda_graph._kept[decoder.lm]) == cuda_graph.MAX_KEPT_GRAPHS

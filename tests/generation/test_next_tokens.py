@@ -7,8 +7,7 @@ import torch
 
 from mmprefix.fast import chunked_topk as module
 from mmprefix.fast.chunked_topk import chunked_topk
-from mmprefix.generation.constraints import NoRepeatNgram, SuppressTokens
-from mmprefix.generation.next_tokens import NextTokens
+from mmprefix.generation.next_tokens import NextTokens, NoRepeatNgram, SuppressTokens
 
 
 @pytest.mark.parametrize("wide", [1, 7, 300, 2560, 5003])

@@ -205,7 +205,7 @@ def test_scores_are_the_sum_over_a_plain_pass(model: Predictor, files: list[Path
         media = replace(media, lengths=media.lengths * (1 if branch == "image" else media.values.shape[-1]))
         found = model.score(file, texts, prompt=prompt)
         for text, value in zip(texts, found, strict=True):
-            ids = decoder.tokenizer(prompt + (" " if prompt else "") + text)["input_ids"] + [decoder.eos]
+            ids = decoder.tokenizer(prompt + (" " if prompt else "") + text)["input_ids"] + [decoder.codec.eos]
             before = len(decoder.tokenizer(prompt)["input_ids"]) if prompt else 0
             with torch.no_grad():
                 prefix = cast(Prefix, model.model.build_prefix({branch: media})).embeds
@@ -255,7 +255,7 @@ def test_wrong_calls_are_refused_in_one_line(
         (lambda: model(files[0], num_beams=0), "num_beams=0: must be at least 1"),
         (lambda: model(files[0], max_new_tokens=0), "max_new_tokens=0: must be at least 1"),
         (lambda: model(files[0], max_new_tokens=500), "has 128 positions"),
-        (lambda: model(files[0], seed=1, num_beams=3), "num_beams=3: sample=True draws single lines"),
+        (lambda: model(files[0], seed=1, num_beams=3), "num_beams=3: sample=True draws single texts"),
         (lambda: model.candidates(files[0], num_beams=2, num_return=3), "num_return=3"),
         (lambda: mmprefix.load(saved["audio"], device="quantum"), "device 'quantum': cannot be used here"),
         (lambda: mmprefix.load(saved["audio"], dtype="int8"), "dtype 'int8': give one of float32, bfloat16, float16"),  # type: ignore[arg-type]

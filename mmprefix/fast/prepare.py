@@ -1,0 +1,35 @@
+"""The patches of a language model, in their order."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mmprefix.fast import switches
+from mmprefix.fast.gelu import fuse_gelu
+from mmprefix.fast.last_layer import install
+from mmprefix.fast.small_batch_linear import patch_linears
+
+
+def prepare(lm: nn.Module, stack: nn.Module, layers: int, frozen: bool) -> frozenset[str]:
+    """Patch ``lm``, whose ``layers`` layers are in ``stack``; the names of the patches that were applied.
+
+    It is called once, when the model is loaded and frozen and LoRA has been added (LoRA's layers wrap those of the
+    model, whose ``forward`` is patched here):
+
+    1. ``gelu`` replaces activation modules by torch's own.
+    2. ``last_layer`` hooks the last layer; the hooks do nothing outside of ``last_layer.only_at``.
+    3. ``small_batch_linear``, for a ``frozen`` model alone, replaces ``forward`` of every linear layer.
+
+    Behind these, and changing more than speed: ``CrossDecoder`` hooks position embeddings and cross-attention of its
+    model (see ``decoders.cross_attention``); ``Decoder.recompute_layers`` replaces ``forward`` of the layers but the
+    last (see ``activation_checkpointing``); ``Decoder.compile_layers`` compiles them.
+    """
+    applied: set[str] = set()
+    if "gelu" in switches.ENABLED:
+        fuse_gelu(lm)
+        applied.add("gelu")
+    if "last_layer" in switches.ENABLED and install(stack, layers):
+        applied.add("last_layer")
+    if frozen and "small_batch_linear" in switches.ENABLED and patch_linears(lm):
+        applied.add("small_batch_linear")
+    return frozenset(applied)
