@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from mmprefix.types import Features, Media
 from mmprefix.weights.source import Provenance
 
 Preprocess = Callable[[Source, float, float | None], Tensor]
-"""(source, start, end in seconds) → a waveform (S,) or picture (3 Y X), float32. Small, picklable: workers get it."""
+"""(source, start, end in seconds) → a waveform (S,), picture (3 Y X) or video (F 3 Y X), float32; must be picklable."""
 
 
 class Encoder(Part, nn.Module, ABC):
@@ -32,7 +32,7 @@ class Encoder(Part, nn.Module, ABC):
     stands_alone = False  # whether ``model=None`` builds it without weights, for a saved model to fill
     noisy = False  # whether, though frozen, it drops out and takes statistics of batches while the rest is trained
 
-    input_kind: Literal["image", "audio", "signals"]
+    input_kind: str  # a row of ``mmprefix.media.kinds.KINDS``
     dim: int
     pooled_dim: int
     preprocess: Preprocess

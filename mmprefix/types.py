@@ -38,9 +38,9 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Media(Tensors):
-    """Input of an encoder: waveforms padded with zeros (B S), or pixels (B 3 Y X).
+    """Input of an encoder: waveforms padded with zeros (B S), pixels (B 3 Y X), or those of F video frames (B F 3 Y X).
 
-    ``lengths`` (B) counts the samples of each waveform; it is 1 for every picture.
+    ``lengths`` (B) counts the samples of each waveform, the frames of each video; it is 1 for every picture.
     """
 
     values: Tensor

@@ -14,7 +14,7 @@ from mmprefix.types import Batch, FeatureRow, Features, Media
 
 
 class Sample(NamedTuple):
-    """One example, read: a waveform (S,), a picture (3 Y X) or features for each branch, and its strings.
+    """One example, read: a waveform (S,), picture (3 Y X), video (F 3 Y X) or features a branch, and its strings.
 
     ``questions`` is None where nothing is asked, empty where nothing happens to be asked this time.
     """
@@ -57,8 +57,9 @@ def pad_features(entries: Sequence[FeatureRow]) -> Features:
 
 
 def pad_media(values: Sequence[Tensor]) -> Media:
-    """Waveforms (S,) of any lengths → Media (B S); pictures (3 Y X) of one size → Media (B 3 Y X)."""
-    if values[0].ndim == 1:
+    """Waveforms (S,) → Media (B S), videos (F 3 Y X) → Media (B F 3 Y X), padded with zeros to the longest; pictures
+    (3 Y X) of one size → Media (B 3 Y X)."""
+    if values[0].ndim != 3:
         lengths = torch.tensor([len(value) for value in values])
         return Media(pad_sequence(list(values), batch_first=True), lengths)
     return Media(torch.stack(list(values)), torch.ones(len(values), dtype=torch.long))

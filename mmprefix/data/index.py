@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmprefix.data.columns import ColumnMapping
-from mmprefix.data.inspect import MediaKind, inspect
+from mmprefix.data.inspect import inspect
 from mmprefix.data.manifest import Example, InputRef, RowFault, read_manifest
 from mmprefix.data.samplers import RowKey
 from mmprefix.errors import InputError
@@ -31,7 +31,7 @@ class DatasetIndex:
 
 def build_index(
     files: Iterable[tuple[str, str | None]],
-    branches: Mapping[str, MediaKind],
+    branches: Mapping[str, str],
     where: Mapping[str, Any] | None = None,
     targets: bool = True,
     max_captions: int | None = None,

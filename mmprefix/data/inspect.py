@@ -1,31 +1,16 @@
-"""The headers of input files: whether each can be read, how long a sound is, how large a picture."""
+"""Headers of input files: can each be read, how long is a sound or video, how large a picture?"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 from mmprefix.data.manifest import Example, InputRef, RowFault
 from mmprefix.errors import InputError
-from mmprefix.media.audio import read_samples, sound_seconds
-from mmprefix.media.image import picture_size, read_picture
-from mmprefix.media.numbers import read_numbers
+from mmprefix.media.kinds import KINDS, FileInfo
 
-MediaKind = Literal["image", "audio", "signals"]
-
-
-COLUMNS: Mapping[str, MediaKind] = {"image": "image", "audio": "audio", "signals": "signals"}
-
-
-@dataclass(frozen=True)
-class FileInfo:
-    """What a file holds: seconds of sound, or width and height of a picture; or what is wrong with it."""
-
-    seconds: float | None = None
-    size: tuple[int, int] | None = None
-    fault: str | None = None
+COLUMNS: Mapping[str, str] = {name: name for name in KINDS}
 
 
 @dataclass(frozen=True)
@@ -39,12 +24,12 @@ class Inspection:
 
 def inspect(
     examples: Sequence[Example],
-    columns: Mapping[str, MediaKind] = COLUMNS,
+    columns: Mapping[str, str] = COLUMNS,
     deep: bool = True,
     workers: int = 1,
     progress: bool = False,
 ) -> Inspection:
-    """Opens every file that ``columns`` (name → image, audio or signals) name in ``examples``, each file once.
+    """Open every file that ``columns`` (column → kind, see ``mmprefix.media.kinds``) name in ``examples``, each once.
 
     ``deep`` decodes it whole; otherwise its header is read. ``workers`` threads share the work (decoders are written in
     C and run side by side).
@@ -64,17 +49,9 @@ def inspect(
     return Inspection(good, faults, found)
 
 
-def _look(item: InputRef, kind: MediaKind, deep: bool) -> FileInfo:
+def _look(item: InputRef, kind: str, deep: bool) -> FileInfo:
     try:
-        if kind == "signals":
-            read_numbers(item.source)
-            return FileInfo()
-        if kind == "image":
-            return FileInfo(size=read_picture(item.path).size if deep else picture_size(item.path))
-        if not deep:
-            return FileInfo(seconds=sound_seconds(item.path, item.start, item.end))
-        values, rate = read_samples(item.path, item.start, item.end)
-        return FileInfo(seconds=len(values) / rate)
+        return KINDS[kind].inspect(item.source, item.start, item.end, deep)
     except InputError as error:
         return FileInfo(fault=str(error))
 

@@ -1,11 +1,11 @@
 """Manifest → rows and their faults: JSON lines, or CSV with the same names as header.
 
 A row has ``id``, one or more of ``image``, ``audio``, ``video``, ``signals`` (paths relative to the manifest,
-``archive.zip::member`` inside a zip; signals may be a list of numbers), ``captions`` (a list; in CSV a JSON list) or
-one ``caption`` or ``target``, and optionally ``prompt``, ``context`` (a text, or a list of which training draws one),
-``user``, ``label``, ``split``, ``start`` and ``end`` (seconds). A row of text alone needs no input: it has a
-``context`` or a ``transcript``. Unknown names are kept in ``extra``. Reading decodes nothing: it looks at types, ids,
-texts and whether the files are there.
+``archive.zip::member`` inside a zip; a video may be a folder or a list of pictures, signals a list of numbers),
+``captions`` (a list; in CSV a JSON list) or one ``caption`` or ``target``, and optionally ``prompt``, ``context`` (a
+text, or a list of which training draws one), ``user``, ``label``, ``split``, ``start`` and ``end`` (seconds). A row of
+text alone needs no input: it has a ``context`` or a ``transcript``. Unknown names are kept in ``extra``. Reading
+decodes nothing: it checks types, ids, texts and whether the files exist.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmprefix.data.manifest_file import RowError, manifest_rows
 from mmprefix.media.files import missing
+from mmprefix.media.kinds import KINDS
+from mmprefix.media.source import FrameSequence, Source
 
-INPUTS = ("image", "audio", "video", "signals")
+INPUTS = tuple(KINDS)
 TEXTS = ("prompt", "user", "label", "split")
 _KNOWN = frozenset({"id", *INPUTS, *TEXTS, "context", "captions", "caption", "target", "start", "end"})
 _ALONE = ("context", "transcript")  # texts that a row may consist of
@@ -30,14 +32,17 @@ _ALONE = ("context", "transcript")  # texts that a row may consist of
 class InputRef:
     """A file, or a part of it from ``start`` to ``end`` seconds (None: to its end)."""
 
-    path: str
+    path: str  # of several pictures the first, of numbers ""
     start: float = 0.0
     end: float | None = None
-    numbers: tuple[float, ...] | None = None  # in the place of a file
+    numbers: tuple[float, ...] | None = None  # instead of a file
+    pictures: tuple[str, ...] | None = None  # paths of the frames of a video, in order
 
     @property
-    def source(self) -> str | tuple[float, ...]:
-        """What an encoder reads: the file's path, or the numbers."""
+    def source(self) -> Source:
+        """Input of an encoder's ``preprocess``: the file's path, the frames of a video, or the numbers."""
+        if self.pictures is not None:
+            return FrameSequence(self.pictures)
         return self.path if self.numbers is None else self.numbers
 
 
@@ -161,26 +166,47 @@ def _inputs(row: dict[str, Any], folder: Path) -> dict[str, InputRef]:
     start, end = _seconds(row, "start"), _seconds(row, "end")
     if start is not None and end is not None and end <= start:
         raise RowError(f"start {start} and end {end}: the end must come after the start")
-    numbers = row.get("signals")
-    listed = isinstance(numbers, list)
-    named = [key for key in INPUTS if not (listed and key == "signals") and _string(row, key) is not None]
-    inputs = {key: InputRef(str(folder / row[key]), start or 0.0, end) for key in named}
-    if not inputs and not listed and not any(row.get(key) for key in _ALONE):
+    named = [key for key in INPUTS if isinstance(row.get(key), list) or _string(row, key) is not None]
+    if not named and not any(row.get(key) for key in _ALONE):
         texts = " or ".join(_ALONE)
         raise RowError(f"no input: one of {', '.join(INPUTS)} must name a file, or a {texts} hold a text")
-    for key, item in inputs.items():
-        reason = missing(item.path) if row[key] else "the name of the file is empty"
-        if reason:
-            raise RowError(f"{key}: {reason}")
-    return {**inputs, "signals": InputRef("", numbers=_numbers(numbers))} if listed else inputs
+    return {key: _input(key, row[key], folder, InputRef("", start or 0.0, end)) for key in named}
 
 
-def _numbers(values: list[Any]) -> tuple[float, ...]:
+def _input(key: str, value: str | list[Any], folder: Path, span: InputRef) -> InputRef:
+    """The input in column ``key`` with the times of ``span``; RowError where its files are not there."""
+    lists = KINDS[key].lists
+    if isinstance(value, list) and lists == "numbers":
+        return InputRef("", numbers=_numbers(key, value))
+    if isinstance(value, list) and lists == "files":
+        paths = tuple(str(folder / name) for name in _file_names(key, value))
+        reason = next((reason for path in paths if (reason := missing(path))), None)
+        item = replace(span, path=paths[0], pictures=paths)
+    elif isinstance(value, str):
+        item = replace(span, path=str(folder / value))
+        reason = KINDS[key].missing(item.path) if value else "the name of the file is empty"
+    else:
+        raise RowError(f"{key} must be a text, found {_kind(value)}")
+    if reason:
+        raise RowError(f"{key}: {reason}")
+    return item
+
+
+def _file_names(key: str, values: list[Any]) -> list[str]:
+    for value in values:
+        if not isinstance(value, str) or not value:
+            raise RowError(f"{key} must be a list of file names, found {_kind(value)} in it")
+    if not values:
+        raise RowError(f"{key} must be a list of file names, found none")
+    return values
+
+
+def _numbers(key: str, values: list[Any]) -> tuple[float, ...]:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise RowError(f"signals must be finite numbers, found {_kind(value)}")
+            raise RowError(f"{key} must be finite numbers, found {_kind(value)}")
     if not values:
-        raise RowError("signals must be finite numbers, found none")
+        raise RowError(f"{key} must be finite numbers, found none")
     return tuple(float(value) for value in values)
 
 

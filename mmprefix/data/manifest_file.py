@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprefix.errors import InputError
+from mmprefix.media.kinds import KINDS
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
 
@@ -60,8 +61,9 @@ def _table(stream: Iterator[str], delimiter: str) -> Iterator[tuple[int, Any]]:
 
 
 def _cell(key: str, text: str) -> Any:
-    """A cell as JSON would have it: numbers for times, a list for captions."""
-    if key in ("start", "end", "captions") or (key == "signals" and text.lstrip().startswith("[")):
+    """A cell as JSON would have it: numbers for times, a list for captions, signals, the pictures of a video."""
+    listed = key in KINDS and KINDS[key].lists and text.lstrip().startswith("[")
+    if key in ("start", "end", "captions") or listed:
         try:
             value = json.loads(text)
         except ValueError:

@@ -16,7 +16,6 @@ from mmprefix.data.columns import ColumnMapping
 from mmprefix.data.dataset import BatchLoader, LoadInput, ManifestDataset, SampleQuestions
 from mmprefix.data.index import DatasetIndex, TokenCounter, build_index
 from mmprefix.data.inspect import COLUMNS as _COLUMNS
-from mmprefix.data.inspect import MediaKind
 from mmprefix.data.manifest import Example, listing
 from mmprefix.data.manifest_file import splits
 from mmprefix.data.samplers import BatchRows, BucketSampler, Epochs, EvalSampler, ResumingSampler
@@ -97,7 +96,7 @@ class PairData(LightningDataModule):
         self.count: TokenCounter | None = None  # how many tokens a text has for the decoder, where that is to be known
         self.preprocess: Mapping[str, LoadInput] = {}
         self.recall: dict[str, LoadInput] = {}  # what takes the place of ``preprocess`` where features were kept
-        self.media: Mapping[str, MediaKind] = {}
+        self.media: Mapping[str, str] = {}
         self.reads_text = False
         self.rows: dict[str, DatasetIndex] = {}
         self._datasets: dict[str, ManifestDataset] = {}
@@ -140,9 +139,7 @@ class PairData(LightningDataModule):
             raise InputError("model.branches: there is none, and without model.wording.context no text is read either")
         if not self.preprocess and not self.reads_text:
             raise InputError("PairData does not know the model's branches: set data.preprocess and data.media by hand")
-        branches: dict[str, MediaKind] = {
-            name: self.media.get(name, _COLUMNS.get(name, "image")) for name in self.preprocess
-        }
+        branches: dict[str, str] = {name: self.media.get(name, _COLUMNS.get(name, "image")) for name in self.preprocess}
         for split in _STAGES[stage]:
             captions = self.max_captions if split == "train" else None
             targets = split != "predict" and self.sample_questions is None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mmprefix.encoders.base import Encoder
+from mmprefix.media.kinds import KINDS
 from mmprefix.model import PrefixLM
 
 _FIGURES = {
@@ -60,7 +61,7 @@ def _example(model: PrefixLM, task: str) -> str:
     """A line that calls the model with all that it can be given."""
     files = {name: _given(model.encoder(name)) for name in model.encoders}
     if model.transcriber is not None:
-        files["audio"] = '"sound.wav"'
+        files["audio"] = KINDS["audio"].example(0)
     named = ", ".join(f'"{name}": {value}' for name, value in files.items())
     first = next(iter(files.values())) if len(files) == 1 else f"{{{named}}}" if files else ""
     told = 'context="what was said"' if model.reads_text and model.transcriber is None else ""
@@ -73,8 +74,7 @@ def _example(model: PrefixLM, task: str) -> str:
 
 
 def _given(encoder: Encoder) -> str:
-    numbers = f"[{', '.join(['0.5'] * encoder.pooled_dim)}]"
-    return {"audio": '"sound.wav"', "image": '"picture.jpg"', "signals": numbers}[encoder.input_kind]
+    return KINDS[encoder.input_kind].example(encoder.pooled_dim)
 
 
 def _about(settings: dict[str, Any], task: str) -> list[str]:

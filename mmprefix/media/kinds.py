@@ -1,7 +1,7 @@
 """The table of input kinds: image, audio, video, signals. A new kind is one row here, and an encoder that reads it.
 
 A row says how a file of the kind is recognised and checked, what a manifest may hold in its column, and how messages
-and the model card speak of it. A manifest's column is called after its kind; a branch may have any name.
+and the model card speak of it. The columns of a manifest are called after the kinds.
 """
 
 from __future__ import annotations

@@ -95,6 +95,15 @@ def open_video(source: Source) -> Iterator[OpenVideo]:
         raise InputError(f"{name}: a video is wanted here: a file, a folder of pictures, or a FrameSequence")
 
 
+def files_of(source: Source) -> list[str]:
+    """The files that ``source`` is read from: itself, or the pictures of a folder or sequence, in order."""
+    if isinstance(source, FrameSequence):
+        return [str(picture) for picture in source.pictures if isinstance(picture, str | Path)]
+    if not isinstance(source, str | Path):
+        return []
+    return [str(file) for file in pictures_in(source)] if Path(source).is_dir() else [str(source)]
+
+
 def pictures_in(folder: str | Path) -> list[Path]:
     """The picture files in ``folder`` in order of the numbers in their names (2.png before 10.png)."""
     files = [file for file in Path(folder).iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != "."]

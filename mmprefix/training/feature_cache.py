@@ -17,6 +17,7 @@ from mmprefix.errors import InputError
 from mmprefix.features.encode import EncodeRequest, fill_store
 from mmprefix.features.keys import content_hashes, feature_key
 from mmprefix.features.store import CachedInputs, FeatureStore, InputKey, store_description
+from mmprefix.media.kinds import KINDS
 from mmprefix.training.task import PrefixTask
 from mmprefix.training.unfreeze import UnfreezeUntil
 
@@ -40,7 +41,7 @@ def use_cache(
     if not isinstance(data, PairData):
         raise InputError(f"cache: is for data from manifests, not {type(data).__name__}; leave it out")
     encoders = {name: task.model.encoder(name) for name in task.model.encoders}
-    encoders = {name: encoder for name, encoder in encoders.items() if encoder.input_kind != "signals"}
+    encoders = {name: encoder for name, encoder in encoders.items() if KINDS[encoder.input_kind].cached}
     _refuse_changing(encoders, callbacks)
     data.preprocess, data.media, data.reads_text = task.preprocess, task.media, task.reads_text  # pyright: ignore
     for stage in stages:
@@ -70,12 +71,10 @@ def encode_requests(
             if branch in example.inputs:
                 item = example.inputs[branch]
                 lengths[item.source, item.start, item.end] = row.length[0]
-    hashes = content_hashes([str(source) for source, _, _ in lengths], memory)
-    timeless = encoder.input_kind == "image"
+    hashes = content_hashes([source for source, _, _ in lengths], memory)
+    has_time = KINDS[encoder.input_kind].has_time
     keys = {
-        (source, start, end): feature_key(hashes[str(source)])
-        if timeless
-        else feature_key(hashes[str(source)], start, end)
+        (source, start, end): feature_key(hashes[source], start, end) if has_time else feature_key(hashes[source])
         for source, start, end in lengths
     }
     return keys, [EncodeRequest(keys[part], *part, length) for part, length in lengths.items()]

@@ -143,7 +143,7 @@ def test_what_makes_no_sense_is_refused(orders: Orders, model: Predictor) -> Non
         model.detect([audio, {}])
     with pytest.raises(InputError, match=r"the given numbers: holds 2 numbers, expected 4"):
         model.detect({"signals": (0.5, 1.0)})
-    with pytest.raises(InputError, match="no branch for input text; this model reads the branch 'audio' for a sound"):
+    with pytest.raises(InputError, match=r"no branch for input text; this model reads a sound \(branch 'audio'\)"):
         model.detect({"text": "on"})
     with pytest.raises(InputError, match="context: this model was trained without one"):
         hears.choose(audio, ["yes", "no"], context="on")
