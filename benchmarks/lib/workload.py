@@ -99,9 +99,9 @@ def draw(
         return Captioned(take(drawn, rows), [texts[row] for row in rows])
 
     keys = [
-        RowKey(frozenset({"image"}), (0, captions, sum(map(len, row)))) for row in texts
+        RowKey(frozenset({"image"}), 0.0, captions, sum(map(len, row))) for row in texts
     ]  # as mmprefix.data.index has it
-    batches = sorted((d.rows for d in BucketSampler(keys, inputs, seed).batches(0)), key=lambda r: counts[r].sum())
+    batches = sorted((d.rows for d in BucketSampler(keys, inputs, seed=seed).batches(0)), key=lambda r: counts[r].sum())
     middle = [batches[int((i + 0.5) / pool * len(batches))] for i in range(pool)]
     shuffled = random.permutation(np.concatenate(middle)).tolist()
     dealt = [shuffled[start : start + inputs] for start in range(0, len(shuffled), inputs)]

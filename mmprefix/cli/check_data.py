@@ -81,7 +81,7 @@ def check(
     faults = sorted([*unread, *result.faults, *unlike], key=lambda fault: fault.line)
     bad = {fault.line for fault in unlike}
     rows = [row for row in result.examples if row.line not in bad]
-    looks = [result.found[pair] for row in rows for pair in row.inputs.items() if pair in result.found]
+    looks = [result.files[pair] for row in rows for pair in row.inputs.items() if pair in result.files]
     captions = [caption for row in rows for caption in row.captions]
     return {
         "manifest": str(manifest),

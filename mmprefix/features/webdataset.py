@@ -19,8 +19,8 @@ import numpy as np
 from torch import Tensor
 
 from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
-from mmprefix.data.dataset import LoadInput
 from mmprefix.data.manifest import Example
+from mmprefix.data.model_inputs import LoadInput
 from mmprefix.errors import InputError
 from mmprefix.types import FeatureRow
 
@@ -73,7 +73,7 @@ def _write(rows: Sequence[tuple[int, Example]], readers: Mapping[str, LoadInput]
 
 
 def _files(example: Example, readers: Mapping[str, LoadInput]) -> Iterator[tuple[str, bytes]]:
-    told = {name: getattr(example, name) for name in ("id", "captions", "prompt", "context", "contexts")}
+    told = {name: getattr(example, name) for name in ("id", "captions", "prompt", "context", "contexts", "user")}
     yield "json", json.dumps(told, ensure_ascii=False).encode()
     for branch, item in example.inputs.items():
         if branch not in readers:

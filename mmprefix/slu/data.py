@@ -86,7 +86,7 @@ class QuestionData(PairData):
         if absent < 0 or no < 0:
             raise InputError(f"data.absent {absent}, data.no {no}: give numbers from 0 on")
         for name in ("target", "max_captions", "max_tokens"):
-            value = self.fields.target if name == "target" else getattr(self, name)
+            value = self.columns.target if name == "target" else getattr(self, name)
             if value is not None:
                 raise InputError(f"data.{name} {value}: answers are written here, as the schema has them; leave it out")
         self.schema = schema
@@ -126,10 +126,10 @@ class QuestionData(PairData):
                 len(rows.examples),
             )
         rows.examples = [rows.examples[place] for place in kept]
-        rows.order = [rows.order[place] for place in kept]
+        rows.keys = [rows.keys[place] for place in kept]
         rows.faults.sort(key=lambda fault: (fault.file, fault.line))
 
-    def _fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
+    def fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
         meant = "\n".join(str(read_annotation(row_fields(row), self.asking.intent_field)) for row in examples)
         digest = hashlib.sha256(f"{self.asking}\n{meant}".encode()).hexdigest()[:16]
-        return {**super()._fingerprint(examples, world), "questions": digest}
+        return {**super().fingerprint(examples, world), "questions": digest}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def use_cache(
     encoders = {name: task.model.encoder(name) for name in task.model.encoders}
     encoders = {name: encoder for name, encoder in encoders.items() if KINDS[encoder.input_kind].cached}
     _refuse_changing(encoders, callbacks)
-    data.preprocess, data.media, data.reads_text = task.preprocess, task.media, task.reads_text  # pyright: ignore
+    data.inputs = task.inputs
     for stage in stages:
         data.setup(stage)
     rows = [data.rows[split] for split in data.rows]
@@ -54,7 +55,7 @@ def use_cache(
         faults = fill_store(store, encoder, wanted, trainer, data.eval_batch_size, data.num_workers)
         if faults and data.on_bad == "stop":
             _refuse_faults(rows, name, keys, faults)
-        data.recall[name] = CachedInputs(store, keys, faults)
+        data.inputs = replace(data.inputs, load={**data.inputs.load, name: CachedInputs(store, keys, faults)})
         stores[name] = store
         if trainer.is_global_zero:
             log.info("cache: %d inputs of branch %s in %s", len(wanted), name, store.folder)
@@ -67,10 +68,10 @@ def encode_requests(
     """The key of every input of ``branch``, and what to encode."""
     lengths: dict[InputKey, float] = {}
     for found in rows:
-        for example, row in zip(found.examples, found.order, strict=True):
+        for example, key in zip(found.examples, found.keys, strict=True):
             if branch in example.inputs:
                 item = example.inputs[branch]
-                lengths[item.source, item.start, item.end] = row.length[0]
+                lengths[item.source, item.start, item.end] = key.seconds
     hashes = content_hashes([source for source, _, _ in lengths], memory)
     has_time = KINDS[encoder.input_kind].has_time
     keys = {

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmprefix.atomic import write_atomically
+from mmprefix.data.pairs import attached_data
 from mmprefix.types import Batch
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,6 @@ class WritePredictions(Callback):
 
 def _places(trainer: Trainer) -> dict[tuple[str, str], int]:
     """Where each row stands in the manifests, by its id and any of its places; empty for other data."""
-    rows = getattr(getattr(trainer, "datamodule", None), "rows", {}).get("predict")
-    examples = rows.examples if rows is not None else []
+    data = attached_data(trainer)
+    examples = data.rows["predict"].examples if data is not None and "predict" in data.rows else []
     return {(row.id, place): n for n, row in enumerate(examples) for place in row.places}

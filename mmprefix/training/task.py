@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,9 +15,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from mmprefix import saved_model as checkpoints
-from mmprefix.data.columns import ColumnMapping
+from mmprefix.data.model_inputs import ModelInputs
+from mmprefix.data.pairs import attached_data
 from mmprefix.decoders.base import Decoder, TextLoss
-from mmprefix.encoders.base import Preprocess
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
@@ -92,24 +92,20 @@ class PrefixTask(LightningModule):
         self._resumed: dict[str, Any] | None = None
 
     @property
-    def count_tokens(self) -> Callable[[list[str]], list[int]]:
-        """How many tokens the decoder writes each of some texts with."""
-        return self.model.decoder.count_tokens
+    def inputs(self) -> ModelInputs:
+        """Inputs that a data module has to read for this model."""
+        encoders = {name: self.model.encoder(name) for name in self.model.encoders}
+        return ModelInputs(
+            load={name: encoder.preprocess for name, encoder in encoders.items()},
+            kinds={name: encoder.input_kind for name, encoder in encoders.items()},
+            reads_text=self._reads_text_alone,
+            reads_context=self.model.reads_text,
+            count_tokens=self.model.decoder.count_tokens,
+        )
 
     @property
-    def preprocess(self) -> dict[str, Preprocess]:
-        """How each branch turns a file into a tensor; the data module asks for it."""
-        return {name: self.model.encoder(name).preprocess for name in self.model.encoders}
-
-    @property
-    def reads_text(self) -> bool:
-        """Whether a row may be text alone: where a decoder looks at frames, it may not."""
-        return self.model.reads_text and self.model.decoder.memory_dim is None
-
-    @property
-    def media(self) -> dict[str, str]:
-        """What each branch reads: "image", "audio" or "signals"."""
-        return {name: self.model.encoder(name).input_kind for name in self.model.encoders}
+    def _reads_text_alone(self) -> bool:
+        return self.model.reads_text and self.model.decoder.memory_dim is None  # cross-attention needs frames
 
     def setup(self, stage: str) -> None:
         """Several processes are told that some parameters may have no gradient.
@@ -117,13 +113,8 @@ class PrefixTask(LightningModule):
         That is so where a step on pictures leaves out the mapper of sounds, one on texts all mappers, and where an
         encoder is frozen on the way.
         """
-        told = getattr(getattr(cast(Any, self.trainer), "datamodule", None), "fields", ColumnMapping()).context
-        if told != ColumnMapping().context and not self.model.reads_text:
-            raise InputError(
-                f"data.context {', '.join(told)}: this model reads none; give model.wording.context, or leave it out"
-            )
         strategy = self.trainer.strategy
-        always = 0 if self.reads_text else 1  # mappers that no step can leave out
+        always = 0 if self._reads_text_alone else 1  # mappers that no step can leave out
         partly = len(self.model.mappers) > always or any(self.model.encoder(name).tuned for name in self.model.encoders)
         if isinstance(strategy, DDPStrategy) and partly:
             strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
@@ -133,7 +124,9 @@ class PrefixTask(LightningModule):
         checkpoints.describe(self.model)
         if self.start_from is not None and self.trainer.ckpt_path is None:
             warm_start(self.model, self.start_from)
-        fit_input_ranges(self.model, getattr(cast(Any, self.trainer), "datamodule", None))
+        data = attached_data(self.trainer)
+        examples = [] if data is None else data.rows["train"].examples
+        fit_input_ranges(self.model, examples, skip_bad=data is not None and data.on_bad == "skip")
         if self.compiles:
             self.model.decoder.compile_layers()
         if self.recomputes:

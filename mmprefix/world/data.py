@@ -44,9 +44,9 @@ class WorldData(PairData):
     ) -> None:
         train, val, test = ([str(Path(directory) / f"{split}.jsonl")] for split in SPLITS)
         super().__init__(
-            train,
-            val,
-            test,
+            train=train,
+            val=val,
+            test=test,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,

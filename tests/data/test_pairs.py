@@ -16,8 +16,10 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
-from mmprefix.data.collate import Sample, collate
+from mmprefix.data.collate import collate
+from mmprefix.data.model_inputs import ModelInputs
 from mmprefix.data.pairs import PairData
+from mmprefix.data.sample import Sample
 from mmprefix.data.samplers import BucketSampler, EvalSampler, RowKey
 from mmprefix.encoders.signals import Signals
 from mmprefix.errors import InputError
@@ -37,8 +39,7 @@ class Learner(LightningModule):
 
     def __init__(self, branches: tuple[str, ...] = ("audio",), stop_after: int | None = None) -> None:
         super().__init__()
-        self.preprocess = {name: Hear() if name == "audio" else See() for name in branches}
-        self.media = {name: name for name in branches}
+        self.inputs = ModelInputs({name: Hear() if name == "audio" else See() for name in branches})
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.stop_after = stop_after
         self.steps: list[list[str]] = []
@@ -104,8 +105,8 @@ def data(folder: Path, **options: Any) -> PairData:
 
 def alone(folder: Path, branches: tuple[str, ...] = ("audio",), stage: str = "fit", **options: Any) -> PairData:
     """PairData without a Trainer."""
-    module, pairs = Learner(branches), data(folder, **options)
-    pairs.preprocess, pairs.media = module.preprocess, module.media  # type: ignore[assignment]
+    pairs = data(folder, **options)
+    pairs.inputs = Learner(branches).inputs
     pairs.setup(stage)
     return pairs
 
@@ -226,7 +227,7 @@ def test_resuming_is_refused_within_an_epoch_of_other_batches(tmp_path: Path, so
     trainer(tmp_path).fit(module, datamodule=data(sounds, batch_size=3), ckpt_path=tmp_path / "end.ckpt")
     fresh = alone(sounds, batch_size=3)
     fresh.train_dataloader()
-    sampler = BucketSampler(fresh.rows["train"].order, 3, 3)
+    sampler = BucketSampler(fresh.rows["train"].keys, 3, seed=3)
     names = [example.id for example in fresh.rows["train"].examples]
     assert module.steps == [[names[row] for row in draw.rows] for draw in sampler.batches(2)]
 
@@ -245,14 +246,14 @@ def test_training_draws_nothing_from_the_global_generators(sounds: Path) -> None
 def rows(count: int, seed: int = 0) -> list[RowKey]:
     lengths = np.random.default_rng(seed).integers(1, 100, count)
     kinds = [frozenset({"audio"}), frozenset({"image"}), frozenset({"audio", "image"})]
-    return [RowKey(kinds[number % 7 % 3], (float(length), 1.0, 9.0)) for number, length in enumerate(lengths)]
+    return [RowKey(kinds[number % 7 % 3], float(length), 1, 9) for number, length in enumerate(lengths)]
 
 
 @pytest.mark.parametrize("bucket", [True, False])
 @pytest.mark.parametrize(("count", "size", "world"), [(100, 4, 1), (101, 4, 2), (1003, 3, 3), (2, 5, 1)])
 def test_every_row_once_an_epoch_by_one_process(count: int, size: int, world: int, bucket: bool) -> None:
     given = rows(count)
-    samplers = [BucketSampler(given, size, 1, bucket, rank=rank, world=world) for rank in range(world)]
+    samplers = [BucketSampler(given, size, seed=1, bucket=bucket, rank=rank, world=world) for rank in range(world)]
     for epoch in (0, 1):
         batches = [sampler.batches(epoch) for sampler in samplers]
         assert {len(mine) for mine in batches} == {len(samplers[0])}
@@ -263,21 +264,21 @@ def test_every_row_once_an_epoch_by_one_process(count: int, size: int, world: in
         for step in zip(*batches, strict=True):
             assert len({given[row].inputs for draw in step for row in draw.rows}) == 1
             assert max(len(draw.rows) for draw in step) <= size
-    assert samplers[0].batches(0) == BucketSampler(given, size, 1, bucket, world=world).batches(0)
+    assert samplers[0].batches(0) == BucketSampler(given, size, seed=1, bucket=bucket, world=world).batches(0)
     if count > 10:
         assert samplers[0].batches(0) != samplers[0].batches(1)
 
 
 def test_bucketing_saves_padding_and_keeps_chance() -> None:
-    given = [RowKey(frozenset({"audio"}), row.length) for row in rows(4000)]
+    given = [RowKey(frozenset({"audio"}), *row.length) for row in rows(4000)]
 
     def padded(bucket: bool) -> int:
-        draws = BucketSampler(given, 16, 0, bucket).batches(0)
-        return sum(len(draw.rows) * int(max(given[row].length[0] for row in draw.rows)) for draw in draws)
+        draws = BucketSampler(given, 16, bucket=bucket).batches(0)
+        return sum(len(draw.rows) * int(max(given[row].seconds for row in draw.rows)) for draw in draws)
 
-    real = sum(int(row.length[0]) for row in given)
+    real = sum(int(row.seconds) for row in given)
     assert padded(True) < 1.05 * real < 1.6 * real < padded(False)
-    means = [np.mean([given[row].length[0] for row in draw.rows]) for draw in BucketSampler(given, 16).batches(0)]
+    means = [np.mean([given[row].seconds for row in draw.rows]) for draw in BucketSampler(given, 16).batches(0)]
     assert abs(np.corrcoef(means[:-1], means[1:])[0, 1]) < 0.2  # short batches do not come in a row
 
 
@@ -295,7 +296,7 @@ def test_skip_and_length() -> None:
 @pytest.mark.parametrize(("count", "size", "world"), [(100, 4, 1), (101, 4, 2), (50, 16, 4), (3, 8, 2), (2, 8, 4)])
 def test_evaluation_sees_every_row_exactly_once(count: int, size: int, world: int) -> None:
     for bucket in (True, False):
-        shares = [list(EvalSampler(rows(count), size, bucket, rank, world)) for rank in range(world)]
+        shares = [list(EvalSampler(rows(count), size, bucket=bucket, rank=rank, world=world)) for rank in range(world)]
         seen = sorted(row for share in shares for draw in share for row in draw.rows)
         assert all(shares)  # else the others would wait for a process that has nothing
         assert seen == list(range(count)) if count >= world else set(seen) == set(range(count))
@@ -384,7 +385,7 @@ def test_training_without_validation_rows(tmp_path: Path, sounds: Path) -> None:
 def test_preprocess_and_dataset_can_be_sent_to_spawned_workers(sounds: Path) -> None:
     pairs = alone(sounds)
     copy = pickle.loads(pickle.dumps(pairs.train_dataloader().dataset))
-    draw = BucketSampler(pairs.rows["train"].order, 4).batches(0)[0]
+    draw = BucketSampler(pairs.rows["train"].keys, 4).batches(0)[0]
     assert copy[draw].ids == [pairs.rows["train"].examples[row].id for row in draw.rows]
 
 
@@ -397,7 +398,7 @@ def texts(folder: Path, *rows: dict[str, Any], stage: str = "fit", reads: bool =
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     split = {"fit": "train", "validate": "val"}.get(stage, stage)
     pairs = PairData(**{split: str(file), "batch_size": 4, "seed": 3, **options})
-    pairs.preprocess, pairs.reads_text = {"audio": Hear()}, reads
+    pairs.inputs = ModelInputs({"audio": Hear()}, reads_text=reads)
     pairs.setup(stage)
     return pairs
 
@@ -515,7 +516,7 @@ def test_numbers_stand_in_a_row_or_in_a_file(tmp_path: Path, sounds: Path) -> No
     def read(*more: dict[str, Any], **options: Any) -> PairData:
         (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*rows, *more]))
         pairs = PairData(train=str(tmp_path / "m.jsonl"), batch_size=9, **options)
-        pairs.preprocess, pairs.media = {"signals": encoder.preprocess}, {"signals": "signals"}
+        pairs.inputs = ModelInputs({"signals": encoder.preprocess})
         pairs.setup("fit")
         return pairs
 
@@ -610,7 +611,7 @@ def test_options_that_cannot_be_are_refused_by_name(tmp_path: Path, sounds: Path
         alone(sounds, where={"label": "dog"})
     with pytest.raises(InputError, match="make no batch"):
         alone(sounds, drop_last=True, batch_size=20).train_dataloader()
-    with pytest.raises(InputError, match=r"set data\.preprocess"):
+    with pytest.raises(InputError, match=r"set data\.inputs"):
         data(sounds).setup("fit")
     with pytest.raises(InputError, match=r"overfit_batches.*limit_train_batches"):
         trainer(tmp_path, overfit_batches=2).fit(Learner(), datamodule=data(sounds))

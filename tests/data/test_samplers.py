@@ -19,7 +19,7 @@ pytestmark = quietly
 def some_rows(count: int) -> list[RowKey]:
     draw = np.random.default_rng(count)
     kinds = [frozenset({"image"}), frozenset({"audio"})]
-    return [RowKey(kinds[int(draw.integers(2))], (0, 1, int(draw.integers(3, 60)))) for _ in range(count)]
+    return [RowKey(kinds[int(draw.integers(2))], 0.0, 1, int(draw.integers(3, 60))) for _ in range(count)]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -33,13 +33,13 @@ def test_batches_hold_so_many_tokens(most: int, rows: int, world: int) -> None:
         seen = [row for some in batches for batch in some for row in batch]
         assert len(seen) == len(set(seen)) > 400 - 2 * world
         for batch in (batch for some in batches for batch in some):
-            longest = max(given[row].length[-1] for row in batch)
+            longest = max(given[row].tokens for row in batch)
             assert len(batch) <= rows
             assert len(batch) * longest <= most or len(batch) == 1
             assert len({given[row].inputs for row in batch}) == 1
     assert epochs[0] != epochs[1]
-    full = sum(len(batch) * max(given[row].length[-1] for row in batch) for some in epochs[0] for batch in some)
-    padding = 1 - sum(given[row].length[-1] for some in epochs[0] for batch in some for row in batch) / full
+    full = sum(len(batch) * max(given[row].tokens for row in batch) for some in epochs[0] for batch in some)
+    padding = 1 - sum(given[row].tokens for some in epochs[0] for batch in some for row in batch) / full
     assert padding < 0.15  # rows of like length are together
 
 

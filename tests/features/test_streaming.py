@@ -12,12 +12,13 @@ import torch
 import webdataset
 
 from mmprefix.data.manifest import read_manifest
+from mmprefix.data.sample import SampleOptions
 from mmprefix.encoders.cnn import Cnn
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore, store_description
-from mmprefix.features.streaming import Stream, StreamOptions, TarShard, decoded
+from mmprefix.features.streaming import Stream, StreamedRow, StreamOptions, TarShard, decode_row
 from mmprefix.features.webdataset import write_webdataset
-from mmprefix.types import Batch, Features
+from mmprefix.types import Batch, FeatureRow, Features
 from tiny.captioning_system import Tiny, build, figures, quietly, refusal, run, same, watched
 
 pytestmark = quietly
@@ -36,12 +37,12 @@ def shards(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "shards"
 
 
-def rows(shards: Path, split: str) -> dict[str, dict[str, Any]]:
-    """The rows of a split by id, as the library that defines the form reads them."""
+def rows(shards: Path, split: str) -> dict[str, StreamedRow]:
+    """Rows of a split by id, as the library that defines the form reads them."""
     files = sorted(str(file) for file in shards.glob(f"{split}-*.tar"))
-    found = [decoded(row) for row in webdataset.WebDataset(files, shardshuffle=False)]  # pyright: ignore
-    assert len({row["json"]["id"] for row in found}) == len(found)
-    return {row["json"]["id"]: row for row in found}
+    streamed = [decode_row(row) for row in webdataset.WebDataset(files, shardshuffle=False)]  # pyright: ignore
+    assert len({row.example.id for row in streamed}) == len(streamed)
+    return {row.example.id: row for row in streamed}
 
 
 def test_shards_hold_rows_and_features(tiny: Tiny, shards: Path) -> None:
@@ -52,10 +53,10 @@ def test_shards_hold_rows_and_features(tiny: Tiny, shards: Path) -> None:
         found = rows(shards, split)
         assert found.keys() == {row.id for row in wanted}
         for row in wanted:
-            assert found[row.id]["json"]["captions"] == list(row.captions)
-            (name,) = found[row.id]["inputs"]
+            assert found[row.id].example.captions == row.captions
+            ((name, entry),) = found[row.id].inputs.items()
             assert name in row.inputs
-            entry = found[row.id]["inputs"][name]
+            assert isinstance(entry, FeatureRow)
             if name == "audio":
                 assert any(torch.equal(entry.frames, store[key].frames) for key in store)
     index = json.loads((shards / "index.json").read_text())
@@ -66,12 +67,12 @@ def test_shards_hold_rows_and_features(tiny: Tiny, shards: Path) -> None:
 def stream(shards: Path, workers: int, rank: int = 0, world: int = 1, size: int = 2) -> Stream:
     told = json.loads((shards / "index.json").read_text())["splits"]["train"]
     tars = [TarShard(str(shards / one["file"]), one["rows"], tuple(one["branches"])) for one in told]
-    return Stream(tars, StreamOptions(size, 4, 0, "", None), workers, rank, world)
+    return Stream(tars, StreamOptions(size, 4, SampleOptions()), workers=workers, rank=rank, world=world)
 
 
 def drawn(shards: Path, workers: int, rank: int, world: int, epoch: int = 0, skip: int = 0) -> list[Batch]:
     """What a loader of so many workers gives to one process."""
-    from mmprefix.features.streaming import StreamLoader
+    from mmprefix.features.stream_data import StreamLoader
 
     some = stream(shards, workers, rank, world)
     some.set_epoch(epoch, skip)
