@@ -41,7 +41,7 @@ class IndexOptions:
     """
 
     where: Mapping[str, Any] | None = None
-    columns: ColumnMapping = ColumnMapping()
+    columns: ColumnMapping = field(default_factory=ColumnMapping)
     targets: bool = True
     max_captions: int | None = None
     count_tokens: bool = False
@@ -50,7 +50,7 @@ class IndexOptions:
 def build_index(
     files: Iterable[tuple[str, str | None]],
     inputs: ModelInputs,
-    options: IndexOptions = IndexOptions(),  # noqa: B008 (frozen)
+    options: IndexOptions = IndexOptions(),
 ) -> DatasetIndex:
     """Rows of ``files`` that feed one of the model's ``inputs``.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import Sampler
 
 from mmprefix.data.manifest import Example
@@ -66,7 +67,8 @@ class RunPosition:
 
         Raises InputError for a checkpoint within an epoch whose batches cannot be made again.
         """
-        progress, limit = trainer.fit_loop.epoch_loop.batch_progress.total, trainer.limit_train_batches
+        progress = cast(_ProcessedTracker, trainer.fit_loop.epoch_loop.batch_progress.total)
+        limit = trainer.limit_train_batches
         limit = min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * (limit or 0.0))
         self._fingerprint = fingerprint
         self._sampler = ResumingSampler(batches, lambda: progress.processed, max(1, limit), self._start())

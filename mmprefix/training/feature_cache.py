@@ -44,7 +44,7 @@ def use_cache(
     encoders = {name: task.model.encoder(name) for name in task.model.encoders}
     encoders = {name: encoder for name, encoder in encoders.items() if KINDS[encoder.input_kind].cached}
     _refuse_changing(encoders, callbacks)
-    data.inputs = task.inputs
+    inputs = data.inputs = task.inputs
     for stage in stages:
         data.setup(stage)
     rows = [data.rows[split] for split in data.rows]
@@ -55,10 +55,11 @@ def use_cache(
         faults = fill_store(store, encoder, wanted, trainer, data.eval_batch_size, data.num_workers)
         if faults and data.on_bad == "stop":
             _refuse_faults(rows, name, keys, faults)
-        data.inputs = replace(data.inputs, load={**data.inputs.load, name: CachedInputs(store, keys, faults)})
+        inputs = replace(inputs, load={**inputs.load, name: CachedInputs(store, keys, faults)})
         stores[name] = store
         if trainer.is_global_zero:
             log.info("cache: %d inputs of branch %s in %s", len(wanted), name, store.folder)
+    data.inputs = inputs
     return stores
 
 
