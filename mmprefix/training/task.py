@@ -118,6 +118,10 @@ class PrefixTask(LightningModule):
     def _reads_text_alone(self) -> bool:
         return self.model.reads_text and self.model.decoder.memory_dim is None  # cross-attention needs frames
 
+    def task_settings(self) -> dict[str, Any]:
+        """Settings of a saved model that follow from this training, in the form of its YAML file."""
+        return {} if self.answers is None else {"answers": list(self.answers)}
+
     def setup(self, stage: str) -> None:
         """Tell DDP that parameters may have no gradient, where that can be.
 

@@ -21,12 +21,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mmprefix.cli.training.recipe_errors import check_recipe, explain, options, recipes_of
+from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
 from mmprefix.inference.predictor import Predictor
 from mmprefix.parts import with_current_names
 from mmprefix.saved_model import require_writable
-from mmprefix.slu.schema import portable
 from mmprefix.training.feature_cache import use_cache
 from mmprefix.training.predictions import WritePredictions
 from mmprefix.training.task import PrefixTask
@@ -182,18 +182,14 @@ class PrefixCLI(LightningCLI):
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith(f"{stage}/")
         }
-        data = self._config().data
-        given = [_get(data, split) or [] for split in ("train", "val", "test")]
-        files = [Path(file).name for files in given for file in ([files] if isinstance(files, str) else files)]
-        trained = {"data": files or [str(_get(data, "root") or _get(data, "directory") or "")], "measured_on": stage}
-        schema = _get(data, "schema")
-        asked = {"schema": portable(schema), "framing": _get(data, "framing")} if schema else {}
+        data = self.datamodule if isinstance(self.datamodule, PairData) else None
+        names = [type(self.datamodule).__name__] if data is None else data.source_names()
         return {
-            "trained": {**trained, "figures": figures},
+            "trained": {"data": names, "measured_on": stage, "figures": figures},
             "generate": asdict(self.model.options),
-            "prompt": _get(data, "prompt"),
-            **asked,
-            **({} if self.model.answers is None else {"answers": list(self.model.answers)}),
+            "prompt": "" if data is None else data.prompt,
+            **({} if data is None else data.task_settings()),
+            **self.model.task_settings(),
         }
 
     def _config(self) -> Any:
@@ -215,8 +211,3 @@ def usable_precision(precision: Any, accelerator: Any) -> Any:
 
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _get(data: Any, name: str) -> Any:
-    arguments = data.get("init_args", data) if data is not None else {}
-    return arguments.get(name)
