@@ -91,12 +91,14 @@ class Part:
     - ``path_options``: options that can name a file or folder on disk; a saved model holds them as absolute paths.
     - ``source_options``: options that say where weights are and in which precision they are loaded, not what is
       computed from them; a saved model may be loaded with others.
+    - ``wraps``: the option that holds the part whose weights these are (the picture encoder in a video encoder).
     - ``deferred``: the first constructor argument is not in a recipe, but given by the model that the part belongs to.
       Its recipe then becomes a function of that argument (``builder_from_recipe``).
     """
 
     path_options: ClassVar[tuple[str, ...]] = ("model",)
     source_options: ClassVar[tuple[str, ...]] = ("model", "revision", "pretrained", "dtype")
+    wraps: ClassVar[str | None] = None
     deferred: ClassVar[bool] = False
     init_args: dict[str, Any]
 

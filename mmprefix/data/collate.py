@@ -43,7 +43,7 @@ def pad_features(rows: Sequence[FeatureRow]) -> Features:
 
 
 def pad_media(values: Sequence[Tensor]) -> Media:
-    """Waveforms (S,) → Media (B S), videos (F 3 Y X) → Media (B F 3 Y X), padded with zeros to the longest; pictures
+    """Waveforms (S,) → Media (B S), videos (F 3 Y X) → Media (B F 3 Y X), padded with zeros to the longest; images
     (3 Y X) of one size → Media (B 3 Y X)."""
     if values[0].ndim != 3:
         lengths = torch.tensor([len(value) for value in values])

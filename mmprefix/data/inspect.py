@@ -1,4 +1,4 @@
-"""Inspection of input files: can each be read, how long is a sound or video, how large a picture."""
+"""Inspection of input files: can each be read, how long is a sound or video, how large an image?"""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def inspect(
     workers: int = 1,
     progress: bool = False,
 ) -> Inspection:
-    """Open every file that ``columns`` (column → kind, see ``mmprefix.media.kinds``) name in ``examples``, each once.
+    """Open every file of ``examples`` in one of ``columns`` (name → kind, see ``mmprefix.media.kinds``), each once.
 
     ``deep`` decodes it whole; otherwise its header is read. ``workers`` threads share the work (decoders are written in
     C and run side by side).
@@ -50,9 +50,9 @@ def inspect(
     return Inspection(good, faults, files)
 
 
-def _file_info(item: InputRef, kind: str, deep: bool) -> FileInfo:
+def _file_info(ref: InputRef, kind: str, deep: bool) -> FileInfo:
     try:
-        return KINDS[kind].inspect(item.source, item.start, item.end, deep)
+        return KINDS[kind].inspect(ref.source, ref.start, ref.end, deep)
     except InputError as error:
         return FileInfo(fault=str(error))
 

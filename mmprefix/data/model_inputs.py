@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from mmprefix.data.inspect import COLUMNS
+from mmprefix.media.kinds import KINDS
 from mmprefix.media.source import Source
 from mmprefix.types import FeatureRow
 
@@ -25,8 +25,8 @@ class ModelInputs:
 
     Args:
         load: reads one input, by branch name; the feature cache replaces it by a look-up.
-        kinds: input kind (see ``mmprefix.media.kinds``), by branch name. A branch that is not listed has the kind of
-            its own name, or image where that is no kind.
+        kinds: input kind (``mmprefix.media.kinds``) by branch name. A branch that is not listed has the kind of its own
+            name, or image where that is no kind.
         reads_text: a row may be text alone.
         reads_context: the model has a place for a context; False refuses the option ``data.context``.
         count_tokens: needed for ``data.max_tokens``; None: letters are counted.
@@ -41,7 +41,7 @@ class ModelInputs:
     @property
     def branches(self) -> dict[str, str]:
         """Kind of each branch, by name."""
-        return {name: self.kinds.get(name, COLUMNS.get(name, "image")) for name in self.load}
+        return {name: self.kinds.get(name, name if name in KINDS else "image") for name in self.load}
 
 
 @runtime_checkable

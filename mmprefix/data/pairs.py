@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -19,7 +19,7 @@ from mmprefix.data.manifest_file import splits
 from mmprefix.data.model_inputs import HasModelInputs, ModelInputs
 from mmprefix.data.resume import RunPosition, order_fingerprint
 from mmprefix.data.sample import SampleOptions, SampleQuestions
-from mmprefix.data.samplers import BatchRows, BucketSampler, EvalSampler
+from mmprefix.data.samplers import BatchRows, BucketSampler, EvalSampler, rank_and_world
 from mmprefix.errors import InputError
 from mmprefix.types import Batch
 
@@ -267,6 +267,11 @@ class PairData(LightningDataModule):
         """Let the next training go on where ``state_dict`` was saved."""
         self._position.load_state_dict(state_dict)
 
+    def source_names(self) -> list[str]:
+        """Names of the manifests to train, validate and test on, or the folder that they are in; for the model card."""
+        files = [Path(file).name for split in ("train", "val", "test") for file in self.manifests[split] or []]
+        return files or [self.root or ""]
+
     def task_settings(self) -> dict[str, Any]:
         """Settings of a saved model that follow from this data, in the form of its YAML file."""
         return {}
@@ -282,17 +287,3 @@ def attached_data(trainer: Trainer) -> PairData | None:
     """PairData that ``trainer`` runs on; None where it runs on other data."""
     data = getattr(trainer, "datamodule", None)
     return data if isinstance(data, PairData) else None
-
-
-def rank_and_world(trainer: Trainer | None) -> tuple[int, int]:
-    """Number of this process, and number of processes.
-
-    Raises InputError where Lightning would deal out the rows once more.
-    """
-    if trainer is None or trainer.world_size == 1:
-        return 0, 1
-    if cast(Any, trainer)._accelerator_connector.use_distributed_sampler:
-        raise InputError(
-            "trainer.use_distributed_sampler true in several processes: give false; PairData deals out the rows"
-        )
-    return trainer.global_rank, trainer.world_size

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import Sampler
 
 from mmprefix.data.manifest import Example
@@ -66,7 +67,7 @@ class RunPosition:
 
         Raises InputError for a checkpoint within an epoch whose batches cannot be made again.
         """
-        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+        progress = cast(_ProcessedTracker, trainer.fit_loop.epoch_loop.batch_progress.total)
         limit = trainer.limit_train_batches
         limit = min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * (limit or 0.0))
         self._fingerprint = fingerprint

@@ -20,7 +20,7 @@ SampleQuestions = Callable[[Example, np.random.Generator], list[tuple[str, str]]
 
 
 class Sample(NamedTuple):
-    """One example, read: a waveform (S,), an image (3 Y X) or features for each branch, and its strings.
+    """One example, read: a waveform (S,), image (3 Y X), video (F 3 Y X) or features a branch, and its strings.
 
     ``questions`` is None where targets are captions. It is empty where a row has no question in this epoch.
     """

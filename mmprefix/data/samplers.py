@@ -7,10 +7,13 @@ processes each row goes to exactly one of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+from lightning.pytorch import Trainer
 from torch.utils.data import Sampler
+
+from mmprefix.errors import InputError
 
 POOL = 50  # batches within which rows are sorted by length: long enough to sort well, short enough to stay random
 
@@ -163,6 +166,20 @@ class EvalSampler(Sampler[BatchRows]):
 
     def __iter__(self) -> Iterator[BatchRows]:
         return iter([BatchRows(0, rows) for rows in self.mine])
+
+
+def rank_and_world(trainer: Trainer | None) -> tuple[int, int]:
+    """Number of this process, and number of processes.
+
+    Raises InputError where Lightning would deal out the rows once more.
+    """
+    if trainer is None or trainer.world_size == 1:
+        return 0, 1
+    if cast(Any, trainer)._accelerator_connector.use_distributed_sampler:
+        raise InputError(
+            "trainer.use_distributed_sampler true in several processes: give false; PairData deals out the rows"
+        )
+    return trainer.global_rank, trainer.world_size
 
 
 def _groups(rows: Sequence[RowKey]) -> dict[frozenset[str], np.ndarray]:

@@ -39,7 +39,7 @@ InputKey = tuple[Source, float, float | None]  # an input, and from where to whe
 def store_description(encoder: Encoder, dtype: str = "float16", frames: bool = True) -> dict[str, Any]:
     """All that what is kept of an input depends on, as plain data; without ``frames`` that is the summary alone."""
     made = to_recipe(encoder)
-    options = {name: value for name, value in made["init_args"].items() if name not in ("model", "revision")}
+    options = _without_source(made["init_args"])
     return {
         "format": FORMAT,
         "mmprefix": __version__,
@@ -51,6 +51,13 @@ def store_description(encoder: Encoder, dtype: str = "float16", frames: bool = T
         "dtype": dtype,
         "widths": [encoder.dim if frames else 0, encoder.pooled_dim],
     }
+
+
+def _without_source(options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` of an encoder and of one in it without the names of weights, which their hash replaces."""
+    kept = {name: value for name, value in options.items() if name not in ("model", "revision")}
+    wrapped = {name: value for name, value in kept.items() if isinstance(value, dict) and "class_path" in value}
+    return kept | {name: {**part, "init_args": _without_source(part["init_args"])} for name, part in wrapped.items()}
 
 
 class FeatureStore:

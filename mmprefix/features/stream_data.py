@@ -8,9 +8,10 @@ from typing import Any, Protocol, cast
 
 from mmprefix.data.collate import identity
 from mmprefix.data.dataset import BatchLoader
-from mmprefix.data.pairs import PairData, Split, rank_and_world
+from mmprefix.data.pairs import PairData, Split
 from mmprefix.data.resume import ResumingSampler
 from mmprefix.data.sample import SampleOptions
+from mmprefix.data.samplers import rank_and_world
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.features.store import store_description

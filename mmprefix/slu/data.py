@@ -89,16 +89,12 @@ class QuestionData(PairData):
             value = self.columns.target if name == "target" else getattr(self, name)
             if value is not None:
                 raise InputError(f"data.{name} {value}: answers are written here, as the schema has them; leave it out")
-        self.schema = schema
+        self.schema, self.framing = schema, framing
         read, aside = read_schema(schema), tuple(held_out or ())
         sample_question_answers(
             read, Annotation(None, {}), framing, None, held_out=aside
         )  # it knows framings, and the schema what is held out
         self.sample_questions = QuestionSampler(read, framing, intent_field, absent, no, aside, transcribe)
-
-    def task_settings(self) -> dict[str, Any]:
-        """Schema (a shipped one by name, another one whole) and framing."""
-        return {"schema": portable(self.schema), "framing": self.asking.framing}
 
     @property
     def asking(self) -> QuestionSampler:
@@ -132,6 +128,10 @@ class QuestionData(PairData):
         rows.examples = [rows.examples[place] for place in kept]
         rows.keys = [rows.keys[place] for place in kept]
         rows.faults.sort(key=lambda fault: (fault.file, fault.line))
+
+    def task_settings(self) -> dict[str, Any]:
+        """Schema and framing of a saved model that understands."""
+        return {"schema": portable(self.schema), "framing": self.framing}
 
     def fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
         meant = "\n".join(str(read_annotation(row_fields(row), self.asking.intent_field)) for row in examples)

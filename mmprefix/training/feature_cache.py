@@ -55,10 +55,11 @@ def use_cache(
         faults = fill_store(store, encoder, wanted, trainer, data.eval_batch_size, data.num_workers)
         if faults and data.on_bad == "stop":
             _refuse_faults(rows, name, keys, faults)
-        inputs = data.inputs = replace(inputs, load={**inputs.load, name: CachedInputs(store, keys, faults)})
+        inputs = replace(inputs, load={**inputs.load, name: CachedInputs(store, keys, faults)})
         stores[name] = store
         if trainer.is_global_zero:
             log.info("cache: %d inputs of branch %s in %s", len(wanted), name, store.folder)
+    data.inputs = inputs
     return stores
 
 

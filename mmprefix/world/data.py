@@ -57,6 +57,10 @@ class WorldData(PairData):
         self.counts = (scenes, val_scenes, test_scenes)
         self.captions_each = captions_each
 
+    def source_names(self) -> list[str]:
+        """Folder of the scenes, for the model card."""
+        return [self.directory]
+
     def prepare_data(self) -> None:
         """Makes the scenes that are not there yet; in one process only, as Lightning sees to."""
         make(self.directory, self.kinds, *self.counts, self.captions_each, self.seed)

@@ -182,15 +182,12 @@ class PrefixCLI(LightningCLI):
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith(f"{stage}/")
         }
-        options = self._config().data
-        manifests = [_get(options, split) or [] for split in ("train", "val", "test")]
-        files = [Path(file).name for group in manifests for file in ([group] if isinstance(group, str) else group)]
-        names = files or [str(_get(options, "root") or _get(options, "directory") or "")]
-        task = {} if self.model.answers is None else {"answers": self.model.answers}
-        task |= self.datamodule.task_settings() if isinstance(self.datamodule, PairData) else {}
+        data = self.datamodule if isinstance(self.datamodule, PairData) else None
+        names = [type(self.datamodule).__name__] if data is None else data.source_names()
+        task = self.model.task_settings() | ({} if data is None else data.task_settings())
         return ModelSettings(
             self.model.options,
-            _get(options, "prompt"),
+            "" if data is None else data.prompt,
             TrainingRecord(names, stage, figures),
             task=task_from_dict(task),
         )
@@ -214,8 +211,3 @@ def usable_precision(precision: Any, accelerator: Any) -> Any:
 
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _get(data: Any, name: str) -> Any:
-    arguments = data.get("init_args", data) if data is not None else {}
-    return arguments.get(name)
