@@ -52,17 +52,24 @@ DROPPED = {  # class path → options of an earlier version that are now taken f
 
 
 def with_current_names(data: Any) -> Any:
-    """``data`` (plain: dicts, lists, strings ...) with the class paths and options of earlier versions as of today."""
+    """``data`` (plain: dicts, lists, strings ...) with every class path of an earlier version replaced by today's."""
     if isinstance(data, dict):
-        items = {key: with_current_names(value) for key, value in cast(dict[Any, Any], data).items()}
+        return {key: with_current_names(value) for key, value in cast(dict[Any, Any], data).items()}
+    if isinstance(data, list):
+        return [with_current_names(value) for value in cast(list[Any], data)]
+    return RENAMED.get(data, data) if isinstance(data, str) else data
+
+
+def without_sizes(data: Any) -> Any:
+    """``data`` without the options in ``DROPPED``, which saved models of earlier versions hold."""
+    if isinstance(data, dict):
+        items = {key: without_sizes(value) for key, value in cast(dict[Any, Any], data).items()}
         dropped, options = DROPPED.get(str(items.get("class_path"))), items.get("init_args")
         if dropped and isinstance(options, dict):
             options = cast(dict[str, Any], options)
             items["init_args"] = {name: value for name, value in options.items() if name not in dropped}
         return items
-    if isinstance(data, list):
-        return [with_current_names(value) for value in cast(list[Any], data)]
-    return RENAMED.get(data, data) if isinstance(data, str) else data
+    return [without_sizes(value) for value in cast(list[Any], data)] if isinstance(data, list) else data
 
 
 def lazy_exports(package: str, names: dict[str, str]) -> Callable[[str], Any]:
@@ -152,7 +159,7 @@ def builder_from_recipe(data: dict[str, Any], contract: type[P]) -> Callable[...
 
     Raises InputError as ``from_recipe`` does: for class and option names at once, for values when it is called.
     """
-    data = cast(dict[str, Any], with_current_names(data))
+    data = cast(dict[str, Any], without_sizes(with_current_names(data)))
     path = str(data.get("class_path", ""))
     cls = resolve_class(path, contract)
     options = cast(dict[str, Any], data.get("init_args") or {})

@@ -23,7 +23,7 @@ from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.model import PrefixLM
-from mmprefix.parts import with_current_names
+from mmprefix.parts import with_current_names, without_sizes
 from mmprefix.weights import frozen_parts
 
 RECIPE, WEIGHTS, CARD = "mmprefix.yaml", "model.safetensors", "README.md"
@@ -239,7 +239,7 @@ def read_recipe(directory: Path) -> dict[str, Any]:
             dict(frozen_parts.part_options(saved["recipe"], name))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: its recipe lacks branches, their encoders or the decoder ({error})") from error
-    return cast(dict[str, Any], with_current_names(saved))
+    return cast(dict[str, Any], without_sizes(with_current_names(saved)))
 
 
 def load(directory: Path, parts: dict[str, str] | None = None) -> tuple[PrefixLM, ModelSettings]:

@@ -325,7 +325,7 @@ def test_what_does_not_fit_together_is_refused(asked: CrossDecoder, gpt2: Causal
         model.build_prefix({})
     wide = Whisper(ears.identity.source)
     wide.dim = 48
-    with pytest.raises(InputError, match=r"its frames are 48 wide, and the decoder .* frames that are 32 wide"):
+    with pytest.raises(InputError, match=r"its frames are 48 wide, while the decoder .* frames that are 32 wide"):
         PrefixLM({"audio": Branch(wide)}, asked)
     with pytest.raises(InputError, match=r"looks at frames that are 32 wide, and no branch has any"):
         PrefixLM({"signals": Branch(Signals(["a", "b", "c"]), SOFT["signals"])}, asked)

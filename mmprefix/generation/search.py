@@ -66,7 +66,7 @@ def _numbers(values: Tensor) -> list[int]:
 @contextmanager
 def open_tree(decoder: TreeModel, state: State, width: int, steps: int) -> Generator[TokenTree]:
     """A tree of at most ``steps`` steps of ``width`` nodes behind ``state``."""
-    if state.mask.is_cuda and cuda_graph.can_record(decoder, state, steps):
+    if cuda_graph.can_record(decoder, state, steps):
         with cuda_graph.open_graph_tree(decoder, state, width, steps) as tree:
             yield tree
     else:

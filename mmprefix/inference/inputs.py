@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
@@ -13,8 +13,8 @@ from mmprefix.media.source import FrameSequence, Source, Waveform, name_of
 if TYPE_CHECKING:
     from mmprefix.model import PrefixLM
 
-InputSource = Source | InputRef  # a file or a value in memory, or a part of a file
-Input = InputSource | dict[str, InputSource]  # one of those, or several by branch name
+InputSource: TypeAlias = "Source | InputRef"  # a file or a value in memory, or a part of a file
+Input: TypeAlias = "InputSource | dict[str, InputSource]"  # one of those, or several by branch name
 
 
 def as_list(files: Any) -> tuple[list[Input], bool]:

@@ -14,7 +14,6 @@ from mmprefix.errors import InputError
 from mmprefix.media.files import open_source
 from mmprefix.media.source import Source, name_of
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
 
 

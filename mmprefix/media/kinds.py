@@ -6,16 +6,14 @@ and the model card speak of it. The columns of a manifest are called after the k
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from PIL import Image
-
 from mmprefix.errors import InputError
-from mmprefix.media import image
-from mmprefix.media.files import missing, open_source
+from mmprefix.media.files import IMAGE_SUFFIXES, missing, open_source
 from mmprefix.media.source import FrameSequence, Source, Waveform
 
 
@@ -40,7 +38,7 @@ class InputKind:
         example: width of the encoder's summary → Python source of an input, for the model card.
         suffixes: of file names, in lower case.
         magic: (offset, bytes) that files begin with.
-        in_memory: the types of its values in memory.
+        in_memory: whether a value in memory is of this kind.
         has_time: ``start`` and ``end`` cut it, so they are part of its key in the feature store.
         cached: its features are worth a place in the feature store.
         lists: what a list in a manifest's column holds: "files", "numbers", or None where there may be no list.
@@ -53,7 +51,7 @@ class InputKind:
     example: Callable[[int], str]
     suffixes: Collection[str] = ()
     magic: tuple[tuple[int, bytes], ...] = ()
-    in_memory: tuple[type, ...] = ()
+    in_memory: Callable[[object], bool] = lambda value: False
     has_time: bool = False
     cached: bool = True
     lists: Literal["files", "numbers"] | None = None
@@ -69,7 +67,9 @@ class InputKind:
 
 
 def _inspect_image(source: Source, start: float, end: float | None, decode: bool) -> FileInfo:
-    return FileInfo(size=image.read_picture(source).size if decode else image.picture_size(source))
+    from mmprefix.media.image import picture_size, read_picture
+
+    return FileInfo(size=read_picture(source).size if decode else picture_size(source))
 
 
 def _inspect_audio(source: Source, start: float, end: float | None, decode: bool) -> FileInfo:
@@ -95,24 +95,30 @@ def _inspect_signals(source: Source, start: float, end: float | None, decode: bo
     return FileInfo()
 
 
+def _is_picture(value: object) -> bool:
+    """Whether ``value`` is a PIL image; Pillow is loaded already where there is one."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)
+
+
 KINDS: Mapping[str, InputKind] = {
     "image": InputKind(
         noun="a picture",
         inspect=_inspect_image,
         example=lambda width: '"picture.jpg"',
-        suffixes=image.SUFFIXES,
+        suffixes=IMAGE_SUFFIXES,
         magic=(
             *((0, start) for start in (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")),
             (8, b"WEBP"),
         ),
-        in_memory=(Image.Image,),
+        in_memory=_is_picture,
     ),
     "audio": InputKind(
         noun="a sound",
         inspect=_inspect_audio,
         example=lambda width: '"sound.wav"',
         suffixes=frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff"}),
-        in_memory=(Waveform,),
+        in_memory=lambda value: isinstance(value, Waveform),
         has_time=True,
     ),
     "video": InputKind(
@@ -125,7 +131,7 @@ KINDS: Mapping[str, InputKind] = {
             (0, b"\x1aE\xdf\xa3"),  # Matroska and WebM
             (8, b"AVI "),
         ),
-        in_memory=(FrameSequence,),
+        in_memory=lambda value: isinstance(value, FrameSequence),
         has_time=True,
         lists="files",
         folders=True,
@@ -148,7 +154,7 @@ def kind_of(source: object) -> str | None:
     Raises InputError for a file that is missing and a value of another type.
     """
     for name, kind in KINDS.items():
-        if isinstance(source, kind.in_memory):
+        if kind.in_memory(source):
             return name
     if is_numbers(source):
         return "signals"

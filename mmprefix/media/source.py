@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
     from torch import Tensor
 
 
@@ -32,7 +31,8 @@ class FrameSequence:
         object.__setattr__(self, "pictures", tuple(self.pictures))  # hashable: a source is a key in the feature cache
 
 
-Source = str | Path | bytes | Image.Image | Waveform | FrameSequence | tuple[float, ...]  # the last: numbers, no file
+Source: TypeAlias = "str | Path | bytes | Image.Image | Waveform | FrameSequence | tuple[float, ...]"
+"""A file, or a value in memory; the last kind of value is numbers. A string: nobody needs Pillow to read a manifest."""
 
 
 def name_of(source: Source) -> str:

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from mmprefix.errors import InputError
-from mmprefix.media.files import open_source
-from mmprefix.media.image import SUFFIXES, picture_size, read_picture
+from mmprefix.media.files import IMAGE_SUFFIXES, open_source
+from mmprefix.media.image import picture_size, read_picture
 from mmprefix.media.source import FrameSequence, Source, name_of
 
 
@@ -106,7 +106,7 @@ def files_of(source: Source) -> list[str]:
 
 def pictures_in(folder: str | Path) -> list[Path]:
     """The picture files in ``folder`` in order of the numbers in their names (2.png before 10.png)."""
-    files = [file for file in Path(folder).iterdir() if file.suffix.lower() in SUFFIXES and file.name[0] != "."]
+    files = [file for file in Path(folder).iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
     return sorted(files, key=lambda file: [(int(part) if part.isdigit() else 0, part) for part in _split(file.stem)])
 
 
@@ -130,7 +130,7 @@ class PictureVideo:
 
     def __init__(self, sequence: FrameSequence, name: str) -> None:
         if not sequence.pictures:
-            raise InputError(f"{name}: holds no picture ({', '.join(sorted(SUFFIXES))})")
+            raise InputError(f"{name}: holds no picture ({', '.join(sorted(IMAGE_SUFFIXES))})")
         if sequence.rate <= 0:
             raise InputError(f"{name}: a rate of {sequence.rate} pictures a second; give a positive number")
         self.pictures, self.rate = sequence.pictures, sequence.rate

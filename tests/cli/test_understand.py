@@ -262,9 +262,19 @@ def test_what_cannot_be_understood_is_refused_in_plain_words(
         (hears, (file,), {"schema": schema, "context": "on"}, "context: this model was trained without one"),
         (hears, (), {"schema": schema}, "no input given; give a file, a list of files, or a context"),
         (hears, ([],), {"schema": schema}, "no input given"),
-        (hears, ({},), {"schema": schema}, "no branch for input (none given); this model reads a sound (branch 'audio')"),
+        (
+            hears,
+            ({},),
+            {"schema": schema},
+            "no branch for input (none given); this model reads a sound (branch 'audio')",
+        ),
         (hears, ("none.wav",), {"schema": schema}, "none.wav: no such file"),
-        (hears, ([0.5, 1.0],), {"schema": schema}, "is a row of numbers, but this model reads a sound (branch 'audio')"),
+        (
+            hears,
+            ([0.5, 1.0],),
+            {"schema": schema},
+            "is a row of numbers, but this model reads a sound (branch 'audio')",
+        ),
         (reads, (file,), {"schema": schema}, "0.wav: this model reads no files, only a context"),
         (reads, ({"audio": file},), {"schema": schema}, "no branch for input audio; this model reads"),
         (reads, (), {"schema": schema, "context": ["on", ""]}, "input 2: has neither a file nor a context"),
@@ -421,7 +431,8 @@ def test_a_context_that_nobody_asked_for_does_not_stop_a_model_that_reads_none(
 def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
     code = (
         "import sys, argparse, importlib\n"
-        "for name in ('understand', 'detect', 'transcribe', 'check_data', 'evaluate', 'import_checkpoint', 'caption'):\n"
+        "names = 'understand detect transcribe check_data evaluate import_checkpoint caption'\n"
+        "for name in names.split():\n"
         "    module = importlib.import_module(f'mmprefix.cli.{name}')\n"
         "    parser = argparse.ArgumentParser()\n"
         "    getattr(module, 'add_arguments', print)(parser)\n"
