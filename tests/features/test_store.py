@@ -139,7 +139,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds features of other widths"):
         store.refresh_if_changed()
     (store.folder / "encoder.json").write_text("{}")
-    with pytest.raises(InputError, match="tells of another encoder"):
+    with pytest.raises(InputError, match="describes another encoder"):
         FeatureStore(tmp_path, WIDTHS)
 
 

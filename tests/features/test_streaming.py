@@ -198,4 +198,4 @@ def test_encode_says_what_it_needs(tiny: Tiny, shards: Path, tmp_path: Path, cap
         said = refusal("encode", recipe, capfd, cache=tmp_path / "cache", **options)
         assert "give --to webdataset --out FOLDER, or neither" in said
     with pytest.raises(InputError, match="holds shards already; give another folder"):
-        write_webdataset(shards, {}, {}, {}, 10, 0)
+        write_webdataset(shards, {}, {}, encoders={}, rows=10, seed=0)
