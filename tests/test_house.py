@@ -33,7 +33,16 @@ SPINE = {
 SHELVES = ("encoders", "mappers", "mmprefix/metrics")  # one file a family, a paper or a measure: as many as there are
 RIDDLES = {"found", "told", "said", "given", "heard", "looked", "here", "there"}
 INVERTED = ("What ", "Whether ", "Where ", "Who ", "The same ", "Of ", "As ")
-RECIPE_CLASSES = {"Part", "Encoder", "Mapper", "Decoder", "LightningModule", "LightningDataModule", "Callback"}
+RECIPE_CLASSES = {
+    "Part",
+    "Encoder",
+    "Mapper",
+    "Decoder",
+    "LightningModule",
+    "LightningDataModule",
+    "PairData",
+    "Callback",
+}
 SOURCE = ("mmprefix", "encoders", "mappers", "recipes", "benchmarks")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
@@ -67,8 +67,8 @@ class RunPosition:
 
         Raises InputError for a checkpoint within an epoch whose batches cannot be made again.
         """
-        progress = cast(_ProcessedTracker, trainer.fit_loop.epoch_loop.batch_progress.total)
-        limit = trainer.limit_train_batches
+        progress, limit = trainer.fit_loop.epoch_loop.batch_progress.total, trainer.limit_train_batches
+        assert isinstance(progress, _ProcessedTracker)
         limit = min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * (limit or 0.0))
         self._fingerprint = fingerprint
         self._sampler = ResumingSampler(batches, lambda: progress.processed, max(1, limit), self._start())
