@@ -1,4 +1,4 @@
-"""Batches by tokens: none is larger than asked, each row comes once an epoch, each epoch has as many batches."""
+"""Batch order: each row comes once an epoch in one process, rows of like length share a batch, no batch is too large."""
 
 from __future__ import annotations
 
