@@ -1,4 +1,4 @@
-"""Batch order: each row comes once an epoch in one process, rows of like length share a batch, no batch is too large."""
+"""Batch order: each row comes once an epoch in one process, rows of like length share a batch, batches are bounded."""
 
 from __future__ import annotations
 
