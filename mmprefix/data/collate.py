@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,9 +29,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 def collate_inputs(values: Sequence[Tensor | FeatureRow]) -> Media | Features:
     """Inputs of one branch: tensors → Media, stored features → Features."""
-    if isinstance(values[0], FeatureRow):
-        return pad_features(cast(Sequence[FeatureRow], values))
-    return pad_media(cast(Sequence[Tensor], values))
+    rows = [value for value in values if isinstance(value, FeatureRow)]
+    assert len(rows) in (0, len(values))  # a branch is read from files or from a store
+    return pad_features(rows) if rows else pad_media([value for value in values if isinstance(value, Tensor)])
 
 
 def pad_features(rows: Sequence[FeatureRow]) -> Features:

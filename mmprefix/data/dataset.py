@@ -72,7 +72,7 @@ class ManifestDataset(Dataset[Any]):
             self.bad[row] = True
             log.warning("left out: %s", fault)
             return None
-        source = next((ref.path for ref in refs.values() if ref.path), example.places[-1])
+        source = next((ref.path for ref in refs.values() if ref.path), example.sources[-1])
         return sample_of_row(example, inputs, self.options, row=row, epoch=epoch, source=source)
 
 

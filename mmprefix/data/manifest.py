@@ -48,7 +48,7 @@ class InputRef:
 
 @dataclass(frozen=True)
 class RowFault:
-    """What is wrong with one line of a manifest."""
+    """Fault of one line of a manifest."""
 
     file: str
     line: int
@@ -60,14 +60,14 @@ class RowFault:
 
 @dataclass(frozen=True)
 class Example:
-    """One good row. ``prompt`` is None where the row has none; ``captions`` may be empty."""
+    """Good row of a manifest. ``prompt`` is None where the row has none; ``captions`` may be empty."""
 
     id: str
     inputs: Mapping[str, InputRef]
     captions: tuple[str, ...] = ()
     prompt: str | None = None
     context: str = ""
-    contexts: tuple[str, ...] = ()  # other texts that may stand in the context's place
+    contexts: tuple[str, ...] = ()  # further texts, of which training may draw the context
     label: str | None = None
     user: str | None = None
     split: str | None = None
@@ -76,23 +76,23 @@ class Example:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def places(self) -> list[str]:
-        """Where it was read from: its files, and last its line in the manifest."""
-        return [*(item.path for item in self.inputs.values() if item.path), f"{self.file}:{self.line}"]
+    def sources(self) -> list[str]:
+        """Files of the row, and last its line in the manifest."""
+        return [*(ref.path for ref in self.inputs.values() if ref.path), f"{self.file}:{self.line}"]
 
     def fault(self, message: str) -> RowFault:
-        """A fault that was found in this row later."""
+        """Fault of this row with this ``message``."""
         return RowFault(self.file, self.line, message)
 
 
 def read_manifest(
     path: str | Path, split: str | None = None, where: Mapping[str, Any] | None = None
 ) -> tuple[list[Example], list[RowFault]]:
-    """The good rows of the manifest at ``path`` in its order, and the faults of the others.
+    """Good rows of the manifest at ``path`` in its order, and the faults of the others.
 
     ``split`` keeps the rows of one split, ``where`` those whose fields equal its values (numbers and truth values are
-    compared as they are written in JSON). An id stands for one row of the whole file; a row without id is called by its
-    line number. A manifest without rows has one fault. Raises InputError when ``path`` cannot be read at all.
+    compared as they are written in JSON). An id belongs to one row of the whole file; a row without id has its line
+    number as id. A manifest without rows has one fault. Raises InputError when ``path`` cannot be read at all.
     """
     file, examples, faults = Path(path), list[Example](), list[RowFault]()
     wanted = {**({} if split is None else {"split": split}), **(where or {})}
@@ -120,7 +120,7 @@ def read_manifest(
 
 
 def listing(faults: Collection[RowFault], most: int = 20) -> str:
-    """One line a fault, at most ``most`` of them, then how many more there are."""
+    """One line a fault, at most ``most`` of them, and a last line with the number of the others."""
     lines = [str(fault) for fault in list(faults)[:most]]
     return "\n".join(lines + ([f"... and {len(faults) - most} more"] if len(faults) > most else []))
 
@@ -221,17 +221,17 @@ def _contexts(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _captions(row: dict[str, Any]) -> tuple[str, ...]:
-    given = [key for key in ("captions", "caption", "target") if key in row]
-    if len(given) > 1:
-        raise RowError(f"{' and '.join(given)} are both given; keep one")
-    values = row.get("captions", [row[key] for key in given])
+    names = [key for key in ("captions", "caption", "target") if key in row]
+    if len(names) > 1:
+        raise RowError(f"{' and '.join(names)} are both given; keep one")
+    values = row.get("captions", [row[key] for key in names])
     if not isinstance(values, list):
         raise RowError(f"captions must be a list of texts, found {_kind(values)}")
     for number, value in enumerate(values, start=1):
         if not isinstance(value, str):
-            raise RowError(f"{given[0]}: caption {number} must be a text, found {_kind(value)}")
+            raise RowError(f"{names[0]}: caption {number} must be a text, found {_kind(value)}")
         if not value.strip():
-            raise RowError(f"{given[0]}: caption {number} is empty")
+            raise RowError(f"{names[0]}: caption {number} is empty")
     return tuple(value.strip() for value in values)
 
 

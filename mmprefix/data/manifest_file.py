@@ -19,7 +19,7 @@ class RowError(Exception):
 
 
 def manifest_rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """Line number and value of every row; a RowError as value where a line is no row."""
+    """Line number and value of every row of ``file``; a RowError as value where a line is no row."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             yield from _table(stream, _TABLES[file.suffix]) if file.suffix in _TABLES else _objects(stream)
@@ -29,12 +29,12 @@ def manifest_rows(file: Path) -> Iterator[tuple[int, Any]]:
 
 
 def raw_rows(path: str | Path) -> dict[int, dict[str, Any]]:
-    """The rows of the manifest at ``path`` by line number, as they are written; lines that are no rows are left out."""
+    """Rows of the manifest at ``path`` by line number, as they are written, without the lines that are no rows."""
     return {line: row for line, row in manifest_rows(Path(path)) if isinstance(row, dict)}
 
 
 def splits(path: str | Path) -> set[str]:
-    """The values of ``split`` in the manifest at ``path``."""
+    """Values of the field ``split`` in the manifest at ``path``."""
     return {str(row["split"]) for _, row in manifest_rows(Path(path)) if isinstance(row, dict) and row.get("split")}
 
 
@@ -51,7 +51,7 @@ def _table(stream: Iterator[str], delimiter: str) -> Iterator[tuple[int, Any]]:
     reader = csv.DictReader(stream, delimiter=delimiter)
     if reader.fieldnames is None:
         return
-    before = reader.line_num  # a quoted cell may hold line breaks: a row is called by its first line
+    before = reader.line_num  # a quoted cell may hold line breaks: the first line counts
     for row in reader:
         line, before = before + 1, reader.line_num
         if None in row:

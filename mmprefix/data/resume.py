@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loops.progress import _ProcessedTracker
@@ -16,7 +16,7 @@ from mmprefix.errors import InputError
 
 
 class Epochs(Protocol):
-    """Batches, epoch after epoch, that can be begun anywhere."""
+    """Batches, epoch after epoch, that can be started anywhere."""
 
     def __len__(self) -> int: ...
 
@@ -26,12 +26,12 @@ class Epochs(Protocol):
 
 
 class ResumingSampler(Sampler[BatchRows]):
-    """``sampler``, at each start of an epoch set to the place where the run really is.
+    """``sampler``, set at each start of an epoch to the position that the run is really at.
 
-    ``done`` tells how many batches this run has been trained on, over all epochs and restarts; ``origin`` is the epoch,
-    batch and ``done`` from which is counted. ``limit`` is the number of batches that a run takes of each epoch.
-    Counting what was trained, not epochs begun, makes the order independent of where in its own loop a trainer starts
-    again: a checkpoint from an epoch's end can lead Lightning to number the next epoch one too high.
+    ``done`` returns the number of batches this run was trained on, over all epochs and restarts; ``origin`` is the
+    epoch, batch and ``done`` to count from. ``limit`` is the number of batches that a run takes of each epoch. Counting
+    trained batches, not started epochs, makes the order independent of where in its own loop a trainer starts again: a
+    checkpoint from an epoch's end can lead Lightning to number the next epoch one too high.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class ResumingSampler(Sampler[BatchRows]):
         return len(self.sampler)
 
     def position(self) -> tuple[int, int]:
-        """The epoch that the run is in, and how many of its batches are done."""
+        """Epoch that the run is in, and number of its batches that are done."""
         epoch, batch, done = self.origin
         since = max(0, self.done() - done)  # a trainer may ask before it has restored its own count
         more, batch = divmod(batch + since, self.limit)
@@ -67,8 +67,8 @@ class RunPosition:
 
         Raises InputError for a checkpoint within an epoch whose batches cannot be made again.
         """
-        progress = cast(_ProcessedTracker, trainer.fit_loop.epoch_loop.batch_progress.total)
-        limit = trainer.limit_train_batches
+        progress, limit = trainer.fit_loop.epoch_loop.batch_progress.total, trainer.limit_train_batches
+        assert isinstance(progress, _ProcessedTracker)
         limit = min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * (limit or 0.0))
         self._fingerprint = fingerprint
         self._sampler = ResumingSampler(batches, lambda: progress.processed, max(1, limit), self._start())

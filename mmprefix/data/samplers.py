@@ -7,7 +7,7 @@ processes each row goes to exactly one of them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from lightning.pytorch import Trainer
@@ -175,7 +175,7 @@ def rank_and_world(trainer: Trainer | None) -> tuple[int, int]:
     """
     if trainer is None or trainer.world_size == 1:
         return 0, 1
-    if cast(Any, trainer)._accelerator_connector.use_distributed_sampler:
+    if trainer._accelerator_connector.use_distributed_sampler:
         raise InputError(
             "trainer.use_distributed_sampler true in several processes: give false; PairData deals out the rows"
         )

@@ -1,4 +1,4 @@
-"""The feature store: what frozen encoders made of each input, kept on disk, filled once, streamed."""
+"""Feature store: features of frozen encoders, computed once, kept on disk, streamed in training."""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,6 @@
-"""What an input is known by in the feature store: the hash of its content, and the part of it that is read.
+"""Keys of the feature store: the hash of an input's content, and the span of it that is read.
 
-A file is read for that once; later its size and times tell that it is the same, as git does it.
+A file is hashed once; later its size and times tell that it is unchanged, as in git.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TABLE = "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, cha
 
 
 def feature_key(content: str, start: float = 0.0, end: float | None = None) -> bytes:
-    """The key of the part from ``start`` to ``end`` seconds of an input with this hash."""
+    """Key of the span from ``start`` to ``end`` seconds of an input whose content has this hash."""
     return hashlib.sha256(f"{content} {start!r} {end!r}".encode()).digest()[:KEY]
 
 
@@ -66,8 +66,8 @@ def _file_hashes(files: Collection[str], memory: Path) -> dict[str, str]:
 
 
 def _state(name: str) -> tuple[int, int, int]:
-    found = split_member(name)[0].stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = split_member(name)[0].stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _hash(name: str) -> str:

@@ -74,6 +74,7 @@ class QuestionData(PairData):
     def __init__(
         self,
         schema: str,
+        *,
         framing: Framing = "choice",
         intent_field: str = "intent",
         absent: float = 1.0,

@@ -29,6 +29,7 @@ class WorldData(PairData):
 
     def __init__(
         self,
+        *,
         directory: str = "runs/quickstart/data",
         samples: str | None = "runs/quickstart/samples",
         kinds: tuple[Medium, ...] = ("image", "audio"),

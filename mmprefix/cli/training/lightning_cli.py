@@ -160,7 +160,15 @@ class PrefixCLI(LightningCLI):
             default_root_dir=self.root,
         )
         callbacks = cast(Any, self.trainer).callbacks
-        return use_cache(self.model, self.datamodule, stages, config.cache, config.cache_dtype, filling, callbacks)
+        return use_cache(
+            self.model,
+            self.datamodule,
+            stages,
+            root=config.cache,
+            dtype=config.cache_dtype,
+            trainer=filling,
+            callbacks=callbacks,
+        )
 
     def after_fit(self) -> None:
         """The test and the saved model that the recipe asks for."""
