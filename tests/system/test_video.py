@@ -231,7 +231,9 @@ def test_check_data_measures_videos_and_names_bad_ones(
 
 
 def test_a_model_of_sounds_hears_a_videos_sound_track(tmp_path: Path) -> None:
-    model = Predictor(tiny_models.build(tiny_models.frozen_parts(tmp_path / "parts"), "audio"), tiny_models.OPTIONS)
+    model = Predictor(
+        tiny_models.build(tiny_models.frozen_parts(tmp_path / "parts"), "audio"), ModelSettings(tiny_models.OPTIONS)
+    )
     values = tiny_models.tone(1.0, 300.0)
     for name in ("sound.m4a", "film.mp4"):
         with av.open(str(tmp_path / name), "w", format="mp4") as container:
