@@ -23,6 +23,7 @@ from mmprefix.encoders.clip import Clip
 from mmprefix.encoders.video import Frames
 from mmprefix.features.keys import content_hashes, feature_key
 from mmprefix.features.store import FeatureStore, store_description
+from mmprefix.saved_model import ModelSettings
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
 from tiny import models as tiny_models
