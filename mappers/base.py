@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from mmprefix.errors import InputError
@@ -129,11 +128,6 @@ def check_context(mapper: Mapper, context: str | None, option: str) -> None:
         raise InputError(f"{option}: {type(mapper).__name__} reads a context and has none; {remedy}")
     if context is not None and not mapper.reads_context:
         raise InputError(f"{option}.context {context!r}: {type(mapper).__name__} reads no context; leave it out")
-
-
-def all_real(embeds: Tensor) -> Tensor:
-    """Mask (B P) of a prefix (B P E) without padding."""
-    return torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

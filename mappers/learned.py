@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mmprefix.mappers.base import Mapper, Sizes, all_real, need_length
-from mmprefix.types import Features, Prefix
+from mmprefix.mappers.base import Mapper, Sizes, need_length
+from mmprefix.types import Features, Prefix, all_real
 
 
 class Learned(Mapper):

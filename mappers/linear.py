@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmprefix.errors import require_one_of
-from mmprefix.mappers.base import Mapper, Sizes, all_real, need_frames, need_summary
-from mmprefix.types import Features, Prefix
+from mmprefix.mappers.base import Mapper, Sizes, need_frames, need_summary
+from mmprefix.types import Features, Prefix, all_real
 
 
 class Linear(Mapper):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from torch import nn
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper, Sizes, all_real, need_summary
-from mmprefix.types import Features, Prefix
+from mmprefix.mappers.base import Mapper, Sizes, need_summary
+from mmprefix.types import Features, Prefix, all_real
 
 
 class MLP(Mapper):

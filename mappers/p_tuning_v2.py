@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmprefix.mappers.base import DeepMapper, Sizes, all_real, need_length
-from mmprefix.types import DeepPrefix, Features
+from mmprefix.mappers.base import DeepMapper, Sizes, need_length
+from mmprefix.types import DeepPrefix, Features, all_real
 
 
 class DeepTable(DeepMapper):

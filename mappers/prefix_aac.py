@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprefix.errors import InputError, require_one_of
-from mmprefix.mappers.base import Mapper, Sizes, all_real, need_frames, need_summary
+from mmprefix.mappers.base import Mapper, Sizes, need_frames, need_summary
 from mmprefix.mappers.transformer import TransformerStack
-from mmprefix.types import Features, Prefix
+from mmprefix.types import Features, Prefix, all_real
 
 
 class PrefixAAC(Mapper):

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper, Sizes, all_real, need_frames, split_heads
-from mmprefix.types import Features, Prefix
+from mmprefix.mappers.base import Mapper, Sizes, need_frames, split_heads
+from mmprefix.types import Features, Prefix, all_real
 
 
 class CrossLayer(nn.Module):

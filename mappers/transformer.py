@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper, Sizes, all_real, need_summary, split_heads
-from mmprefix.types import Features, Prefix
+from mmprefix.mappers.base import Mapper, Sizes, need_summary, split_heads
+from mmprefix.types import Features, Prefix, all_real
 
 
 class SelfAttention(nn.Module):

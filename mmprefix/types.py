@@ -197,3 +197,8 @@ def _concat_deep(prefixes: list[DeepPrefix]) -> DeepPrefix:
         return prefixes[0]
     keys, values = torch.cat([p.keys for p in prefixes], dim=3), torch.cat([p.values for p in prefixes], dim=3)
     return DeepPrefix(keys, values, torch.cat([p.mask for p in prefixes], dim=1))
+
+
+def all_real(embeds: Tensor) -> Tensor:
+    """Mask (B P) of a prefix (B P E) without padding."""
+    return embeds.new_ones(embeds.shape[:2], dtype=torch.bool)

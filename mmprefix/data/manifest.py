@@ -18,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from mmprefix.data.manifest_file import RowError, manifest_rows
-from mmprefix.media.files import missing
 from mmprefix.media.kinds import KINDS
-from mmprefix.media.source import FrameSequence, Source
+from mmprefix.media.source import FrameSequence, Source, missing
 
 INPUTS = tuple(KINDS)
 TEXTS = ("prompt", "user", "label", "split")

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from mmprefix.fast import switches
 from mmprefix.kv_cache.cache import set_layer
 from mmprefix.kv_cache.state import Layer, Memory, State
 
@@ -38,15 +37,6 @@ MIN_BUSY_HYPOTHESES = 256  # hypotheses that keep a GPU busy: with fewer, a step
 
 _kept: WeakKeyDictionary[nn.Module, list[GraphBuffers]] = WeakKeyDictionary()  # latest last; none that is in use
 _refused: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-
-
-def can_record(decoder: TreeModel, state: State, steps: int) -> bool:
-    """Whether a search behind ``state`` runs where it can be recorded, and is long enough.
-
-    A model that could not be recorded keeps fixed buffers, and its steps are run singly: its results keep their bits.
-    """
-    on_gpu = state.mask.is_cuda and "cuda_graph" in switches.ENABLED
-    return on_gpu and steps >= MIN_STEPS and not decoder.lm.training
 
 
 @contextmanager

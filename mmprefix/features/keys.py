@@ -14,8 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 from mmprefix.features.shard import KEY
-from mmprefix.media.files import open_source, split_member
-from mmprefix.media.source import FrameSequence, Source
+from mmprefix.media.source import FrameSequence, Source, open_source, split_member
 from mmprefix.media.video import files_of
 
 _TABLE = "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, changed INT, touched INT, sha256 TEXT)"

@@ -15,7 +15,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from mmprefix.fast import cuda_graph, small_batch_linear
+from mmprefix.fast import cuda_graph, small_batch_linear, switches
 from mmprefix.generation.next_tokens import LogitsProcessor, NextTokens
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.generation.strategies import Hypothesis, strategy_for
@@ -63,10 +63,19 @@ def _numbers(values: Tensor) -> list[int]:
     return cast(list[int], values.tolist())  # pyright: ignore
 
 
+def can_record(decoder: TreeModel, state: State, steps: int) -> bool:
+    """Whether a search behind ``state`` runs where it can be recorded, and is long enough.
+
+    A model that could not be recorded keeps fixed buffers, and its steps are run singly: its results keep their bits.
+    """
+    on_gpu = state.mask.is_cuda and "cuda_graph" in switches.ENABLED
+    return on_gpu and steps >= cuda_graph.MIN_STEPS and not decoder.lm.training
+
+
 @contextmanager
 def open_tree(decoder: TreeModel, state: State, width: int, steps: int) -> Generator[TokenTree]:
     """A tree of at most ``steps`` steps of ``width`` nodes behind ``state``."""
-    if cuda_graph.can_record(decoder, state, steps):
+    if can_record(decoder, state, steps):
         with cuda_graph.open_graph_tree(decoder, state, width, steps) as tree:
             yield tree
     else:

@@ -11,8 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mmprefix.errors import InputError
-from mmprefix.media.files import open_source
-from mmprefix.media.source import Source, name_of
+from mmprefix.media.source import Source, name_of, open_source
 
 _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
 

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from mmprefix.errors import InputError
-from mmprefix.media.files import IMAGE_SUFFIXES, missing, open_source
-from mmprefix.media.source import FrameSequence, Source, Waveform
+from mmprefix.media.source import IMAGE_SUFFIXES, FrameSequence, Source, Waveform, missing, open_source
 
 
 @dataclass(frozen=True)

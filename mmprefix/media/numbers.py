@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from mmprefix.errors import InputError
-from mmprefix.media.files import open_source
-from mmprefix.media.source import Source, Waveform, name_of
+from mmprefix.media.source import Source, Waveform, name_of, open_source
 
 _NUMBER_ERRORS = (OSError, ValueError, TypeError, EOFError, OverflowError, RecursionError, zipfile.BadZipFile)
 

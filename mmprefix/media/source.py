@@ -1,11 +1,20 @@
-"""Input sources: a file, or a value in memory (bytes, PIL image, waveform, frames, numbers), and its name in errors."""
+"""Input sources: a file, a member of an archive, or a value in memory; its name in errors, and its bytes as a stream.
+
+Archives stay open, one handle a process.
+"""
 
 from __future__ import annotations
 
+import io
+import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
+
+from mmprefix.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,3 +55,76 @@ def name_of(source: Source) -> str:
         return "the given numbers"
     kinds = {bytes: "the given bytes", Waveform: "the given waveform"}
     return kinds.get(type(source), "the given picture")
+
+
+SEPARATOR = "::"
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+
+
+def open_source(source: str | Path | bytes) -> BinaryIO:
+    """A seekable stream of the bytes of ``source``: a file, a member of a zip archive, or bytes already in memory.
+
+    Raises InputError that names the file (and the member) when there is none or it cannot be opened.
+    """
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    archive, member = split_member(source)
+    if member is not None:
+        return io.BytesIO(_read_member(archive, member))
+    try:
+        return Path(source).open("rb")
+    except OSError as error:
+        raise InputError(f"{source}: {_reason(error)}") from error
+
+
+def missing(source: str | Path) -> str | None:
+    """Why ``source`` cannot be opened, or None when the file (and the member of the archive) is there."""
+    archive, member = split_member(source)
+    if member is None:
+        return None if Path(source).is_file() else f"{source}: no such file"
+    try:
+        return None if member in _open_archive(archive)[1] else f"{archive}: the archive has no member {member!r}"
+    except InputError as error:
+        return str(error)
+
+
+def split_member(source: str | Path) -> tuple[Path, str | None]:
+    """``archive.zip::member`` in its two parts; any other path, and a file that has ``::`` in its name, whole."""
+    text = str(source)
+    if SEPARATOR not in text or Path(text).exists():
+        return Path(text), None
+    archive, _, member = text.partition(SEPARATOR)
+    return Path(archive), member
+
+
+def _reason(error: OSError) -> str:
+    return "no such file" if isinstance(error, FileNotFoundError) else (error.strerror or str(error)).lower()
+
+
+def _read_member(archive: Path, member: str) -> bytes:
+    handle, names = _open_archive(archive)
+    if member not in names:
+        raise InputError(f"{archive}: the archive has no member {member!r}")
+    try:
+        return handle.read(member)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, ValueError) as error:
+        raise InputError(f"{archive}{SEPARATOR}{member}: cannot be unpacked ({error})") from error
+
+
+def _open_archive(archive: Path) -> tuple[zipfile.ZipFile, frozenset[str]]:
+    try:
+        state = archive.stat()
+    except OSError as error:
+        raise InputError(f"{archive}: {_reason(error)}") from error
+    return _archive(str(archive), state.st_mtime_ns, state.st_size, os.getpid())
+
+
+@lru_cache(maxsize=16)
+def _archive(archive: str, changed: int, size: int, process: int) -> tuple[zipfile.ZipFile, frozenset[str]]:
+    # A forked worker shares the file position of its parent, so each process opens its own handle (``process``), and
+    # an archive that was written anew is opened anew (``changed``, ``size``). Reading is locked inside ZipFile.
+    try:
+        handle = zipfile.ZipFile(archive)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InputError(f"{archive}: not a zip archive that can be read ({error})") from error
+    return handle, frozenset(handle.namelist())

@@ -15,9 +15,8 @@ from typing import NamedTuple, Protocol
 from PIL import Image
 
 from mmprefix.errors import InputError
-from mmprefix.media.files import IMAGE_SUFFIXES, open_source
 from mmprefix.media.image import picture_size, read_picture
-from mmprefix.media.source import FrameSequence, Source, name_of
+from mmprefix.media.source import IMAGE_SUFFIXES, FrameSequence, Source, name_of, open_source
 
 
 class VideoHeader(NamedTuple):

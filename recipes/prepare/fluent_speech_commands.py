@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmprefix.errors import InputError
-from mmprefix.media.files import missing
+from mmprefix.media.source import missing
 from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 

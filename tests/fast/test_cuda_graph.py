@@ -20,6 +20,7 @@ from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.fast import cuda_graph
 from mmprefix.fast.cuda_graph import GraphBuffers
+from mmprefix.generation import search as search_module
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.generation.strategies import Hypothesis
 from mmprefix.kv_cache.state import State
@@ -58,7 +59,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
         stage.logits, stage.graph = torch.zeros_like(stage._run(decoder)), Played(stage, decoder)
 
     monkeypatch.setattr(GraphBuffers, "_record", record)
-    monkeypatch.setattr(cuda_graph, "can_record", lambda decoder, state, steps: steps >= cuda_graph.MIN_STEPS)
+    monkeypatch.setattr(search_module, "can_record", lambda decoder, state, steps: steps >= cuda_graph.MIN_STEPS)
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "words", "whisper"])
@@ -111,7 +112,7 @@ def test_the_same_lines(decoder: ComposedDecoder, options: GenerateOptions, monk
     for seed in range(3):
         state = read(decoder, [4, 2, 5, 3, 5, 1], seed)
         with monkeypatch.context() as plain:
-            plain.setattr(cuda_graph, "can_record", lambda *_: False)
+            plain.setattr(search_module, "can_record", lambda *_: False)
             free = searched(decoder, state, replace(options, num_return=1), torch.tensor([5]))
             stops = torch.tensor([free[row][0][0][:place][-1] for row, place in ((0, 1), (2, 2), (4, 4))])
             wanted = searched(decoder, state, options, stops)
@@ -154,7 +155,7 @@ def test_new_weights_are_another_recording(tmp_path: Path) -> None:
     found = searched(decoder, state, options, stops)
     assert [line[0][0] for line in found] != [line[0][0] for line in before]
     with pytest.MonkeyPatch.context() as plain:
-        plain.setattr(cuda_graph, "can_record", lambda *_: False)
+        plain.setattr(search_module, "can_record", lambda *_: False)
         same(found, searched(decoder, state, options, stops))
 
 

@@ -18,9 +18,8 @@ from PIL import Image, ImageCms
 
 from mmprefix.errors import InputError
 from mmprefix.media.audio import read_samples, read_waveform, sound_seconds
-from mmprefix.media.files import missing, open_source
 from mmprefix.media.image import picture_size, read_picture
-from mmprefix.media.source import Waveform
+from mmprefix.media.source import Waveform, missing, open_source
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 RATE = 22050

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mmprefix.mappers.base import Mapper, Sizes, all_real
-from mmprefix.types import Features, Prefix
+from mmprefix.mappers.base import Mapper, Sizes
+from mmprefix.types import Features, Prefix, all_real
 
 
 class ContextSum(Mapper):
