@@ -96,7 +96,8 @@ class EagerTree:
             return self.decoder.logits(hidden)
         if self.buffer is None:
             self.buffer = hidden.new_empty(len(rows), len(head.weight))
-        return torch.mm(rows, head.weight.T, out=self.buffer[: len(rows)]).unflatten(0, hidden.shape[:2])
+        logits = torch.mm(rows, head.weight.T, out=self.buffer[: len(rows)])
+        return logits.view(*hidden.shape[:2], -1)
 
     def should_compact(self, active: int, count: int) -> bool:
         """Whether enough inputs have finished to pay for a copy of the cache."""
