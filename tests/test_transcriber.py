@@ -18,7 +18,7 @@ from mmprefix.cli.main import main
 from mmprefix.data.collate import pad_media
 from mmprefix.encoders.signals import SIGNALS, Signals
 from mmprefix.parts import from_recipe, to_recipe
-from mmprefix.transcriber import Transcriber, Transcript, _heard
+from mmprefix.transcriber import Transcriber, Transcript, _transcript
 from mmprefix.types import Candidate, Media
 from tiny import speech_system as tiny_spoken
 from tiny import whisper as tiny_speech
@@ -178,11 +178,11 @@ def test_tokens_that_whisper_suppresses_are_not_written(spoken: Spoken, greedy: 
 
 def test_the_compression_ratio_counts_bytes() -> None:
     text = "är det så? " * 30
-    heard = _heard([Candidate(text, -0.5)], 0.1)
+    heard = _transcript([Candidate(text, -0.5)], 0.1)
     raw = text.encode()
     assert len(raw) > len(text)
     assert heard.compression_ratio == len(raw) / len(zlib.compress(raw)) > 5
-    assert _heard([Candidate("", -0.5)], 0.1).compression_ratio == 0
+    assert _transcript([Candidate("", -0.5)], 0.1).compression_ratio == 0
 
 
 def test_its_numbers_are_what_the_signals_encoder_reads(greedy: Transcriber) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.errors import InputError
-from mmprefix.generation import tree as trees
+from mmprefix.generation import search as searching
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.types import DeepPrefix, Prefix
@@ -38,7 +38,7 @@ def reference_log_probs(decoder: CausalDecoder, prefix: Tensor, prompt: str, tar
     """Log-probability of each target token by one plain pass of the Hugging Face model over prefix, prompt, target."""
     words, lm = decoder.tokenizer, decoder.lm
     before = words(prompt)["input_ids"] if prompt else []
-    said = [*words((" " if prompt else "") + target)["input_ids"], decoder.eos]
+    said = [*words((" " if prompt else "") + target)["input_ids"], decoder.codec.eos]
     ids = torch.tensor([[*before, *said]])
     embeds = torch.cat([prefix[None], lm.get_input_embeddings()(ids)], dim=1)
     logits = lm(inputs_embeds=embeds).logits[0].log_softmax(-1)
@@ -154,7 +154,7 @@ def test_inputs_that_are_done_leave_the_batch(decoder: CausalDecoder, monkeypatc
                 into.append(len(embeds))
                 return run(state, cache, embeds, *rest)
 
-            monkeypatch.setattr(trees, "COMPACT_BELOW", leave)
+            monkeypatch.setattr(searching, "COMPACT_BELOW", leave)
             monkeypatch.setattr(decoder, "forward_tokens", counted)
             lines.append(decoder.search_tokens(decoder.prefill(prefix), options, stops))
             monkeypatch.setattr(decoder, "forward_tokens", run)
@@ -246,7 +246,7 @@ def test_stop_text(tmp_path: Path) -> None:
     decoder = CausalDecoder(save_decoder(tmp_path, seed=3), stop=".")
     names = decoder.tokenizer.batch_decode([[int(i)] for i in decoder.stop_ids()])
     assert all("." in name or name == "<|endoftext|>" for name in names)
-    assert decoder._target_ids("", "a dog.")[-1] != decoder.eos  # the caption's own stop ends it
+    assert decoder.codec.target_ids("", "a dog.")[-1] != decoder.codec.eos  # the caption's own stop ends it
     prefix = ragged_prefix(decoder, [4, 4])
     for candidates in decoder.generate(decoder.prefill(prefix), ["", ""], GenerateOptions(max_new_tokens=40)):
         assert "." not in candidates[0].text[:-1]

@@ -16,6 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
+from mmprefix.kv_cache.cache import cache_over
 from mmprefix.types import DeepPrefix, Features, MixedPrefix, Prefix
 from tiny import whisper as tiny_speech
 
@@ -112,7 +113,7 @@ def test_whisper_gives_what_transformers_gives(whisper: CrossDecoder, prefixed: 
 def test_whisper_writes_what_transformers_writes(whisper: CrossDecoder, beams: int, prefixed: bool) -> None:
     heard, model = memory([60]), cast(Any, whisper.lm)
     start = special(whisper, "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
-    told = [*special(whisper, "<|startofprev|>"), *whisper._ids(" which dog?"), *start]
+    told = [*special(whisper, "<|startofprev|>"), *whisper.codec.subword_ids(" which dog?"), *start]
     for seed in range(4):
         prefix = deep(whisper, [3], seed) if prefixed else none(whisper, 1)
         cache: Any = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -204,14 +205,14 @@ def test_the_content_looks_at_itself_in_the_same_ratios_behind_a_deep_prefix(whi
     layer = cast(Any, whisper.lm).get_decoder().layers[0].self_attn
     seen: list[tuple[Tensor, Tensor]] = []
     project = layer.q_proj.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
-    ids = torch.tensor([whisper._ids(" a dog barks loudly. the cat runs")])
+    ids = torch.tensor([whisper.codec.subword_ids(" a dog barks loudly. the cat runs")])
     n, weights = ids.shape[1], []
     for prefix in (None, deep(whisper, [5])):
         lead = none(whisper, 1) if prefix is None else prefix
         state = whisper.prefill(lead, memory([30]))
         places = torch.arange(n)[None] + 5  # the places that they have behind the prefix, both times
         whisper.forward_tokens(
-            state, whisper._cache(state), whisper.embed(ids), torch.ones(1, n, n).bool().tril(), places
+            state, cache_over(state.cache), whisper.embed(ids), torch.ones(1, n, n).bool().tril(), places
         )
         content, queries = seen.pop(), None
         seen.clear()
@@ -234,10 +235,10 @@ def test_bart_gives_what_transformers_gives(bart: CrossDecoder) -> None:
     found = bart.score(bart.prefill(prefix), prompts, [["a dog", "a bell rings"], ["the roof"]])
     model = cast(Any, bart.lm)
     for b, texts in enumerate([["a dog", "a bell rings"], ["the roof"]]):
-        source = torch.tensor([bart._ids(prompts[b])])
+        source = torch.tensor([bart.codec.subword_ids(prompts[b])])
         frames = model.get_encoder()(input_ids=source).last_hidden_state
         for text, value in zip(texts, found[b], strict=True):
-            ids = [0, *bart._ids(text), 0]
+            ids = [0, *bart.codec.subword_ids(text), 0]
             wanted = theirs(bart, ids[:-1], frames, row(prefix, b))
             assert value == pytest.approx(
                 float(wanted[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].sum()), abs=1e-3

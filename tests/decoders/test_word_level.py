@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.word_level import END, UNKNOWN, WordDecoder
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
@@ -36,7 +37,7 @@ def decoder(folder: str) -> WordDecoder:
     return WordDecoder(folder, WORDS)
 
 
-def prefix(decoder: CausalDecoder, lengths: list[int]) -> Prefix:
+def prefix(decoder: ComposedDecoder, lengths: list[int]) -> Prefix:
     torch.manual_seed(1)
     embeds = torch.randn(len(lengths), max(lengths), decoder.width)
     return Prefix(embeds, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])
@@ -163,8 +164,8 @@ def test_as_published(folder: str) -> None:
     lines = logits[3:].log_softmax(-1).detach()
     want = sum(float(lines[i, n]) for i, n in enumerate([*ids, WORDS.index(END)]))
     assert quirky.score(quirky.prefill(given), [""], [["a dog barks"]])[0][0] == pytest.approx(want, abs=1e-4)
-    assert quirky._text([4, 10, 5]) == "loudly rings,."
-    assert WordDecoder(folder, WORDS)._text([4, 10, 5]) == "loudly. rings,"
+    assert quirky.codec.decode([4, 10, 5]) == "loudly rings,."
+    assert WordDecoder(folder, WORDS).codec.decode([4, 10, 5]) == "loudly. rings,"
     with pytest.raises(InputError, match="word 0 has the logit 0 there, and here it is '<eos>'"):
         WordDecoder(folder, [END, "a"], as_published=True)
     with pytest.raises(InputError, match=r"400 words, but .* has only 320 embeddings"):

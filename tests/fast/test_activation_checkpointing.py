@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.types import DeepPrefix, Features, MixedPrefix, Prefix
@@ -25,14 +26,14 @@ PROMPTS = ["", "the", "a green"]
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "whisper", "bart"])
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
+def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ComposedDecoder:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param in KINDS:
         return CausalDecoder(save_decoder(folder, request.param))
     return CrossDecoder(getattr(tiny_speech, request.param)(folder))
 
 
-def loss(decoder: CausalDecoder, kind: str) -> tuple[Tensor, list[Tensor]]:
+def loss(decoder: ComposedDecoder, kind: str) -> tuple[Tensor, list[Tensor]]:
     """With the gradients of what a mapper would give."""
     random = torch.Generator().manual_seed(0)
     mask = torch.arange(5) < torch.tensor([5, 3, 4])[:, None]
@@ -52,7 +53,7 @@ def loss(decoder: CausalDecoder, kind: str) -> tuple[Tensor, list[Tensor]]:
 
 
 @pytest.mark.parametrize("kind", ["soft", "deep", "mixed"])
-def test_the_same_losses_and_gradients(decoder: CausalDecoder, kind: str) -> None:
+def test_the_same_losses_and_gradients(decoder: ComposedDecoder, kind: str) -> None:
     if isinstance(decoder, CrossDecoder) and not decoder.reads_speech and kind != "deep":
         pytest.skip("a text model's decoder takes a deep prefix only")
     again = copy.deepcopy(decoder)

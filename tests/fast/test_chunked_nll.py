@@ -25,7 +25,7 @@ def case(rows: int, targets: int, bias: bool) -> tuple[Tensor, nn.Linear, Tensor
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("rows", "targets"), [(1, 1), (1, 7), (16, 16), (37, 50), (37, 5), (48, 300)])
 def test_it_is_cross_entropy(rows: int, targets: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS", 16)
+    monkeypatch.setattr(module, "MAX_ROWS", 16)
     hidden, head, row, target, weight = case(rows, targets, bias)
     gradients = []
     for form in (plain, chunked_nll):
@@ -72,7 +72,7 @@ class Largest(TorchDispatchMode):
 
 
 def test_the_logits_of_all_rows_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ROWS", 8)
+    monkeypatch.setattr(module, "MAX_ROWS", 8)
     hidden, head, row, target, _ = case(200, 200, bias=False)
     hidden.requires_grad_()
     with Largest() as counted:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.generation.options import GenerateOptions
@@ -41,7 +42,7 @@ BEAMS = GenerateOptions(max_new_tokens=4, num_beams=3, num_return=2)
 LENGTHS = [4, 2, 5]
 
 
-def decoder(kind: str, folder: Path) -> CausalDecoder:
+def decoder(kind: str, folder: Path) -> ComposedDecoder:
     """A tiny frozen decoder; LoRA, words and Whisper beside the usual kinds of language model."""
     place = folder / kind
     if kind in ("whisper", "bart"):
@@ -53,7 +54,7 @@ def decoder(kind: str, folder: Path) -> CausalDecoder:
     return made.eval()
 
 
-def begun(made: CausalDecoder) -> State:
+def begun(made: ComposedDecoder) -> State:
     """The state after a prefix, and whatever else the decoder looks at."""
     random = torch.Generator().manual_seed(3)
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
@@ -67,7 +68,7 @@ def begun(made: CausalDecoder) -> State:
 
 
 @torch.no_grad()
-def written(made: CausalDecoder) -> list[Any]:
+def written(made: ComposedDecoder) -> list[Any]:
     """Log-probabilities of given texts and choices, logits, and what two searches write."""
     state, prompts = begun(made), ["a", "a", "a"]
     found: list[Any] = [made.score(state, prompts, TEXTS)]
@@ -79,7 +80,7 @@ def written(made: CausalDecoder) -> list[Any]:
     return found
 
 
-def worked(made: CausalDecoder, calls: int) -> None:
+def worked(made: ComposedDecoder, calls: int) -> None:
     """Calls of a decoder as a search makes them, with one row and with five."""
     state = begun(made).select(torch.tensor([0]))
     with torch.no_grad():

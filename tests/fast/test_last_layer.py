@@ -23,7 +23,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 def gradients(decoder: CausalDecoder, narrows: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[State, torch.Tensor]:
     """What was read, and the gradient of some of it into the prefix."""
-    monkeypatch.setattr(decoder, "_narrows", narrows)
+    monkeypatch.setattr(decoder.language_model, "narrows_last_layer", narrows)
     prefix = ragged_prefix(decoder, [5, 1, 0, 4])
     embeds = prefix.embeds.clone().requires_grad_()
     state = decoder.append(
@@ -51,7 +51,7 @@ def test_it_is_the_whole_run(decoder: CausalDecoder, monkeypatch: pytest.MonkeyP
 def test_it_computes_less(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
     for narrows in (False, True):
-        monkeypatch.setattr(decoder, "_narrows", narrows)
+        monkeypatch.setattr(decoder.language_model, "narrows_last_layer", narrows)
         with FlopCounterMode(display=False) as counter:
             decoder.prefill(ragged_prefix(decoder, [40, 40]))
         counts.append(counter.get_total_flops())

@@ -24,7 +24,7 @@ def layers(kind: str, bias: bool = True) -> tuple[nn.Linear | Conv1D, nn.Linear 
 
 
 def packed(layer: nn.Module) -> bool:
-    return layer.forward.copy is not None  # pyright: ignore
+    return layer.forward.packed_weight is not None  # pyright: ignore
 
 
 @pytest.mark.parametrize(("kind", "bias"), [("linear", True), ("linear", False), ("conv", True)])

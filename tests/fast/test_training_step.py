@@ -52,8 +52,8 @@ def plain_nll(decoder: CausalDecoder, parts: list[Tensor], b: int, prompt: str, 
     """Of one caption, with nothing of ours but the words."""
     words, lm, n = decoder.tokenizer, decoder.lm, LENGTHS[b]
     soft = parts[-1][b : b + 1, :n] if len(parts) != 2 else None
-    before = words(prompt)["input_ids"] if prompt else [decoder.eos] if soft is None else []
-    said = [*words((" " if prompt else "") + text)["input_ids"], decoder.eos]
+    before = words(prompt)["input_ids"] if prompt else [decoder.codec.eos] if soft is None else []
+    said = [*words((" " if prompt else "") + text)["input_ids"], decoder.codec.eos]
     ids = torch.tensor([[*before, *said]])
     embeds = lm.get_input_embeddings()(ids)
     embeds = embeds if soft is None else torch.cat([soft, embeds], dim=1)

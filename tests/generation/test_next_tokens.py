@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmprefix.fast import chunked_topk as module
 from mmprefix.fast.chunked_topk import chunked_topk
-from mmprefix.generation.constraints import NoRepeatNgram, SuppressTokens
-from mmprefix.generation.next_tokens import NextTokens
+from mmprefix.generation import next_tokens as module
+from mmprefix.generation.next_tokens import NextTokens, NoRepeatNgram, SuppressTokens
 
 
 @pytest.mark.parametrize("wide", [1, 7, 300, 2560, 5003])
@@ -37,7 +36,7 @@ def test_tokens_that_are_not_offered_come_last() -> None:
 def test_blocks_give_what_the_whole_gives(
     temperature: float, numbers: int, first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "NUMBERS", numbers)
+    monkeypatch.setattr(module, "MAX_LOGITS", numbers)
     random = torch.Generator().manual_seed(0)
     logits = torch.randn(6, 1 if first else 3, 3001, generator=random)
     lines = torch.randint(0, 5, (6, 3, 4), generator=random)

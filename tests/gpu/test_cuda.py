@@ -12,6 +12,7 @@ from torch import Tensor
 
 import mmprefix
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.types import DeepPrefix, Features, MixedPrefix, Prefix
@@ -25,7 +26,7 @@ PROMPTS = ["", "the", "a green"]
 TARGETS = [["a dog barks", "the cat."], ["rain falls loudly over a hill"], ["a", "some rain", "the old roof rings"]]
 
 
-def prefixes(decoder: CausalDecoder) -> dict[str, Any]:
+def prefixes(decoder: ComposedDecoder) -> dict[str, Any]:
     random = torch.Generator().manual_seed(0)
     mask = torch.arange(5) < torch.tensor([5, 3, 4])[:, None]
     soft = Prefix(torch.randn(3, 5, decoder.width, generator=random), mask)
@@ -49,16 +50,16 @@ def on(device: str, prefix: Any, leaves: list[Tensor]) -> Any:
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "whisper"])
-def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, CausalDecoder]:
+def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ComposedDecoder]:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "whisper":
-        made: CausalDecoder = CrossDecoder(tiny_speech.whisper(folder))
+        made: ComposedDecoder = CrossDecoder(tiny_speech.whisper(folder))
     else:
         made = CausalDecoder(save_decoder(folder, request.param))
     return {"cpu": made, "cuda": copy.deepcopy(made).to("cuda")}
 
 
-def memory(decoder: CausalDecoder, device: str) -> Features | None:
+def memory(decoder: ComposedDecoder, device: str) -> Features | None:
     if decoder.memory_dim is None:
         return None
     mask = torch.arange(20) < torch.tensor([20, 7, 13])[:, None]
@@ -67,7 +68,7 @@ def memory(decoder: CausalDecoder, device: str) -> Features | None:
 
 
 @pytest.mark.parametrize("kind", ["soft", "deep", "mixed"])
-def test_losses_gradients_and_texts_are_those_of_the_cpu(both: dict[str, CausalDecoder], kind: str) -> None:
+def test_losses_gradients_and_texts_are_those_of_the_cpu(both: dict[str, ComposedDecoder], kind: str) -> None:
     losses, gradients, texts, scores = [], [], [], []
     for device, decoder in both.items():
         leaves: list[Tensor] = []
@@ -90,7 +91,7 @@ def test_losses_gradients_and_texts_are_those_of_the_cpu(both: dict[str, CausalD
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)
 
 
-def test_autocast_is_near(both: dict[str, CausalDecoder]) -> None:
+def test_autocast_is_near(both: dict[str, ComposedDecoder]) -> None:
     """A float32 model within autocast: the loss is that of float32 to the precision of bfloat16, and in float32."""
     decoder = both["cuda"]
     prefix = on("cuda", prefixes(decoder)["soft"], [])

@@ -203,7 +203,7 @@ def test_scores_are_the_sum_over_a_plain_pass(model: Predictor, files: list[Path
         media = replace(media, lengths=media.lengths * (1 if branch == "image" else media.values.shape[-1]))
         found = model.score(file, texts, prompt=prompt)
         for text, value in zip(texts, found, strict=True):
-            ids = decoder.tokenizer(prompt + (" " if prompt else "") + text)["input_ids"] + [decoder.eos]
+            ids = decoder.tokenizer(prompt + (" " if prompt else "") + text)["input_ids"] + [decoder.codec.eos]
             before = len(decoder.tokenizer(prompt)["input_ids"]) if prompt else 0
             with torch.no_grad():
                 prefix = cast(Prefix, model.model.build_prefix({branch: media})).embeds

@@ -112,9 +112,11 @@ def test_a_table_is_what_the_model_finds_in_its_cache(kind: str, tmp_path: Path)
     found = decoder.score(state, PROMPTS, TARGETS)
     written = decoder.generate(state, PROMPTS, GenerateOptions(max_new_tokens=6))
     for b, prompt in enumerate(PROMPTS):
-        before = decoder._ids(prompt) or [0]  # where nothing was read, a text begins with the token for that
+        before = decoder.codec.subword_ids(prompt) or [
+            0
+        ]  # where nothing was read, a text begins with the token for that
         for target, value in zip(TARGETS[b], found[b], strict=True):
-            ids = [*before, *decoder._target_ids(prompt, target)]
+            ids = [*before, *decoder.codec.target_ids(prompt, target)]
             log_probs = plain_pass(decoder, layers, ids[:-1])
             places = torch.arange(len(before) - 1, len(ids) - 1)
             wanted = log_probs[places, torch.tensor(ids)[places + 1]].sum()
@@ -122,7 +124,7 @@ def test_a_table_is_what_the_model_finds_in_its_cache(kind: str, tmp_path: Path)
         line = list(before)
         while len(line) < len(before) + 6 and line[-1:] != [0] * (len(line) > len(before)):
             line.append(int(plain_pass(decoder, layers, line)[-1].argmax()))
-        assert written[b][0].text == decoder._text(line[len(before) :])
+        assert written[b][0].text == decoder.codec.decode(line[len(before) :])
 
 
 def theirs_to_ours(weight: Tensor) -> Tensor:
@@ -159,8 +161,8 @@ def test_it_is_prefix_tuning_as_peft_has_it(gpt2: CausalDecoder, projected: bool
     found = gpt2.score(model.prefill(texts(2)), PROMPTS[:2], TARGETS[:2])
     for b in range(2):
         for target, value in zip(TARGETS[b], found[b], strict=True):
-            before = gpt2._ids(PROMPTS[b])
-            ids = [*before, *gpt2._target_ids(PROMPTS[b], target)]
+            before = gpt2.codec.subword_ids(PROMPTS[b])
+            ids = [*before, *gpt2.codec.target_ids(PROMPTS[b], target)]
             log_probs = wrapped(input_ids=torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
             places = torch.arange(len(before) - 1, len(ids) - 1)
             wanted = log_probs[places, torch.tensor(ids)[places + 1]].sum()

@@ -17,7 +17,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.types import Prefix
 
 TEXT = ["a dog barks loudly. the cat runs over a green hill; some rain falls on the old roof, and a bell rings twice."]
@@ -78,7 +78,7 @@ def save_decoder(folder: Path, kind: str = "gpt2", seed: int = 0, sharp: float =
     return str(folder)
 
 
-def ragged_prefix(decoder: CausalDecoder, lengths: list[int], seed: int = 0) -> Prefix:
+def ragged_prefix(decoder: ComposedDecoder, lengths: list[int], seed: int = 0) -> Prefix:
     torch.manual_seed(seed)
     embeds = torch.randn(len(lengths), max(lengths), decoder.width)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]

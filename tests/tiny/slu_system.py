@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.encoders.signals import Signals
 from mmprefix.encoders.whisper import Whisper
@@ -122,7 +123,7 @@ class Orders:
         branches = {name: Branch(e, mappers[name]) for name, e in encoders.items()}
         return self._made(branches, CausalDecoder(self.place("decoder")), wording=PromptTemplate("said: {context}\n"))
 
-    def _made(self, branches: dict[str, Branch], decoder: CausalDecoder, std: float = 0.5, **more: Any) -> PrefixLM:
+    def _made(self, branches: dict[str, Branch], decoder: ComposedDecoder, std: float = 0.5, **more: Any) -> PrefixLM:
         torch.manual_seed(5)
         model = PrefixLM(branches, decoder, lambda *sizes: DeepTable(*sizes, length=PREFIX, std=std), **more)
         with torch.no_grad():
@@ -235,7 +236,9 @@ def prefix_cache(prefix: DeepPrefix, count: int) -> hf.EncoderDecoderCache:
 def _spelled(mouth: CrossDecoder, found: list[dict[str, Any]], asked: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Transcripts, or questions and answers: rows (C,), tokens (C N), and what follows each (C N), -100 where free."""
     texts = [(n, q, answer) for n, row in enumerate(found) for q, answer in _lessons(row) if bool(q) == asked]
-    befores, answers = zip(*((mouth._ask("", q), mouth._target_ids("", a)) for _, q, a in texts), strict=True)
+    befores, answers = zip(
+        *((mouth.codec.question_ids("", q), mouth.codec.target_ids("", a)) for _, q, a in texts), strict=True
+    )
     lines = [[*before, *answer] for before, answer in zip(befores, answers, strict=True)]
     width = max(map(len, lines))
     ids = torch.tensor([line + [0] * (width - len(line)) for line in lines])
