@@ -1,6 +1,6 @@
 """What a feature store saves: the second epoch of a training with and without it, and what it takes to fill it.
 
-    python benchmarks/encode.py --pictures 64 --captions 1 5 --repeat 3
+    python -m benchmarks.encode --pictures 64 --captions 1 5 --repeat 3
 
 Noise as JPEG files, a CLIP of ViT-B/32's sizes and a GPT-2 of the size asked for, both with random weights, ClipCap's
 MLP, one thread; the training is the CLI's own. Times are those of the second epoch.
@@ -21,11 +21,11 @@ import open_clip
 import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
-from measure import table, versions
 from PIL import Image
-from random_gpt2 import Size, save
 from safetensors.torch import save_file
 
+from benchmarks.lib.random_gpt2 import Size, save
+from benchmarks.lib.timing import table, versions
 from mmprefix.cli.main import main as shell
 
 
@@ -93,7 +93,9 @@ def recipe(folder: Path, captions: int, options: argparse.Namespace) -> Path:
     trainer = {"max_epochs": 2, "accelerator": options.accelerator, "precision": options.precision, "devices": 1}
     quiet = {"enable_checkpointing": False, "enable_model_summary": False, "default_root_dir": str(folder / "run")}
     quiet |= {"logger": False, "enable_progress_bar": False}
-    clock = {"callbacks": [{"class_path": "encode.Clock", "init_args": {"file": str(folder / "clock.json")}}]}
+    clock = {
+        "callbacks": [{"class_path": "benchmarks.encode.Clock", "init_args": {"file": str(folder / "clock.json")}}]
+    }
     made = {
         "seed_everything": 0,
         "model": {"branches": {"image": {"encoder": encoder, "mapper": mapper}}, "decoder": decoder},

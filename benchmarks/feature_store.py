@@ -1,6 +1,6 @@
 """What reading from the feature store costs, against a bare memory map, and what a run saves by it.
 
-    python benchmarks/feature_store.py --entries 50000 --wide 3000 --repeat 5
+    python -m benchmarks.feature_store --entries 50000 --wide 3000 --repeat 5
 
 Entries of 512 numbers, and of 31 frames of 2048, float16: one at random with its key, the same from a bare memory map,
 opening the store, and the memory of one process and of ten, started one by one or forked, that read all of it. Reading
@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from measure import table, versions
 
+from benchmarks.lib.timing import table, versions
 from mmprefix.features.keys import feature_key
 from mmprefix.features.store import FeatureStore
 from mmprefix.types import FeatureRow

@@ -1,7 +1,7 @@
 """What writing captions costs, against Hugging Face's ``generate`` on the same model and the same prefixes.
 
-    python benchmarks/generate.py --prefix-length 40 --new-tokens 25 --beams 5 1 --batches 1 8 32 --repeat 3 --naive
-    python benchmarks/generate.py --device cuda --dtype bfloat16 --batches 1 8 32 256 --repeat 10
+    python -m benchmarks.generate --prefix-length 40 --new-tokens 25 --beams 5 1 --batches 1 8 32 --repeat 3 --naive
+    python -m benchmarks.generate --device cuda --dtype bfloat16 --batches 1 8 32 256 --repeat 10
 
 Each side starts from the prefix embeddings and ends with texts, which are compared in the first round. With ``--naive``
 one input's beams are also searched as ClipCap's public code does it (https://arxiv.org/abs/2111.09734, written anew):
@@ -21,11 +21,11 @@ from statistics import median
 from typing import Any, cast
 
 import torch
-from limit import search_operations, weights
-from measure import Gemm, Read, Times, clock_of, in_turn, table, versions
-from random_gpt2 import Size, save
 from transformers import GPT2LMHeadModel
 
+from benchmarks.lib.flops import search_operations, weights
+from benchmarks.lib.random_gpt2 import Size, save
+from benchmarks.lib.timing import Gemm, Read, Times, clock_of, in_turn, table, versions
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.types import Prefix

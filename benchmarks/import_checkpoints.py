@@ -1,6 +1,6 @@
 """How long `mmprefix import` takes and what it needs, on checkpoints of the size that was released; then a caption.
 
-    python benchmarks/import_checkpoints.py --sound clip.ogg --picture photo.jpg
+    python -m benchmarks.import_checkpoints --sound clip.ogg --picture photo.jpg
 
 Neither the checkpoints nor the frozen parts are at hand, so both are made with random weights of the real sizes: CLIP
 RN50x4 and ViT-B/32, GPT-2, Cnn14. The words that come out are noise; what is measured is the path. Each command runs in
@@ -19,22 +19,35 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import random_gpt2
-import released
 import torch
-from measure import table
 from safetensors.torch import load_file, save_file
 
+from benchmarks.lib import random_gpt2, released_checkpoints
+from benchmarks.lib.timing import table
+
 CASES: dict[str, dict[str, Any]] = {
-    "clipcap, MLP, GPT-2 frozen": {"shapes": lambda g: released.clipcap("mlp", 512, 10, g), "clip": "ViT-B-32"},
+    "clipcap, MLP, GPT-2 frozen": {
+        "shapes": lambda g: released_checkpoints.clipcap("mlp", 512, 10, g),
+        "clip": "ViT-B-32",
+    },
     "clipcap, MLP, GPT-2 tuned": {
-        "shapes": lambda g: released.clipcap("mlp", 512, 10, g),
+        "shapes": lambda g: released_checkpoints.clipcap("mlp", 512, 10, g),
         "clip": "ViT-B-32",
         "tuned": 1,
     },
-    "clipcap, transformer 40 + 40": {"shapes": lambda g: released.clipcap("transformer", 640, 40, g), "clip": "RN50x4"},
-    "prefix-aac, own words": {"shapes": lambda g: released.Aac().shapes(g), "dataset": "audiocaps", "words": 7911},
-    "prefix-aac, GPT-2's tokens": {"shapes": lambda g: released.Aac(words=50257).shapes(g), "dataset": "clotho"},
+    "clipcap, transformer 40 + 40": {
+        "shapes": lambda g: released_checkpoints.clipcap("transformer", 640, 40, g),
+        "clip": "RN50x4",
+    },
+    "prefix-aac, own words": {
+        "shapes": lambda g: released_checkpoints.Aac().shapes(g),
+        "dataset": "audiocaps",
+        "words": 7911,
+    },
+    "prefix-aac, GPT-2's tokens": {
+        "shapes": lambda g: released_checkpoints.Aac(words=50257).shapes(g),
+        "dataset": "clotho",
+    },
 }
 CHILD = """
 import json, resource, sys, time
@@ -59,7 +72,7 @@ def frozen(place: Path) -> None:
 
 def checkpoint(case: dict[str, Any], place: Path) -> tuple[Path, int, int]:
     """The checkpoint of a case, its bytes, and the bytes of what was trained in it."""
-    state = released.weights(case["shapes"](released.Gpt2()))
+    state = released_checkpoints.weights(case["shapes"](released_checkpoints.Gpt2()))
     aac = "dataset" in case
     if not case.get("tuned"):
         for name, value in load_file(place / "gpt2" / "model.safetensors").items():

@@ -1,6 +1,6 @@
 """The most memory that a training step takes: as it is, as ClipCap's public code does it, and with a wider vocabulary.
 
-    python benchmarks/memory.py --batch 30 --captions 5 --prefix-length 40
+    python -m benchmarks.memory --batch 30 --captions 5 --prefix-length 40
 
 Each figure is the peak of the resident set of a process of its own (one step of the transformer mapper, GPT-2 small's
 sizes, random weights), and what that peak adds to the process once its weights are loaded. Another process makes the
@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import table, versions
-from random_gpt2 import Size, save
+
+from benchmarks.lib.random_gpt2 import Size, save
+from benchmarks.lib.timing import table, versions
 
 OURS, NAIVE, WIDE = "mmprefix", "naive: all that ClipCap's code does", "mmprefix, a vocabulary ten times as large"
 AGAIN = "mmprefix, layers computed again on the way back"
@@ -41,8 +42,8 @@ def alone(work: Callable[..., Any], *arguments: Any) -> Any:
 
 def step(name: str, options: argparse.Namespace, folder: str, vocabulary: int) -> dict[str, float]:
     """One step: {"peak", "loaded"}."""
-    import train_step as steps
-    from captions import draw
+    from benchmarks import train_step as steps
+    from benchmarks.lib.workload import draw
 
     torch.set_num_threads(1)
     given = argparse.Namespace(features=512, prefix_length=options.prefix_length, vocab=vocabulary, words=0)

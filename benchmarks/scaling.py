@@ -1,6 +1,6 @@
 """How the gain of a training step changes with what is trained on: mmprefix against the naive algorithm.
 
-    python benchmarks/scaling.py --sweep prefix captions batch length decoder --repeat 3
+    python -m benchmarks.scaling --sweep prefix captions batch length decoder --repeat 3
 
 One thing is varied at a time around a base: ClipCap's transformer mapper, a prefix of 40, 20 captions, 5 an input, 12
 tokens a caption, GPT-2 small's sizes with fewer layers. That both sides compute the same loss and gradients is checked
@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import captions
 import torch
-import train_step
-from measure import in_turn, table, versions
-from random_gpt2 import Size, save
+
+from benchmarks import train_step
+from benchmarks.lib import workload
+from benchmarks.lib.random_gpt2 import Size, save
+from benchmarks.lib.timing import in_turn, table, versions
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,12 @@ SWEEPS: dict[str, list[dict[str, int]]] = {
 }
 
 
-def parts(work: captions.Captioned, at_once: int) -> list[captions.Captioned]:
+def parts(work: workload.Captioned, at_once: int) -> list[workload.Captioned]:
     """``work`` in parts of at most so many captions, but at least one input."""
     inputs = max(1, at_once // len(work.texts[0]))
     starts = range(0, len(work.texts), inputs)
     rows = [range(start, min(start + inputs, len(work.texts))) for start in starts]
-    return [captions.Captioned(captions.take(work.features, list(r)), [work.texts[i] for i in r]) for r in rows]
+    return [workload.Captioned(workload.take(work.features, list(r)), [work.texts[i] for i in r]) for r in rows]
 
 
 def ratio(point: Point, repeat: int, at_once: int) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def ratio(point: Point, repeat: int, at_once: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         save(Path(folder), Size(point.layers, point.width, point.vocabulary))
         torch.manual_seed(0)
-        work = captions.draw(point.captions, point.batch, point.vocabulary, case.features, 1, mean=point.length).middle
+        work = workload.draw(point.captions, point.batch, point.vocabulary, case.features, 1, mean=point.length).middle
         mapper, decoder = case.mapper(point.width), case.decoder(folder)
         rate = torch.optim.AdamW(mapper.parameters(), lr=0.0, fused=True)
         ours = train_step.Step(train_step.shared(mapper, decoder), rate, [work])

@@ -1,6 +1,6 @@
 """Scores as many predictions as SLURP's test set has recordings, and says how long that takes.
 
-    python benchmarks/slurp_score.py [--folder ../shared/parity] [--recordings 13078] [--repeat 5]
+    python -m benchmarks.slurp_score [--folder ../shared/parity] [--recordings 13078] [--repeat 5]
 
 The folder has SLURP's gold file and a prediction file of its release, a part of the test set each; recordings come
 again under other names until there are enough. Timed are the function, and the whole of ``mmprefix evaluate``, a new
@@ -18,8 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measure import in_turn, table
-
+from benchmarks.lib.timing import in_turn, table
 from mmprefix.metrics import slu
 from mmprefix.metrics.edit_distance import char_distance, word_distance
 

@@ -1,6 +1,6 @@
 """What it costs to begin: fresh processes from nothing to help, to an import, to a first caption.
 
-    python benchmarks/startup.py --model runs/quickstart/model --file runs/quickstart/samples/audio-0000.wav --repeat 5
+    python -m benchmarks.startup --model runs/quickstart/model --file runs/quickstart/samples/audio-0000.wav --repeat 5
 
 The model is any saved one whose parts are on this machine (the quick start's, say); without one, a small model is made
 of the parts inside the package, with a mapper that has learned nothing, and captions a picture of noise. Beside it what
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from measure import table, versions
+from benchmarks.lib.timing import table, versions
 
 GPT2 = "import torch; from transformers import GPT2LMHeadModel"
 
@@ -39,6 +39,8 @@ def commands(model: str, file: str) -> dict[str, list[str]]:
 
 def made(folder: Path) -> tuple[str, str]:
     """An untrained model of the parts inside the package, and a picture for it."""
+    from functools import partial
+
     import numpy as np
     from PIL import Image
 
@@ -48,13 +50,11 @@ def made(folder: Path) -> tuple[str, str]:
     from mmprefix.inference.predictor import Predictor
     from mmprefix.mappers.mlp import MLP
     from mmprefix.model import Branch, PrefixLM
+    from mmprefix.saved_model import ModelSettings
 
-    def mapper(dim: int, pooled: int, width: int) -> MLP:
-        return MLP(dim, pooled, width, length=8, hidden=256)
-
-    branch = Branch(ViT("mmprefix:world/frozen/vision"), mapper)
+    branch = Branch(ViT("mmprefix:world/frozen/vision"), partial(MLP, length=8, hidden=256))
     model = PrefixLM({"image": branch}, CausalDecoder("mmprefix:world/frozen/decoder"))
-    Predictor(model, GenerateOptions(max_new_tokens=24)).save(folder / "model")
+    Predictor(model, ModelSettings(GenerateOptions(max_new_tokens=24))).save(folder / "model")
     pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "noise.png")
     return str(folder / "model"), str(folder / "noise.png")

@@ -1,7 +1,7 @@
 """What a training step costs, against the same step without the things that make it cheap, and against the limit.
 
-    python benchmarks/train_step.py --mapper transformer --prefix-length 40 --captions 5 --batch 30 --repeat 3
-    python benchmarks/train_step.py --device cuda --dtype bfloat16 --batch 300 --otherwise compile --repeat 9
+    python -m benchmarks.train_step --mapper transformer --prefix-length 40 --captions 5 --batch 30 --repeat 3
+    python -m benchmarks.train_step --device cuda --dtype bfloat16 --batch 300 --otherwise compile --repeat 9
 
 A step is mapper, frozen decoder, loss, backward to the mapper (and to the output head where that is trained), AdamW.
 All variants compute the same mean loss over the same captions and the same gradients, which is checked before any
@@ -28,21 +28,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import prefix_aac_step
 import torch
-from captions import LONGEST, Captioned, Draws, draw
-from limit import step_operations
-from measure import Gemm, clock_of, in_turn, table, versions
-from random_gpt2 import Size, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache, GPT2LMHeadModel
 
+from benchmarks.lib import prefix_aac_case
+from benchmarks.lib.flops import step_operations
+from benchmarks.lib.random_gpt2 import Size, save
+from benchmarks.lib.timing import Gemm, clock_of, in_turn, table, versions
+from benchmarks.lib.workload import LONGEST, Captioned, Draws, draw
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.kv_cache.state import State
-from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.transformer import Transformer
 from mmprefix.types import Features
@@ -135,7 +135,7 @@ def clipcap(kind: type[MLP] | type[Transformer], options: argparse.Namespace) ->
         return Features(pooled.new_zeros(count, 0, 0), torch.zeros(count, 0, dtype=torch.bool), pooled)
 
     def mapper(width: int) -> Mapper:
-        return kind(0, options.features, width, length=options.prefix_length)
+        return kind(Sizes(0, options.features, width), length=options.prefix_length)
 
     published = {"naive: all that ClipCap's code does": True}
     return Case(options.vocab, features, mapper, CausalDecoder, CausalLogitsEverywhere, published)
@@ -143,10 +143,10 @@ def clipcap(kind: type[MLP] | type[Transformer], options: argparse.Namespace) ->
 
 def prefix_aac(options: argparse.Namespace) -> Case:
     """Frames and a summary are mapped, a trained head predicts whole words: recipes/prefix_aac_audiocaps.yaml."""
-    words = prefix_aac_step.vocabulary(options.words)
+    words = prefix_aac_case.vocabulary(options.words)
     decoder, everywhere = (partial(kind, vocabulary=words) for kind in (WordDecoder, WordLogitsEverywhere))
     published = {"naive: all that Prefix-AAC's code does": False, "naive, with gradients into frozen weights": True}
-    return Case(options.words, prefix_aac_step.features, prefix_aac_step.mapper, decoder, everywhere, published)
+    return Case(options.words, prefix_aac_case.features, prefix_aac_case.mapper, decoder, everywhere, published)
 
 
 CASES = {"mlp": partial(clipcap, MLP), "transformer": partial(clipcap, Transformer), "prefix_aac": prefix_aac}

@@ -1,10 +1,11 @@
-"""The contract of every encoder: it is frozen, brings its own preprocessing, and tells what it is."""
+"""Contract of every encoder: a frozen network with its own preprocessing and an identity."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Literal, Self
+from enum import Enum
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,53 +16,69 @@ from mmprefix.types import Features, Media
 from mmprefix.weights.source import Provenance
 
 Preprocess = Callable[[Source, float, float | None], Tensor]
-"""(source, start, end in seconds) → a waveform (S,) or picture (3 Y X), float32. Small, picklable: workers get it."""
+"""(source, start, end in seconds) → a waveform (S,), picture (3 Y X) or video (F 3 Y X), float32; must be picklable."""
+
+
+class EncoderMode(Enum):
+    """State of an encoder's tensors: as they were loaded, being trained, or trained before."""
+
+    FROZEN = "frozen"  # as loaded; not saved
+    LEARNING = "learning"  # trained now; saved
+    NOISY = "noisy"  # trained before and frozen, with dropout and batch statistics while the rest is trained; saved
+    TUNED = "tuned"  # trained before and frozen; saved
 
 
 class Encoder(Part, nn.Module, ABC):
-    """A frozen network that reads ``Media`` and writes ``Features``.
+    """Frozen network from ``Media`` to ``Features``.
 
     A subclass sets ``dim`` (D, 0 without frames), ``pooled_dim`` (G, 0 without a summary), ``preprocess`` and
     ``identity``, calls ``freeze()`` last in ``__init__``, and computes in ``encode``.
 
-    The exception is one that is ``tune``d (see ``mmprefix.training.unfreeze``): its tensors are then part of what is saved.
+    The exception is an encoder that a training tunes (see ``mmprefix.training.unfreeze``): its tensors are then saved.
     """
 
-    tuned = False  # whether its tensors are no longer those that it was loaded with
-    learning = False  # whether its tensors are being trained now
-    stands_alone = False  # whether ``model=None`` builds it without weights, for a saved model to fill
-    noisy = False  # whether, though frozen, it drops out and takes statistics of batches while the rest is trained
+    mode: EncoderMode = EncoderMode.FROZEN
+    can_start_empty: ClassVar[bool] = False  # ``model=None`` builds it without weights, for a saved model to fill
 
-    input_kind: Literal["image", "audio", "signals"]
+    input_kind: str  # a row of ``mmprefix.media.kinds.KINDS``
     dim: int
     pooled_dim: int
     preprocess: Preprocess
     identity: Provenance
 
+    def set_mode(self, mode: EncoderMode) -> Self:
+        """Set gradients and layers for ``mode``; LEARNING alone wants gradients."""
+        self.mode = mode
+        learning = mode is EncoderMode.LEARNING
+        return self.requires_grad_(learning).train(learning or mode is EncoderMode.NOISY)
+
     def freeze(self) -> Self:
-        """No parameter wants a gradient and no layer is in training mode."""
-        self.learning = False
-        return self.requires_grad_(False).eval()
+        """Stop training: no parameter wants a gradient and no layer is in training mode."""
+        return self.set_mode(EncoderMode.TUNED if self.saved else EncoderMode.FROZEN)
 
     def tune(self) -> Self:
-        """Parameters are trained until ``freeze`` is called, and saved from now on."""
-        self.tuned = self.learning = True
-        return self.requires_grad_(True).train()  # a trainer leaves each part in the mode that it finds it in
+        """Train the parameters until ``freeze`` is called; they are saved from now on."""
+        return self.set_mode(EncoderMode.LEARNING)  # a trainer leaves each part in the mode that it has
+
+    @property
+    def saved(self) -> bool:
+        """True once its tensors are no longer those that it was loaded with, so that they are saved."""
+        return self.mode is not EncoderMode.FROZEN
 
     def train(self, mode: bool = True) -> Self:
-        """Frozen, it stays in evaluation mode whatever ``mode`` says: dropout and batch statistics are frozen too."""
-        return super().train(mode and (self.learning or self.noisy))
+        """Stay in evaluation mode if frozen: dropout and batch statistics are frozen too."""
+        return super().train(mode and self.mode in (EncoderMode.LEARNING, EncoderMode.NOISY))
 
     def forward(self, media: Media) -> Features:
-        """Media of B inputs → frames (B T D), mask (B T), pooled (B G); frozen, without gradients."""
-        with torch.set_grad_enabled(self.learning and torch.is_grad_enabled()):
+        """Media of B inputs → frames (B T D), mask (B T), pooled (B G); without gradients unless it is tuned."""
+        with torch.set_grad_enabled(self.mode is EncoderMode.LEARNING and torch.is_grad_enabled()):
             return self.encode(media)
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """What the names of the tensors begin with that training changes."""
-        return ("",) if self.tuned else ()
+        """Prefixes of the names of its tensors that training changes: all, or none."""
+        return ("",) if self.saved else ()
 
     @abstractmethod
     def encode(self, media: Media) -> Features:
-        """What ``forward`` computes. Padding never changes a result: a batch equals its items one at a time."""
+        """Compute the features. Padding never changes a result: a batch equals its items one at a time."""

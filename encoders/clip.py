@@ -56,6 +56,7 @@ class Clip(Encoder):
     """
 
     input_kind = "image"
+    path_options = ("model", "pretrained")
 
     def __init__(
         self,

@@ -154,7 +154,7 @@ class Cnn14(Encoder):
     """
 
     input_kind = "audio"
-    stands_alone = True
+    can_start_empty = True
 
     def __init__(
         self,

@@ -92,6 +92,7 @@ class Speech(Encoder):
     """
 
     input_kind = "audio"
+    path_options = ("model", "config")
 
     def __init__(
         self, model: str, revision: str | None = None, config: str | None = None, dtype: str = "float32"

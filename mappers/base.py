@@ -1,8 +1,10 @@
-"""The contract of every mapper: what an encoder found becomes a prefix. Mappers are all that is trained."""
+"""Contract of every mapper: features of an encoder become a prefix of the decoder. Mappers are all that is trained."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,99 +14,128 @@ from mmprefix.parts import Part
 from mmprefix.types import AnyPrefix, DeepPrefix, Features
 
 
-class Mapper(Part, nn.Module, ABC):
-    """A trained network from ``Features`` to a prefix: embeddings, or keys and values for every layer.
+@dataclass(frozen=True)
+class Sizes:
+    """Plain numbers between which a mapper is built: an encoder, a decoder, and the encoder of its context.
 
-    Its first three arguments are plain numbers: ``dim`` (D, width of the frames), ``pooled_dim`` (G, width of the
-    summary), ``width`` (E, width of the decoder). A recipe leaves them out: they are taken from the encoder and
-    the decoder. Everything after them is the mapper's own.
+    ``frames`` (D) and ``summary`` (G) are widths of the encoder's output, 0 where it has none; ``width`` (E),
+    ``layers`` (L), ``heads`` (H) and ``head_width`` (K) are the decoder's; ``context_frames`` and ``context_summary``
+    are those of the branch that the mapper reads beside its own, 0 without one.
     """
 
-    def for_decoder(self, layers: int, heads: int, head_width: int) -> None:
-        """Told the decoder's L, H and K once it is known: what reaches into its layers makes its tensors now."""
+    frames: int
+    summary: int
+    width: int
+    layers: int = 0
+    heads: int = 0
+    head_width: int = 0
+    context_frames: int = 0
+    context_summary: int = 0
 
-    def merged(self) -> Mapper:
-        """The mapper as it is used: what does not depend on the input is computed once, and what made it is dropped."""
-        return self
+
+class Mapper(Part, nn.Module, ABC):
+    """Trained network from ``Features`` to a prefix: embeddings, or keys and values for every layer.
+
+    Its first argument is ``sizes``, which a recipe leaves out: they are those of the encoder and the decoder between
+    which it is built. All others are the mapper's own options, by keyword.
+    """
+
+    deferred: ClassVar[bool] = True
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def recipe_args(self) -> dict[str, Any]:
+        """All arguments but ``sizes``."""
+        return {name: value for name, value in super().recipe_args().items() if name != "sizes"}
+
+    @property
+    def reads_input(self) -> bool:
+        """True if the prefix depends on features or context; else it is the same for every input."""
+        return True
 
     @property
     def reads_frames(self) -> bool:
-        """Whether it looks at the frames; where it does not, they need not be kept."""
-        return True
+        """True if it reads the frames; else they need not be kept."""
+        return self.reads_input
+
+    @property
+    def reads_context(self) -> bool:
+        """True if it reads a second branch, named by ``Branch.context``."""
+        return False
+
+    def merged(self) -> Mapper:
+        """Mapper for use after training: what does not depend on the input is computed once and its network dropped."""
+        return self
 
     @abstractmethod
-    def forward(self, features: Features) -> AnyPrefix:
-        """Features of B inputs → embeddings (B P E) and mask (B P), or keys and values (L B H P K) and mask."""
+    def forward(self, features: Features, context: Features | None = None) -> AnyPrefix:
+        """Features of B inputs → embeddings (B P E) and mask (B P), or keys and values (L B H P K) and mask.
+
+        ``context`` holds features of the second branch, with nothing real in rows that lack it; a mapper that
+        ``reads_context`` always gets it, others ignore it.
+        """
 
 
-def need_summary(mapper: Mapper, pooled_dim: int) -> None:
-    """Refuses an encoder without a summary, by name."""
-    if not pooled_dim:
-        raise InputError(
-            f"{type(mapper).__name__} reads the encoder's summary, and this encoder has none (pooled_dim=0)"
-        )
+class DeepMapper(Mapper):
+    """Base of mappers to keys and values for every layer: L, H and K are the decoder's.
+
+    Raises InputError where ``sizes`` lacks one of them.
+    """
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        if not (sizes.layers and sizes.heads and sizes.head_width):
+            raise InputError(
+                f"{type(self).__name__}: makes keys and values for every layer, and the sizes have layers="
+                f"{sizes.layers}, heads={sizes.heads}, head_width={sizes.head_width}; give all three of the decoder"
+            )
+
+    @property
+    def numbers(self) -> int:
+        """Numbers in the keys and values of one position, 2*L*H*K."""
+        return 2 * self.sizes.layers * self.sizes.heads * self.sizes.head_width
+
+    def split_layers(self, vectors: Tensor, mask: Tensor) -> DeepPrefix:
+        """Vectors (B P 2*L*H*K), mask (B P) → keys and values (L B H P K)."""
+        shape = (2, self.sizes.layers, self.sizes.heads, self.sizes.head_width)
+        both = vectors.view(*vectors.shape[:2], *shape).permute(2, 3, 0, 4, 1, 5)  # (2 L B H P K)
+        return DeepPrefix(both[0], both[1], mask)
 
 
-def need_frames(mapper: Mapper, dim: int) -> None:
-    """Refuses an encoder without frames, by name."""
-    if not dim:
-        raise InputError(f"{type(mapper).__name__} reads the encoder's frames, and this encoder has none (dim=0)")
+def need_summary(mapper: Mapper) -> None:
+    """Refuse an encoder without a summary, by name."""
+    if not mapper.sizes.summary:
+        raise InputError(f"{type(mapper).__name__} reads the encoder's summary, and this encoder has none")
+
+
+def need_frames(mapper: Mapper) -> None:
+    """Refuse an encoder without frames, by name."""
+    if not mapper.sizes.frames:
+        raise InputError(f"{type(mapper).__name__} reads the encoder's frames, and this encoder has none")
 
 
 def need_length(mapper: Mapper, length: int) -> None:
-    """Refuses a prefix without positions."""
+    """Refuse a prefix without positions."""
     if length < 1:
         raise InputError(f"{type(mapper).__name__}.length {length}: give a number from 1 on")
 
 
+def check_context(mapper: Mapper, context: str | None, option: str) -> None:
+    """Refuse a mapper that reads a context and has none, or has one and does not read it; ``option`` is its place."""
+    if mapper.reads_context and context is None:
+        remedy = "use it in a branch" if option == "model.prefix" else f"name its branch as {option}.context"
+        raise InputError(f"{option}: {type(mapper).__name__} reads a context and has none; {remedy}")
+    if context is not None and not mapper.reads_context:
+        raise InputError(f"{option}.context {context!r}: {type(mapper).__name__} reads no context; leave it out")
+
+
 def all_real(embeds: Tensor) -> Tensor:
-    """The mask (B P) of a prefix (B P E) in which nothing is padding."""
+    """Mask (B P) of a prefix (B P E) without padding."""
     return torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B N E) → (B H N K) with K = E / H."""
     return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
-
-
-class DeepMapper(Mapper):
-    """What both kinds share: L, H and K are the decoder's, or numbers that a saved recipe holds."""
-
-    sizes = (0, 0, 0)  # L, H, K, once they are known
-
-    def for_decoder(self, layers: int, heads: int, head_width: int) -> None:
-        """Makes the tensors; InputError where they were made for another decoder."""
-        if not any(self.sizes):
-            self.sizes = layers, heads, head_width
-            self.init_args |= {"layers": layers, "heads": heads, "head_width": head_width}
-            self.make(2 * layers * heads * head_width)
-        elif self.sizes != (layers, heads, head_width):
-            raise InputError(
-                f"{type(self).__name__}: is for {_say(*self.sizes)}; the decoder has {_say(layers, heads, head_width)}"
-            )
-
-    def known(self, layers: int | None, heads: int | None, head_width: int | None) -> None:
-        """Takes the sizes that were given, if they were; InputError where some are missing."""
-        if layers and heads and head_width:
-            self.for_decoder(layers, heads, head_width)
-        elif layers or heads or head_width:
-            raise InputError(
-                f"{type(self).__name__}: layers={layers}, heads={heads}, head_width={head_width}: leave out all three "
-                "(they are the decoder's), or give all"
-            )
-
-    @abstractmethod
-    def make(self, numbers: int) -> None:
-        """Makes the tensors that end in the keys and values of a position, ``numbers`` = 2*L*H*K."""
-
-    def split_layers(self, found: Tensor, mask: Tensor) -> DeepPrefix:
-        """Vectors (B P 2*L*H*K), mask (B P) → keys and values (L B H P K)."""
-        layers, heads, k = self.sizes
-        both: Tensor = found.unflatten(2, (2, layers, heads, k)).permute(
-            2, 3, 0, 4, 1, 5
-        )  # (2 L B H P K) pyright: ignore
-        return DeepPrefix(both[0], both[1], mask)
-
-
-def _say(layers: int, heads: int, head_width: int) -> str:
-    return f"{layers} layers of {heads} heads of {head_width}"

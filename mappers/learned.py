@@ -1,4 +1,4 @@
-"""A prefix that is learned and reads nothing: the same for every input, one for a task.
+"""Learned prefix that reads nothing: the same for every input, one for a task.
 
 Prompt tuning: The Power of Scale for Parameter-Efficient Prompt Tuning (Lester, Al-Rfou, Constant),
 https://arxiv.org/abs/2104.08691
@@ -9,19 +9,24 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mmprefix.mappers.base import Mapper, all_real, need_length
+from mmprefix.mappers.base import Mapper, Sizes, all_real, need_length
 from mmprefix.types import Features, Prefix
 
 
 class Learned(Mapper):
     """``length`` embeddings (P E), drawn from a normal distribution of deviation ``std`` before training."""
 
-    def __init__(self, dim: int, pooled_dim: int, width: int, length: int = 10, std: float = 0.02) -> None:
-        super().__init__()
+    def __init__(self, sizes: Sizes, *, length: int = 10, std: float = 0.02) -> None:
+        super().__init__(sizes)
         need_length(self, length)
-        self.embeds = nn.Parameter(torch.randn(length, width) * std)
+        self.embeds = nn.Parameter(torch.randn(length, sizes.width) * std)
 
-    def forward(self, features: Features) -> Prefix:
+    @property
+    def reads_input(self) -> bool:
+        """Always False."""
+        return False
+
+    def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Features of B inputs, of which only B counts → embeddings (B P E), all real."""
         embeds = self.embeds.expand(len(features.mask), -1, -1)
         return Prefix(embeds, all_real(embeds))

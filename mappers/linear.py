@@ -1,8 +1,8 @@
-"""One linear layer and nothing else: a position for every frame, or all positions from the summary.
+"""One linear layer: a position for every frame, or all positions from the summary.
 
 The simplest connector; with ``stack`` neighbouring frames are joined first, as speech models do to shorten a
-sequence (SLAM-ASR, https://arxiv.org/abs/2402.08846). It is what Prefix-AAC's ablation puts in the place of its
-mappers (https://arxiv.org/abs/2303.17489), and what ClipCap's code takes for long prefixes from a summary.
+sequence (SLAM-ASR, https://arxiv.org/abs/2402.08846). Prefix-AAC's ablation puts it in the place of its mappers
+(https://arxiv.org/abs/2303.17489), and ClipCap's code uses it for long prefixes from a summary.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mmprefix.errors import require_one_of
-from mmprefix.mappers.base import Mapper, all_real, need_frames, need_summary
+from mmprefix.mappers.base import Mapper, Sizes, all_real, need_frames, need_summary
 from mmprefix.types import Features, Prefix
 
 
@@ -26,30 +26,29 @@ class Linear(Mapper):
 
     def __init__(
         self,
-        dim: int,
-        pooled_dim: int,
-        width: int,
+        sizes: Sizes,
+        *,
         stack: int = 1,
         reads: Literal["frames", "summary"] = "frames",
         length: int = 10,
         bias: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(sizes)
         require_one_of("reads", reads, ("frames", "summary"))
         self.stack, self.reads, self.length = stack, reads, length
         if reads == "frames":
-            need_frames(self, dim)
-            self.linear = nn.Linear(dim * stack, width, bias)
+            need_frames(self)
+            self.linear = nn.Linear(sizes.frames * stack, sizes.width, bias)
         else:
-            need_summary(self, pooled_dim)
-            self.linear = nn.Linear(pooled_dim, width * length, bias)
+            need_summary(self)
+            self.linear = nn.Linear(sizes.summary, sizes.width * length, bias)
 
     @property
     def reads_frames(self) -> bool:
-        """Where it reads them."""
+        """True with ``reads="frames"``."""
         return self.reads == "frames"
 
-    def forward(self, features: Features) -> Prefix:
+    def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Features of B inputs → embeddings (B P E) and mask (B P)."""
         if self.reads == "summary":
             embeds = self.linear(features.pooled).unflatten(1, (self.length, -1))

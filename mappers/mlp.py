@@ -8,35 +8,34 @@ from __future__ import annotations
 from torch import nn
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper, all_real, need_summary
+from mmprefix.mappers.base import Mapper, Sizes, all_real, need_summary
 from mmprefix.types import Features, Prefix
 
 
 class MLP(Mapper):
     """Linear, tanh, linear: from the summary (B G) to ``length`` embeddings (B P E).
 
-    ``hidden`` is the width between; by default half the prefix, ``width * length // 2``, as the paper's code has it.
+    ``hidden`` is the width between; by default half the prefix, ``width * length // 2``, as in the paper's code.
     ``layers`` above 2 adds linear layers of that width, each followed by a tanh.
     """
 
-    @property
-    def reads_frames(self) -> bool:
-        """Never: it reads the summary."""
-        return False
-
-    def __init__(
-        self, dim: int, pooled_dim: int, width: int, length: int = 10, hidden: int | None = None, layers: int = 2
-    ) -> None:
-        super().__init__()
+    def __init__(self, sizes: Sizes, *, length: int = 10, hidden: int | None = None, layers: int = 2) -> None:
+        super().__init__(sizes)
         if layers < 2:
             raise InputError(f"MLP.layers {layers}: give a number from 2 on; with one layer it is Linear")
-        need_summary(self, pooled_dim)
-        self.width, self.length = width, length
-        inner = hidden or width * length // 2
+        need_summary(self)
+        self.length = length
+        last = sizes.width * length
+        inner = hidden or last // 2
         more = [part for _ in range(layers - 2) for part in (nn.Linear(inner, inner), nn.Tanh())]
-        self.model = nn.Sequential(nn.Linear(pooled_dim, inner), nn.Tanh(), *more, nn.Linear(inner, width * length))
+        self.model = nn.Sequential(nn.Linear(sizes.summary, inner), nn.Tanh(), *more, nn.Linear(inner, last))
 
-    def forward(self, features: Features) -> Prefix:
+    @property
+    def reads_frames(self) -> bool:
+        """Always False: it reads the summary."""
+        return False
+
+    def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Features with a summary (B G) → embeddings (B P E), all real."""
-        embeds = self.model(features.pooled).unflatten(1, (self.length, self.width))
+        embeds = self.model(features.pooled).unflatten(1, (self.length, self.sizes.width))
         return Prefix(embeds, all_real(embeds))

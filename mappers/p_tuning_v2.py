@@ -6,38 +6,28 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mmprefix.mappers.base import DeepMapper, all_real, need_length
+from mmprefix.mappers.base import DeepMapper, Sizes, all_real, need_length
 from mmprefix.types import DeepPrefix, Features
 
 
 class DeepTable(DeepMapper):
     """``length`` learned keys and values for every layer and head, (P 2*L*H*K), the same for every input.
 
-    ``std`` is their deviation before training. ``dropout`` hides single numbers in training.
+    ``std`` is their deviation before training. ``dropout`` zeroes single numbers in training.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        pooled_dim: int,
-        width: int,
-        length: int = 10,
-        std: float = 0.1,
-        dropout: float = 0.0,
-        layers: int | None = None,
-        heads: int | None = None,
-        head_width: int | None = None,
-    ) -> None:
-        super().__init__()
+    def __init__(self, sizes: Sizes, *, length: int = 10, std: float = 0.1, dropout: float = 0.0) -> None:
+        super().__init__(sizes)
         need_length(self, length)
-        self.length, self.std, self.dropout = length, std, dropout
-        self.known(layers, heads, head_width)
+        self.dropout = dropout
+        self.table = nn.Parameter(torch.randn(length, self.numbers) * std)
 
-    def make(self, numbers: int) -> None:
-        """The table, (P 2*L*H*K)."""
-        self.table = nn.Parameter(torch.randn(self.length, numbers) * self.std)
+    @property
+    def reads_input(self) -> bool:
+        """Always False."""
+        return False
 
-    def forward(self, features: Features) -> DeepPrefix:
+    def forward(self, features: Features, context: Features | None = None) -> DeepPrefix:
         """Features of B inputs, of which only B counts → keys and values (L B H P K), all real."""
         table = F.dropout(self.table, self.dropout, self.training)[None]
         return self.split_layers(table, all_real(table)).expand(len(features.mask))

@@ -1,71 +1,58 @@
 """Deep prefixes: keys and values for every layer of the decoder instead of embeddings before the first.
 
-Prefix-Tuning (Li & Liang), https://arxiv.org/abs/2101.00190, makes them of a learned table by an MLP that is dropped
-after training; P-Tuning v2 (Liu et al.), https://arxiv.org/abs/2110.07602, learns them directly. Here the MLP reads
-what any mapper has made, so that they may depend on the input too.
+Prefix-Tuning (Li & Liang), https://arxiv.org/abs/2101.00190, computes them from a learned table by an MLP that is
+dropped after training. Here the MLP reads the output of any mapper, so they may depend on the input too.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import DeepMapper, Mapper
-from mmprefix.mappers.learned import Learned
+from mmprefix.mappers.base import DeepMapper, Mapper, Sizes
+from mmprefix.mappers.combinator import Combinator
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.types import DeepPrefix, Features, Prefix
 
 
-class Deep(DeepMapper):
-    """What ``mapper`` makes, (B P E), goes position by position through an MLP (linear, tanh, linear) with ``hidden``
-    numbers between, and becomes keys and values of every layer. Without ``hidden`` it is one linear layer.
+class Deep(Combinator, DeepMapper):
+    """Output of ``mapper`` (B P E) through an MLP (linear, tanh, linear; ``hidden`` numbers between), position by
+    position, as keys and values of every layer. Without ``hidden`` it is one linear layer.
 
-    Over ``Learned`` this is Li & Liang's prefix; a saved model then holds keys and values only. ``dropout`` hides
-    numbers of keys and values in training.
+    Over ``Learned`` this is Li & Liang's prefix; a saved model then holds keys and values only. ``dropout`` zeroes
+    numbers of keys and values in training. Raises InputError for a ``mapper`` that makes a deep prefix already.
     """
 
     def __init__(
-        self,
-        dim: int,
-        pooled_dim: int,
-        width: int,
-        mapper: Callable[[int, int, int], Mapper],
-        hidden: int | None = 512,
-        dropout: float = 0.0,
-        layers: int | None = None,
-        heads: int | None = None,
-        head_width: int | None = None,
+        self, sizes: Sizes, *, mapper: Callable[[Sizes], Mapper], hidden: int | None = 512, dropout: float = 0.0
     ) -> None:
-        super().__init__()
-        self.mapper = mapper if isinstance(mapper, Mapper) else mapper(dim, pooled_dim, width)
-        self.init_args["mapper"] = self.mapper  # what is written down is what was built
+        super().__init__(sizes)
+        self.mapper = mapper(sizes)
         if deep := next((part for part in self.mapper.modules() if isinstance(part, DeepMapper)), None):
             raise InputError(f"Deep: {type(deep).__name__} makes a deep prefix already; leave Deep out")
-        self.width, self.hidden, self.dropout = width, hidden, dropout
-        self.known(layers, heads, head_width)
+        self.dropout = dropout
+        before = [nn.Linear(sizes.width, hidden), nn.Tanh()] if hidden else []
+        self.model = nn.Sequential(*before, nn.Linear(hidden or sizes.width, self.numbers))
 
-    def make(self, numbers: int) -> None:
-        """The MLP, which needs the decoder's sizes."""
-        inner = self.hidden or self.width
-        before = [nn.Linear(self.width, inner), nn.Tanh()] if self.hidden else []
-        self.model = nn.Sequential(*before, nn.Linear(inner, numbers))
-
-    def forward(self, features: Features) -> DeepPrefix:
+    def forward(self, features: Features, context: Features | None = None) -> DeepPrefix:
         """Features of B inputs → keys and values (L B H P K), real where the mapper's positions are."""
-        found: Prefix = self.mapper(features)
-        return self.split_layers(F.dropout(self.model(found.embeds), self.dropout, self.training), found.mask)
+        soft: Prefix = self.mapper(features, context)
+        return self.split_layers(F.dropout(self.model(soft.embeds), self.dropout, self.training), soft.mask)
 
     @torch.no_grad()
     def merged(self) -> Mapper:
-        """Over a learned table: the keys and values that come out, without what made them."""
-        if not isinstance(self.mapper, Learned) or not any(self.sizes):
-            return self
-        found = self.model(self.mapper.embeds)  # (P 2*L*H*K)
-        layers, heads, k = self.sizes
-        table = DeepTable(0, 0, self.width, len(found), layers=layers, heads=heads, head_width=k)
-        table.to(found.device).table.copy_(found)
+        """Over a mapper that reads no input: the table of its keys and values, without the networks behind it."""
+        if self.reads_input:
+            return super().merged()
+        device = next(self.parameters()).device
+        soft: Prefix = copy.deepcopy(self.mapper.merged()).eval()(Features.empty(1, device))
+        vectors = self.model(soft.embeds[soft.mask])  # (P 2*L*H*K)
+        table = DeepTable(replace(self.sizes, frames=0, summary=0), length=len(vectors))
+        table.to(device).table.copy_(vectors)
         return table.train(self.training)

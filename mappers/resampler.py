@@ -1,7 +1,7 @@
-"""A few learned queries look over all frames and take away a prefix of fixed length.
+"""Learned queries attend to all frames and become a prefix of fixed length.
 
 The Perceiver resampler of Flamingo (https://arxiv.org/abs/2204.14198): in every layer the queries attend to the
-frames and to themselves. Here each layer keeps its own norm for frames and queries, and a last norm and projection
+frames and to themselves. Here each layer has its own norm for frames and queries, and a last norm and projection
 bring the result to the decoder's width.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper, all_real, need_frames, split_heads
+from mmprefix.mappers.base import Mapper, Sizes, all_real, need_frames, split_heads
 from mmprefix.types import Features, Prefix
 
 
@@ -34,53 +34,52 @@ class CrossLayer(nn.Module):
         k, v = self.key_value(torch.cat([x, self.norm_frames(frames)], dim=1)).chunk(2, dim=-1)
         q, k, v = (split_heads(part, self.heads) for part in (self.query(x), k, v))
         dropout = self.dropout if self.training else 0.0
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], dropout_p=dropout)
-        queries = queries + self.out(found.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None], dropout_p=dropout)
+        queries = queries + self.out(attended.transpose(1, 2).flatten(2))
         return queries + F.dropout(self.mlp(self.norm_mlp(queries)), self.dropout, self.training)
 
 
 class Resampler(Mapper):
     """``length`` learned queries read frames (B T D) through ``layers`` layers and become the prefix (B P E).
 
-    ``hidden`` is the width inside, by default the decoder's. A summary, where the encoder has one, is read too, as
-    one more frame; an input without frames is then read by its summary alone.
+    ``hidden`` is the width inside, by default the decoder's. A summary, where the encoder has one, is read as one more
+    frame; an input without frames is then read by its summary alone.
     """
 
     def __init__(
         self,
-        dim: int,
-        pooled_dim: int,
-        width: int,
+        sizes: Sizes,
+        *,
         length: int = 16,
         layers: int = 2,
         heads: int = 8,
         hidden: int | None = None,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__()
-        if not pooled_dim:
-            need_frames(self, dim)
-        inner = hidden or width
+        super().__init__(sizes)
+        if not sizes.summary:
+            need_frames(self)
+        inner = hidden or sizes.width
         if inner % heads:
             raise InputError(f"Resampler: heads={heads} does not divide the width {inner}")
         self.queries = nn.Parameter(torch.randn(length, inner) * inner**-0.5)
-        self.from_frames = nn.Linear(dim, inner) if dim else None
-        self.from_summary = nn.Linear(pooled_dim, inner) if pooled_dim else None
+        self.from_frames = nn.Linear(sizes.frames, inner) if sizes.frames else None
+        self.from_summary = nn.Linear(sizes.summary, inner) if sizes.summary else None
         self.layers = nn.ModuleList(CrossLayer(inner, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(inner)
-        self.out = nn.Linear(inner, width)
+        self.out = nn.Linear(inner, sizes.width)
 
-    def forward(self, features: Features) -> Prefix:
+    def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Frames (B T D) with mask, summary (B G) → embeddings (B P E), all real."""
         b, p = len(features.mask), len(self.queries)
-        found, masks = [], [features.mask.new_ones(b, p)]
+        tokens, masks = [], [features.mask.new_ones(b, p)]
         if self.from_summary is not None:
-            found.append(self.from_summary(features.pooled)[:, None])
+            tokens.append(self.from_summary(features.pooled)[:, None])
             masks.append(features.mask.new_ones(b, 1))
         if self.from_frames is not None:
-            found.append(self.from_frames(features.frames))
+            tokens.append(self.from_frames(features.frames))
             masks.append(features.mask)
-        frames, mask = torch.cat(found, dim=1), torch.cat(masks, dim=1)  # (B T+1 D'), (B P+T+1)
+        frames, mask = torch.cat(tokens, dim=1), torch.cat(masks, dim=1)  # (B T+1 D'), (B P+T+1)
         queries = self.queries.expand(b, -1, -1)
         for layer in self.layers:
             queries = layer(queries, frames, mask)

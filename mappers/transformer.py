@@ -1,4 +1,4 @@
-"""ClipCap's transformer mapper: summary tokens and learned constants attend to each other; the constants leave.
+"""ClipCap's transformer mapper: summary tokens and learned constants attend to each other; the constants are kept.
 
 ClipCap: CLIP Prefix for Image Captioning (Mokady, Hertz, Bermano), https://arxiv.org/abs/2111.09734
 """
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper, all_real, need_summary, split_heads
+from mmprefix.mappers.base import Mapper, Sizes, all_real, need_summary, split_heads
 from mmprefix.types import Features, Prefix
 
 
@@ -25,11 +25,11 @@ class SelfAttention(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B N E) → (B N E); ``mask`` (B N) says which positions may be looked at, None: all."""
+        """(B N E) → (B N E); ``mask`` (B N) is True at positions that may be attended to, None: all."""
         q = split_heads(self.to_queries(x), self.heads)  # (B H N K)
         k, v = (split_heads(part, self.heads) for part in self.to_keys_values(x).chunk(2, dim=-1))
-        seen = None if mask is None else mask[:, None, None]
-        return self.project(F.scaled_dot_product_attention(q, k, v, attn_mask=seen).transpose(1, 2).flatten(2))
+        visible = None if mask is None else mask[:, None, None]
+        return self.project(F.scaled_dot_product_attention(q, k, v, attn_mask=visible).transpose(1, 2).flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -45,8 +45,8 @@ class FeedForward(nn.Module):
         return self.fc2(F.relu(self.fc1(x)))
 
 
-class Block(nn.Module):
-    """A pre-norm transformer layer."""
+class TransformerLayer(nn.Module):
+    """Pre-norm transformer layer."""
 
     def __init__(self, width: int, heads: int, ratio: float) -> None:
         super().__init__()
@@ -59,17 +59,17 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class Stack(nn.Module):
+class TransformerStack(nn.Module):
     """Layers one after the other, with no final norm."""
 
     def __init__(self, width: int, heads: int, layers: int, ratio: float = 2.0) -> None:
         super().__init__()
         if width % heads:
             raise InputError(f"heads={heads} does not divide the decoder's width {width}")
-        self.layers = nn.ModuleList(Block(width, heads, ratio) for _ in range(layers))
+        self.layers = nn.ModuleList(TransformerLayer(width, heads, ratio) for _ in range(layers))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B N E) → (B N E); ``mask`` (B N) says which positions may be looked at, None: all."""
+        """(B N E) → (B N E); ``mask`` (B N) is True at positions that may be attended to, None: all."""
         for layer in self.layers:
             x = layer(x, mask)
         return x
@@ -77,36 +77,29 @@ class Stack(nn.Module):
 
 class Transformer(Mapper):
     """The summary (B G) becomes ``clip_length`` tokens; ``length`` learned constants follow them through ``layers``
-    transformer layers without positions or mask, and what the constants turned into is the prefix (B P E).
+    transformer layers without positions or mask; the outputs at the constants are the prefix (B P E).
 
     The published run has 40 + 40 positions, 8 layers of 8 heads.
     """
 
+    def __init__(
+        self, sizes: Sizes, *, length: int = 40, clip_length: int = 40, layers: int = 8, heads: int = 8
+    ) -> None:
+        super().__init__(sizes)
+        need_summary(self)
+        self.clip_length = clip_length
+        self.linear = nn.Linear(sizes.summary, clip_length * sizes.width)
+        self.prefix_const = nn.Parameter(torch.randn(length, sizes.width))
+        self.transformer = TransformerStack(sizes.width, heads, layers)
+
     @property
     def reads_frames(self) -> bool:
-        """Never: it reads the summary."""
+        """Always False: it reads the summary."""
         return False
 
-    def __init__(
-        self,
-        dim: int,
-        pooled_dim: int,
-        width: int,
-        length: int = 40,
-        clip_length: int = 40,
-        layers: int = 8,
-        heads: int = 8,
-    ) -> None:
-        super().__init__()
-        need_summary(self, pooled_dim)
-        self.width, self.clip_length = width, clip_length
-        self.linear = nn.Linear(pooled_dim, clip_length * width)
-        self.prefix_const = nn.Parameter(torch.randn(length, width))
-        self.transformer = Stack(width, heads, layers)
-
-    def forward(self, features: Features) -> Prefix:
+    def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Features with a summary (B G) → embeddings (B P E), all real."""
-        tokens = self.linear(features.pooled).unflatten(1, (self.clip_length, self.width))
+        tokens = self.linear(features.pooled).unflatten(1, (self.clip_length, self.sizes.width))
         constants = self.prefix_const.expand(len(tokens), -1, -1)
         embeds = self.transformer(torch.cat([tokens, constants], dim=1))[:, self.clip_length :]
         return Prefix(embeds, all_real(embeds))

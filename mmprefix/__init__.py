@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from mmprefix.generation.options import GenerateOptions as GenerateOptions
     from mmprefix.inference.predictor import Predictor as Predictor
     from mmprefix.inference.predictor import load as load
+    from mmprefix.media.source import FrameSequence as FrameSequence
     from mmprefix.media.source import Waveform as Waveform
     from mmprefix.types import Candidate as Candidate
 
 _PUBLIC = {
     "Candidate": "mmprefix.types",
+    "FrameSequence": "mmprefix.media.source",
     "GenerateOptions": "mmprefix.generation.options",
     "InputError": "mmprefix.errors",
     "Predictor": "mmprefix.inference.predictor",
@@ -25,7 +27,7 @@ _PUBLIC = {
     "load": "mmprefix.inference.predictor",
     "metrics": "mmprefix.metrics",
 }
-__all__ = ["Candidate", "GenerateOptions", "InputError", "Predictor", "Waveform", "load", "metrics"]
+__all__ = ["Candidate", "FrameSequence", "GenerateOptions", "InputError", "Predictor", "Waveform", "load", "metrics"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,61 +1,60 @@
-"""Encoder → mapper → prefix → decoder: the only place that sees all three."""
+"""Encoder → mapper → prefix → decoder: the one file that knows all of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from mmprefix.decoders.base import Decoder, TextLoss
-from mmprefix.encoders.base import Encoder
+from mmprefix.encoders.base import Encoder, EncoderMode
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
-from mmprefix.mappers.base import Mapper
-from mmprefix.parts import from_recipe, to_recipe
+from mmprefix.mappers.base import Mapper, Sizes, check_context
+from mmprefix.parts import builder_from_recipe, from_recipe, to_recipe
 from mmprefix.prompt_template import PromptTemplate
+from mmprefix.transcriber import Transcriber
 from mmprefix.types import AnyPrefix, Batch, Candidate, Features, Prefix, concat_prefixes
-
-if TYPE_CHECKING:
-    from mmprefix.transcriber import Transcriber
 
 
 @dataclass
 class Branch:
-    """One way in: a frozen encoder and the mapper that reads it.
+    """One input of the model: a frozen encoder, and the mapper that reads its features.
 
-    ``mapper`` may still want its sizes; it is then called with (dim, pooled_dim, width). None: nothing is made of this
-    input but what a decoder with cross-attention looks at.
+    ``mapper`` is built for the sizes of its encoder and the decoder; None if only the decoder's cross-attention or the
+    mapper of another branch reads them. ``context`` names a branch whose features this mapper reads beside its own.
     """
 
     encoder: Encoder
-    mapper: Callable[[int, int, int], Mapper] | None = None
+    mapper: Callable[[Sizes], Mapper] | None = None
+    context: str | None = None
 
 
 class PrefixLM(nn.Module):
-    """Branches by name, and the decoder that all of them speak to.
+    """Branches by name, and the decoder that reads their prefixes.
 
-    An input may have any subset of the branches; the prefixes of those it has are joined in the order of the branches.
-    A decoder with cross-attention (see ``CrossDecoder``) looks at the frames of all branches that are as wide as those
-    of its own encoder.
+    An input may have any subset of the branches; their prefixes are joined in the order of the branches. The features
+    of a branch named as ``context`` go to the mapper of the branch that names it; rows without that input have nothing
+    real there. A decoder with cross-attention (see ``CrossDecoder``) attends to the frames of all branches that are as
+    wide as those of its own encoder.
 
     Args:
         branches: at least one, unless there is a ``prefix``.
-        decoder: what writes.
-        prefix: a mapper that reads nothing (``Learned``, ``DeepTable``, ``Deep`` over ``Learned``): the task's own
-            prefix, the same for every input, before those of the branches.
-        wording: how context, prompt and question are written to the decoder.
-        transcriber: what writes the context of an input that has none, from its sound (see ``mmprefix.transcriber``).
+        decoder: language model that reads prefixes and writes text.
+        prefix: mapper that reads no input (``Learned``, ``DeepTable`` ...): the task's prefix, before all others.
+        wording: templates of context, prompt and question.
+        transcriber: writes the context of an input that has none, from its sound (see ``mmprefix.transcriber``).
     """
 
     def __init__(
         self,
         branches: dict[str, Branch],
         decoder: Decoder,
-        prefix: Callable[[int, int, int], Mapper] | None = None,
+        prefix: Callable[[Sizes], Mapper] | None = None,
         wording: PromptTemplate | None = None,
         transcriber: Transcriber | None = None,
     ) -> None:
@@ -63,124 +62,147 @@ class PrefixLM(nn.Module):
         if not branches and prefix is None:
             raise InputError("model.branches: at least one branch is needed, such as image or audio, or model.prefix")
         if taken := branches.keys() & {"decoder", "transcriber"}:
-            raise InputError(f"model.branches.{min(taken)}: is the name of another part; call the branch otherwise")
+            raise InputError(f"model.branches.{min(taken)}: is the name of another part; give the branch another")
         self.decoder = decoder
         self.wording = wording or PromptTemplate()
         if transcriber is not None and not self.wording.context:
-            raise InputError(
-                "model.transcriber: nothing reads what it writes; give model.wording.context or leave it out"
-            )
+            raise InputError("model.transcriber: nothing reads its text; give model.wording.context or leave it out")
         self.transcriber = transcriber
         self.encoders = nn.ModuleDict({name: branch.encoder for name, branch in branches.items()})
-        mapped = {name: branch for name, branch in branches.items() if branch.mapper is not None}
-        self.mappers = nn.ModuleDict({name: _mapper(branch, decoder) for name, branch in mapped.items()})
-        self.task_prefix = None if prefix is None else _made(prefix, 0, 0, decoder)
-        for name in self.encoders:
-            _refuse_unread(name, self.encoder(name), name in self.mappers, decoder)
-        if decoder.memory_dim is not None and all(self.encoder(name).dim != decoder.memory_dim for name in branches):
-            raise InputError(
-                f"model.branches: the decoder {decoder.identity.source!r} looks at frames that are "
-                f"{decoder.memory_dim} wide, and no branch has any; add one with the encoder of the same model"
-            )
+        self.contexts = _contexts(branches)
+        self.mappers = nn.ModuleDict()
+        for name, branch in branches.items():
+            if branch.mapper is not None:
+                self.mappers[name] = branch.mapper(self._sizes(name))
+        self.task_prefix = None if prefix is None else prefix(self._sizes(None))
+        self._refuse_misfits()
 
     def encoder(self, name: str) -> Encoder:
-        """The frozen encoder of branch ``name``."""
+        """Encoder of branch ``name``."""
         return cast(Encoder, self.encoders[name])
 
+    def mapper(self, name: str) -> Mapper | None:
+        """Mapper of branch ``name``, None for a branch without one."""
+        return cast(Mapper, self.mappers[name]) if name in self.mappers else None
+
+    def _sizes(self, name: str | None) -> Sizes:
+        """Sizes between which the mapper of branch ``name`` (None: of the task prefix) is built."""
+        decoder, context = self.decoder, None if name is None else self.contexts.get(name)
+        (frames, summary), beside = self._widths(name), self._widths(context)
+        return Sizes(frames, summary, decoder.width, decoder.layers, decoder.heads, decoder.head_width, *beside)
+
+    def _widths(self, name: str | None) -> tuple[int, int]:
+        return (0, 0) if name is None else (self.encoder(name).dim, self.encoder(name).pooled_dim)
+
+    def _refuse_misfits(self) -> None:
+        """Refuse a branch that nothing reads, and a mapper that lacks a context or has no use for one."""
+        if self.task_prefix is not None:
+            check_context(self.task_prefix, None, "model.prefix")
+        for name in self.encoders:
+            mapper = self.mapper(name)
+            if mapper is not None:
+                check_context(mapper, self.contexts.get(name), f"model.branches.{name}")
+            elif name not in self.contexts.values():
+                _require_frames_are_read(name, self.encoder(name), self.decoder)
+        memory_dim = self.decoder.memory_dim
+        if memory_dim is not None and all(self.encoder(name).dim != memory_dim for name in self.encoders):
+            raise InputError(
+                f"model.branches: the decoder {self.decoder.identity.source!r} looks at frames that are "
+                f"{memory_dim} wide, and no branch has any; add one with the encoder of the same model"
+            )
+
     def features(self, inputs: Mapping[str, Any]) -> dict[str, Features]:
-        """Media, or features found before, by branch name → features, in the order of the branches."""
+        """Media, or features encoded before, by branch name → features, in the order of the branches."""
         unknown = inputs.keys() - self.encoders.keys()
         if unknown or (not inputs and self.encoders and not self.reads_text):
-            have = ", ".join(self.encoders)
-            raise InputError(
-                f"no branch for input {', '.join(sorted(unknown)) or '(none given)'}; this model reads {have}"
-            )
-        found: dict[str, Features] = {}
-        for name in self.encoders:
-            if name in inputs:
-                value = inputs[name]
-                found[name] = value if isinstance(value, Features) else self.encoders[name](value)
-        return found
+            names = ", ".join(sorted(unknown)) or "(none given)"
+            raise InputError(f"no branch for input {names}; this model reads {', '.join(self.encoders)}")
+        ordered = {name: inputs[name] for name in self.encoders if name in inputs}
+        return {n: value if isinstance(value, Features) else self.encoders[n](value) for n, value in ordered.items()}
 
     def build_prefix(
         self, inputs: Mapping[str, Any], absent: Mapping[str, Tensor] | None = None, count: int | None = None
     ) -> AnyPrefix:
-        """Media, or features found before, by branch name → the joined prefix of B inputs.
+        """Media, or features encoded before, by branch name → joined prefix of B inputs.
 
-        ``absent`` (B, True) says by branch which inputs lack it after all; ``count`` is B where no branch tells.
+        ``absent`` (B, True) marks by branch the inputs to be treated as missing; ``count`` is B if ``inputs`` is empty.
         """
         return self._prefix(self.features(inputs), absent or {}, count)
 
     def _prefix(self, features: Mapping[str, Features], absent: Mapping[str, Tensor], count: int | None) -> AnyPrefix:
-        count = next((len(found.mask) for found in features.values()), count or 1)
-        parts: list[AnyPrefix] = []
+        count = next((len(value.mask) for value in features.values()), count or 1)
+        device = next(self.decoder.parameters()).device
+        dtype = next((p.dtype for p in self.mappers.parameters()), torch.float32)
+        features = {name: value.to_dtype(dtype) for name, value in features.items()}
+        prefixes: list[AnyPrefix] = []
         if self.task_prefix is not None:
-            one = cast(AnyPrefix, self.task_prefix(_nothing(1, self._device)))
-            parts.append(one.expand(count))
-        for name, found in features.items():
+            prefix = cast(AnyPrefix, self.task_prefix(Features.empty(1, device)))
+            prefixes.append(prefix.expand(count))
+        for name, value in features.items():
             if name in self.mappers:
-                made = cast(AnyPrefix, self.mappers[name](_as(found, self._mapper_dtype)))
-                parts.append(made.mask_rows(absent[name]) if name in absent else made)
-        empty = torch.zeros(count, 0, self.decoder.width, device=self._device)
-        return (
-            concat_prefixes(parts)
-            if parts
-            else Prefix(empty, torch.zeros(count, 0, dtype=torch.bool, device=empty.device))
-        )
+                context = self._context(name, features, absent)
+                prefix = cast(AnyPrefix, self.mappers[name](value, context))
+                prefixes.append(prefix.mask_rows(absent[name]) if name in absent else prefix)
+        return concat_prefixes(prefixes) if prefixes else Prefix.empty(count, self.decoder.width, device)
+
+    def _context(self, name: str, features: Mapping[str, Features], absent: Mapping[str, Tensor]) -> Features | None:
+        """Features that the mapper of branch ``name`` reads as its context, nothing real in rows that lack them."""
+        context = self.contexts.get(name)
+        if context is None:
+            return None
+        own, value = features[name], features.get(context)
+        if value is None:
+            return Features.empty(len(own.mask), own.mask.device, *self._widths(context)).to_dtype(own.frames.dtype)
+        return value.mask_rows(absent[context]) if context in absent else value
 
     def prefill(self, batch: Batch) -> State:
-        """What the decoder knows of the batch's inputs before any text."""
+        """State of the decoder after the prefixes of the batch, before any text."""
         features = self.features(batch.inputs)
         prefix = self._prefix(features, batch.absent, len(batch))
         if self.decoder.memory_dim is None:
             return self.decoder.prefill(prefix)
-        looked = [found for found in features.values() if found.frames.shape[2] == self.decoder.memory_dim]
-        return self.decoder.prefill(prefix, _memory(looked))
+        memory = [value for value in features.values() if value.frames.shape[2] == self.decoder.memory_dim]
+        return self.decoder.prefill(prefix, Features.concat(memory) if memory else None)
 
     def prompts(self, batch: Batch) -> list[str]:
-        """What the decoder reads of each input's context and prompt."""
+        """Context and prompt of each input as the decoder reads them."""
         return [self.wording.render_prompt(c, p) for c, p in zip(batch.contexts, batch.prompts, strict=True)]
 
     def questions(self, batch: Batch) -> list[list[str]]:
-        """What the decoder reads of each input's questions."""
+        """Questions of each input as the decoder reads them."""
         return [[self.wording.render_question(question) for question in row] for row in batch.questions]
 
     @property
     def reads_text(self) -> bool:
-        """Whether the context is written to the decoder, so that an input may be text alone."""
+        """True if the decoder reads contexts, so that an input may be text alone."""
         return bool(self.wording.context)
 
     def text_loss(self, batch: Batch) -> TextLoss:
-        """How badly each target of the batch is predicted."""
+        """Negative log-likelihood of each target of the batch."""
         return self.decoder.text_loss(self.prefill(batch), self.prompts(batch), batch.targets, self.questions(batch))
 
     def generate(self, batch: Batch, options: GenerateOptions) -> list[list[Candidate]]:
-        """For each input its texts, the best first."""
+        """Generated texts of each input, the best first."""
         return self.decoder.generate(self.prefill(batch), self.prompts(batch), options)
 
     @torch.no_grad()
     def merged(self) -> PrefixLM:
-        """The same model with mappers as they are used (see ``Mapper.folded``); the frozen parts are shared."""
-        branches = {
-            name: Branch(
-                self.encoder(name), cast(Mapper, self.mappers[name]).merged() if name in self.mappers else None
-            )
-            for name in self.encoders
-        }
-        prefix = None if self.task_prefix is None else self.task_prefix.merged()
-        return PrefixLM(branches, self.decoder, prefix, self.wording, self.transcriber)
+        """Model for use after training, with merged mappers (see ``Mapper.merged``); the frozen parts are shared."""
+        names = list(self.encoders)
+        branches = {n: Branch(self.encoder(n), _merged(self.mapper(n)), self.contexts.get(n)) for n in names}
+        return PrefixLM(branches, self.decoder, _merged(self.task_prefix), self.wording, self.transcriber)
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """The parameters among ``trained``, those of an encoder that is frozen by now too: an optimiser keeps them."""
+        """Parameters among ``trained``, also those of an encoder that is frozen by now: an optimiser keeps them."""
         names = self.trained.keys()
         return [parameter for name, parameter in self.named_parameters() if name in names]
 
     @property
     def trained(self) -> dict[str, Tensor]:
-        """The tensors that training changes, by name: all of the mappers, and what frozen parts say of themselves."""
-        parts = [(f"encoders.{name}.", self.encoder(name).trained) for name in self.encoders]
-        parts += [("decoder.", self.decoder.trained)]
-        starts = ("mappers.", "task_prefix.", *(place + start for place, inside in parts for start in inside))
+        """Tensors that training changes, by name: all of the mappers, and those that frozen parts declare."""
+        parts = {f"encoders.{name}.": self.encoder(name).trained for name in self.encoders}
+        parts["decoder."] = self.decoder.trained
+        starts = ("mappers.", "task_prefix.", *(part + start for part, inside in parts.items() for start in inside))
         kept: dict[str, Tensor] = {}
         seen: set[tuple[int, torch.Size]] = set()
         for name, tensor in self.state_dict().items():
@@ -191,110 +213,88 @@ class PrefixLM(nn.Module):
         return kept
 
     def reads_frames(self, name: str) -> bool:
-        """Whether a branch's frames are looked at, by its mapper or by a decoder with cross-attention."""
-        looks = self.decoder.memory_dim is not None or name not in self.mappers
-        return looks or cast(Mapper, self.mappers[name]).reads_frames
+        """True if a branch's frames are read: by its mapper, as context of another, or by cross-attention."""
+        shared = self.decoder.memory_dim is not None or name in self.contexts.values()
+        mapper = self.mapper(name)
+        return shared or mapper is None or mapper.reads_frames
 
     @property
     def frozen_parts(self) -> dict[str, Encoder | Decoder | Transcriber]:
-        """The parts that are not saved, by the name that messages and overrides use: branch names, "decoder", and
-        "transcriber" where there is one."""
+        """Parts that are not saved, by name: of their branch, "decoder", and "transcriber" if there is one."""
         parts: dict[str, Encoder | Decoder | Transcriber] = {name: self.encoder(name) for name in self.encoders}
-        writes = {} if self.transcriber is None else {"transcriber": self.transcriber}
-        return {**parts, "decoder": self.decoder, **writes}
+        parts["decoder"] = self.decoder
+        return parts if self.transcriber is None else {**parts, "transcriber": self.transcriber}
 
     def recipe(self) -> dict[str, Any]:
-        """The plain data that ``from_recipe`` builds this model from, without what was trained."""
+        """Plain data from which ``from_recipe`` builds this model, without trained tensors."""
         branches = {
             name: {"encoder": to_recipe(self.encoder(name))}
             | ({"mapper": to_recipe(self.mappers[name])} if name in self.mappers else {})
-            | ({"tuned": True} if self.encoder(name).tuned else {})
+            | ({"context": self.contexts[name]} if name in self.contexts else {})
+            | ({"tuned": True} if self.encoder(name).saved else {})
             for name in self.encoders
         }
-        found: dict[str, Any] = {"branches": branches, "decoder": to_recipe(self.decoder)}
+        recipe: dict[str, Any] = {"branches": branches, "decoder": to_recipe(self.decoder)}
         if self.task_prefix is not None:
-            found["prefix"] = to_recipe(self.task_prefix)
+            recipe["prefix"] = to_recipe(self.task_prefix)
         if self.wording != PromptTemplate():
-            found["wording"] = asdict(self.wording)
+            recipe["wording"] = asdict(self.wording)
         if self.transcriber is not None:
-            found["transcriber"] = to_recipe(self.transcriber)
-        return found
+            recipe["transcriber"] = to_recipe(self.transcriber)
+        return recipe
 
     @classmethod
     def from_recipe(cls, data: dict[str, Any]) -> PrefixLM:
-        """The model that ``recipe()`` wrote down, its mappers not yet trained."""
+        """Build the model that ``recipe()`` describes, with untrained mappers."""
         try:
             branches = {
                 name: Branch(
                     from_recipe(branch["encoder"], Encoder),
-                    from_recipe(branch["mapper"], Mapper) if "mapper" in branch else None,
+                    builder_from_recipe(branch["mapper"], Mapper) if "mapper" in branch else None,
+                    branch.get("context"),
                 )
                 for name, branch in data["branches"].items()
             }
             decoder = from_recipe(data["decoder"], Decoder)
-            prefix = from_recipe(data["prefix"], Mapper) if "prefix" in data else None
-            transcriber = _transcriber(data["transcriber"]) if "transcriber" in data else None
+            prefix = builder_from_recipe(data["prefix"], Mapper) if "prefix" in data else None
+            transcriber = from_recipe(data["transcriber"], Transcriber) if "transcriber" in data else None
             model = cls(branches, decoder, prefix, PromptTemplate(**data.get("wording", {})), transcriber)
             for name, branch in data["branches"].items():
-                model.encoder(name).tuned = bool(branch.get("tuned"))
+                model.encoder(name).set_mode(EncoderMode.TUNED if branch.get("tuned") else EncoderMode.FROZEN)
             return model
         except (KeyError, AttributeError, TypeError) as error:
             raise InputError(
-                f"recipe: branches, their encoder and mapper, or the decoder are missing ({error})"
+                f"recipe: branches, their encoders and mappers, or decoder are missing ({error})"
             ) from error
 
-    @property
-    def _mapper_dtype(self) -> torch.dtype:
-        return next((p.dtype for p in self.mappers.parameters()), torch.float32)
 
-    @property
-    def _device(self) -> torch.device:
-        return next(self.decoder.parameters()).device
+def _merged(mapper: Mapper | None) -> Callable[[Sizes], Mapper] | None:
+    """Builder of the merged ``mapper``, which is built already."""
+    merged = None if mapper is None else mapper.merged()
+    return None if merged is None else lambda sizes: merged
 
 
-def _mapper(branch: Branch, decoder: Decoder) -> Mapper:
-    assert branch.mapper is not None
-    return _made(branch.mapper, branch.encoder.dim, branch.encoder.pooled_dim, decoder)
+def _contexts(branches: Mapping[str, Branch]) -> dict[str, str]:
+    """Context of each branch that has one; InputError if it is no other branch, or no mapper reads it."""
+    contexts = {name: branch.context for name, branch in branches.items() if branch.context is not None}
+    for name, context in contexts.items():
+        option, others = f"model.branches.{name}.context {context!r}", [other for other in branches if other != name]
+        if context not in others:
+            raise InputError(f"{option}: is no other branch; there are {', '.join(others) or 'none'}")
+        if branches[name].mapper is None:
+            raise InputError(f"{option}: no mapper reads it; give this branch one, or no context")
+    return contexts
 
 
-def _made(mapper: Callable[[int, int, int], Mapper], dim: int, pooled_dim: int, decoder: Decoder) -> Mapper:
-    made = mapper if isinstance(mapper, Mapper) else mapper(dim, pooled_dim, decoder.width)
-    made.for_decoder(decoder.layers, decoder.heads, decoder.head_width)
-    return made
-
-
-def _refuse_unread(name: str, encoder: Encoder, mapped: bool, decoder: Decoder) -> None:
-    """Refuses a branch whose features go nowhere: no mapper reads them, and no cross-attention looks at them."""
-    if mapped or encoder.dim == decoder.memory_dim:
+def _require_frames_are_read(name: str, encoder: Encoder, decoder: Decoder) -> None:
+    """Refuse a branch without mapper whose frames no cross-attention reads."""
+    source = f"the decoder {decoder.identity.source!r}"
+    if encoder.dim == decoder.memory_dim:
         return
-    if decoder.memory_dim is None or not encoder.dim:
-        why = f"the decoder {decoder.identity.source!r} looks at no frames" if encoder.dim else "it has no frames"
-        raise InputError(f"model.branches.{name}: has no mapper, and {why}; give it a mapper")
-    raise InputError(
-        f"model.branches.{name}: has no mapper, its frames are {encoder.dim} wide, and the decoder "
-        f"{decoder.identity.source!r} looks at frames that are {decoder.memory_dim} wide; use the encoder of the same "
-        "model, or give it a mapper"
-    )
-
-
-def _nothing(count: int, device: torch.device) -> Features:
-    empty = torch.zeros(count, 0, device=device)
-    return Features(empty[..., None].expand(-1, -1, 0), empty.bool(), empty)
-
-
-def _memory(found: list[Features]) -> Features | None:
-    """The frames of all branches one after the other, (B T1+T2+... D)."""
-    if len(found) < 2:
-        return found[0] if found else None
-    frames, mask = torch.cat([f.frames for f in found], dim=1), torch.cat([f.mask for f in found], dim=1)
-    return Features(frames, mask, found[0].pooled)
-
-
-def _as(features: Features, dtype: torch.dtype) -> Features:
-    return Features(features.frames.to(dtype), features.mask, features.pooled.to(dtype))
-
-
-def _transcriber(data: dict[str, Any]) -> Transcriber:
-    from mmprefix.transcriber import Transcriber
-
-    return from_recipe(data, Transcriber)
+    if not encoder.dim:
+        why = "it has no frames"
+    elif decoder.memory_dim is None:
+        why = f"{source} looks at no frames"
+    else:
+        why = f"its frames are {encoder.dim} wide, while {source} looks at frames that are {decoder.memory_dim} wide"
+    raise InputError(f"model.branches.{name}: has no mapper, and {why}; give it a mapper")

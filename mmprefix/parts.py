@@ -1,10 +1,10 @@
-"""Parts remember how they were built, so that a model can always be written down as a recipe and built again.
+"""Parts record their constructor arguments, so that any model can be written as a recipe and built again.
 
 Encoders, mappers and decoders are parts. ``to_recipe(part)`` gives ``{class_path, init_args}``, the form that the
 Lightning CLI reads; ``from_recipe(recipe, contract)`` gives the part back. Nothing is declared twice.
 
-A class path in a recipe or a saved model is public: ``mmprefix.decoders.CausalDecoder``, whichever file it stands in.
-``RENAMED`` keeps the paths of earlier versions readable.
+A class path in a recipe or a saved model is public: ``mmprefix.decoders.CausalDecoder``, in whichever file the class
+is. ``RENAMED`` keeps the paths of earlier versions readable, ``DROPPED`` their options.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 from mmprefix.errors import InputError
 
@@ -34,6 +34,22 @@ RENAMED = {  # class path of an earlier version → today's
     "mmprefix.words.WordDecoder": "mmprefix.decoders.WordDecoder",
 }
 
+_SIZES = ("dim", "pooled_dim", "width")
+DROPPED = {  # class path → options of an earlier version that are now taken from encoder and decoder (``Sizes``)
+    **{
+        f"mmprefix.mappers.{name}": _SIZES
+        for name in ("learned.Learned", "linear.Linear", "minmax.MinMax", "mlp.MLP", "parallel.Parallel")
+    },
+    **{
+        f"mmprefix.mappers.{name}": _SIZES
+        for name in ("prefix_aac.PrefixAAC", "resampler.Resampler", "transformer.Transformer")
+    },
+    **{
+        f"mmprefix.mappers.{name}": (*_SIZES, "layers", "heads", "head_width")
+        for name in ("prefix_tuning.Deep", "p_tuning_v2.DeepTable")
+    },
+}
+
 
 def with_current_names(data: Any) -> Any:
     """``data`` (plain: dicts, lists, strings ...) with every class path of an earlier version replaced by today's."""
@@ -44,8 +60,20 @@ def with_current_names(data: Any) -> Any:
     return RENAMED.get(data, data) if isinstance(data, str) else data
 
 
+def without_sizes(data: Any) -> Any:
+    """``data`` without the options in ``DROPPED``, which saved models of earlier versions hold."""
+    if isinstance(data, dict):
+        items = {key: without_sizes(value) for key, value in cast(dict[Any, Any], data).items()}
+        dropped, options = DROPPED.get(str(items.get("class_path"))), items.get("init_args")
+        if dropped and isinstance(options, dict):
+            options = cast(dict[str, Any], options)
+            items["init_args"] = {name: value for name, value in options.items() if name not in dropped}
+        return items
+    return [without_sizes(value) for value in cast(list[Any], data)] if isinstance(data, list) else data
+
+
 def lazy_exports(package: str, names: dict[str, str]) -> Callable[[str], Any]:
-    """A module ``__getattr__`` (PEP 562) for ``package``: public names, each imported from its file at first use."""
+    """Module ``__getattr__`` (PEP 562) for ``package``: public names, each imported from its file at first use."""
 
     def get(name: str) -> Any:
         if name not in names:
@@ -56,21 +84,39 @@ def lazy_exports(package: str, names: dict[str, str]) -> Callable[[str], Any]:
 
 
 def class_path(cls: type) -> str:
-    """The public path of a class: of the package that exports it, else of its file."""
+    """Public path of a class: of the package that exports it, else of its file."""
     package = sys.modules.get(cls.__module__.rpartition(".")[0])
     public = package is not None and cls.__qualname__ in getattr(package, "__all__", ())
     return f"{package.__name__ if public and package else cls.__module__}.{cls.__qualname__}"
 
 
 class Part:
-    """A building block whose constructor arguments are plain values, lists, dicts or other parts."""
+    """Base of building blocks whose constructor arguments are plain values, lists, dicts or other parts.
 
+    A subclass may declare:
+
+    - ``path_options``: options that can name a file or folder on disk; a saved model holds them as absolute paths.
+    - ``source_options``: options that say where weights are and in which precision they are loaded, not what is
+      computed from them; a saved model may be loaded with others.
+    - ``wraps``: the option that holds the part whose weights these are (the picture encoder in a video encoder).
+    - ``deferred``: the first constructor argument is not in a recipe, but given by the model that the part belongs to.
+      Its recipe then becomes a function of that argument (``builder_from_recipe``).
+    """
+
+    path_options: ClassVar[tuple[str, ...]] = ("model",)
+    source_options: ClassVar[tuple[str, ...]] = ("model", "revision", "pretrained", "dtype")
+    wraps: ClassVar[str | None] = None
+    deferred: ClassVar[bool] = False
     init_args: dict[str, Any]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         part = super().__new__(cls)
         object.__setattr__(part, "init_args", _bind(cls, part, args, kwargs))
         return part
+
+    def recipe_args(self) -> dict[str, Any]:
+        """Constructor arguments for the recipe; override where it should hold other values than were passed."""
+        return dict(self.init_args)
 
 
 def _bind(cls: type, part: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -90,7 +136,7 @@ def _bind(cls: type, part: object, args: tuple[Any, ...], kwargs: dict[str, Any]
 def to_recipe(value: Any) -> Any:
     """``value`` as plain data: parts become ``{class_path, init_args}``, paths strings, containers are walked."""
     if isinstance(value, Part):
-        args = {name: to_recipe(item) for name, item in value.init_args.items()}
+        args = {name: to_recipe(item) for name, item in value.recipe_args().items()}
         return {"class_path": class_path(type(value)), "init_args": args}
     if isinstance(value, dict):
         return {str(key): to_recipe(item) for key, item in cast(dict[Any, Any], value).items()}
@@ -100,12 +146,40 @@ def to_recipe(value: Any) -> Any:
 
 
 def from_recipe(data: dict[str, Any], contract: type[P]) -> P:
-    """The part that ``data`` (``{class_path, init_args}``) describes.
+    """Build the part that ``data`` (``{class_path, init_args}``) describes.
 
     Raises InputError when the class cannot be imported, is no ``contract``, or refuses its arguments: a recipe
     may come from a stranger, so nothing but a part of the wanted kind is ever called.
     """
+    return builder_from_recipe(data, contract)()
+
+
+def builder_from_recipe(data: dict[str, Any], contract: type[P]) -> Callable[..., P]:
+    """Constructor of the part that ``data`` describes, for a ``deferred`` part a function of its first argument.
+
+    Raises InputError as ``from_recipe`` does: for class and option names at once, for values when it is called.
+    """
+    data = cast(dict[str, Any], without_sizes(with_current_names(data)))
     path = str(data.get("class_path", ""))
+    cls = resolve_class(path, contract)
+    options = cast(dict[str, Any], data.get("init_args") or {})
+    arguments = {name: _rebuild(value) for name, value in options.items()}
+    try:
+        inspect.signature(cls).bind_partial(**arguments)
+    except TypeError as error:
+        raise InputError(f"recipe: {path}: {error}") from error
+
+    def build(*first: Any) -> P:
+        try:
+            return cls(*first, **arguments)
+        except TypeError as error:
+            raise InputError(f"recipe: {path}: {error}") from error
+
+    return build
+
+
+def resolve_class(path: str, contract: type[P]) -> type[P]:
+    """Import the class at ``path``, today's or an earlier one. Raises InputError where it is no ``contract``."""
     path = RENAMED.get(path, path)
     module, _, name = path.rpartition(".")
     try:
@@ -114,15 +188,16 @@ def from_recipe(data: dict[str, Any], contract: type[P]) -> P:
         raise InputError(f"recipe: class_path {path!r} cannot be imported ({error})") from error
     if not (isinstance(cls, type) and issubclass(cls, contract)):
         raise InputError(f"recipe: class_path {path!r} is no {contract.__name__}")
-    try:
-        arguments = cast(dict[str, Any], data.get("init_args") or {})
-        return cls(**{key: _rebuild(value) for key, value in arguments.items()})
-    except TypeError as error:
-        raise InputError(f"recipe: {path}: {error}") from error
+    return cls
 
 
 def _rebuild(value: Any) -> Any:
-    if isinstance(value, dict):
-        items = cast(dict[str, Any], value)
-        return from_recipe(items, Part) if "class_path" in items else {k: _rebuild(v) for k, v in items.items()}
-    return [_rebuild(item) for item in cast(list[Any], value)] if isinstance(value, list) else value
+    if isinstance(value, list):
+        return [_rebuild(item) for item in cast(list[Any], value)]
+    if not isinstance(value, dict):
+        return value
+    items = cast(dict[str, Any], value)
+    if "class_path" not in items:
+        return {name: _rebuild(item) for name, item in items.items()}
+    build = builder_from_recipe(items, Part)
+    return build if resolve_class(str(items["class_path"]), Part).deferred else build()

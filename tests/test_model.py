@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.inference.predictor import Predictor, load
 from mmprefix.kv_cache.trie import build_trie
-from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
@@ -35,6 +36,7 @@ from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
+from mmprefix.saved_model import Detection, ModelSettings
 from mmprefix.training import task
 from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.transcriber import Transcriber
@@ -46,7 +48,7 @@ from tiny.speech_system import SAID, Spoken, part, tone
 
 pytestmark = quietly
 OPTIONS = GenerateOptions(max_new_tokens=5)
-Make = Callable[[int, int, int], Mapper]
+Make = Callable[[Sizes], Mapper]
 
 
 @pytest.fixture(scope="module")
@@ -93,17 +95,17 @@ def row(media: Media, b: int) -> Media:
 # --------------------------------------------------------------------------------------------- inputs that are absent
 
 SOFT: dict[str, Make] = {
-    "audio": lambda d, g, w: Linear(d, g, w, stack=2),
-    "signals": lambda d, g, w: MLP(d, g, w, length=2, hidden=6),
+    "audio": lambda sizes: Linear(sizes, stack=2),
+    "signals": lambda sizes: MLP(sizes, length=2, hidden=6),
 }
 DEEP: dict[str, Make] = {
-    "audio": lambda d, g, w: Deep(d, g, w, SOFT["audio"], hidden=6),
-    "signals": lambda d, g, w: Deep(d, g, w, SOFT["signals"], hidden=6),
+    "audio": lambda sizes: Deep(sizes, mapper=SOFT["audio"], hidden=6),
+    "signals": lambda sizes: Deep(sizes, mapper=SOFT["signals"], hidden=6),
 }
 TASK: dict[str, Make | None] = {
     "no task prefix": None,
-    "soft task prefix": lambda d, g, w: Learned(d, g, w, length=2, std=1.0),
-    "deep task prefix": lambda d, g, w: DeepTable(d, g, w, length=2, std=1.0),
+    "soft task prefix": lambda sizes: Learned(sizes, length=2, std=1.0),
+    "deep task prefix": lambda sizes: DeepTable(sizes, length=2, std=1.0),
 }
 
 
@@ -157,13 +159,12 @@ def test_what_is_hidden_is_not_trained(gpt2: CausalDecoder, ears: Whisper) -> No
 def test_prefixes_hide_their_rows() -> None:
     prefix = Prefix(torch.randn(2, 3, 4), torch.tensor([[True, True, False], [True, True, True]]))
     shape = (2, 2, 2, 3, 2)
-    deep = DeepPrefix(torch.randn(shape), torch.randn(shape), prefix.mask, torch.ones(2, 2))
+    deep = DeepPrefix(torch.randn(shape), torch.randn(shape), prefix.mask)
     rows = torch.tensor([False, True])
     wanted = [[True, True, False], [False] * 3]
     assert prefix.mask_rows(rows).mask.tolist() == deep.mask_rows(rows).mask.tolist() == wanted
     both = MixedPrefix(deep, prefix).mask_rows(rows)
     assert both.deep.mask.tolist() == both.soft.mask.tolist() == wanted
-    assert both.deep.gate is deep.gate
     one = MixedPrefix(
         DeepPrefix(deep.keys[:, :1], deep.values[:, :1], deep.mask[:1]), Prefix(prefix.embeds[:1], prefix.mask[:1])
     )
@@ -302,8 +303,8 @@ def test_frames_of_another_width_become_a_prefix_beside_those_that_are_looked_at
 ) -> None:
     other = Cnn14(str(tiny_encoders.panns(tmp_path / "cnn.pth")), **tiny_encoders.PANNS)
     assert other.dim != asked.memory_dim
-    mapper = Resampler(other.dim, other.pooled_dim, asked.width, length=3, layers=1, hidden=16)
-    model = PrefixLM({"audio": Branch(ears), "room": Branch(other, mapper)}, asked)
+    mapper = Resampler(Sizes(other.dim, other.pooled_dim, asked.width), length=3, layers=1, hidden=16)
+    model = PrefixLM({"audio": Branch(ears), "room": Branch(other, lambda sizes: mapper)}, asked)
     heard = batch({"audio": sounds(3), "room": sounds(3)}, [""] * 3)
     wanted = asked.text_loss(asked.prefill(mapper(other(sounds(3))), ears(sounds(3))), [""] * 3, heard.targets)
     assert torch.allclose(model.text_loss(heard).nll, wanted.nll, atol=1e-4)
@@ -324,15 +325,12 @@ def test_what_does_not_fit_together_is_refused(asked: CrossDecoder, gpt2: Causal
         model.build_prefix({})
     wide = Whisper(ears.identity.source)
     wide.dim = 48
-    with pytest.raises(InputError, match=r"its frames are 48 wide, and the decoder .* frames that are 32 wide"):
+    with pytest.raises(InputError, match=r"its frames are 48 wide, while the decoder .* frames that are 32 wide"):
         PrefixLM({"audio": Branch(wide)}, asked)
     with pytest.raises(InputError, match=r"looks at frames that are 32 wide, and no branch has any"):
         PrefixLM({"signals": Branch(Signals(["a", "b", "c"]), SOFT["signals"])}, asked)
-    with pytest.raises(InputError, match=r"model.transcriber: nothing reads what it writes; give model.wording"):
+    with pytest.raises(InputError, match=r"model.transcriber: nothing reads its text; give model.wording"):
         PrefixLM({"audio": Branch(ears)}, asked, transcriber=Transcriber(ears.identity.source))
-    table = DeepTable(0, 0, 32, layers=3, heads=4, head_width=8)
-    with pytest.raises(InputError, match="DeepTable: is for 3 layers of 4 heads of 8; the decoder has 2 layers"):
-        PrefixLM({}, gpt2, table)
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
@@ -483,7 +481,7 @@ def test_the_saved_model_is_the_trained_one(spoken: Spoken, fitted: Path, tmp_pa
     assert not any(name.startswith(("transcriber", "decoder", "encoders")) for name in state)
     found = load(fitted / "model", device="cpu")
     assert found.model.wording == PromptTemplate("said: {context}\ndecision:")
-    assert found.settings["answers"] == ["directed", "other"]
+    assert found.settings.task == Detection(("directed", "other"))
     files = [{"audio": spoken.place(f"{n}.wav"), "signals": (float(n), 1.0, 7.0)} for n in range(3)]
     contexts = list(SAID)[:3]
     odds = found.detect(files, context=contexts)
@@ -492,13 +490,13 @@ def test_the_saved_model_is_the_trained_one(spoken: Spoken, fitted: Path, tmp_pa
     # the same by the model that was trained
     trained = PrefixLM.from_recipe(saved["recipe"])
     after = {name.removeprefix("model."): tensor for name, tensor in watched(fitted).after.items()}
-    deep = Deep(0, 0, 32, lambda d, g, w: Learned(d, g, w, length=3), hidden=8, layers=2, heads=4, head_width=8)
+    deep = partial(Deep, mapper=partial(Learned, length=3), hidden=8)
     whole = PrefixLM(
-        {name: Branch(trained.encoder(name), _mapper(trained, name)) for name in trained.encoders},
+        {name: Branch(trained.encoder(name), partial(_mapper, trained, name)) for name in trained.encoders},
         trained.decoder, deep, trained.wording, trained.transcriber,
     )  # fmt: skip
     whole.load_state_dict(after)
-    again = Predictor(whole, found.options, found.settings)
+    again = Predictor(whole, found.settings)
     assert again.detect(files, context=contexts) == pytest.approx(odds, abs=1e-4)
     again.save(tmp_path / "again")
     folded = load_file(tmp_path / "again" / "model.safetensors")
@@ -508,7 +506,7 @@ def test_the_saved_model_is_the_trained_one(spoken: Spoken, fitted: Path, tmp_pa
     assert same(load_file(tmp_path / "once more" / "model.safetensors"), state)
 
 
-def _mapper(model: PrefixLM, name: str) -> Mapper:
+def _mapper(model: PrefixLM, name: str, sizes: Sizes) -> Mapper:
     mapper = model.mappers[name]
     assert isinstance(mapper, Mapper)
     return mapper
@@ -585,7 +583,7 @@ def test_recipes_of_models_without_mappers_are_built_again(ears: Whisper, asked:
     assert again.recipe() == model.recipe()
     assert "mapper" not in model.recipe()["branches"]["audio"]
     assert not again.mappers
-    Predictor(model, OPTIONS).save(tmp_path / "model")
+    Predictor(model, ModelSettings(OPTIONS)).save(tmp_path / "model")
     found = load(tmp_path / "model", device="cpu")
     heard = batch({"audio": sounds(3)}, [""] * 3)
     assert torch.equal(found.model.text_loss(heard).nll, model.text_loss(heard).nll)

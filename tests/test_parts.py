@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,11 @@ from mmprefix.decoders.base import Decoder
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel
-from mmprefix.parts import Part, from_recipe, to_recipe
+from mmprefix.parts import Part, builder_from_recipe, from_recipe, to_recipe
 from tiny import models as tiny_models
 
 
@@ -61,10 +62,10 @@ def test_parts_within_parts_survive_yaml_and_json() -> None:
 
 
 def test_mappers_of_the_library_are_built_again_with_the_same_shapes() -> None:
-    arguments = {"length": 2, "hidden": 8}
-    mapper = Parallel(12, 6, 16, mappers=[lambda d, g, w: MLP(d, g, w, **arguments), Linear(12, 6, 16)])
+    sizes = Sizes(12, 6, 16)
+    mapper = Parallel(sizes, mappers=[partial(MLP, length=2, hidden=8), Linear])
     data = yaml.safe_load(yaml.safe_dump(to_recipe(mapper)))
-    again = from_recipe(data, Mapper)
+    again = builder_from_recipe(data, Mapper)(sizes)
     assert to_recipe(again) == to_recipe(mapper)
     shapes = [{name: t.shape for name, t in m.state_dict().items()} for m in (mapper, again)]
     assert shapes[0] == shapes[1]
@@ -104,6 +105,8 @@ def test_the_whole_model_is_written_down_and_built_again(tmp_path: Path) -> None
         ({"class_path": f"{HERE}Leaf", "init_args": {"size": 1, "wide": 2}}, Leaf, "unexpected keyword argument"),
         ({"class_path": f"{HERE}Leaf", "init_args": {}}, Leaf, "missing 1 required positional argument: 'size'"),
         ({"class_path": f"{HERE}Leaf", "init_args": {"size": {"class_path": "os.getcwd"}}}, Leaf, "is no Part"),
+        ({"class_path": "mmprefix.mappers.mlp.MLP", "init_args": {"lenght": 2}}, Mapper, "argument 'lenght'"),
+        ({"class_path": "mmprefix.mappers.mlp.MLP"}, Mapper, "missing 1 required positional argument: 'sizes'"),
     ],
 )  # fmt: skip
 def test_what_is_no_part_is_never_called(data: dict[str, Any], contract: type[Part], message: str) -> None:

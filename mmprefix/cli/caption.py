@@ -13,7 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the verb."""
     add_model(parser)
     parser.add_argument(
-        "files", metavar="FILE", nargs="+", help="pictures or sounds; archive.zip::member reads inside a zip"
+        "files",
+        metavar="FILE",
+        nargs="+",
+        help="pictures, sounds, videos (or folders of their frames); archive.zip::member reads inside a zip",
     )
     parser.add_argument("--prompt", metavar="TEXT", help="what stands before the caption")
     parser.add_argument(

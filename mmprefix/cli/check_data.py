@@ -74,14 +74,14 @@ def check(
     schema: Schema | None = None,
     intent_field: str = "intent",
 ) -> dict[str, Any]:
-    """The faults of ``manifest`` and figures of its good rows, as plain data (seconds, pixels, words, tokens)."""
+    """Faults of ``manifest``, and figures of its good rows (seconds, pixels, frames, words, tokens), as plain data."""
     examples, unread = read_manifest(manifest, split)
     result = inspect(examples, workers=workers, progress=True)
     unlike, figures = ([], None) if schema is None else coverage.schema_coverage(result.examples, schema, intent_field)
     faults = sorted([*unread, *result.faults, *unlike], key=lambda fault: fault.line)
     bad = {fault.line for fault in unlike}
     rows = [row for row in result.examples if row.line not in bad]
-    looks = [result.found[pair] for row in rows for pair in row.inputs.items() if pair in result.found]
+    looks = [result.files[pair] for row in rows for pair in row.inputs.items() if pair in result.files]
     captions = [caption for row in rows for caption in row.captions]
     return {
         "manifest": str(manifest),
@@ -93,6 +93,7 @@ def check(
         "seconds": _spread([look.seconds for look in looks if look.seconds is not None], total=True),
         "width": _spread([look.size[0] for look in looks if look.size]),
         "height": _spread([look.size[1] for look in looks if look.size]),
+        "frames": _spread([look.frames for look in looks if look.frames is not None], total=True),
         "captions": _spread([len(row.captions) for row in rows if row.captions], total=True),
         "without_captions": sum(not row.captions for row in rows),
         "words": _spread([len(caption.split()) for caption in captions]),
@@ -118,7 +119,15 @@ def _lines(report: Mapping[str, Any]) -> Iterable[str]:
     yield f"  {'inputs':<9} {inputs or 'none'}"
     if report["text_alone"]:
         yield f"  {'text':<9} {report['text_alone']} rows of text alone"
-    titles = {"seconds": "s", "width": "pixels", "height": "pixels", "captions": "an input", "words": "", "tokens": ""}
+    titles = {
+        "seconds": "s",
+        "width": "pixels",
+        "height": "pixels",
+        "frames": "",
+        "captions": "an input",
+        "words": "",
+        "tokens": "",
+    }
     for key, unit in titles.items():
         figures = report[key]
         if figures:

@@ -49,16 +49,15 @@ def run(args: argparse.Namespace) -> int:
     """Reads the checkpoint, writes the model directory."""
     from mmprefix.generation.options import GenerateOptions
     from mmprefix.inference.predictor import Predictor
-    from mmprefix.saved_model import require_writable
+    from mmprefix.saved_model import ImportRecord, ModelSettings, require_writable
     from mmprefix.weights import source as sources
 
     require_writable(args.directory)
     model, file = _clipcap(args) if args.system == "clipcap" else _prefix_aac(args)
     decoding = GenerateOptions(max_new_tokens=67, num_beams=5, ranking="clipcap")  # what both published programs do
-    source = {"system": args.system, "source": args.checkpoint}
-    if file.is_file():
-        source["sha256"] = sources.fingerprint([file])
-    Predictor(model, decoding, {"imported": source}).save(args.directory)
+    sha256 = sources.fingerprint([file]) if file.is_file() else None
+    imported = ImportRecord(args.system, args.checkpoint, sha256)
+    Predictor(model, ModelSettings(decoding, imported=imported)).save(args.directory)
     size = sum(part.stat().st_size for part in Path(args.directory).iterdir())
     log.info("saved the model: %s (%.1f MB)", args.directory, size / 1e6)
     return 0

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
 from mmprefix.data.columns import ColumnMapping
-from mmprefix.data.manifest import INPUTS, InputRef, listing, raw_rows, read_manifest
+from mmprefix.data.manifest import INPUTS, InputRef, listing, read_manifest
+from mmprefix.data.manifest_file import raw_rows
 from mmprefix.errors import InputError
 
 if TYPE_CHECKING:
@@ -142,12 +143,18 @@ def _advice(args: argparse.Namespace, wanted: list[str]) -> str:
 
 def relocated_paths(row: Mapping[str, Any], manifest: str, out: str | None) -> dict[str, Any]:
     """A manifest's row with its paths as they are to be written in another manifest, ``out``, perhaps elsewhere."""
-    here, there = Path(manifest).parent, Path(out).parent if out else Path()
-    if here.resolve() == there.resolve():
+    source, target = Path(manifest).parent, Path(out).parent if out else Path()
+    if source.resolve() == target.resolve():
         return dict(row)
-    files = {key: value for key, value in row.items() if key in INPUTS and isinstance(value, str) and value}
-    lead = {key: os.path.relpath(here / value, there) for key, value in files.items() if not Path(value).is_absolute()}
-    return {**row, **lead}
+
+    def relocated(value: Any) -> Any:
+        """A path, or each path of a list; numbers stay as they are."""
+        if isinstance(value, list):
+            return [relocated(item) for item in value]
+        relative = isinstance(value, str) and value and not Path(value).is_absolute()
+        return os.path.relpath(source / value, target) if relative else value
+
+    return {**row, **{key: relocated(value) for key, value in row.items() if key in INPUTS}}
 
 
 def write_lines(

@@ -1,4 +1,4 @@
-"""Manifests → batches: ``PairData``, the data module of every captioning recipe."""
+"""Data: manifests → batches by ``PairData``, the data module of every captioning recipe."""
 
 from typing import TYPE_CHECKING
 

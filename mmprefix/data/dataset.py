@@ -1,78 +1,70 @@
-"""Rows → tensors → Batch: what a loader's workers do."""
+"""Rows of manifests → Batch, read in the workers of a loader."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mmprefix.data.collate import Sample, collate, draw_captions
+from mmprefix.data.collate import collate
 from mmprefix.data.manifest import Example
+from mmprefix.data.model_inputs import LoadInput
+from mmprefix.data.sample import Sample, SampleOptions, sample_of_row
 from mmprefix.data.samplers import BatchRows
 from mmprefix.errors import InputError
-from mmprefix.media.source import Source
-from mmprefix.types import Batch, FeatureRow
+from mmprefix.types import Batch
 
 log = logging.getLogger(__name__)
 
-SampleQuestions = Callable[[Example, np.random.Generator], list[tuple[str, str]]]
-LoadInput = Callable[
-    [Source, float, float | None], Tensor | FeatureRow
-]  # reads an input, or knows what was found in it
-
 
 class ManifestDataset(Dataset[Any]):
-    """``examples`` as batches: indexed by a Draw, it reads its rows and gives a Batch, or an InputError instead of it.
+    """Batches of ``examples``: indexed by a BatchRows, it reads the rows and returns a Batch or an InputError.
 
-    An error is given, not raised, because a loader would bury its one line in a worker's traceback. With ``skip_bad``
-    rows that cannot be read are left out; ``bad`` (one flag a row, shared with the workers) says which. Of the captions
-    of a row ``max_captions`` are drawn anew each epoch, and so is one of its contexts.
+    An error is returned, not raised, because a loader would bury its one line in a worker's traceback. ``BatchLoader``
+    raises it.
 
-    With ``asks`` targets are the answers to questions about the row, drawn anew each epoch: it is given the row and a
-    generator, and gives pairs. Unless it is a ``training`` all epochs are the first.
+    Args:
+        examples: rows of the manifests.
+        load: reads one input, by branch name.
+        options: what is drawn for each row and epoch.
+        skip_bad: leave out rows that cannot be read. ``bad`` (one flag a row, in memory shared with the workers) marks
+            them.
     """
 
     def __init__(
         self,
         examples: Sequence[Example],
-        preprocess: Mapping[str, LoadInput],
-        prompt: str = "",
-        max_captions: int | None = None,
-        seed: int = 0,
+        load: Mapping[str, LoadInput],
+        options: SampleOptions = SampleOptions(),  # noqa: B008 (frozen)
+        *,
         skip_bad: bool = False,
-        asks: SampleQuestions | None = None,
-        training: bool = True,
     ) -> None:
-        self.asks, self.training = asks, training
-        self.examples, self.preprocess, self.prompt = examples, dict(preprocess), prompt
-        self.max_captions, self.seed, self.skip_bad = max_captions, seed, skip_bad
+        self.examples, self.load, self.options, self.skip_bad = examples, dict(load), options, skip_bad
         self.bad = torch.zeros(len(examples), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, draw: BatchRows) -> Batch | InputError:
+    def __getitem__(self, batch: BatchRows) -> Batch | InputError:
         try:
-            samples = [sample for row in draw.rows if (sample := self._read(row, draw.epoch))]
+            samples = [sample for row in batch.rows if (sample := self._read(row, batch.epoch))]
         except InputError as error:
             return error
         if samples:
             return collate(samples)
-        first = self.examples[draw.rows[0]]
-        return InputError(f"{first.file}:{first.line}: none of the {len(draw.rows)} rows of a batch can be read")
+        first = self.examples[batch.rows[0]]
+        return InputError(f"{first.file}:{first.line}: none of the {len(batch.rows)} rows of a batch can be read")
 
     def _read(self, row: int, epoch: int) -> Sample | None:
         if self.bad[row]:
             return None
         example = self.examples[row]
-        items = {name: example.inputs[name] for name in self.preprocess if name in example.inputs}
+        refs = {name: example.inputs[name] for name in self.load if name in example.inputs}
         try:
-            found = {name: self.preprocess[name](item.source, item.start, item.end) for name, item in items.items()}
+            inputs = {name: self.load[name](ref.source, ref.start, ref.end) for name, ref in refs.items()}
         except InputError as error:
             fault = example.fault(str(error))
             if not self.skip_bad:
@@ -80,38 +72,19 @@ class ManifestDataset(Dataset[Any]):
             self.bad[row] = True
             log.warning("left out: %s", fault)
             return None
-        prompt = self.prompt if example.prompt is None else example.prompt
-        questions, targets = self._texts(row, epoch if self.training else 0)
-        place = next((item.path for item in items.values() if item.path), example.places[-1])
-        return Sample(found, prompt, targets, self._context(row, epoch), example.id, place, questions)
-
-    def _context(self, row: int, epoch: int) -> str:
-        example = self.examples[row]
-        texts = [example.context, *example.contexts]
-        if not self.training or len(texts) == 1:
-            return texts[0]
-        return texts[int(np.random.default_rng([self.seed, epoch, row, 1]).integers(len(texts)))]
-
-    def _texts(self, row: int, epoch: int) -> tuple[list[str] | None, list[str]]:
-        """Questions (None where targets are captions) and targets."""
-        if self.asks is None:
-            return None, self._captions(row, epoch)
-        pairs = self.asks(self.examples[row], np.random.default_rng([self.seed, epoch, row]))
-        return [question for question, _ in pairs], [answer for _, answer in pairs]
-
-    def _captions(self, row: int, epoch: int) -> list[str]:
-        return draw_captions(self.examples[row].captions, self.max_captions, [self.seed, epoch, row])
+        source = next((ref.path for ref in refs.values() if ref.path), example.sources[-1])
+        return sample_of_row(example, inputs, self.options, row=row, epoch=epoch, source=source)
 
 
 class BatchLoader(DataLoader[Any]):
-    """A loader of whole batches that raises the InputError a worker gives back.
+    """Loader of whole batches; raises the InputError that a worker returns.
 
-    It answers to ``state_dict`` because Lightning warns of lost batches at any loader that does not; the place in the
-    data is PairData's to keep.
+    It has ``state_dict`` because Lightning warns of lost batches at any loader without one. The position in the data is
+    kept by ``mmprefix.data.resume``.
     """
 
     def __iter__(self) -> Any:
-        return _raising(super().__iter__())
+        return _raise_errors(super().__iter__())
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -120,7 +93,7 @@ class BatchLoader(DataLoader[Any]):
         assert not state
 
 
-def _raising(batches: Iterator[Any]) -> Iterator[Batch]:
+def _raise_errors(batches: Iterator[Any]) -> Iterator[Batch]:
     for batch in batches:
         if isinstance(batch, InputError):
             raise batch

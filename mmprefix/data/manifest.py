@@ -1,51 +1,54 @@
 """Manifest → rows and their faults: JSON lines, or CSV with the same names as header.
 
 A row has ``id``, one or more of ``image``, ``audio``, ``video``, ``signals`` (paths relative to the manifest,
-``archive.zip::member`` inside a zip; signals may be a list of numbers), ``captions`` (a list; in CSV a JSON list) or
-one ``caption`` or ``target``, and optionally ``prompt``, ``context`` (a text, or a list of which training draws one),
-``user``, ``label``, ``split``, ``start`` and ``end`` (seconds). A row of text alone needs no input: it has a
-``context`` or a ``transcript``. Unknown names are kept in ``extra``. Reading decodes nothing: it looks at types, ids,
-texts and whether the files are there.
+``archive.zip::member`` inside a zip; a video may be a folder or a list of pictures, signals a list of numbers),
+``captions`` (a list; in CSV a JSON list) or one ``caption`` or ``target``, and optionally ``prompt``, ``context`` (a
+text, or a list of which training draws one), ``user``, ``label``, ``split``, ``start`` and ``end`` (seconds). A row of
+text alone needs no input: it has a ``context`` or a ``transcript``. Unknown names are kept in ``extra``. Reading
+decodes nothing: it checks types, ids, texts and whether the files exist.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mmprefix.errors import InputError
+from mmprefix.data.manifest_file import RowError, manifest_rows
 from mmprefix.media.files import missing
+from mmprefix.media.kinds import KINDS
+from mmprefix.media.source import FrameSequence, Source
 
-INPUTS = ("image", "audio", "video", "signals")
+INPUTS = tuple(KINDS)
 TEXTS = ("prompt", "user", "label", "split")
 _KNOWN = frozenset({"id", *INPUTS, *TEXTS, "context", "captions", "caption", "target", "start", "end"})
 _ALONE = ("context", "transcript")  # texts that a row may consist of
-_TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 @dataclass(frozen=True)
 class InputRef:
     """A file, or a part of it from ``start`` to ``end`` seconds (None: to its end)."""
 
-    path: str
+    path: str  # of several pictures the first, of numbers ""
     start: float = 0.0
     end: float | None = None
-    numbers: tuple[float, ...] | None = None  # in the place of a file
+    numbers: tuple[float, ...] | None = None  # instead of a file
+    pictures: tuple[str, ...] | None = None  # paths of the frames of a video, in order
 
     @property
-    def source(self) -> str | tuple[float, ...]:
-        """What an encoder reads: the file's path, or the numbers."""
+    def source(self) -> Source:
+        """Input of an encoder's ``preprocess``: the file's path, the frames of a video, or the numbers."""
+        if self.pictures is not None:
+            return FrameSequence(self.pictures)
         return self.path if self.numbers is None else self.numbers
 
 
 @dataclass(frozen=True)
 class RowFault:
-    """What is wrong with one line of a manifest."""
+    """Fault of one line of a manifest."""
 
     file: str
     line: int
@@ -57,14 +60,14 @@ class RowFault:
 
 @dataclass(frozen=True)
 class Example:
-    """One good row. ``prompt`` is None where the row has none; ``captions`` may be empty."""
+    """Good row of a manifest. ``prompt`` is None where the row has none; ``captions`` may be empty."""
 
     id: str
     inputs: Mapping[str, InputRef]
     captions: tuple[str, ...] = ()
     prompt: str | None = None
     context: str = ""
-    contexts: tuple[str, ...] = ()  # other texts that may stand in the context's place
+    contexts: tuple[str, ...] = ()  # further texts, of which training may draw the context
     label: str | None = None
     user: str | None = None
     split: str | None = None
@@ -73,33 +76,29 @@ class Example:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def places(self) -> list[str]:
-        """Where it was read from: its files, and last its line in the manifest."""
-        return [*(item.path for item in self.inputs.values() if item.path), f"{self.file}:{self.line}"]
+    def sources(self) -> list[str]:
+        """Files of the row, and last its line in the manifest."""
+        return [*(ref.path for ref in self.inputs.values() if ref.path), f"{self.file}:{self.line}"]
 
     def fault(self, message: str) -> RowFault:
-        """A fault that was found in this row later."""
+        """Fault of this row with this ``message``."""
         return RowFault(self.file, self.line, message)
-
-
-class _RowError(Exception):
-    """What is wrong with the row that is being read."""
 
 
 def read_manifest(
     path: str | Path, split: str | None = None, where: Mapping[str, Any] | None = None
 ) -> tuple[list[Example], list[RowFault]]:
-    """The good rows of the manifest at ``path`` in its order, and the faults of the others.
+    """Good rows of the manifest at ``path`` in its order, and the faults of the others.
 
     ``split`` keeps the rows of one split, ``where`` those whose fields equal its values (numbers and truth values are
-    compared as they are written in JSON). An id stands for one row of the whole file; a row without id is called by its
-    line number. A manifest without rows has one fault. Raises InputError when ``path`` cannot be read at all.
+    compared as they are written in JSON). An id belongs to one row of the whole file; a row without id has its line
+    number as id. A manifest without rows has one fault. Raises InputError when ``path`` cannot be read at all.
     """
     file, examples, faults = Path(path), list[Example](), list[RowFault]()
     wanted = {**({} if split is None else {"split": split}), **(where or {})}
     seen: dict[str, int] = {}
     rows = 0
-    for line, row in _rows(file):
+    for line, row in manifest_rows(file):
         rows += 1
         try:
             row = _mapping(row)
@@ -108,9 +107,9 @@ def read_manifest(
             if any(_text(row.get(key)) != _text(value) for key, value in wanted.items()):
                 continue
             if twin != line:
-                raise _RowError(f"id {name!r} is already used in line {twin}")
+                raise RowError(f"id {name!r} is already used in line {twin}")
             examples.append(_example(row, name, file, line))
-        except _RowError as error:
+        except RowError as error:
             faults.append(RowFault(str(file), line, str(error)))
     if not rows:
         faults.append(RowFault(str(file), 1, "the manifest is empty"))
@@ -120,76 +119,20 @@ def read_manifest(
     return examples, faults
 
 
-def raw_rows(path: str | Path) -> dict[int, dict[str, Any]]:
-    """The rows of the manifest at ``path`` by line number, as they are written; lines that are no rows are left out."""
-    return {line: row for line, row in _rows(Path(path)) if isinstance(row, dict)}
-
-
-def splits(path: str | Path) -> set[str]:
-    """The values of ``split`` in the manifest at ``path``."""
-    return {str(row["split"]) for _, row in _rows(Path(path)) if isinstance(row, dict) and row.get("split")}
-
-
 def listing(faults: Collection[RowFault], most: int = 20) -> str:
-    """One line a fault, at most ``most`` of them, then how many more there are."""
+    """One line a fault, at most ``most`` of them, and a last line with the number of the others."""
     lines = [str(fault) for fault in list(faults)[:most]]
     return "\n".join(lines + ([f"... and {len(faults) - most} more"] if len(faults) > most else []))
-
-
-# -------------------------------------------------------------------------------------------------- lines of a file
-
-
-def _rows(file: Path) -> Iterator[tuple[int, Any]]:
-    """Line number and value of every row; a _RowError as value where a line is no row."""
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            yield from _table(stream, _TABLES[file.suffix]) if file.suffix in _TABLES else _objects(stream)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
-        raise InputError(f"{file}: the manifest cannot be read: {reason}") from error
-
-
-def _objects(stream: Iterator[str]) -> Iterator[tuple[int, Any]]:
-    for line, text in enumerate(stream, start=1):
-        if text.strip():
-            try:
-                yield line, json.loads(text)
-            except ValueError as error:
-                yield line, _RowError(f"not JSON: {error}")
-
-
-def _table(stream: Iterator[str], delimiter: str) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(stream, delimiter=delimiter)
-    if reader.fieldnames is None:
-        return
-    before = reader.line_num  # a quoted cell may hold line breaks: a row is called by its first line
-    for row in reader:
-        line, before = before + 1, reader.line_num
-        if None in row:
-            yield line, _RowError(f"{len(reader.fieldnames)} names in the header, but more cells in the row")
-        else:
-            yield line, {key: _cell(key, text) for key, text in row.items() if text}
-
-
-def _cell(key: str, text: str) -> Any:
-    """A cell as JSON would have it: numbers for times, a list for captions."""
-    if key in ("start", "end", "captions") or (key == "signals" and text.lstrip().startswith("[")):
-        try:
-            value = json.loads(text)
-        except ValueError:
-            return [text] if key == "captions" else text
-        return value if key != "captions" or isinstance(value, list) else [text]
-    return text
 
 
 # ------------------------------------------------------------------------------------------------------ one row
 
 
 def _mapping(row: Any) -> dict[str, Any]:
-    if isinstance(row, _RowError):
+    if isinstance(row, RowError):
         raise row
     if not isinstance(row, dict):
-        raise _RowError(f"expected a JSON object, found {_kind(row)}")
+        raise RowError(f"expected a JSON object, found {_kind(row)}")
     return {key: value for key, value in row.items() if value is not None}
 
 
@@ -215,34 +158,55 @@ def _example(row: dict[str, Any], name: str, file: Path, line: int) -> Example:
 def _identifier(row: dict[str, Any], line: int) -> str:
     value = row.get("id", line)
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise _RowError(f"id must be a text, found {_kind(value)}")
+        raise RowError(f"id must be a text, found {_kind(value)}")
     return str(value)
 
 
 def _inputs(row: dict[str, Any], folder: Path) -> dict[str, InputRef]:
     start, end = _seconds(row, "start"), _seconds(row, "end")
     if start is not None and end is not None and end <= start:
-        raise _RowError(f"start {start} and end {end}: the end must come after the start")
-    numbers = row.get("signals")
-    listed = isinstance(numbers, list)
-    named = [key for key in INPUTS if not (listed and key == "signals") and _string(row, key) is not None]
-    inputs = {key: InputRef(str(folder / row[key]), start or 0.0, end) for key in named}
-    if not inputs and not listed and not any(row.get(key) for key in _ALONE):
+        raise RowError(f"start {start} and end {end}: the end must come after the start")
+    named = [key for key in INPUTS if isinstance(row.get(key), list) or _string(row, key) is not None]
+    if not named and not any(row.get(key) for key in _ALONE):
         texts = " or ".join(_ALONE)
-        raise _RowError(f"no input: one of {', '.join(INPUTS)} must name a file, or a {texts} hold a text")
-    for key, item in inputs.items():
-        reason = missing(item.path) if row[key] else "the name of the file is empty"
-        if reason:
-            raise _RowError(f"{key}: {reason}")
-    return {**inputs, "signals": InputRef("", numbers=_numbers(numbers))} if listed else inputs
+        raise RowError(f"no input: one of {', '.join(INPUTS)} must name a file, or a {texts} hold a text")
+    return {key: _input(key, row[key], folder, InputRef("", start or 0.0, end)) for key in named}
 
 
-def _numbers(values: list[Any]) -> tuple[float, ...]:
+def _input(key: str, value: str | list[Any], folder: Path, span: InputRef) -> InputRef:
+    """The input in column ``key`` with the times of ``span``; RowError where its files are not there."""
+    lists = KINDS[key].lists
+    if isinstance(value, list) and lists == "numbers":
+        return InputRef("", numbers=_numbers(key, value))
+    if isinstance(value, list) and lists == "files":
+        paths = tuple(str(folder / name) for name in _file_names(key, value))
+        reason = next((reason for path in paths if (reason := missing(path))), None)
+        item = replace(span, path=paths[0], pictures=paths)
+    elif isinstance(value, str):
+        item = replace(span, path=str(folder / value))
+        reason = KINDS[key].missing(item.path) if value else "the name of the file is empty"
+    else:
+        raise RowError(f"{key} must be a text, found {_kind(value)}")
+    if reason:
+        raise RowError(f"{key}: {reason}")
+    return item
+
+
+def _file_names(key: str, values: list[Any]) -> list[str]:
+    for value in values:
+        if not isinstance(value, str) or not value:
+            raise RowError(f"{key} must be a list of file names, found {_kind(value)} in it")
+    if not values:
+        raise RowError(f"{key} must be a list of file names, found none")
+    return values
+
+
+def _numbers(key: str, values: list[Any]) -> tuple[float, ...]:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise _RowError(f"signals must be finite numbers, found {_kind(value)}")
+            raise RowError(f"{key} must be finite numbers, found {_kind(value)}")
     if not values:
-        raise _RowError("signals must be finite numbers, found none")
+        raise RowError(f"{key} must be finite numbers, found none")
     return tuple(float(value) for value in values)
 
 
@@ -252,36 +216,36 @@ def _contexts(row: dict[str, Any]) -> tuple[str, ...]:
         return (text,) if text else ()
     for value in row["context"]:
         if not isinstance(value, str):
-            raise _RowError(f"context must be a text or a list of texts, found {_kind(value)} in it")
+            raise RowError(f"context must be a text or a list of texts, found {_kind(value)} in it")
     return tuple(row["context"])
 
 
 def _captions(row: dict[str, Any]) -> tuple[str, ...]:
-    given = [key for key in ("captions", "caption", "target") if key in row]
-    if len(given) > 1:
-        raise _RowError(f"{' and '.join(given)} are both given; keep one")
-    values = row.get("captions", [row[key] for key in given])
+    names = [key for key in ("captions", "caption", "target") if key in row]
+    if len(names) > 1:
+        raise RowError(f"{' and '.join(names)} are both given; keep one")
+    values = row.get("captions", [row[key] for key in names])
     if not isinstance(values, list):
-        raise _RowError(f"captions must be a list of texts, found {_kind(values)}")
+        raise RowError(f"captions must be a list of texts, found {_kind(values)}")
     for number, value in enumerate(values, start=1):
         if not isinstance(value, str):
-            raise _RowError(f"{given[0]}: caption {number} must be a text, found {_kind(value)}")
+            raise RowError(f"{names[0]}: caption {number} must be a text, found {_kind(value)}")
         if not value.strip():
-            raise _RowError(f"{given[0]}: caption {number} is empty")
+            raise RowError(f"{names[0]}: caption {number} is empty")
     return tuple(value.strip() for value in values)
 
 
 def _string(row: dict[str, Any], key: str) -> str | None:
     value = row.get(key)
     if value is not None and not isinstance(value, str):
-        raise _RowError(f"{key} must be a text, found {_kind(value)}")
+        raise RowError(f"{key} must be a text, found {_kind(value)}")
     return value
 
 
 def _label(row: dict[str, Any], key: str) -> str | None:
     value = row.get(key)
     if isinstance(value, list | dict):
-        raise _RowError(f"{key} must be a text or a number, found {_kind(value)}")
+        raise RowError(f"{key} must be a text or a number, found {_kind(value)}")
     return None if value is None else _text(value)
 
 
@@ -290,7 +254,7 @@ def _seconds(row: dict[str, Any], key: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
-        raise _RowError(f"{key} must be a number of seconds from 0 on, found {value!r}")
+        raise RowError(f"{key} must be a number of seconds from 0 on, found {value!r}")
     return float(value)
 
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.utils.data import Sampler
 
+from mmprefix.data.collate import identity
 from mmprefix.data.columns import ColumnMapping
-from mmprefix.data.dataset import BatchLoader, LoadInput, ManifestDataset, SampleQuestions
-from mmprefix.data.index import DatasetIndex, TokenCounter, build_index
-from mmprefix.data.inspect import COLUMNS as _COLUMNS
-from mmprefix.data.inspect import MediaKind
-from mmprefix.data.manifest import Example, listing, splits
-from mmprefix.data.samplers import BatchRows, BucketSampler, Epochs, EvalSampler, ResumingSampler
+from mmprefix.data.dataset import BatchLoader, ManifestDataset
+from mmprefix.data.index import DatasetIndex, IndexOptions, build_index
+from mmprefix.data.manifest import Example, listing
+from mmprefix.data.manifest_file import splits
+from mmprefix.data.model_inputs import HasModelInputs, ModelInputs
+from mmprefix.data.resume import RunPosition, order_fingerprint
+from mmprefix.data.sample import SampleOptions, SampleQuestions
+from mmprefix.data.samplers import BatchRows, BucketSampler, EvalSampler, rank_and_world
 from mmprefix.errors import InputError
 from mmprefix.types import Batch
 
@@ -31,14 +32,16 @@ _STAGES: dict[str, tuple[Split, ...]] = {
     "test": ("test",),
     "predict": ("predict",),
 }
+_PURPOSES = {"train": "train on", "val": "validate on", "test": "test on", "predict": "predict"}
+_ORDER_OPTIONS = ("batch_size", "seed", "bucket", "drop_last", "max_captions", "max_tokens")
 
 
 class PairData(LightningDataModule):
-    """Pictures or sounds paired with captions, from manifests.
+    """Images or sounds paired with captions, from manifests.
 
-    Which columns are read follows from the model's branches: in a Trainer ``preprocess`` and ``media`` are taken from
-    ``trainer.lightning_module``; without one set both by hand before ``setup``. Several processes need
-    ``Trainer(use_distributed_sampler=False)``: rows are dealt out here.
+    The columns to read follow from the model's branches: a Trainer's ``lightning_module`` gives its ``inputs``
+    (``mmprefix.data.model_inputs.ModelInputs``). Without a Trainer set the attribute ``inputs`` by hand before
+    ``setup``. Several processes need ``Trainer(use_distributed_sampler=False)``: rows are dealt out here.
 
     Args:
         train: manifests to train on (one file or a list).
@@ -56,15 +59,19 @@ class PairData(LightningDataModule):
         prompt: the prompt of rows that have none.
         drop_last: leave out batches that are not full (in training).
         max_captions: captions an input and epoch, drawn anew each epoch; None: all.
-        context: the field that holds what a model that reads text is told of the input (see ``mmprefix.prompt_template``): a
-            text, or a list of texts of which training draws one each epoch; of several fields the first that has one.
-            A+B takes the texts of both.
+        context: the column with the context that a model may read beside its input (see ``mmprefix.prompt_template``):
+            a text, or a list of texts of which training draws one each epoch; of several columns the first that has
+            one. A+B takes the texts of both.
+        target: the column with the target, where that is no caption: label, transcript ...
         max_tokens: most tokens of text in a batch of training, padding included; ``batch_size`` is then the most rows.
-        target: the field that holds what is to be written, where that is no caption: label, transcript ...
     """
+
+    inputs: ModelInputs | None = None
+    sample_questions: SampleQuestions | None = None  # draws questions about a row, where targets are answers
 
     def __init__(
         self,
+        *,
         train: str | list[str] | None = None,
         val: str | list[str] | None = None,
         test: str | list[str] | None = None,
@@ -85,29 +92,21 @@ class PairData(LightningDataModule):
         max_tokens: int | None = None,
     ) -> None:
         super().__init__()
-        self.fields = ColumnMapping((context,) if isinstance(context, str) else tuple(context), target)
-        given = {"train": train, "val": val, "test": test, "predict": predict}
-        self.manifests = {key: [value] if isinstance(value, str) else value for key, value in given.items()}
+        self.columns = ColumnMapping((context,) if isinstance(context, str) else tuple(context), target)
+        manifests = {"train": train, "val": val, "test": test, "predict": predict}
+        self.manifests = {key: [value] if isinstance(value, str) else value for key, value in manifests.items()}
         self.root, self.where = root, where
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers, self.seed, self.on_bad, self.bucket = num_workers, seed, on_bad, bucket
         self.prompt, self.drop_last, self.max_captions, self.max_tokens = prompt, drop_last, max_captions, max_tokens
-        self.count: TokenCounter | None = None  # how many tokens a text has for the decoder, where that is to be known
-        self.preprocess: Mapping[str, LoadInput] = {}
-        self.recall: dict[str, LoadInput] = {}  # what takes the place of ``preprocess`` where features were kept
-        self.media: Mapping[str, MediaKind] = {}
-        self.reads_text = False
-        self.rows: dict[str, DatasetIndex] = {}
-        self._datasets: dict[str, ManifestDataset] = {}
-        self._order: ResumingSampler | None = None
-        self._origin: dict[str, Any] = {}  # of the checkpoint that is resumed, until training starts
-        self._content: dict[str, Any] = {}  # all that the order of the batches follows from
+        self.rows: dict[Split, DatasetIndex] = {}
+        self._datasets: dict[Split, ManifestDataset] = {}
+        self._position = RunPosition()
         self._refuse_options()
 
-    @property
     def has_source(self) -> bool:
-        """Whether it was said where any rows come from."""
+        """Return True where an option names rows to read."""
         return self.root is not None or any(self.manifests.values())
 
     def _refuse_options(self) -> None:
@@ -119,38 +118,29 @@ class PairData(LightningDataModule):
             raise InputError(f"data.num_workers {self.num_workers}: give a number from 0 on")
         if self.on_bad not in ("stop", "skip"):
             raise InputError(f'data.on_bad {self.on_bad!r}: give "stop" or "skip"')
-        if not self.has_source:
+        if not self.has_source():
             raise InputError("no data: give data.root FOLDER, or data.train, data.val, data.test or data.predict FILE")
 
     # ------------------------------------------------------------------------------------------------------- reading
 
     def setup(self, stage: str) -> None:
-        """Reads and checks the manifests of ``stage`` (fit, validate, test, predict) and the headers of all files.
+        """Read and check the manifests of ``stage`` (fit, validate, test, predict) and the headers of all files.
 
         Raises InputError, with file and line of each bad row, unless they are to be skipped.
         """
-        if self.trainer is not None:
-            module = cast(Any, self.trainer.lightning_module)
-            self.preprocess = {**getattr(module, "preprocess", self.preprocess), **self.recall}
-            self.media = getattr(module, "media", self.media)
-            self.reads_text = getattr(module, "reads_text", self.reads_text)
-            self.count = getattr(module, "count_tokens", self.count)
-        if not self.preprocess and not self.reads_text and self.trainer is not None:
-            raise InputError("model.branches: there is none, and without model.wording.context no text is read either")
-        if not self.preprocess and not self.reads_text:
-            raise InputError("PairData does not know the model's branches: set data.preprocess and data.media by hand")
-        branches: dict[str, MediaKind] = {
-            name: self.media.get(name, _COLUMNS.get(name, "image")) for name in self.preprocess
-        }
+        inputs = self._model_inputs()
         for split in _STAGES[stage]:
-            captions = self.max_captions if split == "train" else None
-            targets = split != "predict" and self.sample_questions is None
-            count = self.count if self.max_tokens and split == "train" else None
-            self.rows[split] = build_index(
-                self._files(split), branches, self.where, targets, captions, self.fields, self.reads_text, count
-            )
+            self.rows[split] = build_index(self._files(split), inputs, self._index_options(split))
             self.filter_rows(self.rows[split])
-            self._datasets[split] = self._dataset(self.rows[split].examples, captions, split == "train")
+            options = SampleOptions(
+                prompt=self.prompt,
+                max_captions=self._max_captions(split),
+                seed=self.seed,
+                training=split == "train",
+                sample_questions=self.sample_questions,
+            )
+            skip = self.on_bad == "skip"
+            self._datasets[split] = ManifestDataset(self.rows[split].examples, inputs.load, options, skip_bad=skip)
         faults = [fault for split in _STAGES[stage] for fault in self.rows[split].faults]
         if faults:
             count = "1 bad row" if len(faults) == 1 else f"{len(faults)} bad rows"
@@ -158,8 +148,36 @@ class PairData(LightningDataModule):
                 raise InputError(f"{count} (data.on_bad skip would leave them out)\n{listing(faults)}")
             log.warning("%s left out:\n%s", count, listing(faults))
 
+    def _model_inputs(self) -> ModelInputs:
+        """``inputs`` where they were set, else those of the Trainer's module."""
+        inputs = self.inputs
+        if inputs is None and self.trainer is not None and isinstance(self.trainer.lightning_module, HasModelInputs):
+            inputs = self.trainer.lightning_module.inputs
+        if inputs is None:
+            raise InputError("PairData does not know the model's branches: set data.inputs, a ModelInputs, by hand")
+        if not inputs.load and not inputs.reads_text:
+            raise InputError("model.branches: there is none, and without model.wording.context no text is read either")
+        if self.columns.context != ColumnMapping().context and not inputs.reads_context:
+            names = ", ".join(self.columns.context)
+            raise InputError(
+                f"data.context {names}: this model reads none; give model.wording.context, or leave it out"
+            )
+        return inputs
+
+    def _index_options(self, split: Split) -> IndexOptions:
+        return IndexOptions(
+            where=self.where,
+            columns=self.columns,
+            targets=split != "predict" and self.sample_questions is None,
+            max_captions=self._max_captions(split),
+            count_tokens=split == "train" and self.max_tokens is not None,
+        )
+
+    def _max_captions(self, split: Split) -> int | None:
+        return self.max_captions if split == "train" else None
+
     def _files(self, split: Split) -> list[tuple[str, str | None]]:
-        """The manifests of ``split``, each with the value of ``split`` that its rows must have (None: any)."""
+        """Manifests of ``split``, each with the value of ``split`` that its rows must have (None: any)."""
         files = self.manifests[split]
         if files is None and split == "predict":
             return self._files("test")
@@ -168,79 +186,59 @@ class PairData(LightningDataModule):
         file = str(Path(self.root) / "manifest.jsonl")
         return [(file, split)] if split in splits(file) else []
 
-    sample_questions: SampleQuestions | None = None  # what is asked about a row, where targets are answers
-
     def filter_rows(self, rows: DatasetIndex) -> None:
-        """Moves rows that are of no use to this data module to the faults of ``rows``; here none."""
-
-    def _dataset(self, examples: list[Example], captions: int | None, training: bool) -> ManifestDataset:
-        bad = self.on_bad == "skip"
-        return ManifestDataset(
-            examples, self.preprocess, self.prompt, captions, self.seed, bad, self.sample_questions, training
-        )
+        """Move rows that this data module cannot use to the faults of ``rows``; none by default."""
 
     # ------------------------------------------------------------------------------------------------------- loaders
 
     def train_dataloader(self) -> BatchLoader:
-        """Batches in an order that depends on ``seed`` and epoch only, from where the run stopped if it is resumed."""
-        rank, world = self._processes()
-        rows = self._need("train")
+        """Loader whose order depends on ``seed`` and epoch only; a resumed run goes on where it stopped."""
+        rank, world = rank_and_world(self.trainer)
+        rows = self._rows_of("train")
         sampler = BucketSampler(
-            rows.order, self.batch_size, self.seed, self.bucket, self.drop_last, rank, world, self.max_tokens
+            rows.keys,
+            self.batch_size,
+            seed=self.seed,
+            bucket=self.bucket,
+            drop_last=self.drop_last,
+            rank=rank,
+            world=world,
+            max_tokens=self.max_tokens,
         )
         if not len(sampler):
-            given = f"data.batch_size {self.batch_size}, data.drop_last {self.drop_last}, {world} processes"
-            raise InputError(f"data.train: {len(rows.order)} rows make no batch ({given})")
-        self._content = self._fingerprint(rows.examples, world)
+            options = f"data.batch_size {self.batch_size}, data.drop_last {self.drop_last}, {world} processes"
+            raise InputError(f"data.train: {len(rows.keys)} rows make no batch ({options})")
         if self.trainer is None:
             return self._loader("train", sampler)
         if getattr(self.trainer, "overfit_batches", 0):
             raise InputError("trainer.overfit_batches: PairData keeps its own order; use trainer.limit_train_batches")
-        return self._loader("train", self._resuming(sampler))
-
-    def _resuming(self, sampler: Epochs) -> ResumingSampler:
-        """The batches of ``sampler`` from where the run stands."""
-        trainer = cast(Any, self.trainer)
-        progress, limit = trainer.fit_loop.epoch_loop.batch_progress.total, trainer.limit_train_batches
-        limit = min(len(sampler), limit) if isinstance(limit, int) else int(len(sampler) * limit)
-        self._order = ResumingSampler(sampler, lambda: progress.processed, max(1, limit), self._start())
-        return self._order
+        fingerprint = self.fingerprint(rows.examples, world)
+        return self._loader("train", self._position.sampler(sampler, self.trainer, fingerprint))
 
     def val_dataloader(self) -> BatchLoader | list[Batch]:
-        """Every row once; an empty list where there is nothing to validate on."""
-        return self._evaluation("val") if self.rows["val"].order else []
+        """Loader of every row once; an empty list where there is no row to validate on."""
+        return self._evaluation("val") if self.rows["val"].keys else []
 
     def test_dataloader(self) -> BatchLoader:
-        """Every row once."""
+        """Loader of every row once."""
         return self._evaluation("test")
 
     def predict_dataloader(self) -> BatchLoader:
-        """Every row once, in the order of the manifests."""
+        """Loader of every row once, in the order of the manifests."""
         return self._evaluation("predict")
 
     def _evaluation(self, split: Split) -> BatchLoader:
+        rank, world = rank_and_world(self.trainer)
         bucket = self.bucket and split != "predict"
-        rows = self._need(split)
-        return self._loader(split, EvalSampler(rows.order, self.eval_batch_size, bucket, *self._processes()))
+        keys = self._rows_of(split).keys
+        return self._loader(split, EvalSampler(keys, self.eval_batch_size, bucket=bucket, rank=rank, world=world))
 
-    def _need(self, split: Split) -> DatasetIndex:
+    def _rows_of(self, split: Split) -> DatasetIndex:
         rows = self.rows[split]
-        if not rows.order:
-            aim = {"train": "train on", "val": "validate on", "test": "test on", "predict": "predict"}[split]
+        if not rows.keys:
             folder = f", or rows whose split is {split} in data.root {self.root}" if self.root else ""
-            raise InputError(f"there is no row to {aim}: give data.{split} FILE{folder}")
+            raise InputError(f"there is no row to {_PURPOSES[split]}: give data.{split} FILE{folder}")
         return rows
-
-    def _processes(self) -> tuple[int, int]:
-        """The number of this process, and how many there are."""
-        trainer = self.trainer
-        if trainer is None or trainer.world_size == 1:
-            return 0, 1
-        if trainer._accelerator_connector.use_distributed_sampler:
-            raise InputError(
-                "trainer.use_distributed_sampler true in several processes: give false; PairData deals out the rows"
-            )
-        return trainer.global_rank, trainer.world_size
 
     def _loader(self, split: Split, sampler: Sampler[BatchRows]) -> BatchLoader:
         cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
@@ -248,63 +246,44 @@ class PairData(LightningDataModule):
             self._datasets[split],
             batch_size=None,  # the sampler draws whole batches, and the data set reads them
             sampler=sampler,
-            collate_fn=_as_it_is,
+            collate_fn=identity,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=cuda,
             generator=torch.Generator().manual_seed(self.seed),  # a loader without one draws from torch's own
         )
 
-    # ------------------------------------------------------------------------------------------------------ resuming
+    # ------------------------------------------------------------------------------------- checkpoint and saved model
+
+    def fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
+        """Plain data that changes whenever a training in ``world`` processes would have other batches."""
+        return order_fingerprint(examples, world, {name: getattr(self, name) for name in _ORDER_OPTIONS})
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch, the batches of it that are done, the batches done in all, and what their order follows from."""
-        if self._order is None:
-            return {}
-        epoch, batches = self._order.position()
-        return {"epoch": epoch, "batches": batches, "total": self._order.done(), "content": self._content}
+        """Position of the run in its data; see ``mmprefix.data.resume``."""
+        return self._position.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The next training goes on where ``state_dict`` was taken."""
-        self._origin = state_dict
+        """Let the next training go on where ``state_dict`` was saved."""
+        self._position.load_state_dict(state_dict)
 
-    def _start(self) -> tuple[int, int, int]:
-        """Where to go on from: epoch, batches of it that are done, batches done in all.
+    def source_names(self) -> list[str]:
+        """Names of the manifests to train, validate and test on, or the folder that they are in; for the model card."""
+        files = [Path(file).name for split in ("train", "val", "test") for file in self.manifests[split] or []]
+        return files or [self.root or ""]
 
-        Raises InputError within an epoch whose batches would not be those of the checkpoint.
-        """
-        origin, self._origin = self._origin, {}
-        if not origin:
-            return 0, 0, 0
-        before, now = origin["content"], self._content
-        changed = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
-        if changed and origin["batches"]:
-            raise InputError(
-                f"the checkpoint was taken after {origin['batches']} batches of an epoch whose order cannot be made "
-                f"again: {'; '.join(changed)}; give what was, or a checkpoint from an epoch's end"
-            )
-        return origin["epoch"], origin["batches"], origin["total"]
-
-    def _fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
-        content = "\n".join(f"{row.line}\t{row.id}\t{row.captions}{_told(row)}" for row in examples)
-        options = ("batch_size", "seed", "bucket", "drop_last", "max_captions", "max_tokens")
-        return {
-            "rows": len(examples),
-            "content": hashlib.sha256(content.encode()).hexdigest()[:16],
-            "processes": world,
-            **{f"data.{name}": getattr(self, name) for name in options},
-        }
+    def task_settings(self) -> dict[str, Any]:
+        """Settings of a saved model that follow from this data, in the form of its YAML file."""
+        return {}
 
     def teardown(self, stage: str) -> None:
-        """Says how many rows could not be decoded, where such rows were to be skipped."""
+        """Log the number of rows that could not be decoded, where such rows were to be skipped."""
         bad = sum(int(self._datasets[split].bad.sum()) for split in _STAGES[stage] if split in self._datasets)
         if bad:
             log.warning("rows left out because their files could not be decoded: %d", bad)
 
 
-def _told(row: Example) -> str:
-    return f"\t{(row.context, *row.contexts)}" if row.context else ""
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+def attached_data(trainer: Trainer) -> PairData | None:
+    """PairData that ``trainer`` runs on; None where it runs on other data."""
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, PairData) else None

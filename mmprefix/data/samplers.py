@@ -1,4 +1,4 @@
-"""Which rows make up which batch: a pure function of seed and epoch, the same on every machine and after every restart.
+"""Rows of each batch: a pure function of seed and epoch, the same on every machine and after every restart.
 
 Rows of like length share a batch (less padding), rows with different inputs never do, and in a run of several
 processes each row goes to exactly one of them.
@@ -6,47 +6,70 @@ processes each row goes to exactly one of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
+from lightning.pytorch import Trainer
 from torch.utils.data import Sampler
+
+from mmprefix.errors import InputError
 
 POOL = 50  # batches within which rows are sorted by length: long enough to sort well, short enough to stay random
 
 
 class BatchRows(NamedTuple):
-    """The rows of one batch, and the epoch that draws them."""
+    """Row numbers of one batch, and the epoch that it belongs to."""
 
     epoch: int
     rows: list[int]
 
 
 class RowKey(NamedTuple):
-    """What the order needs to know of a row: which inputs it has, and a key by which rows of like length are near."""
+    """Sort key of a row: rows with the same ``inputs`` may share a batch, rows of like ``length`` should.
+
+    ``seconds`` of the longest sound (0: none), the number of ``captions`` an epoch, and their ``tokens`` with the
+    context's, or letters where the decoder's tokens were not counted.
+    """
 
     inputs: frozenset[str]
-    length: tuple[float, ...]
+    seconds: float
+    captions: int
+    tokens: int
+
+    @property
+    def length(self) -> tuple[float, int, int]:
+        """(seconds, captions, tokens): the most important first."""
+        return self.seconds, self.captions, self.tokens
 
 
 class BucketSampler(Sampler[BatchRows]):
-    """The batches of training, epoch after epoch.
+    """Batches of training, epoch after epoch.
 
     A step of the whole run takes ``batch_size * world`` rows, all with the same inputs, and deals them out to the
-    ``world`` processes, of which this is number ``rank``; all have the same number of batches. With ``bucket`` rows are
-    shuffled, sorted by length within pools of 50 steps, cut into steps, and the steps shuffled. Every row comes once
-    an epoch; only a last step with fewer rows than processes is left out, and any smaller one with ``drop_last``.
-
-    With ``max_tokens`` rows are sorted over the whole epoch, those of equal length shuffled, and a step ends where one
-    row more would make a process run more tokens of text than that, padding included: rows times the longest one's.
+    processes; all processes have the same number of batches. Every row comes once an epoch; only a last step with fewer
+    rows than processes is left out.
 
     ``skip`` batches of the epoch set by ``set_epoch`` are already done; ``len()`` counts them all the same.
+
+    Args:
+        rows: the key of each row.
+        batch_size: rows a batch and process.
+        seed: of the order.
+        bucket: shuffle rows, sort them by length within pools of 50 steps, cut them into steps, and shuffle the steps;
+            otherwise shuffle only.
+        drop_last: leave out steps that are not full.
+        rank: number of this process.
+        world: number of processes.
+        max_tokens: sort rows over the whole epoch, those of equal length shuffled, and end a step where one row more
+            would give a process more tokens of text than this, padding included (rows times the longest row's).
     """
 
     def __init__(
         self,
         rows: Sequence[RowKey],
         batch_size: int,
+        *,
         seed: int = 0,
         bucket: bool = True,
         drop_last: bool = False,
@@ -59,6 +82,7 @@ class BucketSampler(Sampler[BatchRows]):
         self.rank, self.world = rank, world
         self.groups = list(_groups(rows).values())
         self.lengths = np.array([row.length for row in rows], dtype=np.float64).reshape(len(rows), -1)
+        self.tokens = np.array([row.tokens for row in rows], dtype=np.float64)
         self.epoch = self.skip = 0
         self._steps = len(self._steps_of([self._order(group, np.random.default_rng(0)) for group in self.groups]))
 
@@ -69,11 +93,11 @@ class BucketSampler(Sampler[BatchRows]):
         return iter(self.batches(self.epoch)[self.skip :])
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """The epoch that the next iteration draws, and how many of its batches to leave out at the start."""
+        """Set the epoch of the next iteration, and the number of its batches to leave out at the start."""
         self.epoch, self.skip = epoch, skip
 
     def batches(self, epoch: int) -> list[BatchRows]:
-        """The batches of this process in ``epoch``."""
+        """Batches of this process in ``epoch``."""
         random = np.random.default_rng([self.seed, epoch])
         steps = self._steps_of([self._order(group, random) for group in self.groups])
         return [
@@ -104,7 +128,7 @@ class BucketSampler(Sampler[BatchRows]):
 
     def _by_tokens(self, order: np.ndarray, most: int) -> Iterator[np.ndarray]:
         """Steps of at most ``most`` rows, by the tokens that the longest of them has."""
-        tokens, start, longest = self.lengths[order, -1], 0, 0.0
+        tokens, start, longest = self.tokens[order], 0, 0.0
         for end, longer in enumerate(np.maximum(tokens, 1)):
             longest = max(longest, longer)
             rows = -(-(end + 1 - start) // self.world)  # of the process that has most
@@ -115,7 +139,7 @@ class BucketSampler(Sampler[BatchRows]):
 
 
 class EvalSampler(Sampler[BatchRows]):
-    """The batches of one evaluation: every row exactly once, in an order that never changes.
+    """Batches of one evaluation: every row exactly once, in an order that never changes.
 
     With ``bucket`` rows of like length share a batch, and batches come in the order of their first rows. Processes take
     batches in turn. Batches are halved until all processes have equally many, because a process that is done early
@@ -124,7 +148,7 @@ class EvalSampler(Sampler[BatchRows]):
     """
 
     def __init__(
-        self, rows: Sequence[RowKey], batch_size: int, bucket: bool = False, rank: int = 0, world: int = 1
+        self, rows: Sequence[RowKey], batch_size: int, *, bucket: bool = False, rank: int = 0, world: int = 1
     ) -> None:
         lengths = [row.length for row in rows]
         batches: list[list[int]] = []
@@ -144,47 +168,22 @@ class EvalSampler(Sampler[BatchRows]):
         return iter([BatchRows(0, rows) for rows in self.mine])
 
 
-class Epochs(Protocol):
-    """Batches, epoch after epoch, that can be begun anywhere."""
+def rank_and_world(trainer: Trainer | None) -> tuple[int, int]:
+    """Number of this process, and number of processes.
 
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-    def set_epoch(self, epoch: int, skip: int = 0) -> None: ...
-
-
-class ResumingSampler(Sampler[BatchRows]):
-    """``sampler``, at each start of an epoch set to the place where the run really is.
-
-    ``done`` tells how many batches this run has been trained on, over all epochs and restarts; ``origin`` is the epoch,
-    batch and ``done`` from which is counted. ``limit`` is the number of batches that a run takes of each epoch.
-    Counting what was trained, not epochs begun, makes the order independent of where in its own loop a trainer starts
-    again: a checkpoint from an epoch's end can lead Lightning to number the next epoch one too high.
+    Raises InputError where Lightning would deal out the rows once more.
     """
-
-    def __init__(
-        self, sampler: Epochs, done: Callable[[], int], limit: int, origin: tuple[int, int, int] = (0, 0, 0)
-    ) -> None:
-        self.sampler, self.done, self.limit, self.origin = sampler, done, limit, origin
-
-    def __len__(self) -> int:
-        return len(self.sampler)
-
-    def position(self) -> tuple[int, int]:
-        """The epoch that the run is in, and how many of its batches are done."""
-        epoch, batch, done = self.origin
-        since = max(0, self.done() - done)  # a trainer may ask before it has restored its own count
-        more, batch = divmod(batch + since, self.limit)
-        return epoch + more, batch
-
-    def __iter__(self) -> Iterator[BatchRows]:
-        self.sampler.set_epoch(*self.position())
-        return iter(self.sampler)
+    if trainer is None or trainer.world_size == 1:
+        return 0, 1
+    if trainer._accelerator_connector.use_distributed_sampler:
+        raise InputError(
+            "trainer.use_distributed_sampler true in several processes: give false; PairData deals out the rows"
+        )
+    return trainer.global_rank, trainer.world_size
 
 
 def _groups(rows: Sequence[RowKey]) -> dict[frozenset[str], np.ndarray]:
-    """The numbers of the rows by the inputs that they have, in order of appearance."""
+    """Row numbers by the inputs that the rows have, in order of appearance."""
     groups: dict[frozenset[str], list[int]] = {}
     for number, row in enumerate(rows):
         groups.setdefault(row.inputs, []).append(number)

@@ -90,8 +90,6 @@ class ComposedDecoder(Decoder):
         if isinstance(prefix, MixedPrefix):
             return self.extend(self.prefill_with(prefix.deep, memory), prefix.soft.embeds, prefix.soft.mask)
         if isinstance(prefix, DeepPrefix):
-            if prefix.gate is not None:
-                raise InputError("a gated deep prefix needs a decoder with gated attention; this one joins it")
             dtype = self.language_model.dtype
             layers = zip(prefix.keys.to(dtype), prefix.values.to(dtype), strict=True)
             return State(tuple(layers), prefix.mask, None, memory)

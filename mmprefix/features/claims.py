@@ -1,4 +1,4 @@
-"""Who encodes what: processes that fill one feature store at once take different pieces of work, and none is lost.
+"""Division of work between processes that fill one feature store at once: no piece is done twice, none is lost.
 
 Each process has a file that names what it has taken, and holds a lock on it while it lives. The system drops the lock
 when the process ends, however it ends; what it had taken is then free again.
@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 
 class Claims:
-    """The pieces of work, each called by a line of text, that this process has taken among those of ``folder``."""
+    """Pieces of work, each named by a line of text, that this process has taken among those of ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "claims"
@@ -30,7 +30,7 @@ class Claims:
         self._write()
 
     def take(self, work: str, done: Callable[[], bool]) -> bool:
-        """Whether ``work`` is now this process's: it is not where another one that lives has it, or it is ``done``."""
+        """Take ``work``; returns False where a living process has it, or where it is ``done``."""
         with self._all:
             if work in self.taken or any(work in theirs for theirs in self._others()) or done():
                 return False
@@ -39,12 +39,12 @@ class Claims:
             return True
 
     def release(self, done: Iterable[str]) -> None:
-        """Gives back what is done: others can find by now what was made of it."""
+        """Give back work that is done, once its results are in the store."""
         self.taken.difference_update(done)
         self._write()
 
     def close(self) -> None:
-        """Gives everything back, and goes."""
+        """Give everything back and remove this process's files."""
         with self._all:
             self._own.release()
             self._forget(self.name)
@@ -76,7 +76,7 @@ class Claims:
 
 @contextmanager
 def claiming(folder: Path) -> Iterator[Claims]:
-    """The claims of this process, given back at the end."""
+    """Claims of this process, given back at the end."""
     claims = Claims(folder)
     try:
         yield claims

@@ -1,8 +1,8 @@
-"""Where each entry of a feature store is: one table over all its shards, in a file that all processes map.
+"""Index of a feature store: one table over all its shards, in a file that all processes map.
 
-``row`` and ``shard`` (N) are the places of all entries in the order of their keys; those whose keys begin with the
-same k bits stand from ``starts[bits]`` to ``starts[bits + 1]``, (2^k + 1), with 2^k at least N. The file tells which
-shards it is of. One that is of others, damaged or missing is made anew by one of the processes that open the store.
+``shard`` and ``row`` (N) locate all entries, in the order of their keys; entries whose keys begin with the same k bits
+lie from ``starts[bits]`` to ``starts[bits + 1]``, (2^k + 1), with 2^k at least N. The file records which shards it
+indexes. A file that is of other shards, damaged or missing is written anew by one of the processes that open the store.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ _PARTS = ("starts", "shard", "row")
 
 
 class Index:
-    """Finds an entry of ``shards`` by its key, in the table of ``_PARTS``; gives all of them in the order of keys."""
+    """Look-up of the entries of ``shards`` by key; iterates over (shard, row) in the order of keys.
+
+    ``parts`` are the tensors ``_PARTS`` of the index file.
+    """
 
     def __init__(self, shards: Sequence[Shard], parts: Sequence[Tensor]) -> None:
         self.shards = list(shards)
@@ -39,27 +42,27 @@ class Index:
         return ((self.shards[shard], row) for shard, row in zip(self._shard, self._row, strict=True))
 
     def find(self, key: bytes) -> tuple[Shard, int] | None:
-        """The shard, and the row there, of the entry with this very key, if it is there."""
+        """Shard and row of the entry with ``key``, or None."""
         bits = int.from_bytes(key[:8], "big") >> self._rest
-        for place in range(self._starts[bits], self._starts[bits + 1]):
-            shard, row = self.shards[self._shard[place]], self._row[place]
+        for entry in range(self._starts[bits], self._starts[bits + 1]):
+            shard, row = self.shards[self._shard[entry]], self._row[entry]
             if shard.key(row) == key:
                 return shard, row
         return None
 
 
 def open_index(shards: Sequence[Shard], file: Path) -> Index:
-    """The index of these shards, mapped from ``file``, which is written where it does not hold that yet.
+    """Index of ``shards``, mapped from ``file``, which is written first where it is missing or of other shards.
 
-    Where the disk does not take it, this process has an index of its own in memory.
+    Where the disk refuses, this process holds an index of its own in memory.
     """
-    found = _mapped(shards, file)
-    if found is None:
+    index = _mapped(shards, file)
+    if index is None:
         with suppress(OSError, NotImplementedError, InputError), FileLock(file.with_name(f"{file.name}.lock")):
-            if _mapped(shards, file) is None:  # else it was written meanwhile, and all are to map the same file
-                write_tensor_file(file, dict(zip(_PARTS, _table(shards), strict=True)), shards=_told(shards))
-        found = _mapped(shards, file)
-    return Index(shards, _table(shards)) if found is None else found
+            if _mapped(shards, file) is None:  # else another process wrote it: map that one
+                write_tensor_file(file, dict(zip(_PARTS, _table(shards), strict=True)), shards=_fingerprint(shards))
+        index = _mapped(shards, file)
+    return Index(shards, _table(shards)) if index is None else index
 
 
 def _mapped(shards: Sequence[Shard], file: Path) -> Index | None:
@@ -67,12 +70,12 @@ def _mapped(shards: Sequence[Shard], file: Path) -> Index | None:
         mapped = TensorFile(file, _PARTS)
     except DamagedError:
         return None
-    if mapped.about.get("shards") != _told(shards) or not mapped.is_whole():
+    if mapped.about.get("shards") != _fingerprint(shards) or not mapped.is_whole():
         return None
     return Index(shards, mapped.parts)
 
 
-def _told(shards: Sequence[Shard]) -> str:
+def _fingerprint(shards: Sequence[Shard]) -> str:
     lines = [f"{shard.file.name} {shard.sha256} {len(shard)}\n" for shard in shards]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

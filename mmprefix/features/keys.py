@@ -1,6 +1,6 @@
-"""What an input is known by in the feature store: the hash of its content, and the part of it that is read.
+"""Keys of the feature store: the hash of an input's content, and the span of it that is read.
 
-A file is read for that once; later its size and times tell that it is the same, as git does it.
+A file is hashed once; later its size and times tell that it is unchanged, as in git.
 """
 
 from __future__ import annotations
@@ -8,28 +8,43 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 from mmprefix.features.shard import KEY
 from mmprefix.media.files import open_source, split_member
+from mmprefix.media.source import FrameSequence, Source
+from mmprefix.media.video import files_of
 
 _TABLE = "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, changed INT, touched INT, sha256 TEXT)"
 
 
 def feature_key(content: str, start: float = 0.0, end: float | None = None) -> bytes:
-    """The key of the part from ``start`` to ``end`` seconds of an input with this hash."""
+    """Key of the span from ``start`` to ``end`` seconds of an input whose content has this hash."""
     return hashlib.sha256(f"{content} {start!r} {end!r}".encode()).digest()[:KEY]
 
 
-def content_hashes(paths: Iterable[str], memory: Path) -> dict[str, str]:
-    """The SHA-256 (hex) of each file or archive member; ``memory`` is a file that remembers them.
+def content_hashes(sources: Iterable[Source], memory: Path) -> dict[Source, str]:
+    """SHA-256 (hex) of each file, archive member, or video of several pictures; ``memory`` is a file that keeps them.
 
-    Raises InputError for a file that cannot be read.
+    The hash of several pictures is that of their hashes in order. Raises InputError for a file that cannot be read.
     """
-    names = {name: os.path.abspath(name) for name in paths}
+    files = {source: files_of(source) for source in sources}
+    hashes = _file_hashes({file for names in files.values() for file in names}, memory)
+    return {source: _joint_hash(source, [hashes[file] for file in names]) for source, names in files.items()}
+
+
+def _joint_hash(source: Source, hashes: list[str]) -> str:
+    if isinstance(source, str | Path) and not Path(source).is_dir():
+        return hashes[0]
+    rate = source.rate if isinstance(source, FrameSequence) else 1.0
+    return hashlib.sha256("\n".join([f"{rate!r} pictures a second", *hashes]).encode()).hexdigest()
+
+
+def _file_hashes(files: Collection[str], memory: Path) -> dict[str, str]:
+    names = {name: os.path.abspath(name) for name in files}
     states = {name: _state(name) for name in names.values()}
     memory.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(memory, timeout=60)) as base:
@@ -51,8 +66,8 @@ def content_hashes(paths: Iterable[str], memory: Path) -> dict[str, str]:
 
 
 def _state(name: str) -> tuple[int, int, int]:
-    found = split_member(name)[0].stat()
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = split_member(name)[0].stat()
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _hash(name: str) -> str:

@@ -1,7 +1,7 @@
-"""One file of a feature store: what an encoder found in many inputs, written once and then only mapped into memory.
+"""Shard of a feature store: features of N inputs in one file, written once and then only mapped into memory.
 
-A shard (``mmprefix.features.tensor_file``) holds ``keys`` (N 16) bytes, ``frames`` (F D), the frames of all inputs one after the
-other, ``ends`` (N), where those of each input end, and ``pooled`` (N G).
+A shard (``mmprefix.features.tensor_file``) holds ``keys`` (N 16) bytes, ``frames`` (F D), the frames of all inputs one
+after the other, ``ends`` (N), the row of ``frames`` behind the last of each input, and ``pooled`` (N G).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _PARTS = ("keys", "frames", "ends", "pooled")
 
 
 class Shard:
-    """A shard's tensors, mapped. Raises DamagedError for a file that is no whole shard."""
+    """Mapped tensors of a shard. Raises DamagedError for a damaged or incomplete file."""
 
     def __init__(self, file: Path) -> None:
         self.file, self._mapped = file, TensorFile(file, _PARTS)
         self.sha256 = self._mapped.sha256
         self.keys, self.frames, ends, self.pooled = self._mapped.parts
         self.ends, self._names = ends.numpy().data, self.keys.view(-1).numpy().data
-        self._frames, self._pooled = self.frames.numpy(), self.pooled.numpy()  # whose views cost less
+        self._frames, self._pooled = self.frames.numpy(), self.pooled.numpy()  # their views are cheaper than torch's
         self._no_frames = self.frames[:0] if not self.frames.numel() else None
         self._no_pooled = self.pooled[0] if not self.pooled.numel() else None
 
@@ -34,11 +34,11 @@ class Shard:
         return len(self.ends)
 
     def key(self, row: int) -> bytes:
-        """The key of an entry."""
+        """Key of the entry in ``row``."""
         return self._names[KEY * row : KEY * row + KEY].tobytes()
 
     def __getitem__(self, row: int) -> FeatureRow:
-        """Views of the mapped file: a copy is made where they are put into a batch."""
+        """Entry in ``row``, as views of the mapped file; collating copies them."""
         frames, pooled = self._no_frames, self._no_pooled
         if frames is None:
             frames = torch.from_numpy(self._frames[self.ends[row - 1] if row else 0 : self.ends[row]])
@@ -47,12 +47,12 @@ class Shard:
         return FeatureRow(frames, pooled)
 
     def is_whole(self) -> bool:
-        """Whether the content is what was written; reads all of it."""
+        """Return True where the content has the hash it was written with; reads all of it."""
         return self._mapped.is_whole()
 
 
 def write_shard(file: Path, keys: Sequence[bytes], entries: Sequence[FeatureRow]) -> None:
-    """Writes entries (of one width) under their keys; ``file`` is there whole or not at all.
+    """Write ``entries`` (of one width) under their keys; ``file`` appears whole or not at all.
 
     Raises InputError where the disk refuses.
     """

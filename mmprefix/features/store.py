@@ -1,10 +1,9 @@
-"""The feature store: what a frozen encoder found in each input, once, on disk, for all runs and all processes.
+"""Feature store: features of a frozen encoder, computed once for each input, kept on disk for all runs and processes.
 
-Below the folder that a recipe names with ``cache``, each encoder has a folder of its own, called after what it is: its
-class and options, the hash of its weights, its preprocessing, the type of the numbers. In it are shards
-(``mmprefix.features.shard``) that are only ever added, and an index of them (``mmprefix.features.index``). An input is known by its
-content, and by the part of it that is read (``mmprefix.features.keys``): a file that moves is found again, a file that
-changes is not.
+Below the folder that a recipe names with ``cache``, each encoder has a folder of its own, named by a hash of its class
+and options, its weights, its preprocessing and the dtype. It holds shards (``mmprefix.features.shard``), which are only
+ever added, and an index of them (``mmprefix.features.index``). The key of an input is made of its content and the span
+that is read (``mmprefix.features.keys``): a file that is moved keeps its features, a file that is changed does not.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ from mmprefix.weights.source import read_json, settings
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-InputKey = tuple[Source, float, float | None]  # an input, and from where to where in seconds
+InputKey = tuple[Source, float, float | None]  # an input, with start and end of its span in seconds
 
 
 def store_description(encoder: Encoder, dtype: str = "float16", frames: bool = True) -> dict[str, Any]:
-    """All that what is kept of an input depends on, as plain data; without ``frames`` that is the summary alone."""
+    """Plain data that changes whenever stored features would; without ``frames`` only summaries are stored."""
     made = to_recipe(encoder)
-    options = {name: value for name, value in made["init_args"].items() if name not in ("model", "revision")}
+    options = _without_source(made["init_args"])
     return {
         "format": FORMAT,
         "mmprefix": __version__,
@@ -54,11 +53,18 @@ def store_description(encoder: Encoder, dtype: str = "float16", frames: bool = T
     }
 
 
-class FeatureStore:
-    """The entries of one encoder. Opening reads keys only; a row is read when it is asked for.
+def _without_source(options: dict[str, Any]) -> dict[str, Any]:
+    """``options`` of an encoder and of one in it without the names of weights, which their hash replaces."""
+    kept = {name: value for name, value in options.items() if name not in ("model", "revision")}
+    wrapped = {name: value for name, value in kept.items() if isinstance(value, dict) and "class_path" in value}
+    return kept | {name: {**part, "init_args": _without_source(part["init_args"])} for name, part in wrapped.items()}
 
-    ``root`` is the folder that all encoders share; ``description`` is that of ``describe``. Raises InputError where the
-    folder holds what another encoder found.
+
+class FeatureStore:
+    """Features of one encoder by key. Opening reads keys only; an entry is read when it is looked up.
+
+    ``root`` is the folder that all encoders share; ``description`` comes from ``store_description``. Raises InputError
+    where the folder holds features of another encoder.
     """
 
     def __init__(self, root: str | Path, description: Mapping[str, Any]) -> None:
@@ -73,22 +79,22 @@ class FeatureStore:
         self.refresh()
 
     def _claim_folder(self) -> None:
-        told = self.folder / "encoder.json"
+        file = self.folder / "encoder.json"
         text = json.dumps(self.description, indent=1, sort_keys=True) + "\n"
-        if not told.exists():
-            with disk_errors_as_input_errors(told):
+        if not file.exists():
+            with disk_errors_as_input_errors(file):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(told, lambda fresh: fresh.write_text(text, encoding="utf-8"))
-        elif read_json(told) != json.loads(text):
-            raise InputError(f"{told}: tells of another encoder than its folder is called after; remove the folder")
+            write_atomically(file, lambda fresh: fresh.write_text(text, encoding="utf-8"))
+        elif read_json(file) != json.loads(text):
+            raise InputError(f"{file}: describes another encoder than the folder's name does; remove the folder")
 
     def refresh_if_changed(self) -> None:
-        """Takes up what others have added, if anything."""
+        """Take up shards that other processes have added, if any."""
         if set(self.folder.glob("*.safetensors")) - {shard.file for shard in self.shards} - set(self.damaged):
             self.refresh()
 
     def refresh(self) -> None:
-        """Takes up the shards that have been added since; those that are no longer there are left out."""
+        """Take up shards that were added since the last call, and drop those that were removed."""
         held = {shard.file: shard for shard in self.shards}
         self.shards, self.damaged = [], []
         for file in sorted(self.folder.glob("*.safetensors")):
@@ -107,22 +113,22 @@ class FeatureStore:
         return len(self._index)
 
     def __iter__(self) -> Iterator[bytes]:
-        """All keys, in order."""
+        """Iterate over all keys, in order."""
         return (shard.key(row) for shard, row in self._index)
 
     def __contains__(self, key: bytes) -> bool:
         return self._index.find(key) is not None
 
     def __getitem__(self, key: bytes) -> FeatureRow:
-        """What was found in the input that ``key`` stands for, as views of the file; KeyError where it is not here."""
-        found = self._index.find(key)
-        if found is None:
+        """Features of the input with ``key``, as views of the file; KeyError where it has none."""
+        location = self._index.find(key)
+        if location is None:
             raise KeyError(key.hex())
-        shard, row = found
+        shard, row = location
         return shard[row]
 
     def add(self, name: str, keys: Sequence[bytes], entries: Sequence[FeatureRow]) -> None:
-        """Writes one more shard, called ``name``. Raises InputError for numbers that its type cannot hold."""
+        """Write one more shard, called ``name``. Raises InputError for numbers that the store's dtype cannot hold."""
         kept = [FeatureRow(*(part.to(self.dtype) for part in entry)) for entry in entries]
         for key, entry in zip(keys, kept, strict=True):
             if not all(bool(part.isfinite().all()) for part in entry):
@@ -133,7 +139,7 @@ class FeatureStore:
         write_shard(self.folder / f"{name}.safetensors", keys, kept)
 
     def remove_damaged(self) -> int:
-        """Removes shards whose content is not what was written; how many those were."""
+        """Remove shards whose content is not what was written; returns their number."""
         self.damaged += [shard.file for shard in self.shards if not shard.is_whole()]
         count = len(self.damaged)
         for file in self.damaged:
@@ -146,17 +152,17 @@ class FeatureStore:
         return {"root": self.folder.parent, "description": self.description}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # a worker that was not forked maps the files for itself
+        self.__init__(**state)  # a worker that was not forked maps the files itself
 
 
 class CachedInputs:
-    """Stands in the place of an encoder's preprocessing: gives what was found before instead of what is to be read."""
+    """Replacement of an encoder's preprocessing: looks up the features of an input instead of reading it."""
 
     def __init__(self, store: FeatureStore, keys: Mapping[InputKey, bytes], faults: Mapping[bytes, str]) -> None:
         self.store, self.keys, self.faults = store, keys, faults
 
     def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> FeatureRow:
-        """The features of an input; InputError where it could not be read, or was not to be encoded."""
+        """Return the features of an input; InputError where it could not be read, or was never encoded."""
         key = self.keys.get((source, start, end), b"")
         if key in self.faults:
             raise InputError(self.faults[key])

@@ -1,7 +1,7 @@
 """Tensors in a file that is written once and then only mapped into memory.
 
-It is a safetensors file, so any program can read it; its metadata hold the SHA-256 of all tensors. Nothing is read
-until it is looked at, and all processes share what was read.
+It is a safetensors file, so any program can read it; its metadata hold the SHA-256 of all tensors. Pages are read when
+they are first used, and all processes share them.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ _DTYPES = {"U8": torch.uint8, "I32": torch.int32, "I64": torch.int64, "F16": tor
 
 
 class DamagedError(Exception):
-    """A file that is not whole."""
+    """A damaged or incomplete file."""
 
 
 class TensorFile:
-    """The tensors called ``names`` in ``file``: ``parts``, in that order, and the metadata ``about`` them.
+    """Mapped tensors of ``file``: ``parts``, in the order of ``names``, and the metadata ``about`` them.
 
-    Raises DamagedError where the file is not as long as it says, or lacks one of them.
+    Raises DamagedError where the file is not as long as its header says, or lacks one of the tensors.
     """
 
     def __init__(self, file: Path, names: Sequence[str]) -> None:
@@ -48,12 +48,12 @@ class TensorFile:
             raise DamagedError(f"{file}: cannot be read ({str(error).splitlines()[0]})") from error
 
     def is_whole(self) -> bool:
-        """Whether the content is what was written; reads all of it."""
+        """Return True where the content has the hash it was written with; reads all of it."""
         return self.sha256 == _digest(self.parts)
 
 
 def write_tensor_file(file: Path, parts: dict[str, Tensor], **about: str) -> None:
-    """Writes tensors, and a line or more ``about`` them; ``file`` is there whole or not at all.
+    """Write ``parts`` with the metadata ``about`` them; ``file`` appears whole or not at all.
 
     Raises InputError where the disk refuses.
     """

@@ -1,9 +1,9 @@
 """``mmprefix encode --to webdataset``: features and captions as tar files that are read from end to end, from anywhere.
 
-WebDataset's form (https://github.com/webdataset/webdataset): a row is the files of one name, ``KEY.json`` beside
+Form of WebDataset (https://github.com/webdataset/webdataset): the files of one name are a row, ``KEY.json`` beside
 ``KEY.BRANCH.frames.npy`` (T D) and ``KEY.BRANCH.pooled.npy`` (G,), or ``KEY.BRANCH.values.npy`` where the numbers of a
-branch are not encoded. Rows are in random order, those of one tar have the same branches. ``index.json``, written last,
-names the tars of each split, their rows and branches, and what the features were made by.
+branch are not encoded. Rows are in random order; all rows of a tar have the same branches. ``index.json``, written
+last, lists the tars of each split with their rows and branches, and describes the encoders.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 from torch import Tensor
 
 from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
-from mmprefix.data.dataset import LoadInput
 from mmprefix.data.manifest import Example
+from mmprefix.data.model_inputs import LoadInput
 from mmprefix.errors import InputError
 from mmprefix.types import FeatureRow
 
@@ -31,14 +31,16 @@ def write_webdataset(
     folder: Path,
     splits: Mapping[str, Sequence[Example]],
     readers: Mapping[str, LoadInput],
+    *,
     encoders: Mapping[str, Any],
     rows: int,
     seed: int,
 ) -> dict[str, int]:
-    """Writes the rows of each split, at most ``rows`` a tar; how many tars each has.
+    """Write the rows of each split to tars of at most ``rows`` rows; returns the number of tars of each split.
 
-    ``readers`` give what is known of an input of each branch; ``encoders`` is the description of those that were
-    encoded. Raises InputError where the folder holds an index already, and where WebDataset is not installed.
+    ``readers`` give the tensors or features of an input, by branch; ``encoders`` are the descriptions of the stores
+    (``store_description``) of the branches that are encoded. ``seed`` is that of the order. Raises InputError where the
+    folder holds an index already, and where WebDataset is not installed.
     """
     if (folder / INDEX).exists():
         raise InputError(f"--out {folder}: holds shards already; give another folder, or remove it")
@@ -49,18 +51,16 @@ def write_webdataset(
         index[split] = []
         order = np.random.default_rng(seed).permutation(len(examples)).tolist()
         groups: dict[tuple[str, ...], list[int]] = {}
-        for place in order:
-            groups.setdefault(tuple(sorted(set(examples[place].inputs) & set(readers))), []).append(place)
-        for branches, places in groups.items():
-            for at in range(0, len(places), rows):
+        for number in order:
+            groups.setdefault(tuple(sorted(set(examples[number].inputs) & set(readers))), []).append(number)
+        for branches, numbers in groups.items():
+            for start in range(0, len(numbers), rows):
                 name = f"{split}-{len(index[split]):06}.tar"
-                some = [(place, examples[place]) for place in places[at : at + rows]]
-                write_atomically(folder / name, partial(_write, some, readers))
-                index[split].append({"file": name, "rows": len(some), "branches": list(branches)})
-    told = {"format": FORMAT, "encoders": dict(encoders), "splits": index}
-    write_atomically(
-        folder / INDEX, lambda fresh: fresh.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-    )
+                tar_rows = [(number, examples[number]) for number in numbers[start : start + rows]]
+                write_atomically(folder / name, partial(_write, tar_rows, readers))
+                index[split].append({"file": name, "rows": len(tar_rows), "branches": list(branches)})
+    text = json.dumps({"format": FORMAT, "encoders": dict(encoders), "splits": index}, indent=1) + "\n"
+    write_atomically(folder / INDEX, lambda fresh: fresh.write_text(text, encoding="utf-8"))
     return {split: len(files) for split, files in index.items()}
 
 
@@ -73,13 +73,13 @@ def _write(rows: Sequence[tuple[int, Example]], readers: Mapping[str, LoadInput]
 
 
 def _files(example: Example, readers: Mapping[str, LoadInput]) -> Iterator[tuple[str, bytes]]:
-    told = {name: getattr(example, name) for name in ("id", "captions", "prompt", "context", "contexts")}
-    yield "json", json.dumps(told, ensure_ascii=False).encode()
-    for branch, item in example.inputs.items():
+    fields = {name: getattr(example, name) for name in ("id", "captions", "prompt", "context", "contexts", "user")}
+    yield "json", json.dumps(fields, ensure_ascii=False).encode()
+    for branch, ref in example.inputs.items():
         if branch not in readers:
             continue
-        found = readers[branch](item.source, item.start, item.end)
-        parts = found._asdict() if isinstance(found, FeatureRow) else {"values": found}
+        value = readers[branch](ref.source, ref.start, ref.end)
+        parts = value._asdict() if isinstance(value, FeatureRow) else {"values": value}
         for name, part in parts.items():
             yield f"{branch}.{name}.npy", _npy(part)
 

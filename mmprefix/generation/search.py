@@ -66,7 +66,7 @@ def _numbers(values: Tensor) -> list[int]:
 @contextmanager
 def open_tree(decoder: TreeModel, state: State, width: int, steps: int) -> Generator[TokenTree]:
     """A tree of at most ``steps`` steps of ``width`` nodes behind ``state``."""
-    if state.mask.is_cuda and cuda_graph.can_record(decoder, state, steps):
+    if cuda_graph.can_record(decoder, state, steps):
         with cuda_graph.open_graph_tree(decoder, state, width, steps) as tree:
             yield tree
     else:
@@ -96,8 +96,8 @@ class EagerTree:
             return self.decoder.logits(hidden)
         if self.buffer is None:
             self.buffer = hidden.new_empty(len(rows), len(head.weight))
-        logits = torch.mm(rows, head.weight.T, out=self.buffer[: len(rows)])
-        return logits.view(*hidden.shape[:2], -1)
+        product: Tensor = torch.mm(rows, head.weight.T, out=self.buffer[: len(rows)])
+        return product.view(*hidden.shape[:2], -1)
 
     def should_compact(self, active: int, count: int) -> bool:
         """Whether enough inputs have finished to pay for a copy of the cache."""

@@ -14,7 +14,7 @@ from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.importers.tensor_map import TensorMap, check, fill, language_model, same, slots, without_buffers
-from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.transformer import Transformer
@@ -30,7 +30,7 @@ def clipcap(given: dict[str, Tensor], file: str, encoder: Encoder, decoder: str,
     given = without_buffers(given)
     lm = CausalDecoder(decoder, stop=".")
     mapper = _clipcap_mapper(given, file, lm.width, heads)
-    pooled = int(mapper.init_args["pooled_dim"])
+    pooled = mapper.sizes.summary
     if pooled != encoder.pooled_dim:
         raise InputError(
             f"{file}: was trained on features of width {pooled}, but those of {encoder.identity.source!r} have "
@@ -47,7 +47,7 @@ def clipcap(given: dict[str, Tensor], file: str, encoder: Encoder, decoder: str,
     else:
         check(wanted, given, file, "ClipCap")
     fill(wanted, given)
-    return PrefixLM({"image": Branch(encoder, lambda *_: mapper)}, lm)
+    return PrefixLM({"image": Branch(encoder, lambda sizes: mapper)}, lm)
 
 
 def has_heads(given: Mapping[str, Tensor]) -> bool:
@@ -73,15 +73,15 @@ def _clipcap_mapper(given: Mapping[str, Tensor], file: str, width: int, heads: i
                 raise InputError(f"its mapper is for a decoder of width {const.shape[1]}, --decoder has {width}")
             layers = {name.split(".")[2] for name in names if name.startswith("transformer.layers.")}
             return Transformer(
-                0, first.shape[1], const.shape[1],
+                Sizes(0, first.shape[1], const.shape[1]),
                 length=const.shape[0], clip_length=first.shape[0] // const.shape[1], layers=len(layers), heads=heads,
             )  # fmt: skip
         if any(name.startswith("model.") for name in names):
             first, last = given["clip_project.model.0.weight"], given["clip_project.model.2.weight"]
-            return MLP(0, first.shape[1], width, length=last.shape[0] // width, hidden=first.shape[0])
+            return MLP(Sizes(0, first.shape[1], width), length=last.shape[0] // width, hidden=first.shape[0])
         if names:
             only = given["clip_project.weight"]
-            return Linear(0, only.shape[1], width, reads="summary", length=only.shape[0] // width)
+            return Linear(Sizes(0, only.shape[1], width), reads="summary", length=only.shape[0] // width)
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise InputError(f"{file}: its mapper lacks a tensor or a dimension ({error})") from error
     except InputError as error:  # sizes that no mapper can have

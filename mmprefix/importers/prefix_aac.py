@@ -5,7 +5,7 @@ Keys: audio_encoder.*, temporal_mappingnetwork.*, global_mappingnetwork.*, gpt.*
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,9 +17,11 @@ from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.encoders import panns
+from mmprefix.encoders.base import EncoderMode
 from mmprefix.encoders.panns import Cnn14
 from mmprefix.errors import InputError
 from mmprefix.importers.tensor_map import TensorMap, check, fill, language_model, same, slots, without_buffers
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_aac import PrefixAAC, sinusoids
 from mmprefix.model import Branch, PrefixLM
@@ -129,10 +131,9 @@ def _aac_model(
         raise InputError(f"{file}: {error}") from error
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{file}: lacks a tensor or a dimension of Prefix-AAC ({error})") from error
-    encoder.tuned = True
-    sizes = (encoder.dim, encoder.pooled_dim, decoder.width)
-    mapper = Parallel(*sizes, mappers=[lambda *_: temporal, lambda *_: overall])
-    return PrefixLM({"audio": Branch(encoder, lambda *_: mapper)}, decoder)
+    encoder.set_mode(EncoderMode.TUNED)
+    mappers: list[Callable[[Sizes], Mapper]] = [lambda sizes: temporal, lambda sizes: overall]
+    return PrefixLM({"audio": Branch(encoder, lambda sizes: Parallel(sizes, mappers=mappers))}, decoder)
 
 
 def _aac_mapper(
@@ -142,8 +143,8 @@ def _aac_mapper(
     layers = {key.split(".")[3] for key in given if key.startswith(f"{name}.transformer.layers.")}
     kernel = given[f"{name}.conv.weight"].shape[-1]
     return PrefixAAC(
-        encoder.dim, encoder.pooled_dim, width, reads=cast(Any, reads), length=length, layers=len(layers), heads=heads,
-        relu=relu, pieces=-(-encoder.pooled_dim // kernel),
+        Sizes(encoder.dim, encoder.pooled_dim, width), reads=cast(Any, reads), length=length, layers=len(layers),
+        heads=heads, relu=relu, pieces=-(-encoder.pooled_dim // kernel),
     )  # fmt: skip
 
 

@@ -1,30 +1,25 @@
-"""What a caller hands to a Predictor, sorted to the branches of the model that read it."""
+"""Inputs of a Predictor, assigned to the branches of the model that read them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, cast
-
-from PIL import Image
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
-from mmprefix.media.files import missing, open_source
-from mmprefix.media.source import Source, Waveform, name_of
+from mmprefix.media.kinds import KINDS, is_numbers, kind_of
+from mmprefix.media.source import FrameSequence, Source, Waveform, name_of
 
-InputSource = Source | InputRef  # a file or a value in memory, or a part of a file
-Input = InputSource | dict[str, InputSource]  # one of those, or several by branch name
+if TYPE_CHECKING:
+    from mmprefix.model import PrefixLM
 
-_PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"}
-_SOUNDS = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff"}
-_STARTS = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_CALLED = {"image": "a picture", "audio": "a sound", "signals": "a row of numbers"}
+InputSource: TypeAlias = "Source | InputRef"  # a file or a value in memory, or a part of a file
+Input: TypeAlias = "InputSource | dict[str, InputSource]"  # one of those, or several by branch name
 
 
 def as_list(files: Any) -> tuple[list[Input], bool]:
-    """The inputs as a list, and whether they were given as one; InputError for an empty list."""
-    if not isinstance(files, list | tuple) or isinstance(files, Waveform) or _numbers(files):
+    """The inputs as a list, and whether ``files`` was a list; InputError for an empty list."""
+    if not isinstance(files, list | tuple) or isinstance(files, Waveform) or is_numbers(files):
         return [cast(Input, files)], False
     if not files:
         raise InputError("no input given; give a file, or a list of files")
@@ -32,86 +27,65 @@ def as_list(files: Any) -> tuple[list[Input], bool]:
 
 
 def assign_to_branches(value: Input, kinds: Mapping[str, str]) -> dict[str, InputSource]:
-    """One input by the name of the branch that reads it; ``kinds`` says what each branch reads (image, audio).
+    """One input by the name of the branch that reads it; ``kinds`` is the kind that each branch reads.
 
+    A video goes to a branch of sounds where none reads videos. A list of files in the place of one video is its frames.
     Raises InputError that names an input of another kind, or a branch that the model does not have.
     """
     if isinstance(value, dict):
-        named = {name: _row(source) for name, source in cast(dict[str, Any], value).items()}
+        named = cast(dict[str, Any], value)
         if not named or not named.keys() <= kinds.keys():
             wrong = ", ".join(str(name) for name in named if name not in kinds) or "(none given)"
-            raise InputError(f"no branch for input {wrong}; this model reads {_have(kinds)}")
-        for name, source in named.items():
-            _refuse(source, kind_of(source), {name: kinds[name]})
-        return named
-    one = cast(InputSource, _row(value))
-    kind = kind_of(one)
-    _refuse(one, kind, kinds)
-    likely = kind or "audio"  # containers of sound are many, pictures are soon recognised
-    fitting = [name for name, reads in kinds.items() if reads == likely or len(kinds) == 1]
+            raise InputError(f"no branch for input {wrong}; this model reads {_branches(kinds)}")
+        sources = {name: _as_source(item, kinds[name]) for name, item in named.items()}
+        for name, source in sources.items():
+            _kind_among(source, {name: kinds[name]})
+        return sources
+    source = cast(InputSource, _as_source(value))
+    kind = _kind_among(source, kinds) or "audio"  # formats of sound are many, the other kinds are soon recognised
+    fitting = [name for name, reads in kinds.items() if reads == kind or len(kinds) == 1]
     if len(fitting) != 1:
-        raise InputError(f"{_name(one)}: this model reads {_have(kinds)}; give a dictionary by branch name")
-    return {fitting[0]: one}
+        raise InputError(f"{_name(source)}: this model reads {_branches(kinds)}; give a dictionary by branch name")
+    return {fitting[0]: source}
+
+
+def input_kinds(model: PrefixLM) -> dict[str, str]:
+    """Kind of input (image, audio, signals) by branch name; "audio" too where a model transcribes."""
+    kinds: dict[str, str] = {name: model.encoder(name).input_kind for name in model.encoders}
+    return kinds | ({} if model.transcriber is None else {"audio": "audio"})
 
 
 def source_and_span(value: InputSource) -> tuple[Source, float, float | None]:
-    """What an encoder's ``preprocess`` takes: a source, and the seconds from which and to which it is read."""
+    """Arguments of an encoder's ``preprocess``: a source, and the seconds from which and to which it is read."""
     return (value.source, value.start, value.end) if isinstance(value, InputRef) else (value, 0.0, None)
 
 
-def kind_of(value: InputSource) -> str | None:
-    """Whether a source is a picture ("image") or a sound ("audio"), by its type, its name, or its first bytes.
-
-    None where these do not tell. Raises InputError for a file that is missing and a value of another type.
-    """
-    if isinstance(value, InputRef):
-        return kind_of(value.source)
-    if isinstance(value, Waveform):
-        return "audio"
-    if _numbers(value):
-        return "signals"
-    if isinstance(value, Image.Image):
-        return "image"
-    if isinstance(value, bytes):
-        return "image" if value.startswith(_STARTS) or value[8:12] == b"WEBP" else None
-    if not isinstance(value, str | Path):
-        raise InputError(
-            f"an input of type {type(value).__name__}: give a file, bytes, a PIL image, "
-            "or mmprefix.Waveform(values, rate)"
-        )
-    if reason := missing(value):
-        raise InputError(reason)
-    suffix = Path(str(value)).suffix.lower()
-    if suffix in (".json", ".npy"):
-        return "signals"
-    if suffix in _PICTURES or suffix in _SOUNDS:
-        return "image" if suffix in _PICTURES else "audio"
-    with open_source(value) as stream:
-        return kind_of(stream.read(16))
+def _as_source(value: Any, kind: str | None = None) -> Any:
+    """``value``; a list of numbers as the tuple, a list of pictures as the sequence that encoders take."""
+    if not isinstance(value, list):
+        return value
+    items = cast("list[Any]", value)
+    if is_numbers(items):
+        return tuple(items)
+    return FrameSequence(items) if kind is not None and KINDS[kind].lists == "files" else items
 
 
-def _row(value: Any) -> Any:
-    """``value``, a list of numbers as the tuple that encoders take."""
-    return tuple(value) if isinstance(value, list) and _numbers(value) else value
-
-
-def _numbers(value: Any) -> bool:
-    """Whether ``value`` is a row of numbers, which is one input, not several."""
-    if not isinstance(value, list | tuple) or isinstance(value, Waveform) or not value:
-        return False
-    return all(isinstance(one, int | float) and not isinstance(one, bool) for one in cast("list[Any]", value))
-
-
-def _refuse(value: InputSource, kind: str | None, kinds: Mapping[str, str]) -> None:
+def _kind_among(value: InputSource, kinds: Mapping[str, str]) -> str | None:
+    """The kind of ``value`` as a model reads it, None where it does not tell; InputError where no branch reads it."""
     if not kinds:
         raise InputError(f"{_name(value)}: this model reads no files, only a context")
-    if kind is not None and kind not in kinds.values():
-        raise InputError(f"{_name(value)}: is {_CALLED[kind]}, but what reads it here is {_have(kinds)}")
+    kind = kind_of(source_and_span(value)[0])
+    if kind is None or kind in kinds.values():
+        return kind
+    other = KINDS[kind].read_as
+    if other is None or other not in kinds.values():
+        raise InputError(f"{_name(value)}: is {KINDS[kind].noun}, but this model reads {_branches(kinds)}")
+    return other
 
 
 def _name(value: InputSource) -> str:
     return name_of(source_and_span(value)[0])
 
 
-def _have(kinds: Mapping[str, str]) -> str:
-    return ", ".join(f"the branch {name!r} for {_CALLED.get(kind, kind)}" for name, kind in kinds.items())
+def _branches(kinds: Mapping[str, str]) -> str:
+    return ", ".join(f"{KINDS[kind].noun} (branch {name!r})" for name, kind in kinds.items())

@@ -1,29 +1,31 @@
-"""The model card, saved beside what was trained: what the model is, what it was measured to do, how to use it."""
+"""The model card, saved beside the trained tensors: parts, data, figures, decoding, and an example that runs."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict
 
 from mmprefix.encoders.base import Encoder
+from mmprefix.media.kinds import KINDS
 from mmprefix.model import PrefixLM
+from mmprefix.saved_model import Captioning, Detection, ModelSettings, Understanding
 
-_FIGURES = {
-    "captioning": ("loss", "bleu_1", "bleu_4", "rouge_l", "cider_d", "cider_d_shuffled", "exact_match", "distinct"),
-    "understanding": ("loss", "exact_match"),
-    "detection": ("loss", "eer", "threshold", "auc", "exact_match"),
+_FIGURES: dict[type, tuple[str, ...]] = {
+    Captioning: ("loss", "bleu_1", "bleu_4", "rouge_l", "cider_d", "cider_d_shuffled", "exact_match", "distinct"),
+    Understanding: ("loss", "exact_match"),
+    Detection: ("loss", "eer", "threshold", "auc", "exact_match"),
 }
-_TAGS = {
-    "captioning": "captioning",
-    "understanding": "spoken-language-understanding",
-    "detection": "speech-detection",
+_TAGS: dict[type, str] = {
+    Captioning: "captioning",
+    Understanding: "spoken-language-understanding",
+    Detection: "speech-detection",
 }
+_COUNTED: dict[type, str] = {Captioning: " (PTB-like tokens)", Understanding: ", each question counting once"}
 
 
-def model_card(model: PrefixLM, settings: dict[str, Any]) -> str:
+def model_card(model: PrefixLM, settings: ModelSettings) -> str:
     """Markdown with a metadata header, from the model and the settings that are saved with it."""
     trained = model.trained.values()
     count, size = sum(t.numel() for t in trained), sum(t.numel() * t.element_size() for t in trained)
-    task = "understanding" if settings.get("schema") else "detection" if settings.get("answers") else "captioning"
     parts = [
         f"| {name} | {type(part).__name__} | `{part.identity.source}` | {part.identity.revision or 'a folder'} | "
         f"`{part.identity.sha256[:16]}` |"
@@ -32,7 +34,7 @@ def model_card(model: PrefixLM, settings: dict[str, Any]) -> str:
     lines = [
         "---",
         "library_name: mmprefix",
-        f"tags: [mmprefix, prefix-tuning, {_TAGS[task]}]",
+        f"tags: [mmprefix, prefix-tuning, {_TAGS[type(settings.task)]}]",
         "---",
         "",
         "# A prefix mapper",
@@ -47,59 +49,57 @@ def model_card(model: PrefixLM, settings: dict[str, Any]) -> str:
         "import mmprefix",
         "",
         'model = mmprefix.load("this directory")',
-        _example(model, task),
+        _example(model, settings),
         "```",
         "",
-        *_about(settings, task),
-        *_results(settings, task),
+        *_about(settings),
+        *_results(settings),
     ]
     return "\n".join(lines)
 
 
-def _example(model: PrefixLM, task: str) -> str:
-    """A line that calls the model with all that it can be given."""
-    files = {name: _given(model.encoder(name)) for name in model.encoders}
+def _example(model: PrefixLM, settings: ModelSettings) -> str:
+    """A line that calls the model with everything that it can read."""
+    files = {name: _example_input(model.encoder(name)) for name in model.encoders}
     if model.transcriber is not None:
-        files["audio"] = '"sound.wav"'
+        files["audio"] = KINDS["audio"].example(0)
     named = ", ".join(f'"{name}": {value}' for name, value in files.items())
     first = next(iter(files.values())) if len(files) == 1 else f"{{{named}}}" if files else ""
-    told = 'context="what was said"' if model.reads_text and model.transcriber is None else ""
-    if task == "captioning":  # one file of any kind; without any, a dictionary says that the context stands alone
-        one = files.get("audio") or next(iter(files.values()), "{}")
-        return f"print(model({', '.join(filter(None, (one, told)))}))"
-    call = {"understanding": "understand", "detection": "detect"}[task]
-    more = "  # the log odds, in a list" if task == "detection" else "  # intent, slots and their scores"
-    return f"print(model.{call}({', '.join(filter(None, (first, told)))})){more}"
+    context = 'context="what was said"' if model.reads_text and model.transcriber is None else ""
+    if isinstance(settings.task, Captioning):  # a file of any kind; an empty dictionary where the context stands alone
+        file = files.get("audio") or next(iter(files.values()), "{}")
+        return f"print(model({', '.join(filter(None, (file, context)))}))"
+    arguments = ", ".join(filter(None, (first, context)))
+    if isinstance(settings.task, Detection):
+        return f"print(model.detect({arguments}))  # the log odds, in a list"
+    return f"print(model.understand({arguments}))  # intent, slots and their scores"
 
 
-def _given(encoder: Encoder) -> str:
-    numbers = f"[{', '.join(['0.5'] * encoder.pooled_dim)}]"
-    return {"audio": '"sound.wav"', "image": '"picture.jpg"', "signals": numbers}[encoder.input_kind]
+def _example_input(encoder: Encoder) -> str:
+    return KINDS[encoder.input_kind].example(encoder.pooled_dim)
 
 
-def _about(settings: dict[str, Any], task: str) -> list[str]:
-    if task == "understanding":
-        schema = settings["schema"]
-        name = schema.get("name", "its own") if isinstance(schema, dict) else schema
-        return [f"Schema: {name}; intents are asked for by {settings.get('framing') or 'choice'}.", ""]
-    if task == "detection":
-        first, second = settings["answers"]
+def _about(settings: ModelSettings) -> list[str]:
+    task = settings.task
+    if isinstance(task, Understanding):
+        name = task.schema.get("name", "its own") if isinstance(task.schema, dict) else task.schema
+        return [f"Schema: {name}; intents are asked for by {task.framing or 'choice'}.", ""]
+    if isinstance(task, Detection):
+        first, second = task.answers
         return [f"Scores are the log odds of {first!r} against {second!r}; any subset of the inputs may be given.", ""]
     return []
 
 
-def _results(settings: dict[str, Any], task: str) -> list[str]:
-    trained, imported = settings.get("trained") or {}, settings.get("imported")
-    lines = [f"Data: {', '.join(trained.get('data', [])) or 'not recorded'}.", ""]
+def _results(settings: ModelSettings) -> list[str]:
+    trained, imported = settings.trained, settings.imported
+    lines = [f"Data: {', '.join(trained.data if trained else []) or 'not recorded'}.", ""]
     if imported:
-        lines += [f"Imported from a checkpoint of {imported['system']}: `{imported['source']}`.", ""]
-    decoding = ", ".join(f"{k}={v}" for k, v in (settings.get("generate") or {}).items())
-    lines += [f"Decoding: {decoding or 'default'}.", ""]
-    figures = trained.get("figures") or {}
-    if figures:
-        how = {"captioning": " (PTB-like tokens)", "understanding": ", each question counting once"}.get(task, "")
-        lines += [f"Measured on {trained.get('measured_on', 'the validation data')}{how}:", ""]
+        lines += [f"Imported from a checkpoint of {imported.system}: `{imported.source}`.", ""]
+    lines += [f"Decoding: {', '.join(f'{k}={v}' for k, v in asdict(settings.generate).items())}.", ""]
+    if trained and trained.figures:
+        task = type(settings.task)
+        shown = {name: value for name, value in trained.figures.items() if name.rsplit("/", 1)[-1] in _FIGURES[task]}
+        lines += [f"Measured on {trained.measured_on}{_COUNTED.get(task, '')}:", ""]
         lines += ["| figure | value |", "|---|---|"]
-        lines += [f"| {k} | {v:.4f} |" for k, v in figures.items() if k.rsplit("/", 1)[-1] in _FIGURES[task]]
-        lines += [""]
+        lines += [*(f"| {name} | {value:.4f} |" for name, value in shown.items()), ""]
     return lines

@@ -1,13 +1,12 @@
-"""file → waveform or pixels: the only place where sound and pictures come in.
+"""Sound: a file, bytes or a waveform in memory → one channel of samples at the wanted rate.
 
-Sound is decoded by libsndfile (wav, flac, ogg, mp3 ...) and resampled by soxr; what libsndfile cannot open (m4a, aac)
-goes to PyAV where that is installed. Pictures are decoded by Pillow.
+Files are decoded by libsndfile (wav, flac, ogg, mp3 ...) and resampled by soxr; PyAV, where it is installed, decodes
+the formats that libsndfile cannot open (m4a, aac, the sound track of a video).
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -15,10 +14,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 import soundfile
 import soxr
-from PIL import Image
 
 from mmprefix.errors import InputError
 from mmprefix.media.files import open_source
+from mmprefix.media.pyav import is_installed
 from mmprefix.media.source import Source, Waveform, name_of
 from mmprefix.media.truncation import truncation_reason
 
@@ -28,15 +27,6 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20  # frames decoded at a time: a long stereo file is mixed down as it is read
 _UNKNOWN_LENGTH = 1 << 40  # libsndfile announces the largest integer when a header does not tell the length
 _SOUND_ERRORS = (soundfile.SoundFileError, TypeError, ValueError)
-
-
-# -------------------------------------------------------------------------------------------------------- numbers
-
-
-# ------------------------------------------------------------------------------------------------------- pictures
-
-
-# ---------------------------------------------------------------------------------------------------------- sound
 
 
 def read_waveform(source: Source, rate: int, start: float = 0.0, end: float | None = None) -> Tensor:
@@ -118,10 +108,10 @@ def _decode(sound: Any, name: str, first: int, count: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _sound(source: str | Path | bytes | Image.Image | tuple[float, ...]) -> Iterator[Any]:
+def _sound(source: Source) -> Iterator[Any]:
     """An open ``soundfile.SoundFile``, or what answers like one; never a file that is cut off."""
     name = name_of(source)
-    if isinstance(source, Image.Image | tuple):
+    if not isinstance(source, str | Path | bytes):
         raise InputError(f"{name}: a sound is wanted here")
     with open_source(source) as stream:
         reason = truncation_reason(stream)
@@ -154,9 +144,10 @@ def _mono(waveform: Waveform) -> np.ndarray:
 
 def _decode_with_av(stream: BinaryIO, name: str, refusal: Exception) -> soundfile.SoundFile:
     """The sound in ``stream`` decoded by PyAV, behind the face of an open sound file."""
-    if importlib.util.find_spec("av") is None:
+    if not is_installed():
         raise InputError(
-            f"{name}: not a sound that can be read (wav, flac, ogg, mp3; m4a and aac with the extra mmprefix[audio])"
+            f"{name}: not a sound that can be read (wav, flac, ogg, mp3; m4a and aac by PyAV: "
+            'pip install "mmprefix[av]")'
         ) from refusal
     from mmprefix.media.audio_pyav import decode
 

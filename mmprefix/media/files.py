@@ -12,6 +12,7 @@ from typing import BinaryIO
 from mmprefix.errors import InputError
 
 SEPARATOR = "::"
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
 
 
 def open_source(source: str | Path | bytes) -> BinaryIO:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import contextlib
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from mmprefix.errors import InputError
 from mmprefix.media.files import open_source
-
-if TYPE_CHECKING:
-    pass
 from mmprefix.media.source import Source, name_of
 
 _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
@@ -38,7 +35,7 @@ def picture_size(source: Source) -> tuple[int, int]:
 @contextlib.contextmanager
 def _picture(source: Source) -> Iterator[Image.Image]:
     name = name_of(source)
-    if isinstance(source, tuple):  # a waveform, or numbers
+    if not isinstance(source, str | Path | bytes | Image.Image):  # a waveform, a video, or numbers
         raise InputError(f"{name}: a picture is wanted here")
     try:
         if isinstance(source, Image.Image):

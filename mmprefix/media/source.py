@@ -1,14 +1,15 @@
-"""Input sources: a file, bytes, a PIL image, or a waveform in memory, and the name each has in an error."""
+"""Input sources: a file, or a value in memory (bytes, PIL image, waveform, frames, numbers), and its name in errors."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
+    import numpy as np
+    from PIL import Image
     from torch import Tensor
 
 
@@ -19,13 +20,28 @@ class Waveform(NamedTuple):
     rate: int
 
 
-Source = str | Path | bytes | Image.Image | Waveform | tuple[float, ...]  # the last: numbers as they are, no file
+@dataclass(frozen=True)
+class FrameSequence:
+    """A video given as single pictures in order (files, bytes or PIL images), ``rate`` pictures a second."""
+
+    pictures: Sequence[str | Path | bytes | Image.Image]
+    rate: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pictures", tuple(self.pictures))  # hashable: a source is a key in the feature cache
+
+
+Source: TypeAlias = "str | Path | bytes | Image.Image | Waveform | FrameSequence | tuple[float, ...]"
+"""A file, or a value in memory; the last kind of value is numbers. A string: nobody needs Pillow to read a manifest."""
 
 
 def name_of(source: Source) -> str:
-    """What error messages call ``source``."""
+    """The name of ``source`` in error messages: its path, or "the given ..." for a value in memory."""
     if isinstance(source, str | Path):
         return str(source)
+    if isinstance(source, FrameSequence):
+        first = name_of(source.pictures[0]) if source.pictures else "no picture"
+        return f"the video of {len(source.pictures)} pictures ({first} ...)"
     if isinstance(source, tuple) and not isinstance(source, Waveform):
         return "the given numbers"
     kinds = {bytes: "the given bytes", Waveform: "the given waveform"}

@@ -148,7 +148,7 @@ def caption(
     Args:
         predictions: one text an item; it may be empty.
         references: for each item one or more texts, as many as there are.
-        tokenize: ``"ptb"``, the COCO evaluation's words (``mmprefix.metrics.ptb_tokenizer``), or ``"none"``, white space.
+        tokenize: ``"ptb"``, the COCO evaluation's words (``mmprefix.metrics.ptb_tokenizer``), or ``"none"``, spaces.
         per_item: also give ``"items"``, a dict of lists in the order of the predictions.
         extra: measures of ``EXTRA`` to add; see ``mmprefix.metrics.meteor_spice`` and ``mmprefix.metrics.fense``.
         models: where FENSE's models lie.

@@ -37,7 +37,7 @@ def slu(
     count_missing: bool = False,
     ignore_case: bool = False,
 ) -> dict[str, Any]:
-    """Scores of what was understood; a record of either side is SLURP's or ours, see ``mmprefix.metrics.slurp_records``.
+    """Scores of understanding; a record of either side is SLURP's or ours, see ``mmprefix.metrics.slurp_records``.
 
     Records are matched by ``id``, ``file`` or ``slurp_id``, whichever all have. SLURP's gold fillers are lower-cased,
     predicted ones are not; ``ignore_case`` lower-cases all. ``count_missing`` scores a gold record that has no

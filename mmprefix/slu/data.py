@@ -16,7 +16,7 @@ from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
 from mmprefix.slu.annotation import Annotation, read_annotation, schema_errors
 from mmprefix.slu.questions import Framing, Question, sample_question_answers
-from mmprefix.slu.schema import Schema, read_schema
+from mmprefix.slu.schema import Schema, portable, read_schema
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ class QuestionData(PairData):
     def __init__(
         self,
         schema: str,
+        *,
         framing: Framing = "choice",
         intent_field: str = "intent",
         absent: float = 1.0,
@@ -86,10 +87,10 @@ class QuestionData(PairData):
         if absent < 0 or no < 0:
             raise InputError(f"data.absent {absent}, data.no {no}: give numbers from 0 on")
         for name in ("target", "max_captions", "max_tokens"):
-            value = self.fields.target if name == "target" else getattr(self, name)
+            value = self.columns.target if name == "target" else getattr(self, name)
             if value is not None:
                 raise InputError(f"data.{name} {value}: answers are written here, as the schema has them; leave it out")
-        self.schema = schema
+        self.schema, self.framing = schema, framing
         read, aside = read_schema(schema), tuple(held_out or ())
         sample_question_answers(
             read, Annotation(None, {}), framing, None, held_out=aside
@@ -126,10 +127,14 @@ class QuestionData(PairData):
                 len(rows.examples),
             )
         rows.examples = [rows.examples[place] for place in kept]
-        rows.order = [rows.order[place] for place in kept]
+        rows.keys = [rows.keys[place] for place in kept]
         rows.faults.sort(key=lambda fault: (fault.file, fault.line))
 
-    def _fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
+    def task_settings(self) -> dict[str, Any]:
+        """Schema and framing of a saved model that understands."""
+        return {"schema": portable(self.schema), "framing": self.framing}
+
+    def fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
         meant = "\n".join(str(read_annotation(row_fields(row), self.asking.intent_field)) for row in examples)
         digest = hashlib.sha256(f"{self.asking}\n{meant}".encode()).hexdigest()[:16]
-        return {**super()._fingerprint(examples, world), "questions": digest}
+        return {**super().fingerprint(examples, world), "questions": digest}

@@ -1,4 +1,4 @@
-"""Training on Lightning: the task and its callbacks."""
+"""Training on Lightning: PrefixTask and its callbacks."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""How Lightning's checkpoints reach the disk and come back: whole or not at all, and only if they are ours."""
+"""Reading and writing of Lightning's checkpoints: whole or not at all, and only those of mmprefix."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mmprefix.saved_model import require_ours
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, written beside their place and renamed: a crash or full disk leaves the old whole."""
+    """Checkpoints written under a temporary name and renamed: a crash or full disk leaves the previous file whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Writes ``checkpoint`` to ``path``; InputError says so when the disk refuses."""
+        """Write ``checkpoint`` to ``path``; InputError where the disk refuses."""
         file = Path(path)
         with disk_errors_as_input_errors(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -26,21 +26,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: Any, map_location: Any = lambda storage, place: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Reads tensors and plain values only (a stranger's file runs nothing), unless ``weights_only`` is False.
+        """Read tensors and plain values only (a stranger's file runs no code), unless ``weights_only`` is False.
 
         Raises InputError for a file that is missing, damaged, or of another program.
         """
         try:
-            found = super().load_checkpoint(path, map_location, weights_only is not False)
+            checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such checkpoint") from error
-        except Exception as error:  # torch.load raises a dozen kinds; all mean that the file is none of ours
+        except Exception as error:  # torch.load raises a dozen kinds; all mean that the file is no checkpoint of ours
             raise InputError(f"{path}: is no checkpoint that can be read ({str(error).splitlines()[0]})") from error
-        if Path(path).name != ".temp.ckpt":  # by which Lightning brings the weights home from processes it forked
-            require_ours(found, path)
-        return found
+        if Path(path).name != ".temp.ckpt":  # in which Lightning returns the weights from processes it forked
+            require_ours(checkpoint, path)
+        return checkpoint
 
 
 def _write(checkpoint: dict[str, Any], file: Path) -> None:
-    with file.open("wb") as stream:  # given a path, torch would not say that it was the disk that refused
+    with file.open("wb") as stream:  # with a path, torch hides that the disk refused
         torch.save(checkpoint, stream)

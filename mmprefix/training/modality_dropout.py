@@ -13,20 +13,20 @@ from mmprefix.types import Batch, Features, Media
 
 
 def drop_modalities(batch: Batch, probability: float, text: bool) -> Batch:
-    """``batch`` with each input of each row hidden with ``probability``, and with ``text`` its context too.
+    """Hide each input of each row of ``batch`` with ``probability``, and with ``text`` its context too.
 
     A row that would have nothing left keeps one of its inputs, drawn at random. Draws from torch's generator.
     """
     names = list(batch.inputs)
     if not names and not text:
         return batch
-    there = torch.ones(len(batch), len(names) + text, dtype=torch.bool)
+    present = torch.ones(len(batch), len(names) + text, dtype=torch.bool)  # (B, inputs)
     if text:
-        there[:, -1] = torch.tensor([bool(context) for context in batch.contexts])
-    kept = there & (torch.rand(there.shape) >= probability)
-    least = torch.rand(there.shape).masked_fill(~there, -1.0).argmax(1)
-    kept[torch.arange(len(kept)), least] |= there.any(1) & ~kept.any(1)
-    absent = {name: ~kept[:, place].to(_device(batch.inputs[name])) for place, name in enumerate(names)}
+        present[:, -1] = torch.tensor([bool(context) for context in batch.contexts])
+    kept = present & (torch.rand(present.shape) >= probability)
+    last = torch.rand(present.shape).masked_fill(~present, -1.0).argmax(1)  # (B,) the input that a row keeps at least
+    kept[torch.arange(len(kept)), last] |= present.any(1) & ~kept.any(1)
+    absent = {name: ~kept[:, column].to(_device(batch.inputs[name])) for column, name in enumerate(names)}
     contexts = batch.contexts
     if text:
         contexts = [context if keep else "" for context, keep in zip(contexts, kept[:, -1].tolist(), strict=True)]

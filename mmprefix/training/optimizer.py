@@ -1,14 +1,38 @@
-"""The optimiser's fused kernel and the learning rate's schedule."""
+"""Optimizer and learning rate schedule of a training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 
+from mmprefix.errors import InputError
+
+
+def configure(
+    optimizer: torch.optim.Optimizer, *, schedule: str, warmup: float, total: Callable[[], float]
+) -> torch.optim.Optimizer | dict[str, Any]:
+    """Value for Lightning's ``configure_optimizers``: ``optimizer``, fused where it can be, with its schedule by step.
+
+    ``schedule`` and ``warmup`` are those of ``lr_factor``; ``total`` gives the number of steps, inf where the run has
+    no end. Raises InputError for a schedule that needs one.
+    """
+    use_fused_optimizer(optimizer)
+    if schedule == "constant" and not warmup:
+        return optimizer
+    steps = total()
+    if steps == float("inf") and (schedule != "constant" or warmup < 1):
+        raise InputError(
+            f"model.schedule {schedule}, model.warmup {warmup}: this run has no last step to count back from; give "
+            "trainer.max_epochs or trainer.max_steps, or a constant schedule and a warmup in steps"
+        )
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(schedule, warmup, steps))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
 
 def use_fused_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Lets ``optimizer`` update all tensors of a group in one kernel, where it can and nothing else was asked for."""
+    """Let ``optimizer`` update all tensors of a group in one kernel, where it can and nothing else was asked for."""
     for group in optimizer.param_groups:
         undecided = group.get("fused", False) is None and group.get("foreach") is None
         if undecided and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in group["params"]):
@@ -16,9 +40,10 @@ def use_fused_optimizer(optimizer: torch.optim.Optimizer) -> None:
 
 
 def lr_factor(kind: str, warmup: float, total: float) -> Callable[[int], float]:
-    """The factor on the learning rate at a step: a linear rise (warm-up), then level, a line or half a cosine.
+    """Factor on the learning rate at a step: a linear rise (warm-up), then constant, linear or half a cosine to zero.
 
-    A function, not an object: LambdaLR would save what an object knows, and a longer run could not go on from there.
+    ``warmup`` is a number of steps, or below 1 a fraction of the ``total``. It returns a function, not an object:
+    LambdaLR would save an object's attributes, and a longer run could not go on from there.
     """
     rise = round(warmup * total) if warmup < 1 else int(warmup)
 
@@ -31,3 +56,15 @@ def lr_factor(kind: str, warmup: float, total: float) -> Callable[[int], float]:
         return 1 - done if kind == "linear" else 0.5 * (1 + float(torch.cos(torch.tensor(done * torch.pi))))
 
     return factor
+
+
+def restore_rates(schedulers: Iterable[Any]) -> None:
+    """Set the learning rates that ``schedulers`` give for the step they are at.
+
+    A run that is resumed with another number of steps otherwise takes its first step at the rate of the old schedule.
+    """
+    for scheduler in schedulers:
+        if isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+            groups = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            for group, rate, factor in groups:
+                group["lr"] = rate * factor(scheduler.last_epoch)

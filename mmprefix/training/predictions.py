@@ -1,4 +1,4 @@
-"""What ``mmprefix predict`` writes: one JSON line a row, in the order of the manifests, from however many processes."""
+"""Predictions of ``mmprefix predict``: one JSON line a row, in the order of the manifests, from all processes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmprefix.atomic import write_atomically
+from mmprefix.data.pairs import attached_data
 from mmprefix.types import Batch
 
 log = logging.getLogger(__name__)
 
 
 class WritePredictions(Callback):
-    """Collects what ``predict_step`` gives for each row of a batch, and writes all of it to ``file`` at the end.
+    """Callback that collects the results of ``predict_step`` for each row, and writes them to ``file`` at the end.
 
     A line is ``{"id": ..., "prediction": ..., "references": [...], "candidates": [...]}``, which ``mmprefix evaluate``
     reads; where questions are asked it is ``{"id": ..., "questions": [...], "answers": [...], "references": [...]}``.
@@ -27,10 +28,10 @@ class WritePredictions(Callback):
     def __init__(self, file: Path) -> None:
         self.file = file
         self._rows: list[tuple[int, dict[str, Any]]] = []
-        self._places: dict[tuple[str, str], int] = {}
+        self._positions: dict[tuple[str, str], int] = {}
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._rows, self._places = [], _places(trainer)
+        self._rows, self._positions = [], _manifest_positions(trainer)
 
     def on_predict_batch_end(
         self,
@@ -43,7 +44,7 @@ class WritePredictions(Callback):
     ) -> None:
         files = batch.sources or [""] * len(batch)
         for row, file in zip(outputs, files, strict=True):
-            self._rows.append((self._places.get((row["id"], file), len(self._places)), row))
+            self._rows.append((self._positions.get((row["id"], file), len(self._positions)), row))
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         parts: list[Any] = [self._rows]
@@ -53,17 +54,17 @@ class WritePredictions(Callback):
         self._rows = []
         if not trainer.is_global_zero:
             return
-        found = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
-        last = len(self._places)  # where rows of no manifest stand; of the others, one that comes twice counts once
-        rows = [row for n, (place, row) in enumerate(found) if place == last or not n or found[n - 1][0] != place]
+        pairs = sorted((pair for part in parts for pair in part), key=lambda pair: pair[0])
+        last = len(self._positions)  # position of rows of no manifest; of the others, one that comes twice counts once
+        rows = [row for n, (at, row) in enumerate(pairs) if at == last or not n or pairs[n - 1][0] != at]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         self.file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.file, lambda fresh: fresh.write_text(lines, encoding="utf-8"))
         log.info("wrote %d predictions: %s", len(rows), self.file)
 
 
-def _places(trainer: Trainer) -> dict[tuple[str, str], int]:
-    """Where each row stands in the manifests, by its id and any of its places; empty for other data."""
-    rows = getattr(getattr(trainer, "datamodule", None), "rows", {}).get("predict")
-    examples = rows.examples if rows is not None else []
-    return {(row.id, place): n for n, row in enumerate(examples) for place in row.places}
+def _manifest_positions(trainer: Trainer) -> dict[tuple[str, str], int]:
+    """Number of each row in the manifests, by its id and any of its files; empty for data that are no PairData."""
+    data = attached_data(trainer)
+    examples = data.rows["predict"].examples if data is not None and "predict" in data.rows else []
+    return {(row.id, source): n for n, row in enumerate(examples) for source in row.sources}

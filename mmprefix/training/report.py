@@ -1,7 +1,6 @@
-"""What a validation says: figures by kind of input, captions beside references, and signs of a collapse.
+"""Report of a validation: figures by kind of input, captions beside references, and signs of a collapse.
 
-The rows of all processes are brought together and each input counts once, so figures do not depend on how many
-processes there were.
+The rows of all processes are gathered and each input counts once, so figures do not depend on the number of processes.
 """
 
 from __future__ import annotations
@@ -22,8 +21,11 @@ SHOWN = ("bleu_4", "rouge_l", "cider_d", "exact_match", "distinct")
 
 @dataclass(frozen=True)
 class ValidationRow:
-    """One input: what was written, what people wrote, and the summed loss of its references (with its own prefix, and
-    with another input's)."""
+    """One input: its prediction, its references, and the sum of their losses with its own prefix and with another
+    input's.
+
+    ``media`` is the file it was read from, ``group`` the kind of input, ``tokens`` those of the references.
+    """
 
     id: str
     group: str
@@ -33,11 +35,14 @@ class ValidationRow:
     nll: float
     nll_shuffled: float | None
     tokens: int
-    log_odds: float | None = None  # of the word for what is to be detected against the other
+    log_odds: float | None = None  # of the word for what is to be detected against the other word
 
 
 class Report:
-    """Rows of one validation, sorted by group and id. ``target``: the word for what is to be detected, if there is."""
+    """Report over the rows of one validation, sorted by group and id.
+
+    ``target`` is the word for what is to be detected; None: nothing is.
+    """
 
     def __init__(self, rows: list[ValidationRow], target: str | None = None) -> None:
         self.target = target
@@ -50,7 +55,7 @@ class Report:
 
     @classmethod
     def gather(cls, rows: list[ValidationRow], target: str | None = None) -> Report:
-        """The report over the rows of all processes."""
+        """Report over the rows of all processes."""
         if dist.is_available() and dist.is_initialized():
             parts: list[list[ValidationRow]] = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, rows)
@@ -58,41 +63,43 @@ class Report:
         return cls(rows, target)
 
     def figures(self) -> dict[str, float]:
-        """All figures over all rows, and, where there are several kinds of input, for each kind (``image/cider_d``)."""
+        """Figures over all rows and, where there are several kinds of input, for each kind (``image/cider_d``)."""
         if not self.rows:
             return {}
         if len(self.groups) == 1:
             return next(iter(self.by_group.values()))
-        apart = {f"{group}/{key}": v for group, found in self.by_group.items() for key, v in found.items()}
+        apart = {f"{group}/{key}": v for group, figures in self.by_group.items() for key, v in figures.items()}
         return {**_figures(self.rows, self.target), **apart}
 
     def warnings(self) -> list[str]:
-        """Plain words where the model seems to ignore what it is shown."""
-        said = []
+        """Sentences that warn where the model seems to ignore its input."""
+        messages: list[str] = []
         asked = [row.references for row in self.rows if row.log_odds is not None]
         hits = sum(self.target in references for references in asked)
         if asked and hits in (0, len(asked)):
-            said.append(f"No eer and auc: {hits} of {len(asked)} references are {self.target!r}; they need both kinds.")
+            messages.append(
+                f"No eer and auc: {hits} of {len(asked)} references are {self.target!r}; they need both kinds."
+            )
         for name, figures in self.by_group.items():
             rows = self.groups[name]
             if len(rows) < 2:
                 continue
             gain, loss = figures.get("shuffle_gap"), figures["loss"]
             if gain is not None and gain < 0.01 * loss:
-                said.append(
+                messages.append(
                     f"The model ignores its {name} input: with another input's prefix the loss is "
                     f"{loss + gain:.3f} instead of {loss:.3f}. Train longer, raise the rate, or check the data."
                 )
             if figures.get("distinct", 1.0) * len(rows) < 1.5 and len({tuple(r.references) for r in rows}) > 1:
-                said.append(f"The model writes one and the same caption for all {len(rows)} {name} inputs.")
-        return said
+                messages.append(f"The model writes one and the same caption for all {len(rows)} {name} inputs.")
+        return messages
 
     def table(self, count: int) -> str:
-        """Figures of each group, and ``count`` captions of each beside a reference, as aligned text."""
+        """Aligned text: figures of each group, and ``count`` of its captions beside a reference."""
         names = ("loss", *(("eer", "auc", "exact_match") if self.target else SHOWN), "shuffled")
         lines = [" ".join(["input".ljust(12), "count".rjust(6), *(name.rjust(11) for name in names)])]
-        for name, found in self.by_group.items():
-            values = {**found, "shuffled": found.get("cider_d_shuffled", float("nan"))}
+        for name, figures in self.by_group.items():
+            values = {**figures, "shuffled": figures.get("cider_d_shuffled", float("nan"))}
             cells = (f"{values.get(key, float('nan')):11.3f}" for key in names)
             lines.append(" ".join([name.ljust(12), f"{len(self.groups[name]):6}", *cells]))
         lines.append("(shuffled: cider_d when each input is given another's caption)")
@@ -103,7 +110,7 @@ class Report:
         return "\n".join(lines)
 
     def write(self, trainer: Any, stage: str) -> None:
-        """Captions beside references as JSON lines and a table, in the run's log directory and its loggers.
+        """Write captions beside references, as JSON lines and as a table, to the run's log directory and its loggers.
 
         The first process writes, but all must call this: they agree on the directory.
         """
@@ -129,21 +136,21 @@ class Report:
 
 def _figures(rows: list[ValidationRow], target: str | None = None) -> dict[str, float]:
     tokens = max(1, sum(r.tokens for r in rows))
-    found = {"loss": sum(r.nll for r in rows) / tokens}
+    figures = {"loss": sum(r.nll for r in rows) / tokens}
     pairs = [r for r in rows if r.nll_shuffled is not None]
     if pairs:
-        there = max(1, sum(r.tokens for r in pairs))
-        found["shuffle_gap"] = sum((r.nll_shuffled or 0.0) - r.nll for r in pairs) / there
+        tokens = max(1, sum(r.tokens for r in pairs))
+        figures["shuffle_gap"] = sum((r.nll_shuffled or 0.0) - r.nll for r in pairs) / tokens
     scored = [r for r in rows if r.references]
     labels = [target in r.references for r in scored if r.log_odds is not None]
     if len(set(labels)) == 2:
         odds = [r.log_odds for r in scored if r.log_odds is not None]
-        found.update({k: float(v) for k, v in detection(odds, labels).items() if k in ("eer", "threshold", "auc")})
+        figures.update({k: float(v) for k, v in detection(odds, labels).items() if k in ("eer", "threshold", "auc")})
     if scored:
         predictions, references = [r.prediction for r in scored], [r.references for r in scored]
-        found.update({k: float(v) for k, v in caption(predictions, references).items() if isinstance(v, int | float)})
-        if len(scored) > 1:  # each input is given another's caption: what is left is what knows nothing of the input
+        figures.update({k: float(v) for k, v in caption(predictions, references).items() if isinstance(v, int | float)})
+        if len(scored) > 1:  # with another input's caption, only what does not depend on the input is left
             shift = random.Random(0).randrange(1, len(scored))
             others = predictions[shift:] + predictions[:shift]
-            found["cider_d_shuffled"] = float(caption(others, references)["cider_d"])
-    return found
+            figures["cider_d_shuffled"] = float(caption(others, references)["cider_d"])
+    return figures

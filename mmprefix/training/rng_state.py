@@ -1,4 +1,4 @@
-"""The state of every random generator, so that a resumed run draws what the uninterrupted one would have drawn."""
+"""State of all random generators: a resumed run draws what the uninterrupted one would have drawn."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 
 def gather_rng_states() -> list[dict[str, Any]]:
-    """The state of each process, by its number. All must call it: it communicates."""
+    """State of each process, by its rank. All processes must call it: it communicates."""
     own = rng_state()
     if not (dist.is_available() and dist.is_initialized()):
         return [own]
@@ -21,7 +21,7 @@ def gather_rng_states() -> list[dict[str, Any]]:
 
 
 def rng_state() -> dict[str, Any]:
-    """Python's, NumPy's and torch's generators, and those of all GPUs."""
+    """State of the generators of Python, NumPy and torch, and of all GPUs."""
     version, keys, gauss = random.getstate()
     kind, words, position, has, value = np.random.get_state()  # noqa: NPY002 (the global one is what others draw from)
     return {
@@ -33,7 +33,7 @@ def rng_state() -> dict[str, Any]:
 
 
 def restore_rng_state(state: dict[str, Any]) -> None:
-    """Undoes every draw since ``random_state()`` was called."""
+    """Undo every draw since ``rng_state()`` was called."""
     version, keys, gauss = state["python"]
     random.setstate((version, tuple(keys), gauss))
     kind, words, position, has, value = state["numpy"]

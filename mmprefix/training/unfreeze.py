@@ -1,6 +1,6 @@
-"""A frozen encoder that learns along for the first epochs of a training, and is saved with what was trained.
+"""Fine-tuning of an encoder in the first epochs of a training; it is saved with the mappers.
 
-As Prefix-AAC (https://arxiv.org/abs/2303.17489) does with Cnn14: 16 epochs on AudioCaps, 30 on Clotho.
+Prefix-AAC (https://arxiv.org/abs/2303.17489) does so with Cnn14: 16 epochs on AudioCaps, 30 on Clotho.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from mmprefix.encoders.base import EncoderMode
 from mmprefix.errors import InputError
 from mmprefix.training.task import PrefixTask
 
@@ -17,13 +18,13 @@ log = logging.getLogger(__name__)
 
 
 class UnfreezeUntil(Callback):
-    """Trains the encoder of a branch for ``epochs`` epochs, then freezes it.
+    """Callback that trains the encoder of a branch for ``epochs`` epochs, then freezes it.
 
     Args:
         branch: the name of the branch.
-        epochs: epochs that it learns for; None: all.
-        noisy: once frozen it goes on to drop out, to mask its input and to take the statistics of batches while the
-            rest is trained, as the published code does; else it is then as it is in use.
+        epochs: epochs that it is trained for; None: all.
+        noisy: once frozen, it keeps dropout, input masking and batch statistics while the rest is trained, as in the
+            published code; otherwise it is in evaluation mode.
     """
 
     def __init__(self, branch: str = "audio", epochs: int | None = None, noisy: bool = False) -> None:
@@ -34,19 +35,19 @@ class UnfreezeUntil(Callback):
 
     @property
     def state_key(self) -> str:
-        """One for each branch."""
+        """Key of this callback in checkpoints: one for each branch."""
         return self._generate_state_key(branch=self.branch)
 
     def state_dict(self) -> dict[str, Any]:
-        """The epochs that are done, over all restarts: a trainer's own count may be one too high after one."""
+        """Epochs that are done, over all restarts: a trainer's own count may be one too high after one."""
         return {"done": self.done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Restore the count of epochs."""
         self.done = state_dict["done"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Before the optimiser is made; where nothing is trained, a checkpoint's tensors are still to be expected."""
+        """Unfreeze the encoder before the optimizer is made; elsewhere only expect its tensors in the checkpoint."""
         model = _model(pl_module)
         if self.branch not in model.encoders:
             have = ", ".join(model.encoders)
@@ -55,26 +56,22 @@ class UnfreezeUntil(Callback):
         if stage == "fit":
             encoder.tune()
         else:
-            encoder.tuned = True
+            encoder.set_mode(EncoderMode.TUNED)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freezes the encoder when its epochs are over."""
+        """Freeze the encoder when its epochs are over."""
         encoder = _model(pl_module).encoder(self.branch)
-        if encoder.learning and self.epochs is not None and self.done >= self.epochs:
-            encoder.freeze()
-            encoder.noisy = self.noisy
-            encoder.train()
+        if encoder.mode is EncoderMode.LEARNING and self.epochs is not None and self.done >= self.epochs:
+            encoder.set_mode(EncoderMode.NOISY if self.noisy else EncoderMode.TUNED)
             log.info("the encoder of branch %r is frozen from epoch %d on", self.branch, self.done + 1)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts; Lightning saves its checkpoints after this."""
+        """Count the epoch; Lightning saves its checkpoints after this."""
         self.done += 1
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What is saved now is used as it is."""
-        encoder = _model(pl_module).encoder(self.branch)
-        encoder.noisy = False
-        encoder.freeze()
+        """Put the encoder into evaluation mode: from now on it is used as it is."""
+        _model(pl_module).encoder(self.branch).freeze()
 
 
 def _model(module: LightningModule) -> Any:

@@ -1,4 +1,4 @@
-"""A training that begins with what another one learned, as Prefix-AAC's on Clotho does with that of AudioCaps."""
+"""Start of a training from the trained tensors of another, as Prefix-AAC on Clotho starts from AudioCaps."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 
 
 def warm_start(model: PrefixLM, source: str) -> None:
-    """Copies into ``model`` the trained tensors of the saved model ``source`` (directory or hub repository).
+    """Copy into ``model`` the trained tensors of the saved model ``source`` (directory or hub repository).
 
-    Tensors that only one of the two has are left alone, and said; words of a vocabulary (see ``mmprefix.decoders.word_level``) find
-    their row by name. Raises InputError where the decoder or an encoder that nobody tuned is another, where a tensor
-    has another shape, and where nothing fits.
+    Tensors that only one of the two has are left alone, and counted in the log. Words of a vocabulary (see
+    ``mmprefix.decoders.word_level``) get their row by name. Raises InputError where the decoder or an encoder that was
+    not tuned is another, where a tensor has another shape, and where the two have no tensor in common.
     """
     place = Path(source).expanduser()
     directory = place if place.exists() else sources.resolve_folder(source)

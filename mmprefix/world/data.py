@@ -29,6 +29,7 @@ class WorldData(PairData):
 
     def __init__(
         self,
+        *,
         directory: str = "runs/quickstart/data",
         samples: str | None = "runs/quickstart/samples",
         kinds: tuple[Medium, ...] = ("image", "audio"),
@@ -44,9 +45,9 @@ class WorldData(PairData):
     ) -> None:
         train, val, test = ([str(Path(directory) / f"{split}.jsonl")] for split in SPLITS)
         super().__init__(
-            train,
-            val,
-            test,
+            train=train,
+            val=val,
+            test=test,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
@@ -56,6 +57,10 @@ class WorldData(PairData):
         self.directory, self.samples, self.kinds = directory, samples, kinds
         self.counts = (scenes, val_scenes, test_scenes)
         self.captions_each = captions_each
+
+    def source_names(self) -> list[str]:
+        """Folder of the scenes, for the model card."""
+        return [self.directory]
 
     def prepare_data(self) -> None:
         """Makes the scenes that are not there yet; in one process only, as Lightning sees to."""

@@ -1,4 +1,4 @@
-"""Writes manifests for AudioCaps (Kim et al., NAACL 2019): sounds of 10 s, one caption in train, five in val and test.
+"""Write manifests for AudioCaps (Kim et al., NAACL 2019): sounds of 10 s, one caption in train, five in val and test.
 
 source   csv files: https://github.com/cdjkim/audiocaps, folder dataset; sounds: YouTube, as AudioSet names them
 licence  captions: the repository's licence is MIT, its README says free for academic purposes only; keep to both.
@@ -20,8 +20,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Clips by dataset/README.md of the authors' repository, and captions a clip by counting in their csv files.
@@ -30,7 +29,7 @@ SECONDS = 10.0
 
 
 def find_clips(folder: Path) -> dict[str, str]:
-    """Name without ending → path of all sounds in and below ``folder``; of two with one name, the first counts."""
+    """Map name without ending → path of all sounds in and below ``folder``; of two with one name, the first counts."""
     clips: dict[str, str] = {}
     for path, name in tables.files_below(folder, tables.SOUNDS):
         clips.setdefault(os.path.splitext(name)[0], f"{path}/{name}")
@@ -38,7 +37,7 @@ def find_clips(folder: Path) -> dict[str, str]:
 
 
 def read_rows(table: Path, clips: dict[str, str], style: str) -> list[ManifestRow]:
-    """One row a clip, with all its captions in the order of ``table``."""
+    """Read one row a clip, with all its captions in the order of ``table``."""
     captions: dict[tuple[str, str], list[str]] = {}
     numbers: dict[tuple[str, str], list[str]] = {}
     for place, cells in tables.read_table(table, ["audiocap_id", "youtube_id", "start_time", "caption"]):
@@ -54,23 +53,23 @@ def read_rows(table: Path, clips: dict[str, str], style: str) -> list[ManifestRo
 
 
 def prepare(argv: Sequence[str] | None) -> None:
-    """Does what the command line asks for."""
-    parser = preparing.new_parser("prepare_audiocaps", __doc__, captions=True)
+    """Parse the command line, and write the manifests."""
+    parser = writing.new_parser("prepare_audiocaps", __doc__, captions=True)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the csv files")
     parser.add_argument("--clips", type=Path, metavar="DIR", help="the folder of the clips (default: ROOT)")
     options = parser.parse_args(argv)
-    there = tables.available({name: options.root / f"{name}.csv" for name in PUBLISHED})
+    present = tables.available({name: options.root / f"{name}.csv" for name in PUBLISHED})
     clips = find_clips(options.clips or options.root)
     splits = [
         Split(name, table, read_rows(table, clips, options.captions), *PUBLISHED[name], lasts=(0, SECONDS), end=SECONDS)
-        for name, table in there.items()
+        for name, table in present.items()
     ]
-    preparing.write_manifests(splits, "audio", options)
+    writing.write_manifests(splits, "audio", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_audiocaps", prepare, argv)
+    """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
+    return writing.exit_code("prepare_audiocaps", prepare, argv)
 
 
 if __name__ == "__main__":

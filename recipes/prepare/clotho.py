@@ -1,4 +1,4 @@
-"""Writes manifests for Clotho (Drossos, Lipping, Virtanen, ICASSP 2020): sounds of 15 to 30 s, five captions each.
+"""Write manifests for Clotho (Drossos, Lipping, Virtanen, ICASSP 2020): sounds of 15 to 30 s, five captions each.
 
 source   v1: https://doi.org/10.5281/zenodo.3490684, v2.1: https://doi.org/10.5281/zenodo.4783391
 licence  sounds: the Creative Commons licence that clotho_metadata_SPLIT.csv names for each (from Freesound);
@@ -16,8 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmprefix.errors import InputError
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 SPLITS = {"development": "train", "validation": "val", "evaluation": "test"}
@@ -31,7 +30,7 @@ CAPTIONS = [f"caption_{number}" for number in range(1, 6)]
 
 
 def find_sounds(root: Path, split: str) -> dict[str, str]:
-    """Name → path of the sounds of ``split`` (Clotho's name of it). Raises InputError when there is no folder."""
+    """Map name → path of the sounds of ``split`` (Clotho's name of it). Raises InputError when there is no folder."""
     folders = [root / f"clotho_audio_{split}", root / "clotho_audio_files" / split, root / split]
     for folder in folders:
         if folder.is_dir():
@@ -40,7 +39,7 @@ def find_sounds(root: Path, split: str) -> dict[str, str]:
 
 
 def read_rows(table: Path, sounds: dict[str, str], style: str) -> list[ManifestRow]:
-    """The rows of ``table``, a csv file of captions. Raises InputError for a file that it names twice."""
+    """Read the rows of ``table``, a csv file of captions. Raises InputError for a file that it names twice."""
     rows: dict[str, ManifestRow] = {}
     for place, cells in tables.read_table(table, ["file_name", *CAPTIONS]):
         name = cells["file_name"]  # as it is: some begin with a space or hold &amp;, and so do those of the files
@@ -52,15 +51,15 @@ def read_rows(table: Path, sounds: dict[str, str], style: str) -> list[ManifestR
 
 
 def prepare(argv: Sequence[str] | None) -> None:
-    """Does what the command line asks for."""
-    parser = preparing.new_parser("prepare_clotho", __doc__, captions=True)
+    """Parse the command line, and write the manifests."""
+    parser = writing.new_parser("prepare_clotho", __doc__, captions=True)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the csv files and of the sounds")
     parser.add_argument(
         "--version", choices=list(PUBLISHED), default="v2.1", help="which Clotho (default: %(default)s)"
     )
     options = parser.parse_args(argv)
     published = PUBLISHED[options.version]
-    there = tables.available({split: options.root / f"clotho_captions_{split}.csv" for split in published})
+    present = tables.available({split: options.root / f"clotho_captions_{split}.csv" for split in published})
     splits = [
         Split(
             SPLITS[split],
@@ -70,14 +69,14 @@ def prepare(argv: Sequence[str] | None) -> None:
             each=len(CAPTIONS),
             lasts=(15, 30),
         )
-        for split, table in there.items()
+        for split, table in present.items()
     ]
-    preparing.write_manifests(splits, "audio", options)
+    writing.write_manifests(splits, "audio", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_clotho", prepare, argv)
+    """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
+    return writing.exit_code("prepare_clotho", prepare, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes manifests for COCO 2014 captions in the splits of Karpathy and Fei-Fei (CVPR 2015): pictures, five captions.
+"""Write manifests for COCO 2014 captions in the splits of Karpathy and Fei-Fei (CVPR 2015): pictures, five captions.
 
 source   pictures: http://images.cocodataset.org/zips/train2014.zip and val2014.zip (https://cocodataset.org);
          splits: https://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip
@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprefix.errors import InputError
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Pictures: 82,783 in train and 30,504 in restval (https://www.tensorflow.org/datasets/catalog/coco_captions), together
@@ -28,7 +27,7 @@ FOLDERS = ("train2014", "val2014")
 
 
 def read_images(file: Path) -> list[dict[str, Any]]:
-    """The pictures that ``file`` lists, their sentences as plain texts. Raises InputError when its form is another."""
+    """Read the pictures that ``file`` lists, sentences as plain texts. Raises InputError when its form is another."""
 
     def drop_tokens(value: dict[str, Any]) -> Any:
         return value.get("raw", value)  # most of the file is tokens
@@ -51,19 +50,19 @@ def read_images(file: Path) -> list[dict[str, Any]]:
 
 
 def find_pictures(folder: Path) -> dict[str, str]:
-    """The pictures in ``folder``: train2014/NAME or val2014/NAME → path. Raises InputError when neither is there."""
-    there = [name for name in FOLDERS if (folder / name).is_dir()]
-    if not there:
+    """Map train2014/NAME or val2014/NAME → path of the pictures in ``folder``. Raises InputError without either."""
+    present = [name for name in FOLDERS if (folder / name).is_dir()]
+    if not present:
         raise InputError(f"{folder}: neither {' nor '.join(FOLDERS)} is there")
     return {
         f"{name}/{picture}": f"{path}/{picture}"
-        for name in there
+        for name in present
         for path, picture in tables.files_below(folder / name, tables.PICTURES)
     }
 
 
 def read_rows(file: Path, images: list[dict[str, Any]], pictures: dict[str, str]) -> list[ManifestRow]:
-    """A row for each of ``images``. Raises InputError for one that ``file`` lists twice or that has no sentence."""
+    """Make a row for each of ``images``. Raises InputError for one listed twice in ``file`` or without a sentence."""
     rows: dict[str, ManifestRow] = {}
     for image in images:
         number, name = str(image["cocoid"]), f"{image['filepath']}/{image['filename']}"
@@ -75,8 +74,8 @@ def read_rows(file: Path, images: list[dict[str, Any]], pictures: dict[str, str]
 
 
 def prepare(argv: Sequence[str] | None) -> None:
-    """Does what the command line asks for."""
-    parser = preparing.new_parser("prepare_coco", __doc__)
+    """Parse the command line, and write the manifests."""
+    parser = writing.new_parser("prepare_coco", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of dataset_coco.json")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="where train2014 and val2014 are (default: ROOT)")
     parser.add_argument("--no-restval", action="store_true", help="train without restval: 82783 pictures, not 113287")
@@ -94,12 +93,12 @@ def prepare(argv: Sequence[str] | None) -> None:
         )
         for name, part in parts.items()
     ]
-    preparing.write_manifests(splits, "image", options)
+    writing.write_manifests(splits, "image", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_coco", prepare, argv)
+    """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
+    return writing.exit_code("prepare_coco", prepare, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes manifests for Conceptual Captions (Sharma et al., ACL 2018): pictures of the web, one caption each.
+"""Write manifests for Conceptual Captions (Sharma et al., ACL 2018): pictures of the web, one caption each.
 
 source   https://ai.google.com/research/ConceptualCaptions/download: addresses and captions, not the pictures
 licence  captions and addresses: free for any purpose, Google LLC to be named as the source; pictures: their owners'
@@ -20,8 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from mmprefix.errors import InputError
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 Find = Callable[[int, str], str | None]  # number and address of a row → path of its picture
@@ -32,7 +31,7 @@ PUBLISHED = {"train": 3318333, "val": 15840}
 
 
 def read_lines(table: Path) -> Iterator[tuple[str, str]]:
-    """Caption and address of each row. Raises InputError that names the line which is not of this form."""
+    """Read caption and address of each row. Raises InputError that names the line which is not of this form."""
     try:
         with table.open(encoding="utf-8-sig", newline="\n") as lines:
             for number, line in enumerate(lines, start=1):
@@ -48,19 +47,19 @@ def read_lines(table: Path) -> Iterator[tuple[str, str]]:
 
 
 def find_pictures(folder: Path, first: int, threads: int) -> Find:
-    """How to find the picture of a row in ``folder``, which is read once; rows are counted from ``first`` on."""
+    """Read ``folder`` once; returns the function that finds a row's picture in it, rows counted from ``first`` on."""
     numbered: dict[int, str] = {}
-    told = False  # by img2dataset, in a file beside each picture
+    described = False  # by img2dataset, in a file beside each picture
     for path, name in tables.files_below(folder, tables.PICTURES | {".json"}):
         stem, ending = os.path.splitext(name)
         if stem.isascii() and stem.isdecimal():
-            told = told or ending == ".json"
+            described = described or ending == ".json"
             if ending != ".json":
                 numbered.setdefault(int(stem), f"{path}/{name}")
-    if not told:
+    if not described:
         return lambda number, _: numbered.get(number + first)
     by_address: dict[int, str] = {}  # by hash: the texts themselves would fill the memory
-    addresses = preparing.side_by_side(read_address, numbered.values(), threads)
+    addresses = writing.side_by_side(read_address, numbered.values(), threads)
     for path, address in zip(numbered.values(), addresses, strict=True):
         if address is not None:
             by_address.setdefault(hash(address), path)
@@ -68,31 +67,31 @@ def find_pictures(folder: Path, first: int, threads: int) -> Find:
 
 
 def read_address(picture: str) -> str | None:
-    """Where img2dataset says that ``picture`` is from; None where it says nothing, or that it was not fetched."""
+    """Read the address of ``picture`` that img2dataset noted; None without a note, or if it was not fetched."""
     try:
         with open(f"{os.path.splitext(picture)[0]}.json", "rb") as file:
-            told = json.load(file)
-        return told["url"].strip() if told.get("status", "success") == "success" else None
+            note = json.load(file)
+        return note["url"].strip() if note.get("status", "success") == "success" else None
     except (OSError, ValueError, KeyError, AttributeError):
         return None
 
 
 def make_rows(table: Path, find: Find) -> Iterator[ManifestRow]:
-    """The rows of ``table`` with their numbers, from 0 on, as ids."""
+    """Make the rows of ``table``, with their numbers, from 0 on, as ids."""
     for number, (caption, address) in enumerate(read_lines(table)):
         yield ManifestRow(str(number), f"{number} {address}", find(number, address), [caption])
 
 
 def prepare(argv: Sequence[str] | None) -> None:
-    """Does what the command line asks for."""
-    parser = preparing.new_parser("prepare_conceptual_captions", __doc__)
+    """Parse the command line, and write the manifests."""
+    parser = writing.new_parser("prepare_conceptual_captions", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the tsv files")
     for name in TABLES:
-        told = f"the pictures of {name} (default: ROOT/{name})"
-        parser.add_argument(f"--{name}-pictures", type=Path, metavar="DIR", help=told)
+        text = f"the pictures of {name} (default: ROOT/{name})"
+        parser.add_argument(f"--{name}-pictures", type=Path, metavar="DIR", help=text)
     parser.add_argument("--first-number", type=int, default=0, help="that of the first row's picture (default: 0)")
-    told = "take pictures by their names and open none: quick, and blind to broken files"
-    parser.add_argument("--names-only", action="store_true", help=told)
+    text = "take pictures by their names and open none: quick, and blind to broken files"
+    parser.add_argument("--names-only", action="store_true", help=text)
     options = parser.parse_args(argv)
     if options.names_only and options.decode:
         raise InputError("--names-only and --decode: give one of them")
@@ -101,12 +100,12 @@ def prepare(argv: Sequence[str] | None) -> None:
         folder = getattr(options, f"{name}_pictures") or options.root / name
         rows = make_rows(table, find_pictures(folder, options.first_number, options.threads))
         splits.append(Split(name, table, rows, published=PUBLISHED[name], each=1))
-    preparing.write_manifests(splits, "image", options)
+    writing.write_manifests(splits, "image", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_conceptual_captions", prepare, argv)
+    """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
+    return writing.exit_code("prepare_conceptual_captions", prepare, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes manifests for Fluent Speech Commands (Lugosch et al., Interspeech 2019): orders to a smart home.
+"""Write manifests for Fluent Speech Commands (Lugosch et al., Interspeech 2019): orders to a smart home.
 
 source   https://fluent.ai/fluent-speech-commands-a-dataset-for-spoken-language-understanding-research/
 licence  Fluent.ai's own, in the download, for academic research (others call it CC BY-NC-ND 4.0)
@@ -19,8 +19,7 @@ from pathlib import Path
 
 from mmprefix.errors import InputError
 from mmprefix.media.files import missing
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Split → name of the table, recordings and speakers as the paper counts them (arXiv 1904.03670).
@@ -30,7 +29,7 @@ COLUMNS = ("path", "speakerId", "transcription", *PARTS)
 
 
 def read_rows(table: Path, root: Path) -> list[ManifestRow]:
-    """The rows of ``table``. Raises InputError for an empty cell, or a recording that it names twice in other words."""
+    """Read the rows of ``table``. Raises InputError for an empty cell, or a recording named twice in other words."""
     rows: dict[str, ManifestRow] = {}
     for place, cells in tables.read_table(table, COLUMNS):
         for column in COLUMNS:
@@ -52,8 +51,8 @@ def read_rows(table: Path, root: Path) -> list[ManifestRow]:
 
 
 def prepare(argv: Sequence[str] | None) -> None:
-    """Does what the command line asks for."""
-    parser = preparing.new_parser("prepare_fluent_speech_commands", __doc__)
+    """Parse the command line, and write the manifests."""
+    parser = writing.new_parser("prepare_fluent_speech_commands", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of data/ and wavs/")
     options = parser.parse_args(argv)
     files = {name: options.root / "data" / f"{table}_data.csv" for name, (table, _, _) in SPLITS.items()}
@@ -61,14 +60,14 @@ def prepare(argv: Sequence[str] | None) -> None:
     for name, table in tables.available(files).items():
         rows = read_rows(table, options.root)
         _, recordings, speakers = SPLITS[name]
-        told = f"{len({row.fields['user'] for row in rows})} speakers{preparing.published(speakers)}"
-        splits.append(Split(name, table, rows, published=recordings, notes=[told]))
-    preparing.write_manifests(splits, "audio", options)
+        note = f"{len({row.fields['user'] for row in rows})} speakers{writing.published(speakers)}"
+        splits.append(Split(name, table, rows, published=recordings, notes=[note]))
+    writing.write_manifests(splits, "audio", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_fluent_speech_commands", prepare, argv)
+    """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
+    return writing.exit_code("prepare_fluent_speech_commands", prepare, argv)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes manifests for SLURP (Bastianelli et al., EMNLP 2020): orders to a home assistant, with intents and slots.
+"""Write manifests for SLURP (Bastianelli et al., EMNLP 2020): orders to a home assistant, with intents and slots.
 
 source   texts: https://github.com/pswietojanski/slurp, folder dataset/slurp; recordings: https://zenodo.org/record/4274930
 licence  texts: CC BY 4.0; recordings: CC BY-NC 4.0
@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprefix.errors import InputError
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Sentences and recordings. devel, test: counted in the files of the repository; train: the sentences of MASSIVE (arXiv
@@ -36,7 +35,7 @@ FOLDERS = ("slurp_real", "slurp_synth")
 
 @dataclass(frozen=True)
 class Sentence:
-    """What one line says: the names of the recordings, and the fields that all of them share."""
+    """Content of one line: the names of the recordings, and the fields that all of them share."""
 
     recordings: Sequence[str]
     fields: Mapping[str, Any]
@@ -44,7 +43,7 @@ class Sentence:
 
 
 def read_sentences(file: Path) -> Iterator[Sentence]:
-    """The sentences of ``file``. Raises InputError that names the line which is not of SLURP's form."""
+    """Read the sentences of ``file``. Raises InputError that names the line which is not of SLURP's form."""
     number = 0
     try:
         with file.open(encoding="utf-8-sig") as lines:
@@ -93,33 +92,36 @@ def _filler(words: Sequence[str], span: Sequence[int], place: str) -> str:
 
 
 def find_recordings(folders: Sequence[Path]) -> dict[str, str]:
-    """Name without ending → path, in the first of ``folders`` that holds recordings. Raises InputError without any."""
+    """Map name without ending → path, in the first of ``folders`` with recordings. Raises InputError without any."""
     for folder in folders:
-        there = [folder / name for name in FOLDERS if (folder / name).is_dir()]
-        if there:
-            files = (file for place in there for file in tables.files_below(place, tables.SOUNDS))
+        present = [folder / name for name in FOLDERS if (folder / name).is_dir()]
+        if present:
+            files = (file for path in present for file in tables.files_below(path, tables.SOUNDS))
             return {os.path.splitext(name)[0]: f"{path}/{name}" for path, name in files}
     raise InputError(f"neither {' nor '.join(FOLDERS)} is in {' or '.join(map(str, folders))}; give --audio")
 
 
-def make_split(name: str, files: Mapping[str, Path], found: Mapping[str, str], one: bool) -> Split:
-    """The split ``name`` of the recordings that ``files`` (SLURP's name → file) list; of ``one`` a sentence, or all."""
+def make_split(name: str, files: Mapping[str, Path], paths: Mapping[str, str], one: bool) -> Split:
+    """Make the split ``name`` of the recordings in ``files`` (SLURP's name → file): ``one`` a sentence, or all.
+
+    ``paths`` maps a recording's name without ending to its path.
+    """
     rows: dict[str, ManifestRow] = {}
     again: list[str] = []
     sentences = unheard = renamed = 0
     for sentence in (sentence for file in files.values() for sentence in read_sentences(file)):
         names = {os.path.splitext(recording)[0]: recording for recording in sentence.recordings}
-        there = [stem for stem in names if stem in found]
-        sentences, unheard, renamed = sentences + 1, unheard + (not there), renamed + sentence.renamed
-        for stem in (there or list(names))[:1] if one else names:
+        present = [stem for stem in names if stem in paths]
+        sentences, unheard, renamed = sentences + 1, unheard + (not present), renamed + sentence.renamed
+        for stem in (present or list(names))[:1] if one else names:
             if stem in rows:
                 again.append(names[stem])
             else:
                 rows[stem] = ManifestRow(
-                    stem, names[stem], found.get(stem), fields={**sentence.fields, "file": names[stem]}
+                    stem, names[stem], paths.get(stem), fields={**sentence.fields, "file": names[stem]}
                 )
-    told = preparing.published(_published(files, 0))
-    notes = [f"{sentences} sentences{told}, {unheard} without any recording that is there"]
+    published = writing.published(_published(files, 0))
+    notes = [f"{sentences} sentences{published}, {unheard} without any recording that is there"]
     if renamed:
         notes.append(f'{renamed} sentences whose field "intent" is not scenario_action')
     if again:
@@ -135,32 +137,32 @@ def _published(files: Collection[str], column: int) -> int | None:
 
 
 def prepare(argv: Sequence[str] | None) -> None:
-    """Does what the command line asks for."""
-    parser = preparing.new_parser("prepare_slurp", __doc__)
+    """Parse the command line, and write the manifests."""
+    parser = writing.new_parser("prepare_slurp", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the jsonl files")
-    told = "where slurp_real and slurp_synth are (default: ROOT, or ../../audio from there)"
-    parser.add_argument("--audio", type=Path, metavar="DIR", help=told)
-    told = "recordings to train on (default: %(default)s); those of val and test are all real"
-    parser.add_argument("--train", choices=list(TRAIN), default="real", help=told)
-    told = "all of each sentence, or the first of each that is there (default: %(default)s)"
-    parser.add_argument("--recordings", choices=["all", "one"], default="all", help=told)
+    text = "where slurp_real and slurp_synth are (default: ROOT, or ../../audio from there)"
+    parser.add_argument("--audio", type=Path, metavar="DIR", help=text)
+    text = "recordings to train on (default: %(default)s); those of val and test are all real"
+    parser.add_argument("--train", choices=list(TRAIN), default="real", help=text)
+    text = "all of each sentence, or the first of each that is there (default: %(default)s)"
+    parser.add_argument("--recordings", choices=["all", "one"], default="all", help=text)
     options = parser.parse_args(argv)
     parts = {"train": TRAIN[options.train], "val": ["devel"], "test": ["test"]}
     wanted = {file: options.root / f"{file}.jsonl" for part in parts.values() for file in part}
-    there = tables.available(wanted)
+    present = tables.available(wanted)
     root = Path(os.path.abspath(options.root))
-    found = find_recordings([options.audio] if options.audio else [options.root, root.parent.parent / "audio"])
+    paths = find_recordings([options.audio] if options.audio else [options.root, root.parent.parent / "audio"])
     splits = [
-        make_split(name, {file: there[file] for file in part if file in there}, found, options.recordings == "one")
+        make_split(name, {file: present[file] for file in part if file in present}, paths, options.recordings == "one")
         for name, part in parts.items()
-        if there.keys() & set(part)
+        if present.keys() & set(part)
     ]
-    preparing.write_manifests(splits, "audio", options)
+    writing.write_manifests(splits, "audio", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_slurp", prepare, argv)
+    """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
+    return writing.exit_code("prepare_slurp", prepare, argv)
 
 
 if __name__ == "__main__":

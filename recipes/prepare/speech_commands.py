@@ -1,4 +1,4 @@
-"""Writes manifests for Speech Commands (Warden, arXiv 1804.03209): single words of one second from many speakers.
+"""Write manifests for Speech Commands (Warden, arXiv 1804.03209): single words of one second from many speakers.
 
 source   http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz, and v0.01;
          for --official-test: speech_commands_test_set_v0.02.tar.gz there, and v0.01
@@ -25,8 +25,7 @@ from typing import Any
 
 from mmprefix.errors import InputError
 from mmprefix.media.audio import sound_seconds
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.writing import ManifestRow, Split
 
 # Recordings of words: of v0.02 in the paper, of v0.01 as its lists and its README say; "official": in the test archive.
@@ -43,7 +42,7 @@ CLIPS = {"v0.01": {}, "v0.02": {"train": 668, "val": 121}}
 
 
 def find_clips(folder: Path) -> dict[str, str]:
-    """WORD/NAME → path of the recordings in the folders of ``folder``, without noise. Raises InputError without any."""
+    """Map WORD/NAME → path of the recordings below ``folder``, without noise. Raises InputError without any."""
     clips = {
         f"{os.path.basename(path)}/{name}": f"{path}/{name}"
         for path, name in tables.files_below(folder, tables.SOUNDS)
@@ -55,22 +54,22 @@ def find_clips(folder: Path) -> dict[str, str]:
 
 
 def split_by_rule(name: str) -> str:
-    """The split of the recording ``name`` by Warden's rule: all of a speaker fall in one, whatever else is recorded."""
+    """Split of the recording ``name`` by Warden's rule: all of a speaker fall in one, whatever else is recorded."""
     digest = hashlib.sha1(name.partition("_nohash_")[0].encode(), usedforsecurity=False).hexdigest()
     percentage = int(digest, 16) % 2**27 * (100 / (2**27 - 1))
     return "val" if percentage < 10 else "test" if percentage < 20 else "train"
 
 
 def read_lists(root: Path) -> dict[str, str]:
-    """WORD/NAME → split of the recordings in the two lists; empty where there are none.
+    """Map WORD/NAME → split of the recordings in the two lists; empty without lists.
 
     Raises InputError when one list is missing, or a recording stands in them twice.
     """
     splits: dict[str, str] = {}
-    there = {split: root / name for split, name in LISTS.items() if (root / name).exists()}
-    if len(there) == 1:
+    present = {split: root / name for split, name in LISTS.items() if (root / name).exists()}
+    if len(present) == 1:
         raise InputError(f"{root}: of {' and '.join(LISTS.values())} only one is there; give both or none")
-    for split, file in there.items():
+    for split, file in present.items():
         try:
             lines = file.read_text(encoding="utf-8-sig").splitlines()
         except OSError as error:
@@ -89,7 +88,7 @@ def read_lists(root: Path) -> dict[str, str]:
 
 
 def split_clips(root: Path) -> dict[str, dict[str, str | None]]:
-    """Split → WORD/NAME → path of its recordings; None for one that is listed and not there."""
+    """Map split → WORD/NAME → path of its recordings; None for one that is listed and missing."""
     clips, listed = find_clips(root), read_lists(root)
     if not listed:
         print(f"no lists in {root}: split by the rule by which they were made")
@@ -101,7 +100,7 @@ def split_clips(root: Path) -> dict[str, dict[str, str | None]]:
 
 
 def make_rows(clips: Mapping[str, str | None], twelve: bool) -> Iterator[ManifestRow]:
-    """The rows of recordings of words; ``twelve``: with the labels of the official test."""
+    """Make the rows of recordings of words; ``twelve``: with the labels of the official test."""
     for clip, path in clips.items():
         word, name = clip.split("/")
         speaker, known, _ = name.partition("_nohash_")
@@ -116,9 +115,9 @@ def make_rows(clips: Mapping[str, str | None], twelve: bool) -> Iterator[Manifes
 
 
 def silence(root: Path) -> dict[str, list[ManifestRow]]:
-    """Split → clips of the background noise, a second from each half second on that is over before the file is.
+    """Map split → clips of the background noise: one second from each half second on, if the file lasts longer.
 
-    So TensorFlow Datasets cuts them. Raises InputError when there is no noise.
+    TensorFlow Datasets cuts them in the same way. Raises InputError when there is no noise.
     """
     rows: dict[str, list[ManifestRow]] = {"train": [], "val": []}
     for folder, name in tables.files_below(root / NOISE, tables.SOUNDS):
@@ -139,15 +138,15 @@ def silence(root: Path) -> dict[str, list[ManifestRow]]:
 
 
 def prepare(argv: Sequence[str] | None) -> None:
-    """Does what the command line asks for."""
-    parser = preparing.new_parser("prepare_speech_commands", __doc__)
+    """Parse the command line, and write the manifests."""
+    parser = writing.new_parser("prepare_speech_commands", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the folders of words")
-    told = "which Speech Commands (default: %(default)s)"
-    parser.add_argument("--version", choices=list(PUBLISHED), default="v0.02", help=told)
-    told = "add clips of the background noise, labelled _silence_, to train and val"
-    parser.add_argument("--silence", action="store_true", help=told)
-    told = "the unpacked archive of the official test, which becomes test, with its twelve labels for all"
-    parser.add_argument("--official-test", type=Path, metavar="DIR", help=told)
+    text = "which Speech Commands (default: %(default)s)"
+    parser.add_argument("--version", choices=list(PUBLISHED), default="v0.02", help=text)
+    text = "add clips of the background noise, labelled _silence_, to train and val"
+    parser.add_argument("--silence", action="store_true", help=text)
+    text = "the unpacked archive of the official test, which becomes test, with its twelve labels for all"
+    parser.add_argument("--official-test", type=Path, metavar="DIR", help=text)
     options = parser.parse_args(argv)
     official: Path | None = options.official_test
     published = PUBLISHED[options.version]
@@ -160,16 +159,16 @@ def prepare(argv: Sequence[str] | None) -> None:
         source = official if official is not None and name == "test" else options.root
         count = published["official" if source is official else name]
         noise = quiet.get(name, [])
-        known = preparing.published(CLIPS[options.version].get(name))
-        told = f"{len(clips)} words and {len(noise)} clips of silence{known}"
+        known = writing.published(CLIPS[options.version].get(name))
+        note = f"{len(clips)} words and {len(noise)} clips of silence{known}"
         rows = [*make_rows(clips, official is not None), *noise]
-        splits.append(Split(name, source, rows, published=count, lasts=(0, 1), notes=[told] if noise else []))
-    preparing.write_manifests([split for split in splits if split.rows], "audio", options)
+        splits.append(Split(name, source, rows, published=count, lasts=(0, 1), notes=[note] if noise else []))
+    writing.write_manifests([split for split in splits if split.rows], "audio", options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("prepare_speech_commands", prepare, argv)
+    """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
+    return writing.exit_code("prepare_speech_commands", prepare, argv)
 
 
 if __name__ == "__main__":

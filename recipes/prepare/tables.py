@@ -1,4 +1,4 @@
-"""What the programs that prepare data sets read: tables of captions, and the names of the files below a folder."""
+"""Input of the programs that prepare data sets: tables of captions, and the names of the files below a folder."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", 
 
 
 def available(files: Mapping[str, Path]) -> dict[str, Path]:
-    """Those of ``files`` (split → file) that are there; says which are not. Raises InputError when none is."""
-    found = {name: file for name, file in files.items() if file.is_file()}
-    if not found:
+    """Select those of ``files`` (split → file) that exist; print those that do not. Raises InputError if none does."""
+    present = {name: file for name, file in files.items() if file.is_file()}
+    if not present:
         raise InputError(f"none of these files is there: {', '.join(map(str, files.values()))}")
     for name in files:
-        if name not in found:
+        if name not in present:
             print(f"{name}: skipped, for {files[name]} is not there")
-    return found
+    return present
 
 
 def read_table(file: Path, needed: Sequence[str] = ()) -> list[tuple[str, dict[str, str]]]:
-    """The rows of a CSV file (.tsv: of a TSV file) with a header: where each stands (FILE:LINE), and its cells.
+    """Read the rows of a CSV file (.tsv: of a TSV file) with a header: the position (FILE:LINE) of each, and its cells.
 
-    Raises InputError when it cannot be read, is not UTF-8, lacks a column of ``needed``, has no rows, or a row has
-    more or fewer cells than the header.
+    Raises InputError when the file cannot be read, is not UTF-8, lacks a column of ``needed``, has no rows, or a row
+    has more or fewer cells than the header.
     """
     rows: list[tuple[str, dict[str, str]]] = []
     line = 0
@@ -58,12 +58,12 @@ def read_table(file: Path, needed: Sequence[str] = ()) -> list[tuple[str, dict[s
 
 
 def refusal(file: str | Path, error: OSError) -> InputError:
-    """What to raise when the system refuses ``file``."""
+    """Error to raise when the system refuses ``file``."""
     return InputError(f"{file}: {(error.strerror or str(error)).lower()}")
 
 
 def tidy(place: str, caption: str, style: str = "raw") -> str:
-    """``caption`` without needless white space; ``style`` prefix-aac: as Kim et al. 2023 (arXiv 2303.17489) train.
+    """Tidy the white space of ``caption``; ``style`` prefix-aac: as Kim et al. 2023 (arXiv 2303.17489) train.
 
     Raises InputError that names ``place`` when nothing is left.
     """
@@ -76,9 +76,9 @@ def tidy(place: str, caption: str, style: str = "raw") -> str:
 
 
 def files_below(folder: Path, endings: frozenset[str]) -> Iterator[tuple[str, str]]:
-    """Folder and name of each file in or below ``folder`` with one of ``endings``, in order; each folder is read once.
+    """List folder and name of the files in and below ``folder`` with one of ``endings``, in order.
 
-    Raises InputError when a folder cannot be read.
+    Each folder is read once. Raises InputError when a folder cannot be read.
     """
 
     def refuse(error: OSError) -> None:

@@ -1,10 +1,10 @@
-"""The words of the training captions, one a line: the vocabulary of `mmprefix.decoders.WordDecoder`.
+"""Write the words of the training captions, one a line: the vocabulary of `mmprefix.decoders.WordDecoder`.
 
     python recipes/prepare/vocabulary.py audiocaps/train.jsonl --out audiocaps/words.txt
 
-Words are what white space parts, in the order in which they first occur. `!` comes first, which the published code
-keeps for padding, then `<eos>` and `<unk>`. Several manifests are read one after the other, so that the words of the
-first keep their places. Captions should have been normalised before (`--captions prefix-aac` of the programs that
+Words are parted by white space and stand in the order in which they first occur. `!` comes first, which the published
+code keeps for padding, then `<eos>` and `<unk>`. Several manifests are read one after the other, so that the words of
+the first keep their indices. Captions should have been normalised before (`--captions prefix-aac` of the programs that
 prepare data).
 """
 
@@ -21,21 +21,20 @@ from mmprefix.cli.main import Parser
 from mmprefix.data.manifest import listing, read_manifest
 from mmprefix.decoders.word_level import END, UNKNOWN
 from mmprefix.errors import InputError
-from mmprefix.recipes.prepare import tables
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import tables, writing
 
 PADDING = "!"
 
 
 def vocabulary(captions: Iterable[str], least: int = 1) -> list[str]:
-    """The words that occur ``least`` times or more, behind the padding, the end of text and the unknown word."""
+    """Words that occur ``least`` times or more, behind the padding, the end of text and the unknown word."""
     counts = Counter(word for caption in captions for word in caption.split())
     first = (PADDING, END, UNKNOWN)
     return [*first, *(word for word, count in counts.items() if count >= least and word not in first)]
 
 
 def build(argv: Sequence[str] | None) -> None:
-    """Does what the command line asks for."""
+    """Parse the command line, and write the vocabulary."""
     parser = Parser(
         "build_vocabulary",
         description=__doc__,
@@ -67,8 +66,8 @@ def build(argv: Sequence[str] | None) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
-    return preparing.exit_code("build_vocabulary", build, argv)
+    """Run the command line; see ``--help``. Returns the exit code: 0 done, 2 wrong usage or data."""
+    return writing.exit_code("build_vocabulary", build, argv)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What the programs that prepare data sets share: options, the check of files, manifests and the report.
+"""Writing of manifests for the programs that prepare data sets: options, the check of files, and the report.
 
-A program gives the rows of each split. Here their files are opened, and train.jsonl, val.jsonl, test.jsonl and
-missing.txt are written: all of them or, when something is wrong, none. Rows pass through one by one, so that millions
+A program brings the rows of each split. This module opens their files and writes train.jsonl, val.jsonl, test.jsonl and
+missing.txt: all of them or, when something is wrong, none. Rows pass through one by one, so that millions
 of them need little memory.
 """
 
@@ -39,9 +39,9 @@ Kind = Literal["audio", "image"]
 
 @dataclass(frozen=True)
 class ManifestRow:
-    """A line of a manifest to be. ``path`` is None where no file was found; ``name`` is what was looked for.
+    """Line of a manifest to be written. ``name`` is that of the file sought; ``path`` is None if it is missing.
 
-    ``fields`` are written as they are; ``part`` is from where to where the file counts, in seconds.
+    ``fields`` are written as they are; ``part`` is the start and end of the part that counts, in seconds.
     """
 
     id: str
@@ -54,7 +54,7 @@ class ManifestRow:
 
 @dataclass
 class Split:
-    """The rows of one split and where they come from; what was published of it; and, later, what was found."""
+    """Rows of one split, their source, its published counts and, once it is written, its actual counts."""
 
     name: str
     source: Path
@@ -71,7 +71,7 @@ class Split:
     trouble: str = ""  # the first file that cannot be used
 
     def report(self) -> Iterator[str]:
-        """What was found beside what was published, in lines."""
+        """Lines that compare the actual counts with the published ones."""
         written = self.captions.total()
         yield f"{self.name}: {written + self.lost.total()} in {self.source.name}{published(self.published)}"
         yield f"  {written} written, {self.lost['missing']} missing, {self.lost['unreadable']} unreadable"
@@ -84,9 +84,9 @@ class Split:
             each = f"{least}" if least == most else f"{least} to {most}"
             yield f"  {sum(number * rows for number, rows in self.captions.items())} captions, {each} a row"
         if self.seconds:
-            told = f" (published: {self.lasts[0]:g} to {self.lasts[1]:g} s)" if self.lasts else ""
+            published_range = f" (published: {self.lasts[0]:g} to {self.lasts[1]:g} s)" if self.lasts else ""
             mean = sum(self.seconds) / len(self.seconds)
-            yield f"  {min(self.seconds):.2f} to {max(self.seconds):.2f} s, mean {mean:.2f} s{told}"
+            yield f"  {min(self.seconds):.2f} to {max(self.seconds):.2f} s, mean {mean:.2f} s{published_range}"
         if self.end is not None:
             yield f"  {sum(value > self.end for value in self.seconds)} longer than {self.end:g} s: to be read up to it"
         if self.odd:
@@ -95,7 +95,7 @@ class Split:
 
 
 def published(count: int | None) -> str:
-    """What stands behind a number that was found: the published one, or nothing where there is none."""
+    """Text to follow an actual count: the published one, or nothing if there is none."""
     return "" if count is None else f" (published: {count})"
 
 
@@ -103,20 +103,20 @@ def published(count: int | None) -> str:
 
 
 def new_parser(program: str, description: str | None, captions: bool = False) -> Parser:
-    """A parser with the options that all programs have; ``captions`` adds the choice of how captions are written."""
+    """Make a parser with the options that all programs have; ``captions`` adds the choice of how they are written."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser(program, description=description, formatter_class=raw, allow_abbrev=False)
-    told = """gets train.jsonl, val.jsonl and test.jsonl, as far as there are such splits, and missing.txt: a line for
+    text = """gets train.jsonl, val.jsonl and test.jsonl, as far as there are such splits, and missing.txt: a line for
         each file that is missing or unreadable (split, which of the two, name, reason), none when all is well"""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=told)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
     parser.add_argument("--decode", action="store_true", help="decode every file whole (default: read its header)")
     threads = min(8, os.cpu_count() or 1)
     parser.add_argument(
         "--threads", type=_positive, default=threads, help="files read side by side (default: %(default)s)"
     )
     if captions:
-        told = "raw: as published, white space tidied; prefix-aac: small letters, and a full stop at the end only"
-        parser.add_argument("--captions", choices=["raw", "prefix-aac"], default="raw", help=told)
+        text = "raw: as published, white space tidied; prefix-aac: small letters, and a full stop at the end only"
+        parser.add_argument("--captions", choices=["raw", "prefix-aac"], default="raw", help=text)
     parser.set_defaults(names_only=False)
     return parser
 
@@ -128,7 +128,7 @@ def _positive(text: str) -> int:
 
 
 def exit_code(program: str, work: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None) -> int:
-    """Does ``work``; 0 when it is done, 2 after a plain line on standard error when usage or data are wrong."""
+    """Call ``work``; returns 0 when done, 2 after a plain line on standard error when usage or data are wrong."""
     try:
         work(argv)
     except InputError as error:
@@ -141,7 +141,7 @@ def exit_code(program: str, work: Callable[[Sequence[str] | None], None], argv: 
 
 
 def side_by_side(work: Callable[[S], T], values: Iterable[S], threads: int) -> Iterator[T]:
-    """What ``work`` gives for each of ``values``, in order, done in threads; few are held in memory at a time."""
+    """Map ``work`` over ``values`` in threads, results in order; few are held in memory at a time."""
 
     def do(some: list[S]) -> list[T]:
         return [work(value) for value in some]
@@ -157,9 +157,9 @@ def side_by_side(work: Callable[[S], T], values: Iterable[S], threads: int) -> I
 
 
 def write_manifests(splits: Sequence[Split], key: Kind, options: argparse.Namespace) -> None:
-    """Opens the files of ``splits``, writes what ``options`` (see ``new_parser``) ask for, and prints the report.
+    """Open the files of ``splits``, write manifests as in ``options`` (see ``new_parser``), and print the report.
 
-    Raises InputError, and leaves what stands there as it is, when no file can be used or the disk refuses.
+    Raises InputError, and leaves older manifests as they are, when no file can be used or the disk refuses.
     """
     out: Path = options.out
     try:
@@ -184,7 +184,7 @@ def write_manifests(splits: Sequence[Split], key: Kind, options: argparse.Namesp
 
 
 def _lines(split: Split, key: Kind, options: argparse.Namespace, missing: TextIO) -> Iterator[str]:
-    """The lines of the rows whose files can be used; counts them in ``split``, and lists the others in ``missing``."""
+    """Make the lines of rows whose files can be used; count them in ``split``, and list the others in ``missing``."""
     for row, seconds, fault in _checked(split, key, options):
         if row.path is None or fault is not None:
             kind = "missing" if row.path is None else "unreadable"
@@ -215,9 +215,9 @@ def _lines(split: Split, key: Kind, options: argparse.Namespace, missing: TextIO
 def _checked(
     split: Split, key: Kind, options: argparse.Namespace
 ) -> Iterator[tuple[ManifestRow, float | None, str | None]]:
-    """Each row with the seconds of its sound, or with what is wrong with its file."""
+    """Pair each row with the seconds of its sound, or with the fault of its file."""
 
-    def look(row: ManifestRow) -> tuple[ManifestRow, float | None, str | None]:
+    def check(row: ManifestRow) -> tuple[ManifestRow, float | None, str | None]:
         if row.path is None:
             return row, None, "no such file"
         try:
@@ -226,11 +226,11 @@ def _checked(
             return row, None, str(error).removeprefix(f"{row.path}: ")
 
     rows = tqdm(split.rows, desc=split.name, unit=" files", leave=False, disable=None)  # None: only in a terminal
-    return side_by_side(look, rows, options.threads)
+    return side_by_side(check, rows, options.threads)
 
 
 def _seconds(path: str, part: tuple[float, float] | None, key: Kind, whole: bool) -> float | None:
-    """How long the ``part`` of the sound in ``path`` lasts, None for a picture; from its header, or decoded.
+    """Duration in seconds of the ``part`` of the sound in ``path``, from its header or decoded; None for a picture.
 
     Raises InputError when the file cannot be used.
     """
@@ -246,5 +246,5 @@ def _seconds(path: str, part: tuple[float, float] | None, key: Kind, whole: bool
 
 @cache
 def _between(folder: str, out: str) -> str:
-    """The path of ``folder`` seen from ``out``, whatever links lead to either."""
+    """Path of ``folder`` seen from ``out``, whatever links lead to either."""
     return os.path.relpath(os.path.realpath(folder), os.path.realpath(out))

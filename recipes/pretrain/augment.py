@@ -1,6 +1,6 @@
-"""What is done to sounds and pictures while a small encoder is trained on few of them: none is seen twice alike.
+"""Augmentation of sounds and pictures for small encoders that are trained on few: none is seen twice alike.
 
-Sounds are mel power (B M T), because all that is done to them is as good there as in the waveform and far cheaper.
+Sounds are mel power (B M T), because every change is as good there as in the waveform and far cheaper.
 Randomness is torch's own: `torch.manual_seed` repeats it.
 """
 
@@ -14,17 +14,17 @@ from torch.nn import functional as F
 
 
 def uniform(low: float, high: float) -> float:
-    """One number between ``low`` and ``high``."""
+    """Draw one number between ``low`` and ``high``."""
     return low + (high - low) * torch.rand(()).item()
 
 
 def whole(below: int) -> int:
-    """One whole number from 0 to ``below`` - 1."""
+    """Draw one whole number from 0 to ``below`` - 1."""
     return int(torch.randint(below, ()).item())
 
 
-def vary_sound(power: Tensor, columns: int, stretch: float = 0.15, shift: float = 3.0, gain: float = 1.5) -> Tensor:
-    """One clip's mel power (M T) → (M columns): faster or slower, higher or lower, rolled, louder or softer, noisier.
+def vary_sound(power: Tensor, columns: int, *, stretch: float = 0.15, shift: float = 3.0, gain: float = 1.5) -> Tensor:
+    """Vary one clip, mel power (M T) → (M columns): its tempo, pitch, start, loudness and noise.
 
     ``stretch`` is the largest change of log duration, ``shift`` of pitch in bands, ``gain`` the spread of log power.
     """
@@ -42,7 +42,7 @@ def vary_sound(power: Tensor, columns: int, stretch: float = 0.15, shift: float 
 
 
 def _warp(power: Tensor, time: float, bands: float) -> Tensor:
-    """``power`` (M T) drawn out to ``time`` times its length and moved by ``bands``: one interpolation."""
+    """Stretch ``power`` (M T) to ``time`` times its length and move it by ``bands``, in one interpolation."""
     mels, size = power.shape
     rows = ((torch.arange(mels) + bands).clamp(0, mels - 1) * 2 + 1) / mels - 1
     after = max(16, int(size * time))
@@ -53,7 +53,7 @@ def _warp(power: Tensor, time: float, bands: float) -> Tensor:
 
 
 def mix_sounds(power: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Each clip (B M T) sounding together with another, and its targets (B C) shared out between the two.
+    """Mix each clip (B M T) with another, and their targets (B C) in the same shares.
 
     Between-class learning (Tokozume et al. 2018, https://arxiv.org/abs/1711.10282): the share is one of loudness,
     so the other clip is first brought to the power of the one.
@@ -67,7 +67,10 @@ def mix_sounds(power: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hide_bands(bands: Tensor, most_bands: int = 8, most_time: int = 20) -> Tensor:
-    """A stripe of bands and one of time set to the mean, 0, in each of (B M T); SpecAugment, https://arxiv.org/abs/1904.08779."""
+    """Set a stripe of bands and one of time to the mean, 0, in each of (B M T).
+
+    SpecAugment, https://arxiv.org/abs/1904.08779.
+    """
     hidden = torch.zeros(bands.shape, dtype=torch.bool)
     for clip in hidden:
         for axis, most in ((0, most_bands), (1, most_time)):
@@ -77,7 +80,7 @@ def hide_bands(bands: Tensor, most_bands: int = 8, most_time: int = 20) -> Tenso
 
 
 def vary_picture(pixels: Tensor, flip: bool = True, smallest: float = 0.5) -> Tensor:
-    """Pixels (3 Y X) → as many: a random part of at least ``smallest`` of each side, mirrored or not, other light."""
+    """Crop pixels (3 Y X) to at least ``smallest`` of each side, mirror or not, relight, and resize to the old size."""
     height, width = pixels.shape[1:]
     share = uniform(smallest, 1.0)
     rows, columns = max(1, int(height * share)), max(1, int(width * min(1.0, share * uniform(0.85, 1.15))))
@@ -92,7 +95,7 @@ def vary_picture(pixels: Tensor, flip: bool = True, smallest: float = 0.5) -> Te
 
 
 def mix_pictures(pixels: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Each picture (B 3 Y X) blended with another, and its targets likewise; mixup, https://arxiv.org/abs/1710.09412."""
+    """Blend each picture (B 3 Y X) with another, and its targets likewise; mixup, https://arxiv.org/abs/1710.09412."""
     order, share = torch.randperm(len(pixels)), torch.rand(len(pixels))
     blend = share[:, None, None, None]
     share = share[:, None]

@@ -1,9 +1,9 @@
-"""Trains a small GPT-2 and its tokenizer from nothing but lines of text: a decoder where none can be downloaded.
+"""Train a small GPT-2 and its tokenizer on lines of text alone: a decoder where none can be downloaded.
 
-The text is a byte-level BPE as in GPT-2 (Radford et al., 2019); the model is `GPT2LMHeadModel` trained by plain
-language modelling: random windows of one long stream in which every text is followed by `<|endoftext|>`. Texts
-that say the same thing (the captions of one picture) stand side by side in the stream, and a window begins with the
-first of them, so the decoder learns to read what came before; that is what a prefix will ask of it.
+The model is `GPT2LMHeadModel` trained by plain language modelling: random windows of one long stream in which every
+text is followed by `<|endoftext|>` (decoder_tokens.py). Texts with one meaning (the captions of one picture) stand side
+by side in the stream, and a window begins with the first of them, so the decoder learns to use the text before; that is
+what a prefix will ask of it.
 
     python recipes/pretrain/decoder.py captions.jsonl --folder runs/decoder --steps 3000
 """
@@ -17,73 +17,65 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-END = "<|endoftext|>"
+from mmprefix.recipes.pretrain.decoder_tokens import (
+    Text,
+    TokenWindows,
+    end_id,
+    read_texts,
+    stream,
+    train_tokenizer,
+    weights,
+)
+from mmprefix.recipes.pretrain.loop import JoinedOptimizer, LogLines, every_hundred, train
+
 log = logging.getLogger("pretrain_decoder")
 
-Text = str | Sequence[str]
-"""One text, or several texts that say the same thing."""
+
+@dataclass(frozen=True)
+class DecoderPlan:
+    """Sizes of a decoder, and its training settings.
+
+    The learning rate warms up to ``lr`` over the first twentieth of ``steps`` and falls along a cosine. A share
+    ``held_back`` of the texts is never trained on and gives the loss that is reported.
+    """
+
+    layers: int = 4
+    heads: int = 4
+    width: int = 256
+    vocab_size: int = 2048
+    positions: int = 128
+    steps: int = 3000
+    batch_tokens: int = 4096
+    lr: float = 2e-3
+    dropout: float = 0.0
+    held_back: float = 0.02
+    seed: int = 0
+    whole: bool = False  # windows hold whole groups of texts, as many as there is room for, none without its end
+    answers: str | None = None  # mark before each answer: answers weigh 1 in the loss, all other tokens ``rest``
+    rest: float = 1.0
+    muon: bool = False  # the layers' matrices and the table of positions are trained by Muon, not AdamW
 
 
-def train_decoder(
-    texts: Iterable[Text],
-    folder: Path,
-    *,
-    layers: int = 4,
-    heads: int = 4,
-    width: int = 256,
-    vocab_size: int = 2048,
-    positions: int = 128,
-    steps: int = 3000,
-    batch_tokens: int = 4096,
-    lr: float = 2e-3,
-    dropout: float = 0.0,
-    held_back: float = 0.02,
-    seed: int = 0,
-    whole: bool = False,
-    answers: str | None = None,
-    rest: float = 1.0,
-    muon: bool = False,
-) -> dict[str, float]:
-    """Trains on ``texts`` and writes tokenizer and model (float16 safetensors) to ``folder``.
+def train_decoder(texts: Iterable[Text], folder: Path, plan: DecoderPlan) -> dict[str, float]:
+    """Train on ``texts`` and write tokenizer and model (float16 safetensors) to ``folder``.
 
-    ``whole`` windows hold whole groups of texts, as many as there is room for, and no beginning without its end.
-    ``answers`` is what an answer stands behind in its text: answers then weigh 1 in the loss, all the rest ``rest``.
-    ``muon`` trains the matrices of the layers and the table of positions by Muon, not AdamW.
-
-    The learning rate warms up over the first twentieth of ``steps`` and falls along a cosine. A share
-    ``held_back`` of the texts is never trained on and gives the loss that is returned:
-    ``{"loss": nats a token, "perplexity": ..., "tokens": of the training stream, "parameters", "seconds"}``.
+    Returns ``{"loss": nats a token, "perplexity": ..., "tokens": of the training stream, "parameters", "seconds"}``.
     Runs on a GPU when there is one. Raises ValueError when there is too little text for one window.
     """
     began = time.monotonic()
-    groups = [[text] if isinstance(text, str) else list(text) for text in texts]
-    random.Random(seed).shuffle(groups)
-    aside = max(1, round(held_back * len(groups))) if held_back else 0
-    tokenizer = train_tokenizer((text for group in groups[aside:] for text in group), vocab_size)
-    row = positions if whole else None
-    train, starts = stream(groups[aside:], tokenizer, row)
-    val, val_starts = stream(groups[:aside] or groups, tokenizer, row)
-    if len(train) < positions + (not whole):
-        raise ValueError(f"texts hold {len(train)} tokens, fewer than one window of {positions} positions")
-    torch.manual_seed(seed)
-    model = GPT2LMHeadModel(_config(tokenizer, layers, heads, width, positions, dropout))
-    weigh = partial(weights, tokenizer=tokenizer, answers=answers, rest=rest)
-    rows = max(1, batch_tokens // positions)
-    optimisers = _optimisers(model, lr, muon)
-    _fit(model, optimisers, train, weigh(train), starts, positions=positions, steps=steps, rows=rows, seed=seed)
-    if len(val) <= positions:
-        val, val_starts = train, starts
-    loss = held_back_loss(model, val, val_starts, positions, weigh(val))
+    tokenizer, windows, val = _windows(texts, plan)
+    torch.manual_seed(plan.seed)
+    model = GPT2LMHeadModel(_config(tokenizer, plan))
+    _fit(model, windows, plan)
+    loss = held_back_loss(model, val)
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer.save_pretrained(folder)
     model.half().save_pretrained(folder)
@@ -93,156 +85,86 @@ def train_decoder(
     return {
         "loss": loss,
         "perplexity": math.exp(loss),
-        "tokens": len(train),
+        "tokens": len(windows.ids),
         "parameters": parameters,
         "seconds": seconds,
     }
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of at most ``vocab_size`` entries; any text can be written with it. At least 257 are needed."""
-    if vocab_size < 257:
-        raise ValueError(f"vocab_size {vocab_size}: 256 bytes and {END} already take 257")
-    tokenizer: Any = Tokenizer(models.BPE())  # whose stubs know its parts as read-only
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, unk_token=END)
+def _windows(texts: Iterable[Text], plan: DecoderPlan) -> tuple[PreTrainedTokenizerFast, TokenWindows, TokenWindows]:
+    """Tokenizer, windows to train on, and windows of the texts held back (without enough of them, the former)."""
+    groups = [[text] if isinstance(text, str) else list(text) for text in texts]
+    random.Random(plan.seed).shuffle(groups)
+    aside = max(1, round(plan.held_back * len(groups))) if plan.held_back else 0
+    tokenizer = train_tokenizer((text for group in groups[aside:] for text in group), plan.vocab_size)
+
+    def cut(part: Sequence[Sequence[str]]) -> TokenWindows:
+        ids, starts = stream(part, tokenizer, plan.positions if plan.whole else None)
+        weight = weights(ids, tokenizer, plan.answers, plan.rest)
+        return TokenWindows(ids, weight, starts[starts <= len(ids) - plan.positions], plan.positions)
+
+    windows, val = cut(groups[aside:]), cut(groups[:aside] or groups)
+    if len(windows.ids) < plan.positions + (not plan.whole):
+        raise ValueError(f"texts hold {len(windows.ids)} tokens, fewer than one window of {plan.positions} positions")
+    return tokenizer, windows, val if len(val.ids) > plan.positions else windows
 
 
-def stream(
-    groups: Sequence[Sequence[str]], tokenizer: PreTrainedTokenizerFast, row: int | None = None
-) -> tuple[Tensor, Tensor]:
-    """All texts in one line of token ids, an end token before and after each, and where in it windows may begin.
-
-    They begin with a group; or, where ``row`` is given, with each row of so many tokens. A row holds whole groups (one
-    that is longer than a row is cut) and is filled up with end tokens.
-    """
-    end = end_id(tokenizer)
-    ids, starts = [end], []
-    for group in groups:
-        lines = [[*line, end] for line in tokenizer(list(group))["input_ids"]] if group else []
-        tokens = [token for line in lines for token in line]
-        if row is None:
-            starts.append(len(ids) - 1)
-        else:
-            tokens = tokens[: row - 1]
-            used = len(ids) % row or row
-            if used + len(tokens) > row:
-                ids += [end] * (row - used + 1)
-        ids += tokens
-    if row is not None:
-        ids += [end] * (-len(ids) % row)
-        starts = range(0, len(ids), row)
-    return torch.tensor(ids), torch.tensor(starts)
-
-
-def weights(ids: Tensor, tokenizer: PreTrainedTokenizerFast, answers: str | None, rest: float) -> Tensor:
-    """What each token of a stream (N,) weighs in the loss: 1, and ``rest`` outside of what stands behind ``answers``.
-
-    An answer lasts to the end of its text. An end token that follows another only fills a row and weighs nothing.
-    """
-    end = ids == end_id(tokenizer)
-    after_end = torch.cat([end.new_ones(1), end[:-1]])
-    weight = torch.ones(len(ids))
-    if answers is not None:
-        mark = torch.tensor(tokenizer(answers)["input_ids"])
-        place = torch.arange(len(ids))
-        marked = torch.zeros(len(ids), dtype=torch.bool)
-        marked[len(mark) - 1 :] = (ids.unfold(0, len(mark), 1) == mark).all(1)
-        last_mark = torch.where(marked, place, -1).cummax(0).values
-        last_end = torch.where(after_end, place - 1, -1).cummax(0).values
-        weight[(last_mark <= last_end) | marked] = rest
-    weight[end & after_end] = 0
-    return weight
-
-
-def end_id(tokenizer: PreTrainedTokenizerFast) -> int:
-    """The id of the end token, which also stands before the first text."""
-    end = tokenizer.eos_token_id
-    assert isinstance(end, int)
-    return end
-
-
-def _config(
-    tokenizer: PreTrainedTokenizerFast, layers: int, heads: int, width: int, positions: int, dropout: float
-) -> GPT2Config:
+def _config(tokenizer: PreTrainedTokenizerFast, plan: DecoderPlan) -> GPT2Config:
     return GPT2Config(
         vocab_size=len(tokenizer),
-        n_positions=positions,
-        n_embd=width,
-        n_layer=layers,
-        n_head=heads,
+        n_positions=plan.positions,
+        n_embd=plan.width,
+        n_layer=plan.layers,
+        n_head=plan.heads,
         activation_function="gelu_pytorch_tanh",  # the same function as "gelu_new", in one pass
-        resid_pdrop=dropout,
-        embd_pdrop=dropout,
-        attn_pdrop=dropout,
+        resid_pdrop=plan.dropout,
+        embd_pdrop=plan.dropout,
+        attn_pdrop=plan.dropout,
         bos_token_id=end_id(tokenizer),
         eos_token_id=end_id(tokenizer),
     )
 
 
-def _fit(
-    model: GPT2LMHeadModel,
-    optimisers: Sequence[torch.optim.Optimizer],
-    ids: Tensor,
-    weight: Tensor,
-    starts: Tensor,
-    *,
-    positions: int,
-    steps: int,
-    rows: int,
-    seed: int,
-) -> None:
-    starts = starts[starts <= len(ids) - positions]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    cast(nn.Module, model).to(device).train()  # Transformers wraps ``to`` and loses its types
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _pace(step, steps)) for optimiser in optimisers
-    ]
-    picks = torch.Generator().manual_seed(seed)
-    began = time.monotonic()
-    for step in range(steps):
-        first = starts[torch.randint(len(starts), (rows, 1), generator=picks)]
-        places = first + torch.arange(positions)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = _loss(model, ids[places].to(device), weight[places].to(device))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimiser, schedule in zip(optimisers, schedules, strict=True):
-            optimiser.step()
-            optimiser.zero_grad()
-            schedule.step()
-        if step % 100 == 0 or step == steps - 1:
-            log.info("step %5d/%d  loss %.3f  %.0f s", step, steps, loss.item(), time.monotonic() - began)
-    cast(nn.Module, model).cpu().eval()
+def _fit(model: GPT2LMHeadModel, windows: TokenWindows, plan: DecoderPlan) -> None:
+    rows = max(1, plan.batch_tokens // plan.positions)
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        picks = torch.Generator().manual_seed(plan.seed)
+        while True:
+            yield windows.at(windows.starts[torch.randint(len(windows.starts), (rows,), generator=picks)])
+
+    train(
+        model,
+        lambda batch: _loss(model, *batch),
+        batches(),
+        steps=plan.steps,
+        schedule=torch.optim.lr_scheduler.LambdaLR(_optimizer(model, plan), lambda step: _pace(step, plan.steps)),
+        max_norm=1.0,
+        callbacks=[LogLines(log, every_hundred(plan.steps))],
+        accelerator="cuda" if torch.cuda.is_available() else "cpu",
+    )
 
 
-def _optimisers(model: GPT2LMHeadModel, lr: float, muon: bool) -> list[torch.optim.Optimizer]:
+def _optimizer(model: GPT2LMHeadModel, plan: DecoderPlan) -> torch.optim.Optimizer:
     """AdamW; beside it Muon (https://kellerjordan.github.io/posts/muon/) for all matrices but the table of tokens."""
     tokens = model.transformer.wte.weight
     plain = [value for value in model.parameters() if value.dim() < 2]
-    turned = [value for value in model.parameters() if muon and value.dim() == 2 and value is not tokens]
+    turned = [value for value in model.parameters() if plan.muon and value.dim() == 2 and value is not tokens]
     chosen = {id(value) for value in (*plain, *turned)}
     decayed = [value for value in model.parameters() if id(value) not in chosen]
     groups = [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
-    found: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95))]
-    if turned:
-        found.append(torch.optim.Muon(turned, lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
-    return found
+    adamw = torch.optim.AdamW(groups, lr=plan.lr, betas=(0.9, 0.95))
+    if not turned:
+        return adamw
+    muon = torch.optim.Muon(turned, lr=plan.lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    return JoinedOptimizer([adamw, muon])
 
 
 def _loss(model: GPT2LMHeadModel, window: Tensor, weight: Tensor) -> Tensor:
-    """Cross-entropy of each token of ``window`` (B N) after the first, given those before it: the ``weight``ed mean."""
+    """Weighted mean of the cross-entropy of each token of ``window`` (B N) after the first; ``weight`` (B N)."""
+    window, weight = window.to(model.device), weight[:, 1:].flatten().to(model.device)
     logits = model(input_ids=window[:, :-1]).logits  # (B N-1 V)
     losses = F.cross_entropy(logits.flatten(0, 1).float(), window[:, 1:].flatten(), reduction="none")
-    weight = weight[:, 1:].flatten()
     return (losses * weight).sum() / weight.sum().clamp(min=1e-6)
 
 
@@ -254,54 +176,39 @@ def _pace(step: int, steps: int) -> float:
 
 
 @torch.no_grad()
-def held_back_loss(
-    model: GPT2LMHeadModel, ids: Tensor, starts: Tensor, positions: int, weight: Tensor, windows: int = 256
-) -> float:
-    """Mean loss in nats a token over the first ``windows`` windows of ``ids`` that begin at ``starts``."""
-    first = starts[starts <= len(ids) - positions][:windows, None]
-    rows = (first + torch.arange(positions)).split(32)
-    losses = [_loss(model, ids[part], weight[part]).item() * len(part) for part in rows]
-    return sum(losses) / sum(map(len, rows))
-
-
-def read_texts(files: Sequence[Path], split: str | None = None) -> Iterator[Text]:
-    """Texts of plain files (one a line) and manifests (.jsonl: ``captions``, or ``target``; one group a row).
-
-    ``split`` keeps only the rows of that split; rows without the key always count.
-    """
-    for file in files:
-        with file.open(encoding="utf-8") as lines:
-            for line in filter(None, map(str.strip, lines)):
-                if file.suffix != ".jsonl":
-                    yield line
-                    continue
-                row = json.loads(line)
-                if split is None or row.get("split", split) == split:
-                    yield [text for text in row.get("captions") or [row.get("target", "")] if text]
+def held_back_loss(model: GPT2LMHeadModel, windows: TokenWindows, most: int = 256) -> float:
+    """Mean loss in nats a token over the first ``most`` of ``windows``."""
+    parts = windows.starts[:most].split(32)
+    losses = [_loss(model, *windows.at(part)).item() * len(part) for part in parts]
+    return sum(losses) / sum(map(len, parts))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
+    """Run the command line; see ``--help``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("files", nargs="+", type=Path, help="text files (one text a line) or .jsonl manifests")
     parser.add_argument("--folder", type=Path, required=True, help="where the model and its tokenizer are written")
     parser.add_argument("--split", help="train only on manifest rows of this split")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--vocab-size", type=int, default=2048)
-    parser.add_argument("--positions", type=int, default=128, help="longest prefix + caption, in tokens")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-tokens", type=int, default=4096, help="tokens a step")
-    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
-    parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--held-back", type=float, default=0.02, help="share of texts kept for the reported loss")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--layers", type=int, default=DecoderPlan.layers)
+    parser.add_argument("--heads", type=int, default=DecoderPlan.heads)
+    parser.add_argument("--width", type=int, default=DecoderPlan.width)
+    parser.add_argument("--vocab-size", type=int, default=DecoderPlan.vocab_size)
+    parser.add_argument(
+        "--positions", type=int, default=DecoderPlan.positions, help="longest prefix + caption, in tokens"
+    )
+    parser.add_argument("--steps", type=int, default=DecoderPlan.steps)
+    parser.add_argument("--batch-tokens", type=int, default=DecoderPlan.batch_tokens, help="tokens a step")
+    parser.add_argument("--lr", type=float, default=DecoderPlan.lr, help="highest learning rate")
+    parser.add_argument("--dropout", type=float, default=DecoderPlan.dropout)
+    parser.add_argument(
+        "--held-back", type=float, default=DecoderPlan.held_back, help="share of texts kept for the reported loss"
+    )
+    parser.add_argument("--seed", type=int, default=DecoderPlan.seed)
     options = vars(parser.parse_args(argv))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     texts = read_texts(options.pop("files"), options.pop("split"))
-    result = train_decoder(texts, **options)
-    print(json.dumps(result))
+    folder = options.pop("folder")
+    print(json.dumps(train_decoder(texts, folder, DecoderPlan(**options))))
 
 
 if __name__ == "__main__":

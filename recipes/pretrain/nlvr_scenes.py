@@ -1,8 +1,8 @@
-"""What is true of an NLVR scene, read off its structure: the labels that a small encoder learns to see.
+"""Facts of an NLVR scene, read off its structure: the labels of a small encoder of pictures.
 
 NLVR (Suhr et al. 2017, https://lil.nlp.cornell.edu/nlvr/) gives the shapes of each drawn scene: three boxes of up to
-eight items with colour, type, size and place. A tag is a fact that a writer may state: what stands at the top or the
-bottom of a tower, how many items of a colour there are, what touches an edge; and of each, in how many boxes it holds.
+eight items with colour, type, size and place. A tag is a fact that a writer may state: the item at the top or the
+bottom of a tower, the number of items of a colour, an item at an edge; and of each, the number of boxes it holds in.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ def _colour(item: dict[str, Any]) -> str:
 
 
 def is_tower(items: list[dict[str, Any]]) -> bool:
-    """Whether ``items`` are equal squares stacked in one column."""
+    """Test for equal squares that are stacked in one column."""
     return (
         all(item["type"] == "square" for item in items) and len({(item["x_loc"], item["size"]) for item in items}) == 1
     )
 
 
 def box_tags(items: list[dict[str, Any]]) -> set[str]:
-    """What is true of one box."""
+    """Tags of one box."""
     tags = {f"{len(items)} items", f"{len({_colour(item) for item in items})} colours"}
     if items and is_tower(items):
         stack = [_colour(item) for item in sorted(items, key=lambda item: item["y_loc"])]
@@ -47,19 +47,19 @@ def box_tags(items: list[dict[str, Any]]) -> set[str]:
 
 
 def at_edge(item: dict[str, Any]) -> bool:
-    """Whether an item touches a side of its box."""
+    """Test for an item that touches a side of its box."""
     x, y, size = item["x_loc"], item["y_loc"], item["size"]
     return min(x, y) <= 0 or max(x, y) + size >= _SIDE
 
 
 def scene_tags(boxes: list[list[dict[str, Any]]]) -> set[str]:
-    """What is true of a scene: ``"TAG in N or more"`` boxes, for every N up to how many there are."""
+    """Tags of a scene: ``"TAG in N or more"`` boxes, for every N up to the number of boxes with that tag."""
     counts = Counter(tag for box in boxes for tag in box_tags(box))
     return {f"{tag} in {least} or more" for tag, count in counts.items() for least in range(1, count + 1)}
 
 
 def read_tags(structured: Path, ids: Iterable[str]) -> dict[str, set[str]]:
-    """The tags of the scenes called ``ids`` (a manifest's ids, whose last number is only the order of the boxes)."""
+    """Read the tags of the scenes ``ids`` (a manifest's ids, whose last number is only the order of the boxes)."""
     wanted = {name: name.rsplit("-", 1)[0] for name in ids}
     with structured.open(encoding="utf-8") as lines:
         scenes = {row["id"]: row["boxes"] for row in map(json.loads, lines)}
@@ -67,13 +67,13 @@ def read_tags(structured: Path, ids: Iterable[str]) -> dict[str, set[str]]:
 
 
 def shuffle_boxes(pixels: Tensor) -> Tensor:
-    """A picture (3 Y 4·Y): its three square boxes, half a box apart, in another order, and mirrored or not.
+    """Shuffle the three square boxes of a picture (3 Y 4·Y), half a box apart, and mirror each or not.
 
     Every tag of the scene stays true.
     """
     side = pixels.shape[1]
     out = pixels.clone()
-    for place, box in enumerate(torch.randperm(3).tolist()):
+    for index, box in enumerate(torch.randperm(3).tolist()):
         taken = pixels[:, :, box * side * 3 // 2 :][:, :, :side]
-        out[:, :, place * side * 3 // 2 :][:, :, :side] = taken.flip(2) if torch.rand(()) < 0.5 else taken
+        out[:, :, index * side * 3 // 2 :][:, :, :side] = taken.flip(2) if torch.rand(()) < 0.5 else taken
     return out

@@ -1,10 +1,9 @@
-"""Trains a small Whisper from nothing but speech manifests, where no large one can be had.
+"""Train a small Whisper on speech manifests alone, where no large one can be had.
 
 Model and tokens are those of Radford et al. 2022 (https://arxiv.org/abs/2212.04356); the folder loads as
-WhisperForConditionalGeneration. A decoder does not learn from an hour of speech where to listen, so the encoder also
-learns to spell by CTC (Watanabe et al. 2017, https://arxiv.org/abs/1609.06773); that head is dropped at the end.
-Where the text is slot values, which are said in some other order, it learns which words occur instead.
-Only rows of split `train` are trained on; weights are averaged over the last steps.
+WhisperForConditionalGeneration. An hour of speech does not teach a decoder where to attend, so the encoder also learns
+to spell by CTC (Watanabe et al. 2017, https://arxiv.org/abs/1609.06773); that head is dropped at the end. Where the
+text is slot values, which the speaker may name in another order, the encoder learns which words occur instead. Only rows of split `train` are trained on; weights are averaged over the last steps.
 
 Where a run ends too early, another one with --start goes on from it.
 
@@ -36,10 +35,18 @@ from transformers import WhisperConfig, WhisperFeatureExtractor, WhisperForCondi
 
 from mmprefix.errors import InputError
 from mmprefix.media.audio import read_waveform
-from mmprefix.recipes.pretrain import whisper_tokens as speech_tokens
+from mmprefix.recipes.pretrain import whisper_tokens
 from mmprefix.recipes.pretrain.encoder import Row, read_rows
-from mmprefix.recipes.pretrain.whisper_training import HEADS, RATE, SEPARATOR, Draw, Plan, Whisper, fit
-from mmprefix.recipes.pretrain.whisper_windows import Clip, Filling, power
+from mmprefix.recipes.pretrain.whisper_training import (
+    HEADS,
+    RATE,
+    SEPARATOR,
+    SmallWhisper,
+    WhisperPlan,
+    WindowSampler,
+    fit,
+)
+from mmprefix.recipes.pretrain.whisper_windows import Filling, SpeechClip, power
 
 log = logging.getLogger("pretrain_whisper")
 
@@ -47,8 +54,8 @@ HOP = 320  # samples: fifty columns, twenty-five frames a second
 
 
 @dataclass(frozen=True)
-class Speech:
-    """All rows of the manifests that have a text, by split, and their sounds."""
+class SpeechSet:
+    """Rows of the manifests that have a text, by split, and their sounds."""
 
     rows: dict[str, list[Row]]
     waves: dict[str, list[Tensor]]
@@ -60,7 +67,7 @@ class Speech:
 
 
 def text_of(row: Row, field: str) -> str | None:
-    """The transcript of ``row`` in small letters, or its slot values in the order of the slots' names."""
+    """Transcript of ``row`` in small letters, or its slot values in the order of the slots' names."""
     if field == "transcript":
         return row["transcript"].lower() if row.get("transcript") else None
     slots = dict(row.get("slots") or {})
@@ -71,16 +78,19 @@ def questions(rows: Sequence[Row]) -> list[str]:
     """Questions that may stand before a window: general ones, and one for each name of a slot in ``rows``."""
     names = sorted({name for row in rows for name in dict(row.get("slots") or {})})
     spoken = [re.sub("(?<=[a-z])(?=[A-Z])", " ", name).replace("_", " ").lower() for name in names]
-    return [*speech_tokens.QUESTIONS, *(f"what is the {name}?" for name in spoken)]
+    return [*whisper_tokens.QUESTIONS, *(f"what is the {name}?" for name in spoken)]
 
 
-def read_speech(manifests: Sequence[Path], field: str, window: float) -> Speech:
-    """The rows with a text; InputError when there are none to train on. Training clips must fit the window."""
+def read_speech(manifests: Sequence[Path], field: str, window: float) -> SpeechSet:
+    """Read the rows with a text; training clips that do not fit the window are left out.
+
+    Raises InputError when none is left to train on.
+    """
     rows: dict[str, list[Row]] = {"train": [], "val": [], "test": []}
     waves: dict[str, list[Tensor]] = {split: [] for split in rows}
     origins: dict[str, list[str]] = {split: [] for split in rows}
-    for place, manifest in enumerate(manifests):
-        again = manifest in manifests[:place]
+    for index, manifest in enumerate(manifests):
+        again = manifest in manifests[:index]
         for row in read_rows(manifest):
             split = row.get("split", "train")
             if split not in rows or text_of(row, field) is None or (again and split != "train"):
@@ -93,20 +103,20 @@ def read_speech(manifests: Sequence[Path], field: str, window: float) -> Speech:
     if not rows["train"]:
         named = ", ".join(map(str, manifests))
         raise InputError(f"{named}: no row of split train has --text {field} and fits into --window {window} s")
-    texts = {split: [text_of(row, field) or "" for row in found] for split, found in rows.items()}
-    return Speech(rows, waves, texts, origins)
+    texts = {split: [text_of(row, field) or "" for row in own] for split, own in rows.items()}
+    return SpeechSet(rows, waves, texts, origins)
 
 
 # ---------------------------------------------------------------------------------------------------------- model
 
 
-def build(tokenizer: WhisperTokenizer, options: argparse.Namespace) -> Whisper:
-    """A network of the sizes asked for, with random weights."""
+def build(tokenizer: WhisperTokenizer, options: argparse.Namespace) -> SmallWhisper:
+    """Build a network of the sizes in ``options``, with random weights."""
     frames = round(options.window * RATE / HOP / 2)
     extractor = WhisperFeatureExtractor(
         feature_size=options.mels, sampling_rate=RATE, hop_length=HOP, chunk_length=math.ceil(options.window)
     )
-    generation = speech_tokens.generation(tokenizer, options.positions)
+    generation = whisper_tokens.generation(tokenizer, options.positions)
     config = WhisperConfig(
         vocab_size=len(tokenizer),
         num_mel_bins=options.mels,
@@ -128,13 +138,13 @@ def build(tokenizer: WhisperTokenizer, options: argparse.Namespace) -> Whisper:
     )
     network = WhisperForConditionalGeneration(config)
     network.generation_config = generation
-    return Whisper(network, extractor, tokenizer)
+    return SmallWhisper(network, extractor, tokenizer)
 
 
-def start_from(model: Whisper, folder: Path) -> int:
-    """Copies what another Whisper learnt wherever the shapes agree; how many tensors that were.
+def start_from(model: SmallWhisper, folder: Path) -> int:
+    """Copy the weights of another Whisper wherever the shapes agree; returns how many tensors that were.
 
-    What it knows of its tokens is left out, unless they are the same.
+    The embeddings of tokens are left out, unless both have the same tokens.
     """
     learnt = WhisperForConditionalGeneration.from_pretrained(folder).state_dict()
     same = WhisperTokenizer.from_pretrained(folder).get_vocab() == model.tokenizer.get_vocab()
@@ -151,76 +161,79 @@ def start_from(model: Whisper, folder: Path) -> int:
 # ------------------------------------------------------------------------------------------------------ measuring
 
 
-def measure(model: Whisper, speech: Speech, split: str, most: int = 200) -> dict[str, Any]:
+def measure(model: SmallWhisper, speech: SpeechSet, split: str, most: int = 200) -> dict[str, Any]:
     """Word error rate and share of texts that are right, also per manifest; of split train only ``most`` rows count.
 
-    Of slot values also the accuracy of each slot, and what it would be for always saying the commonest.
+    Of slot values also the accuracy of each slot, and that of always answering its commonest value.
     """
-    places = list(range(len(speech.texts[split])))
+    indices = list(range(len(speech.texts[split])))
     if split == "train":
-        places = sorted(random.Random(0).sample(places, min(most, len(places))))
-    said = model.transcribe([speech.waves[split][place] for place in places])
-    rows = [speech.rows[split][place] for place in places]
-    texts = [speech.texts[split][place] for place in places]
-    result: dict[str, Any] = {"rows": len(said), **scores(said, texts)}
-    origins = [speech.origins[split][place] for place in places]
+        indices = sorted(random.Random(0).sample(indices, min(most, len(indices))))
+    outputs = model.transcribe([speech.waves[split][index] for index in indices])
+    rows = [speech.rows[split][index] for index in indices]
+    texts = [speech.texts[split][index] for index in indices]
+    result: dict[str, Any] = {"rows": len(outputs), **scores(outputs, texts)}
+    origins = [speech.origins[split][index] for index in indices]
     for origin in sorted(set(origins)):
-        own = [place for place, other in enumerate(origins) if other == origin]
-        result[origin] = scores([said[place] for place in own], [texts[place] for place in own])
+        own = [index for index, other in enumerate(origins) if other == origin]
+        result[origin] = scores([outputs[index] for index in own], [texts[index] for index in own])
     if all(isinstance(row.get("slots"), dict) for row in rows):
-        result["slots"] = slot_accuracy(said, rows, speech.rows["train"])
+        result["slots"] = slot_accuracy(outputs, rows, speech.rows["train"])
     return result
 
 
-def scores(said: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
-    """Word error rate, and the share of texts that are right as a whole."""
-    right = sum(a == b for a, b in zip(said, texts, strict=True))
-    return {"word_error_rate": float(word_error_rate(list(said), list(texts))), "accuracy": right / max(1, len(texts))}
+def scores(outputs: Sequence[str], texts: Sequence[str]) -> dict[str, float]:
+    """Word error rate of ``outputs``, and the share of texts that are right as a whole."""
+    right = sum(a == b for a, b in zip(outputs, texts, strict=True))
+    rate = float(word_error_rate(list(outputs), list(texts)))
+    return {"word_error_rate": rate, "accuracy": right / max(1, len(texts))}
 
 
-def slot_accuracy(said: Sequence[str], rows: Sequence[Row], train: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """For each slot of ``train``, the share of ``rows`` whose value (or its absence) was said right.
+def slot_accuracy(outputs: Sequence[str], rows: Sequence[Row], train: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Share of ``rows`` whose value (or its absence) is right in ``outputs``, for each slot of ``train``.
 
-    A value that was said belongs to the slot that has it in ``train``; ``majority`` is for the commonest value there.
+    A value in an output belongs to the slot that has it in ``train``; ``majority`` is that of its commonest value.
     """
     result = {}
     for name in sorted({name for row in train for name in row["slots"]}):
         known = Counter(row["slots"].get(name) for row in train)
         common = known.most_common(1)[0][0]
-        heard = [next((part for part in text.split(SEPARATOR) if part in known), None) for text in said]
+        predicted = [next((part for part in text.split(SEPARATOR) if part in known), None) for text in outputs]
         true = [row["slots"].get(name) for row in rows]
-        right = sum(a == b for a, b in zip(heard, true, strict=True)) / len(true)
+        right = sum(a == b for a, b in zip(predicted, true, strict=True)) / len(true)
         result[name] = {"accuracy": right, "majority": true.count(common) / len(true)}
     return result
 
 
 def train_whisper(options: argparse.Namespace) -> dict[str, Any]:
-    """Trains what the command line asks for, writes ``options.out``, and returns its `training.json`."""
-    plan = Plan(**{field.name: getattr(options, field.name) for field in fields(Plan)})
+    """Train the model that the command line asks for, write ``options.out``, and return its `training.json`."""
+    plan = WhisperPlan(**{field.name: getattr(options, field.name) for field in fields(WhisperPlan)})
     torch.manual_seed(plan.seed)
     torch.set_flush_denormal(True)
     began = time.monotonic()
     speech = read_speech(options.manifest, options.text, options.window)
     train = speech.texts["train"]
-    tokenizer = speech_tokens.make_tokenizer([*train, *(questions(speech.rows["train"]) * 5)], options.vocab_size)
+    tokenizer = whisper_tokens.make_tokenizer([*train, *(questions(speech.rows["train"]) * 5)], options.vocab_size)
     model = build(tokenizer, options)
     if options.start:
         log.info("%d tensors from %s", start_from(model, options.start), options.start)
     parameters = sum(value.numel() for value in model.network.parameters())
     log.info("%d clips to train on, %d tokens, %d parameters", len(train), len(tokenizer), parameters)
     filling = Filling(columns=model.columns, clips=options.clips, silent=options.silent)
-    clips = [Clip(power(wave, model.extractor), text) for wave, text in zip(speech.waves["train"], train, strict=True)]
+    clips = [
+        SpeechClip(power(wave, model.extractor), text) for wave, text in zip(speech.waves["train"], train, strict=True)
+    ]
     clips.sort(key=lambda clip: clip.power.shape[1])
     before = [*train, *(questions(speech.rows["train"]) * 8)]
-    draw = Draw(clips, before, filling, plan.garbled, model)
+    sampler = WindowSampler(clips, before, filling, plan.garbled, model)
 
-    def look(now: Whisper, step: int) -> None:
+    def snapshot(average: SmallWhisper, step: int) -> None:
         if options.snapshot and step % options.snapshot == 0 and step < plan.steps:
-            now.save(options.out)
-            rate = scores(now.transcribe(speech.waves["val"]), speech.texts["val"])
+            average.save(options.out)
+            rate = scores(average.transcribe(speech.waves["val"]), speech.texts["val"])
             log.info("step %d: on val %s", step, json.dumps(rate))
 
-    fit(model, draw, plan, look)
+    fit(model, sampler, plan, snapshot)
     model.save(options.out)
     result = {
         "plan": asdict(plan),
@@ -237,7 +250,7 @@ def train_whisper(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
+    """Run the command line; see ``--help``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--manifest", type=Path, nargs="+", required=True, help="JSON lines; one named twice counts twice"
@@ -257,8 +270,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--vocab-size", type=int, default=512)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--snapshot", type=int, default=0, help="steps after which the model so far is written, too")
-    parser.add_argument("--head", choices=sorted(HEADS), default=Plan.head, help="letters: CTC; words: in any order")
-    for field in fields(Plan):
+    parser.add_argument(
+        "--head", choices=sorted(HEADS), default=WhisperPlan.head, help="letters: CTC; words: in any order"
+    )
+    for field in fields(WhisperPlan):
         if field.name == "head":
             continue
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=type(field.default), default=field.default)

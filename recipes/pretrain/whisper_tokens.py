@@ -1,4 +1,4 @@
-"""What a small Whisper reads and writes: its tokenizer, previous texts, and the tokens of one window.
+"""Tokens of a small Whisper: its tokenizer, previous texts, and the decoder's inputs and targets for one window.
 
 The order of tokens is Whisper's (Radford et al. 2022, https://arxiv.org/abs/2212.04356, figure 1):
 `<|startofprev|>` previous text `<|startoftranscript|><|en|><|transcribe|><|notimestamps|>` text `<|endoftext|>`, and
@@ -17,12 +17,12 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, WhisperTokenizer
 
 from mmprefix.recipes.pretrain.augment import whole
-from mmprefix.recipes.pretrain.decoder import END, train_tokenizer
+from mmprefix.recipes.pretrain.decoder_tokens import END, train_tokenizer
 
 START, LANGUAGE, TASK, PREVIOUS = "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|startofprev|>"
 TRANSLATE, SILENCE, NO_TIMES = "<|translate|>", "<|nospeech|>", "<|notimestamps|>"
 SPECIAL = (START, LANGUAGE, TRANSLATE, TASK, PREVIOUS, SILENCE, NO_TIMES)  # timestamps would follow
-IGNORED = -100  # where cross_entropy counts no loss
+IGNORED = -100  # target for which cross_entropy counts no loss
 
 QUESTIONS = (
     "what did the speaker say?",
@@ -55,12 +55,12 @@ QUESTIONS = (
 
 
 def make_tokenizer(texts: Iterable[str], vocab_size: int) -> WhisperTokenizer:
-    """Whisper's tokenizer: a byte-level BPE of ``texts``, at most ``vocab_size`` entries with the special ones."""
+    """Train Whisper's tokenizer: byte-level BPE of ``texts``, at most ``vocab_size`` entries, special ones included."""
     learned = train_tokenizer([f" {text}" for text in texts], vocab_size - len(SPECIAL))
     model: dict[str, Any] = json.loads(learned.backend_tokenizer.to_str())["model"]
     pieces = sorted(model["vocab"], key=lambda piece: (piece == END, model["vocab"][piece]))
     return WhisperTokenizer(
-        vocab={piece: place for place, piece in enumerate(pieces)},
+        vocab={piece: index for index, piece in enumerate(pieces)},
         merges=[tuple(pair) for pair in model["merges"]],
         pad_token=END,
         language="english",
@@ -70,24 +70,24 @@ def make_tokenizer(texts: Iterable[str], vocab_size: int) -> WhisperTokenizer:
 
 
 def ids(tokenizer: WhisperTokenizer, names: Sequence[str]) -> list[int]:
-    """The ids of special tokens."""
-    found = tokenizer.convert_tokens_to_ids(list(names))
-    assert isinstance(found, list)
-    return found
+    """Ids of special tokens."""
+    special = tokenizer.convert_tokens_to_ids(list(names))
+    assert isinstance(special, list)
+    return special
 
 
 def end_id(tokenizer: WhisperTokenizer) -> int:
-    """The id of `<|endoftext|>`: smaller ones are text, greater ones special."""
+    """Id of `<|endoftext|>`: smaller ones are text, greater ones special."""
     return ids(tokenizer, [END])[0]
 
 
 def encode(tokenizer: WhisperTokenizer, text: str) -> list[int]:
-    """``text`` after a space, without special tokens."""
+    """Token ids of ``text`` after a space, without special tokens."""
     return tokenizer(f" {text}", add_special_tokens=False)["input_ids"]
 
 
 def generation(tokenizer: WhisperTokenizer, positions: int) -> GenerationConfig:
-    """What `generate` of Transformers must know: English, no timestamps, the tokens at the start and at the end."""
+    """Configure Transformers' `generate`: English, no timestamps, the tokens at the start and at the end."""
     special = dict(zip(SPECIAL, ids(tokenizer, SPECIAL), strict=True))
     end = end_id(tokenizer)
     return GenerationConfig(
@@ -108,38 +108,38 @@ def generation(tokenizer: WhisperTokenizer, positions: int) -> GenerationConfig:
 
 
 def previous(tokenizer: WhisperTokenizer, texts: Sequence[str], most: int) -> list[int]:
-    """What may stand before a window: in half of the cases nothing, else one random text, now and then several.
+    """Draw the previous text of a window: in half of the cases none, else one random text, now and then several.
 
-    `<|startofprev|>` and the last ``most`` - 1 tokens of them.
+    The ids are `<|startofprev|>` and the last ``most`` - 1 tokens of the texts.
     """
     if whole(2):
         return []
     number = 1 if whole(4) else 2 + whole(4)
-    found = [token for _ in range(number) for token in encode(tokenizer, texts[whole(len(texts))])]
-    return [*ids(tokenizer, [PREVIOUS]), *found[max(0, len(found) - most + 1) :]]
+    tokens = [token for _ in range(number) for token in encode(tokenizer, texts[whole(len(texts))])]
+    return [*ids(tokenizer, [PREVIOUS]), *tokens[max(0, len(tokens) - most + 1) :]]
 
 
 def window_tokens(tokenizer: WhisperTokenizer, before: Sequence[int], text: str | None) -> tuple[Tensor, Tensor]:
-    """What the decoder reads (N) and what it should say next (N), ``IGNORED`` where that is not judged.
+    """Make inputs (N,) and targets (N,) of the decoder, ``IGNORED`` over the previous text ``before``.
 
-    ``before`` is the previous text, which is never judged; ``text`` is None where nobody speaks.
+    ``text`` is None in a window in which nobody speaks.
     """
-    said = [SILENCE] if text is None else [LANGUAGE, TASK, NO_TIMES]
-    judged = [*ids(tokenizer, said), *(encode(tokenizer, text) if text else []), *ids(tokenizer, [END])]
+    first = [SILENCE] if text is None else [LANGUAGE, TASK, NO_TIMES]
+    judged = [*ids(tokenizer, first), *(encode(tokenizer, text) if text else []), *ids(tokenizer, [END])]
     read = [*before, *ids(tokenizer, [START]), *judged[:-1]]
     return torch.tensor(read), torch.tensor([IGNORED] * len(before) + judged)
 
 
 def batch(rows: Sequence[tuple[Tensor, Tensor]], filler: int) -> tuple[Tensor, Tensor]:
-    """Rows of ``window_tokens`` side by side (B N), filled up on the right."""
+    """Pad rows of ``window_tokens`` on the right and stack them (B N each)."""
     read = pad_sequence([row[0] for row in rows], True, filler)
     return read, pad_sequence([row[1] for row in rows], True, IGNORED)
 
 
 def garble(read: Tensor, judged: Tensor, share: float, below: int) -> Tensor:
-    """``read`` (B N) with a random ``share`` of the text's tokens replaced by any that are ``below`` the special ones.
+    """Replace a random ``share`` of the text's tokens in ``read`` (B N) by any that are ``below`` the special ones.
 
-    A decoder that cannot trust what was written so far listens, and learns no sentences by heart.
+    A decoder that cannot trust the text so far listens, and learns no sentences by heart.
     """
     wrong = (torch.rand(read.shape) < share) & (read < below) & (judged != IGNORED)
     return torch.where(wrong, torch.randint(below, read.shape), read)

@@ -1,6 +1,6 @@
-"""Whisper's windows of log-mel, filled while training with one clip or several, none heard twice alike.
+"""Whisper's windows of log-mel, filled in training with one clip or several, no window twice alike.
 
-Sounds are mel power (M T): what is done to them is as good there as in the waveform and far cheaper. Randomness is
+Sounds are mel power (M T): every change is as good there as in the waveform and far cheaper. Randomness is
 torch's own: `torch.manual_seed` repeats it.
 """
 
@@ -20,8 +20,8 @@ from mmprefix.recipes.pretrain.augment import hide_bands, uniform, whole
 
 
 @dataclass(frozen=True)
-class Clip:
-    """Mel power (M T) and what is said."""
+class SpeechClip:
+    """Mel power (M T) and its transcript."""
 
     power: Tensor
     text: str
@@ -29,12 +29,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class Filling:
-    """How windows are filled; ``speed`` and ``tract`` are the largest changes of a logarithm."""
+    """Settings of the windows; ``speed`` and ``tract`` are the largest changes of a logarithm."""
 
     columns: int  # of a window
     clips: int = 3  # at most
     speed: float = 0.15
-    tract: float = 0.12  # bands are drawn out or pressed together, as by another length of the vocal tract
+    tract: float = 0.12  # bands are stretched or squeezed, as by another length of the vocal tract
     gain: float = 0.5
     noisy: float = 0.4  # share of windows with noise, 10 to 40 dB below the speech
     silent: float = 0.05  # share of windows in which nobody speaks
@@ -42,7 +42,7 @@ class Filling:
     full: float = 0.5  # share of batches in which windows are filled up; else they end soon after the longest
 
     def eased(self, share: float) -> Filling:
-        """Windows that are easier to learn from: ``share`` of all changes, and fewer clips."""
+        """Make windows easier: ``share`` of all changes, and fewer clips."""
         return replace(
             self,
             clips=1 + int((self.clips - 1) * share),
@@ -55,24 +55,24 @@ class Filling:
 
 
 def power(wave: Tensor, extractor: WhisperFeatureExtractor) -> Tensor:
-    """Samples (S,) → mel power (M T), one column for each hop."""
+    """Compute mel power (M T) of samples (S,), one column for each hop."""
     filters = torch.from_numpy(extractor.mel_filters).float()
     return mel_power(wave[None], filters, extractor.n_fft, extractor.hop_length)[0, :, :-1].contiguous()
 
 
 def level(window: Tensor) -> Tensor:
-    """Mel power of a window (M F) → the log-mel of WhisperFeatureExtractor: its loudest 80 dB, about -1 to 1."""
+    """Convert mel power (M F) to the log-mel of WhisperFeatureExtractor: the window's loudest 80 dB, about -1 to 1."""
     bands = window.clamp(min=1e-10).log10()
     return (bands.maximum(bands.max() - 8) + 4) / 4
 
 
-def fill(clips: Sequence[Clip], plan: Filling, size: int) -> tuple[Tensor, list[list[str]]]:
-    """Log-mel of ``size`` windows (B M F) and the texts in each, in order; none where nobody speaks.
+def fill(clips: Sequence[SpeechClip], plan: Filling, size: int) -> tuple[Tensor, list[list[str]]]:
+    """Log-mel of ``size`` windows (B M F) and the texts in each, in order; no text if nobody speaks.
 
-    ``clips`` are sorted by length: a batch is filled with clips of about the same.
+    ``clips`` are sorted by length: a batch is filled with clips of about the same length.
     """
-    place, reach = whole(len(clips)), max(size, len(clips) // 8)
-    near = clips[max(0, place - reach) : place + reach]
+    index, reach = whole(len(clips)), max(size, len(clips) // 8)
+    near = clips[max(0, index - reach) : index + reach]
     chosen = [([], []) if torch.rand(()).item() < plan.silent else choose(near, plan) for _ in range(size)]
     columns = plan.columns
     if torch.rand(()).item() >= plan.full:
@@ -82,7 +82,7 @@ def fill(clips: Sequence[Clip], plan: Filling, size: int) -> tuple[Tensor, list[
     return torch.stack(windows), [texts for _, texts in chosen]
 
 
-def render(sounds: Sequence[Tensor], columns: int, clips: Sequence[Clip], plan: Filling) -> Tensor:
+def render(sounds: Sequence[Tensor], columns: int, clips: Sequence[SpeechClip], plan: Filling) -> Tensor:
     """Log-mel of a window (M ``columns``) with ``sounds`` in it, some noise of ``clips``, and stripes hidden."""
     if sounds:
         window = lay(sounds, columns)
@@ -94,8 +94,8 @@ def render(sounds: Sequence[Tensor], columns: int, clips: Sequence[Clip], plan: 
     return hide(level(window), round(plan.hidden * columns), round(200 * plan.hidden))
 
 
-def choose(clips: Sequence[Clip], plan: Filling) -> tuple[list[Tensor], list[str]]:
-    """Random clips, each varied, that fit into one window together; at least one."""
+def choose(clips: Sequence[SpeechClip], plan: Filling) -> tuple[list[Tensor], list[str]]:
+    """Draw random clips, each varied, that fit into one window together; at least one."""
     sounds: list[Tensor] = []
     texts: list[str] = []
     room = plan.columns
@@ -111,9 +111,9 @@ def choose(clips: Sequence[Clip], plan: Filling) -> tuple[list[Tensor], list[str
 
 
 def vary(sound: Tensor, plan: Filling) -> Tensor:
-    """Mel power (M T) → (M T'), no longer than a window.
+    """Vary one clip, mel power (M T) → (M T'), no longer than a window.
 
-    Faster or slower, of a longer or shorter vocal tract, louder or softer.
+    Its tempo, the length of the vocal tract and the loudness change.
     """
     bands, before = sound.shape
     columns = min(plan.columns, max(4, round(before * math.exp(uniform(-plan.speed, plan.speed)))))
@@ -125,7 +125,7 @@ def vary(sound: Tensor, plan: Filling) -> Tensor:
 
 
 def lay(sounds: Sequence[Tensor], columns: int) -> Tensor:
-    """Mel power (M T) of each of ``sounds`` in one window (M F) of silence, with pauses of random length.
+    """Lay ``sounds``, mel power (M T) each, into one window (M F) of silence, with pauses of random length.
 
     Every other window begins with its first sound, as an encoder hears a clip.
     """
@@ -140,8 +140,8 @@ def lay(sounds: Sequence[Tensor], columns: int) -> Tensor:
     return F.pad(laid, (0, columns - laid.shape[1]))
 
 
-def noise(clips: Sequence[Clip], columns: int) -> Tensor:
-    """Noise (M columns) with the spectrum of the quietest tenth of a random clip, or with any spectrum."""
+def noise(clips: Sequence[SpeechClip], columns: int) -> Tensor:
+    """Draw noise (M columns) with the spectrum of the quietest tenth of a random clip, or with any spectrum."""
     sound = clips[whole(len(clips))].power
     quiet = sound.sum(0).argsort()[: max(1, sound.shape[1] // 10)]
     colour = sound[:, quiet].mean(1, keepdim=True) if whole(2) else torch.rand(len(sound), 1)
@@ -149,7 +149,7 @@ def noise(clips: Sequence[Clip], columns: int) -> Tensor:
 
 
 def hide(window: Tensor, columns: int, bands: int) -> Tensor:
-    """Two stripes of at most ``bands`` and two of at most ``columns`` set to the mean of the window (M F)."""
+    """Set two stripes of at most ``bands`` and two of at most ``columns`` to the mean of the window (M F)."""
     mean = window.mean()
     for _ in range(2):
         window = hide_bands((window - mean)[None], bands, columns)[0] + mean

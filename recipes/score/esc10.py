@@ -1,4 +1,4 @@
-"""How often a caption of an ESC-10 clip names the right class, read off the words alone.
+"""Score captions of ESC-10 clips: the share that names the right class, read off the words alone.
 
     python recipes/score/esc10.py runs/esc10/logs/version_0/captions/val-step900.jsonl --manifest esc10/manifest.jsonl
 
@@ -29,25 +29,25 @@ WORDS = {
 
 
 def named(caption: str) -> list[str]:
-    """The classes that ``caption`` names."""
+    """Classes that ``caption`` names."""
     return [label for label, words in WORDS.items() if re.search(rf"\b({words})\b", caption.lower())]
 
 
 def score(captions: Iterable[tuple[str, str]]) -> tuple[float, dict[tuple[str, str], int]]:
-    """(label, caption) pairs → the share that names the label alone, and the mistakes: (label, named) → count."""
+    """Score (label, caption) pairs: the share that names the label alone, and the mistakes, (label, named) → count."""
     right, total, mistakes = 0, 0, dict[tuple[str, str], int]()
     for label, caption in captions:
-        found = named(caption)
+        classes = named(caption)
         total += 1
-        right += found == [label]
-        if found != [label]:
-            key = (label, " and ".join(found) or "nothing")
+        right += classes == [label]
+        if classes != [label]:
+            key = (label, " and ".join(classes) or "nothing")
             mistakes[key] = mistakes.get(key, 0) + 1
     return right / max(1, total), mistakes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
+    """Run the command line; see ``--help``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("predictions", type=Path, help="JSON lines with id and prediction, as validation writes them")
     parser.add_argument("--manifest", type=Path, required=True, help="ESC-10's manifest, for the labels")
@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows = [json.loads(line) for line in lines]
     accuracy, mistakes = score((labels[row["id"]], row["prediction"]) for row in rows)
     print(f"{len(rows)} captions, {accuracy:.1%} name the class")
-    for (label, found), count in sorted(mistakes.items(), key=lambda item: -item[1]):
-        print(f"  {count} × {label}: named {found}")
+    for (label, classes), count in sorted(mistakes.items(), key=lambda item: -item[1]):
+        print(f"  {count} × {label}: named {classes}")
 
 
 if __name__ == "__main__":

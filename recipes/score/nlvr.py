@@ -1,4 +1,4 @@
-"""Whether a captioner of NLVR scenes looks at them: does it find a statement likelier where it is true?
+"""Score a captioner of NLVR scenes: the share of statements that it finds likelier where they are true.
 
     python recipes/score/nlvr.py runs/nlvr/model --manifest nlvr/manifest.jsonl
 
@@ -19,16 +19,16 @@ import mmprefix
 
 
 def preferred(scored: Iterable[tuple[str, bool, float]]) -> tuple[float, int]:
-    """(sentence, whether it is true, log-probability) → the share of pairs in right order, and how many."""
-    found: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
+    """Score (sentence, its truth, log-probability) rows: the share of pairs in right order, and their number."""
+    values: dict[str, dict[bool, list[float]]] = defaultdict(lambda: {True: [], False: []})
     for sentence, true, value in scored:
-        found[sentence][true].append(value)
-    pairs = [(yes, no) for by in found.values() for yes in by[True] for no in by[False]]
+        values[sentence][true].append(value)
+    pairs = [(yes, no) for by in values.values() for yes in by[True] for no in by[False]]
     return sum((yes > no) + 0.5 * (yes == no) for yes, no in pairs) / max(1, len(pairs)), len(pairs)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command line; see ``--help``."""
+    """Run the command line; see ``--help``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("model", help="a saved model")
     parser.add_argument("--manifest", type=Path, required=True, help="NLVR's manifest, with statement and label")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -10,7 +9,6 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +17,9 @@ import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import feature_store, train_step
+from benchmarks.lib import flops, prefix_aac_case, random_gpt2, timing, workload
+from mmprefix.mappers.base import Sizes
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.mappers.transformer import Transformer
@@ -28,21 +29,20 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--layers", "2", "--width", "64", "--vocab", "300", "--prefix-length", "4", "--repeat", "2"]
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports a script of benchmarks/ as it is when run: its folder comes first on the path."""
+@pytest.fixture(autouse=True)
+def own_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give back the number of threads, which a script sets for the whole process; nothing is downloaded."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     threads = torch.get_num_threads()
-    yield importlib.import_module
-    torch.set_num_threads(threads)  # a script sets them for the whole process
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("mapper", ["mlp", "transformer", "prefix_aac"])
-def test_train_step(mapper: str, script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_train_step(mapper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "step.json"
     sizes = ["--mapper", mapper, "--batch", "10", "--features", "16", "--words", "200", "--pool", "3"]
-    found = script("train_step").main([*TINY, *sizes, "--json", str(file)])
+    found = train_step.main([*TINY, *sizes, "--json", str(file)])
     assert json.loads(file.read_text()) == found
     printed = capsys.readouterr().out
     rows = {row["variant"]: row for row in found["variants"]}
@@ -73,22 +73,22 @@ def test_train_step(mapper: str, script: Any, tmp_path: Path, capsys: pytest.Cap
     assert found["batch"] == {"inputs": 2, "captions": 10, "tokens": found["batch"]["tokens"], "prefix": prefix}
 
 
-def test_more_words_than_tokens_are_refused(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_words_than_tokens_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        script("train_step").main([*TINY, "--mapper", "prefix_aac", "--words", "301"])
+        train_step.main([*TINY, "--mapper", "prefix_aac", "--words", "301"])
     assert "--words 301: each is a token, but --vocab 300" in capsys.readouterr().err
 
 
-def test_prefix_aac_is_what_its_recipe_trains(script: Any) -> None:
+def test_prefix_aac_is_what_its_recipe_trains() -> None:
     recipe = yaml.safe_load((ROOT / "recipes" / "prefix_aac_audiocaps.yaml").read_text(encoding="utf-8"))
-    mapper = script("prefix_aac_step").mapper(64)
+    mapper = prefix_aac_case.mapper(64)
     there = recipe["model"]["branches"]["audio"]["mapper"]["init_args"]["mappers"]
     assert [line["init_args"]["reads"] for line in there] == ["frames", "summary"]
     for part, line, left_out in zip(mapper.mappers, there, [{"dropout": 0.0}, {}], strict=True):
         assert part.training
-        assert part.init_args == PrefixAAC(4096, 527, 64, **line["init_args"]).init_args | left_out
+        assert part.init_args == PrefixAAC(Sizes(4096, 527, 64), **line["init_args"]).init_args | left_out
     assert recipe["model"]["decoder"]["class_path"] == "mmprefix.decoders.WordDecoder"
-    features = script("prefix_aac_step").features(np.random.default_rng(0), 2)
+    features = prefix_aac_case.features(np.random.default_rng(0), 2)
     assert features.frames.shape == (2, 15, 4096)
     assert features.frames.min() == 0
     assert features.mask.all()
@@ -96,10 +96,10 @@ def test_prefix_aac_is_what_its_recipe_trains(script: Any) -> None:
     assert 0 < features.pooled.min() < features.pooled.max() < 1
 
 
-def test_a_variant_that_computes_something_else_is_named(script: Any) -> None:
+def test_a_variant_that_computes_something_else_is_named() -> None:
     """However small the gradients of the part that differs are beside those of another."""
-    mapper, head = MLP(0, 3, 4, length=1), torch.nn.Linear(4, 5, bias=False)
-    same = script("train_step").Sameness([mapper, head], {"right": "right", "wrong": "right"})
+    mapper, head = MLP(Sizes(0, 3, 4), length=1), torch.nn.Linear(4, 5, bias=False)
+    same = train_step.Sameness([mapper, head], {"right": "right", "wrong": "right"})
     for parameter in mapper.parameters():
         parameter.grad = torch.ones_like(parameter)
     head.weight.grad = torch.full_like(head.weight, 1e6)
@@ -111,21 +111,24 @@ def test_a_variant_that_computes_something_else_is_named(script: Any) -> None:
 
 
 MAPPERS = {  # a prefix of one position has nothing to prune
-    "mlp": lambda length: MLP(0, 8, 128, length=length),
-    "transformer": lambda length: Transformer(0, 8, 128, length=length, clip_length=1, layers=1),
-    "prefix_aac": lambda length: PrefixAAC(4096, 527, 128, length=length, layers=1),
+    "mlp": lambda length: MLP(Sizes(0, 8, 128), length=length),
+    "transformer": lambda length: Transformer(Sizes(0, 8, 128), length=length, clip_length=1, layers=1),
+    "prefix_aac": lambda length: PrefixAAC(Sizes(4096, 527, 128), length=length, layers=1),
 }
 
 
 @pytest.mark.parametrize("name", MAPPERS)
-def test_the_limit_is_what_an_unpadded_step_computes(name: str, script: Any, tmp_path: Path) -> None:
-    """Counted by torch, with and without the products of attention."""
-    size = script("random_gpt2").Size(2, 128, 300)
-    step, captions, limit = script("train_step"), script("captions"), script("limit")
+def test_the_limit_is_what_an_unpadded_step_computes(name: str, tmp_path: Path) -> None:
+    """Counted by torch, with and without the products of attention.
+
+    Twenty inputs: torch's counter does not know the kernel that multiplies fewer than 49 rows.
+    """
+    size = random_gpt2.Size(2, 128, 300)
+    step, captions, limit = train_step, workload, flops
     case = step.CASES[name](Namespace(vocab=300, words=200, features=8, prefix_length=1))
-    decoder = case.decoder(script("random_gpt2").save(tmp_path, size))
-    features = case.features(np.random.default_rng(0), 3)
-    work = captions.Captioned(features, [["w1 w2 w3 w4 w5 w6", "w7 w8 w9"]] * 3)
+    decoder = case.decoder(random_gpt2.save(tmp_path, size))
+    features = case.features(np.random.default_rng(0), 20)
+    work = captions.Captioned(features, [["w1 w2 w3 w4 w5 w6", "w7 w8 w9"]] * 20)
     mapper = MAPPERS[name](1)
 
     def counted() -> int:
@@ -141,12 +144,12 @@ def test_the_limit_is_what_an_unpadded_step_computes(name: str, script: Any, tmp
     assert longer > least
 
 
-def test_the_limit_leaves_out_what_no_caption_reads_of_a_prefix(script: Any, tmp_path: Path) -> None:
+def test_the_limit_leaves_out_what_no_caption_reads_of_a_prefix(tmp_path: Path) -> None:
     """In the last layer of 26 positions of Prefix-AAC all but keys, values and the last; a step leaves it out too."""
-    size = script("random_gpt2").Size(2, 128, 300)
-    step, captions, limit = script("train_step"), script("captions"), script("limit")
+    size = random_gpt2.Size(2, 128, 300)
+    step, captions, limit = train_step, workload, flops
     case = step.CASES["prefix_aac"](Namespace(words=200))
-    mapper, decoder = case.mapper(128), case.decoder(script("random_gpt2").save(tmp_path, size))
+    mapper, decoder = case.mapper(128), case.decoder(random_gpt2.save(tmp_path, size))
     work = captions.Captioned(case.features(np.random.default_rng(0), 3), [["w1 w2 w3 w4 w5 w6", "w7 w8 w9"]] * 3)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         step.shared(mapper, decoder)(work).backward()
@@ -155,15 +158,15 @@ def test_the_limit_leaves_out_what_no_caption_reads_of_a_prefix(script: Any, tmp
     assert 1 < counter.get_total_flops() / least < 1.02 < 1 + unread / least
 
 
-def test_the_limit_counts_a_trained_head_into_its_weights(script: Any) -> None:
+def test_the_limit_counts_a_trained_head_into_its_weights() -> None:
     head, lengths = torch.nn.Linear(3, 5, bias=False), [[4, 2], [1]]
     rows = 2 + 3 + 1  # the first token of each input's captions, and what follows a token
-    assert script("limit").head_operations(head, lengths) == 3 * 2 * rows * 3 * 5
-    assert script("limit").head_operations(head.requires_grad_(False), lengths) == 2 * 2 * rows * 3 * 5
+    assert flops.head_operations(head, lengths) == 3 * 2 * rows * 3 * 5
+    assert flops.head_operations(head.requires_grad_(False), lengths) == 2 * 2 * rows * 3 * 5
 
 
-def test_captions_have_the_lengths_they_are_said_to_have(script: Any) -> None:
-    captions = script("captions")
+def test_captions_have_the_lengths_they_are_said_to_have() -> None:
+    captions = workload
 
     def features(random: np.random.Generator, count: int) -> Features:
         return Features(torch.zeros(count, 0, 0), torch.zeros(count, 0), torch.arange(float(count))[:, None])
@@ -182,10 +185,10 @@ def test_captions_have_the_lengths_they_are_said_to_have(script: Any) -> None:
     assert torch.equal(alone.features.pooled, draws.middle.features.pooled.repeat_interleave(5, dim=0))
 
 
-def test_variants_take_turns(script: Any) -> None:
+def test_variants_take_turns() -> None:
     seen: list[tuple[str, int]] = []
     names = "abcd"
-    times = script("measure").in_turn(
+    times = timing.in_turn(
         {name: lambda name=name: name * 2 for name in names}, 3, lambda name, number, got: seen.append((got, number))
     )
     rounds = [[name for name, number in seen if number == n] for n in range(3)]
@@ -200,7 +203,7 @@ def test_generate(tmp_path: Path) -> None:
     """As the first line of the script says that it is run."""
     file = tmp_path / "generate.json"
     sizes = ["--batches", "1", "4", "--beams", "3", "1", "--new-tokens", "6", "--naive", "--json", str(file)]
-    command = [sys.executable, "benchmarks/generate.py", *TINY, *sizes]
+    command = [sys.executable, "-m", "benchmarks.generate", *TINY, *sizes]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -219,10 +222,10 @@ def test_generate(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_feature_store(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_feature_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "store.json"
     sizes = ["--entries", "400", "--wide", "30", "--shard", "50", "--workers", "2", "--repeat", "1"]
-    found = script("feature_store").main([*sizes, "--json", str(file)])
+    found = feature_store.main([*sizes, "--json", str(file)])
     assert json.loads(file.read_text()) == found
     printed = capsys.readouterr().out
     for kind, entries in (("512", 400), ("31 x 2048", 30)):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+from benchmarks import encode, make_page, memory, scaling, startup
+from benchmarks.lib import workload
 from mmprefix.types import Features
 from tiny.captioning_system import quietly
 
@@ -21,19 +21,18 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = quietly
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """Imports a script of benchmarks/ as it is when run: its folder comes first on the path."""
+@pytest.fixture(autouse=True)
+def own_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give back the number of threads, which a script sets for the whole process; nothing is downloaded."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     threads = torch.get_num_threads()
-    yield importlib.import_module
+    yield
     torch.set_num_threads(threads)
 
 
-def test_scaling(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "scaling.json"
-    found = script("scaling").main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(file)])
+    found = scaling.main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(file)])
     assert json.loads(file.read_text()) == found
     printed = capsys.readouterr().out
     for name, points in found["sweeps"].items():
@@ -46,30 +45,30 @@ def test_scaling(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert [point["layers"] for point in found["sweeps"]["decoder"]] == [2, 4]
 
 
-def test_the_naive_step_takes_every_caption_once_in_parts(script: Any) -> None:
-    captions = script("captions")
+def test_the_naive_step_takes_every_caption_once_in_parts() -> None:
+    captions = workload
     features = Features(torch.zeros(5, 0, 0), torch.zeros(5, 0), torch.arange(5.0)[:, None])
     whole = captions.Captioned(features, [[f"w{n}", "w9"] for n in range(5)])
     for at_once, inputs in ((1, [1] * 5), (5, [2, 2, 1]), (60, [5])):
-        parts = script("scaling").parts(whole, at_once)
+        parts = scaling.parts(whole, at_once)
         assert [len(part.texts) for part in parts] == inputs
         assert [texts for part in parts for texts in part.texts] == whole.texts
         assert torch.equal(torch.cat([part.features.pooled for part in parts]), whole.features.pooled)
 
 
-def test_parts_compute_what_the_whole_does(script: Any) -> None:
+def test_parts_compute_what_the_whole_does() -> None:
     """Ends the program where they do not."""
     tiny = ["--tiny", "--sweep", "batch", "--points", "2", "--repeat", "1", "--at-once", "10"]
-    points = script("scaling").main(tiny)["sweeps"]["batch"]
+    points = scaling.main(tiny)["sweeps"]["batch"]
     assert [point["batch"] for point in points] == [5, 20]  # the second in two parts
     assert all(0 < point["gradient_error"] <= 5e-6 for point in points)
 
 
 @pytest.mark.slow
-def test_memory(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "memory.json"
     sizes = ["--layers", "2", "--width", "64", "--vocab", "2000", "--prefix-length", "4", "--batch", "10"]
-    found = script("memory").main([*sizes, "--json", str(file)])
+    found = memory.main([*sizes, "--json", str(file)])
     assert json.loads(file.read_text()) == found
     assert len(found["steps"]) == 4
     printed = capsys.readouterr().out
@@ -81,15 +80,15 @@ def test_memory(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.slow
-def test_a_process_that_is_killed_is_an_error(script: Any) -> None:
+def test_a_process_that_is_killed_is_an_error() -> None:
     with pytest.raises(BrokenProcessPool):
-        script("memory").alone(os._exit, 9)
+        memory.alone(os._exit, 9)
 
 
 @pytest.mark.slow
-def test_startup(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "startup.json"
-    found = script("startup").main(["--repeat", "1", "--json", str(file)])
+    found = startup.main(["--repeat", "1", "--json", str(file)])
     assert json.loads(file.read_text()) == found
     printed = capsys.readouterr().out
     for row in found["commands"]:
@@ -99,15 +98,14 @@ def test_startup(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert len(found["commands"]) == 6
 
 
-def test_startup_wants_a_file_with_a_model(script: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_startup_wants_a_file_with_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        script("startup").main(["--model", "anything"])
+        startup.main(["--model", "anything"])
     assert "give --model and --file, or neither" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_startup_ends_where_a_process_fails(script: Any) -> None:
-    startup = script("startup")
+def test_startup_ends_where_a_process_fails() -> None:
     cpu, wall = startup.seconds(["-c", "sum(range(3_000_000))"])
     assert 0 < cpu < 10 * wall
     with pytest.raises(SystemExit, match="no such thing"):
@@ -115,11 +113,11 @@ def test_startup_ends_where_a_process_fails(script: Any) -> None:
 
 
 @pytest.mark.slow
-def test_encode(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_encode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "encode.json"
     encoder = ["--pictures", "6", "--pixels", "64", "--encoder-layers", "1", "--encoder-width", "64"]
     sizes = ["--layers", "2", "--width", "64", "--vocab", "300", "--batch", "6"]
-    found = script("encode").main([*encoder, *sizes, "--repeat", "1", "--captions", "1", "2", "--json", str(file)])
+    found = encode.main([*encoder, *sizes, "--repeat", "1", "--captions", "1", "2", "--json", str(file)])
     assert json.loads(file.read_text()) == json.loads(json.dumps(found))
     half, full = found["filling"]
     assert 0 < half["bytes_so_far"] < full["bytes_so_far"]
@@ -130,12 +128,12 @@ def test_encode(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert printed.count("pictures a second") == 2
 
 
-def test_the_page(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results"
     results.mkdir()
-    script("scaling").main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(results / "scaling.json")])
+    scaling.main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(results / "scaling.json")])
     table = capsys.readouterr().out.strip()
-    performance, texts = script("performance_page"), []
+    performance, texts = make_page, []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         performance.main(["--results", str(results), "--out", str(tmp_path / name / "page.md")])
@@ -148,18 +146,18 @@ def test_the_page(script: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert f"torch {version('torch')}" in texts[0]
 
 
-def test_the_page_of_one_sweep(script: Any, tmp_path: Path) -> None:
+def test_the_page_of_one_sweep(tmp_path: Path) -> None:
     """Of decoders, which are two numbers each."""
     (tmp_path / "results").mkdir()
     point = {"layers": 2, "width": 64, "mmprefix": {"cpu_median": 1.0}, "naive": {"cpu_median": 2.0}, "ratio": 2.0}
     found = {"sweeps": {"decoder": [point]}, "versions": {"torch": "9.9"}}
     (tmp_path / "results" / "scaling.json").write_text(json.dumps(found))
-    script("performance_page").main(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "page.md")])
+    make_page.main(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "page.md")])
     assert "| 2 x 64 " in (tmp_path / "page.md").read_text()
     assert "torch 9.9" in (tmp_path / "page.md").read_text()
     assert "<svg" in (tmp_path / "page" / "scaling.svg").read_text()
 
 
-def test_the_page_in_docs_is_that_of_the_results(script: Any, tmp_path: Path) -> None:
-    script("performance_page").main(["--out", str(tmp_path / "performance.md")])
+def test_the_page_in_docs_is_that_of_the_results(tmp_path: Path) -> None:
+    make_page.main(["--out", str(tmp_path / "performance.md")])
     assert (tmp_path / "performance.md").read_text() == (ROOT / "docs" / "performance.md").read_text()

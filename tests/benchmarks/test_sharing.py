@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
+from benchmarks.studies import sharing
 
 
-def test_both_sides_see_the_same_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    sharing = importlib.import_module("sharing")
+def test_both_sides_see_the_same_captions(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "image": "a.jpg", "captions": ["one", "two", "three"], "split": "train"},
         {"id": "b", "image": "b.jpg", "captions": ["four"], "split": "train"},
@@ -35,8 +30,7 @@ def test_both_sides_see_the_same_captions(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(row["image"] == str(tmp_path / f"{row['id'][0]}.jpg") for row in (*apart, *shared, *held))
 
 
-def test_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+def test_the_table() -> None:
     runs = [{"cider_d": value, "cider_d_shuffled": 0.1, "loss": 2.0} for value in (1.0, 2.0, 3.0)]
-    text = importlib.import_module("sharing").report({"sets": {"esc10": {"shared": runs}}})
+    text = sharing.report({"sets": {"esc10": {"shared": runs}}})
     assert "| esc10: shared | 2.000 ± 1.000 |     0.100 ± 0.000 | 2.000 ± 0.000 |" in text

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
+from benchmarks.studies import sharing
 from tiny.captioning_system import build
 
-ROOT = Path(__file__).resolve().parents[2]
 STORED = "shared prefix, float32 store"
 
 
@@ -30,8 +28,6 @@ def data(tiny: Path, folder: Path) -> Path:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    sharing: Any = importlib.import_module("sharing")
     (tmp_path / "tiny").mkdir()
     tiny = build(tmp_path / "tiny", steps=20)
     made = tiny.config(["image"])

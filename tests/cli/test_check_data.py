@@ -245,7 +245,8 @@ def test_torch_is_not_needed(folder: Path) -> None:
     file, schema = write(folder / "m.jsonl", GOOD), str(folder / "s.yaml")
     Path(schema).write_text("slots: {size: }")
     code = (
-        "import sys, argparse; from mmprefix import check; p = argparse.ArgumentParser(); check.add_arguments(p);"
+        "import sys, argparse; from mmprefix.cli import check_data as check; p = argparse.ArgumentParser(); "
+        "check.add_arguments(p); "
         f"check.run(p.parse_args([{file!r}, '--schema', {schema!r}])); sys.exit('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -130,7 +130,7 @@ WRONG = [
     (
         "model.prefix",
         DEEP | {"init_args": {"layers": 3}},
-        "DeepTable: layers=3, heads=None, head_width=None: leave out",
+        "option 'layers' is not known",
     ),
     ("model.wording", {"context": "said: {text}"}, "wording.context 'said: {text}': must hold {context} once"),
     (

@@ -12,6 +12,7 @@ import soundfile
 import torch
 
 from mmprefix.data.manifest import read_manifest
+from mmprefix.data.model_inputs import ModelInputs
 from mmprefix.data.pairs import PairData
 from mmprefix.encoders.signals import Signals
 from mmprefix.transcriber import Transcriber, Transcript
@@ -78,7 +79,7 @@ def test_a_manifest_keeps_its_rows(orders: Orders, heard: list[Transcript], shel
     assert (len(examples), faults) == (12, [])
     encoder = Signals()
     data = PairData(train=str(out), target="wake", context="asr", batch_size=12)
-    data.preprocess, data.reads_text = {"signals": encoder.preprocess}, True
+    data.inputs = ModelInputs({"signals": encoder.preprocess}, reads_text=True)
     data.setup("fit")
     (batch,) = list(data.train_dataloader())
     assert dict(zip(batch.ids, batch.contexts, strict=True)) == {row["id"]: spoken(row) for row in orders.rows}

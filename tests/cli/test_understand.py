@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from mmprefix import InputError, Predictor, Waveform
 from mmprefix.cli import understand
 from mmprefix.cli.model_inputs import InputRow
 from mmprefix.data.manifest import InputRef
+from mmprefix.saved_model import ModelSettings, Understanding
 from mmprefix.slu.questions import build_questions
 from mmprefix.slu.schema import Schema, portable, read_schema
 from mmprefix.types import Media
@@ -45,25 +46,26 @@ def schema(orders: Orders) -> Schema:
 
 @pytest.fixture(scope="module")
 def hears(orders: Orders) -> Predictor:
-    return Predictor(orders.hears(), OPTIONS)
+    return Predictor(orders.hears(), ModelSettings(OPTIONS))
 
 
 @pytest.fixture(scope="module")
 def reads(orders: Orders) -> Predictor:
-    return Predictor(orders.reads(), OPTIONS)
+    return Predictor(orders.reads(), ModelSettings(OPTIONS))
 
 
 @pytest.fixture(scope="module")
 def modular(orders: Orders) -> Predictor:
-    return Predictor(orders.reads(transcribes=True), OPTIONS)
+    return Predictor(orders.reads(transcribes=True), ModelSettings(OPTIONS))
 
 
 @pytest.fixture(scope="module")
 def saved(orders: Orders, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Model directories: a Whisper that is asked, a GPT-2 that reads, one with a transcriber."""
-    folder, known = tmp_path_factory.mktemp("saved"), portable(orders.place("home.yaml"))
+    folder = tmp_path_factory.mktemp("saved")
+    settings = ModelSettings(task=Understanding(portable(orders.place("home.yaml"))))
     models = {"hears": orders.hears(), "reads": orders.reads(), "modular": orders.reads(transcribes=True)}
-    return {kind: orders.save(folder / kind, model, schema=known) for kind, model in models.items()}
+    return {kind: orders.save(folder / kind, model, settings) for kind, model in models.items()}
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def test_one_file_gives_a_meaning_and_a_list_gives_a_list(orders: Orders, hears:
         for model, inputs, told in (
             (hears, orders.sounds, None),
             (modular_of(orders), orders.sounds, None),
-            (Predictor(orders.reads(), OPTIONS), None, [row["transcript"] for row in orders.rows]),
+            (Predictor(orders.reads(), ModelSettings(OPTIONS)), None, [row["transcript"] for row in orders.rows]),
         ):
             given: dict[str, Any] = {"schema": schema, "framing": framing}
             many = model.understand(inputs, context=told, batch_size=4, **given)
@@ -112,7 +114,7 @@ def test_one_file_gives_a_meaning_and_a_list_gives_a_list(orders: Orders, hears:
 
 
 def modular_of(orders: Orders) -> Predictor:
-    return Predictor(orders.reads(transcribes=True), OPTIONS)
+    return Predictor(orders.reads(transcribes=True), ModelSettings(OPTIONS))
 
 
 def test_a_schema_is_a_file_a_shipped_name_an_object_or_what_was_saved(
@@ -142,7 +144,7 @@ def test_a_schema_of_ones_own_is_saved_with_the_model(orders: Orders, tmp_path: 
     (tmp_path / "mine.yaml").unlink()
     model = mmprefix.load(tmp_path / "model", device="cpu")
     assert str(tmp_path / "mine.yaml") not in (tmp_path / "model" / "mmprefix.yaml").read_text()
-    assert model.settings["framing"] == "yesno"
+    assert cast(Understanding, model.settings.task).framing == "yesno"
     found = model.understand(context="the dog runs")
     assert set(found["scores"]["intent"]) == {"light_on", "light_off", "ask"}
     assert all(odds == pytest.approx(odds) for odds in found["scores"]["intent"].values())
@@ -260,9 +262,19 @@ def test_what_cannot_be_understood_is_refused_in_plain_words(
         (hears, (file,), {"schema": schema, "context": "on"}, "context: this model was trained without one"),
         (hears, (), {"schema": schema}, "no input given; give a file, a list of files, or a context"),
         (hears, ([],), {"schema": schema}, "no input given"),
-        (hears, ({},), {"schema": schema}, "no branch for input (none given); this model reads the branch 'audio'"),
+        (
+            hears,
+            ({},),
+            {"schema": schema},
+            "no branch for input (none given); this model reads a sound (branch 'audio')",
+        ),
         (hears, ("none.wav",), {"schema": schema}, "none.wav: no such file"),
-        (hears, ([0.5, 1.0],), {"schema": schema}, "is a row of numbers, but what reads it here is the branch 'audio'"),
+        (
+            hears,
+            ([0.5, 1.0],),
+            {"schema": schema},
+            "is a row of numbers, but this model reads a sound (branch 'audio')",
+        ),
         (reads, (file,), {"schema": schema}, "0.wav: this model reads no files, only a context"),
         (reads, ({"audio": file},), {"schema": schema}, "no branch for input audio; this model reads"),
         (reads, (), {"schema": schema, "context": ["on", ""]}, "input 2: has neither a file nor a context"),
@@ -419,8 +431,9 @@ def test_a_context_that_nobody_asked_for_does_not_stop_a_model_that_reads_none(
 def test_nothing_heavy_is_loaded_before_it_is_needed() -> None:
     code = (
         "import sys, argparse, importlib\n"
-        "for name in ('understand', 'detect', 'transcribe', 'check', 'evaluate', 'many', 'schema'):\n"
-        "    module = importlib.import_module(f'mmprefix.{name}')\n"
+        "names = 'understand detect transcribe check_data evaluate import_checkpoint caption'\n"
+        "for name in names.split():\n"
+        "    module = importlib.import_module(f'mmprefix.cli.{name}')\n"
         "    parser = argparse.ArgumentParser()\n"
         "    getattr(module, 'add_arguments', print)(parser)\n"
         "sys.exit(', '.join({'torch', 'transformers', 'lightning'} & set(sys.modules)) or 0)"

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from mmprefix.data.manifest import InputRef, RowFault, listing, read_manifest, splits
+from mmprefix.data.manifest import InputRef, RowFault, listing, read_manifest
+from mmprefix.data.manifest_file import splits
 from mmprefix.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -186,7 +187,7 @@ def test_rows_of_text_and_of_numbers(folder: Path) -> None:
         "signals": InputRef("", numbers=(0.5,)),
     }
     assert [item.source for item in examples[3].inputs.values()] == [str(folder / "a.wav"), (0.5,)]
-    assert [row.places for row in examples] == [
+    assert [row.sources for row in examples] == [
         [f"{file}:1"],
         [f"{file}:2"],
         [f"{file}:3"],

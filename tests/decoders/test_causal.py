@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.errors import InputError
-from mmprefix.generation import search as searching
+from mmprefix.generation import search as search_module
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.types import DeepPrefix, Prefix
@@ -25,16 +26,16 @@ TARGETS = [["a dog barks", "the cat."], ["rain falls loudly over a hill"], ["a",
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
+def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ComposedDecoder:
     return CausalDecoder(save_decoder(tmp_path_factory.mktemp(request.param), request.param))
 
 
 @pytest.fixture(scope="module")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> ComposedDecoder:
     return CausalDecoder(save_decoder(tmp_path_factory.mktemp("gpt2")))
 
 
-def reference_log_probs(decoder: CausalDecoder, prefix: Tensor, prompt: str, target: str) -> Tensor:
+def reference_log_probs(decoder: ComposedDecoder, prefix: Tensor, prompt: str, target: str) -> Tensor:
     """Log-probability of each target token by one plain pass of the Hugging Face model over prefix, prompt, target."""
     words, lm = decoder.tokenizer, decoder.lm
     before = words(prompt)["input_ids"] if prompt else []
@@ -46,7 +47,7 @@ def reference_log_probs(decoder: CausalDecoder, prefix: Tensor, prompt: str, tar
     return logits[range(first, first + len(said)), said]
 
 
-def test_score_equals_a_plain_pass(decoder: CausalDecoder) -> None:
+def test_score_equals_a_plain_pass(decoder: ComposedDecoder) -> None:
     prefix = ragged_prefix(decoder, [5, 3, 4])
     found = decoder.score(decoder.prefill(prefix), PROMPTS, TARGETS)
     for b, texts in enumerate(TARGETS):
@@ -55,7 +56,7 @@ def test_score_equals_a_plain_pass(decoder: CausalDecoder) -> None:
             assert score == pytest.approx(float(want), abs=1e-3, rel=1e-5)
 
 
-def test_gradient_equals_a_plain_pass(decoder: CausalDecoder) -> None:
+def test_gradient_equals_a_plain_pass(decoder: ComposedDecoder) -> None:
     prefix = ragged_prefix(decoder, [5, 3, 4])
     shared = prefix.embeds.clone().requires_grad_()
     decoder.loss(decoder.prefill(Prefix(shared, prefix.mask)), PROMPTS, TARGETS).backward()
@@ -74,7 +75,7 @@ def test_gradient_equals_a_plain_pass(decoder: CausalDecoder) -> None:
 
 @pytest.mark.parametrize("beams", [1, 3, 5])
 @pytest.mark.parametrize("penalty", [0.0, 1.0, 2.0])
-def test_search_equals_hugging_face(decoder: CausalDecoder, beams: int, penalty: float) -> None:
+def test_search_equals_hugging_face(decoder: ComposedDecoder, beams: int, penalty: float) -> None:
     ends = 0
     for seed in range(4):
         prefix = ragged_prefix(decoder, [4, 4, 4], seed)
@@ -108,7 +109,7 @@ def test_search_equals_hugging_face(decoder: CausalDecoder, beams: int, penalty:
 
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize(("least", "size"), [(6, 0), (0, 1), (0, 2), (9, 3)])
-def test_rules_equal_hugging_face(decoder: CausalDecoder, beams: int, least: int, size: int) -> None:
+def test_rules_equal_hugging_face(decoder: ComposedDecoder, beams: int, least: int, size: int) -> None:
     changed = 0
     for seed in range(6):
         prefix = ragged_prefix(decoder, [4, 4], seed)
@@ -136,7 +137,7 @@ def test_rules_equal_hugging_face(decoder: CausalDecoder, beams: int, least: int
     assert changed
 
 
-def test_inputs_that_are_done_leave_the_batch(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_that_are_done_leave_the_batch(decoder: ComposedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """The texts stay the same; what is run becomes less."""
     saved = 0
     for options in SEARCHES:
@@ -154,7 +155,7 @@ def test_inputs_that_are_done_leave_the_batch(decoder: CausalDecoder, monkeypatc
                 into.append(len(embeds))
                 return run(state, cache, embeds, *rest)
 
-            monkeypatch.setattr(searching, "COMPACT_BELOW", leave)
+            monkeypatch.setattr(search_module, "COMPACT_BELOW", leave)
             monkeypatch.setattr(decoder, "forward_tokens", counted)
             lines.append(decoder.search_tokens(decoder.prefill(prefix), options, stops))
             monkeypatch.setattr(decoder, "forward_tokens", run)
@@ -180,7 +181,7 @@ SEARCHES = [
     GenerateOptions(max_new_tokens=10, num_beams=3, ranking="clipcap"),
     GenerateOptions(max_new_tokens=10, sample=True, temperature=0.8, top_p=0.9, num_return=3, seed=5),
 ], ids=["greedy", "beam", "clipcap", "sample"])  # fmt: skip
-def test_a_batch_equals_its_items(decoder: CausalDecoder, options: GenerateOptions) -> None:
+def test_a_batch_equals_its_items(decoder: ComposedDecoder, options: GenerateOptions) -> None:
     prefix = ragged_prefix(decoder, [6, 2, 4])
     together = decoder.generate(decoder.prefill(prefix), PROMPTS, options)
     for b in range(3):
@@ -190,7 +191,7 @@ def test_a_batch_equals_its_items(decoder: CausalDecoder, options: GenerateOptio
         assert [c.score for c in single] == pytest.approx([c.score for c in together[b]], abs=1e-4)
 
 
-def test_logits_do_not_depend_on_padding(decoder: CausalDecoder) -> None:
+def test_logits_do_not_depend_on_padding(decoder: ComposedDecoder) -> None:
     prefix = ragged_prefix(decoder, [6, 2, 4])
     state = decoder.append(decoder.prefill(prefix), PROMPTS)
     assert state.last_hidden is not None
@@ -201,7 +202,7 @@ def test_logits_do_not_depend_on_padding(decoder: CausalDecoder) -> None:
         assert (decoder.logits(single.last_hidden)[0] - decoder.logits(state.last_hidden)[b]).abs().max() < 1e-4
 
 
-def test_a_state_can_be_used_again(gpt2: CausalDecoder) -> None:
+def test_a_state_can_be_used_again(gpt2: ComposedDecoder) -> None:
     state = gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4]))
     options = GenerateOptions(max_new_tokens=6, num_beams=2)
     before = gpt2.score(state, PROMPTS, TARGETS)
@@ -210,7 +211,7 @@ def test_a_state_can_be_used_again(gpt2: CausalDecoder) -> None:
     assert gpt2.score(state, PROMPTS, TARGETS) == before
 
 
-def test_a_deep_prefix_is_the_same_cache(decoder: CausalDecoder) -> None:
+def test_a_deep_prefix_is_the_same_cache(decoder: ComposedDecoder) -> None:
     """Keys and values that embeddings gave, put in as a deep prefix, continue in the same way."""
     prefix = ragged_prefix(decoder, [5, 3, 4])
     soft = decoder.prefill(prefix)
@@ -223,7 +224,7 @@ def test_a_deep_prefix_is_the_same_cache(decoder: CausalDecoder) -> None:
     assert len(empty) == 3
 
 
-def test_sampling_follows_the_distribution(gpt2: CausalDecoder) -> None:
+def test_sampling_follows_the_distribution(gpt2: ComposedDecoder) -> None:
     """First tokens of many draws against the model's own probabilities."""
     prefix = ragged_prefix(gpt2, [4])
     state = gpt2.prefill(prefix)
@@ -254,20 +255,20 @@ def test_stop_text(tmp_path: Path) -> None:
         CausalDecoder(str(tmp_path), stop="never there").stop_ids()
 
 
-def test_frozen_for_ever(gpt2: CausalDecoder) -> None:
+def test_frozen_for_ever(gpt2: ComposedDecoder) -> None:
     gpt2.train()
     assert not any(module.training for module in gpt2.modules())
     assert not any(p.requires_grad for p in gpt2.parameters())
 
 
-def test_tuned_decoder_trains(gpt2: CausalDecoder, tmp_path: Path) -> None:
+def test_tuned_decoder_trains(gpt2: ComposedDecoder, tmp_path: Path) -> None:
     tuned = CausalDecoder(gpt2.identity.source, frozen=False)
     tuned.train()
     tuned.loss(tuned.prefill(ragged_prefix(tuned, [3])), [""], [["a dog"]]).backward()
     assert all(p.grad is not None for p in tuned.parameters())
 
 
-def test_lower_precision_computes_the_same_text_shape(gpt2: CausalDecoder) -> None:
+def test_lower_precision_computes_the_same_text_shape(gpt2: ComposedDecoder) -> None:
     half = CausalDecoder(gpt2.identity.source, dtype="bfloat16")
     prefix = ragged_prefix(gpt2, [5, 3, 4])
     full, low = (d.score(d.prefill(prefix), PROMPTS, TARGETS) for d in (gpt2, half))
@@ -275,7 +276,7 @@ def test_lower_precision_computes_the_same_text_shape(gpt2: CausalDecoder) -> No
         assert b == pytest.approx(a, rel=0.1)
 
 
-def test_autocast_leaves_half_precision_alone(gpt2: CausalDecoder) -> None:
+def test_autocast_leaves_half_precision_alone(gpt2: ComposedDecoder) -> None:
     half = CausalDecoder(gpt2.identity.source, dtype="bfloat16")
     prefix = ragged_prefix(gpt2, [5, 3, 4])
     alone = half.loss(half.prefill(prefix), PROMPTS, TARGETS)
@@ -283,13 +284,13 @@ def test_autocast_leaves_half_precision_alone(gpt2: CausalDecoder) -> None:
         assert torch.equal(half.loss(half.prefill(prefix), PROMPTS, TARGETS), alone)
 
 
-def test_a_text_is_spelt_once(gpt2: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_is_spelt_once(gpt2: ComposedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = gpt2.score(gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS)
     monkeypatch.setattr(type(gpt2.tokenizer), "__call__", lambda *_, **__: pytest.fail("a text is spelt again"))
     assert gpt2.score(gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS) == wanted
 
 
-def test_what_does_not_fit_is_refused(gpt2: CausalDecoder, tmp_path: Path) -> None:
+def test_what_does_not_fit_is_refused(gpt2: ComposedDecoder, tmp_path: Path) -> None:
     state = gpt2.prefill(ragged_prefix(gpt2, [100]))
     with pytest.raises(InputError, match=r"has 128 positions, but 40 more.*after the 100"):
         gpt2.generate(state, [""], GenerateOptions(max_new_tokens=40))

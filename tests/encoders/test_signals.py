@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,13 @@ from mmprefix.data.collate import pad_media
 from mmprefix.encoders.signals import Signals
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
-from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.minmax import MinMax
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_tuning import Deep
-from mmprefix.parts import from_recipe, to_recipe
+from mmprefix.parts import builder_from_recipe, from_recipe, to_recipe
 from mmprefix.types import Features, Prefix
 from tiny import speech_system as tiny_spoken
 from tiny.captioning_system import quietly, refusal, run, tensors, watched
@@ -130,10 +131,7 @@ def test_names_tell_encoders_apart() -> None:
 class Shown(Mapper):
     """What a mapper is shown, as a prefix."""
 
-    def __init__(self, dim: int, pooled_dim: int, width: int) -> None:
-        super().__init__()
-
-    def forward(self, features: Features) -> Prefix:
+    def forward(self, features: Features, context: Features | None = None) -> Prefix:
         embeds = features.pooled[:, None]
         return Prefix(embeds, torch.ones(len(embeds), 1, dtype=torch.bool))
 
@@ -144,7 +142,7 @@ def features(values: list[list[float]]) -> Features:
 
 
 def test_numbers_are_scaled_by_what_was_observed_and_cut_off() -> None:
-    mapper = MinMax(0, 3, 3, Shown)
+    mapper = MinMax(Sizes(0, 3, 3), mapper=Shown)
     with pytest.raises(InputError, match="MinMax: has seen no training data"):
         mapper(features([[0.0, 0.0, 0.0]]))
     mapper.observe(torch.tensor([[-2.0, 5.0, 100.0], [0.0, 5.0, 300.0]]))
@@ -153,7 +151,7 @@ def test_numbers_are_scaled_by_what_was_observed_and_cut_off() -> None:
     wanted = [[0.0, 0.0, 0.25], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
     assert isinstance(shown, Prefix)
     assert shown.embeds[:, 0].tolist() == wanted  # a number that never changed is read as 0
-    again = MinMax(0, 3, 3, Shown)
+    again = MinMax(Sizes(0, 3, 3), mapper=Shown)
     again.load_state_dict(mapper.state_dict())
     assert again.known
     assert torch.equal(again.low, torch.tensor([-2.0, 5.0, 100.0]))
@@ -161,14 +159,14 @@ def test_numbers_are_scaled_by_what_was_observed_and_cut_off() -> None:
 
 def test_it_needs_a_summary() -> None:
     with pytest.raises(InputError, match="MinMax reads the encoder's summary"):
-        MinMax(12, 0, 32, Linear)
+        MinMax(Sizes(12, 0, 32), mapper=Linear)
 
 
 def test_it_is_built_again_from_its_recipe() -> None:
-    mapper = MinMax(0, 3, 32, lambda d, g, w: Deep(d, g, w, lambda *sizes: MLP(*sizes, length=2, hidden=4), hidden=4))
-    mapper.for_decoder(2, 4, 8)
+    deep = partial(Deep, mapper=partial(MLP, length=2, hidden=4), hidden=4)
+    mapper = MinMax(Sizes(0, 3, 32, 2, 4, 8), mapper=deep)
     mapper.observe(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]))
-    again = from_recipe(to_recipe(mapper), Mapper)
+    again = builder_from_recipe(to_recipe(mapper), Mapper)(mapper.sizes)
     again.load_state_dict(mapper.state_dict())
     found = features([[0.5, 0.5, 0.5]])
     assert torch.equal(again(found).keys, mapper(found).keys)
@@ -256,7 +254,6 @@ def test_nothing_to_learn_it_from_is_said(spoken: Spoken, tmp_path: Path, capfd:
     assert said == "model.branches.signals: MinMax finds no row to train on that has signals"
 
 
-def test_a_parallel_tells_its_parts_the_sizes() -> None:
-    mapper = Parallel(0, 3, 32, [lambda d, g, w: MinMax(d, g, w, lambda d, g, w: Deep(d, g, w, MLP))])
-    mapper.for_decoder(2, 4, 8)
+def test_mappers_within_mappers_are_built_for_the_same_sizes() -> None:
+    mapper = Parallel(Sizes(0, 3, 32, 2, 4, 8), mappers=[partial(MinMax, mapper=partial(Deep, mapper=MLP))])
     assert [tuple(p.shape) for p in mapper.parameters()][-1] == (2 * 2 * 4 * 8,)

@@ -6,7 +6,6 @@ recording does. With a GPU it is PyTorch's own.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmprefix.decoders import composed
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
@@ -23,7 +21,6 @@ from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.fast import cuda_graph
 from mmprefix.fast.cuda_graph import GraphBuffers
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.generation.search import EagerTree
 from mmprefix.generation.strategies import Hypothesis
 from mmprefix.kv_cache.state import State
 from mmprefix.types import Features, Prefix
@@ -52,16 +49,6 @@ class SimulatedGraph:
         cast(Tensor, self.buffers.logits).copy_(self.buffers._run(self.decoder))
 
 
-def eager_tree(decoder: Any, state: State, width: int, steps: int) -> Any:
-    return nullcontext(EagerTree(decoder, state, width * steps))
-
-
-def graph_tree(decoder: Any, state: State, width: int, steps: int) -> Any:
-    """The graph's tree on any device, where a search is long enough."""
-    tree = cuda_graph.open_graph_tree if steps >= cuda_graph.MIN_STEPS else eager_tree
-    return tree(decoder, state, width, steps)
-
-
 @pytest.fixture(autouse=True)
 def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
     if GPU:
@@ -71,7 +58,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
         buffers.logits, buffers.graph = torch.zeros_like(buffers._run(decoder)), SimulatedGraph(buffers, decoder)
 
     monkeypatch.setattr(GraphBuffers, "_record", record)
-    monkeypatch.setattr(composed, "open_tree", graph_tree)
+    monkeypatch.setattr(cuda_graph, "can_record", lambda decoder, state, steps: steps >= cuda_graph.MIN_STEPS)
 
 
 @pytest.fixture(scope="module", params=[*KINDS, "words", "whisper"])
@@ -126,7 +113,7 @@ def test_hypotheses_equal_those_of_a_growing_cache(
     for seed in range(3):
         state = prefilled(decoder, [4, 2, 5, 3, 5, 1], seed)
         with monkeypatch.context() as plain:
-            plain.setattr(composed, "open_tree", eager_tree)
+            plain.setattr(cuda_graph, "can_record", lambda *_: False)
             free = searched(decoder, state, replace(options, num_return=1), torch.tensor([5]))
             stops = torch.tensor([free[row][0][0][:place][-1] for row, place in ((0, 1), (2, 2), (4, 4))])
             expected = searched(decoder, state, options, stops)
@@ -169,7 +156,7 @@ def test_new_weights_are_another_recording(tmp_path: Path) -> None:
     result = searched(decoder, state, options, stops)
     assert [group[0][0] for group in result] != [group[0][0] for group in before]
     with pytest.MonkeyPatch.context() as plain:
-        plain.setattr(composed, "open_tree", eager_tree)
+        plain.setattr(cuda_graph, "can_record", lambda *_: False)
         assert_same(result, searched(decoder, state, options, stops))
 
 

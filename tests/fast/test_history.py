@@ -26,6 +26,7 @@ from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.inference.predictor import Predictor, load
 from mmprefix.kv_cache.state import State
+from mmprefix.saved_model import ModelSettings
 from mmprefix.slu.schema import read_schema
 from mmprefix.types import Features, Prefix
 from tiny import models as tiny_models
@@ -125,7 +126,7 @@ def understander(folder: Path, kind: str) -> Predictor:
     """A Whisper that is asked, or a GPT-2 that is asked about what a Whisper has written down."""
     orders = tiny_orders.Orders(folder) if folder.exists() else tiny_orders.build(folder)
     model = orders.hears() if kind == "hears" else orders.reads(transcribes=True)
-    return Predictor(model, replace(BEAMS, num_return=1))
+    return Predictor(model, ModelSettings(replace(BEAMS, num_return=1)))
 
 
 def understood(folder: Path) -> Callable[[Predictor], Any]:

@@ -196,16 +196,16 @@ def test_processes_that_open_a_store_at_once_map_one_file(tmp_path: Path) -> Non
         "print(len(store), flush=True)\nsys.stdin.read(1)"
     )
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    some = [subprocess.Popen([sys.executable, "-c", program], **pipes) for _ in range(4)]
-    for process in some:
+    processes = [subprocess.Popen([sys.executable, "-c", program], **pipes) for _ in range(4)]
+    for process in processes:
         assert process.stdin is not None
         process.stdin.write("1")
         process.stdin.flush()
-    for process in some:
+    for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "1000\n"
-    assert [mapped(str(process.pid)) for process in some] == [{(store.folder / "index").stat().st_ino}] * 4
-    for process in some:
+    assert [mapped(str(process.pid)) for process in processes] == [{(store.folder / "index").stat().st_ino}] * 4
+    for process in processes:
         process.communicate("1")
 
 
@@ -214,10 +214,10 @@ def test_a_forked_process_has_its_parents_index(tmp_path: Path) -> None:
     filled(tmp_path)
     store = FeatureStore(tmp_path, WIDTHS)
     (store.folder / "index").unlink()  # it stays mapped
-    here, there = os.pipe()
+    reader, writer = os.pipe()
     if (child := os.fork()) == 0:
-        found = mapped() if float(store[feature_key("7")].pooled) == 7 else set[int]()
-        os.write(there, repr(found).encode())
+        inodes = mapped() if float(store[feature_key("7")].pooled) == 7 else set[int]()
+        os.write(writer, repr(inodes).encode())
         os._exit(0)
     os.waitpid(child, 0)
-    assert os.read(here, 1000).decode() == repr(mapped())
+    assert os.read(reader, 1000).decode() == repr(mapped())

@@ -12,12 +12,13 @@ import torch
 import webdataset
 
 from mmprefix.data.manifest import read_manifest
+from mmprefix.data.sample import SampleOptions, sample_of_row
 from mmprefix.encoders.cnn import Cnn
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore, store_description
-from mmprefix.features.streaming import Stream, StreamOptions, TarShard, decoded
+from mmprefix.features.streaming import Stream, StreamedRow, StreamOptions, TarShard, decode_row
 from mmprefix.features.webdataset import write_webdataset
-from mmprefix.types import Batch, Features
+from mmprefix.types import Batch, FeatureRow, Features
 from tiny.captioning_system import Tiny, build, figures, quietly, refusal, run, same, watched
 
 pytestmark = quietly
@@ -36,12 +37,12 @@ def shards(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "shards"
 
 
-def rows(shards: Path, split: str) -> dict[str, dict[str, Any]]:
-    """The rows of a split by id, as the library that defines the form reads them."""
+def rows(shards: Path, split: str) -> dict[str, StreamedRow]:
+    """Rows of a split by id, as the library that defines the form reads them."""
     files = sorted(str(file) for file in shards.glob(f"{split}-*.tar"))
-    found = [decoded(row) for row in webdataset.WebDataset(files, shardshuffle=False)]  # pyright: ignore
-    assert len({row["json"]["id"] for row in found}) == len(found)
-    return {row["json"]["id"]: row for row in found}
+    streamed = [decode_row(row) for row in webdataset.WebDataset(files, shardshuffle=False)]  # pyright: ignore
+    assert len({row.example.id for row in streamed}) == len(streamed)
+    return {row.example.id: row for row in streamed}
 
 
 def test_shards_hold_rows_and_features(tiny: Tiny, shards: Path) -> None:
@@ -49,48 +50,48 @@ def test_shards_hold_rows_and_features(tiny: Tiny, shards: Path) -> None:
     store = FeatureStore(shards.parent / "cache", store_description(sounds, "float32"))
     for split in ("train", "val", "test"):
         wanted, _ = read_manifest(tiny.folder / f"{split}.jsonl")
-        found = rows(shards, split)
-        assert found.keys() == {row.id for row in wanted}
+        rows_by_id = rows(shards, split)
+        assert rows_by_id.keys() == {row.id for row in wanted}
         for row in wanted:
-            assert found[row.id]["json"]["captions"] == list(row.captions)
-            (name,) = found[row.id]["inputs"]
+            assert rows_by_id[row.id].example.captions == row.captions
+            ((name, entry),) = rows_by_id[row.id].inputs.items()
             assert name in row.inputs
-            entry = found[row.id]["inputs"][name]
+            assert isinstance(entry, FeatureRow)
             if name == "audio":
                 assert any(torch.equal(entry.frames, store[key].frames) for key in store)
     index = json.loads((shards / "index.json").read_text())
-    assert {one["rows"] for some in index["splits"].values() for one in some} == {1, 2}
+    assert {tar["rows"] for tars in index["splits"].values() for tar in tars} == {1, 2}
     assert not list(shards.glob(".*"))
 
 
 def stream(shards: Path, workers: int, rank: int = 0, world: int = 1, size: int = 2) -> Stream:
-    told = json.loads((shards / "index.json").read_text())["splits"]["train"]
-    tars = [TarShard(str(shards / one["file"]), one["rows"], tuple(one["branches"])) for one in told]
-    return Stream(tars, StreamOptions(size, 4, 0, "", None), workers, rank, world)
+    entries = json.loads((shards / "index.json").read_text())["splits"]["train"]
+    tars = [TarShard(str(shards / entry["file"]), entry["rows"], tuple(entry["branches"])) for entry in entries]
+    return Stream(tars, StreamOptions(size, 4, SampleOptions()), workers=workers, rank=rank, world=world)
 
 
 def drawn(shards: Path, workers: int, rank: int, world: int, epoch: int = 0, skip: int = 0) -> list[Batch]:
-    """What a loader of so many workers gives to one process."""
-    from mmprefix.features.streaming import StreamLoader
+    """Batches that a loader of so many workers gives to one process."""
+    from mmprefix.features.stream_data import StreamLoader
 
-    some = stream(shards, workers, rank, world)
-    some.set_epoch(epoch, skip)
-    found = list(StreamLoader(some, None, num_workers=workers))
-    assert len(found) == len(some) - skip
-    return found
+    tar_stream = stream(shards, workers, rank, world)
+    tar_stream.set_epoch(epoch, skip)
+    batches = list(StreamLoader(tar_stream, None, num_workers=workers))
+    assert len(batches) == len(tar_stream) - skip
+    return batches
 
 
 @pytest.mark.parametrize(("workers", "world"), [(0, 1), (2, 1), (3, 1), (0, 2), (2, 2), (0, 3)])
 def test_each_row_is_read_once(shards: Path, workers: int, world: int) -> None:
     batches = [drawn(shards, workers, rank, world) for rank in range(world)]
-    assert len({len(some) for some in batches}) == 1
-    ids = [name for some in batches for batch in some for name in batch.ids]
+    assert len({len(mine) for mine in batches}) == 1
+    ids = [name for mine in batches for batch in mine for name in batch.ids]
     assert len(set(ids)) == len(ids)
     if 6 % (world * max(1, workers)) == 0:
         assert len(ids) == 12
-    for batch in (batch for some in batches for batch in some):
-        (found,) = batch.inputs.values()
-        assert isinstance(found, Features)
+    for batch in (batch for mine in batches for batch in mine):
+        (value,) = batch.inputs.values()
+        assert isinstance(value, Features)
         assert len({name[0] for name in batch.ids}) == 1  # pictures and sounds share no batch
 
 
@@ -155,13 +156,13 @@ def test_two_processes_share_the_shards(tiny: Tiny, shards: Path, tmp_path: Path
 def test_shards_of_another_encoder_are_refused(tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
-    told = json.loads((shards / "index.json").read_text())
-    told["encoders"]["audio"]["weights"] = "0" * 64
-    (folder / "index.json").write_text(json.dumps(told))
-    said = refusal("fit", streaming(tiny, tmp_path / "run", str(folder)), capfd)
-    assert "the features of branch 'audio' were made by another encoder: weights was 000" in said
-    told["encoders"]["video"] = told["encoders"].pop("audio")
-    (folder / "index.json").write_text(json.dumps(told))
+    index = json.loads((shards / "index.json").read_text())
+    index["encoders"]["audio"]["weights"] = "0" * 64
+    (folder / "index.json").write_text(json.dumps(index))
+    message = refusal("fit", streaming(tiny, tmp_path / "run", str(folder)), capfd)
+    assert "the features of branch 'audio' were made by another encoder: weights was 000" in message
+    index["encoders"]["video"] = index["encoders"].pop("audio")
+    (folder / "index.json").write_text(json.dumps(index))
     assert "has features for branch 'video', which this model has not" in refusal(
         "fit", streaming(tiny, tmp_path / "run", str(folder)), capfd
     )
@@ -170,11 +171,11 @@ def test_shards_of_another_encoder_are_refused(tiny: Tiny, shards: Path, tmp_pat
 def test_shards_without_the_frames_that_a_mapper_reads_are_refused(
     tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any
 ) -> None:
-    told = json.loads((shards / "index.json").read_text())
-    told["encoders"]["audio"]["widths"][0] = 0
-    (tmp_path / "index.json").write_text(json.dumps(told))
-    said = refusal("fit", streaming(tiny, tmp_path / "run", str(tmp_path)), capfd)
-    assert "has no frames for branch 'audio', which its mapper reads; encode anew" in said
+    index = json.loads((shards / "index.json").read_text())
+    index["encoders"]["audio"]["widths"][0] = 0
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    message = refusal("fit", streaming(tiny, tmp_path / "run", str(tmp_path)), capfd)
+    assert "has no frames for branch 'audio', which its mapper reads; encode anew" in message
 
 
 @pytest.mark.parametrize(("options", "words"), [
@@ -194,7 +195,36 @@ def test_bad_options_are_refused(
 def test_encode_says_what_it_needs(tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any) -> None:
     recipe = tiny.recipe(tiny.config(), tmp_path)
     for options in ({"to": "webdataset"}, {"out": "x"}):
-        said = refusal("encode", recipe, capfd, cache=tmp_path / "cache", **options)
-        assert "give --to webdataset --out FOLDER, or neither" in said
+        message = refusal("encode", recipe, capfd, cache=tmp_path / "cache", **options)
+        assert "give --to webdataset --out FOLDER, or neither" in message
     with pytest.raises(InputError, match="holds shards already; give another folder"):
-        write_webdataset(shards, {}, {}, {}, 10, 0)
+        write_webdataset(shards, {}, {}, encoders={}, rows=10, seed=0)
+
+
+def test_a_streamed_row_makes_the_sample_of_its_manifest(tiny: Tiny, tmp_path: Path) -> None:
+    """Same prompt, captions, context and user in each epoch, whichever way the row comes."""
+    rows = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
+    for n, row in enumerate(rows):
+        row |= {"context": [f"{n} first", f"{n} second", f"{n} third"], "image": f"{tiny.folder}/0.png"}
+        row |= {"user": f"user {n % 3}"} if n else {}
+        row.pop("audio", None)
+    manifest = tmp_path / "train.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    examples, _ = read_manifest(manifest)
+    write_webdataset(tmp_path / "shards", {"train": examples}, {}, encoders={}, rows=5, seed=3)
+    files = sorted(str(file) for file in (tmp_path / "shards").glob("*.tar"))
+    streamed = [decode_row(row) for row in webdataset.WebDataset(files, shardshuffle=False)]  # pyright: ignore
+    assert sorted(row.number for row in streamed) == list(range(len(examples)))
+    assert [row.number for row in streamed] != list(range(len(examples)))
+    options = SampleOptions(prompt="say:", max_captions=1, seed=5)
+    drawn_texts = set[tuple[str, ...]]()
+    for row in streamed:
+        for epoch in range(4):
+            samples = [
+                sample_of_row(example, {}, options, row=row.number, epoch=epoch, source="x")
+                for example in (row.example, examples[row.number])
+            ]
+            assert samples[0] == samples[1]
+            assert samples[0].user == (f"user {row.number % 3}" if row.number else "")
+            drawn_texts.add((samples[0].context, *samples[0].targets))
+    assert len(drawn_texts) > 2 * len(examples)  # drawn anew each epoch

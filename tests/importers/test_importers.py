@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import pickle
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import mmprefix
+from benchmarks.lib import released_checkpoints
 from mmprefix.cli.main import main
 from mmprefix.decoders.word_level import END
 from mmprefix.errors import InputError
@@ -30,13 +30,10 @@ from tiny.models import picture, sound_bytes, tone
 from tiny.recorded import PARITY, needs_parity
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-released: Any = importlib.import_module("released")
-sys.path.pop(0)
 
 WORDS = len(tokenizer())
-GPT = released.Gpt2(layers=2, width=32, vocabulary=WORDS, positions=128)
-AAC = released.Aac(words=40, channels=(4, 6, 8), bands=16, classes=20, kernel=7, lengths=(3, 2), layers=1)
+GPT = released_checkpoints.Gpt2(layers=2, width=32, vocabulary=WORDS, positions=128)
+AAC = released_checkpoints.Aac(words=40, channels=(4, 6, 8), bands=16, classes=20, kernel=7, lengths=(3, 2), layers=1)
 KINDS = {
     "mlp": {"mapper": "mlp", "length": 4},
     "linear": {"mapper": "linear", "length": 6},
@@ -50,7 +47,7 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         tiny_encoders.clip(folder / "clip")
-        self.lm = released.weights(GPT.shapes("transformer."), seed=5)
+        self.lm = released_checkpoints.weights(GPT.shapes("transformer."), seed=5)
         self.decoder = folder / "gpt2"
         config = GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=WORDS, n_positions=128)
         model = GPT2LMHeadModel(config)
@@ -64,14 +61,14 @@ class Shelf:
         )
 
     def clipcap(self, kind: str, tuned: bool = False) -> dict[str, Tensor]:
-        state = released.weights(released.clipcap(features=24, gpt=GPT, **KINDS[kind]))
+        state = released_checkpoints.weights(released_checkpoints.clipcap(features=24, gpt=GPT, **KINDS[kind]))
         if not tuned:
             state |= {f"gpt.{name}": value for name, value in self.lm.items()}
         return state | {"gpt.lm_head.weight": state["gpt.transformer.wte.weight"]}
 
     def aac(self, tuned: bool = False, words: int = 40) -> dict[str, Tensor]:
-        sizes = released.Aac(**{**vars(AAC), "words": words})
-        state = released.weights(sizes.shapes(GPT))
+        sizes = released_checkpoints.Aac(**{**vars(AAC), "words": words})
+        state = released_checkpoints.weights(sizes.shapes(GPT))
         if not tuned:
             state |= {name.replace("transformer.", "gpt."): value for name, value in self.lm.items()}
         return state
@@ -270,7 +267,9 @@ def test_each_data_set(dataset: str, seconds: float, longer: str, relu: bool, sh
     assert all(mapper.relu == relu for mapper in model.model.mappers["audio"].mappers)  # type: ignore[union-attr]
     decoder: Any = model.model.decoder
     assert decoder.frozen
-    assert decoder.stops(exactly=True).tolist() == [decoder.tokenizer("a.", add_special_tokens=False)["input_ids"][-1]]
+    assert decoder.stop_ids(exactly=True).tolist() == [
+        decoder.tokenizer("a.", add_special_tokens=False)["input_ids"][-1]
+    ]
     assert isinstance(model(shelf.folder / "sound.wav", max_new_tokens=3), str)
 
 
@@ -305,7 +304,7 @@ def test_another_language_model_in_the_file_is_kept(shelf: Shelf, tmp_path: Path
 def test_the_keys_of_a_real_size_model_are_those_of_the_original() -> None:
     recorded = json.loads((PARITY / "aac_state_dict_keys.json").read_text())
     theirs = {name: tuple(shape) for name, shape, _ in recorded["keys_in_module_order"]}
-    assert released.Aac().shapes(released.Gpt2()) == theirs
+    assert released_checkpoints.Aac().shapes(released_checkpoints.Gpt2()) == theirs
     model = real_size()
     constants = {name for name in theirs if ".stft." in name or name.endswith("pos_encoder.pe")}
     ours = {slot.name: slot.shape for slot in aac_slots(model)}
@@ -333,9 +332,8 @@ def real_size() -> Any:
     with dry_run.without_weights():
         decoder = WordDecoder("openai-community/gpt2", words)
         encoder = Cnn14(None, rate=16000, reading="prefix-aac", seconds=10)
-    parts: list[Any] = [PrefixAAC(4096, 527, 768), PrefixAAC(4096, 527, 768, reads="summary", length=11)]
-    mapper = Parallel(4096, 527, 768, mappers=parts)
-    return PrefixLM({"audio": Branch(encoder, lambda *_: mapper)}, decoder)
+    mapper = partial(Parallel, mappers=[PrefixAAC, partial(PrefixAAC, reads="summary", length=11)])
+    return PrefixLM({"audio": Branch(encoder, mapper)}, decoder)
 
 
 def test_slots_are_checked_first_and_filled_then() -> None:
@@ -416,8 +414,8 @@ def test_odd_tensors_are_refused_by_name(
 def test_a_mapper_for_another_decoder_is_refused(
     shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wide = released.Gpt2(layers=1, width=64, vocabulary=WORDS, positions=16)
-    state = released.weights(released.clipcap(features=24, gpt=wide, **KINDS["transformer"]))
+    wide = released_checkpoints.Gpt2(layers=1, width=64, vocabulary=WORDS, positions=16)
+    state = released_checkpoints.weights(released_checkpoints.clipcap(features=24, gpt=wide, **KINDS["transformer"]))
     torch.save({k: v for k, v in state.items() if k.startswith("clip_project.")}, tmp_path / "wide.pt")
     said = refusal(capsys, "clipcap", tmp_path / "wide.pt", tmp_path / "m", *shelf.clip_words())
     assert "its mapper is for a decoder of width 64, --decoder has 32" in said

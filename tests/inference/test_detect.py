@@ -14,6 +14,7 @@ import torch
 import mmprefix
 from mmprefix import InputError, Predictor
 from mmprefix.metrics import detection
+from mmprefix.saved_model import Detection, ModelSettings
 from mmprefix.types import Batch
 from tiny import slu_system as tiny_orders
 from tiny.captioning_system import captions, figures, quietly, refusal, run
@@ -34,12 +35,12 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
 
 @pytest.fixture(scope="module")
 def model(orders: Orders) -> Predictor:
-    return Predictor(orders.detects(), OPTIONS, {"answers": list(ANSWERS)})
+    return Predictor(orders.detects(), ModelSettings(OPTIONS, task=Detection(ANSWERS)))
 
 
 @pytest.fixture(scope="module")
 def saved(orders: Orders, model: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return orders.save(tmp_path_factory.mktemp("saved") / "m", model.model, answers=list(ANSWERS))
+    return orders.save(tmp_path_factory.mktemp("saved") / "m", model.model, model.settings)
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_any_subset_of_the_inputs(orders: Orders, model: Predictor, names: tuple
     """Log odds are the difference of the two words' scores; a batch equals its rows."""
     given, told = inputs(orders, *names), contexts(orders) if "text" in names else None
     found = model.detect(None if names == ("text",) else given, context=told, batch_size=5)
-    assert len({round(odds, 4) for odds in found}) == 12
+    assert len({round(odds, 5) for odds in found}) == 12
     for n in (0, 5, 11):
         text = None if told is None else told[n]
         (alone,) = model.detect(None if names == ("text",) else given[n], context=text)
@@ -127,8 +128,8 @@ def test_answers_are_saved_with_the_model(orders: Orders, model: Predictor, save
 
 def test_what_makes_no_sense_is_refused(orders: Orders, model: Predictor) -> None:
     audio = orders.sounds[0]
-    bare = Predictor(model.model, OPTIONS)
-    hears = Predictor(orders.hears(), OPTIONS)
+    bare = Predictor(model.model, ModelSettings(OPTIONS))
+    hears = Predictor(orders.hears(), ModelSettings(OPTIONS))
     with pytest.raises(InputError, match=r"answers: this model has none of its own; give two words"):
         bare.detect(audio)
     with pytest.raises(InputError, match=r"choices \['true'\]: give two or more"):
@@ -143,7 +144,7 @@ def test_what_makes_no_sense_is_refused(orders: Orders, model: Predictor) -> Non
         model.detect([audio, {}])
     with pytest.raises(InputError, match=r"the given numbers: holds 2 numbers, expected 4"):
         model.detect({"signals": (0.5, 1.0)})
-    with pytest.raises(InputError, match="no branch for input text; this model reads the branch 'audio' for a sound"):
+    with pytest.raises(InputError, match=r"no branch for input text; this model reads a sound \(branch 'audio'\)"):
         model.detect({"text": "on"})
     with pytest.raises(InputError, match="context: this model was trained without one"):
         hears.choose(audio, ["yes", "no"], context="on")
@@ -267,7 +268,7 @@ def test_a_validation_measures_the_log_odds(orders: Orders, tmp_path: Path, capf
     assert {row["group"] for row in rows} == {"audio+signals+text"}
     # the saved model gives the same log odds to the same rows, by itself
     model = mmprefix.load(tmp_path / "model", device="cpu")
-    assert model.settings["answers"] == list(ANSWERS)
+    assert model.settings.task == Detection(ANSWERS)
     named = [by_id[row["id"]] for row in rows]
     files = [{"audio": orders.place(row["audio"]), "signals": row["signals"]} for row in named]
     texts = [(row["asr"] or [row["transcript"]])[0] for row in named]

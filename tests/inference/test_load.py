@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 import mmprefix
 from mmprefix import InputError, Predictor
 from mmprefix.generation.options import GenerateOptions
+from mmprefix.saved_model import ModelSettings, TrainingRecord
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
 from tiny import models as tiny_models
@@ -65,12 +66,12 @@ def test_a_saved_model_is_the_same_model_wherever_it_stands(
 
 def test_what_a_model_was_saved_with_is_kept(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
     own = GenerateOptions(max_new_tokens=5, num_beams=3, length_penalty=0.5)
-    settings = {"prompt": "a dog", "trained": {"data": ["x.jsonl"], "figures": {"cider_d": 1.5}}}
-    first = Predictor(tiny_models.build(parts, "audio"), own, settings)
+    settings = ModelSettings(own, "a dog", TrainingRecord(["x.jsonl"], figures={"cider_d": 1.5}))
+    first = Predictor(tiny_models.build(parts, "audio"), settings)
     first.save(tmp_path / "m")
     for _ in range(2):  # loaded, saved over itself, and loaded again
         again = mmprefix.load(tmp_path / "m", device="cpu")
-        assert again.options == own
+        assert again.settings == settings
         assert again(files[0]) == first(files[0]) == first(files[0], prompt="a dog") != first(files[0], prompt="")
         card = (tmp_path / "m" / "README.md").read_text()
         assert "| cider_d | 1.5000 |" in card

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from mmprefix.model import PrefixLM
+from mmprefix.saved_model import Captioning, Detection, ModelSettings, TrainingRecord, Understanding
 from mmprefix.slu.schema import portable
 from tiny import models as tiny_models
 from tiny import slu_system as tiny_orders
@@ -66,12 +67,13 @@ def test_the_example_is_right(
     kind: str, tag: str, call: str, said: str, orders: Orders, parts: dict[str, Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: Any,
 ) -> None:  # fmt: skip
-    settings: dict[str, Any] = {"trained": {"data": ["train.jsonl"], "figures": FIGURES, "measured_on": "test"}}
-    if tag == "spoken-language-understanding":
-        settings |= {"schema": portable(orders.place("home.yaml")), "framing": "yesno"}
-    if tag == "speech-detection":
-        settings |= {"answers": ["true", "false"]}
-    directory = orders.save(tmp_path / "this directory", models(orders, parts, kind), **settings)
+    task = {
+        "captioning": Captioning(),
+        "spoken-language-understanding": Understanding(portable(orders.place("home.yaml")), "yesno"),
+        "speech-detection": Detection(("true", "false")),
+    }[tag]
+    settings = ModelSettings(trained=TrainingRecord(["train.jsonl"], "test", FIGURES), task=task)
+    directory = orders.save(tmp_path / "this directory", models(orders, parts, kind), settings)
     card = (directory / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1]) == {
         "library_name": "mmprefix",

@@ -17,6 +17,7 @@ import torch
 import mmprefix
 from mmprefix import InputError, Predictor, Waveform
 from mmprefix.generation.options import GenerateOptions
+from mmprefix.saved_model import ModelSettings
 from mmprefix.types import Prefix
 from tiny import models as tiny_models
 from tiny.models import RATE, media_files, picture, same_candidates, sound_bytes, tone
@@ -178,15 +179,16 @@ def test_own_options_give_way_to_those_of_a_call(parts: dict[str, Path], files: 
         replace(plain, sample=True, temperature=0.7, top_p=0.9, seed=5),
         replace(plain, sample=True, num_return=3),
     ]
-    greedy = Predictor(built, plain)
+    greedy = Predictor(built, ModelSettings(plain))
     for own in ways:
-        other = Predictor(built, own)
+        other = Predictor(built, ModelSettings(own))
         assert other(sound, num_beams=1) == greedy(sound)
         assert isinstance(other(sound), str)
         assert isinstance(other(sound, seed=3), str)
         assert len(other.candidates(sound, num_beams=4, num_return=3)[0]) == 3
         assert len(other.candidates(sound, num_return=5)[0]) == 5
-    assert Predictor(built, ways[2])(sound) == Predictor(built, replace(ways[2], seed=None))(sound, seed=5)
+    sampled, unseeded = (Predictor(built, ModelSettings(way)) for way in (ways[2], replace(ways[2], seed=None)))
+    assert sampled(sound) == unseeded(sound, seed=5)
 
 
 # ------------------------------------------------------------------------------------------------------------- score
@@ -240,15 +242,15 @@ def test_wrong_calls_are_refused_in_one_line(
         (lambda: model.score(files[:3], ["one", "two"]), "score: 3 inputs and 2 texts"),
         (lambda: model.score(files[0], []), "score: 1 inputs and 0 texts"),
         (lambda: model(files[0], context="a kitchen"), "context: this model was trained without one"),
-        (lambda: sounds(files[1]), "picture0.png: is a picture, but what reads it here is the branch 'audio'"),
+        (lambda: sounds(files[1]), "picture0.png: is a picture, but this model reads a sound (branch 'audio')"),
         (lambda: sounds(picture(0)), "the given picture: is a picture"),
         (lambda: sounds(files[1].read_bytes()), "the given bytes: is a picture"),
-        (lambda: pictures(files[0]), "sound0.wav: is a sound, but what reads it here is the branch 'image'"),
+        (lambda: pictures(files[0]), "sound0.wav: is a sound, but this model reads a picture (branch 'image')"),
         (lambda: pictures(Waveform(tone(1, 200), RATE)), "the given waveform: is a sound"),
-        (lambda: model({"audio": files[1]}), "picture0.png: is a picture, but what reads it here is the branch"),
-        (lambda: model({"sound": files[0]}), "no branch for input sound; this model reads the branch 'image' for a"),
+        (lambda: model({"audio": files[1]}), "picture0.png: is a picture, but this model reads a sound (branch"),
+        (lambda: model({"sound": files[0]}), "no branch for input sound; this model reads a picture (branch 'image')"),
         (lambda: sounds({}), "no branch for input (none given)"),
-        (lambda: model(np.zeros(16000)), "an input of type ndarray: give a file, bytes, a PIL image, or mmprefix.Wave"),  # type: ignore[arg-type]
+        (lambda: model(np.zeros(16000)), "an input of type ndarray: give a file, bytes, a PIL image, mmprefix.Wave"),  # type: ignore[arg-type]
         (lambda: model(files[0], batch_size=0), "batch_size 0: give a number from 1 on"),
         (lambda: model(files[0], num_beams=0), "num_beams=0: must be at least 1"),
         (lambda: model(files[0], max_new_tokens=0), "max_new_tokens=0: must be at least 1"),

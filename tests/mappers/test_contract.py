@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
@@ -17,23 +18,23 @@ from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_aac import PrefixAAC, sinusoids
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.mappers.transformer import Transformer
-from mmprefix.parts import from_recipe, to_recipe
+from mmprefix.parts import builder_from_recipe, to_recipe
 from mmprefix.types import Features
 
 D, G, E = 12, 20, 32
 BUILD: dict[str, Callable[[], Mapper]] = {
-    "mlp": lambda: MLP(D, G, E, length=5),
-    "transformer": lambda: Transformer(D, G, E, length=5, clip_length=3, layers=2),
-    "linear": lambda: Linear(D, G, E),
-    "linear-stacked": lambda: Linear(D, G, E, stack=3),
-    "linear-summary": lambda: Linear(D, G, E, reads="summary", length=3, bias=False),
-    "temporal": lambda: PrefixAAC(D, G, E, reads="frames", length=5, layers=2, heads=4),
-    "global": lambda: PrefixAAC(D, G, E, reads="summary", length=4, layers=1, heads=4, pieces=3, relu=False),
-    "resampler": lambda: Resampler(D, G, E, length=5, heads=4),
-    "resampler-narrow": lambda: Resampler(D, 0, E, length=5, layers=3, heads=2, hidden=16),
-    "mlp-deep": lambda: MLP(D, G, E, length=5, hidden=9, layers=3),
-    "learned": lambda: Learned(D, G, E, length=3),
-    "parallel": lambda: Parallel(D, G, E, mappers=[MLP(D, G, E, length=2), lambda d, g, e: Linear(d, g, e, stack=2)]),
+    "mlp": lambda: MLP(Sizes(D, G, E), length=5),
+    "transformer": lambda: Transformer(Sizes(D, G, E), length=5, clip_length=3, layers=2),
+    "linear": lambda: Linear(Sizes(D, G, E)),
+    "linear-stacked": lambda: Linear(Sizes(D, G, E), stack=3),
+    "linear-summary": lambda: Linear(Sizes(D, G, E), reads="summary", length=3, bias=False),
+    "temporal": lambda: PrefixAAC(Sizes(D, G, E), reads="frames", length=5, layers=2, heads=4),
+    "global": lambda: PrefixAAC(Sizes(D, G, E), reads="summary", length=4, layers=1, heads=4, pieces=3, relu=False),
+    "resampler": lambda: Resampler(Sizes(D, G, E), length=5, heads=4),
+    "resampler-narrow": lambda: Resampler(Sizes(D, 0, E), length=5, layers=3, heads=2, hidden=16),
+    "mlp-deep": lambda: MLP(Sizes(D, G, E), length=5, hidden=9, layers=3),
+    "learned": lambda: Learned(Sizes(D, G, E), length=3),
+    "parallel": lambda: Parallel(Sizes(D, G, E), mappers=[partial(MLP, length=2), partial(Linear, stack=2)]),
 }
 
 
@@ -52,7 +53,7 @@ def mapper(request: pytest.FixtureRequest) -> Mapper:
 
 
 def pooled_of(mapper: Mapper) -> int:
-    return int(mapper.init_args["pooled_dim"])
+    return mapper.sizes.summary
 
 
 def test_shapes_and_gradients(mapper: Mapper) -> None:
@@ -80,14 +81,14 @@ def test_what_needs_no_frames_reads_none(mapper: Mapper) -> None:
     prefix = mapper(found)
     if mapper.reads_frames:
         changed = mapper(others).embeds
-        assert isinstance(mapper, Learned) or not torch.allclose(changed, prefix.embeds)
+        assert not torch.allclose(changed, prefix.embeds)
     else:
         assert torch.equal(mapper(none).embeds, prefix.embeds)
         assert torch.equal(mapper(others).embeds, prefix.embeds)
 
 
 def test_a_recipe_rebuilds_it(mapper: Mapper) -> None:
-    again = from_recipe(to_recipe(mapper), Mapper)
+    again = builder_from_recipe(to_recipe(mapper), Mapper)(mapper.sizes)
     again.load_state_dict(mapper.state_dict())
     found = features([7, 4, 1], pooled_of(mapper))
     assert torch.equal(again.eval()(found).embeds, mapper(found).embeds)
@@ -95,7 +96,7 @@ def test_a_recipe_rebuilds_it(mapper: Mapper) -> None:
 
 
 def test_dropout_only_in_training() -> None:
-    mapper = Resampler(D, G, E, length=5, heads=4, dropout=0.5)
+    mapper = Resampler(Sizes(D, G, E), length=5, heads=4, dropout=0.5)
     found = features([7, 4])
     assert not torch.equal(mapper(found).embeds, mapper(found).embeds)
     mapper.eval()
@@ -103,7 +104,7 @@ def test_dropout_only_in_training() -> None:
 
 
 def test_linear_counts_its_positions() -> None:
-    prefix = Linear(D, G, E, stack=3)(features([7, 4, 1]))
+    prefix = Linear(Sizes(D, G, E), stack=3)(features([7, 4, 1]))
     assert prefix.mask.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
 
 
@@ -118,15 +119,15 @@ def test_parallel_joins_in_order() -> None:
 
 
 def test_resampler_reads_a_summary_alone() -> None:
-    mapper = Resampler(0, G, E, length=3, heads=4)
+    mapper = Resampler(Sizes(0, G, E), length=3, heads=4)
     empty = Features(torch.zeros(2, 0, 0), torch.zeros(2, 0, dtype=torch.bool), torch.randn(2, G))
     assert mapper(empty).embeds.shape == (2, 3, E)
 
 
 def test_padding_has_no_part_in_batch_statistics() -> None:
     """In training too: the statistics are those of the real frames alone."""
-    mapper = PrefixAAC(D, G, E, dropout=0.0, heads=4, layers=1)
-    twin = PrefixAAC(D, G, E, dropout=0.0, heads=4, layers=1)
+    mapper = PrefixAAC(Sizes(D, G, E), dropout=0.0, heads=4, layers=1)
+    twin = PrefixAAC(Sizes(D, G, E), dropout=0.0, heads=4, layers=1)
     twin.load_state_dict(mapper.state_dict())
     found = features([7, 4, 1])
     dirty = Features(torch.where(found.mask[..., None], found.frames, 1e3), found.mask, found.pooled)
@@ -139,9 +140,9 @@ def test_padding_has_no_part_in_batch_statistics() -> None:
 def test_frames_have_positions_and_pieces_have_none() -> None:
     frames = features([6, 6])
     turned = Features(frames.frames.flip(1), frames.mask, frames.pooled)
-    temporal = PrefixAAC(D, G, E, heads=4).eval()
+    temporal = PrefixAAC(Sizes(D, G, E), heads=4).eval()
     assert not torch.allclose(temporal(frames).embeds, temporal(turned).embeds, atol=1e-3)
-    overall = PrefixAAC(D, G, E, reads="summary", heads=4, pieces=4).eval()
+    overall = PrefixAAC(Sizes(D, G, E), reads="summary", heads=4, pieces=4).eval()
     pooled = frames.pooled.unflatten(1, (4, 5)).flip(1).flatten(1)
     same = overall(Features(frames.frames, frames.mask, pooled)).embeds
     assert torch.allclose(overall(frames).embeds, same, atol=1e-5)
@@ -158,19 +159,19 @@ def test_sinusoids_are_those_of_the_formula() -> None:
 
 def test_published_sizes() -> None:
     """43 M and 32 M parameters, as ClipCap's table gives for RN50x4 features and ten positions."""
-    transformer = Transformer(0, 640, 768, length=10, clip_length=10)
+    transformer = Transformer(Sizes(0, 640, 768), length=10, clip_length=10)
     assert sum(p.numel() for p in transformer.parameters()) == pytest.approx(42.73e6, rel=1e-3)
-    assert sum(p.numel() for p in MLP(0, 640, 768, length=10).parameters()) == pytest.approx(31.96e6, rel=1e-3)
+    assert sum(p.numel() for p in MLP(Sizes(0, 640, 768), length=10).parameters()) == pytest.approx(31.96e6, rel=1e-3)
     # Prefix-AAC's two mappers, as its authors' classes have it
-    assert sum(p.numel() for p in PrefixAAC(4096, 527, 768).parameters()) == 22058496
-    overall = PrefixAAC(4096, 527, 768, reads="summary", length=11)
+    assert sum(p.numel() for p in PrefixAAC(Sizes(4096, 527, 768)).parameters()) == 22058496
+    overall = PrefixAAC(Sizes(4096, 527, 768), reads="summary", length=11)
     assert sum(p.numel() for p in overall.parameters()) == 18946560
 
 
 @pytest.mark.parametrize("layers", [2, 3, 4])
 def test_an_mlp_has_as_many_linear_layers_as_asked(layers: int) -> None:
     """A tanh behind each but the last, by hand."""
-    mapper = MLP(D, G, E, length=5, hidden=6, layers=layers)
+    mapper = MLP(Sizes(D, G, E), length=5, hidden=6, layers=layers)
     weights = list(mapper.state_dict().values())
     assert len(weights) == 2 * layers
     found = features([7, 4])
@@ -182,18 +183,18 @@ def test_an_mlp_has_as_many_linear_layers_as_asked(layers: int) -> None:
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: MLP(D, 0, E), "MLP reads the encoder's summary"),
-    (lambda: MLP(D, G, E, layers=1), "MLP.layers 1: give a number from 2 on"),
-    (lambda: Transformer(D, 0, E), "Transformer reads the encoder's summary"),
-    (lambda: Linear(0, G, E), "Linear reads the encoder's frames"),
-    (lambda: Resampler(0, 0, E), "Resampler reads the encoder's frames"),
-    (lambda: Linear(D, 0, E, reads="summary"), "Linear reads the encoder's summary"),
-    (lambda: Linear(D, G, E, reads="all"), "reads: 'all' is none of frames, summary"),  # type: ignore[arg-type]
-    (lambda: PrefixAAC(0, G, E), "PrefixAAC reads the encoder's frames"),
-    (lambda: PrefixAAC(D, 0, E, reads="summary"), "PrefixAAC reads the encoder's summary"),
-    (lambda: PrefixAAC(D, G, E, reads="summary", pieces=21), "a summary of 20 values cannot be cut into 21"),
-    (lambda: Resampler(D, G, E, heads=5), "heads=5 does not divide"),
-    (lambda: Transformer(D, G, E, heads=5), "heads=5 does not divide"),
+    (lambda: MLP(Sizes(D, 0, E)), "MLP reads the encoder's summary"),
+    (lambda: MLP(Sizes(D, G, E), layers=1), "MLP.layers 1: give a number from 2 on"),
+    (lambda: Transformer(Sizes(D, 0, E)), "Transformer reads the encoder's summary"),
+    (lambda: Linear(Sizes(0, G, E)), "Linear reads the encoder's frames"),
+    (lambda: Resampler(Sizes(0, 0, E)), "Resampler reads the encoder's frames"),
+    (lambda: Linear(Sizes(D, 0, E), reads="summary"), "Linear reads the encoder's summary"),
+    (lambda: Linear(Sizes(D, G, E), reads="all"), "reads: 'all' is none of frames, summary"),  # type: ignore[arg-type]
+    (lambda: PrefixAAC(Sizes(0, G, E)), "PrefixAAC reads the encoder's frames"),
+    (lambda: PrefixAAC(Sizes(D, 0, E), reads="summary"), "PrefixAAC reads the encoder's summary"),
+    (lambda: PrefixAAC(Sizes(D, G, E), reads="summary", pieces=21), "a summary of 20 values cannot be cut into 21"),
+    (lambda: Resampler(Sizes(D, G, E), heads=5), "heads=5 does not divide"),
+    (lambda: Transformer(Sizes(D, G, E), heads=5), "heads=5 does not divide"),
 ])  # fmt: skip
 def test_what_cannot_fit_is_refused(make: Callable[[], Mapper], message: str) -> None:
     with pytest.raises(InputError, match=message):

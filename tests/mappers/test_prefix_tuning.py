@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.inference.predictor import Predictor, load
-from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
@@ -28,7 +29,8 @@ from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.model import Branch, PrefixLM
-from mmprefix.parts import from_recipe, to_recipe
+from mmprefix.parts import builder_from_recipe, to_recipe
+from mmprefix.saved_model import ModelSettings
 from mmprefix.types import Batch, DeepPrefix, Features, Media, MixedPrefix, Prefix, concat_prefixes
 from tiny import decoders as tiny_decoders
 from tiny import speech_system as tiny_spoken
@@ -37,6 +39,7 @@ from tiny.speech_system import Spoken, part
 
 pytestmark = quietly
 L, H, K, E, P = 2, 4, 8, 32, 5  # of the tiny GPT-2
+DECODER = Sizes(0, 0, E, L, H, K)
 PROMPTS = ["the", "a green", ""]
 TARGETS = [["a dog barks", "the cat."], ["rain falls loudly over a hill"], ["a", "some rain", "the old roof rings"]]
 
@@ -62,15 +65,13 @@ def texts(count: int = 3) -> Batch:
 
 def table_model(decoder: CausalDecoder, seed: int = 0, std: float = 1.0) -> tuple[PrefixLM, DeepTable]:
     torch.manual_seed(seed)
-    model = PrefixLM({}, decoder, lambda d, g, w: DeepTable(d, g, w, length=P, std=std))
+    model = PrefixLM({}, decoder, lambda sizes: DeepTable(sizes, length=P, std=std))
     return model, cast(DeepTable, model.task_prefix)
 
 
 def deep_over_learned(hidden: int | None = 12) -> Deep:
     torch.manual_seed(2)
-    deep = Deep(0, 0, E, lambda d, g, w: Learned(d, g, w, length=P, std=1.0), hidden=hidden)
-    deep.for_decoder(L, H, K)
-    return deep
+    return Deep(DECODER, mapper=partial(Learned, length=P, std=1.0), hidden=hidden)
 
 
 # ------------------------------------------------------------------------------------------- the values in the cache
@@ -154,10 +155,10 @@ def test_it_is_prefix_tuning_as_peft_has_it(gpt2: CausalDecoder, projected: bool
             ours[2].weight.copy_(theirs_to_ours(encoder.transform[2].weight.T).T)
             ours[2].bias.copy_(theirs_to_ours(encoder.transform[2].bias))
     else:
-        mapper = DeepTable(0, 0, E, length=P, layers=L, heads=H, head_width=K)
+        mapper = DeepTable(DECODER, length=P)
         with torch.no_grad():
             mapper.table.copy_(theirs_to_ours(encoder.embedding.weight))
-    model = PrefixLM({}, gpt2, mapper)
+    model = PrefixLM({}, gpt2, lambda sizes: mapper)
     found = gpt2.score(model.prefill(texts(2)), PROMPTS[:2], TARGETS[:2])
     for b in range(2):
         for target, value in zip(TARGETS[b], found[b], strict=True):
@@ -192,32 +193,31 @@ def test_over_a_learned_table_it_is_the_formula_of_li_and_liang(hidden: int | No
 # ------------------------------------------------------------------------------------------------ folded and saved
 
 
-@pytest.mark.parametrize("around", [lambda deep: deep, lambda deep: Parallel(0, 0, E, [deep, deep_over_learned(8)])])
-def test_folded_it_makes_the_same_prefix_of_keys_and_values_alone(around: Callable[[Deep], Mapper]) -> None:
-    mapper = around(deep_over_learned()).eval()
-    folded = mapper.merged()
-    before, after = mapper(nothing(2)), folded(nothing(2))
+@pytest.mark.parametrize("twice", [False, True])
+def test_merged_it_makes_the_same_prefix_of_keys_and_values_alone(twice: bool) -> None:
+    deep: list[Deep] = [deep_over_learned(), deep_over_learned(8)]
+    pair = Parallel(DECODER, mappers=[lambda sizes: deep[0], lambda sizes: deep[1]])
+    mapper = (pair if twice else deep[0]).eval()
+    merged = mapper.merged()
+    before, after = mapper(nothing(2)), merged(nothing(2))
     for name in ("keys", "values", "mask"):
         assert torch.allclose(getattr(before, name), getattr(after, name), atol=1e-6)
     count = before.keys.shape[3] // P
-    assert [tuple(tensor.shape) for tensor in folded.state_dict().values()] == [(P, 2 * L * H * K)] * count
-    again = from_recipe(to_recipe(folded), Mapper)
-    again.load_state_dict(folded.state_dict())
+    assert [tuple(tensor.shape) for tensor in merged.state_dict().values()] == [(P, 2 * L * H * K)] * count
+    again = builder_from_recipe(to_recipe(merged), Mapper)(DECODER)
+    again.load_state_dict(merged.state_dict())
     assert torch.equal(again(nothing(2)).keys, after.keys)
-    assert folded.merged() is folded
+    assert merged.merged() is merged
 
 
-def test_what_reads_its_input_is_not_folded() -> None:
-    deep = Deep(12, 6, E, lambda d, g, w: MLP(d, g, w, length=2))
-    deep.for_decoder(L, H, K)
+def test_what_reads_its_input_is_not_merged() -> None:
+    deep = Deep(Sizes(12, 6, E, L, H, K), mapper=partial(MLP, length=2))
     assert deep.merged() is deep
-    unsized = Deep(0, 0, E, Learned)  # has no MLP yet
-    assert unsized.merged() is unsized
 
 
 def test_a_saved_model_holds_keys_and_values_only(gpt2: CausalDecoder, tmp_path: Path) -> None:
-    model = PrefixLM({}, gpt2, deep_over_learned())
-    predictor = Predictor(model, GenerateOptions(max_new_tokens=6))
+    model = PrefixLM({}, gpt2, lambda sizes: deep_over_learned())
+    predictor = Predictor(model, ModelSettings(GenerateOptions(max_new_tokens=6)))
     predictor.save(tmp_path / "model")
     saved = load_file(tmp_path / "model" / "model.safetensors")
     assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == {"task_prefix.table": (P, 2 * L * H * K)}
@@ -233,10 +233,10 @@ def test_a_saved_model_holds_keys_and_values_only(gpt2: CausalDecoder, tmp_path:
 @pytest.mark.parametrize("learned", [False, True])
 def test_for_whisper_small_it_is_less_than_a_megabyte(learned: bool, tmp_path: Path) -> None:
     """12 layers of 12 heads of 64, 10 positions: 184,320 numbers, however they were learned."""
-    sizes = {"layers": 12, "heads": 12, "head_width": 64}
-    mapper: Mapper = DeepTable(0, 0, 768, length=10, **sizes)
+    sizes = Sizes(0, 0, 768, layers=12, heads=12, head_width=64)
+    mapper: Mapper = DeepTable(sizes, length=10)
     if learned:
-        mapper = Deep(0, 0, 768, lambda d, g, w: Learned(d, g, w, length=10), **sizes).merged()
+        mapper = Deep(sizes, mapper=partial(Learned, length=10)).merged()
     assert sum(parameter.numel() for parameter in mapper.parameters()) == 10 * 2 * 12 * 768
     save_file(dict(mapper.state_dict()), tmp_path / "model.safetensors")
     assert (tmp_path / "model.safetensors").stat().st_size < 1_000_000
@@ -245,11 +245,12 @@ def test_for_whisper_small_it_is_less_than_a_megabyte(learned: bool, tmp_path: P
 # ------------------------------------------------------------------------------------------- made of what is heard
 
 
-BUILD: dict[str, Callable[[int, int, int], Mapper]] = {
-    "linear": lambda d, g, w: Deep(d, g, w, lambda *sizes: Linear(*sizes, stack=3), hidden=16),  # of ragged length
-    "resampler": lambda d, g, w: Deep(d, g, w, lambda *sizes: Resampler(*sizes, length=4, heads=4), hidden=16),
-    "one layer": lambda d, g, w: Deep(d, g, w, lambda *sizes: Linear(*sizes, stack=2), hidden=None),
-    "both": lambda d, g, w: Parallel(d, g, w, [BUILD["linear"], lambda *sizes: MLP(*sizes, length=2, hidden=8)]),
+OVER_FRAMES = partial(Deep, mapper=partial(Linear, stack=3), hidden=16)  # of ragged length
+BUILD: dict[str, Callable[[Sizes], Mapper]] = {
+    "linear": OVER_FRAMES,
+    "resampler": partial(Deep, mapper=partial(Resampler, length=4, heads=4), hidden=16),
+    "one layer": partial(Deep, mapper=partial(Linear, stack=2), hidden=None),
+    "both": partial(Parallel, mappers=[OVER_FRAMES, partial(MLP, length=2, hidden=8)]),
 }
 
 
@@ -314,7 +315,7 @@ def test_it_depends_on_what_is_heard_and_is_as_long(listener: PrefixLM) -> None:
 def test_several_are_joined_in_order_all_that_is_deep_below() -> None:
     torch.manual_seed(6)
     one, two = deep_over_learned()(nothing(2)), deep_over_learned(None)(nothing(2))
-    first, second = (Learned(0, 0, E, length=n, std=1.0)(nothing(2)) for n in (3, 1))
+    first, second = (Learned(Sizes(0, 0, E), length=n, std=1.0)(nothing(2)) for n in (3, 1))
     found = concat_prefixes([first, one, second, two])
     assert isinstance(found, MixedPrefix)
     assert torch.equal(found.deep.keys, torch.cat([one.keys, two.keys], 3))
@@ -325,20 +326,14 @@ def test_several_are_joined_in_order_all_that_is_deep_below() -> None:
     assert torch.equal(nested.deep.keys, found.deep.keys)
     assert torch.equal(nested.soft.embeds, found.soft.embeds)
     assert concat_prefixes([one]) is one
-    gated = replace(one, gate=torch.zeros(L, H))
-    with pytest.raises(InputError, match="gated deep prefix cannot be joined"):
-        concat_prefixes([gated, two])
-    lone = concat_prefixes([gated, first])  # one alone may stand below embeddings
-    assert isinstance(lone, MixedPrefix)
-    assert lone.deep is gated
 
 
 # ------------------------------------------------------------------------------------------------------------ details
 
 
 def test_dropout_hides_numbers_in_training_only() -> None:
-    table = DeepTable(0, 0, E, length=50, std=1.0, dropout=0.3, layers=L, heads=H, head_width=K)
-    deep = Deep(0, 0, E, table_of(50), dropout=0.3, layers=L, heads=H, head_width=K)
+    table = DeepTable(DECODER, length=50, std=1.0, dropout=0.3)
+    deep = Deep(DECODER, mapper=partial(Learned, length=50, std=1.0), dropout=0.3)
     for mapper in (table, deep):
         found = mapper(nothing(2))
         hidden = (found.keys == 0).float().mean()
@@ -350,38 +345,25 @@ def test_dropout_hides_numbers_in_training_only() -> None:
     assert torch.allclose(kept[kept != 0], shown[kept != 0] / 0.7)  # what is left is as much larger
 
 
-def table_of(length: int) -> Callable[[int, int, int], Mapper]:
-    return lambda d, g, w: Learned(d, g, w, length=length, std=1.0)
-
-
-def test_sizes_are_those_of_the_decoder_and_of_the_recipe(gpt2: CausalDecoder) -> None:
+def test_sizes_are_those_of_the_decoder(gpt2: CausalDecoder) -> None:
     model, table = table_model(gpt2)
-    assert [table.init_args[name] for name in ("layers", "heads", "head_width")] == [L, H, K]
-    again = from_recipe(to_recipe(table), Mapper)
+    assert table.sizes == Sizes(0, 0, E, L, H, K)
+    assert model.recipe()["prefix"]["init_args"] == {"length": P, "std": 1.0, "dropout": 0.0}
+    again = builder_from_recipe(model.recipe()["prefix"], DeepTable)(table.sizes)
     again.load_state_dict(table.state_dict())
-    again.for_decoder(L, H, K)  # the same decoder may come again
-    with pytest.raises(InputError, match=r"DeepTable: is for 2 layers of 4 heads of 8; the decoder has 3 layers"):
-        again.for_decoder(3, H, K)
-    assert from_recipe(model.recipe()["prefix"], DeepTable).sizes == (L, H, K)
 
 
 @pytest.mark.parametrize(("make", "message"), [
-    (lambda: DeepTable(0, 0, E, layers=2), "layers=2, heads=None, head_width=None: leave out all three"),
-    (lambda: Deep(0, 0, E, Learned, heads=2, head_width=4), "layers=None, heads=2, head_width=4"),
-    (lambda: DeepTable(0, 0, E, length=0), "DeepTable.length 0: give a number from 1 on"),
-    (lambda: Learned(0, 0, E, length=-1), "Learned.length -1: give a number from 1 on"),
-    (lambda: Deep(0, 0, E, DeepTable), "Deep: DeepTable makes a deep prefix already; leave Deep out"),
-    (lambda: Deep(0, 0, E, lambda *s: Parallel(*s, mappers=[Learned, deep_over_learned()])), "Deep makes a deep"),
+    (lambda: DeepTable(Sizes(0, 0, E, layers=2)), "layers=2, heads=0, head_width=0; give all three"),
+    (lambda: Deep(Sizes(0, 0, E, heads=2, head_width=4), mapper=Learned), "layers=0, heads=2, head_width=4"),
+    (lambda: DeepTable(DECODER, length=0), "DeepTable.length 0: give a number from 1 on"),
+    (lambda: Learned(Sizes(0, 0, E), length=-1), "Learned.length -1: give a number from 1 on"),
+    (lambda: Deep(DECODER, mapper=DeepTable), "Deep: DeepTable makes a deep prefix already; leave Deep out"),
+    (lambda: Deep(DECODER, mapper=partial(Parallel, mappers=[Learned, DeepTable])), "DeepTable makes a deep"),
 ])  # fmt: skip
 def test_what_cannot_be_is_refused(make: Callable[[], Mapper], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
-
-
-def test_a_gate_is_refused_by_a_decoder_that_has_none(gpt2: CausalDecoder) -> None:
-    found = replace(deep_over_learned()(nothing(1)), gate=torch.zeros(L, H))
-    with pytest.raises(InputError, match="gated deep prefix needs a decoder with gated attention"):
-        gpt2.prefill(found)
 
 
 # ----------------------------------------------------------------------------------------------------------- training

@@ -140,7 +140,8 @@ def test_five_thousand_captions_take_seconds() -> None:
 
 
 def test_metrics_load_no_torch() -> None:
-    code = "import sys, mmprefix.metrics, mmprefix.cli.evaluate; assert 'torch' not in sys.modules; mmprefix.metrics.caption"
+    code = "import sys, mmprefix.metrics, mmprefix.cli.evaluate; assert 'torch' not in sys.modules"
+    code += "; mmprefix.metrics.caption"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).resolve().parents[2])
     assert metrics.caption is caption
     with pytest.raises(AttributeError, match="capton"):

@@ -14,7 +14,7 @@ from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.encoders.clip import Clip
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.importers.clipcap import clipcap
-from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.transformer import Transformer
 from mmprefix.types import Features, Prefix
@@ -45,10 +45,10 @@ def mapper(config: dict[str, Any], state: dict[str, Tensor], width: int) -> Mapp
     """The fixture's mapper, its weights under their original names."""
     c = config["config"]
     if c.get("mapping", "mlp").startswith("mlp"):
-        built: Mapper = MLP(0, c["D"], width, length=c["prefix_length"])
+        built: Mapper = MLP(Sizes(0, c["D"], width), length=c["prefix_length"])
     else:
         built = Transformer(
-            0, c["D"], width, length=c["prefix_length"], clip_length=c["clip_length"], layers=c["mapper_layers"]
+            Sizes(0, c["D"], width), length=c["prefix_length"], clip_length=c["clip_length"], layers=c["mapper_layers"]
         )
     built.load_state_dict(
         {k.removeprefix("clip_project."): v for k, v in state.items() if k.startswith("clip_project.")}
@@ -61,7 +61,7 @@ def test_mapper(name: str) -> None:
     config, tensors = fixture(name)
     c = config["config"]
     if name == "clipcap_mlp":
-        built: Mapper = MLP(0, c["D"], c["width"], length=c["K"])
+        built: Mapper = MLP(Sizes(0, c["D"], c["width"]), length=c["K"])
     else:
         sizes = {
             "length": c["prefix_length"],
@@ -69,7 +69,7 @@ def test_mapper(name: str) -> None:
             "layers": c["layers"],
             "heads": c["heads"],
         }
-        built = Transformer(0, c["D"], c["width"], **sizes)
+        built = Transformer(Sizes(0, c["D"], c["width"]), **sizes)
     state = weights(config)
     total = sum(float(t.double().sum()) for t in state.values())
     assert total == pytest.approx(config["fill"]["filled_total"]["sum"], rel=1e-9)  # the rule was followed

@@ -16,6 +16,7 @@ from mmprefix.encoders import panns
 from mmprefix.encoders.panns import Cnn14
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.importers.prefix_aac import Trained, prefix_aac
+from mmprefix.mappers.base import Sizes
 from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.types import Features, Media, Prefix
 from tiny.decoders import tokenizer
@@ -114,7 +115,7 @@ def mapper_of(config: dict[str, Any], state: dict[str, Tensor]) -> PrefixAAC:
     """The fixture's mapper with its weights, its sizes read off them."""
     c = config["config"]
     built = PrefixAAC(
-        4096, 527, c["width"],
+        Sizes(4096, 527, c["width"]),
         reads="frames" if c["kind"] == "temporal" else "summary",
         length=c["prefix_length"], layers=c["layers"], relu=c["relu"], pieces=11,
     )  # fmt: skip

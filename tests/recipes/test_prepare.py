@@ -13,7 +13,7 @@ import pytest
 
 from mmprefix.recipes.prepare import clotho as prepare_clotho
 from mmprefix.recipes.prepare import conceptual_captions as prepare_conceptual_captions
-from mmprefix.recipes.prepare import writing as preparing
+from mmprefix.recipes.prepare import writing
 from tiny.datasets import Shell, halve, lines, lost, picture, prepare, program, refused, sound, table
 
 FIVE = [f"caption_{number}" for number in range(1, 6)]
@@ -75,7 +75,14 @@ def test_clotho_first_version_without_one_split(clotho: Path, tmp_path: Path, ca
     assert not (tmp_path / "val.jsonl").exists()
 
 
-def test_clotho_files_that_are_missing_or_broken(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
+@pytest.mark.parametrize("pyav", [True, False], ids=["with PyAV", "without PyAV"])
+def test_clotho_files_that_are_missing_or_broken(
+    pyav: bool, clotho: Path, tmp_path: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pyav:
+        pytest.importorskip("av", reason="PyAV (mmprefix[av]) is not installed")
+    else:
+        monkeypatch.setitem(sys.modules, "av", None)  # to Python, a package that is not installed
     folder, file = clotho / "development", clotho / "clotho_captions_development.csv"
     names = ["good.wav", "gone.wav", "cut.wav", "text.wav", "none.wav", "cut.flac", "short.wav", "long.wav"]
     table(file, ["file_name", *FIVE], [[name, *TEXTS] for name in names])
@@ -452,7 +459,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(
 
     prepare("clotho", clotho, "--out", tmp_path / "out")
     before = (tmp_path / "out" / "train.jsonl").read_bytes()
-    monkeypatch.setattr(preparing, "_lines", full)
+    monkeypatch.setattr(writing, "_lines", full)
     assert f"--out {tmp_path / 'out'}: no space left" in refused(capsys, "clotho", clotho, "--out", tmp_path / "out")
     assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
 

@@ -18,18 +18,20 @@ from mmprefix.encoders.vit import ViT
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.recipes.pretrain import decoder as pretrain_decoder
+from mmprefix.recipes.pretrain import decoder_tokens
 from mmprefix.recipes.pretrain import world as pretrain_world
 from mmprefix.types import Media, Prefix
-from mmprefix.world import grammar
+from mmprefix.world import grammar, labels, scenes
 
 FROZEN = Path(world.__file__).parent / "frozen"
 TEXTS = [("a dog barks", "the dog barks"), "a cat sleeps on the mat", "rain falls on a roof", "the sea, it's loud."] * 8
 
 
-def train(folder: Path, texts: Sequence[pretrain_decoder.Text] = TEXTS, steps: int = 30) -> dict[str, float]:
-    return pretrain_decoder.train_decoder(
-        texts, folder, layers=1, heads=2, width=32, vocab_size=300, positions=16, batch_tokens=128, steps=steps, seed=3
+def train(folder: Path, texts: Sequence[decoder_tokens.Text] = TEXTS, steps: int = 30) -> dict[str, float]:
+    plan = pretrain_decoder.DecoderPlan(
+        layers=1, heads=2, width=32, vocab_size=300, positions=16, batch_tokens=128, steps=steps, seed=3
     )
+    return pretrain_decoder.train_decoder(texts, folder, plan)
 
 
 def test_decoder_learns_and_loads_as_any_other(tmp_path: Path):
@@ -37,7 +39,7 @@ def test_decoder_learns_and_loads_as_any_other(tmp_path: Path):
     assert found["loss"] < 0.5 * math.log(300)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "decoder")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "decoder", dtype=torch.float32)
-    assert tokenizer.eos_token == tokenizer.bos_token == pretrain_decoder.END
+    assert tokenizer.eos_token == tokenizer.bos_token == decoder_tokens.END
     assert model.config.eos_token_id == tokenizer.eos_token_id
     for text in ("a dog barks", "Ünseen, wörds — 42 !", "it's  two spaces"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
@@ -59,14 +61,14 @@ def test_too_little_text_and_too_few_words_are_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="fewer than one window of 16"):
         train(tmp_path / "decoder", ["a", "b"])
     with pytest.raises(ValueError, match="vocab_size 100"):
-        pretrain_decoder.train_tokenizer(["a dog"], 100)
+        decoder_tokens.train_tokenizer(["a dog"], 100)
     assert not (tmp_path / "decoder").exists()
 
 
 def test_stream_ends_every_text_and_knows_where_groups_begin():
-    tokenizer = pretrain_decoder.train_tokenizer(["a dog barks"], 280)
-    ids, starts = pretrain_decoder.stream([["a dog", "barks"], ["a"]], tokenizer)
-    end = pretrain_decoder.END
+    tokenizer = decoder_tokens.train_tokenizer(["a dog barks"], 280)
+    ids, starts = decoder_tokens.stream([["a dog", "barks"], ["a"]], tokenizer)
+    end = decoder_tokens.END
     assert tokenizer.decode(ids) == f"{end}a dog{end}barks{end}a{end}"
     assert tokenizer.decode(ids[starts[1] :]) == f"{end}a{end}"
 
@@ -76,7 +78,7 @@ def test_decoder_command_reads_manifests_and_lines(tmp_path: Path, capsys: pytes
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (tmp_path / "lines.txt").write_text("a cat sleeps\n\na bird sings\n" * 20)
     files = [tmp_path / "rows.jsonl", tmp_path / "lines.txt"]
-    assert list(islice(pretrain_decoder.read_texts(files, "train"), 2)) == [["a red dog runs", "a dog"], "a cat sleeps"]
+    assert list(islice(decoder_tokens.read_texts(files, "train"), 2)) == [["a red dog runs", "a dog"], "a cat sleeps"]
     sizes = ["--layers", "1", "--heads", "2", "--width", "16", "--vocab-size", "260", "--positions", "8"]
     folder = tmp_path / "decoder"
     pretrain_decoder.main([*map(str, files), "--folder", str(folder), "--split", "train", "--steps", "2", *sizes])
@@ -87,15 +89,15 @@ def test_decoder_command_reads_manifests_and_lines(tmp_path: Path, capsys: pytes
 def test_labels_name_every_thing_and_event_in_order():
     for scene in islice(world.sample("image", 1, new=False), 100):
         assert isinstance(scene, world.Picture)
-        labels = pretrain_world.picture_labels(scene)
-        assert set(labels[:, 3].tolist()) == set(range(len(scene.things) + 1))
+        patches = labels.picture_labels(scene)
+        assert set(patches[:, 3].tolist()) == set(range(len(scene.things) + 1))
         for rank, thing in enumerate(scene.things, start=1):
-            sizes, colours, shapes = pretrain_world.SIZES, pretrain_world.COLOURS, pretrain_world.SHAPES
+            sizes, colours, shapes = scenes.SIZES, scenes.COLOURS, scenes.SHAPES
             expected = [sizes.index(thing.size), colours.index(thing.colour), shapes.index(thing.shape), rank]
-            assert labels[labels[:, 3] == rank].unique(dim=0).tolist() == [expected]
+            assert patches[patches[:, 3] == rank].unique(dim=0).tolist() == [expected]
     for scene in islice(world.sample("audio", 1, new=False), 100):
         assert isinstance(scene, world.Sound)
-        ranks = pretrain_world.sound_labels(scene)[:, 3]
+        ranks = labels.sound_labels(scene)[:, 3]
         assert ranks[ranks > 0].unique_consecutive().tolist() == list(range(1, len(scene.events) + 1))
 
 
@@ -112,10 +114,10 @@ def test_decoder_texts_are_notes_and_captions_of_scenes():
 def test_summary_labels_name_the_whole_scene():
     for medium in ("image", "audio"):
         for scene in islice(world.sample(medium, 1, new=False), 100):
-            *parts, how = pretrain_world.summary_labels(scene)
+            *parts, how = labels.summary_labels(scene)
             count = len(scene.things if isinstance(scene, world.Picture) else scene.events)
             assert [part == -100 for part in parts] == [False] * 3 + [count == 1] * 3
-            assert pretrain_world.HOW[how].split()[-1] in grammar.notes(scene) or medium == "audio"
+            assert labels.ARRANGEMENTS[how].split()[-1] in grammar.notes(scene) or medium == "audio"
 
 
 def test_world_program_makes_all_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mmprefix.errors import InputError
-from mmprefix.recipes.pretrain import decoder as pretrain_decoder
+from mmprefix.recipes.pretrain import decoder_tokens, reader_words
 from mmprefix.recipes.pretrain import reader as pretrain_reader
-from mmprefix.recipes.pretrain import reader_words as word_groups
-from mmprefix.recipes.pretrain.reader import Asker, Corpus, build_corpus
+from mmprefix.recipes.pretrain.reader_questions import Asker
+from mmprefix.recipes.pretrain.reader_words import Corpus, build_corpus
 
 TASKS = ("wake me up at", "set an alarm for", "remind me of it at", "play some music at", "call my mother at")
 TIMES = ("nine am", "seven pm", "ten", "noon", "six am tomorrow", "five pm today")
@@ -25,7 +25,9 @@ GENERAL = ["a dog runs along the beach", "two cats sleep on a warm roof"]
 @pytest.fixture(scope="module")
 def corpus() -> Corpus:
     requests = [text.split() for text in REQUESTS]
-    return build_corpus(requests, {0: [["wake", "me", "at", "nine"]]}, [text.split() for text in GENERAL], 3, 0)
+    return build_corpus(
+        requests, {0: [["wake", "me", "at", "nine"]]}, [text.split() for text in GENERAL], views=3, seed=0
+    )
 
 
 def test_answers_are_what_the_questions_ask_for(corpus: Corpus):
@@ -80,11 +82,11 @@ def test_texts_have_the_one_form_and_end_with_an_answer(corpus: Corpus):
 
 
 def test_groups_have_names_of_their_own(corpus: Corpus):
-    table, features = word_groups.feature_table(corpus.requests)
-    names = word_groups.view(table, features, 5, 0)
+    table, features = reader_words.feature_table(corpus.requests)
+    names = reader_words.view(table, features, 5, 0)
     assert len(names) == len(REQUESTS)
     assert 2 <= len(set(names)) <= 5
-    alike = [corpus.requests[index] for index in word_groups.nearest(table, 3)[0]]
+    alike = [corpus.requests[index] for index in reader_words.nearest(table, 3)[0]]
     assert all(set(words) & {"wake", "nine"} for words in alike)
     assert all(index not in near for index, near in enumerate(corpus.near))
 
@@ -92,34 +94,34 @@ def test_groups_have_names_of_their_own(corpus: Corpus):
 def test_words_between_the_same_neighbours_are_of_a_kind():
     things, deeds = ("car", "hat", "cup"), ("see", "take", "buy")
     sentences = [[deed, "the", thing, "now"] for deed in deeds for thing in things]
-    kinds = word_groups.word_kinds(sentences, 4, 0)
+    kinds = reader_words.word_kinds(sentences, 4, 0)
     assert kinds["car"] == kinds["hat"] == kinds["cup"]
     assert kinds["car"] != kinds["see"]
 
 
 def test_rows_hold_whole_groups_and_only_answers_weigh_fully():
     texts = ["transcript: a b\nquestion: c?\nanswer: d e", "question: f?\nanswer: g"]
-    tokenizer = pretrain_decoder.train_tokenizer(texts, 300)
+    tokenizer = decoder_tokens.train_tokenizer(texts, 300)
     length = sum(len(line) + 1 for line in tokenizer(texts)["input_ids"])
-    ids, starts = pretrain_decoder.stream([texts, texts], tokenizer, row=length + 3)
+    ids, starts = decoder_tokens.stream([texts, texts], tokenizer, row=length + 3)
     assert len(ids) == 2 * (length + 3)
     assert starts.tolist() == [0, length + 3]
-    end = pretrain_decoder.END
+    end = decoder_tokens.END
     for row in ids.view(2, -1):
         assert tokenizer.decode(row) == f"{end}{texts[0]}{end}{texts[1]}{end}{end}{end}"
-    weight = pretrain_decoder.weights(ids, tokenizer, "\nanswer:", 0.25)
+    weight = decoder_tokens.weights(ids, tokenizer, "\nanswer:", 0.25)
     assert tokenizer.decode(ids[weight == 1]) == f" d e{end} g{end}" * 2
     filling = [token == before == tokenizer.eos_token_id for before, token in pairwise([ids[-1], *ids])]
     assert (weight == 0).tolist() == filling
     assert set(weight.tolist()) == {0, 0.25, 1}
-    assert pretrain_decoder.weights(ids, tokenizer, None, 0.25).max() == 1
+    assert decoder_tokens.weights(ids, tokenizer, None, 0.25).max() == 1
 
 
 def test_a_group_longer_than_a_row_is_cut():
-    tokenizer = pretrain_decoder.train_tokenizer(["a b c d"], 280)
-    ids, starts = pretrain_decoder.stream([["a b c d"] * 9, ["a"]], tokenizer, row=8)
+    tokenizer = decoder_tokens.train_tokenizer(["a b c d"], 280)
+    ids, starts = decoder_tokens.stream([["a b c d"] * 9, ["a"]], tokenizer, row=8)
     assert starts.tolist() == [0, 8]
-    assert tokenizer.decode(ids[8:]) == f"{pretrain_decoder.END}a" + pretrain_decoder.END * 6
+    assert tokenizer.decode(ids[8:]) == f"{decoder_tokens.END}a" + decoder_tokens.END * 6
 
 
 def manifest(folder: Path) -> list[str]:
@@ -158,6 +160,6 @@ def test_program_trains_measures_and_writes_a_model(tmp_path: Path, capsys: pyte
 
 def test_too_few_sentences_are_refused():
     with pytest.raises(InputError, match="3 requests in the training split: 20 or more"):
-        build_corpus([["go"]] * 3, {}, [["a", "b", "c"]], 1, 0)
+        build_corpus([["go"]] * 3, {}, [["a", "b", "c"]], views=1, seed=0)
     with pytest.raises(InputError, match="--captions: no sentence"):
-        build_corpus([["go"]] * 30, {}, [], 1, 0)
+        build_corpus([["go"]] * 30, {}, [], views=1, seed=0)

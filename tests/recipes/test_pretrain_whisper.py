@@ -15,9 +15,9 @@ from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
 from mmprefix.media.audio import read_waveform
 from mmprefix.recipes.pretrain import whisper as pretrain_whisper
-from mmprefix.recipes.pretrain import whisper_tokens as speech_tokens
+from mmprefix.recipes.pretrain import whisper_tokens
 from mmprefix.recipes.pretrain.whisper_training import Speller, Spotter
-from mmprefix.recipes.pretrain.whisper_windows import Clip, Filling, fill, lay, level, power, vary
+from mmprefix.recipes.pretrain.whisper_windows import Filling, SpeechClip, fill, lay, level, power, vary
 from mmprefix.types import Media
 
 RATE = 16000
@@ -119,30 +119,30 @@ def test_another_model_starts_from_what_was_learnt(speech: Path, trained: tuple[
 
 
 def test_tokens_of_a_window():
-    tokenizer = speech_tokens.make_tokenizer(["seven", "turn it up"], 320)
+    tokenizer = whisper_tokens.make_tokenizer(["seven", "turn it up"], 320)
     torch.manual_seed(0)
-    before = next(filter(None, (speech_tokens.previous(tokenizer, ["seven turn it"], 4) for _ in range(20))))
+    before = next(filter(None, (whisper_tokens.previous(tokenizer, ["seven turn it"], 4) for _ in range(20))))
     assert before[0] == tokenizer.convert_tokens_to_ids("<|startofprev|>")
     assert len(before) <= 4
-    read, judged = speech_tokens.window_tokens(tokenizer, before, "turn it")
+    read, judged = whisper_tokens.window_tokens(tokenizer, before, "turn it")
     start = len(before)
     assert tokenizer.decode(read[start:]) == "<|startoftranscript|><|en|><|transcribe|><|notimestamps|> turn it"
     assert tokenizer.decode(judged[start:]) == "<|en|><|transcribe|><|notimestamps|> turn it<|endoftext|>"
-    assert judged[:start].eq(speech_tokens.IGNORED).all()
+    assert judged[:start].eq(whisper_tokens.IGNORED).all()
     assert read[start:].tolist() == tokenizer(" turn it")["input_ids"][:-1]
-    read, judged = speech_tokens.window_tokens(tokenizer, [], None)
+    read, judged = whisper_tokens.window_tokens(tokenizer, [], None)
     assert tokenizer.decode(read) == "<|startoftranscript|><|nospeech|>"
     assert tokenizer.decode(judged) == "<|nospeech|><|endoftext|>"
 
 
 def test_only_the_text_is_garbled():
-    tokenizer = speech_tokens.make_tokenizer(["seven", "turn it up"], 320)
-    read, judged = speech_tokens.window_tokens(tokenizer, [300, 5], "turn it up")
+    tokenizer = whisper_tokens.make_tokenizer(["seven", "turn it up"], 320)
+    read, judged = whisper_tokens.window_tokens(tokenizer, [300, 5], "turn it up")
     torch.manual_seed(0)
-    wrong = speech_tokens.garble(read, judged, 1.0, speech_tokens.end_id(tokenizer))
+    wrong = whisper_tokens.garble(read, judged, 1.0, whisper_tokens.end_id(tokenizer))
     assert (wrong != read).nonzero().flatten().tolist() == [6, 7, 8]
-    assert wrong[6:].lt(speech_tokens.end_id(tokenizer)).all()
-    assert torch.equal(speech_tokens.garble(read, judged, 0.0, speech_tokens.end_id(tokenizer)), read)
+    assert wrong[6:].lt(whisper_tokens.end_id(tokenizer)).all()
+    assert torch.equal(whisper_tokens.garble(read, judged, 0.0, whisper_tokens.end_id(tokenizer)), read)
 
 
 def test_log_mel_is_the_extractors():
@@ -155,13 +155,13 @@ def test_log_mel_is_the_extractors():
 
 def test_windows_hold_clips_in_the_order_of_their_texts():
     torch.manual_seed(0)
-    clips = [Clip(torch.full((8, 20), 10.0**place), str(place)) for place in range(3)]
+    clips = [SpeechClip(torch.full((8, 20), 10.0**place), str(place)) for place in range(3)]
     plan = Filling(columns=70, clips=3, speed=0.1, tract=0.1, gain=0.0, noisy=0.0, silent=0.2, hidden=0.0, full=1.0)
     windows, texts = fill(clips, plan, 60)
     assert windows.shape == (60, 8, 70)
     assert windows.isfinite().all()
     assert {len(found) for found in texts} == {0, 1, 2, 3}
-    long = Clip(torch.ones(8, 100), "long")
+    long = SpeechClip(torch.ones(8, 100), "long")
     assert fill([long], Filling(columns=70, silent=0.0), 1)[1] == [["long"]]  # hurried so that it fits
     plain = Filling(columns=70, silent=0.0).eased(0.0)
     short, found = fill(clips[:1], plain, 2)

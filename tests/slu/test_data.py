@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mmprefix.cli.main import main
+from mmprefix.data.model_inputs import ModelInputs
 from mmprefix.errors import InputError
 from mmprefix.model import PrefixLM
 from mmprefix.slu.annotation import join_values, read_annotation
@@ -41,7 +42,7 @@ def data(orders: Orders, stage: str = "fit", **options: Any) -> QuestionData:
     """Without a Trainer, for a model that hears."""
     given = {"root": str(orders.folder), "schema": orders.place("home.yaml"), "batch_size": 3, "seed": 3, **options}
     pairs = QuestionData(**given)
-    pairs.preprocess, pairs.media = {"audio": Hear()}, {"audio": "audio"}
+    pairs.inputs = ModelInputs({"audio": Hear()})
     pairs.setup(stage)
     return pairs
 
@@ -139,7 +140,7 @@ def test_rows_without_anything_to_ask_are_left_out(orders: Orders, caplog: pytes
     # an "ask" has no room, and of two intents that are held out nothing is asked; "light_off" has a room
     names = [row["id"] for row in orders.rows if row["split"] == "train" and row["intent"] != "ask"]
     assert [row.id for row in pairs.rows["train"].examples] == names
-    assert len(pairs.rows["train"].order) == len(names)
+    assert len(pairs.rows["train"].keys) == len(names)
     assert epoch(pairs).keys() == set(names)
     assert "2 of 8 rows left out: nothing is asked about them" in caplog.text
     kept = data(orders, absent=0.5, held_out=["ask", "light_off", "thing"])  # now a room may be asked about
@@ -195,7 +196,7 @@ def test_rows_that_the_schema_does_not_know_are_faults_with_their_line(orders: O
     with warned() as said:
         pairs = data(orders, root=None, train=file, on_bad="skip")
     assert said[0].startswith("8 bad rows left out:\n")
-    assert len(pairs.rows["train"].examples) == len(pairs.rows["train"].order) == len(WRONG)
+    assert len(pairs.rows["train"].examples) == len(pairs.rows["train"].keys) == len(WRONG)
 
 
 @pytest.mark.parametrize(
@@ -266,9 +267,11 @@ def test_questions_behind_one_prompt_are_as_good_as_separate_rows(orders: Orders
     model = {"hears": orders.hears, "reads": orders.reads, "both": orders.detects}[kind]()
     told: dict[str, Any] = {} if kind == "hears" else {"context": "transcript"}
     pairs = data(orders, absent=9.0, transcribe="say it?", batch_size=5, **told)
-    pairs.preprocess = {name: model.encoder(name).preprocess for name in model.encoders}
-    pairs.media = {name: model.encoder(name).media for name in model.encoders}
-    pairs.reads_text = model.reads_text
+    pairs.inputs = ModelInputs(
+        {name: model.encoder(name).preprocess for name in model.encoders},
+        {name: model.encoder(name).input_kind for name in model.encoders},
+        reads_text=model.reads_text,
+    )
     pairs.setup("fit")
     batch = next(iter(pairs.train_dataloader()))
     assert max(map(len, batch.questions)) >= 4

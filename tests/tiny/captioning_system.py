@@ -1,4 +1,4 @@
-"""A whole small system on disk: frozen parts of the real classes, sounds and pictures with captions, and a recipe."""
+"""Small captioning system on disk: frozen parts of the real classes, sounds and images with captions, a recipe."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mmprefix.cli.main import main
 from mmprefix.encoders import cnn
-from mmprefix.recipes.pretrain.decoder import train_decoder
+from mmprefix.recipes.pretrain.decoder import DecoderPlan, train_decoder
 from mmprefix.types import Batch
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
@@ -47,16 +47,16 @@ quietly: Sequence[Callable[..., Any]] = [
 
 @dataclass(frozen=True)
 class Tiny:
-    """Where the parts and the data are. ``recipe`` writes a recipe over them, ``run`` runs one."""
+    """Folder of the parts and the data. ``recipe`` writes a recipe over them, ``run`` runs one."""
 
     folder: Path
 
     def parts(self, name: str) -> str:
-        """The folder of a frozen part: pictures, sounds, decoder, or another decoder."""
+        """Folder of a frozen part: pictures, sounds, decoder, or another decoder."""
         return str(self.folder / name)
 
     def config(self, branches: Sequence[str] = ("image", "audio"), dropout: float = 0.0) -> dict[str, Any]:
-        """The recipe as data: a two-branch model, 12 rows to train on and 7 to validate and test on."""
+        """Recipe as plain data: a model of two branches, 12 rows to train on and 7 to validate and test on."""
         classes = {
             "image": ("mmprefix.encoders.clip.Clip", self.parts("pictures")),
             "audio": ("mmprefix.encoders.cnn.Cnn", self.parts("sounds")),
@@ -92,7 +92,7 @@ class Tiny:
         }
 
     def recipe(self, config: dict[str, Any], root: Path) -> Path:
-        """``config`` written to ``root``/recipe.yaml, what the run writes going below ``root``."""
+        """Write ``config`` to ``root``/recipe.yaml; the run writes below ``root``."""
         root.mkdir(parents=True, exist_ok=True)
         watch = {"class_path": "tiny.captioning_system.Watch", "init_args": {"folder": str(root)}}
         config["trainer"] |= {
@@ -104,7 +104,7 @@ class Tiny:
 
 
 def build(folder: Path, steps: int = 100) -> Tiny:
-    """Makes the frozen parts, the files and the manifests in ``folder``.
+    """Make the frozen parts, the files and the manifests in ``folder``.
 
     The decoder learns the captions' language for ``steps`` steps; after 300 a prefix can make it say any of them.
     """
@@ -114,10 +114,10 @@ def build(folder: Path, steps: int = 100) -> Tiny:
     rows = [_picture(folder, n) for n in range(6)] + [_sound(folder, n) for n in range(6)]
     size: dict[str, Any] = {"layers": 2, "heads": 4, "width": 64, "vocab_size": 320, "positions": 48}
     texts = [text for row in rows for text in row["captions"]] * 8
-    train_decoder(texts, folder / "decoder", **size, batch_tokens=256, steps=steps, lr=0.01, seed=3)
+    train_decoder(texts, folder / "decoder", DecoderPlan(**size, batch_tokens=256, steps=steps, lr=0.01, seed=3))
     tiny_decoders.save_decoder(folder / "another")
     order = np.random.default_rng(0).permutation(len(rows)).tolist()
-    mixed = [rows[n] for n in order]  # pictures and sounds in turn, so that no order is kept by chance
+    mixed = [rows[n] for n in order]  # images and sounds mixed, so that no order is kept by chance
     for name, part in {"train": mixed, "val": mixed[:7], "test": mixed[5:]}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     return Tiny(folder)
@@ -137,45 +137,45 @@ def _sound(folder: Path, n: int) -> dict[str, Any]:
 
 
 def run(verb: str, recipe: Path, **options: Any) -> int:
-    """The exit code of ``mmprefix VERB --config RECIPE``, with ``options`` such as trainer__max_steps=3."""
+    """Exit code of ``mmprefix VERB --config RECIPE``, with ``options`` such as trainer__max_steps=3."""
     words = [f"--{name.replace('__', '.')}={value}" for name, value in options.items()]
     return main([verb, "--config", str(recipe), *words])
 
 
 def refusal(verb: str, recipe: Path, capfd: Any, **options: Any) -> str:
-    """What the shell says when it refuses: one line on standard error, given without the shell's name."""
+    """Message of a run that is refused: one line on standard error, without the program's name."""
     assert run(verb, recipe, **options) == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mmprefix: ")]
     return line.removeprefix("mmprefix: ")
 
 
 def tensors(checkpoint: Path) -> dict[str, Tensor]:
-    """What a checkpoint holds of the model, read as a stranger's file would be."""
+    """Tensors of a checkpoint, read as a file from a stranger is: without running code."""
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    """Whether two sets of tensors have the same names, and the same bits in each."""
+    """Return True where two sets of tensors have the same names and the same bits."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def figures(root: Path, name: str) -> list[float]:
-    """A column of the last run's metrics.csv below ``root``, top to bottom."""
+    """Column ``name`` of the last run's metrics.csv below ``root``, top to bottom."""
     file = max(root.glob("logs/version_*/metrics.csv"), key=lambda file: file.stat().st_mtime_ns)
     with file.open() as lines:
         return [float(row[name]) for row in csv.DictReader(lines) if row.get(name)]
 
 
 def captions(root: Path, stage: str) -> list[dict[str, Any]]:
-    """The rows of the last report of ``stage`` below ``root``."""
+    """Rows of the last report of ``stage`` below ``root``."""
     files = sorted(root.glob(f"logs/version_*/captions/{stage}-step*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
     return [json.loads(line) for line in files[-1].read_text().splitlines()]
 
 
 @dataclass
 class Watched:
-    """What a training did in one process: ids of each step by epoch, rates, all weights before and after, and the
-    names of the tensors that had a gradient."""
+    """Record of a training in one process: ids of each step with its epoch, learning rates, all weights before and
+    after, and the names of the tensors that had a gradient."""
 
     steps: list[tuple[int, list[str]]]
     rates: list[float]
@@ -185,7 +185,7 @@ class Watched:
 
 
 class Watch(Callback):
-    """Writes down what a training does, for each process, into ``folder``."""
+    """Callback that records a training, for each process, into ``folder``."""
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
@@ -207,9 +207,9 @@ class Watch(Callback):
         self.gradients |= {name for name, p in pl_module.named_parameters() if p.grad is not None}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        found = {"steps": self.steps, "rates": self.rates, "gradients": sorted(self.gradients)}
-        found |= {"before": self.before, "after": _state(pl_module)}
-        torch.save(found, self.folder / f"process{trainer.global_rank}.pt")
+        record = {"steps": self.steps, "rates": self.rates, "gradients": sorted(self.gradients)}
+        record |= {"before": self.before, "after": _state(pl_module)}
+        torch.save(record, self.folder / f"process{trainer.global_rank}.pt")
 
 
 def _state(module: LightningModule) -> dict[str, Tensor]:
@@ -217,12 +217,12 @@ def _state(module: LightningModule) -> dict[str, Tensor]:
 
 
 def watched(folder: Path, process: int = 0) -> Watched:
-    """What ``Watch`` wrote down of one process."""
+    """Record that ``Watch`` made of one process."""
     return Watched(**torch.load(folder / f"process{process}.pt", weights_only=True))
 
 
 class Crash(Callback):
-    """Breaks the run off while its step ``at`` (counted from 1) ends, before that step is kept in a checkpoint."""
+    """Callback that fails at the end of step ``at`` (counted from 1), before that step is in a checkpoint."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -235,7 +235,7 @@ class Crash(Callback):
 
 
 class Stop(Callback):
-    """Ends a run that has no end of its own after ``at`` steps, as somebody at the keyboard would."""
+    """Callback that stops a run without an end of its own after ``at`` steps."""
 
     def __init__(self, at: int) -> None:
         self.at = at
@@ -247,7 +247,7 @@ class Stop(Callback):
 
 
 class Slow(Callback):
-    """Waits before every step, so that there is time to kill the run."""
+    """Callback that waits before every step, so that there is time to kill the run."""
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
         time.sleep(0.3)

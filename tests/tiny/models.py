@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from mmprefix.inference.predictor import Predictor
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.model import Branch, PrefixLM
+from mmprefix.saved_model import ModelSettings, TrainingRecord
 from mmprefix.types import Candidate
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
@@ -44,9 +46,8 @@ def build(parts: dict[str, Path], *names: str) -> PrefixLM:
     torch.manual_seed(1)
     for name in names:
         encoder = ViT(str(parts[name])) if name == "image" else Whisper(str(parts[name]))
-        sizes = (encoder.dim, encoder.pooled_dim, 32)
-        mapper = Resampler(*sizes, length=3, heads=2) if name == "image" else MLP(*sizes, length=4, hidden=16)
-        made[name] = Branch(encoder, lambda dim, pooled, width, mapper=mapper: mapper)
+        image, audio = partial(Resampler, length=3, heads=2), partial(MLP, length=4, hidden=16)
+        made[name] = Branch(encoder, image if name == "image" else audio)
     model = PrefixLM(made, CausalDecoder(str(parts["decoder"])))
     with torch.no_grad():
         for parameter in model.mappers.parameters():  # fresh mappers make nearly equal prefixes of everything
@@ -56,8 +57,8 @@ def build(parts: dict[str, Path], *names: str) -> PrefixLM:
 
 def save(directory: Path, parts: dict[str, Path], *names: str, options: GenerateOptions = OPTIONS) -> Path:
     """The model of ``build``, saved to ``directory`` as training saves it."""
-    settings = {"prompt": "", "trained": {"data": ["train.jsonl"], "figures": {"cider_d": 1.25}}}
-    Predictor(build(parts, *names), options, settings).save(directory)
+    settings = ModelSettings(options, "", TrainingRecord(["train.jsonl"], figures={"cider_d": 1.25}))
+    Predictor(build(parts, *names), settings).save(directory)
     return directory
 
 

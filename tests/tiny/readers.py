@@ -1,4 +1,4 @@
-"""Readers of sounds and pictures as a data module without a model is given them."""
+"""Functions that load sounds and images for a data module that has no model."""
 
 from __future__ import annotations
 

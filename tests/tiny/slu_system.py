@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
+from mmprefix.saved_model import ModelSettings
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch, DeepPrefix, Features
 from tiny import decoders as tiny_decoders
@@ -119,21 +121,21 @@ class Orders:
         """GPT-2 that reads sounds, signals and a text."""
         encoders = {"audio": Whisper(self.place("whisper")), "signals": Signals()}
         torch.manual_seed(4)
-        mappers = {name: MLP(e.dim, e.pooled_dim, 32, length=3, hidden=16) for name, e in encoders.items()}
-        branches = {name: Branch(e, mappers[name]) for name, e in encoders.items()}
+        mapper = partial(MLP, length=3, hidden=16)
+        branches = {name: Branch(encoder, mapper) for name, encoder in encoders.items()}
         return self._made(branches, CausalDecoder(self.place("decoder")), wording=PromptTemplate("said: {context}\n"))
 
     def _made(self, branches: dict[str, Branch], decoder: ComposedDecoder, std: float = 0.5, **more: Any) -> PrefixLM:
         torch.manual_seed(5)
-        model = PrefixLM(branches, decoder, lambda *sizes: DeepTable(*sizes, length=PREFIX, std=std), **more)
+        model = PrefixLM(branches, decoder, lambda sizes: DeepTable(sizes, length=PREFIX, std=std), **more)
         with torch.no_grad():
             for parameter in model.mappers.parameters():  # fresh mappers make nearly equal prefixes of everything
                 parameter.add_(torch.randn(parameter.shape) * 0.4)
         return model
 
-    def save(self, directory: Path, model: PrefixLM, **settings: Any) -> Path:
+    def save(self, directory: Path, model: PrefixLM, settings: ModelSettings | None = None) -> Path:
         """``model`` as training saves it."""
-        Predictor(model, OPTIONS, {"prompt": "", **settings}).save(directory)
+        Predictor(model, replace(settings or ModelSettings(), generate=OPTIONS, prompt="")).save(directory)
         return directory
 
     def config(self, kind: str = "reads", **data: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a validation says and leaves behind: figures by kind of input, captions, plain words when nothing is heard."""
+"""The report of a validation: figures by kind of input, captions, logs, and warnings when the input is ignored."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 @pytest.fixture(scope="module")
 def deaf(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """The directory of a run whose mappers learn nothing, and its warnings."""
+    """Directory of a run whose mappers learn nothing, and its warnings."""
     root = tmp_path_factory.mktemp("deaf")
     config = tiny.config()
     config["model"]["optimizer"]["init_args"]["lr"] = 0.0
-    with warned() as said:  # prefixes of fresh mappers differ by chance: with this seed not for the better
+    with warned() as warnings:  # prefixes of fresh mappers differ by chance: with this seed not for the better
         assert run("fit", tiny.recipe(config, root), trainer__max_epochs=1, seed_everything=3) == 0
-    return root, said
+    return root, warnings
 
 
 def row(name: str, prediction: str, *references: str, group: str = "image", **more: Any) -> ValidationRow:
@@ -66,25 +66,25 @@ def test_logs_are_there_without_asking(deaf: tuple[Path, list[str]]) -> None:
 
 def test_the_figures_are_those_of_the_captions(deaf: tuple[Path, list[str]]) -> None:
     rows = captions(deaf[0], "val")
-    for prefix, some in (
+    for prefix, part in (
         ("val/", rows),
         ("val/image/", [row for row in rows if row["group"] == "image"]),
         ("val/audio/", [row for row in rows if row["group"] == "audio"]),
     ):
-        expected = caption([row["prediction"] for row in some], [row["references"] for row in some])
+        expected = caption([row["prediction"] for row in part], [row["references"] for row in part])
         for name in ("cider_d", "rouge_l", "bleu_4", "distinct", "exact_match"):
             assert figures(deaf[0], prefix + name)[-1] == pytest.approx(expected[name], abs=1e-6)
-        loss = sum(row["nll"] for row in some) / sum(row["tokens"] for row in some)
+        loss = sum(row["nll"] for row in part) / sum(row["tokens"] for row in part)
         assert figures(deaf[0], prefix + "loss")[-1] == pytest.approx(loss, abs=1e-6)
         assert len(figures(deaf[0], prefix + "cider_d_shuffled")) == 1
 
 
-def test_a_model_that_ignores_its_input_is_told_of(deaf: tuple[Path, list[str]]) -> None:
+def test_a_model_that_ignores_its_input_is_warned_of(deaf: tuple[Path, list[str]]) -> None:
     for kind in ("image", "audio"):
         assert any(f"The model ignores its {kind} input" in line for line in deaf[1]), deaf[1]
 
 
-def test_nothing_is_said_of_a_model_that_listens(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_model_that_reads_its_input_has_no_warning(tiny: Tiny, tmp_path: Path) -> None:
     """Four pictures learnt by heart: the captions come to differ, and are the right ones."""
     rows = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
     four = [row for row in rows if row["id"] in ("p0", "p1", "p2", "p3")]
@@ -103,9 +103,9 @@ def test_nothing_is_said_of_a_model_that_listens(tiny: Tiny, tmp_path: Path) -> 
     }
     config["trainer"] |= {"max_epochs": 120, "check_val_every_n_epoch": 120}
     config["model"]["generate"] = {"max_new_tokens": 12}
-    with warned() as said:
+    with warned() as warnings:
         assert run("fit", tiny.recipe(config, tmp_path), trainer__enable_checkpointing=False) == 0
-    assert said == []
+    assert warnings == []
     assert [row["prediction"] for row in captions(tmp_path, "val")] == [
         row["captions"][0] for row in sorted(four, key=lambda row: row["id"])
     ]
@@ -120,13 +120,13 @@ def test_nothing_is_said_of_a_model_that_listens(tiny: Tiny, tmp_path: Path) -> 
 
 def test_the_gap_is_how_much_worse_a_token_is_with_another_prefix() -> None:
     report = Report([row("a", "a dog", "a dog"), row("b", "a cat", "a cat", nll=8.0, nll_shuffled=None)])
-    found = report.figures()
-    assert found["loss"] == pytest.approx((4 + 8) / 8)
-    assert found["shuffle_gap"] == pytest.approx((12 - 4) / 4)  # of the rows that had a neighbour
+    scores = report.figures()
+    assert scores["loss"] == pytest.approx((4 + 8) / 8)
+    assert scores["shuffle_gap"] == pytest.approx((12 - 4) / 4)  # of the rows that had a neighbour
     assert report.warnings() == []
 
 
-def test_one_caption_for_all_is_told_of_but_not_where_all_are_alike() -> None:
+def test_one_caption_for_all_is_warned_of_but_not_where_all_references_are_alike() -> None:
     same = [row(name, "a dog", f"a {name}") for name in "abc"]
     assert Report(same).warnings() == ["The model writes one and the same caption for all 3 image inputs."]
     assert Report([row(name, "a dog", "a dog") for name in "abc"]).warnings() == []
@@ -134,9 +134,9 @@ def test_one_caption_for_all_is_told_of_but_not_where_all_are_alike() -> None:
 
 
 def test_an_ignored_kind_is_named_beside_one_that_is_heard() -> None:
-    heard = [row(name, f"a {name}", f"a {name}") for name in "abc"]
+    good = [row(name, f"a {name}", f"a {name}") for name in "abc"]
     lost = [row(name, f"a {name}", f"a {name}", group="audio", nll_shuffled=4.0) for name in "abc"]
-    (line,) = Report(heard + lost).warnings()
+    (line,) = Report(good + lost).warnings()
     assert line.startswith("The model ignores its audio input: with another input's prefix the loss is 1.000")
 
 
@@ -170,17 +170,17 @@ def test_what_is_detected_is_measured_over_all_and_over_each_kind() -> None:
     ]
     report = Report(rows, "directed")
     wanted = detection(list(odds.values()), [words[name] == "directed" for name in odds])
-    found = report.figures()
+    scores = report.figures()
     for name in ("eer", "auc", "threshold"):
-        assert found[name] == wanted[name]
+        assert scores[name] == wanted[name]
     for group, names in (("audio", "abc"), ("text", "def")):
         part = detection([odds[name] for name in names], [words[name] == "directed" for name in names])
-        assert found[f"{group}/auc"] == part["auc"]
+        assert scores[f"{group}/auc"] == part["auc"]
     assert report.warnings() == []
     assert report.table(0).splitlines()[0].split()[2:] == ["loss", "eer", "auc", "exact_match", "shuffled"]
 
 
-def test_labels_of_one_kind_only_are_told_of() -> None:
+def test_labels_of_one_kind_only_are_warned_of() -> None:
     rows = [row(name, "yes", "yes", log_odds=1.0) for name in "abc"]
     for target, hits in (("yes", 3), ("no", 0)):
         report = Report(rows, target)

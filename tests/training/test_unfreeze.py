@@ -128,19 +128,19 @@ def test_every_verb_reads_the_checkpoint(tiny: Tiny, fitted: Path, tmp_path: Pat
     assert captions(tmp_path, "val") == captions(fitted, "val")
     plain = config(tiny, branch="audio", epochs=1)
     plain["trainer"]["callbacks"] = []
-    said = refusal("validate", tiny.recipe(plain, tmp_path / "plain"), capfd, ckpt_path=last)
-    assert "encoders.audio.net" in said
-    assert "which this model does not have" in said
+    message = refusal("validate", tiny.recipe(plain, tmp_path / "plain"), capfd, ckpt_path=last)
+    assert "encoders.audio.net" in message
+    assert "which this model does not have" in message
 
 
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_resumed_run_is_the_same_run(after: int, tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
-    """From a checkpoint taken while it was just frozen, and one epoch later."""
+    """From a checkpoint taken while it was just frozen, and resumed epoch later."""
     recipe = tiny.recipe(config(tiny, branch="audio", epochs=1), tmp_path)
     ckpt = fitted / "checkpoints" / f"epoch={after - 1}.ckpt"
     assert run("fit", recipe, ckpt_path=ckpt, trainer__max_epochs=3, save_to=tmp_path / "model") == 0
-    one, other = (load_file(root / "model" / "model.safetensors") for root in (tmp_path, fitted))
-    assert same(one, other)
+    resumed, whole = (load_file(root / "model" / "model.safetensors") for root in (tmp_path, fitted))
+    assert same(resumed, whole)
 
 
 def test_noise_of_a_frozen_encoder_is_an_option(tiny: Tiny, tmp_path: Path) -> None:
@@ -159,17 +159,17 @@ def test_several_processes(tiny: Tiny, tmp_path: Path) -> None:
     recipe = tiny.recipe(config(tiny, branch="audio", epochs=1), tmp_path)
     more = {"trainer__devices": 2, "trainer__strategy": "ddp_fork", "trainer__max_epochs": 2}
     assert run("fit", recipe, save_to=tmp_path / "model", **more) == 0
-    one, two = (watched(tmp_path, process).after for process in (0, 1))
-    names = [name for name in one if "running" not in name and "num_batches" not in name]
-    assert all(torch.equal(one[name], two[name]) for name in names)
-    assert not torch.equal(one[f"{ENCODER}net.fc1.weight"], watched(tmp_path).before[f"{ENCODER}net.fc1.weight"])
+    first, second = (watched(tmp_path, process).after for process in (0, 1))
+    names = [name for name in first if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(first[name], second[name]) for name in names)
+    assert not torch.equal(first[f"{ENCODER}net.fc1.weight"], watched(tmp_path).before[f"{ENCODER}net.fc1.weight"])
 
 
-def test_what_is_wrong_is_said(tiny: Tiny, tmp_path: Path, capfd: Any) -> None:
-    said = refusal("fit", tiny.recipe(config(tiny, branch="sound", epochs=1), tmp_path / "a"), capfd)
-    assert said == "UnfreezeUntil.branch 'sound': the branches of this model are audio"
-    said = refusal("fit", tiny.recipe(config(tiny, branch="audio", epochs=0), tmp_path / "b"), capfd)
-    assert "UnfreezeUntil.epochs 0: give a number from 1 on" in said
+def test_wrong_options_are_refused(tiny: Tiny, tmp_path: Path, capfd: Any) -> None:
+    message = refusal("fit", tiny.recipe(config(tiny, branch="sound", epochs=1), tmp_path / "a"), capfd)
+    assert message == "UnfreezeUntil.branch 'sound': the branches of this model are audio"
+    message = refusal("fit", tiny.recipe(config(tiny, branch="audio", epochs=0), tmp_path / "b"), capfd)
+    assert "UnfreezeUntil.epochs 0: give a number from 1 on" in message
 
 
 # ------------------------------------------------------------------------------------------------------- start_from
@@ -235,14 +235,14 @@ def test_random_weights_that_nobody_trains_are_refused(tiny: Tiny, fitted: Path,
     made = config(tiny, branch="audio", epochs=1)
     made["trainer"]["callbacks"] = []
     made["model"]["branches"]["audio"]["encoder"]["init_args"]["model"] = None
-    said = refusal("fit", tiny.recipe(made, tmp_path), capfd)
-    assert "has random weights (model: null) that nobody trains" in said
+    message = refusal("fit", tiny.recipe(made, tmp_path), capfd)
+    assert "has random weights (model: null) that nobody trains" in message
     made["trainer"]["callbacks"] = [
         {"class_path": "mmprefix.training.UnfreezeUntil", "init_args": {"branch": "audio", "epochs": 1}}
     ]
     assert run("fit", tiny.recipe(made, tmp_path / "tuned"), save_to=tmp_path / "m", trainer__max_epochs=1) == 0
-    one, two = (load(tmp_path / "m", device="cpu")(str(tiny.folder / "0.wav")) for _ in range(2))
-    assert one == two
+    first, second = (load(tmp_path / "m", device="cpu")(str(tiny.folder / "0.wav")) for _ in range(2))
+    assert first == second
 
 
 def test_a_resumed_run_does_not_start_again(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:

@@ -42,8 +42,10 @@ class EncodeCLI(PrefixCLI):
     def _write_shards(self, stores: dict[str, FeatureStore]) -> None:
         config, data = self._config(), cast(PairData, self.datamodule)
         splits = {split: found.examples for split, found in data.rows.items()}
-        readers = {**self.model.preprocess, **data.recall}
+        readers = self.model.inputs.load if data.inputs is None else data.inputs.load
         encoders = {name: store.description for name, store in stores.items()}
-        counts = write_webdataset(Path(config.out), splits, readers, encoders, config.shard_rows, data.seed)
+        counts = write_webdataset(
+            Path(config.out), splits, readers, encoders=encoders, rows=config.shard_rows, seed=data.seed
+        )
         for split, count in counts.items():
             log.info("%s: %d rows in %d shards: %s", split, len(splits[split]), count, config.out)

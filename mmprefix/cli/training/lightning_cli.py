@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,12 +20,12 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mmprefix.cli.training.recipe_errors import check_recipe, explain, options, recipes_of
+from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
 from mmprefix.inference.predictor import Predictor
 from mmprefix.parts import with_current_names
-from mmprefix.saved_model import require_writable
-from mmprefix.slu.schema import portable
+from mmprefix.saved_model import ModelSettings, TrainingRecord, require_writable, task_from_dict
 from mmprefix.training.feature_cache import use_cache
 from mmprefix.training.predictions import WritePredictions
 from mmprefix.training.task import PrefixTask
@@ -161,7 +160,15 @@ class PrefixCLI(LightningCLI):
             default_root_dir=self.root,
         )
         callbacks = cast(Any, self.trainer).callbacks
-        return use_cache(self.model, self.datamodule, stages, config.cache, config.cache_dtype, filling, callbacks)
+        return use_cache(
+            self.model,
+            self.datamodule,
+            stages,
+            root=config.cache,
+            dtype=config.cache_dtype,
+            trainer=filling,
+            callbacks=callbacks,
+        )
 
     def after_fit(self) -> None:
         """The test and the saved model that the recipe asks for."""
@@ -173,28 +180,25 @@ class PrefixCLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             stage = "test"
         if config.save_to and self.trainer.is_global_zero:
-            Predictor(self.model.model, self.model.options, self._settings(stage)).save(config.save_to)
+            Predictor(self.model.model, self._settings(stage)).save(config.save_to)
             log.info("saved the model: %s", config.save_to)
 
-    def _settings(self, stage: str) -> dict[str, Any]:
+    def _settings(self, stage: str) -> ModelSettings:
+        """What is saved beside the tensors: decoding, data and figures of this run, and the task that it trained."""
         figures = {
             name.removeprefix(f"{stage}/"): float(value)
             for name, value in self.trainer.callback_metrics.items()
             if name.startswith(f"{stage}/")
         }
-        data = self._config().data
-        given = [_get(data, split) or [] for split in ("train", "val", "test")]
-        files = [Path(file).name for files in given for file in ([files] if isinstance(files, str) else files)]
-        trained = {"data": files or [str(_get(data, "root") or _get(data, "directory") or "")], "measured_on": stage}
-        schema = _get(data, "schema")
-        asked = {"schema": portable(schema), "framing": _get(data, "framing")} if schema else {}
-        return {
-            "trained": {**trained, "figures": figures},
-            "generate": asdict(self.model.options),
-            "prompt": _get(data, "prompt"),
-            **asked,
-            **({} if self.model.answers is None else {"answers": list(self.model.answers)}),
-        }
+        data = self.datamodule if isinstance(self.datamodule, PairData) else None
+        names = [type(self.datamodule).__name__] if data is None else data.source_names()
+        task = self.model.task_settings() | ({} if data is None else data.task_settings())
+        return ModelSettings(
+            self.model.options,
+            "" if data is None else data.prompt,
+            TrainingRecord(names, stage, figures),
+            task=task_from_dict(task),
+        )
 
     def _config(self) -> Any:
         return self.config[self.subcommand] if self.subcommand else self.config
@@ -215,8 +219,3 @@ def usable_precision(precision: Any, accelerator: Any) -> Any:
 
 def _name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _get(data: Any, name: str) -> Any:
-    arguments = data.get("init_args", data) if data is not None else {}
-    return arguments.get(name)

@@ -74,7 +74,7 @@ def _type(name: str) -> str:
 
 _CLASS = ("class_path", "init_args", "dict_kwargs")
 _CLASSES = ("model.decoder", "model.optimizer")  # data may also be given as plain options of PairData
-_BRANCHES, _BRANCH = "model.branches", ("encoder", "mapper")
+_BRANCHES, _BRANCH = "model.branches", ("encoder", "mapper", "context")
 
 
 def recipes_of(words: Sequence[str]) -> list[Path]:
@@ -132,7 +132,7 @@ def _check(options: dict[str, Any], known: Collection[str], before: str) -> None
 
 def _check_parts(branch: Any, place: str) -> None:
     if not isinstance(branch, dict):
-        raise InputError(f"option {place!r}: expected {' and '.join(_BRANCH)}, got {branch}")
+        raise InputError(f"option {place!r}: expected encoder and mapper, got {branch}")
     for key, part in cast(dict[str, Any], branch).items():
         _refuse(key, place, _BRANCH)
         _check_class(part, f"{place}.{key}")

@@ -1,0 +1,1 @@
+"""Benchmarks: scripts of this package measure speed, those of `studies` what is learned; `lib` is shared."""

@@ -1,0 +1,1 @@
+"""Shared by the benchmarks: timing, workloads, operation counts, random models, published variants."""

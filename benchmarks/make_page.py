@@ -1,0 +1,265 @@
+"""Writes docs/performance.md and its plots from what the benchmarks found.
+
+    python -m benchmarks.make_page
+
+Reads ``benchmarks/results/NAME.json``; a file that is not there leaves its section with "not measured".
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.lib.timing import clock_of
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Part(NamedTuple):
+    """A section: its heading, the script, the result's name, the command's options, and how to read it."""
+
+    heading: str
+    script: str
+    name: str
+    options: str
+    reading: str
+
+
+PARTS = [
+    Part(
+        "A training step, five captions an input",
+        "train_step",
+        "train_step_transformer5",
+        "--mapper transformer --prefix-length 40 --captions 5 --batch 30 --threads 1 --otherwise recompute --repeat 3",
+        "ClipCap's transformer mapper. `x` is how many times mmprefix's processor time a variant takes; the limit is "
+        "the operations that an exact step cannot do without, at the rate of the fastest plain matrix product of the "
+        "same run. All variants compute the same loss and gradients.",
+    ),
+    Part(
+        "The same on two threads",
+        "train_step",
+        "train_step_threads2",
+        "--mapper transformer --prefix-length 40 --captions 5 --batch 30 --threads 2 --repeat 3",
+        "Times on the wall; the limit is taken at the rate of two threads.",
+    ),
+    Part(
+        "One caption an input",
+        "train_step",
+        "train_step_transformer1",
+        "--mapper transformer --prefix-length 40 --captions 1 --batch 30 --threads 1 --repeat 3",
+        "There is no prefix to share here: what remains is the frozen model without gradients into its weights, "
+        "batches of like length, logits where a token is, and the last layer's work where it is read.",
+    ),
+    Part(
+        "ClipCap's MLP",
+        "train_step",
+        "train_step_mlp5",
+        "--mapper mlp --prefix-length 10 --captions 5 --batch 40 --threads 1 --repeat 3",
+        "A short prefix: most of the work is the captions' own.",
+    ),
+    Part(
+        "Prefix-AAC",
+        "train_step",
+        "train_step_prefix_aac",
+        "--mapper prefix_aac --captions 5 --batch 75 --threads 1 --repeat 3",
+        "The step of `recipes/prefix_aac_audiocaps.yaml` with features at hand: 15 frames of 4096 values and a summary "
+        "of 527 become 15 + 11 positions, a trained head predicts 7911 whole words. Dropout is off, so that all "
+        "variants compute the same.",
+    ),
+    Part(
+        "How the gain changes",
+        "scaling",
+        "scaling",
+        "--repeat 3",
+        "One thing varied at a time; `x` is the naive step's processor time over mmprefix's.",
+    ),
+    Part(
+        "Writing captions",
+        "generate",
+        "generate",
+        "--batches 1 8 32 --beams 5 1 --repeat 3 --naive",
+        "Against Hugging Face's `generate` on the same weights, from the same 40 prefix embeddings, 25 tokens; "
+        "texts are compared.",
+    ),
+    Part(
+        "Memory of a training step",
+        "memory",
+        "memory",
+        "",
+        "Peaks of the resident set, each in a process of its own, with weights and libraries; then what the step "
+        "adds to a process whose weights are in memory.",
+    ),
+    Part(
+        "Reading the feature store",
+        "feature_store",
+        "feature_store",
+        "",
+        "One entry at random, found by its key and copied, against a bare memory map of the same numbers; all files "
+        "in the page cache. Memory is the proportional set size over what a process without a store takes.",
+    ),
+    Part(
+        "A second epoch",
+        "encode",
+        "encode",
+        "--pictures 48 --repeat 2",
+        "A whole training by the command line: pictures decoded, ViT-B/32's sizes, GPT-2 small's, ClipCap's MLP.",
+    ),
+    Part(
+        "On a GPU: a training step",
+        "train_step",
+        "train_step_gpu",
+        "--device cuda --dtype bfloat16 --captions 5 --batch 300 --repeat 9",
+        "The frozen model in bfloat16, the mapper in autocast, on all sides; times on the wall, memory of the GPU. At "
+        "these sizes it is not the GPU that limits a step but the launching of its kernels: in a profile they ran for "
+        "a quarter of the time. Layers compiled by `torch.compile` (`model.compile`, here `--otherwise compile`) took "
+        "1.07 times as long, so it is not recommended. At 1,500 captions the naive step runs out of the card's 79 GiB.",
+    ),
+    Part(
+        "On a GPU: writing captions",
+        "generate",
+        "generate_gpu",
+        "--device cuda --dtype bfloat16 --batches 1 8 32 128 --repeat 7 --naive",
+        "Steps are recorded as a CUDA graph and replayed (`mmprefix.fast.cuda_graph`); Hugging Face's `generate` as it "
+        "comes. "
+        "In bfloat16 two ways of summing differ in the third digit, and texts of random weights part where two tokens "
+        "are nearly as likely; in float32 on the same card all texts were equal (batches of 1 and 8).",
+    ),
+    Part(
+        "On a GPU: a second epoch",
+        "encode",
+        "encode_gpu",
+        "--pictures 192 --batch 80 --repeat 3 --accelerator gpu --precision bf16-mixed",
+        "As above. Without a store it is the decoding of the files on one core that takes the time.",
+    ),
+    Part(
+        "Start-up",
+        "startup",
+        "startup",
+        "--model runs/quickstart/model --file runs/quickstart/samples/audio-0000.wav --repeat 5",
+        "Fresh processes; the last rows are what the libraries below take by themselves. Any model of Transformers "
+        "brings its losses, those torchvision, and that torch's compiler: 1.8 s that no caption needs "
+        "and no import of ours asks for.",
+    ),
+    Part(
+        "Does it change what is learned?",
+        "studies.sharing",
+        "sharing",
+        "../shared/data --sets esc10 coco_mini --seeds 0 1 2",
+        "A row with all its captions and one prefix, against a row for each caption, at equal captions a step and in "
+        "all; and features kept as float16 or float32, or not at all. On ESC-10 nothing changes beyond what a seed "
+        "does. On `coco_mini` the loss is the same too; CIDEr-D there says nothing, since the small model does not see "
+        "its pictures (it is no better than with other pictures' prefixes). float32 features give the very bits of "
+        "none, float16 move the loss in its fifth digit or later, and CIDEr-D not at all.",
+    ),
+]
+
+
+def section(part: Part, results: Path) -> tuple[str, dict[str, Any] | None]:
+    """Its text, and what was found."""
+    file = results / f"{part.name}.json"
+    found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    body = "Not measured." if found is None else importlib.import_module(f"benchmarks.{part.script}").report(found)
+    software = "" if found is None else ", ".join(" ".join(pair) for pair in found.get("versions", {}).items())
+    if software and software not in body:
+        body += f"\n\n{software}"
+    command = f"    python -m benchmarks.{part.script} {part.options}".rstrip()
+    return f"## {part.heading}\n\n{command}\n\n{part.reading}\n\n{body}\n", found
+
+
+def plot_steps(found: dict[str, Any], file: Path) -> None:
+    """Bars: seconds of each variant of a training step."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in found["variants"] if row["steps"] == 1]
+    figure = Figure(figsize=(8, 2.6), layout="constrained")
+    axes = figure.subplots()
+    clock = clock_of(found["options"])
+    axes.barh([row["variant"] for row in rows], [row[f"{clock}_median"] for row in rows])
+    axes.axvline(found["limit"]["seconds"], linestyle="--", color="black")
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{'CPU seconds' if clock == 'cpu' else 'seconds'} a step (dashed: the limit)")
+    save(figure, file)
+
+
+def plot_generation(found: dict[str, Any], file: Path) -> None:
+    """Lines: milliseconds a text by batch size."""
+    from matplotlib.figure import Figure
+
+    clock = clock_of(found["options"])
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    for axes, beams in zip(figure.subplots(1, 2), (5, 1), strict=True):
+        cases = [case for case in found["cases"] if case["beams"] == beams]
+        for side in ("mmprefix", "Hugging Face"):
+            each = [1000 * case[side][f"{clock}_median"] / case["batch"] for case in cases]
+            axes.plot([case["batch"] for case in cases], each, marker="o", label=side)
+        axes.set(xscale="log", xlabel="batch", title=f"beam {beams}" if beams > 1 else "greedy", ylim=(0, None))
+        axes.legend()
+    figure.axes[0].set_ylabel("CPU ms a text" if clock == "cpu" else "ms a text")
+    save(figure, file)
+
+
+def plot_scaling(found: dict[str, Any], file: Path) -> None:
+    """Lines: the ratio over each thing that was varied."""
+    from matplotlib.figure import Figure
+
+    sweeps = found["sweeps"]
+    figure = Figure(figsize=(2.6 * len(sweeps), 2.6), layout="constrained")
+    for axes, (name, points) in zip(figure.subplots(1, len(sweeps), squeeze=False)[0], sweeps.items(), strict=True):
+        sizes = [f"{point['layers']} x {point['width']}" if name == "decoder" else point[name] for point in points]
+        axes.plot(sizes, [point["ratio"] for point in points], marker="o")
+        axes.set(xlabel=name, ylim=(0, None))
+    figure.axes[0].set_ylabel("naive / mmprefix")
+    save(figure, file)
+
+
+def save(figure: Any, file: Path) -> None:
+    """The same bytes for the same figures."""
+    figure.savefig(file, metadata={"Date": None, "Creator": None})
+
+
+PLOTS = {
+    "train_step_transformer5": plot_steps,
+    "train_step_gpu": plot_steps,
+    "generate": plot_generation,
+    "generate_gpu": plot_generation,
+    "scaling": plot_scaling,
+}
+
+
+def page(results: Path, target: Path) -> None:
+    """Writes the page, and its plots into a folder beside it."""
+    import matplotlib
+
+    matplotlib.rcParams["svg.hashsalt"] = "mmprefix"
+    plots = target.with_suffix("")
+    plots.mkdir(parents=True, exist_ok=True)
+    text = [
+        "# Performance\n",
+        "This page is made by `python -m benchmarks.make_page` from the JSON files in `benchmarks/results`;",
+        "[benchmarks/README.md](../benchmarks/README.md) says how to read the figures. One thread, processor time, "
+        "medians of interleaved\nruns, on a CPU with two cores, unless a section says GPU; random weights of GPT-2 "
+        "small's sizes unless a table says\notherwise.\n",
+    ]
+    for part in PARTS:
+        body, found = section(part, results)
+        text.append(body)
+        if found is not None and part.name in PLOTS:
+            PLOTS[part.name](found, plots / f"{part.name}.svg")
+            text.append(f"![{part.heading}]({plots.name}/{part.name}.svg)\n")
+    target.write_text("\n".join(text), encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance.md")
+    options = parser.parse_args(arguments)
+    page(options.results, options.out)
+
+
+if __name__ == "__main__":
+    main()

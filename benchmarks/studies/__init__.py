@@ -1,0 +1,1 @@
+"""Studies of quality: results of recipes on real data, over several seeds."""

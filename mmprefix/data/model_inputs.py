@@ -1,0 +1,52 @@
+"""The value in which a model says what it reads; a data module needs to know nothing else of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from mmprefix.media.kinds import KINDS
+from mmprefix.media.source import Source
+from mmprefix.types import FeatureRow
+
+LoadInput = Callable[[Source, float, float | None], Tensor | FeatureRow]
+"""(source, start, end in seconds) → the tensor that an encoder reads, or the features stored for it. Picklable."""
+
+TokenCounter = Callable[[list[str]], list[int]]
+"""Texts → the number of tokens that the decoder writes each of them with."""
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """Inputs of a model, by branch.
+
+    Args:
+        load: reads one input, by branch name; the feature cache replaces it by a look-up.
+        kinds: input kind (``mmprefix.media.kinds``) by branch name. A branch that is not listed has the kind of its own
+            name, or image where that is no kind.
+        reads_text: a row may be text alone.
+        reads_context: the model has a place for a context; False refuses the option ``data.context``.
+        count_tokens: needed for ``data.max_tokens``; None: letters are counted.
+    """
+
+    load: Mapping[str, LoadInput] = field(default_factory=dict[str, LoadInput])
+    kinds: Mapping[str, str] = field(default_factory=dict[str, str])
+    reads_text: bool = False
+    reads_context: bool = True
+    count_tokens: TokenCounter | None = None
+
+    @property
+    def branches(self) -> dict[str, str]:
+        """Kind of each branch, by name."""
+        return {name: self.kinds.get(name, name if name in KINDS else "image") for name in self.load}
+
+
+@runtime_checkable
+class HasModelInputs(Protocol):
+    """A LightningModule that a data module can read for."""
+
+    @property
+    def inputs(self) -> ModelInputs: ...

@@ -1,0 +1,132 @@
+"""StreamData: the data module whose training rows stream from shards (``mmprefix.features.streaming``)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, Protocol, cast
+
+from mmprefix.data.collate import identity
+from mmprefix.data.dataset import BatchLoader
+from mmprefix.data.pairs import PairData, Split
+from mmprefix.data.resume import ResumingSampler
+from mmprefix.data.sample import SampleOptions
+from mmprefix.data.samplers import rank_and_world
+from mmprefix.encoders.base import Encoder
+from mmprefix.errors import InputError
+from mmprefix.features.store import store_description
+from mmprefix.features.streaming import Stream, StreamOptions, TarShard, index_fingerprint, read_index
+
+_ORDER_OPTIONS = ("batch_size", "buffer", "seed", "num_workers", "max_captions")
+
+
+class StreamLoader(BatchLoader):
+    """Loader of one process's batches, from where the run stands."""
+
+    def __init__(self, stream: Stream, order: ResumingSampler | None, *, num_workers: int = 0) -> None:
+        super().__init__(stream, batch_size=None, collate_fn=identity, num_workers=num_workers)
+        self.stream, self.order = stream, order
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __iter__(self) -> Any:
+        if self.order is not None:
+            self.stream.set_epoch(*self.order.position())
+        return islice(super().__iter__(), len(self.stream) - self.stream.skip)
+
+
+class EncoderHolder(Protocol):
+    """Encoders of a model, as the shards' index is compared with them."""
+
+    @property
+    def encoders(self) -> Iterable[str]: ...
+
+    def encoder(self, name: str) -> Encoder: ...
+
+    def reads_frames(self, name: str) -> bool: ...
+
+
+class StreamData(PairData):
+    """``PairData`` whose training rows stream from the shards of ``mmprefix encode --to webdataset``.
+
+    Validation and test rows come from manifests. With several processes each makes as many steps as the one that has
+    fewest whole batches; rows left over take no part in an epoch.
+
+    Args:
+        shards: the folder of the shards, or its address (what WebDataset opens), with the ``index.json`` in it.
+        buffer: rows among which the next one is drawn.
+        more: options of ``PairData``; ``train``, ``bucket``, ``drop_last`` and ``max_tokens`` are not for shards.
+    """
+
+    def __init__(self, shards: str, buffer: int = 1000, **more: Any) -> None:
+        self.shards, self.buffer = shards.rstrip("/"), buffer
+        super().__init__(**more)
+        if buffer < 1:
+            raise InputError(f"data.buffer {buffer}: give a number from 1 on")
+        refused = {
+            "train": self.manifests["train"],
+            "max_tokens": self.max_tokens,
+            "bucket false": not self.bucket,
+            "drop_last true": self.drop_last,
+        }
+        for name, value in refused.items():
+            if value:
+                raise InputError(f"data.{name}: shards are read as they come; leave it out")
+        self.index = read_index(self.shards)
+
+    def has_source(self) -> bool:
+        """Return True: the shards hold the rows to train on."""
+        return True
+
+    def _files(self, split: Split) -> list[tuple[str, str | None]]:
+        return [] if split == "train" else super()._files(split)
+
+    def setup(self, stage: str) -> None:
+        """Read the manifests of ``stage``; see ``PairData``.
+
+        Raises InputError for shards whose features were not made by the model's encoders.
+        """
+        super().setup(stage)
+        if self.trainer is not None:
+            self._require_same_encoders(cast(Any, self.trainer.lightning_module).model)
+
+    def _require_same_encoders(self, model: EncoderHolder) -> None:
+        descriptions: Mapping[str, dict[str, Any]] = self.index["encoders"]
+        for name, then in descriptions.items():
+            if name not in model.encoders:
+                raise InputError(f"{self.shards}: has features for branch {name!r}, which this model has not")
+            frames = bool(then["widths"][0])
+            if model.reads_frames(name) and model.encoder(name).dim and not frames:
+                raise InputError(
+                    f"{self.shards}: has no frames for branch {name!r}, which its mapper reads; encode anew"
+                )
+            now = store_description(model.encoder(name), then["dtype"], frames)
+            if now != then:
+                key = next(key for key in now if now[key] != then.get(key))
+                raise InputError(
+                    f"{self.shards}: the features of branch {name!r} were made by another encoder: {key} was "
+                    f"{then.get(key)}, is {now[key]}; encode anew, into another folder"
+                )
+
+    def train_dataloader(self) -> BatchLoader:
+        """Loader of batches of the shards; a resumed run goes on where it stopped."""
+        rank, world = rank_and_world(self.trainer)
+        shards = self.index["splits"].get("train", [])
+        tars = [TarShard(f"{self.shards}/{tar['file']}", tar["rows"], tuple(tar["branches"])) for tar in shards]
+        sample = SampleOptions(self.prompt, self.max_captions, self.seed)
+        options = StreamOptions(self.batch_size, self.buffer, sample)
+        stream = Stream(tars, options, workers=self.num_workers, rank=rank, world=world)
+        if not len(stream):
+            count = sum(tar.rows for tar in tars)
+            raise InputError(
+                f"{self.shards}: {len(tars)} shards of {count} rows make no batch of {self.batch_size} for each of "
+                f"{world} processes with {max(1, self.num_workers)} workers: give fewer of them, smaller batches or "
+                "(mmprefix encode --shard_rows) smaller shards"
+            )
+        order = None
+        if self.trainer is not None:
+            fingerprint = {"shards": index_fingerprint(self.index), "processes": world}
+            fingerprint |= {f"data.{name}": getattr(self, name) for name in _ORDER_OPTIONS}
+            order = self._position.sampler(stream, self.trainer, fingerprint)
+        return StreamLoader(stream, order, num_workers=self.num_workers)

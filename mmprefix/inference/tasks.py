@@ -1,0 +1,72 @@
+"""Tasks beside captioning: scores of allowed answers, log odds of two, intent and slots by a schema's questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from torch import Tensor
+
+from mmprefix.errors import InputError
+from mmprefix.generation.options import GenerateOptions
+from mmprefix.inference.batched import BatchRequest, run_batched
+from mmprefix.model import PrefixLM
+from mmprefix.saved_model import Detection, ModelSettings, Understanding
+from mmprefix.slu.answering import answer_batch
+from mmprefix.slu.questions import Framing, build_questions
+from mmprefix.slu.schema import Schema, read_schema
+from mmprefix.types import Batch
+
+
+def choose(model: PrefixLM, request: BatchRequest, choices: Sequence[str]) -> list[dict[str, float]]:
+    """For each input the log-probability of each of ``choices``, renormalized over them."""
+    allowed = [choices] if isinstance(choices, str) else list(choices)
+    if len(allowed) < 2:
+        raise InputError(f"choices {allowed}: give two or more")
+
+    def compute(batch: Batch) -> list[dict[str, float]]:
+        prompts = model.prompts(batch)
+        state = model.decoder.append_prompts(model.prefill(batch), prompts)
+        scores: Tensor = model.decoder.score_choices(state, prompts, allowed)  # (B C)
+        return [dict(zip(allowed, row, strict=True)) for row in cast(list[list[float]], scores.tolist())]
+
+    return run_batched(model, request, compute)
+
+
+def detect(model: PrefixLM, request: BatchRequest, answers: tuple[str, str]) -> list[float]:
+    """For each input the log odds of the first of two answers against the second."""
+    return [row[answers[0]] - row[answers[1]] for row in choose(model, request, answers)]
+
+
+def answers_of(settings: ModelSettings, answers: Sequence[str] | None) -> tuple[str, str]:
+    """The two answers of a call, by default those that the model was trained with; InputError where there are none."""
+    words = answers or (settings.task.answers if isinstance(settings.task, Detection) else ())
+    if len(words) != 2:
+        raise InputError("answers: this model has none of its own; give two words, the first for what is detected")
+    return words[0], words[1]
+
+
+def understand(
+    model: PrefixLM, request: BatchRequest, schema: Schema, framing: Framing, options: GenerateOptions
+) -> list[dict[str, Any]]:
+    """For each input {"intent", "slots", "scores"}; see ``mmprefix.slu.questions.parse_answers``."""
+    questions = build_questions(schema, framing)
+    return run_batched(model, request, lambda batch: answer_batch(model, batch, schema, questions, options))
+
+
+def schema_of(settings: ModelSettings, schema: str | Path | Schema | None) -> Schema:
+    """The schema of a call, by default the one that the model was trained with; InputError where there is none."""
+    if isinstance(schema, Schema):
+        return schema
+    trained = settings.task.schema if isinstance(settings.task, Understanding) else None
+    source = trained if schema is None else schema
+    if source is None:
+        raise InputError("schema: this model was trained without one; give a file or the name of a shipped schema")
+    return read_schema(source)
+
+
+def framing_of(settings: ModelSettings, framing: Framing | None) -> Framing:
+    """The framing of a call, by default the one that the model was trained with, or else "choice"."""
+    trained = settings.task.framing if isinstance(settings.task, Understanding) else None
+    return framing or cast(Framing, trained or "choice")

@@ -1,0 +1,191 @@
+"""The table of input kinds: image, audio, video, signals. A new kind is one row here, and an encoder that reads it.
+
+A row says how a file of the kind is recognised and checked, what a manifest may hold in its column, and how messages
+and the model card speak of it. The columns of a manifest are called after the kinds.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from mmprefix.errors import InputError
+from mmprefix.media.files import IMAGE_SUFFIXES, missing, open_source
+from mmprefix.media.source import FrameSequence, Source, Waveform
+
+
+@dataclass(frozen=True)
+class FileInfo:
+    """Measures of one input: seconds (audio, video), width and height in pixels, frames of a video; or its fault."""
+
+    seconds: float | None = None
+    size: tuple[int, int] | None = None
+    frames: int | None = None
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class InputKind:
+    """One kind of input.
+
+    Args:
+        noun: the kind in messages, "a picture".
+        inspect: (source, start, end in seconds, decode) → FileInfo; reads the header, with ``decode`` everything.
+            Raises InputError for what cannot be read.
+        example: width of the encoder's summary → Python source of an input, for the model card.
+        suffixes: of file names, in lower case.
+        magic: (offset, bytes) that files begin with.
+        in_memory: whether a value in memory is of this kind.
+        has_time: ``start`` and ``end`` cut it, so they are part of its key in the feature store.
+        cached: its features are worth a place in the feature store.
+        lists: what a list in a manifest's column holds: "files", "numbers", or None where there may be no list.
+        folders: a folder is one input.
+        read_as: another kind that a file of this kind can be read as, where a model has no branch for this one.
+    """
+
+    noun: str
+    inspect: Callable[[Source, float, float | None, bool], FileInfo]
+    example: Callable[[int], str]
+    suffixes: Collection[str] = ()
+    magic: tuple[tuple[int, bytes], ...] = ()
+    in_memory: Callable[[object], bool] = lambda value: False
+    has_time: bool = False
+    cached: bool = True
+    lists: Literal["files", "numbers"] | None = None
+    folders: bool = False
+    read_as: str | None = None
+
+    def missing(self, path: str | Path) -> str | None:
+        """Why ``path`` cannot be opened as this kind, or None where it is there."""
+        return None if self.folders and Path(path).is_dir() else missing(path)
+
+
+# The readers are imported where they run: a manifest can be read, and a picture captioned, without the audio libraries.
+
+
+def _inspect_image(source: Source, start: float, end: float | None, decode: bool) -> FileInfo:
+    from mmprefix.media.image import picture_size, read_picture
+
+    return FileInfo(size=read_picture(source).size if decode else picture_size(source))
+
+
+def _inspect_audio(source: Source, start: float, end: float | None, decode: bool) -> FileInfo:
+    from mmprefix.media.audio import read_samples, sound_seconds
+
+    if not decode:
+        return FileInfo(seconds=sound_seconds(source, start, end))
+    values, rate = read_samples(source, start, end)
+    return FileInfo(seconds=len(values) / rate)
+
+
+def _inspect_video(source: Source, start: float, end: float | None, decode: bool) -> FileInfo:
+    from mmprefix.media.video import video_header
+
+    header = video_header(source, start, end, decode)
+    return FileInfo(header.seconds, header.size, header.frames)
+
+
+def _inspect_signals(source: Source, start: float, end: float | None, decode: bool) -> FileInfo:
+    from mmprefix.media.numbers import read_numbers
+
+    read_numbers(source)
+    return FileInfo()
+
+
+def _is_picture(value: object) -> bool:
+    """Whether ``value`` is a PIL image; Pillow is loaded already where there is one."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(value, pillow.Image)
+
+
+KINDS: Mapping[str, InputKind] = {
+    "image": InputKind(
+        noun="a picture",
+        inspect=_inspect_image,
+        example=lambda width: '"picture.jpg"',
+        suffixes=IMAGE_SUFFIXES,
+        magic=(
+            *((0, start) for start in (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")),
+            (8, b"WEBP"),
+        ),
+        in_memory=_is_picture,
+    ),
+    "audio": InputKind(
+        noun="a sound",
+        inspect=_inspect_audio,
+        example=lambda width: '"sound.wav"',
+        suffixes=frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".aif", ".aiff"}),
+        in_memory=lambda value: isinstance(value, Waveform),
+        has_time=True,
+    ),
+    "video": InputKind(
+        noun="a video",
+        inspect=_inspect_video,
+        example=lambda width: '"clip.mp4"',
+        suffixes=frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".ogv"}),
+        magic=(
+            *((4, b"ftyp" + brand) for brand in (b"isom", b"mp4", b"avc1", b"qt  ", b"M4V ")),
+            (0, b"\x1aE\xdf\xa3"),  # Matroska and WebM
+            (8, b"AVI "),
+        ),
+        in_memory=lambda value: isinstance(value, FrameSequence),
+        has_time=True,
+        lists="files",
+        folders=True,
+        read_as="audio",  # by its sound track
+    ),
+    "signals": InputKind(
+        noun="a row of numbers",
+        inspect=_inspect_signals,
+        example=lambda width: f"[{', '.join(['0.5'] * width)}]",
+        suffixes=frozenset({".json", ".npy"}),
+        cached=False,
+        lists="numbers",
+    ),
+}
+
+
+def kind_of(source: object) -> str | None:
+    """The kind of ``source`` by its type, its suffix, or its first bytes; None where these do not tell.
+
+    Raises InputError for a file that is missing and a value of another type.
+    """
+    for name, kind in KINDS.items():
+        if kind.in_memory(source):
+            return name
+    if is_numbers(source):
+        return "signals"
+    if isinstance(source, bytes):
+        return _kind_of_bytes(source)
+    if not isinstance(source, str | Path):
+        raise InputError(
+            f"an input of type {type(source).__name__}: give a file, bytes, a PIL image, "
+            "mmprefix.Waveform(values, rate) or mmprefix.FrameSequence(pictures)"
+        )
+    if Path(source).is_dir():
+        return next(name for name, kind in KINDS.items() if kind.folders)
+    if reason := missing(source):
+        raise InputError(reason)
+    suffix = Path(source).suffix.lower()
+    by_suffix = next((name for name, kind in KINDS.items() if suffix in kind.suffixes), None)
+    if by_suffix is not None:
+        return by_suffix
+    with open_source(source) as stream:
+        return _kind_of_bytes(stream.read(16))
+
+
+def is_numbers(value: object) -> bool:
+    """Whether ``value`` is a row of numbers, which is one input, not several."""
+    if not isinstance(value, list | tuple) or isinstance(value, Waveform) or not value:
+        return False
+    return all(isinstance(item, int | float) and not isinstance(item, bool) for item in cast("list[Any]", value))
+
+
+def _kind_of_bytes(head: bytes) -> str | None:
+    for name, kind in KINDS.items():
+        if any(head.startswith(start, offset) for offset, start in kind.magic):
+            return name
+    return None

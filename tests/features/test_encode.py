@@ -1,0 +1,283 @@
+"""Filling the store: training on stored features equals plain training, and survives interruption at any moment."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from mmprefix.data.manifest import read_manifest
+from mmprefix.encoders.clip import Clip
+from mmprefix.encoders.cnn import Cnn
+from mmprefix.features.encode import EncodeModule
+from mmprefix.features.keys import content_hashes, feature_key
+from mmprefix.features.store import FeatureStore, store_description
+from mmprefix.model import PrefixLM
+from mmprefix.types import Features
+from tiny.captioning_system import Tiny, build, figures, quietly, refusal, run, same, watched
+
+pytestmark = quietly
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return build(tmp_path_factory.mktemp("tiny"))
+
+
+def contents(folder: Path) -> dict[bytes, tuple[bytes, bytes]]:
+    """Entries of all shards below a folder by key, as the safetensors library reads them; no key may occur twice."""
+    entries: dict[bytes, tuple[bytes, bytes]] = {}
+    for file in folder.rglob("*.safetensors"):
+        with safe_open(file, "pt") as shard:
+            ends = [0, *shard.get_tensor("ends").tolist()]
+            frames, pooled = shard.get_tensor("frames"), shard.get_tensor("pooled")
+            for row, name in enumerate(shard.get_tensor("keys").tolist()):
+                assert bytes(name) not in entries
+                parts = (frames[ends[row] : ends[row + 1]], pooled[row])
+                entries[bytes(name)] = tuple(part.view(torch.uint8).numpy().tobytes() for part in parts)  # pyright: ignore
+    return entries
+
+
+# ------------------------------------------------------------------------------------------------- filling, training
+
+
+def encode(recipe: Path, cache: Path, **options: Any) -> int:
+    return run("encode", recipe, cache=cache, **options)
+
+
+@pytest.fixture(scope="module")
+def filled(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("filled")
+    assert encode(tiny.recipe(tiny.config(), root), root / "cache", cache_dtype="float32") == 0
+    return root
+
+
+def test_the_store_holds_what_the_encoders_find(tiny: Tiny, filled: Path) -> None:
+    rows, _ = read_manifest(tiny.folder / "train.jsonl")
+    encoders = {"image": Clip(tiny.parts("pictures")), "audio": Cnn(tiny.parts("sounds"))}
+    for branch, encoder in encoders.items():
+        store = FeatureStore(filled / "cache", store_description(encoder, "float32"))
+        sources = [row.inputs[branch].path for row in rows if branch in row.inputs]
+        assert len(store) == len(sources) == 6
+        hashes = content_hashes(sources, filled / "cache" / "inputs.sqlite")
+        for source in sources:
+            features = encoder(collect(encoder, source))
+            kept = store[feature_key(hashes[source])]
+            assert torch.allclose(kept.frames, features.frames[0, features.mask[0]], atol=1e-5)
+            assert torch.allclose(kept.pooled, features.pooled[0], atol=1e-5)
+
+
+def collect(encoder: Any, source: str) -> Any:
+    from mmprefix.data.collate import pad_media
+
+    return pad_media([encoder.preprocess(source)])
+
+
+def test_a_full_store_is_read_and_nothing_is_encoded(
+    tiny: Tiny, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    assert run("fit", tiny.recipe(tiny.config(), tmp_path / "plain"), test_after_fit=True) == 0
+    before = contents(filled / "cache")
+
+    def stored_features(model: PrefixLM, inputs: dict[str, Any]) -> dict[str, Features]:
+        assert all(isinstance(value, Features) for value in inputs.values())
+        return features(model, inputs)
+
+    features = PrefixLM.features
+    monkeypatch.setattr(PrefixLM, "features", stored_features)
+    monkeypatch.delattr(EncodeModule, "predict_step")
+    options = {"cache": filled / "cache", "cache_dtype": "float32", "test_after_fit": True}
+    assert run("fit", tiny.recipe(tiny.config(), tmp_path / "kept"), **options) == 0
+    assert contents(filled / "cache") == before
+    plain, kept = watched(tmp_path / "plain"), watched(tmp_path / "kept")
+    assert plain.steps == kept.steps
+    for name in ("train/loss", "val/loss", "test/loss"):
+        assert figures(tmp_path / "kept", name) == pytest.approx(figures(tmp_path / "plain", name), rel=1e-4)
+    assert "cache: 6 inputs of branch image" in capfd.readouterr().out
+    moved = {name for name in kept.after if not torch.equal(kept.after[name], kept.before[name])}
+    assert moved
+    assert all("mappers" in name for name in moved)
+
+
+def test_fit_fills_the_store_by_itself(tiny: Tiny, filled: Path, tmp_path: Path) -> None:
+    config = tiny.config()
+    config["cache"] = str(tmp_path / "cache")
+    assert run("fit", tiny.recipe(config, tmp_path / "half"), trainer__max_steps=2) == 0
+    assert contents(tmp_path / "cache").keys() == contents(filled / "cache").keys()
+    assert run("validate", tiny.recipe(config, tmp_path / "half"), ckpt_path="last") == 0
+    assert run("predict", tiny.recipe(config, tmp_path / "half"), ckpt_path="last") == 0
+    assert len((tmp_path / "half" / "predictions.jsonl").read_text().splitlines()) == 7
+
+
+def test_frames_that_nobody_reads_are_not_kept(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny.config(("image",))
+    mapper = {"class_path": "mmprefix.mappers.mlp.MLP", "init_args": {"length": 3}}
+    config["model"]["branches"]["image"]["mapper"] = mapper
+    cache = {"cache": str(tmp_path / "cache"), "cache_dtype": "float32"}
+    assert run("fit", tiny.recipe(config, tmp_path / "plain")) == 0
+    assert run("fit", tiny.recipe(config, tmp_path / "kept"), **cache) == 0
+    assert figures(tmp_path / "kept", "train/loss") == pytest.approx(
+        figures(tmp_path / "plain", "train/loss"), rel=1e-4
+    )
+    clip = Clip(tiny.parts("pictures"))
+    assert clip.dim
+    store = FeatureStore(tmp_path / "cache", store_description(clip, "float32", frames=False))
+    assert len(store) == 6
+    assert all(store[name].frames.shape == (0, 0) for name in store)
+    assert all(len(store[name].pooled) == clip.pooled_dim for name in store)
+    assert not len(FeatureStore(tmp_path / "cache", store_description(clip, "float32")))
+
+
+def test_workers_read_from_the_store_too(tiny: Tiny, filled: Path, tmp_path: Path) -> None:
+    cache: dict[str, Any] = {"cache": filled / "cache", "cache_dtype": "float32"}
+    for workers in (0, 2):
+        recipe = tiny.recipe(tiny.config(), tmp_path / str(workers))
+        assert run("fit", recipe, trainer__max_epochs=1, data__num_workers=workers, **cache) == 0
+    assert same(watched(tmp_path / "0").after, watched(tmp_path / "2").after)
+
+
+def test_a_changed_file_is_encoded_anew(tiny: Tiny, filled: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(tiny.folder, folder)
+    moved = Tiny(folder)
+    shutil.copytree(filled / "cache", tmp_path / "cache")
+    before = contents(tmp_path / "cache")
+    assert encode(moved.recipe(moved.config(), tmp_path / "r"), tmp_path / "cache", cache_dtype="float32") == 0
+    assert contents(tmp_path / "cache") == before  # moved files and encoders keep their keys
+    shutil.copy(folder / "1.png", folder / "0.png")
+    shutil.copy(folder / "1.wav", folder / "0.wav")
+    rows = (folder / "train.jsonl").read_text().replace('"audio": "2.wav"', '"audio": "2.wav", "start": 0.1')
+    (folder / "train.jsonl").write_text(rows)
+    assert encode(moved.recipe(moved.config(), tmp_path / "r"), tmp_path / "cache", cache_dtype="float32") == 0
+    after = contents(tmp_path / "cache")
+    assert after.items() > before.items()
+    assert len(after) == len(before) + 1  # a copy of another file has its key; a span has one of its own
+
+
+def test_files_that_cannot_be_read_are_named(tiny: Tiny, tmp_path: Path, capfd: Any) -> None:
+    folder = shutil.copytree(tiny.folder, tmp_path / "data")
+    picture = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(picture[: len(picture) // 2])
+    tiny = Tiny(folder)
+    assert run("encode", tiny.recipe(tiny.config(), tmp_path / "r"), cache=tmp_path / "cache") == 2
+    message = capfd.readouterr().err
+    assert "bad rows (data.on_bad skip would leave them out)" in message
+    assert "3.png" in message
+    options = {"cache": tmp_path / "cache", "data__on_bad": "skip", "trainer__max_epochs": 1}
+    assert run("fit", tiny.recipe(tiny.config(), tmp_path / "r"), **options) == 0
+    assert len(contents(tmp_path / "cache")) == 11
+    seen = [name for _, ids in watched(tmp_path / "r").steps for name in ids]
+    assert sorted(seen) == sorted({f"{kind}{n}" for kind in "ps" for n in range(6)} - {"p3"})
+
+
+def test_what_changes_cannot_be_kept(tiny: Tiny, tmp_path: Path, capfd: Any) -> None:
+    config = tiny.config()
+    freeze = {"class_path": "mmprefix.training.UnfreezeUntil", "init_args": {"branch": "audio", "epochs": 1}}
+    config["trainer"]["callbacks"] = [freeze]
+    message = refusal("fit", tiny.recipe(config, tmp_path), capfd, cache=tmp_path / "cache")
+    assert message.startswith("cache: the encoder of branch audio is trained too")
+    plain = tiny.recipe(tiny.config(), tmp_path / "plain")
+    assert refusal("encode", plain, capfd).startswith("cache: names no folder")
+    message = refusal("encode", plain, capfd, cache=tmp_path / "cache", cache_dtype="int8")
+    assert message.startswith("cache_dtype 'int8': give float16 or float32")
+
+
+# ---------------------------------------------------------------------------------------- killed, and several at once
+
+
+def start(recipe: Path, cache: Path, slow: float, *more: str) -> subprocess.Popen[bytes]:
+    """``mmprefix encode`` in a process of its own; each batch takes ``slow`` seconds and is written at once."""
+    tests = Path(__file__).resolve().parents[1]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PL_", "COV_", "PYTEST"))}
+    environment["PYTHONPATH"] = os.pathsep.join([str(tests.parent), str(tests)])
+    program = (
+        "import sys, time, mmprefix.features.encode as f\n"
+        "f.SECONDS, plain = 0.0, f.EncodeModule.predict_step\n"
+        f"f.EncodeModule.predict_step = lambda *a: (time.sleep({slow}), plain(*a))[1]\n"
+        "from mmprefix.cli.main import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    script = recipe.with_name("encode.py")
+    script.write_text(program)
+    words = ["encode", "--config", str(recipe), "--cache", str(cache), "--cache_dtype=float32", *more]
+    words += ["--data.eval_batch_size=1"]
+    return subprocess.Popen(
+        [sys.executable, str(script), *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(*processes: subprocess.Popen[bytes]) -> None:
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output.decode()
+
+
+@pytest.fixture(scope="module")
+def in_one_go(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[bytes, tuple[bytes, bytes]]:
+    root = tmp_path_factory.mktemp("once")
+    finish(start(tiny.recipe(tiny.config(), root), root / "cache", 0.0))
+    return contents(root / "cache")
+
+
+def works(cache: Path) -> set[Path]:
+    """Claim files of all processes that have begun to encode, killed ones too."""
+    files: set[Path] = set()
+    for file in cache.rglob("*.txt"):
+        with suppress(FileNotFoundError):  # files of killed processes are removed
+            files |= {file} if file.read_text() else set()
+    return files
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
+    tiny: Tiny, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
+    draw, kept = random.Random(0), [0]
+    for _ in range(10):
+        before = works(cache)
+        process = start(recipe, cache, 0.2)
+        deadline = time.monotonic() + 120
+        while works(cache) <= before:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.4))
+        assert process.poll() is None  # it was encoding
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kept.append(len(contents(cache)))
+    assert kept == sorted(kept)
+    assert 0 < kept[-1] < len(in_one_go)
+    finish(start(recipe, cache, 0.0))
+    assert contents(cache) == in_one_go
+    assert not list(cache.rglob("*.txt"))  # nothing is left of killed processes
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_work(tiny: Tiny, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path) -> None:
+    recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
+    finish(*(start(recipe, cache, 0.5) for _ in range(2)))
+    assert contents(cache) == in_one_go  # and nothing occurs twice
+
+
+@pytest.mark.slow
+def test_two_processes_of_one_trainer_share_the_work(
+    tiny: Tiny, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
+    finish(start(recipe, cache, 0.3, "--trainer.devices=2", "--trainer.strategy=ddp"))
+    assert contents(cache) == in_one_go
+    writers = {file.name.rpartition("-")[0] for file in cache.rglob("*.safetensors")}
+    assert len(writers) >= 2
