@@ -1,4 +1,4 @@
-"""What the bytes of a sound file say about its own end: libsndfile reads a WAV or Ogg that was cut off without a word.
+"""Detection of WAV and Ogg files that were cut off: libsndfile reads them without an error.
 
 A WAV header announces its length (RIFF: https://www.mmsp.ece.mcgill.ca/Documents/AudioFormats/WAVE/WAVE.html); the last
 page of an Ogg stream carries an end mark (RFC 3533, section 6). FLAC and MP3 are caught by counting decoded frames.
@@ -16,7 +16,7 @@ _UNKNOWN = (0, 0xFFFFFFFF)  # lengths that a program writes into a WAV header wh
 
 
 def truncation_reason(stream: BinaryIO) -> str | None:
-    """Why the sound in ``stream`` is not whole, or None when nothing speaks against it. Rewinds the stream."""
+    """Reason why the sound in ``stream`` is cut off, or None when its bytes show none. Rewinds the stream."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     head = stream.read(12)

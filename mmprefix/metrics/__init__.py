@@ -1,4 +1,4 @@
-"""Measures of what a model says: pure functions, and one torchmetrics class that is imported at its first use.
+"""Measures of a model's output: pure functions, and one torchmetrics class that is imported at its first use.
 
 ``caption``, ``slu`` and ``detection`` here are the functions; the module of each is reached by
 ``from mmprefix.metrics.caption import ...``.
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The torchmetrics classes, imported when asked for: the functions need no torch."""
+    """The torchmetrics classes, imported at their first use: the functions need no torch."""
     if name not in _LAZY:
         raise AttributeError(f"module 'mmprefix.metrics' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,4 +1,4 @@
-"""Caption scores of a whole data set while it is spread over batches and processes."""
+"""Caption scores of a whole data set, gathered over batches and processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CaptionItem(NamedTuple):
 
 
 class CaptionScores(Metric):
-    """Collects captions, and scores each id once over all processes: CIDEr-D and BLEU are figures of a set.
+    """Collect captions, and score each id once over all processes: CIDEr-D and BLEU are figures of a set.
 
     A distributed sampler repeats examples to fill its last batch; averaging per process would count them twice. Here
     the strings are gathered, an id that comes again is left out, and every process computes the same figures.
@@ -49,7 +49,7 @@ class CaptionScores(Metric):
     def forward(
         self, ids: Sequence[str], predictions: Sequence[str], references: Sequence[Sequence[str]]
     ) -> dict[str, float]:
-        """Add a batch and give the figures of that batch alone, in this process."""
+        """Add a batch; return the figures of that batch alone, in this process."""
         self.update(ids, predictions, references)
         return caption(predictions, references, self.tokenize)
 
@@ -72,6 +72,6 @@ class CaptionScores(Metric):
         return caption([item.prediction for item in items], [item.references for item in items], self.tokenize)
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Remove all captions."""
         super().reset()
         self._seen = {}

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from mmprefix.metrics.ngrams import ORDERS, Counted, Floats, Ints, Table, found
+from mmprefix.metrics.ngrams import ORDERS, Counted, Floats, Ints, NgramTable, locate
 
 _TINY = 1e-15
 _SMALL = 1e-9
 
 
-def _matches(table: Table, counts: Counted) -> Ints:
+def _matches(table: NgramTable, counts: Counted) -> Ints:
     """How many n-grams of each prediction (I) a reference holds, each counted at most as often as one of them does."""
     ours = table.text < counts.items
     theirs = counts.owner[table.text[~ours]] * table.ngrams + table.ngram[~ours]
     order = np.argsort(theirs, kind="stable")
     keys, first = np.unique(theirs[order], return_index=True)
     most = np.maximum.reduceat(table.count[~ours][order], first) if len(keys) else np.zeros(0, dtype=np.int64)
-    place, held = found(keys, table.text[ours] * table.ngrams + table.ngram[ours])
-    clipped = np.minimum(table.count[ours][held], most[place[held]])
+    position, held = locate(keys, table.text[ours] * table.ngrams + table.ngram[ours])
+    clipped = np.minimum(table.count[ours][held], most[position[held]])
     return np.bincount(table.text[ours][held], clipped, counts.items).astype(np.int64)
 
 

@@ -1,11 +1,11 @@
-"""How good a set of captions is: BLEU, ROUGE-L, CIDEr-D and signs of collapse, without Java and without torch.
+"""Quality of a set of captions: BLEU, ROUGE-L, CIDEr-D and signs of collapse, without Java and without torch.
 
 Definitions are those of the COCO caption evaluation (https://arxiv.org/abs/1504.00325); each measure has its own file.
 Figures depend on the tokeniser: name it wherever they are printed.
 """
 
 # pyright: reportUnnecessaryIsInstance=false
-# what a user passes is checked, whatever the hints say
+# arguments are checked at run time: a user may pass anything
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -24,10 +24,10 @@ NAMES = (
     *("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"),
     *("distinct_1", "distinct_2", "distinct", "length", "exact_match"),
 )
-"""What ``caption`` always computes."""
+"""Measures that ``caption`` always computes."""
 
 EXTRA = ("meteor", "spice", "spider", "sbert_sim", "fense")
-"""What ``caption`` computes on demand, through ``mmprefix[metrics]``, Java or local models."""
+"""Measures that ``caption`` computes on demand, through ``mmprefix[metrics]``, Java or local models."""
 
 
 def _checked(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> None:
@@ -51,7 +51,7 @@ def _checked(predictions: Sequence[str], references: Sequence[Sequence[str]]) ->
 def _basic(
     predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Everything in ``NAMES`` for the set, and what of it is defined for one item, a list each."""
+    """All measures of ``NAMES`` for the set; and, for those defined on one item, a list over items."""
     counts = counted(
         [_cut(tokens) for tokens in predictions], [[_cut(tokens) for tokens in texts] for texts in references]
     )
@@ -88,7 +88,7 @@ def _demanded(
     cider: Sequence[float],
     models: FenseModels | None,
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """The measures of ``EXTRA`` that were asked for, for the set and for each item."""
+    """The measures in ``extra``, for the set and for each item."""
     figures: dict[str, float] = {}
     items: dict[str, list[float]] = {}
     for name in dict.fromkeys(extra):
@@ -151,7 +151,7 @@ def caption(
         tokenize: ``"ptb"``, the COCO evaluation's words (``mmprefix.metrics.ptb_tokenizer``), or ``"none"``, spaces.
         per_item: also give ``"items"``, a dict of lists in the order of the predictions.
         extra: measures of ``EXTRA`` to add; see ``mmprefix.metrics.meteor_spice`` and ``mmprefix.metrics.fense``.
-        models: where FENSE's models lie.
+        models: local files of FENSE's models.
 
     Returns:
         ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``cider_d`` (0 to 10; it depends on the set, and is 0 for a set of one);
@@ -181,7 +181,7 @@ def caption(
 
 
 class _Words(dict[str, list[str]]):
-    """Each different text is tokenised once."""
+    """Tokens by text; each different text is tokenised once."""
 
     def __init__(self, tokenizer: Callable[[str], list[str]]) -> None:
         super().__init__()

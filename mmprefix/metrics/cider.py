@@ -15,13 +15,13 @@ import math
 
 import numpy as np
 
-from mmprefix.metrics.ngrams import Counted, Floats, Table, found
+from mmprefix.metrics.ngrams import Counted, Floats, NgramTable, locate
 
 _SIGMA = 6.0
 _SCALE = 10.0
 
 
-def _cosines(table: Table, counts: Counted) -> Floats:
+def _cosines(table: NgramTable, counts: Counted) -> Floats:
     """Cosine (M) of each reference with its item's prediction, the prediction clipped, for n-grams of one length."""
     ours = table.text < counts.items
     owner = counts.owner[table.text]
@@ -29,9 +29,9 @@ def _cosines(table: Table, counts: Counted) -> Floats:
     holding = np.bincount(np.unique(keys[~ours]) % max(1, table.ngrams), minlength=table.ngrams)
     weight = table.count * (math.log(counts.items) - np.log(np.maximum(1, holding)))[table.ngram]  # TF-IDF, a row each
     norm = np.sqrt(np.bincount(table.text, weight**2, len(counts.owner)))  # (I + M)
-    place, held = found(keys[ours], keys[~ours])
+    position, held = locate(keys[ours], keys[~ours])
     theirs = weight[~ours][held]
-    products = np.minimum(weight[ours][place[held]], theirs) * theirs
+    products = np.minimum(weight[ours][position[held]], theirs) * theirs
     shared = np.bincount(table.text[~ours][held], products, len(counts.owner))[counts.items :]
     norms = norm[counts.owner[counts.items :]] * norm[counts.items :]
     return np.divide(shared, norms, out=np.zeros(shared.shape), where=norms > 0)

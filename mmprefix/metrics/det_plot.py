@@ -1,4 +1,4 @@
-"""A DET curve as a picture; needs matplotlib, the extra ``mmprefix[plots]``."""
+"""Plot of a DET curve; needs matplotlib, the extra ``mmprefix[plots]``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TICKS = (0.0001, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8
 
 
 def check(path: Path) -> None:
-    """Raises InputError where ``draw`` could not work: no matplotlib, or an ending that names no format."""
+    """Raise InputError where ``draw`` could not work: no matplotlib, or a suffix that names no format."""
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"--det {path}: end the name in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     try:
@@ -53,12 +53,12 @@ def draw(curve: DetCurve, path: Path) -> None:
 
 
 def _limits(curve: DetCurve, rate: float) -> tuple[float, float]:
-    """From half the smallest rate above 0 up to a half; further where errors are many."""
+    """Axis limits: half the smallest rate above 0, and one half, or more where errors are many."""
     rates = np.concatenate([curve.false_alarm, curve.miss])
     low = float(np.clip(rates[rates > 0].min() / 2, 0.0001, 0.05))
     return low, 0.5 if rate < 0.25 else 1 - low
 
 
 def _deviate(rates: Iterable[float], low: float) -> list[float]:
-    """Where the standard normal distribution reaches these probabilities, kept from ``low`` to 1 - ``low``."""
+    """Quantiles of the standard normal distribution at ``rates``, clipped to ``low`` ... 1 - ``low``."""
     return [NormalDist().inv_cdf(min(max(float(rate), low), 1 - low)) for rate in rates]

@@ -1,6 +1,6 @@
 """Detection of targets by a score: equal error rate, area under the ROC curve, and the DET curve.
 
-DET curve: Martin et al. 1997 (https://www.isca-archive.org/eurospeech_1997/martin97b_eurospeech.html). What is at or
+DET curve: Martin et al. 1997 (https://www.isca-archive.org/eurospeech_1997/martin97b_eurospeech.html). A score at or
 above the threshold is accepted. With each distinct score as threshold, from high to low, the rates of false alarms
 (accepted non-targets) and of misses (rejected targets) make a point; the first point, at infinity, accepts nothing.
 Equal scores enter together, so the order of the items does not matter.
@@ -54,7 +54,7 @@ def equal_error(curve: DetCurve) -> tuple[float, float]:
 
 
 def detection(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """How well scores (N) tell targets (label 1 or true) from the rest (0 or false); a higher score says target.
+    """Separation of targets (label 1 or true) from the rest (0 or false) by scores (N); a higher score means target.
 
     Returns:
         eer: the equal error rate, by linear interpolation on the DET curve; threshold: where it is reached.
@@ -73,7 +73,7 @@ def detection(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
 
 
 def _accepted(scores: ArrayLike, labels: ArrayLike) -> tuple[Ints, Ints, Floats]:
-    """How many targets and non-targets (K+1 each) falling thresholds (K+1) accept."""
+    """Numbers of targets and non-targets (K+1 each) accepted at falling thresholds (K+1)."""
     values, targets = _checked(scores, labels)
     order = np.argsort(-values, kind="stable")
     values, targets = values[order], targets[order]

@@ -1,4 +1,4 @@
-"""Edit distances, and the word and character error rates that are made of them.
+"""Edit distance, and word and character error rates.
 
 The distance is Levenshtein's: the fewest insertions, deletions and substitutions that turn one sequence into another.
 It is computed a row at a time in the bits of whole numbers (Myers 1999, https://doi.org/10.1145/316542.316550, in the
@@ -18,14 +18,14 @@ def levenshtein(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
     if not a:
         return len(b)
     ones, last = (1 << len(a)) - 1, 1 << (len(a) - 1)
-    places: dict[Hashable, int] = {}  # where in a an item stands, as bits
-    for place, item in enumerate(a):
-        places[item] = places.get(item, 0) | 1 << place
+    positions: dict[Hashable, int] = {}  # positions of an item in a, as bits
+    for position, item in enumerate(a):
+        positions[item] = positions.get(item, 0) | 1 << position
     rises, falls, distance = ones, 0, len(a)  # bit i: the table's column goes up or down by one below its row i
     for item in b:
-        equal = places.get(item, 0)
+        equal = positions.get(item, 0)
         diagonal = (((equal & rises) + rises) ^ rises) | equal | falls
-        right, left = falls | ~(diagonal | rises), rises & diagonal  # the same along a row, from column to column
+        right, left = falls | ~(diagonal | rises), rises & diagonal  # likewise along a row, from column to column
         distance += bool(right & last) - bool(left & last)
         right, left = right << 1 | 1, left << 1
         rises, falls = (left | ~(equal | falls | right)) & ones, right & (equal | falls) & ones
@@ -34,9 +34,9 @@ def levenshtein(a: Sequence[Hashable], b: Sequence[Hashable]) -> int:
 
 @lru_cache(maxsize=1 << 16)
 def word_distance(prediction: str, reference: str) -> float:
-    """Edits of words a word of the reference (WER of one text): 0 where all are equal, above 1 for many more.
+    """Word edits per word of the reference (WER of one text): 0 where all are equal, above 1 for many more.
 
-    Words are parted by white space; the case counts. An empty reference counts as one word.
+    Words are separated by white space; the case counts. An empty reference counts as one word.
     """
     words = reference.split()
     return levenshtein(words, prediction.split()) / max(1, len(words))
@@ -44,15 +44,15 @@ def word_distance(prediction: str, reference: str) -> float:
 
 @lru_cache(maxsize=1 << 16)
 def char_distance(prediction: str, reference: str) -> float:
-    """Edits of characters a character of the longer text: from 0 (equal, also where both are empty) to 1."""
+    """Character edits per character of the longer text: from 0 (equal, also where both are empty) to 1."""
     return levenshtein(reference, prediction) / max(1, len(reference), len(prediction))
 
 
 def wer(predictions: Sequence[str], references: Sequence[str]) -> float:
     """Word error rate of a corpus: edits of all texts / words of all references; it may exceed 1.
 
-    Words are parted by white space; case and punctuation count, so normalise both sides first. What is said to an empty
-    reference counts as insertions; where all references are empty, the rate is the number of insertions.
+    Words are separated by white space; case and punctuation count, so normalise both sides first. A prediction for an
+    empty reference counts as insertions; where all references are empty, the rate is the number of insertions.
 
     Raises:
         InputError: no texts, not as many of one as of the other, or something that is no string.

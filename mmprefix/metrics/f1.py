@@ -1,4 +1,4 @@
-"""Counts of right and wrong by label, and precision, recall and F1 of them: micro and macro averages."""
+"""True and false positives and false negatives by label; precision, recall and F1, as micro and macro averages."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ class Counts:
 
     @property
     def figures(self) -> dict[str, float]:
-        """precision, recall and f1: 0 where nothing was predicted, where nothing was to be found, where both are 0."""
+        """Precision (0 without predictions), recall (0 without references) and F1 (0 where both are 0)."""
         precision, recall = ratio(self.tp, self.tp + self.fp), ratio(self.tp, self.tp + self.fn)
         return {"precision": precision, "recall": recall, "f1": ratio(2 * precision * recall, precision + recall)}
 
     @property
     def row(self) -> dict[str, float]:
-        """precision, recall, f1, tp, fp, fn."""
+        """Precision, recall, F1, and the three counts."""
         return self.figures | asdict(self)
 
 
-class Table(defaultdict[str, Counts]):
+class LabelCounts(defaultdict[str, Counts]):
     """Counts by label."""
 
     def __init__(self) -> None:
         super().__init__(Counts)
 
     def add(self, label: str, tp: float = 0.0, fp: float = 0.0, fn: float = 0.0) -> None:
-        """Count more of ``label``."""
+        """Add to the counts of ``label``."""
         counts = self[label]
         counts.tp += tp
         counts.fp += fp
@@ -51,5 +51,5 @@ class Table(defaultdict[str, Counts]):
 
 
 def ratio(part: float, whole: float) -> float:
-    """A part of nothing is 0."""
+    """``part / whole``; 0 where ``whole`` is 0."""
     return part / whole if whole else 0.0

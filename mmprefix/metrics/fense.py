@@ -28,7 +28,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class FenseModels:
-    """Where FENSE's models lie.
+    """Local files of FENSE's models.
 
     ``sentences``: a folder with the sentence encoder and its tokenizer (the paper's: paraphrase-TinyBERT-L6-v2).
     ``detector``: the fluency detector's checkpoint (the paper's: echecker_clotho_audiocaps_base.ckpt), and
@@ -47,7 +47,7 @@ def _existing(path: str | Path, option: str) -> Path:
 
 
 def _words_limit(folder: Path) -> int:
-    """How many tokens the sentence encoder reads: its own setting where the folder has one, else 128."""
+    """Most tokens that the sentence encoder reads: its own setting where the folder has one, else 128."""
     settings = folder / "sentence_bert_config.json"
     return int(json.loads(settings.read_text()).get("max_seq_length") or 128) if settings.is_file() else 128
 
@@ -102,21 +102,21 @@ def _detector(checkpoint: Path, backbone: Path) -> tuple[Any, Any]:
 
 
 def error_probability(predictions: Sequence[str], detector: str | Path, backbone: str | Path) -> list[float]:
-    """How likely each caption is not fluent (cut off, repeated, without a verb or a conjunction)."""
+    """Probability that each caption is not fluent (cut off, repeated, without a verb or a conjunction)."""
     import torch
     from transformers import AutoTokenizer
 
     folder = _existing(backbone, "the detector's backbone")
     encoder, output = _detector(_existing(detector, "the detector"), folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    found: list[float] = []
+    probabilities: list[float] = []
     for start in range(0, len(predictions), _BATCH):
         batch = [re.sub(r"[^\w\s]", "", text).lower() for text in predictions[start : start + _BATCH]]
         tokens = tokenizer(batch, padding=True, truncation=True, max_length=_DETECTOR_TOKENS, return_tensors="pt")
         with torch.inference_mode():
             logits = output(encoder(**tokens).last_hidden_state[:, 0])  # (b 6)
-        found += logits[:, -1].sigmoid().tolist()
-    return found
+        probabilities += logits[:, -1].sigmoid().tolist()
+    return probabilities
 
 
 def fense(predictions: Sequence[str], references: Sequence[Sequence[str]], models: FenseModels) -> list[float]:

@@ -24,7 +24,7 @@ _CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
 class NotAvailable(InputError):
-    """A measure that was asked for cannot be computed on this machine; the message says what it needs."""
+    """Error for a measure that cannot be computed on this machine; the message says what it needs."""
 
 
 def _java(measure: str) -> str:
@@ -36,14 +36,14 @@ def _java(measure: str) -> str:
 
 
 def _java_version(program: str) -> int:
-    """Java's major version: 8 for 1.8.0, 17 for 17.0.2; 0 where it does not say."""
-    said = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
-    found = re.search(r'version "(?:1\.)?(\d+)', said)
-    return int(found[1]) if found else 0
+    """Java's major version: 8 for 1.8.0, 17 for 17.0.2; 0 where its output names none."""
+    output = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(?:1\.)?(\d+)', output)
+    return int(version[1]) if version else 0
 
 
 def _folder(measure: str) -> Path:
-    """Where pycocoevalcap keeps the measure's archives; the package itself is not imported."""
+    """Folder of the measure's archives in pycocoevalcap; the package itself is not imported."""
     spec = importlib.util.find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
         raise NotAvailable(f"{measure} is not available: pycocoevalcap is missing; pip install 'mmprefix[metrics]'")
@@ -55,8 +55,8 @@ def _joined(tokens: Tokens) -> str:
     return " ".join(token for token in tokens if token != "|||")
 
 
-def _asked(lines: Sequence[str], answers: IO[str], questions: IO[str]) -> list[str]:
-    """Send each line and read its answer; an answer that does not come means that the program has ended."""
+def _exchange(lines: Sequence[str], answers: IO[str], questions: IO[str]) -> list[str]:
+    """Send each line and read its answer; fewer answers than lines if the program has ended."""
     read = []
     for line in lines:
         questions.write(line + "\n")
@@ -95,7 +95,7 @@ def meteor(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            counts = _asked(questions, process.stdout, process.stdin)
+            counts = _exchange(questions, process.stdout, process.stdin)
             if len(counts) == len(questions):
                 process.stdin.write(" ||| ".join(["EVAL", *counts]) + "\n")
                 process.stdin.flush()
@@ -114,10 +114,10 @@ def meteor(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
 def read_spice(report: str, items: int) -> list[float]:
     """The F-score of each item from the JSON that SPICE writes, by ``image_id`` 0, 1, ... ``items`` - 1.
 
-    SPICE writes a score that is no number (no tuples on either side) as null; it counts as 0, there is nothing right.
+    SPICE writes a score that is no number (no tuples on either side) as null; it counts as 0, nothing is right.
     """
-    found = {entry["image_id"]: entry["scores"]["All"]["f"] for entry in json.loads(report)}
-    return [float(found[index]) if isinstance(found[index], int | float) else 0.0 for index in range(items)]
+    scores = {entry["image_id"]: entry["scores"]["All"]["f"] for entry in json.loads(report)}
+    return [float(scores[index]) if isinstance(scores[index], int | float) else 0.0 for index in range(items)]
 
 
 def spice(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> tuple[float, list[float]]:

@@ -1,4 +1,4 @@
-"""The n-grams of a whole set of texts as arrays, counted once and shared by BLEU, CIDEr-D and the distinct figures."""
+"""N-grams of a whole set of texts as arrays, counted once and shared by BLEU, CIDEr-D and the distinct figures."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Table:
-    """Which n-grams of one length the texts hold: R rows, sorted by text and n-gram, each pair of them once.
+class NgramTable:
+    """N-grams of one length in all texts: R rows, sorted by text and n-gram, each pair of them once.
 
-    ``text`` (R) and ``ngram`` (R) are numbers, ``count`` (R) is how often that text holds that n-gram; there are
-    ``ngrams`` different ones.
+    ``text`` (R) and ``ngram`` (R) are indices, ``count`` (R) the occurrences of that n-gram in that text; ``ngrams`` is
+    the number of different n-grams.
     """
 
     text: Ints
@@ -41,25 +41,25 @@ class Counted:
     items: int
     owner: Ints
     length: Ints
-    tables: tuple[Table, ...]
+    tables: tuple[NgramTable, ...]
 
 
-def _tables(texts: Sequence[Tokens], length: Ints) -> tuple[Table, ...]:
+def _tables(texts: Sequence[Tokens], length: Ints) -> tuple[NgramTable, ...]:
     vocabulary: dict[str, int] = {}
     flat = [vocabulary.setdefault(token, len(vocabulary)) for text in texts for token in text]
     tokens = np.asarray(flat, dtype=np.int64)
     text = np.repeat(np.arange(len(texts)), length)
-    left = np.repeat(np.cumsum(length), length) - np.arange(len(tokens))  # tokens from here to the text's end
+    left = np.repeat(np.cumsum(length), length) - np.arange(len(tokens))  # tokens from this one to the text's end
     start = np.arange(len(tokens))
     ngram, tables = np.zeros(len(tokens), dtype=np.int64), []
     for order in ORDERS:
-        going_on = left[start] >= order
-        start, ngram = start[going_on], ngram[going_on]
+        long_enough = left[start] >= order
+        start, ngram = start[long_enough], ngram[long_enough]
         # An n-gram is the shorter one before it and one more token: two numbers, packed, then numbered anew.
         different, ngram = np.unique(ngram * len(vocabulary) + tokens[start + order - 1], return_inverse=True)
         span = max(1, len(different))
         keys, count = np.unique(text[start] * span + ngram, return_counts=True)
-        tables.append(Table(keys // span, keys % span, count.astype(np.int64), len(different)))
+        tables.append(NgramTable(keys // span, keys % span, count.astype(np.int64), len(different)))
     return tuple(tables)
 
 
@@ -72,12 +72,12 @@ def counted(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]
     return Counted(len(predictions), owner, length, _tables(texts, length))
 
 
-def found(keys: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Where each of ``wanted`` stands in the sorted ``keys``, and whether it stands there at all."""
+def locate(keys: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Index of each of ``wanted`` (W) in the sorted ``keys``, and a mask (W), True where it is among them."""
     if not len(keys):
         return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return place, keys[place] == wanted
+    index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return index, keys[index] == wanted
 
 
 def distinct(counts: Counted, order: int) -> float:

@@ -18,13 +18,13 @@ def common_length(first: Tokens, second: Tokens) -> int:
 
     Bit-parallel after Hyyrö 2004: bit i of ``row`` is 0 where the table's row grows at token i of ``first``.
     """
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for index, token in enumerate(first):
-        places[token] = places.get(token, 0) | 1 << index
+        positions[token] = positions.get(token, 0) | 1 << index
     full = (1 << len(first)) - 1
     row = full
     for token in second:
-        hits = row & places.get(token, 0)
+        hits = row & positions.get(token, 0)
         row = ((row + hits) | (row - hits)) & full
     return len(first) - row.bit_count()
 

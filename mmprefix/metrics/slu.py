@@ -18,7 +18,7 @@ from typing import Any
 
 from mmprefix.errors import InputError
 from mmprefix.metrics.edit_distance import char_distance, word_distance
-from mmprefix.metrics.f1 import Table, ratio
+from mmprefix.metrics.f1 import LabelCounts, ratio
 from mmprefix.metrics.slurp_records import Frame, matched, read_frame
 
 INTENTS = ("scenario", "action", "intent")
@@ -70,7 +70,7 @@ def score(
     count_missing: bool = False,
     ignore_case: bool = False,
 ) -> dict[str, Any]:
-    """As ``slu``, of frames that were read already."""
+    """Scores as those of ``slu``, from frames instead of records."""
     if not predictions or not gold:
         raise InputError(f"no {'references' if predictions else 'predictions'}: there is nothing to score")
     if ignore_case:
@@ -81,19 +81,19 @@ def score(
     tables = _tables(pairs)
     micro = {name: table.micro().row for name, table in tables.items()}
     figures = ("f1", "precision", "recall")
-    found: dict[str, Any] = {f"{name}_{figure}": micro[name][figure] for figure in figures for name in tables}
+    scores: dict[str, Any] = {f"{name}_{figure}": micro[name][figure] for figure in figures for name in tables}
     if "intent" in tables:
-        found["intent_accuracy"] = micro["intent"]["recall"]
+        scores["intent_accuracy"] = micro["intent"]["recall"]
     types = {slot for frame in gold for slot, _ in frame.slots}
-    found |= _accuracies(pairs, types)
-    found |= {"matched_by": kind, "gold": len(wanted), "scored": len(pairs)}
-    found |= {"missing": len(wanted.keys() - predicted.keys()), "foreign": len(predicted.keys() - wanted.keys())}
+    scores |= _accuracies(pairs, types)
+    scores |= {"matched_by": kind, "gold": len(wanted), "scored": len(pairs)}
+    scores |= {"missing": len(wanted.keys() - predicted.keys()), "foreign": len(predicted.keys() - wanted.keys())}
     unknown = Counter(slot for _, ours in pairs if ours for slot, _ in ours.slots if slot not in types)
-    found |= {"unknown_slot_types": dict(unknown.most_common()), "left_out": [n for n in NAMES if n not in tables]}
+    scores |= {"unknown_slot_types": dict(unknown.most_common()), "left_out": [n for n in NAMES if n not in tables]}
     if per_label:
-        found |= {"micro": micro, "macro": {name: table.macro() for name, table in tables.items()}}
-        found["tables"] = {name: {key: table[key].row for key in sorted(table)} for name, table in tables.items()}
-    return found
+        scores |= {"micro": micro, "macro": {name: table.macro() for name, table in tables.items()}}
+        scores["tables"] = {name: {key: table[key].row for key in sorted(table)} for name, table in tables.items()}
+    return scores
 
 
 def _numbered(records: Any, name: str) -> Iterable[tuple[int, Any]]:
@@ -109,8 +109,8 @@ def _same(gold: Sequence[Frame]) -> None:
         raise InputError(f"{without[0]}: no intent, which other records of the gold have")
 
 
-def _tables(pairs: Sequence[Pair]) -> dict[str, Table]:
-    tables: dict[str, Table] = {}
+def _tables(pairs: Sequence[Pair]) -> dict[str, LabelCounts]:
+    tables: dict[str, LabelCounts] = {}
     if all(gold.joined is not None for gold, _ in pairs):
         halves = _halves(gold for gold, _ in pairs)
         labels = [_scenario_and_action(gold, ours, halves) if ours else (None, None) for gold, ours in pairs]
@@ -123,7 +123,7 @@ def _tables(pairs: Sequence[Pair]) -> dict[str, Table]:
     slots = [(gold.slots, ours.slots if ours else ()) for gold, ours in pairs]
     for name, distance in (("span", None), ("word", word_distance), ("char", char_distance)):
         tables[name] = _slotted(slots, distance)
-    tables["slu"] = Table()
+    tables["slu"] = LabelCounts()
     for name in ("word", "char"):
         for label, counts in tables[name].items():
             tables["slu"].add(label, counts.tp, counts.fp, counts.fn)
@@ -153,7 +153,7 @@ def _halves(gold: Iterable[Frame]) -> dict[str | None, tuple[str | None, str | N
 def _scenario_and_action(
     gold: Frame, ours: Frame, halves: Mapping[str | None, tuple[str | None, str | None]]
 ) -> tuple[str | None, str | None]:
-    """What is predicted; of an intent alone, what the gold has with that intent, or its words before and after "_"."""
+    """Predicted scenario and action; of an intent alone those of the gold, or its words before and after "_"."""
     if ours.joined is not None or ours.intent is None:
         return ours.scenario, ours.action
     if ours.intent == gold.name:
@@ -162,8 +162,8 @@ def _scenario_and_action(
     return halves.get(ours.intent, (scenario, action))
 
 
-def _labelled(pairs: Iterable[tuple[str | None, str | None]]) -> Table:
-    table = Table()
+def _labelled(pairs: Iterable[tuple[str | None, str | None]]) -> LabelCounts:
+    table = LabelCounts()
     for gold, ours in pairs:
         right = float(gold == ours)
         table.add(str(gold), tp=right, fn=1 - right)
@@ -177,17 +177,17 @@ def _labelled(pairs: Iterable[tuple[str | None, str | None]]) -> Table:
 
 def _slotted(
     pairs: Iterable[tuple[Sequence[Slot], Sequence[Slot]]], distance: Callable[[str, str], float] | None
-) -> Table:
-    """The counts of gold and predicted slots; exact where there is no distance."""
-    table = Table()
+) -> LabelCounts:
+    """Counts of gold and predicted slots; without ``distance`` a slot is right when its filler is equal."""
+    table = LabelCounts()
     for gold, ours in pairs:
         left = list(gold)
         for kind, filler in ours:
-            found = _exact((kind, filler), left) if distance is None else _nearest((kind, filler), left, distance)
-            if found is None:
+            match = _exact((kind, filler), left) if distance is None else _nearest((kind, filler), left, distance)
+            if match is None:
                 table.add(kind, fp=1)
                 continue
-            at, far = found
+            at, far = match
             del left[at]
             table.add(kind, 1, far, far)
         for kind, _ in left:
@@ -200,10 +200,10 @@ def _exact(slot: Slot, left: Sequence[Slot]) -> tuple[int, float] | None:
 
 
 def _nearest(slot: Slot, left: Sequence[Slot], distance: Callable[[str, str], float]) -> tuple[int, float] | None:
-    """Place and distance of the nearest slot of the same type."""
+    """Index and distance of the nearest slot of the same type, None where there is none."""
     kind, filler = slot
     far = {at: distance(filler, other) for at, (type_, other) in enumerate(left) if type_ == kind}
-    return min(far.items(), key=lambda found: found[1]) if far else None
+    return min(far.items(), key=lambda pair: pair[1]) if far else None
 
 
 def _accuracies(pairs: Sequence[Pair], types: Iterable[str]) -> dict[str, Any]:
@@ -227,4 +227,4 @@ def _values(frame: Frame) -> dict[str, list[str]]:
     values: dict[str, list[str]] = {}
     for kind, value in frame.slots:
         values.setdefault(kind, []).append(value)
-    return {kind: sorted(found) for kind, found in values.items()}
+    return {kind: sorted(several) for kind, several in values.items()}

@@ -1,4 +1,4 @@
-"""What was understood of an utterance, or what should have been, read from the records in which it is written.
+"""Intent and slots of an utterance, predicted or gold, read from two forms of records.
 
 SLURP's records (https://aclanthology.org/2020.emnlp-main.588) have ``scenario``, ``action`` and ``entities``: a list of
 ``{"type", "filler"}``, or in its gold file ``{"type", "span"}`` beside the ``tokens`` that a span counts. Ours have
@@ -16,14 +16,14 @@ from typing import Any
 from mmprefix.errors import InputError
 
 KEYS = ("id", "file", "slurp_id")
-"""What records are matched by: the first that all of them have."""
+"""Keys that records are matched by: the first that all of them have."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Intent and slots of one utterance, (type, filler) in their order; ``place`` is where the record stands.
+    """Intent and slots of one utterance, (type, filler) in their order; ``place`` names the record in errors.
 
-    ``keys`` has the names by which the utterance goes, by kind: a sentence of SLURP has as many files as recordings.
+    ``keys`` holds the names of the utterance by kind: a sentence of SLURP has as many files as recordings.
     """
 
     place: str
@@ -35,7 +35,7 @@ class Frame:
 
     @property
     def joined(self) -> str | None:
-        """SLURP's intent, which is not always what its field of that name says."""
+        """SLURP's intent; its field of that name may say something else."""
         return None if self.scenario is None or self.action is None else f"{self.scenario}_{self.action}"
 
     @property
@@ -44,7 +44,7 @@ class Frame:
         return self.joined if self.intent is None else self.intent
 
     def lower(self) -> Frame:
-        """The same with all fillers in lower case."""
+        """Copy with all fillers in lower case."""
         return replace(self, slots=tuple((kind, filler.lower()) for kind, filler in self.slots))
 
 
@@ -165,9 +165,9 @@ def _shown(value: Any) -> str:
 
 
 def matched(predictions: Sequence[Frame], gold: Sequence[Frame]) -> tuple[str, dict[str, Frame], dict[str, Frame]]:
-    """What the frames are matched by, and both sides by that name.
+    """The key that frames are matched by, and the predictions and the gold by its value.
 
-    That is the first of ``KEYS`` that all have; an ``id`` also stands for a gold ``file`` or ``slurp_id``. Raises
+    The key is the first of ``KEYS`` that all have; an ``id`` also stands for a gold ``file`` or ``slurp_id``. Raises
     InputError when there is none, when a name comes twice, and when no name of the gold has a prediction.
     """
     ours, theirs = _kinds(predictions, gold)
@@ -198,10 +198,10 @@ def _kinds(predictions: Sequence[Frame], gold: Sequence[Frame]) -> tuple[str, st
 
 
 def _by(frames: Sequence[Frame], kind: str) -> dict[str, Frame]:
-    found: dict[str, Frame] = {}
+    by_name: dict[str, Frame] = {}
     for frame in frames:
         for name in frame.keys[kind]:
-            twin = found.setdefault(name, frame)
+            twin = by_name.setdefault(name, frame)
             if twin is not frame:
                 raise InputError(f"{frame.place}: {kind} {name!r} stands in {twin.place} already")
-    return found
+    return by_name

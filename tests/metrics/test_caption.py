@@ -111,7 +111,7 @@ def test_names_and_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("predictions", "references", "options", "said"),
+    ("predictions", "references", "options", "message"),
     [
         (["a"], [["a"], ["b"]], {}, "1 predictions but 2"),
         ([], [], {}, "nothing to score"),
@@ -123,10 +123,10 @@ def test_names_and_lists() -> None:
         (["a"], [["a"]], {"extra": ["bertscore"]}, "use some of meteor"),
     ],
 )
-def test_bad_input_is_named(predictions: list, references: list, options: dict, said: str) -> None:
+def test_bad_input_is_named(predictions: list, references: list, options: dict, message: str) -> None:
     with pytest.raises(InputError) as error:
         caption(predictions, references, **options)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_five_thousand_captions_take_seconds() -> None:
