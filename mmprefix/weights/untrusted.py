@@ -125,7 +125,7 @@ def _type_of(value: Any) -> str:
 
 
 def compare(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Tensor], file: str, model: str) -> None:
-    """Raise InputError, naming the first difference, unless ``tensors`` have names and shapes ``wanted`` of ``model``."""
+    """Raise InputError, naming the first difference, unless ``tensors`` have the names and shapes ``wanted``."""
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors:
             raise InputError(f"{file}: holds no tensor {name!r}, which {model} has")

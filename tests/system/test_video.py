@@ -23,6 +23,7 @@ from mmprefix.encoders.clip import Clip
 from mmprefix.encoders.video import Frames
 from mmprefix.features.keys import content_hashes, feature_key
 from mmprefix.features.store import FeatureStore, store_description
+from mmprefix.saved_model import ModelSettings
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
 from tiny import models as tiny_models
@@ -133,6 +134,24 @@ def test_other_kinds_are_refused_by_name(tiny: Tiny, fitted: Path) -> None:
         assert message in str(caught.value)
 
 
+def test_a_moved_part_is_named_and_given(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+    """The weights are those of the encoder inside."""
+    saved, parts = tmp_path / "model", tmp_path / "moved"
+    shutil.copytree(fitted / "model", saved)
+    shutil.copytree(tiny.parts("pictures"), parts)
+    recipe = (saved / "mmprefix.yaml").read_text().replace(tiny.parts("pictures"), str(tmp_path / "gone"))
+    (saved / "mmprefix.yaml").write_text(recipe)
+    with pytest.raises(InputError, match=r"the encoder of branch 'video' is not at .*gone; say where it is now"):
+        load(saved, device="cpu")
+    moved = load(saved, device="cpu", parts={"video": str(parts)})
+    assert moved(tiny.folder / "long.mp4") == load(fitted / "model", device="cpu")(tiny.folder / "long.mp4")
+    moved.save(tmp_path / "again")  # with the new path in it
+    assert load(tmp_path / "again", device="cpu")(tiny.folder / "long.mp4") == moved(tiny.folder / "long.mp4")
+    other = tiny_encoders.clip(tmp_path / "other", {**tiny_encoders.CLIP, "embed_dim": 12})
+    with pytest.raises(InputError, match=r"was trained with the encoder of branch 'video'"):
+        load(saved, device="cpu", parts={"video": str(other)})
+
+
 def test_another_number_of_frames_is_refused(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
     changed = config(tiny)
     changed["model"]["branches"]["video"]["encoder"]["init_args"]["frames"] = 4
@@ -231,7 +250,9 @@ def test_check_data_measures_videos_and_names_bad_ones(
 
 
 def test_a_model_of_sounds_hears_a_videos_sound_track(tmp_path: Path) -> None:
-    model = Predictor(tiny_models.build(tiny_models.frozen_parts(tmp_path / "parts"), "audio"), tiny_models.OPTIONS)
+    model = Predictor(
+        tiny_models.build(tiny_models.frozen_parts(tmp_path / "parts"), "audio"), ModelSettings(tiny_models.OPTIONS)
+    )
     values = tiny_models.tone(1.0, 300.0)
     for name in ("sound.m4a", "film.mp4"):
         with av.open(str(tmp_path / name), "w", format="mp4") as container:
