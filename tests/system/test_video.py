@@ -152,11 +152,16 @@ def test_a_moved_part_is_named_and_given(tiny: Tiny, fitted: Path, tmp_path: Pat
         load(saved, device="cpu", parts={"video": str(other)})
 
 
-def test_another_number_of_frames_is_refused(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+@pytest.mark.parametrize(("option", "was", "now"), [("frames", FRAMES, FRAMES + 1), ("normalize", False, True)])
+def test_other_options_of_either_encoder_are_refused(
+    option: str, was: Any, now: Any, tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any
+) -> None:
     changed = config(tiny)
-    changed["model"]["branches"]["video"]["encoder"]["init_args"]["frames"] = 4
+    options = changed["model"]["branches"]["video"]["encoder"]["init_args"]
+    (options if option in options else options["encoder"]["init_args"])[option] = now
     message = refusal("validate", tiny.recipe(changed, tmp_path), capfd, ckpt_path=fitted / "checkpoints" / "last.ckpt")
-    assert "the encoder of branch 'video' was trained with frames=3, but this one has frames=4" in message
+    expected = f"the encoder of branch 'video' was trained with {option}={was}, but this one has {option}={now}"
+    assert expected in message
 
 
 # ---------------------------------------------------------------------------------------------------- the feature store
