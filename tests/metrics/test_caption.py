@@ -120,7 +120,7 @@ def test_names_and_lists() -> None:
         ([None], [["a"]], {}, "item 0: the prediction is NoneType"),
         (["a"], [[3]], {}, "item 0: a reference is int"),
         (["a"], [["a"]], {"tokenize": "bert"}, "use one of ptb, none"),
-        (["a"], [["a"]], {"extra": ["bertscore"]}, "use some of meteor"),
+        (["a"], [["a"]], {"extra": ["bertscore"]}, "use any of meteor"),
     ],
 )
 def test_bad_input_is_named(predictions: list, references: list, options: dict, message: str) -> None:

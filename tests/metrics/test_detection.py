@@ -15,7 +15,7 @@ from sklearn import metrics as sklearn_metrics
 from mmprefix.errors import InputError
 from mmprefix.metrics import DetCurve, det_curve, detection
 from mmprefix.metrics.det_plot import draw
-from mmprefix.metrics.detection import equal_error
+from mmprefix.metrics.detection import equal_error_rate
 
 
 def _cases(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -96,7 +96,7 @@ def test_infinite_scores_have_a_finite_threshold_where_there_is_one() -> None:
     infinity = float("inf")
     assert detection([infinity, 1, -infinity], [1, 0, 0])["eer"] == 0
     assert detection([2, -infinity, -infinity], [0, 1, 0])["threshold"] == 2
-    assert equal_error(DetCurve(*map(np.array, ([0, 0, 1], [1, 0.5, 0], [infinity, 3, -infinity]))))[1] == 3
+    assert equal_error_rate(DetCurve(*map(np.array, ([0, 0, 1], [1, 0.5, 0], [infinity, 3, -infinity]))))[1] == 3
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_the_picture_has_axes_by_the_normal_deviate_and_the_point(tmp_path: Path
     pytest.importorskip("matplotlib")
     draw(_curve(2), tmp_path / "det.svg")
     text = (tmp_path / "det.svg").read_text()
-    rate, threshold = equal_error(_curve(2))
+    rate, threshold = equal_error_rate(_curve(2))
     assert f"EER {100 * rate:.3g} % at threshold {threshold:.4g}" in text
     ticks = {float(name): float(x) for x, name in _ticks(text)}
     assert {0.5, 1, 5, 10, 20, 40} <= ticks.keys()

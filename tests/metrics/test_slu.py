@@ -227,8 +227,8 @@ def test_records_are_matched_by_what_all_have() -> None:
         ([_record("1")], [], "no references"),
         ({"1": _record("1")}, [_record("1")], "predictions must be a list of records, not dict"),
         ([_record("1"), "play"], [_record("1")], 'prediction 1: a record must be an object, not "play"'),
-        ([_record("1"), _record("1")], [_record("1")], "prediction 1: file '1' stands in prediction 0 already"),
-        ([_record("1")], [_record("2"), _record("2")], "reference 1: file '2' stands in reference 0 already"),
+        ([_record("1"), _record("1")], [_record("1")], "prediction 1: file '1' occurs in prediction 0 already"),
+        ([_record("1")], [_record("2"), _record("2")], "reference 1: file '2' occurs in reference 0 already"),
         (
             [_record("1")],
             [_record("2")],
@@ -256,7 +256,7 @@ def test_records_are_matched_by_what_all_have() -> None:
             [_record("1")],
             "prediction 0: scenario alone is half an intent",
         ),
-        ([_record("1")], [_record("1"), {"file": "2", "slots": {}}], "reference 1: no intent, which other records"),
+        ([_record("1")], [_record("1"), {"file": "2", "slots": {}}], "reference 1: no intent, but other records"),
         ([{"id": 1, "entities": []}], [_record("1")], "prediction 0: entities, but no scenario and action"),
         ([_record("1") | {"entities": {}}], [_record("1")], "prediction 0: entities must be a list"),
         ([_record("1") | {"entities": [{"type": "b"}]}], [_record("1")], "an entity of type 'b' has no filler"),
@@ -264,12 +264,12 @@ def test_records_are_matched_by_what_all_have() -> None:
         (
             [_record("1")],
             [_record("1") | {"entities": [{"type": "b", "span": [-1]}], "tokens": [{"surface": "x"}]}],
-            "reference 0: span [-1] does not count tokens",
+            "reference 0: span [-1] must hold indices of tokens",
         ),
         (
             [_record("1")],
             [{**_record("1"), "file": None, "recordings": ["1"]}],
-            "reference 0: each of recordings must be",
+            "reference 0: each recording must be",
         ),
     ],
 )
