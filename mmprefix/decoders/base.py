@@ -79,7 +79,7 @@ class Decoder(Part, nn.Module, ABC):
 
     @abstractmethod
     def choice_log_probs(self, state: State, choices: list[str], after: str) -> Tensor:
-        """Total log-probability (B C) of each of C allowed texts behind a state; ``after`` is the text before it."""
+        """The total log-probability (B C) of each of C allowed texts behind a state that ends with ``after``."""
 
     def append(self, state: State, prompts: list[str], questions: list[str] | None = None) -> State:
         """Read all that stands before a text: each input's prompt, then its question."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 1 << 20  # frames decoded at a time: a long stereo file is mixed down as it is read
-_UNKNOWN_LENGTH = 1 << 40  # libsndfile announces the largest integer when a header does not tell the length
+_UNKNOWN_LENGTH = 1 << 40  # libsndfile announces the largest integer when a header does not hold the length
 _SOUND_ERRORS = (soundfile.SoundFileError, TypeError, ValueError)
 
 
@@ -52,7 +52,7 @@ def read_waveform(source: Source, rate: int, start: float = 0.0, end: float | No
 
 
 def read_samples(source: Source, start: float = 0.0, end: float | None = None) -> tuple[np.ndarray, int]:
-    """Like ``read_waveform`` before resampling: (S,) float32, and the rate of ``source`` itself in Hz."""
+    """Samples (S,), float32, before resampling, and their rate in Hz. Arguments and errors as in ``read_waveform``."""
     name = name_of(source)
     if isinstance(source, Waveform):
         values, rate = _mono(source), source.rate
@@ -68,7 +68,7 @@ def read_samples(source: Source, start: float = 0.0, end: float | None = None) -
 
 
 def sound_seconds(source: Source, start: float = 0.0, end: float | None = None) -> float:
-    """How long the wanted part of ``source`` lasts, in seconds, from its header. Errors as in ``read_waveform``."""
+    """Length in seconds of the wanted part of ``source``, from its header. Errors as in ``read_waveform``."""
     if isinstance(source, Waveform):
         return _part(name_of(source), np.shape(source.values)[-1], source.rate, start, end)[1] / source.rate
     with _sound(source) as sound:
@@ -76,7 +76,7 @@ def sound_seconds(source: Source, start: float = 0.0, end: float | None = None) 
 
 
 def _part(name: str, frames: int, rate: int, start: float, end: float | None) -> tuple[int, int]:
-    """The first frame of the part from ``start`` to ``end`` seconds, and how many frames it has."""
+    """First frame of the part from ``start`` to ``end`` seconds, and its number of frames."""
     if start < 0 or (end is not None and end <= start):
         raise InputError(f"{name}: start {start} s and end {end} s: give 0 <= start < end")
     if frames <= 0:
@@ -113,7 +113,7 @@ def _decode(sound: Any, name: str, first: int, count: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _sound(source: Source) -> Iterator[Any]:
-    """An open ``soundfile.SoundFile``, or what answers like one; never a file that is cut off."""
+    """``source`` as an open ``soundfile.SoundFile``; InputError for a file that is cut off."""
     name = name_of(source)
     if not isinstance(source, str | Path | bytes):
         raise InputError(f"{name}: a sound is wanted here")
@@ -147,7 +147,7 @@ def _mono(waveform: Waveform) -> np.ndarray:
 
 
 def _decode_with_av(stream: BinaryIO, name: str, refusal: Exception) -> soundfile.SoundFile:
-    """The sound in ``stream`` decoded by PyAV, behind the face of an open sound file."""
+    """The sound in ``stream``, decoded by PyAV and re-opened as a sound file."""
     if not is_installed():
         raise InputError(
             f"{name}: not a sound that can be read (wav, flac, ogg, mp3; m4a and aac by PyAV: "
@@ -164,7 +164,7 @@ _UNKNOWN = (0, 0xFFFFFFFF)  # lengths that a program writes into a WAV header wh
 
 
 def truncation_reason(stream: BinaryIO) -> str | None:
-    """Why the sound in ``stream`` is not whole, or None when nothing speaks against it. Rewinds the stream."""
+    """Reason why the sound in ``stream`` is cut off, or None when its bytes show none. Rewinds the stream."""
     size = stream.seek(0, io.SEEK_END)
     stream.seek(0)
     head = stream.read(12)

@@ -1,4 +1,4 @@
-"""Pictures: a file or bytes → RGB pixels, upright."""
+"""Pictures: a file, bytes or a PIL image → RGB pixels, upright."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_picture(source: Source) -> Image.Image:
 
 
 def picture_size(source: Source) -> tuple[int, int]:
-    """Width and height in pixels as the header tells them; nothing is decoded. Errors as in ``read_picture``."""
+    """Width and height in pixels from the header; nothing is decoded. Errors as in ``read_picture``."""
     with _picture(source) as picture:
         return picture.size
 
@@ -54,7 +54,7 @@ def _upright(picture: Image.Image) -> Image.Image:
     picture.load()  # pixels first: a fault in them must not be taken for one in the EXIF block
     try:
         return ImageOps.exif_transpose(picture)
-    except _PICTURE_ERRORS:  # many cameras and editors write EXIF blocks that nobody can parse; the pixels are sound
+    except _PICTURE_ERRORS:  # many cameras and editors write EXIF blocks that nobody can parse; the pixels are intact
         return picture
 
 

@@ -58,7 +58,7 @@ class InputKind:
     read_as: str | None = None
 
     def missing(self, path: str | Path) -> str | None:
-        """Why ``path`` cannot be opened as this kind, or None where it is there."""
+        """Reason why ``path`` cannot be opened as this kind, or None where it exists."""
         return None if self.folders and Path(path).is_dir() else missing(path)
 
 
@@ -95,7 +95,7 @@ def _inspect_signals(source: Source, start: float, end: float | None, decode: bo
 
 
 def _is_picture(value: object) -> bool:
-    """Whether ``value`` is a PIL image; Pillow is loaded already where there is one."""
+    """True for a PIL image; Pillow is loaded already where there is one."""
     pillow = sys.modules.get("PIL.Image")
     return pillow is not None and isinstance(value, pillow.Image)
 
@@ -177,7 +177,7 @@ def kind_of(source: object) -> str | None:
 
 
 def is_numbers(value: object) -> bool:
-    """Whether ``value`` is a row of numbers, which is one input, not several."""
+    """True for a row of numbers, which is one input, not several."""
     if not isinstance(value, list | tuple) or isinstance(value, Waveform) or not value:
         return False
     return all(isinstance(item, int | float) and not isinstance(item, bool) for item in cast("list[Any]", value))

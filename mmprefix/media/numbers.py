@@ -1,4 +1,4 @@
-"""Rows of numbers (signals), from JSON, .npy, or values in memory."""
+"""Rows of numbers (signals): a list in JSON, an array in .npy, or values in memory → (S,)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ _OPTIONS = {"protocol_whitelist": "none"}
 
 
 def is_installed() -> bool:
-    """Whether PyAV can be imported."""
+    """True where PyAV can be imported."""
     return importlib.util.find_spec("av") is not None
 
 

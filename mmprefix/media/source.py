@@ -64,7 +64,7 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".
 def open_source(source: str | Path | bytes) -> BinaryIO:
     """A seekable stream of the bytes of ``source``: a file, a member of a zip archive, or bytes already in memory.
 
-    Raises InputError that names the file (and the member) when there is none or it cannot be opened.
+    Raises InputError that names the file (and the member) when it does not exist or cannot be opened.
     """
     if isinstance(source, bytes):
         return io.BytesIO(source)
@@ -78,7 +78,7 @@ def open_source(source: str | Path | bytes) -> BinaryIO:
 
 
 def missing(source: str | Path) -> str | None:
-    """Why ``source`` cannot be opened, or None when the file (and the member of the archive) is there."""
+    """Reason why ``source`` cannot be opened, or None when the file (and the member of the archive) exists."""
     archive, member = split_member(source)
     if member is None:
         return None if Path(source).is_file() else f"{source}: no such file"
@@ -89,7 +89,7 @@ def missing(source: str | Path) -> str | None:
 
 
 def split_member(source: str | Path) -> tuple[Path, str | None]:
-    """``archive.zip::member`` in its two parts; any other path, and a file that has ``::`` in its name, whole."""
+    """Archive and member of ``archive.zip::member``; any other path, even with ``::`` in its name, and None."""
     text = str(source)
     if SEPARATOR not in text or Path(text).exists():
         return Path(text), None

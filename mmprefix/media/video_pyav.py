@@ -110,7 +110,7 @@ class VideoFile:
         return frame.duration * self.unit if frame.duration else 1 / (self.rate or 1)
 
     def _is_cut(self, last: VideoFrame, time: float) -> bool:
-        """Whether the track, by its own header, goes on at ``time``, though ``last`` was its last frame."""
+        """True if the track's header announces frames at ``time``, but ``last`` was its last one."""
         return self._announced is not None and self._time(last) + self._shown_for(last) < time - _MICROSECOND
 
 

@@ -1,7 +1,7 @@
-"""Measures of what a model says: pure functions, and one torchmetrics class that is imported at its first use.
+"""Metrics of captions, spoken language understanding and detection: pure functions, and one torchmetrics class.
 
-``caption``, ``slu`` and ``detection`` here are the functions; the module of each is reached by
-``from mmprefix.metrics.caption import ...``.
+The names ``caption``, ``slu`` and ``detection`` of this package are functions; import from the modules of the same
+names by ``from mmprefix.metrics.caption import ...``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The torchmetrics classes, imported when asked for: the functions need no torch."""
+    """Import the torchmetrics classes at their first use: the functions need no torch."""
     if name not in _LAZY:
         raise AttributeError(f"module 'mmprefix.metrics' has no attribute {name!r}")
     return getattr(importlib.import_module(_LAZY[name]), name)

@@ -1,4 +1,4 @@
-"""A DET curve as a picture; needs matplotlib, the extra ``mmprefix[plots]``."""
+"""Plot of a DET curve; needs matplotlib, the extra ``mmprefix[plots]``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 
 from mmprefix.atomic import write_atomically
 from mmprefix.errors import InputError
-from mmprefix.metrics.detection import DetCurve, equal_error
+from mmprefix.metrics.detection import DetCurve, equal_error_rate
 
 FORMATS = (".png", ".svg", ".pdf")
 _TICKS = (0.0001, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 0.98, 0.99, 0.999)
 
 
 def check(path: Path) -> None:
-    """Raises InputError where ``draw`` could not work: no matplotlib, or an ending that names no format."""
+    """Raise InputError if ``draw`` would fail: matplotlib is missing, or the suffix names no format."""
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"--det {path}: end the name in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
     try:
@@ -27,15 +27,15 @@ def check(path: Path) -> None:
 
 
 def draw(curve: DetCurve, path: Path) -> None:
-    """Write the picture: both axes by the normal deviate, the points of the curve as steps, the EER marked.
+    """Write the plot to ``path``: both axes in normal deviates, the curve's points joined by lines, the EER marked.
 
-    A rate of 0 or 1 has no place on such an axis: it is drawn at the edge. Raises InputError as ``check``, and when
-    the disk refuses.
+    A rate of 0 or 1 is infinitely far on such an axis and is drawn at the edge. Raises InputError as ``check`` does,
+    and if the file cannot be written.
     """
     check(path)
     from matplotlib.figure import Figure
 
-    rate, threshold = equal_error(curve)
+    rate, threshold = equal_error_rate(curve)
     low, high = _limits(curve, rate)
     figure = Figure(figsize=(6, 6), layout="constrained")
     axes = figure.add_subplot(title=f"EER {100 * rate:.3g} % at threshold {threshold:.4g}", aspect="equal")
@@ -53,12 +53,12 @@ def draw(curve: DetCurve, path: Path) -> None:
 
 
 def _limits(curve: DetCurve, rate: float) -> tuple[float, float]:
-    """From half the smallest rate above 0 up to a half; further where errors are many."""
+    """Lowest and highest rate of the axes: half the smallest rate above 0, and 0.5 (more if there are many errors)."""
     rates = np.concatenate([curve.false_alarm, curve.miss])
     low = float(np.clip(rates[rates > 0].min() / 2, 0.0001, 0.05))
     return low, 0.5 if rate < 0.25 else 1 - low
 
 
 def _deviate(rates: Iterable[float], low: float) -> list[float]:
-    """Where the standard normal distribution reaches these probabilities, kept from ``low`` to 1 - ``low``."""
+    """Standard normal quantiles of ``rates``, clipped to ``low`` .. 1 - ``low``."""
     return [NormalDist().inv_cdf(min(max(float(rate), low), 1 - low)) for rate in rates]

@@ -1,9 +1,9 @@
 """Detection of targets by a score: equal error rate, area under the ROC curve, and the DET curve.
 
-DET curve: Martin et al. 1997 (https://www.isca-archive.org/eurospeech_1997/martin97b_eurospeech.html). What is at or
-above the threshold is accepted. With each distinct score as threshold, from high to low, the rates of false alarms
-(accepted non-targets) and of misses (rejected targets) make a point; the first point, at infinity, accepts nothing.
-Equal scores enter together, so the order of the items does not matter.
+DET curve: Martin et al. 1997 (https://www.isca-archive.org/eurospeech_1997/martin97b_eurospeech.html). A score at or
+above the threshold is accepted. Each distinct score serves as threshold, from high to low, and gives one point: the
+rate of false alarms (accepted non-targets) and the rate of misses (rejected targets). The first point, at infinity,
+accepts nothing. Equal scores enter together, so the order of the items does not matter.
 """
 
 # pyright: reportUnnecessaryIsInstance=false
@@ -32,18 +32,18 @@ class DetCurve(NamedTuple):
 
 
 def det_curve(scores: ArrayLike, labels: ArrayLike) -> DetCurve:
-    """All points that a threshold can reach; arguments as for ``detection``."""
+    """DET curve: one point per distinct threshold. Arguments and errors as for ``detection``."""
     hits, alarms, thresholds = _accepted(scores, labels)
     return DetCurve(alarms / alarms[-1], (hits[-1] - hits) / hits[-1], thresholds)
 
 
-def equal_error(curve: DetCurve) -> tuple[float, float]:
-    """Equal error rate and its threshold: where straight lines between neighbouring points cross the diagonal.
+def equal_error_rate(curve: DetCurve) -> tuple[float, float]:
+    """Equal error rate (EER) and its threshold: where lines between neighbouring points cross the diagonal.
 
-    The threshold is interpolated likewise, or the finite one of two neighbours. Between neighbours no threshold has
-    this very rate: the data have only the points.
+    The threshold is interpolated in the same way; if a neighbour is infinite, it is the finite one. Between two points
+    no threshold has exactly this rate: the data give the points only.
     """
-    gap = curve.miss - curve.false_alarm  # falls from 1 to -1, at every point
+    gap = curve.miss - curve.false_alarm  # falls strictly from 1 to -1
     after = int(np.argmax(gap <= 0))
     part = gap[after - 1] / (gap[after - 1] - gap[after])
     rate = curve.false_alarm[after - 1] + part * (curve.false_alarm[after] - curve.false_alarm[after - 1])
@@ -54,26 +54,26 @@ def equal_error(curve: DetCurve) -> tuple[float, float]:
 
 
 def detection(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """How well scores (N) tell targets (label 1 or true) from the rest (0 or false); a higher score says target.
+    """Detection metrics of scores (N) against labels (N): 1 or true is a target; a higher score means target.
 
     Returns:
         eer: the equal error rate, by linear interpolation on the DET curve; threshold: where it is reached.
         auc: the area under the ROC curve, the chance that a target scores above a non-target; a tie counts half.
-        targets, nontargets: how many there are.
+        targets, nontargets: their numbers.
 
     Raises:
-        InputError: another label, a score that is no number, no item, only targets, or none.
+        InputError: another label, a score that is no number, no item, only targets, or no target.
     """
     hits, alarms, _ = _accepted(scores, labels)
-    rate, threshold = equal_error(det_curve(scores, labels))
+    rate, threshold = equal_error_rate(det_curve(scores, labels))
     targets, nontargets = int(hits[-1]), int(alarms[-1])
-    pairs = int(np.sum((hits[1:] + hits[:-1]) * np.diff(alarms))) / 2  # of a target above a non-target
+    pairs = int(np.sum((hits[1:] + hits[:-1]) * np.diff(alarms))) / 2  # pairs in which the target scores higher
     auc = pairs / (targets * nontargets)
     return {"eer": rate, "threshold": threshold, "auc": auc, "targets": targets, "nontargets": nontargets}
 
 
 def _accepted(scores: ArrayLike, labels: ArrayLike) -> tuple[Ints, Ints, Floats]:
-    """How many targets and non-targets (K+1 each) falling thresholds (K+1) accept."""
+    """Numbers of accepted targets and non-targets (K+1 each) at falling thresholds (K+1)."""
     values, targets = _checked(scores, labels)
     order = np.argsort(-values, kind="stable")
     values, targets = values[order], targets[order]
@@ -83,7 +83,7 @@ def _accepted(scores: ArrayLike, labels: ArrayLike) -> tuple[Ints, Ints, Floats]
 
 
 def _checked(scores: ArrayLike, labels: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
-    """Scores as float64 (N) and labels as bool (N)."""
+    """Validated scores as float64 (N) and labels as bool (N)."""
     try:
         values, marks = np.asarray(scores, dtype=np.float64), np.asarray(labels)
     except (TypeError, ValueError) as error:

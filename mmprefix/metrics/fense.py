@@ -1,9 +1,9 @@
-"""FENSE of Zhou et al. 2022 (https://arxiv.org/abs/2110.04684): sentence similarity, cut to a tenth where not fluent.
+"""FENSE of Zhou et al. 2022 (https://arxiv.org/abs/2110.04684): sentence similarity, a tenth of it if not fluent.
 
-The similarity is the mean over references of the cosine between sentence embeddings (mean of a BERT's last layer over
-the tokens). The fluency detector is a BERT whose first position gives six logits, the last of which says "error"; a
-caption whose error probability exceeds 0.9 loses nine tenths of its score. Both read the text as written, no tokeniser.
-Models are read from local files only. torch is imported when a score is computed, not before.
+The similarity is the cosine between sentence embeddings (mean of a BERT's last layer over the tokens), averaged over
+the references. The fluency detector is a BERT with six logits at its first position, the last of which means "error";
+a caption whose error probability exceeds 0.9 loses nine tenths of its score. Both models read the text as written, not
+the tokens of ``tokenize``. They are read from local files only. torch is imported when a score is computed, not before.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class FenseModels:
-    """Where FENSE's models lie.
+    """Paths of FENSE's models.
 
     ``sentences``: a folder with the sentence encoder and its tokenizer (the paper's: paraphrase-TinyBERT-L6-v2).
-    ``detector``: the fluency detector's checkpoint (the paper's: echecker_clotho_audiocaps_base.ckpt), and
-    ``backbone``: a folder with the configuration and the tokenizer of the BERT it was built on (bert-base-uncased).
+    ``detector``: the fluency detector's checkpoint (the paper's: echecker_clotho_audiocaps_base.ckpt).
+    ``backbone``: a folder with configuration and tokenizer of the BERT under the detector (bert-base-uncased).
     """
 
     sentences: str | Path
@@ -46,20 +46,20 @@ def _existing(path: str | Path, option: str) -> Path:
     return Path(path)
 
 
-def _words_limit(folder: Path) -> int:
-    """How many tokens the sentence encoder reads: its own setting where the folder has one, else 128."""
+def _max_tokens(folder: Path) -> int:
+    """Longest input of the sentence encoder in tokens: ``max_seq_length`` of its folder, or 128."""
     settings = folder / "sentence_bert_config.json"
     return int(json.loads(settings.read_text()).get("max_seq_length") or 128) if settings.is_file() else 128
 
 
-def _embedded(texts: Sequence[str], folder: Path) -> Tensor:
+def _embed(texts: Sequence[str], folder: Path) -> Tensor:
     """Unit-length embeddings (texts D): the mean of the last layer over each text's tokens."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-    limit, rows = _words_limit(folder), []
+    limit, rows = _max_tokens(folder), []
     for start in range(0, len(texts), _BATCH):
         batch = list(texts[start : start + _BATCH])
         tokens = tokenizer(batch, padding=True, truncation=True, max_length=limit, return_tensors="pt")
@@ -73,25 +73,25 @@ def _embedded(texts: Sequence[str], folder: Path) -> Tensor:
 def sentence_similarity(
     predictions: Sequence[str], references: Sequence[Sequence[str]], sentences: str | Path
 ) -> list[float]:
-    """Mean over an item's references of the cosine between the prediction's and the reference's embedding."""
+    """Cosine of the embeddings of prediction and reference, averaged over each item's references; one per item."""
     texts = list(dict.fromkeys([*predictions, *(text for item in references for text in item)]))
-    place = {text: index for index, text in enumerate(texts)}
-    vectors = _embedded(texts, _existing(sentences, "the sentence encoder"))
+    index = {text: row for row, text in enumerate(texts)}
+    vectors = _embed(texts, _existing(sentences, "the sentence encoder"))  # (texts D)
     return [
-        float((vectors[[place[text] for text in item]] @ vectors[place[prediction]]).mean())
+        float((vectors[[index[text] for text in item]] @ vectors[index[prediction]]).mean())
         for prediction, item in zip(predictions, references, strict=True)
     ]
 
 
-def _detector(checkpoint: Path, backbone: Path) -> tuple[Any, Any]:
-    """The detector's BERT and its output layer, from the authors' checkpoint (keys ``encoder.*`` and ``clf.*``)."""
+def _load_detector(checkpoint: Path, backbone: Path) -> tuple[Any, Any]:
+    """BERT and output layer of the detector, from the authors' checkpoint (keys ``encoder.*`` and ``clf.*``)."""
     import torch
     from transformers import AutoConfig, AutoModel
 
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     encoder = AutoModel.from_config(AutoConfig.from_pretrained(backbone, local_files_only=True))
     weights = {key.removeprefix("encoder."): value for key, value in state.items() if key.startswith("encoder.")}
-    weights.pop("embeddings.position_ids", None)  # a buffer of older releases, no weight
+    weights.pop("embeddings.position_ids", None)  # a buffer of older releases, not a weight
     try:
         encoder.load_state_dict(weights)
     except RuntimeError as error:
@@ -102,31 +102,32 @@ def _detector(checkpoint: Path, backbone: Path) -> tuple[Any, Any]:
 
 
 def error_probability(predictions: Sequence[str], detector: str | Path, backbone: str | Path) -> list[float]:
-    """How likely each caption is not fluent (cut off, repeated, without a verb or a conjunction)."""
+    """Probability that each caption is not fluent (cut off, repeated, without a verb or a conjunction)."""
     import torch
     from transformers import AutoTokenizer
 
     folder = _existing(backbone, "the detector's backbone")
-    encoder, output = _detector(_existing(detector, "the detector"), folder)
+    encoder, output = _load_detector(_existing(detector, "the detector"), folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    found: list[float] = []
+    probabilities: list[float] = []
     for start in range(0, len(predictions), _BATCH):
         batch = [re.sub(r"[^\w\s]", "", text).lower() for text in predictions[start : start + _BATCH]]
         tokens = tokenizer(batch, padding=True, truncation=True, max_length=_DETECTOR_TOKENS, return_tensors="pt")
         with torch.inference_mode():
             logits = output(encoder(**tokens).last_hidden_state[:, 0])  # (b 6)
-        found += logits[:, -1].sigmoid().tolist()
-    return found
+        probabilities += logits[:, -1].sigmoid().tolist()
+    return probabilities
 
 
 def fense(predictions: Sequence[str], references: Sequence[Sequence[str]], models: FenseModels) -> list[float]:
-    """FENSE of each item; the corpus figure is the mean. Raises ``NotAvailable`` without a detector."""
+    """FENSE of each item; the corpus score is the mean. Raises ``NotAvailable`` without a detector."""
     if models.detector is None or models.backbone is None:
         raise NotAvailable(
             "fense is not available: it needs a fluency detector (detector, backbone); ask for sbert_sim"
         )
-    similar = sentence_similarity(predictions, references, models.sentences)
+    similarities = sentence_similarity(predictions, references, models.sentences)
     errors = error_probability(predictions, models.detector, models.backbone)
     return [
-        score * (1 - _PENALTY) if error > _THRESHOLD else score for score, error in zip(similar, errors, strict=True)
+        similarity * (1 - _PENALTY) if error > _THRESHOLD else similarity
+        for similarity, error in zip(similarities, errors, strict=True)
     ]

@@ -1,8 +1,8 @@
 """METEOR and SPICE: reference programs in Java that come with ``pip install mmprefix[metrics]`` (pycocoevalcap 1.2).
 
-METEOR 1.5 (Denkowski and Lavie 2014, https://aclanthology.org/W14-3348) needs Java 8 or newer and nothing else. SPICE
-(Anderson et al. 2016, https://arxiv.org/abs/1607.08822) needs Java 8 to 15 and two archives of Stanford CoreNLP 3.6.0
-that no package brings. What is missing is named in ``NotAvailable``; it is never a score of 0.
+METEOR 1.5 (Denkowski and Lavie 2014, https://aclanthology.org/W14-3348) needs only Java 8 or newer. SPICE (Anderson et
+al. 2016, https://arxiv.org/abs/1607.08822) needs Java 8 to 15 and two archives of Stanford CoreNLP 3.6.0 that no
+package contains. If anything is missing, ``NotAvailable`` names it; the score is never silently 0.
 """
 
 from __future__ import annotations
@@ -24,78 +24,66 @@ _CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
 class NotAvailable(InputError):
-    """A measure that was asked for cannot be computed on this machine; the message says what it needs."""
+    """Error of a requested metric that this machine cannot compute; the message says what it needs."""
 
 
-def _java(measure: str) -> str:
-    """The path of the Java program."""
+def _java(metric: str) -> str:
+    """Path of the Java program."""
     program = shutil.which("java")
     if program is None:
-        raise NotAvailable(f"{measure} is not available: no java on the PATH; install a Java runtime or leave it out")
+        raise NotAvailable(f"{metric} is not available: no java on the PATH; install a Java runtime or leave it out")
     return program
 
 
 def _java_version(program: str) -> int:
-    """Java's major version: 8 for 1.8.0, 17 for 17.0.2; 0 where it does not say."""
-    said = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
-    found = re.search(r'version "(?:1\.)?(\d+)', said)
-    return int(found[1]) if found else 0
+    """Major version of Java: 8 for 1.8.0, 17 for 17.0.2, 0 if unknown."""
+    report = subprocess.run([program, "-version"], capture_output=True, text=True, check=False).stderr
+    version = re.search(r'version "(?:1\.)?(\d+)', report)
+    return int(version[1]) if version else 0
 
 
-def _folder(measure: str) -> Path:
-    """Where pycocoevalcap keeps the measure's archives; the package itself is not imported."""
+def _folder(metric: str) -> Path:
+    """Folder of the metric's archives in pycocoevalcap, which is not imported."""
     spec = importlib.util.find_spec("pycocoevalcap")
     if spec is None or not spec.submodule_search_locations:
-        raise NotAvailable(f"{measure} is not available: pycocoevalcap is missing; pip install 'mmprefix[metrics]'")
-    return Path(next(iter(spec.submodule_search_locations))) / measure
+        raise NotAvailable(f"{metric} is not available: pycocoevalcap is missing; pip install 'mmprefix[metrics]'")
+    return Path(next(iter(spec.submodule_search_locations))) / metric
 
 
 def _joined(tokens: Tokens) -> str:
-    """The text that the Java program reads: one line, without the separator of its protocol."""
+    """Text for the Java program: one line, without the separator of its protocol."""
     return " ".join(token for token in tokens if token != "|||")
 
 
-def _asked(lines: Sequence[str], answers: IO[str], questions: IO[str]) -> list[str]:
-    """Send each line and read its answer; an answer that does not come means that the program has ended."""
-    read = []
+def _exchange(lines: Sequence[str], stdin: IO[str], stdout: IO[str]) -> list[str]:
+    """Send each line and read its answer; fewer answers than lines mean that the program has ended."""
+    answers = []
     for line in lines:
-        questions.write(line + "\n")
-        questions.flush()
-        answer = answers.readline()
+        stdin.write(line + "\n")
+        stdin.flush()
+        answer = stdout.readline()
         if not answer:
             break
-        read.append(answer.strip())
-    return read
+        answers.append(answer.strip())
+    return answers
 
 
-def meteor(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> tuple[float, list[float]]:
-    """METEOR 1.5 of the set and of each item, English, with paraphrases, as the COCO evaluation runs it (``-norm``).
-
-    Raises ``NotAvailable`` without Java or pycocoevalcap. The program reads 60 MB of paraphrases first: some seconds.
-    """
-    command = [_java("meteor"), "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar"]
-    archive = _folder("meteor") / "meteor-1.5.jar"
-    if not archive.is_file():
-        raise NotAvailable(f"meteor is not available: {archive} is missing; reinstall pycocoevalcap==1.2")
-    command += [str(archive), "-", "-", "-stdio", "-l", "en", "-norm"]
-    questions = [
-        " ||| ".join(["SCORE", *(_joined(text) for text in texts), _joined(tokens)])
-        for tokens, texts in zip(predictions, references, strict=True)
-    ]
+def _run_meteor(command: Sequence[str], questions: Sequence[str]) -> list[float]:
+    """Scores of the items and, last, of the set; raises ``NotAvailable`` if the program stops before."""
     scores: list[float] = []
-    with tempfile.TemporaryFile("w+") as complaints:
+    with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=errors,
             encoding="utf-8",
             errors="replace",
         )
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            counts = _asked(questions, process.stdout, process.stdin)
+            counts = _exchange(questions, process.stdin, process.stdout)
             if len(counts) == len(questions):
                 process.stdin.write(" ||| ".join(["EVAL", *counts]) + "\n")
                 process.stdin.flush()
@@ -106,24 +94,42 @@ def meteor(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]
             process.kill()
             process.communicate()
         if len(scores) != len(questions) + 1 or any(score != score for score in scores):
-            complaints.seek(0)
-            raise NotAvailable(f"meteor is not available: its Java program stopped: {complaints.read()[-200:].strip()}")
+            errors.seek(0)
+            raise NotAvailable(f"meteor is not available: its Java program stopped: {errors.read()[-200:].strip()}")
+    return scores
+
+
+def meteor(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> tuple[float, list[float]]:
+    """METEOR 1.5 of the set and of each item, English, with paraphrases, as the COCO evaluation runs it (``-norm``).
+
+    Raises ``NotAvailable`` without Java or pycocoevalcap. The program first reads 60 MB of paraphrases: a few seconds.
+    """
+    command = [_java("meteor"), "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar"]
+    archive = _folder("meteor") / "meteor-1.5.jar"
+    if not archive.is_file():
+        raise NotAvailable(f"meteor is not available: {archive} is missing; reinstall pycocoevalcap==1.2")
+    command += [str(archive), "-", "-", "-stdio", "-l", "en", "-norm"]
+    questions = [
+        " ||| ".join(["SCORE", *(_joined(text) for text in texts), _joined(tokens)])
+        for tokens, texts in zip(predictions, references, strict=True)
+    ]
+    scores = _run_meteor(command, questions)
     return scores[-1], scores[:-1]
 
 
 def read_spice(report: str, items: int) -> list[float]:
-    """The F-score of each item from the JSON that SPICE writes, by ``image_id`` 0, 1, ... ``items`` - 1.
+    """F-score of each item from the JSON report of SPICE, in the order of ``image_id`` 0, 1, ... ``items`` - 1.
 
-    SPICE writes a score that is no number (no tuples on either side) as null; it counts as 0, there is nothing right.
+    SPICE writes null where neither side has a tuple (0 / 0); it counts as 0.
     """
-    found = {entry["image_id"]: entry["scores"]["All"]["f"] for entry in json.loads(report)}
-    return [float(found[index]) if isinstance(found[index], int | float) else 0.0 for index in range(items)]
+    scores = {entry["image_id"]: entry["scores"]["All"]["f"] for entry in json.loads(report)}
+    return [float(scores[index]) if isinstance(scores[index], int | float) else 0.0 for index in range(items)]
 
 
 def spice(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> tuple[float, list[float]]:
     """SPICE 1.0 of the set (the mean) and of each item.
 
-    Raises ``NotAvailable`` without a fitting Java, pycocoevalcap, or CoreNLP's archives in its ``spice/lib`` folder.
+    Raises ``NotAvailable`` without Java 8 to 15, pycocoevalcap, or CoreNLP's archives in its folder ``spice/lib``.
     """
     folder = _folder("spice")
     missing = [name for name in _CORENLP if not (folder / "lib" / name).is_file()]
@@ -141,13 +147,13 @@ def spice(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]])
         for index, (tokens, texts) in enumerate(zip(predictions, references, strict=True))
     ]
     with tempfile.TemporaryDirectory() as scratch:
-        asked, answered = Path(scratch, "in.json"), Path(scratch, "out.json")
-        asked.write_text(json.dumps(items), encoding="utf-8")
-        command = [program, "-Xmx8G", "-jar", str(folder / "spice-1.0.jar"), str(asked), "-out", str(answered)]
-        done = subprocess.run(
+        source, report = Path(scratch, "in.json"), Path(scratch, "out.json")
+        source.write_text(json.dumps(items), encoding="utf-8")
+        command = [program, "-Xmx8G", "-jar", str(folder / "spice-1.0.jar"), str(source), "-out", str(report)]
+        ended = subprocess.run(
             [*command, "-subset", "-silent"], cwd=scratch, capture_output=True, text=True, check=False
         )
-        if done.returncode or not answered.is_file():
-            raise NotAvailable(f"spice is not available: its Java program stopped: {done.stderr[-200:].strip()}")
-        scores = read_spice(answered.read_text(encoding="utf-8"), len(items))
+        if ended.returncode or not report.is_file():
+            raise NotAvailable(f"spice is not available: its Java program stopped: {ended.stderr[-200:].strip()}")
+        scores = read_spice(report.read_text(encoding="utf-8"), len(items))
     return sum(scores) / len(scores), scores

@@ -1,4 +1,4 @@
-"""The n-grams of a whole set of texts as arrays, counted once and shared by BLEU, CIDEr-D and the distinct figures."""
+"""N-gram counts of a whole set of texts as arrays: counted once, shared by BLEU, CIDEr-D and distinct-n."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 ORDERS = (1, 2, 3, 4)
-"""The n-gram lengths of BLEU-4 and CIDEr-D."""
+"""N-gram lengths of BLEU-4 and CIDEr-D."""
 
 Tokens = Sequence[str]
 Ints = NDArray[np.int64]
@@ -17,11 +17,11 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Table:
-    """Which n-grams of one length the texts hold: R rows, sorted by text and n-gram, each pair of them once.
+class NgramTable:
+    """N-grams of one length: R rows, one for each pair of text and n-gram, sorted by both.
 
-    ``text`` (R) and ``ngram`` (R) are numbers, ``count`` (R) is how often that text holds that n-gram; there are
-    ``ngrams`` different ones.
+    ``text`` (R) and ``ngram`` (R) are the numbers of text and n-gram, ``count`` (R) is how often that text holds that
+    n-gram; ``ngrams`` is the number of different n-grams.
     """
 
     text: Ints
@@ -31,59 +31,60 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Counted:
-    """A set to score: I predictions, then every reference of every item, as I + M numbered texts.
+class NgramCounts:
+    """N-grams of a set to score: I + M numbered texts, the I predictions and then the M references of all items.
 
-    ``owner`` (I + M) is the item that a text belongs to, ``length`` (I + M) its tokens, ``tables`` one for each of
-    ``ORDERS``.
+    ``owner`` (I + M) is the item of each text, ``length`` (I + M) its number of tokens; ``tables`` has one table for
+    each of ``ORDERS``.
     """
 
     items: int
     owner: Ints
     length: Ints
-    tables: tuple[Table, ...]
+    tables: tuple[NgramTable, ...]
 
 
-def _tables(texts: Sequence[Tokens], length: Ints) -> tuple[Table, ...]:
+def _tables(texts: Sequence[Tokens], length: Ints) -> tuple[NgramTable, ...]:
+    """One table for each of ``ORDERS``; ``length`` (texts) is the number of tokens of each text."""
     vocabulary: dict[str, int] = {}
     flat = [vocabulary.setdefault(token, len(vocabulary)) for text in texts for token in text]
     tokens = np.asarray(flat, dtype=np.int64)
     text = np.repeat(np.arange(len(texts)), length)
-    left = np.repeat(np.cumsum(length), length) - np.arange(len(tokens))  # tokens from here to the text's end
+    left = np.repeat(np.cumsum(length), length) - np.arange(len(tokens))  # tokens from each one to the end of its text
     start = np.arange(len(tokens))
     ngram, tables = np.zeros(len(tokens), dtype=np.int64), []
     for order in ORDERS:
-        going_on = left[start] >= order
-        start, ngram = start[going_on], ngram[going_on]
-        # An n-gram is the shorter one before it and one more token: two numbers, packed, then numbered anew.
+        fits = left[start] >= order
+        start, ngram = start[fits], ngram[fits]
+        # An n-gram is an (n-1)-gram and one more token: two numbers, packed into one, then numbered anew.
         different, ngram = np.unique(ngram * len(vocabulary) + tokens[start + order - 1], return_inverse=True)
         span = max(1, len(different))
         keys, count = np.unique(text[start] * span + ngram, return_counts=True)
-        tables.append(Table(keys // span, keys % span, count.astype(np.int64), len(different)))
+        tables.append(NgramTable(keys // span, keys % span, count.astype(np.int64), len(different)))
     return tuple(tables)
 
 
-def counted(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> Counted:
+def count_ngrams(predictions: Sequence[Tokens], references: Sequence[Sequence[Tokens]]) -> NgramCounts:
     """Count the n-grams of a set; every item has at least one reference."""
     texts = [*predictions, *(text for item in references for text in item)]
     each = [len(item) for item in references]
     owner = np.concatenate([np.arange(len(predictions)), np.repeat(np.arange(len(predictions)), each)])
     length = np.asarray([len(text) for text in texts], dtype=np.int64)
-    return Counted(len(predictions), owner, length, _tables(texts, length))
+    return NgramCounts(len(predictions), owner, length, _tables(texts, length))
 
 
-def found(keys: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
-    """Where each of ``wanted`` stands in the sorted ``keys``, and whether it stands there at all."""
+def lookup(keys: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Index of each of ``wanted`` (N) in the sorted ``keys``, and a mask (N) of those that ``keys`` holds."""
     if not len(keys):
         return np.zeros(len(wanted), dtype=np.int64), np.zeros(len(wanted), dtype=bool)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return place, keys[place] == wanted
+    index = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return index, keys[index] == wanted
 
 
-def distinct(counts: Counted, order: int) -> float:
+def distinct(counts: NgramCounts, order: int) -> float:
     """Distinct-n of Li et al. 2016 (https://arxiv.org/abs/1510.03055): different n-grams / n-grams of all predictions.
 
-    A set without a single n-gram scores 0.
+    A set without any n-gram scores 0.
     """
     table = counts.tables[ORDERS.index(order)]
     ours = table.text < counts.items

@@ -1,4 +1,4 @@
-"""The closed lists of English that Penn Treebank tokenisation needs: abbreviations, contractions, sentence openers."""
+"""Closed lists of English words for Penn Treebank tokenisation: abbreviations, contractions, sentence openers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ABBREVIATIONS = frozenset(" ".join([_TITLES, _PLACES, _MONTHS_AND_DAYS, _STATES,
 """Words that keep their period, in any case."""
 
 CAPITALISED_ABBREVIATIONS = frozenset(["Miss", "Ark", "Del", "Ill", "La", "Mass", "Ore", "Pa", "Tex", "Wash"])
-"""States whose short form is another word in lower case: they keep the period only where capitalised."""
+"""Abbreviations that are another word in lower case: they keep the period only if capitalised."""
 
 BEFORE_NUMBER = frozenset(["no.", "nos.", "ca.", "p.", "pp.", "fig.", "figs.", "op.", "art.", "prop."])
 """Words that keep their period before a number: ``no. 5``, but ``they said no.``"""
@@ -33,13 +33,13 @@ SPLIT_WORDS = {
     "lemme": ("lem", "me"),
     "wanna": ("wan", "na"),
 }
-"""Two words that are written as one."""
+"""Two words written as one, and their tokens."""
 
 APOSTROPHE_WORDS = (
     *("ma'am", "o'clock", "c'mon", "ne'er", "e'er", "nor'easter", "s'mores", "somethin'", "dunkin'", "ol'"),
     *("ma’am", "o’clock", "c’mon", "ne’er", "e’er", "nor’easter", "s’mores", "somethin’", "dunkin’", "ol’"),
 )
-"""Words with an apostrophe inside or at the end that is no quote and no clitic."""
+"""Words whose apostrophe, inside or at the end, is neither a quote nor the start of a clitic."""
 
 SENTENCE_STARTS = frozenset(_STARTS.split())
-"""After a single letter and a period, these show that the period ended a sentence: ``letter B. The next``."""
+"""Words that, after a single letter and a period, show that the period ended a sentence: ``letter B. The next``."""

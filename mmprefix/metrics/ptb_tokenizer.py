@@ -1,14 +1,14 @@
-"""Words as the COCO caption evaluation counts them: Penn Treebank tokens, in lower case, without punctuation.
+"""Tokeniser of the COCO caption evaluation: Penn Treebank tokens, in lower case, without punctuation.
 
 The rules are those of the Treebank's tokenisation (Marcus et al. 1993, https://aclanthology.org/J93-2004, and LDC's
-guidelines) with the choices that caption scores are published with: clitics are words (``do n't``, ``it 's``,
-``can not``, ``gon na``), hyphenated words and numbers such as ``5,000`` or ``9:30`` stay whole, an abbreviation keeps
-its period; quotes, dashes and sentence punctuation are dropped. Brackets are *not* dropped: the evaluation lists them
-in upper case after it has lowered the text, so ``(`` counts as the word ``-lrb-`` in every published figure, and here.
+guidelines), with the choices behind published caption scores: clitics are words (``do n't``, ``it 's``, ``can not``,
+``gon na``); hyphenated words and numbers such as ``5,000`` or ``9:30`` stay whole; an abbreviation keeps its period;
+quotes, dashes and sentence punctuation are dropped. Brackets are *not* dropped: the evaluation lists them in upper
+case after it has lowered the text, so ``(`` counts as the word ``-lrb-`` in every published score, and in this file.
 
-A text is cut at white space; each piece is read from the left, every rule of ``_RULES`` is tried and the longest match
-wins, the earlier rule on a tie. Letters outside the Latin alphabet are letters; signs beyond the basic plane (emoji)
-vanish and part words.
+A text is split at white space. Each piece is read from the left: every rule of ``_RULES`` is tried and the longest
+match wins, the earlier rule on a tie. Letters of all alphabets are letters; characters beyond the basic multilingual
+plane (emoji) are dropped and split words.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _ENTITIES = {"&amp;": "&", "&amp": "&", "&lt;": "<", "&gt;": ">", **dict.fromkey
 _SILENT = dict.fromkeys('‘’‛‹›“”«»–—―…\u0091\u0092\u0093\u0094\u0096\u0097‐‑\u00ad"', "") | {"&nbsp;": ""}
 _REWRITTEN = _BRACKETS | _MONEY | _FRACTIONS | _ENTITIES | _SILENT
 
-# Python counts superscripts, fractions and circled numbers as word characters; the Treebank counts them as signs.
+# Superscripts, fractions and circled numbers are word characters in Python, but signs in the Treebank.
 _L = r"(?:[^\W\d_²³¹¼-¾\u2070-\u209f\u2150-\u218f\u2460-\u24ff\U00010000-\U0010ffff]|[\u0300-\u036f])"
 _A = rf"(?:{_L}|\d)"
 _H = r"[-‐‑]"
@@ -80,7 +80,7 @@ _RULES = [
         # clitics
         _CLITIC,
         rf"n(?:{_Q}|`)t{_L}*",
-        rf"{_Q}(?:em|till?|cause|n(?!{_A}))",  # also where a quoted word begins so, as in the published figures
+        rf"{_Q}(?:em|till?|cause|n(?!{_A}))",  # also at the start of a quoted word, as in published scores
         rf"{_Q}n{_Q}",
         rf"{_Q}t(?=is(?!{_A})|was(?!{_A}))",
         # numbers
@@ -89,7 +89,7 @@ _RULES = [
         rf"\d+(?:{_H}\d+)?/\d+(?:{_H}{_L}{_A}*)?",
         r"\d{1,2}[-/]\d{1,2}[-/]\d{2,4}",
         rf"{_Q}(?:\d0s|\d\d(?![\d.]))",
-        # names of places on a network
+        # network addresses and names
         rf"https?://{_URL_END}",
         rf"(?:[^\s\"<>|()./]+[.])+(?:com|net|org|edu)(?:/{_URL_END})?(?!{_A})",
         rf"{_ADDRESS}@{_ADDRESS}",
@@ -103,26 +103,26 @@ _RULES = [
 ]
 _CLITICS = re.compile(rf"{_CLITIC}|n{_Q}t{_L}*|{_Q}(?:em|till?|cause|t)", re.IGNORECASE)
 _NEGATED = re.compile(rf"({_L}+?)(?<!n)(n(?:{_Q}|`)t{_L}*)", re.IGNORECASE)
-# The few constructions that hold a space: 1 1/2, <b class="x">, (555) 123-4567.
+# The few tokens with a space inside: 1 1/2, <b class="x">, (555) 123-4567.
 _SPANNING = re.compile(r"((?<![\w.,:/+-])\d+\s\d+/\d+(?!\d)|</?[A-Za-z!][^<>]*>|\(\d{2,3}\)\s?\d{3,4}-\d{4,5})")
 _PLAIN = re.compile(r"[A-Za-z]+")
 _OPENER = re.compile(rf"(?:{'|'.join(sorted(SENTENCE_STARTS))})(?![A-Za-z.])|Mr[.]")
 
 
 def _sign(character: str) -> str:
-    """A character that no rule reads: itself where it is a printed sign, nothing where it is a control or an emoji."""
+    """Token of a character that no rule matches: itself if it is a printed sign, else (control, emoji) nothing."""
     code = ord(character)
     known = code < 0x590 or 0x2010 <= code < 0x2C00 or 0x3000 <= code < 0x3100 or 0xFF00 <= code < 0xFFF0
     return character if known and unicodedata.category(character)[0] in "PSN" else ""
 
 
 def _straight(word: str) -> str:
-    """The clitic with a typewriter's apostrophe."""
+    """Replace typographic apostrophes by the ASCII one."""
     return word.replace("’", "'").replace("\u0092", "'")
 
 
-def _finished(token: str) -> list[str]:
-    """The words that one match stands for: split, rewritten, or none where it is punctuation."""
+def _words_of(token: str) -> list[str]:
+    """Words of one match: split or rewritten, or none for punctuation."""
     lowered = token.lower()
     if lowered in SPLIT_WORDS:
         return list(SPLIT_WORDS[lowered])
@@ -136,7 +136,7 @@ def _finished(token: str) -> list[str]:
 
 @lru_cache(maxsize=1 << 16)
 def _piece(text: str) -> tuple[str, ...]:
-    """The words of one piece of a text that holds no white space."""
+    """Words of a piece of text without white space."""
     text = text.replace("\u00ad", "")
     words: list[str] = []
     start = 0
@@ -148,23 +148,23 @@ def _piece(text: str) -> tuple[str, ...]:
             continue
         end = max((match.end() for rule in _RULES if (match := rule.match(text, start))), default=start)
         if end > start:
-            words += _finished(text[start:end])
+            words += _words_of(text[start:end])
         else:
             end = start + 1
-            words += _finished(text[start]) if text[start] in _REWRITTEN else _finished(_sign(text[start]))
+            words += _words_of(text[start]) if text[start] in _REWRITTEN else _words_of(_sign(text[start]))
         start = end
     return tuple(words)
 
 
 def _pieces(part: str) -> list[str]:
-    """A text cut at white space; a construction that holds a space stays whole, with no-break spaces inside."""
+    """Split a text at white space; a token with a space inside stays whole, with no-break spaces instead."""
     return [re.sub(r"\s", "\u00a0", part)] if _SPANNING.fullmatch(part) else part.split()
 
 
 def ptb_tokens(text: str) -> list[str]:
-    """The Penn Treebank words of ``text``, lower case, punctuation dropped: ``"It isn't a dog."`` → it is n't a dog.
+    """Penn Treebank words of ``text``, in lower case, without punctuation: ``"It isn't a dog."`` → it is n't a dog.
 
-    Against Stanford's tokeniser as the COCO evaluation runs it, see ``tests/test_metrics_tokenizer.py``.
+    ``tests/metrics/test_ptb_tokenizer.py`` compares them with Stanford's tokeniser as the COCO evaluation runs it.
     """
     words: list[str] = []
     pieces = [piece for part in _SPANNING.split(text) for piece in _pieces(part)]
@@ -183,9 +183,9 @@ def ptb_tokens(text: str) -> list[str]:
 
 
 def whitespace_tokens(text: str) -> list[str]:
-    """The text cut at white space and nothing else: for text that is tokenised already."""
+    """Split at white space only: for text that is tokenised already."""
     return text.split()
 
 
 TOKENIZERS: dict[str, Callable[[str], list[str]]] = {"ptb": ptb_tokens, "none": whitespace_tokens}
-"""What ``tokenize=`` may name."""
+"""Values of the option ``tokenize``."""

@@ -1,7 +1,7 @@
 """ROUGE-L of Lin 2004 (https://aclanthology.org/W04-1013) as the COCO caption evaluation computes it.
 
-What COCO settles: beta is 1.2, and precision and recall are each the best over the references, even where two different
-references give them. The corpus figure is the mean over items.
+Choices of COCO: beta is 1.2; precision and recall are each the best over the references, even if two different
+references give them. The corpus score is the mean over items.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ _BETA = 1.2
 
 
 def common_length(first: Tokens, second: Tokens) -> int:
-    """Length of the longest common subsequence, one machine word operation a token of ``second``.
+    """Length of the longest common subsequence; a few integer operations for each token of ``second``.
 
     Bit-parallel after Hyyrö 2004: bit i of ``row`` is 0 where the table's row grows at token i of ``first``.
     """
-    places: dict[str, int] = {}
-    for index, token in enumerate(first):
-        places[token] = places.get(token, 0) | 1 << index
+    positions: dict[str, int] = {}  # bit i is set where first[i] is the token
+    for position, token in enumerate(first):
+        positions[token] = positions.get(token, 0) | 1 << position
     full = (1 << len(first)) - 1
     row = full
     for token in second:
-        hits = row & places.get(token, 0)
+        hits = row & positions.get(token, 0)
         row = ((row + hits) | (row - hits)) & full
     return len(first) - row.bit_count()
 
 
 def rouge_l(prediction: Tokens, references: Sequence[Tokens]) -> float:
-    """ROUGE-L of one prediction; an empty prediction scores 0, except against an empty reference, which it equals."""
+    """ROUGE-L of one prediction; an empty prediction scores 0, or 1 if a reference is empty too."""
     if not prediction:
         return float(any(not reference for reference in references))
     lengths = [(common_length(prediction, reference), len(reference)) for reference in references if reference]

@@ -1,15 +1,15 @@
-"""Spoken language understanding as SLURP scores it: SLU-F1 of Bastianelli et al. 2020.
+"""Metrics of spoken language understanding as SLURP defines them: SLU-F1 of Bastianelli et al. 2020.
 
-Source: https://aclanthology.org/2020.emnlp-main.588, and what its published scorer does where the paper is silent.
-Scenario, action and intent are labels. A slot is exactly right (span), or right by a distance: a predicted slot takes
-the nearest gold slot of its type that is left, the first of equals; that is one true positive, and the distance is
-added to the false positives and to the false negatives. The distance is the edits of words a word of the gold, which
-may exceed 1, or of characters a character of the longer filler. SLU-F1 adds the counts of both. A recording without
-prediction is not scored unless asked for, so name that count wherever figures are printed.
+Source: https://aclanthology.org/2020.emnlp-main.588, and its published scorer where the paper is silent.
+Scenario, action and intent are labels. A slot counts as right if it is equal (span), or by its distance: a predicted
+slot is paired with the nearest unpaired gold slot of its type, the first on a tie. The pair is one true positive, and
+its distance is added to the false positives and to the false negatives. The distance is word edits / words of the gold
+filler, which may exceed 1, or character edits / characters of the longer filler. SLU-F1 adds the counts of both. A
+recording without prediction is not scored by default, so print their number beside the scores.
 """
 
 # pyright: reportUnnecessaryIsInstance=false
-# what a user passes is checked, whatever the hints say
+# arguments of users are checked, whatever the type hints say
 from __future__ import annotations
 
 from collections import Counter
@@ -18,12 +18,12 @@ from typing import Any
 
 from mmprefix.errors import InputError
 from mmprefix.metrics.edit_distance import char_distance, word_distance
-from mmprefix.metrics.f1 import Table, ratio
-from mmprefix.metrics.slurp_records import Frame, matched, read_frame
+from mmprefix.metrics.f1 import LabelCounts, ratio
+from mmprefix.metrics.slurp_records import Frame, match_frames, read_frame
 
 INTENTS = ("scenario", "action", "intent")
 NAMES = (*INTENTS, "span", "word", "char", "slu")
-"""What is scored by precision, recall and F1."""
+"""Metrics with precision, recall and F1."""
 
 Slot = tuple[str, str]
 Pair = tuple[Frame, Frame | None]  # a gold frame and its prediction
@@ -37,25 +37,26 @@ def slu(
     count_missing: bool = False,
     ignore_case: bool = False,
 ) -> dict[str, Any]:
-    """Scores of understanding; a record of either side is SLURP's or ours, see ``mmprefix.metrics.slurp_records``.
+    """Score predicted intents and slots; records are of SLURP's form or ours (``mmprefix.metrics.slurp_records``).
 
-    Records are matched by ``id``, ``file`` or ``slurp_id``, whichever all have. SLURP's gold fillers are lower-cased,
-    predicted ones are not; ``ignore_case`` lower-cases all. ``count_missing`` scores a gold record that has no
-    prediction as a prediction of nothing.
+    Records are matched by ``id``, ``file`` or ``slurp_id``: the first that all records have. SLURP's gold fillers are
+    lower-cased, predicted ones are not; ``ignore_case`` lower-cases all. ``count_missing`` scores a gold record
+    without prediction as an empty prediction.
 
     Returns:
-        scenario_f1, action_f1, intent_f1 (each where all of the gold has it), span_f1, word_f1, char_f1, slu_f1, and
-            likewise ``_precision`` and ``_recall``: over the counts of all labels together (micro).
-        intent_accuracy: how many intents are right. frame_accuracy: intent and slots all right. slot_accuracy: the
-            mean of per_slot_accuracy: type → how many records have the right values of it, none being a value.
-        gold, scored, missing, foreign: gold records, those of them that are scored, those that have no prediction, and
-            predictions without gold, which are ignored. unknown_slot_types: type → how many predicted slots of a type
-            that occurs in no gold (false positives). matched_by, left_out: the key, and what could not be scored.
-        with ``per_label`` also tables: measure → label → precision, recall, f1, tp, fp, fn; micro: measure → the same
-            of all labels together; macro: measure → the means of precision, recall and f1 over all labels.
+        scenario_f1, action_f1, intent_f1 (each if all gold records have it), span_f1, word_f1, char_f1, slu_f1, and
+            likewise ``_precision`` and ``_recall``: micro averages, over the counts of all labels together.
+        intent_accuracy: share of records with the right intent. frame_accuracy: share with the right intent and slots.
+            per_slot_accuracy: type → share of records with the right values of that type, no value being one;
+            slot_accuracy: its mean.
+        gold, scored, missing, foreign: numbers of gold records, of those that are scored, of those without prediction,
+            and of predictions without gold, which are ignored. unknown_slot_types: type → number of predicted slots of
+            a type that no gold record has (false positives). matched_by: the key; left_out: metrics not computed.
+        with ``per_label`` also tables: metric → label → precision, recall, f1, tp, fp, fn; micro: metric → these over
+            all labels together; macro: metric → the means of precision, recall and f1 over all labels.
 
     Raises:
-        InputError: nothing to score, a record of another form, a name that comes twice, nothing to match by.
+        InputError: nothing to score, a record of another form, a name that occurs twice, no key to match by.
     """
     predicted = [read_frame(record, f"prediction {at}") for at, record in _numbered(predictions, "predictions")]
     gold = [read_frame(record, f"reference {at}", gold=True) for at, record in _numbered(references, "references")]
@@ -70,30 +71,32 @@ def score(
     count_missing: bool = False,
     ignore_case: bool = False,
 ) -> dict[str, Any]:
-    """As ``slu``, of frames that were read already."""
+    """Score frames that were read already; arguments, result and errors as for ``slu``."""
     if not predictions or not gold:
         raise InputError(f"no {'references' if predictions else 'predictions'}: there is nothing to score")
     if ignore_case:
         predictions, gold = [frame.lower() for frame in predictions], [frame.lower() for frame in gold]
-    _same(gold)
-    kind, predicted, wanted = matched(predictions, gold)
-    pairs = [(frame, predicted.get(name)) for name, frame in wanted.items() if count_missing or name in predicted]
+    _require_intents_everywhere(gold)
+    key, predicted, expected = match_frames(predictions, gold)
+    pairs = [(frame, predicted.get(name)) for name, frame in expected.items() if count_missing or name in predicted]
     tables = _tables(pairs)
     micro = {name: table.micro().row for name, table in tables.items()}
-    figures = ("f1", "precision", "recall")
-    found: dict[str, Any] = {f"{name}_{figure}": micro[name][figure] for figure in figures for name in tables}
+    measures = ("f1", "precision", "recall")
+    scores: dict[str, Any] = {f"{name}_{measure}": micro[name][measure] for measure in measures for name in tables}
     if "intent" in tables:
-        found["intent_accuracy"] = micro["intent"]["recall"]
+        scores["intent_accuracy"] = micro["intent"]["recall"]
     types = {slot for frame in gold for slot, _ in frame.slots}
-    found |= _accuracies(pairs, types)
-    found |= {"matched_by": kind, "gold": len(wanted), "scored": len(pairs)}
-    found |= {"missing": len(wanted.keys() - predicted.keys()), "foreign": len(predicted.keys() - wanted.keys())}
+    scores |= _accuracies(pairs, types)
+    scores |= {"matched_by": key, "gold": len(expected), "scored": len(pairs)}
+    scores |= {"missing": len(expected.keys() - predicted.keys()), "foreign": len(predicted.keys() - expected.keys())}
     unknown = Counter(slot for _, ours in pairs if ours for slot, _ in ours.slots if slot not in types)
-    found |= {"unknown_slot_types": dict(unknown.most_common()), "left_out": [n for n in NAMES if n not in tables]}
+    scores |= {"unknown_slot_types": dict(unknown.most_common()), "left_out": [n for n in NAMES if n not in tables]}
     if per_label:
-        found |= {"micro": micro, "macro": {name: table.macro() for name, table in tables.items()}}
-        found["tables"] = {name: {key: table[key].row for key in sorted(table)} for name, table in tables.items()}
-    return found
+        scores |= {"micro": micro, "macro": {name: table.macro() for name, table in tables.items()}}
+        scores["tables"] = {
+            name: {label: table[label].row for label in sorted(table)} for name, table in tables.items()
+        }
+    return scores
 
 
 def _numbered(records: Any, name: str) -> Iterable[tuple[int, Any]]:
@@ -102,28 +105,31 @@ def _numbered(records: Any, name: str) -> Iterable[tuple[int, Any]]:
     return enumerate(records)
 
 
-def _same(gold: Sequence[Frame]) -> None:
-    """Refuse a gold that says the intents of some records only."""
-    without = [frame.place for frame in gold if frame.name is None]
+def _require_intents_everywhere(gold: Sequence[Frame]) -> None:
+    """Raise InputError if some gold records have an intent and others have none."""
+    without = [frame.location for frame in gold if frame.name is None]
     if 0 < len(without) < len(gold):
-        raise InputError(f"{without[0]}: no intent, which other records of the gold have")
+        raise InputError(f"{without[0]}: no intent, but other records of the gold have one")
 
 
-def _tables(pairs: Sequence[Pair]) -> dict[str, Table]:
-    tables: dict[str, Table] = {}
+def _tables(pairs: Sequence[Pair]) -> dict[str, LabelCounts]:
+    """Metric → counts by label; metrics whose labels the gold lacks are left out."""
+    tables: dict[str, LabelCounts] = {}
     if all(gold.joined is not None for gold, _ in pairs):
-        halves = _halves(gold for gold, _ in pairs)
-        labels = [_scenario_and_action(gold, ours, halves) if ours else (None, None) for gold, ours in pairs]
-        tables["scenario"] = _labelled(
+        parts = _intent_parts(gold for gold, _ in pairs)
+        labels = [_scenario_and_action(gold, ours, parts) if ours else (None, None) for gold, ours in pairs]
+        tables["scenario"] = _count_labels(
             (gold.scenario, ours) for (gold, _), (ours, _) in zip(pairs, labels, strict=True)
         )
-        tables["action"] = _labelled((gold.action, ours) for (gold, _), (_, ours) in zip(pairs, labels, strict=True))
+        tables["action"] = _count_labels(
+            (gold.action, ours) for (gold, _), (_, ours) in zip(pairs, labels, strict=True)
+        )
     if all(gold.name is not None for gold, _ in pairs):
-        tables["intent"] = _labelled(_intents(gold, ours) for gold, ours in pairs)
+        tables["intent"] = _count_labels(_intents(gold, ours) for gold, ours in pairs)
     slots = [(gold.slots, ours.slots if ours else ()) for gold, ours in pairs]
     for name, distance in (("span", None), ("word", word_distance), ("char", char_distance)):
-        tables[name] = _slotted(slots, distance)
-    tables["slu"] = Table()
+        tables[name] = _count_slots(slots, distance)
+    tables["slu"] = LabelCounts()
     for name in ("word", "char"):
         for label, counts in tables[name].items():
             tables["slu"].add(label, counts.tp, counts.fp, counts.fn)
@@ -134,7 +140,7 @@ def _tables(pairs: Sequence[Pair]) -> dict[str, Table]:
 
 
 def _intents(gold: Frame, ours: Frame | None) -> tuple[str | None, str | None]:
-    """Gold and predicted intent: scenario_action on both sides where the prediction has these, else its own intent."""
+    """Gold and predicted intent: scenario_action on both sides if the prediction has both, else its own intent."""
     if ours is None:
         return gold.name, None
     if ours.intent is None:
@@ -142,28 +148,33 @@ def _intents(gold: Frame, ours: Frame | None) -> tuple[str | None, str | None]:
     return gold.name, ours.intent
 
 
-def _halves(gold: Iterable[Frame]) -> dict[str | None, tuple[str | None, str | None]]:
-    """Intent → the scenario and action that come first with it in the gold."""
-    halves: dict[str | None, tuple[str | None, str | None]] = {}
+def _intent_parts(gold: Iterable[Frame]) -> dict[str | None, tuple[str | None, str | None]]:
+    """Intent → scenario and action of the first gold frame with this intent."""
+    parts: dict[str | None, tuple[str | None, str | None]] = {}
     for frame in gold:
-        halves.setdefault(frame.name, (frame.scenario, frame.action))
-    return halves
+        parts.setdefault(frame.name, (frame.scenario, frame.action))
+    return parts
 
 
 def _scenario_and_action(
-    gold: Frame, ours: Frame, halves: Mapping[str | None, tuple[str | None, str | None]]
+    gold: Frame, ours: Frame, parts: Mapping[str | None, tuple[str | None, str | None]]
 ) -> tuple[str | None, str | None]:
-    """What is predicted; of an intent alone, what the gold has with that intent, or its words before and after "_"."""
+    """Predicted scenario and action.
+
+    A prediction with an intent only takes those that the gold has with this intent, else the parts around its first
+    "_".
+    """
     if ours.joined is not None or ours.intent is None:
         return ours.scenario, ours.action
     if ours.intent == gold.name:
         return gold.scenario, gold.action
     scenario, _, action = ours.intent.partition("_")
-    return halves.get(ours.intent, (scenario, action))
+    return parts.get(ours.intent, (scenario, action))
 
 
-def _labelled(pairs: Iterable[tuple[str | None, str | None]]) -> Table:
-    table = Table()
+def _count_labels(pairs: Iterable[tuple[str | None, str | None]]) -> LabelCounts:
+    """Counts by label of pairs (gold label, predicted label); a prediction of None is no prediction."""
+    table = LabelCounts()
     for gold, ours in pairs:
         right = float(gold == ours)
         table.add(str(gold), tp=right, fn=1 - right)
@@ -175,46 +186,48 @@ def _labelled(pairs: Iterable[tuple[str | None, str | None]]) -> Table:
 # ------------------------------------------------------------------------------------------------------------- slots
 
 
-def _slotted(
+def _count_slots(
     pairs: Iterable[tuple[Sequence[Slot], Sequence[Slot]]], distance: Callable[[str, str], float] | None
-) -> Table:
-    """The counts of gold and predicted slots; exact where there is no distance."""
-    table = Table()
+) -> LabelCounts:
+    """Counts by slot type of pairs (gold slots, predicted slots); without ``distance``, fillers must be equal."""
+    table = LabelCounts()
     for gold, ours in pairs:
         left = list(gold)
-        for kind, filler in ours:
-            found = _exact((kind, filler), left) if distance is None else _nearest((kind, filler), left, distance)
-            if found is None:
-                table.add(kind, fp=1)
+        for slot in ours:
+            match = _exact(slot, left) if distance is None else _nearest(slot, left, distance)
+            if match is None:
+                table.add(slot[0], fp=1)
                 continue
-            at, far = found
-            del left[at]
-            table.add(kind, 1, far, far)
+            index, far = match
+            del left[index]
+            table.add(slot[0], 1, far, far)
         for kind, _ in left:
             table.add(kind, fn=1)
     return table
 
 
 def _exact(slot: Slot, left: Sequence[Slot]) -> tuple[int, float] | None:
+    """Index of the equal slot in ``left``, and the distance 0."""
     return (left.index(slot), 0.0) if slot in left else None
 
 
 def _nearest(slot: Slot, left: Sequence[Slot], distance: Callable[[str, str], float]) -> tuple[int, float] | None:
-    """Place and distance of the nearest slot of the same type."""
+    """Index and distance of the nearest slot of the same type in ``left``."""
     kind, filler = slot
-    far = {at: distance(filler, other) for at, (type_, other) in enumerate(left) if type_ == kind}
-    return min(far.items(), key=lambda found: found[1]) if far else None
+    distances = {index: distance(filler, other) for index, (type_, other) in enumerate(left) if type_ == kind}
+    return min(distances.items(), key=lambda pair: pair[1]) if distances else None
 
 
 def _accuracies(pairs: Sequence[Pair], types: Iterable[str]) -> dict[str, Any]:
+    """slot_accuracy, frame_accuracy and per_slot_accuracy (by type)."""
     wrong: Counter[str] = Counter()
     right = 0
     for gold, ours in pairs:
-        want, have = _values(gold), _values(ours) if ours else {}
-        off = [kind for kind in want.keys() | have.keys() if want.get(kind) != have.get(kind)]
-        wrong.update(off)
-        theirs, named = _intents(gold, ours)
-        right += (theirs == named or theirs is None) and not off
+        expected, predicted = _values(gold), _values(ours) if ours else {}
+        different = [kind for kind in expected.keys() | predicted.keys() if expected.get(kind) != predicted.get(kind)]
+        wrong.update(different)
+        expected_intent, intent = _intents(gold, ours)
+        right += (expected_intent == intent or expected_intent is None) and not different
     slots = {kind: 1 - wrong[kind] / len(pairs) for kind in sorted(types)}
     return {
         "slot_accuracy": ratio(sum(slots.values()), len(slots)),
@@ -224,7 +237,8 @@ def _accuracies(pairs: Sequence[Pair], types: Iterable[str]) -> dict[str, Any]:
 
 
 def _values(frame: Frame) -> dict[str, list[str]]:
+    """Slot type → its sorted values."""
     values: dict[str, list[str]] = {}
-    for kind, value in frame.slots:
-        values.setdefault(kind, []).append(value)
-    return {kind: sorted(found) for kind, found in values.items()}
+    for kind, filler in frame.slots:
+        values.setdefault(kind, []).append(filler)
+    return {kind: sorted(fillers) for kind, fillers in values.items()}

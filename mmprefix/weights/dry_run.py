@@ -1,6 +1,6 @@
-"""What well-known models of the hub are made of, so that their sizes can be told without asking the hub.
+"""Configurations of well-known hub models, so that a dry run counts their parameters without the hub.
 
-Only a dry run reads this: it prints how many parameters a recipe has and trains, and needs neither weights nor words.
+A dry run prints how many parameters a recipe has and trains; it needs neither weights nor vocabularies.
 Layers, width and heads are those of https://github.com/openai/gpt-2 and https://github.com/openai/whisper.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 _GPT2 = {"gpt2": (12, 768, 12), "gpt2-medium": (24, 1024, 16), "gpt2-large": (36, 1280, 20), "gpt2-xl": (48, 1600, 25)}
-_WHISPER = {  # of both halves the layers, then width and heads
+_WHISPER = {  # layers of encoder and decoder, width, heads
     "tiny": (4, 4, 384, 6),
     "base": (6, 6, 512, 8),
     "small": (12, 12, 768, 12),
@@ -27,28 +27,28 @@ _WHISPER = {  # of both halves the layers, then width and heads
     "large-v3-turbo": (32, 4, 1280, 20),
 }
 
-_PLACES: list[tempfile.TemporaryDirectory[str]] = []
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @cache
 def known_config_folder(name: str) -> Path | None:
-    """A folder with the configuration of the hub's model ``name``, and a tokenizer; None if it is unknown.
+    """Folder with the configuration of the hub's model ``name``, and a tokenizer; None if it is unknown.
 
-    Known are the sizes of GPT-2 and of Whisper.
+    GPT-2 and Whisper are known, in all their sizes.
     """
     config = _gpt2(name.removeprefix("openai-community/")) or _whisper(name)
     if config is None:
         return None
-    place = tempfile.TemporaryDirectory(prefix="outline.")
-    _PLACES.append(place)  # removed when the program ends
-    folder = Path(place.name)
+    temporary = tempfile.TemporaryDirectory(prefix="config.")
+    _FOLDERS.append(temporary)  # removed when the program ends
+    folder = Path(temporary.name)
     config.save_pretrained(folder)
     placeholder_tokenizer().save_pretrained(folder)
     return folder
 
 
 def placeholder_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer that stands in for any other where nothing is written: the words that parts ask for by name."""
+    """Tokenizer in the place of any other where no text is written: it has the tokens that parts look up by name."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
     from transformers.models.whisper.tokenization_whisper import LANGUAGES
@@ -75,10 +75,10 @@ def _whisper(name: str) -> PreTrainedConfig | None:
     plain = kind.removesuffix(".en")
     if kind == name or plain not in _WHISPER:
         return None
-    hears, writes, width, heads = _WHISPER[plain]
+    encoder_layers, decoder_layers, width, heads = _WHISPER[plain]
     mels, vocabulary = (128, 51866) if "-v3" in kind else (80, 51865 if kind == plain else 51864)
-    encoder = {"encoder_layers": hears, "encoder_attention_heads": heads, "encoder_ffn_dim": 4 * width}
-    decoder = {"decoder_layers": writes, "decoder_attention_heads": heads, "decoder_ffn_dim": 4 * width}
+    encoder = {"encoder_layers": encoder_layers, "encoder_attention_heads": heads, "encoder_ffn_dim": 4 * width}
+    decoder = {"decoder_layers": decoder_layers, "decoder_attention_heads": heads, "decoder_ffn_dim": 4 * width}
     return WhisperConfig(vocab_size=vocabulary, num_mel_bins=mels, d_model=width, **encoder, **decoder)
 
 
@@ -87,7 +87,7 @@ _SIZES_ONLY: ContextVar[bool] = ContextVar("sizes_only", default=False)
 
 @contextmanager
 def without_weights() -> Generator[None]:
-    """Large parts that are built inside have the sizes that they would have, but their weights are not fetched."""
+    """Build large parts with their sizes but without fetching their weights, inside the ``with`` block."""
     token = _SIZES_ONLY.set(True)
     try:
         yield
@@ -96,5 +96,5 @@ def without_weights() -> Generator[None]:
 
 
 def sizes_only() -> bool:
-    """Whether parts are being built for their sizes (see ``without_weights``)."""
+    """True while parts are built for their sizes alone (see ``without_weights``)."""
     return _SIZES_ONLY.get()

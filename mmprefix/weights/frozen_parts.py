@@ -22,8 +22,11 @@ def part_names(recipe: dict[str, Any]) -> list[str]:
 
 
 def part_options(recipe: dict[str, Any], name: str) -> dict[str, Any]:
-    """The ``init_args`` of the frozen part ``name``, to be read or changed."""
-    return _part(recipe, name)["init_args"]
+    """The ``init_args`` that hold the weights of the frozen part ``name``, to be read or changed.
+
+    A part that wraps another one (``Part.wraps``) has its weights.
+    """
+    return _weights_part(recipe, name)["init_args"]
 
 
 def absolute_paths(value: Any, options: tuple[str, ...] = ()) -> Any:
@@ -80,6 +83,13 @@ def _part(recipe: dict[str, Any], name: str) -> dict[str, Any]:
     return recipe[name] if name in _OWN else recipe["branches"][name]["encoder"]
 
 
+def _weights_part(recipe: dict[str, Any], name: str) -> dict[str, Any]:
+    part = _part(recipe, name)
+    while wrapped := _class(part).wraps:
+        part = part["init_args"][wrapped]
+    return part
+
+
 def _title(name: str) -> str:
     return name if name in _OWN else f"encoder of branch {name!r}"
 
@@ -94,7 +104,8 @@ def _class(part: dict[str, Any]) -> type[Part]:
 
 def _weight_paths(recipe: dict[str, Any], name: str) -> dict[str, Path]:
     """The options of a frozen part that hold the absolute path of weights, in the order of ``path_options``."""
-    cls, options = _class(_part(recipe, name)), part_options(recipe, name)
+    part = _weights_part(recipe, name)
+    cls, options = _class(part), part["init_args"]
     paths = {option: Path(str(options.get(option))) for option in cls.path_options if option in cls.source_options}
     return {option: path for option, path in paths.items() if path.is_absolute()}
 
@@ -112,8 +123,11 @@ def _require_same_options(was: dict[str, Any], now: dict[str, Any], title: str, 
         raise InputError(
             f"{file}: was trained with the {title} as a {was['class_path']}, but this one is a {now['class_path']}"
         )
+    cls = _class(now)
     for option, value in was["init_args"].items():
-        if option not in _class(now).source_options and now["init_args"].get(option) != value:
+        if option == cls.wraps:
+            _require_same_options(value, now["init_args"][option], title, file)
+        elif option not in cls.source_options and now["init_args"].get(option) != value:
             raise InputError(
                 f"{file}: the {title} was trained with {option}={_short(value)}, "
                 f"but this one has {option}={_short(now['init_args'].get(option))}"

@@ -1,7 +1,7 @@
-"""Where frozen weights come from: a folder, the files inside this package, or a model hub; and what they were.
+"""Sources of frozen weights (a folder, the files inside this package, a model hub) and their provenance.
 
-Every pretrained part is loaded from a folder on disk. A hub name is first brought there by huggingface_hub, so
-that one code path loads all, and the files can be hashed: a mapper fits only the weights that it was trained on.
+Every pretrained part is loaded from a folder on disk. huggingface_hub first downloads a hub model into one, so that
+one code path loads all, and the files can be hashed: a mapper fits only the weights that it was trained on.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ _TEXT = ["*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md"]
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a frozen part is: where it came from, the hub's commit (None for a folder), the hash of its weights."""
+    """Identity of a frozen part: its source, the hub's commit (None for a folder), the hash of its weights."""
 
     source: str
     revision: str | None
     sha256: str
 
     def as_dict(self) -> dict[str, str | None]:
+        """Plain data, as it stands in a saved model."""
         return asdict(self)
 
 
 def resolve_folder(name: str, revision: str | None = None, weights: bool = True) -> Path:
     """The folder that holds the model ``name``: a local folder, ``mmprefix:NAME`` inside the package, or a hub name.
 
-    Without ``weights`` no more than configuration and tokenizer are fetched, or made up where the sizes are known.
-    Raises InputError when there is none and the hub does not have it or cannot be reached.
+    Without ``weights`` only configuration and tokenizer are fetched, or made where the sizes are known. Raises
+    InputError when there is no such folder and the hub does not have it or cannot be reached.
     """
     if name.startswith(EMBEDDED):
         path = Path(__file__).parents[1] / name.removeprefix(EMBEDDED)
@@ -56,7 +57,7 @@ def resolve_folder(name: str, revision: str | None = None, weights: bool = True)
 
 
 def hub_snapshot(name: str, revision: str | None, weights: bool = True) -> Path:
-    """The local copy of a hub repository's configuration and weights (safetensors, else .bin), fetched where needed.
+    """Local copy of a hub repository's configuration and weights (safetensors, else .bin), fetched where needed.
 
     Raises InputError when the hub does not have it or cannot be reached.
     """
@@ -70,7 +71,9 @@ def hub_snapshot(name: str, revision: str | None, weights: bool = True) -> Path:
             return fetch(_TEXT)
         path = fetch([*_TEXT, "*.safetensors"])
         return path if any(path.glob("*.safetensors")) else fetch([*_TEXT, "*.bin"])
-    except Exception as error:  # the hub's client raises a dozen kinds; all mean that the model is not here
+    except (
+        Exception
+    ) as error:  # the hub's client raises many kinds of errors; each means that the model is not available
         kind = type(error).__name__
         raise InputError(
             f"{name!r} is no folder here, and the model hub did not give it ({kind}); "
@@ -79,12 +82,12 @@ def hub_snapshot(name: str, revision: str | None, weights: bool = True) -> Path:
 
 
 def revision_of(path: Path) -> str | None:
-    """The hub's commit that ``path`` is a snapshot of, None for any other folder."""
+    """Commit of the hub snapshot ``path``, None for any other folder."""
     return path.name if path.parent.name == "snapshots" else None
 
 
 def fingerprint(files: Iterable[Path]) -> str:
-    """SHA-256 over the contents of ``files`` in order of name (hex); names and places do not count."""
+    """SHA-256 over the contents of ``files`` in order of name (hex); their names and folders do not count."""
     digest = hashlib.sha256()
     for file in sorted(files, key=lambda path: path.name):
         with file.open("rb") as stream:
@@ -93,7 +96,7 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 
 def provenance_of(name: str, path: Path) -> Provenance:
-    """The identity of the model in folder ``path`` that was asked for as ``name``."""
+    """Provenance of the model in the folder ``path``, which ``name`` was resolved to."""
     if sizes_only():
         return Provenance(name, revision_of(path), "")
     files = [file for pattern in WEIGHTS for file in path.glob(pattern)]
@@ -103,16 +106,16 @@ def provenance_of(name: str, path: Path) -> Provenance:
 
 
 def settings(identity: Provenance) -> str:
-    """The hash of what stands beside a model's weights on disk (sizes, preprocessing); "" where it is but one file."""
-    place = Path(identity.source).expanduser()
-    if identity.source.startswith(EMBEDDED) or place.is_dir():
+    """Hash of the configuration files beside a model's weights (sizes, preprocessing); "" for a single file."""
+    folder = Path(identity.source).expanduser()
+    if identity.source.startswith(EMBEDDED) or folder.is_dir():
         return fingerprint(resolve_folder(identity.source).glob("*.json"))
     if identity.revision is None:
         return ""
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
-    here = snapshot_download(identity.source, revision=identity.revision, local_files_only=True)
-    return fingerprint(Path(here).glob("*.json"))
+    snapshot = snapshot_download(identity.source, revision=identity.revision, local_files_only=True)
+    return fingerprint(Path(snapshot).glob("*.json"))
 
 
 def read_json(file: Path) -> dict[str, object]:

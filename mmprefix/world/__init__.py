@@ -1,8 +1,8 @@
-"""The embedded default: a tiny world of pictures and sounds made in code, and frozen models that were raised in it.
+"""The embedded default: a tiny world of pictures and sounds made in code, and frozen models that were trained on it.
 
-``make`` writes data sets, ``draw`` and ``render`` show one scene, ``captions`` lists all that is true of it,
-``held_out`` tells whether it is new to every mapper that was trained here. The models lie in ``frozen`` and are made
-by ``recipes/pretrain/world.py``.
+``make`` writes data sets, ``draw`` and ``render`` show one scene, ``captions`` lists every caption of it, ``held_out``
+tells scenes that no mapper is trained on. The models lie in ``frozen``; they are made by
+``recipes/pretrain/world.py``.
 """
 
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The tiny world as a data module: its files are made at the first start and found again at the next."""
+"""The tiny world as a data module: its files are made at the first start and used again at the next."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class WorldData(PairData):
     """Scenes written to ``directory`` as png, wav and manifests, then read like any other data.
 
     Args:
-        directory: gets manifests and files; what is already there from the same numbers is used again.
-        samples: gets a dozen held-out scenes of each kind to try the model on; None: no such folder.
+        directory: folder of manifests and files; those already made with the same numbers are used again.
+        samples: folder of a dozen held-out scenes of each kind to try the model on; None: no such folder.
         kinds: "image", "audio" or both; one for each branch of the model.
         scenes: scenes of each kind to train on.
         val_scenes: scenes of each kind to validate on; of known combinations.
@@ -63,7 +63,9 @@ class WorldData(PairData):
         return [self.directory]
 
     def prepare_data(self) -> None:
-        """Makes the scenes that are not there yet; in one process only, as Lightning sees to."""
-        make(self.directory, self.kinds, *self.counts, self.captions_each, self.seed)
+        """Make the scenes that are missing; Lightning calls this in one process only."""
+        train, val, test = self.counts
+        options = {"captions_each": self.captions_each, "seed": self.seed}
+        make(self.directory, self.kinds, train=train, val=val, test=test, **options)
         if self.samples is not None:
             make_samples(self.samples, self.kinds, seed=self.seed)

@@ -1,4 +1,4 @@
-"""Scenes become files: png, wav and manifests, the same bytes from the same seed, whole or not there at all."""
+"""Scenes as files: png, wav and manifests. One seed gives the same bytes; a folder is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ from mmprefix.world.images import draw
 from mmprefix.world.scenes import Medium, Picture, Scene, sample
 
 SPLITS = ("train", "val", "test")
-_PLAN = "world.json"  # what a finished directory was made from
+_PLAN = "world.json"  # the arguments of a finished directory
 
 
 def make(
     directory: str | Path,
     kinds: Sequence[Medium] = ("image", "audio"),
+    *,
     train: int = 1500,
     val: int = 100,
     test: int = 150,
     captions_each: int = 2,
     seed: int = 0,
 ) -> Path:
-    """Writes ``train``, ``val`` and ``test`` scenes of each kind to ``directory``, which it returns.
+    """Write ``train``, ``val`` and ``test`` scenes of each kind to ``directory``, and return it.
 
     There are ``train.jsonl``, ``val.jsonl`` and ``test.jsonl`` (``id``, ``image`` or ``audio``, ``captions``,
     ``split``) and a folder of files for each. Training and validation show known combinations, the test held-out
@@ -62,7 +63,7 @@ def make(
 def make_samples(
     directory: str | Path, kinds: Sequence[Medium] = ("image", "audio"), count: int = 12, seed: int = 0
 ) -> Path:
-    """``count`` held-out scenes of each kind to look at and listen to, side by side with their ``manifest.jsonl``."""
+    """Write ``count`` held-out scenes of each kind and their ``manifest.jsonl`` to ``directory``, and return it."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
@@ -74,15 +75,15 @@ def make_samples(
 
 
 def _write(
-    scenes: Iterable[Scene], directory: Path, stem: str, split: str, told: int | None
+    scenes: Iterable[Scene], directory: Path, stem: str, split: str, most: int | None
 ) -> Iterator[dict[str, object]]:
-    """Writes each scene to ``directory/stem-NUMBER`` and gives its row; ``told``: how many captions, None for all."""
+    """Write each scene to ``directory/stem-NUMBER`` and yield its row, with at most ``most`` captions (None: all)."""
     (directory / stem).parent.mkdir(exist_ok=True)
     for number, scene in enumerate(scenes):
         texts = captions(scene)
-        if told is not None:
+        if most is not None:
             order = np.random.default_rng(scene.seed).permutation(len(texts))
-            texts = [texts[place] for place in order[:told]]
+            texts = [texts[index] for index in order[:most]]
         kind, ending = ("image", "png") if isinstance(scene, Picture) else ("audio", "wav")
         file = f"{stem}-{number:04d}.{ending}"
         if isinstance(scene, Picture):
@@ -97,7 +98,7 @@ def _write_manifest(rows: Iterable[dict[str, object]], file: Path) -> None:
 
 
 class _whole:
-    """A fresh directory that takes its name, and the place of what had it, only when the block ends without error."""
+    """Fresh directory that replaces ``directory`` only when the ``with`` block ends without error."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

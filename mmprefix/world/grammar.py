@@ -1,4 +1,4 @@
-"""How a scene is told: a few sentence forms, so that all captions of a scene can be listed and a caption read back."""
+"""Captions of a scene: a few sentence forms, so that all of them can be listed, and a caption parsed."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ FORMS: dict[str, tuple[str, ...]] = {
     "sound 1": ("{a}", "the sound of {a}", "there is {a} and nothing else"),
     "sound 2": ("{a}, then {b}", "{a} followed by {b}", "first {a} and then {b}", "{a} before {b}"),
 }
-"""Sentence forms by what they can tell; {a}, {b} stand from left to right, top to bottom, early to late."""
+"""Sentence forms by layout; {a}, {b} go from left to right, top to bottom, early to late."""
 
 
 def captions(scene: Scene) -> list[str]:
     """Every caption of ``scene``: all its sentence forms, three or four, all different."""
     form, parts = _parts(scene)
     place = scene.place if isinstance(scene, Picture) else ""
-    return [_tell(sentence, parts, place) for sentence in FORMS[form]]
+    return [_sentence(sentence, parts, place) for sentence in FORMS[form]]
 
 
 def notes(scene: Scene) -> str:
-    """The same in key words, no sentence: what there is, in order, then how it stands."""
+    """Key words of ``scene`` instead of a sentence: its parts in order, then their arrangement."""
     form, parts = _parts(scene)
     how = scene.place if isinstance(scene, Picture) and scene.place else form.split()[0]
     return " " + " ".join([*(" ".join(part) for part in parts), how])
@@ -53,14 +53,14 @@ def _parts(scene: Scene) -> tuple[str, list[tuple[str, str, str]]]:
 
 
 def parse(caption: str) -> Scene | None:
-    """The scene that ``caption`` tells (with seed 0), None when it is no sentence of this world."""
+    """The scene that ``caption`` describes (with seed 0), None when it is no sentence of this world."""
     for form, pattern in _patterns():
         if match := pattern.fullmatch(caption):
             return _scene(form, match.groupdict())
     return None
 
 
-def _tell(sentence: str, parts: list[tuple[str, str, str]], place: str) -> str:
+def _sentence(sentence: str, parts: list[tuple[str, str, str]], place: str) -> str:
     phrases = ["a " + " ".join(part) for part in parts]
     return sentence.format(**dict(zip("ab", phrases, strict=False)), place=place)
 
@@ -79,9 +79,9 @@ def _pattern(form: str, sentence: str) -> str:
     return sentence.format(**texts)
 
 
-def _scene(form: str, found: dict[str, str]) -> Scene:
-    parts = [tuple(found[f"{name}{place}"] for place in range(3)) for name in "ab" if f"{name}0" in found]
+def _scene(form: str, words: dict[str, str]) -> Scene:
+    parts = [tuple(words[f"{name}{index}"] for index in range(3)) for name in "ab" if f"{name}0" in words]
     if form.startswith("sound"):
         return Sound(tuple(Event(*part) for part in parts))
     layout = "row" if form.startswith("row") else "column" if form.startswith("column") else "single"
-    return Picture(tuple(Thing(*part) for part in parts), layout, found.get("place", ""))
+    return Picture(tuple(Thing(*part) for part in parts), layout, words.get("place", ""))

@@ -41,11 +41,11 @@ _SPOTS = {
     name: (0.5 + 0.27 * (("right" in name) - ("left" in name)), 0.5 + 0.27 * (("bottom" in name) - ("top" in name)))
     for name in PLACES
 }
-"""Where a single thing stands, as shares of width and height."""
+"""Centre of a single thing by its place, as shares of width and height."""
 
 
 def circles(scene: Picture) -> list[tuple[float, float, float]]:
-    """The circle around each thing: x, y and radius in pixels; whole inside the picture, apart from the others."""
+    """The circle around each thing: x, y and radius in pixels; inside the picture, apart from the others."""
     rng = np.random.default_rng([scene.seed, 1])
     if scene.layout == "single":
         spots = [_SPOTS[scene.place]]

@@ -1,10 +1,10 @@
-"""What there is in the tiny world: things in pictures, events in sounds, and which combinations are held out.
+"""Scenes of the tiny world: things in pictures, events in sounds, and the combinations that are held out.
 
 A picture shows one thing (a size, a colour, a shape) in one of five places, or two in a row or a column; a sound is
 one event or two (a length, a pitch, a kind), one after the other. Some pairs of colour and shape, some triples of
 length, pitch and kind, and some orders of two neighbours are in no scene that a mapper is trained or validated on.
-The frozen parts have met them, as CLIP and GPT-2 have met most things; the mapper has not: naming such a scene is a
-test of what it has understood, not of what it remembers.
+The frozen parts were trained on them, as CLIP and GPT-2 were trained on most things; the mapper was not: captioning
+such a scene tests generalisation, not memory.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Event:
 class Picture:
     """Things from left to right or from top to bottom; ``place`` is where a single one stands, else empty.
 
-    ``seed`` settles what no caption tells: exact places, shades, the background, noise.
+    ``seed`` fixes what no caption tells: exact positions, shades, the background, noise.
     """
 
     things: tuple[Thing, ...]
@@ -80,7 +80,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sound:
-    """Events in the order in which they are heard; ``seed`` settles exact pitches, lengths, gaps and loudness."""
+    """Events in the order of time; ``seed`` fixes exact pitches, lengths, gaps and loudness."""
 
     events: tuple[Event, ...]
     seed: int = 0

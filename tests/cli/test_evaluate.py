@@ -248,8 +248,8 @@ def test_slu_reads_slurps_files(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "gold", "said"),
     [
-        (ORDERS[0], MEANT, "predictions.jsonl:2: id 'a' stands in {}/predictions.jsonl:1 already"),
-        (ORDERS[1], [MEANT[0], MEANT[0]], "gold.jsonl:2: id 'a' stands in {}/gold.jsonl:1 already"),
+        (ORDERS[0], MEANT, "predictions.jsonl:2: id 'a' occurs in {}/predictions.jsonl:1 already"),
+        (ORDERS[1], [MEANT[0], MEANT[0]], "gold.jsonl:2: id 'a' occurs in {}/gold.jsonl:1 already"),
         ('{"id": ', MEANT, "predictions.jsonl:2: not JSON ("),
         ({"id": "b", "text": "stop"}, MEANT, "predictions.jsonl:2: a record needs intent or slots"),
         ({"intent": "stop"}, MEANT, "predictions.jsonl:2: no id, no file and no slurp_id"),

@@ -1,7 +1,7 @@
-"""Steps on a stage that stays in its place: the same lines as steps on a cache that grows.
+"""Search steps in fixed buffers, recorded as a CUDA graph: hypotheses equal those of steps on a growing cache.
 
-Where there is no GPU the recorder is played: to replay is to run the step again and to write its logits where the
-first went, which is what a recording does. Where there is one, it is PyTorch's own.
+Without a GPU the recorder is simulated: a replay runs the step again and writes its logits where the first went, as a
+recording does. With a GPU it is PyTorch's own.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ SEARCHES = [
 WORDS = ["!", "dog", "barks", "a", "rain", "falls", "<eos>", "<unk>"]
 
 
-class Played:
-    """In the place of a CUDA graph."""
+class SimulatedGraph:
+    """A stand-in for a CUDA graph on a CPU."""
 
-    def __init__(self, stage: GraphBuffers, decoder: Any) -> None:
-        self.buffers, self.decoder = stage, decoder
+    def __init__(self, buffers: GraphBuffers, decoder: Any) -> None:
+        self.buffers, self.decoder = buffers, decoder
 
     def replay(self) -> None:
-        """Runs the step with what is in its place now."""
+        """Run the step with the present content of its buffers."""
         cast(Tensor, self.buffers.logits).copy_(self.buffers._run(self.decoder))
 
 
@@ -55,8 +55,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
     if GPU:
         return
 
-    def record(stage: Any, decoder: Any) -> None:
-        stage.logits, stage.graph = torch.zeros_like(stage._run(decoder)), Played(stage, decoder)
+    def record(buffers: Any, decoder: Any) -> None:
+        buffers.logits, buffers.graph = torch.zeros_like(buffers._run(decoder)), SimulatedGraph(buffers, decoder)
 
     monkeypatch.setattr(GraphBuffers, "_record", record)
     monkeypatch.setattr(search_module, "can_record", lambda decoder, state, steps: steps >= cuda_graph.MIN_STEPS)
@@ -74,16 +74,16 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return made.to(DEVICE).eval()
 
 
-def read(decoder: ComposedDecoder, lengths: list[int], seed: int) -> State:
-    """What the decoder has read of random prefixes, and, where it looks at some, of random frames."""
+def prefilled(decoder: ComposedDecoder, lengths: list[int], seed: int) -> State:
+    """The state after random prefixes, and after random frames where the decoder has cross-attention."""
     random = torch.Generator().manual_seed(seed)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
     prefix = Prefix(torch.randn(*mask.shape, decoder.width, generator=random).to(DEVICE), mask.to(DEVICE))
     memory = None
     if decoder.memory_dim:
-        seen = torch.arange(20) < torch.randint(5, 21, (len(lengths), 1), generator=random)
+        frame_mask = torch.arange(20) < torch.randint(5, 21, (len(lengths), 1), generator=random)
         frames = torch.randn(len(lengths), 20, decoder.memory_dim, generator=random)
-        memory = Features(frames.to(DEVICE), seen.to(DEVICE), frames[:, 0].to(DEVICE))
+        memory = Features(frames.to(DEVICE), frame_mask.to(DEVICE), frames[:, 0].to(DEVICE))
     with torch.no_grad():
         return decoder.append(decoder.prefill(prefix, memory), ["the"] * len(lengths))
 
@@ -93,93 +93,95 @@ def searched(decoder: ComposedDecoder, state: State, options: GenerateOptions, s
         return decoder.search_tokens(state, options, stops.to(DEVICE))
 
 
-def same(found: list[list[Hypothesis]], wanted: list[list[Hypothesis]]) -> None:
-    for lines, others in zip(found, wanted, strict=True):
-        assert [ids for ids, _ in lines] == [ids for ids, _ in others]
-        assert [score for _, score in lines] == pytest.approx([score for _, score in others], abs=1e-3)
+def assert_same(results: list[list[Hypothesis]], expected: list[list[Hypothesis]]) -> None:
+    for own, others in zip(results, expected, strict=True):
+        assert [ids for ids, _ in own] == [ids for ids, _ in others]
+        assert [score for _, score in own] == pytest.approx([score for _, score in others], abs=1e-3)
 
 
 @pytest.mark.parametrize("options", SEARCHES)
-def test_the_same_lines(decoder: ComposedDecoder, options: GenerateOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three searches of one shape, the later ones on the first's stage; and with inputs that leave."""
-    runs = decoder.forward_tokens
+def test_hypotheses_equal_those_of_a_growing_cache(
+    decoder: ComposedDecoder, options: GenerateOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three searches of one shape, the later ones in the first's buffers; and with finished inputs dropped."""
+    forward = decoder.forward_tokens
     count: list[int] = []
 
     def counted(*args: Any) -> Tensor:
         count.append(len(args[2]))
-        return runs(*args)
+        return forward(*args)
 
     for seed in range(3):
-        state = read(decoder, [4, 2, 5, 3, 5, 1], seed)
+        state = prefilled(decoder, [4, 2, 5, 3, 5, 1], seed)
         with monkeypatch.context() as plain:
             plain.setattr(search_module, "can_record", lambda *_: False)
             free = searched(decoder, state, replace(options, num_return=1), torch.tensor([5]))
             stops = torch.tensor([free[row][0][0][:place][-1] for row, place in ((0, 1), (2, 2), (4, 4))])
-            wanted = searched(decoder, state, options, stops)
+            expected = searched(decoder, state, options, stops)
         for busy in (256, 0):
             count.clear()
-            with monkeypatch.context() as here:
-                here.setattr(cuda_graph, "MIN_BUSY_HYPOTHESES", busy)
-                here.setattr(decoder, "forward_tokens", counted)
-                same(searched(decoder, state, options, stops), wanted)
+            with monkeypatch.context() as patch:
+                patch.setattr(cuda_graph, "MIN_BUSY_HYPOTHESES", busy)
+                patch.setattr(decoder, "forward_tokens", counted)
+                assert_same(searched(decoder, state, options, stops), expected)
             assert not GPU or not busy or len(count) <= 2  # the first step, and the recording of the second
 
 
 @pytest.mark.skipif(not GPU, reason="needs a CUDA device")
 def test_a_recording_serves_the_next_search(decoder: ComposedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    state, stops = read(decoder, [3, 4], 0), torch.tensor([decoder.lm.config.vocab_size - 1])
-    wanted = searched(decoder, state, SEARCHES[1], stops)
+    state, stops = prefilled(decoder, [3, 4], 0), torch.tensor([decoder.lm.config.vocab_size - 1])
+    expected = searched(decoder, state, SEARCHES[1], stops)
     monkeypatch.setattr(decoder, "forward_tokens", lambda *_: pytest.fail("a step was run"))
-    same(searched(decoder, state, SEARCHES[1], stops), wanted)
+    assert_same(searched(decoder, state, SEARCHES[1], stops), expected)
 
 
-def test_a_stage_is_not_shared_by_searches_at_once(decoder: ComposedDecoder) -> None:
-    state, other = read(decoder, [3, 4], 0), read(decoder, [2, 4], 1)
+def test_buffers_are_not_shared_by_searches_at_once(decoder: ComposedDecoder) -> None:
+    state, other = prefilled(decoder, [3, 4], 0), prefilled(decoder, [2, 4], 1)
     with (
-        cuda_graph.open_graph_tree(decoder, state, 2, 6) as one,
-        cuda_graph.open_graph_tree(decoder, other, 2, 6) as two,
+        cuda_graph.open_graph_tree(decoder, state, 2, 6) as first,
+        cuda_graph.open_graph_tree(decoder, other, 2, 6) as second,
     ):
-        assert one.buffers is not two.buffers
+        assert first.buffers is not second.buffers
     with cuda_graph.open_graph_tree(decoder, state, 2, 6) as again:
-        assert again.buffers in (one.buffers, two.buffers)
+        assert again.buffers in (first.buffers, second.buffers)
 
 
 def test_new_weights_are_another_recording(tmp_path: Path) -> None:
     decoder = CausalDecoder(save_decoder(tmp_path)).to(DEVICE)
     options, stops = SEARCHES[0], torch.tensor([1])
-    state = read(decoder, [3, 4], 0)
+    state = prefilled(decoder, [3, 4], 0)
     before = searched(decoder, state, options, stops)
     for parameter in decoder.parameters():
         parameter.data = parameter.data.flip(0).clone()
-    state = read(decoder, [3, 4], 0)
-    found = searched(decoder, state, options, stops)
-    assert [line[0][0] for line in found] != [line[0][0] for line in before]
+    state = prefilled(decoder, [3, 4], 0)
+    result = searched(decoder, state, options, stops)
+    assert [group[0][0] for group in result] != [group[0][0] for group in before]
     with pytest.MonkeyPatch.context() as plain:
         plain.setattr(search_module, "can_record", lambda *_: False)
-        same(found, searched(decoder, state, options, stops))
+        assert_same(result, searched(decoder, state, options, stops))
 
 
-def test_not_more_than_a_few_are_kept(decoder: ComposedDecoder) -> None:
+def test_only_the_latest_buffers_are_kept(decoder: ComposedDecoder) -> None:
     for count in range(2, 7):
-        searched(decoder, read(decoder, [3] * count, 0), SEARCHES[0], torch.tensor([1]))
+        searched(decoder, prefilled(decoder, [3] * count, 0), SEARCHES[0], torch.tensor([1]))
     assert len(cuda_graph._kept[decoder.lm]) == cuda_graph.MAX_KEPT_GRAPHS
-    assert [len(stage.mask) for stage in cuda_graph._kept[decoder.lm]] == [5, 6]
+    assert [len(buffers.mask) for buffers in cuda_graph._kept[decoder.lm]] == [5, 6]
 
 
 @pytest.mark.skipif(not GPU, reason="needs a CUDA device")
 def test_a_model_that_cannot_be_recorded_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = CausalDecoder(save_decoder(tmp_path)).to(DEVICE)
-    state = read(decoder, [3, 4, 2], 0)
-    wanted = searched(decoder, state, SEARCHES[1], torch.tensor([1]))
-    run = decoder.forward_tokens
+    state = prefilled(decoder, [3, 4, 2], 0)
+    expected = searched(decoder, state, SEARCHES[1], torch.tensor([1]))
+    forward = decoder.forward_tokens
 
-    def asking(*args: Any) -> Tensor:
-        found = run(*args)
-        assert found.sum().item() < float("inf")
-        return found
+    def synchronizing(*args: Any) -> Tensor:
+        hidden = forward(*args)
+        assert hidden.sum().item() < float("inf")
+        return hidden
 
     cuda_graph._kept.clear()
-    monkeypatch.setattr(decoder, "forward_tokens", asking)
-    same(searched(decoder, state, SEARCHES[1], torch.tensor([1])), wanted)
+    monkeypatch.setattr(decoder, "forward_tokens", synchronizing)
+    assert_same(searched(decoder, state, SEARCHES[1], torch.tensor([1])), expected)
     assert decoder.lm in cuda_graph._refused
-    same(searched(decoder, state, SEARCHES[1], torch.tensor([1])), wanted)
+    assert_same(searched(decoder, state, SEARCHES[1], torch.tensor([1])), expected)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import struct
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -173,8 +174,6 @@ def test_what_is_no_video_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_sound_without_pictures_is_refused(tmp_path: Path) -> None:
-    import av
-
     file = tmp_path / "sound.mp4"
     with av.open(str(file), "w") as container:
         track = container.add_stream("aac", rate=16000, layout="mono")
@@ -195,7 +194,6 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
 
 
 def test_without_pyav_the_message_says_what_to_install(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "av" else find(name, *more))
+    monkeypatch.setitem(sys.modules, "av", None)  # to Python, a package that is not installed
     with pytest.raises(InputError, match=r'clip\.mp4: a video .* is read by PyAV, .*: pip install "mmprefix\[av\]"'):
         read_frames(clip, 2)

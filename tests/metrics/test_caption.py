@@ -111,7 +111,7 @@ def test_names_and_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("predictions", "references", "options", "said"),
+    ("predictions", "references", "options", "message"),
     [
         (["a"], [["a"], ["b"]], {}, "1 predictions but 2"),
         ([], [], {}, "nothing to score"),
@@ -120,13 +120,13 @@ def test_names_and_lists() -> None:
         ([None], [["a"]], {}, "item 0: the prediction is NoneType"),
         (["a"], [[3]], {}, "item 0: a reference is int"),
         (["a"], [["a"]], {"tokenize": "bert"}, "use one of ptb, none"),
-        (["a"], [["a"]], {"extra": ["bertscore"]}, "use some of meteor"),
+        (["a"], [["a"]], {"extra": ["bertscore"]}, "use any of meteor"),
     ],
 )
-def test_bad_input_is_named(predictions: list, references: list, options: dict, said: str) -> None:
+def test_bad_input_is_named(predictions: list, references: list, options: dict, message: str) -> None:
     with pytest.raises(InputError) as error:
         caption(predictions, references, **options)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_five_thousand_captions_take_seconds() -> None:

@@ -15,7 +15,7 @@ from sklearn import metrics as sklearn_metrics
 from mmprefix.errors import InputError
 from mmprefix.metrics import DetCurve, det_curve, detection
 from mmprefix.metrics.det_plot import draw
-from mmprefix.metrics.detection import equal_error
+from mmprefix.metrics.detection import equal_error_rate
 
 
 def _cases(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -57,11 +57,11 @@ def test_the_equal_error_rate_is_where_lines_between_scikit_learns_points_cross(
         for _ in range(80):
             middle = (low + high) / 2
             low, high = (middle, high) if np.interp(middle, at, 1 - hits - alarms) > 0 else (low, middle)
-        found = detection(scores, labels)
-        assert found["eer"] == pytest.approx(np.interp(high, at, alarms), abs=1e-9)
-        assert found["eer"] == pytest.approx(np.interp(high, at, 1 - hits), abs=1e-9)
+        figures = detection(scores, labels)
+        assert figures["eer"] == pytest.approx(np.interp(high, at, alarms), abs=1e-9)
+        assert figures["eer"] == pytest.approx(np.interp(high, at, 1 - hits), abs=1e-9)
         if high > 1:  # the first threshold is infinite
-            assert found["threshold"] == pytest.approx(np.interp(high, at, thresholds), abs=1e-9)
+            assert figures["threshold"] == pytest.approx(np.interp(high, at, thresholds), abs=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -77,30 +77,30 @@ def test_the_equal_error_rate_is_where_lines_between_scikit_learns_points_cross(
     ],
 )
 def test_by_hand(scores: list, labels: list, eer: float, threshold: float, auc: float) -> None:
-    found = detection(scores, labels)
-    assert found["eer"] == pytest.approx(eer)
-    assert found["threshold"] == pytest.approx(threshold)
-    assert found["auc"] == pytest.approx(auc)
-    assert (found["targets"], found["nontargets"]) == (sum(labels), len(labels) - sum(labels))
+    figures = detection(scores, labels)
+    assert figures["eer"] == pytest.approx(eer)
+    assert figures["threshold"] == pytest.approx(threshold)
+    assert figures["auc"] == pytest.approx(auc)
+    assert (figures["targets"], figures["nontargets"]) == (sum(labels), len(labels) - sum(labels))
 
 
 def test_neither_order_nor_scale_matter() -> None:
     scores, labels = _cases(2)[1]
     order = np.random.default_rng(1).permutation(len(scores))
-    want, found = detection(scores, labels), detection(3 * scores[order] - 2, labels[order].astype(bool))
-    assert (found["eer"], found["auc"]) == (want["eer"], want["auc"])
-    assert found["threshold"] == pytest.approx(3 * want["threshold"] - 2)
+    want, scaled = detection(scores, labels), detection(3 * scores[order] - 2, labels[order].astype(bool))
+    assert (scaled["eer"], scaled["auc"]) == (want["eer"], want["auc"])
+    assert scaled["threshold"] == pytest.approx(3 * want["threshold"] - 2)
 
 
 def test_infinite_scores_have_a_finite_threshold_where_there_is_one() -> None:
     infinity = float("inf")
     assert detection([infinity, 1, -infinity], [1, 0, 0])["eer"] == 0
     assert detection([2, -infinity, -infinity], [0, 1, 0])["threshold"] == 2
-    assert equal_error(DetCurve(*map(np.array, ([0, 0, 1], [1, 0.5, 0], [infinity, 3, -infinity]))))[1] == 3
+    assert equal_error_rate(DetCurve(*map(np.array, ([0, 0, 1], [1, 0.5, 0], [infinity, 3, -infinity]))))[1] == 3
 
 
 @pytest.mark.parametrize(
-    ("scores", "labels", "said"),
+    ("scores", "labels", "message"),
     [
         ([], [], "no scores"),
         ([1, 2], [1, 1], "all 2 labels are 1"),
@@ -114,10 +114,10 @@ def test_infinite_scores_have_a_finite_threshold_where_there_is_one() -> None:
         (["a", "b"], [1, 0], "two lists of numbers"),
     ],
 )
-def test_what_cannot_be_scored_is_said(scores: Any, labels: Any, said: str) -> None:
+def test_unusable_scores_are_refused(scores: Any, labels: Any, message: str) -> None:
     with pytest.raises(InputError) as error:
         detection(scores, labels)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 # ------------------------------------------------------------------------------------------------------- the picture
@@ -134,7 +134,7 @@ def test_the_picture_has_axes_by_the_normal_deviate_and_the_point(tmp_path: Path
     pytest.importorskip("matplotlib")
     draw(_curve(2), tmp_path / "det.svg")
     text = (tmp_path / "det.svg").read_text()
-    rate, threshold = equal_error(_curve(2))
+    rate, threshold = equal_error_rate(_curve(2))
     assert f"EER {100 * rate:.3g} % at threshold {threshold:.4g}" in text
     ticks = {float(name): float(x) for x, name in _ticks(text)}
     assert {0.5, 1, 5, 10, 20, 40} <= ticks.keys()
@@ -147,9 +147,9 @@ def test_the_picture_has_axes_by_the_normal_deviate_and_the_point(tmp_path: Path
 def _ticks(svg: str) -> list[tuple[str, str]]:
     """Place and name of every tick of the x axis."""
     axis = svg[svg.index('id="matplotlib.axis_1"') : svg.index('id="matplotlib.axis_2"')]
-    found = re.findall(r'id="xtick_\d+">.*?<use [^>]*x="([\d.]+)".*?<!-- ([\d.]+) -->', axis, re.DOTALL)
-    assert found
-    return found
+    ticks = re.findall(r'id="xtick_\d+">.*?<use [^>]*x="([\d.]+)".*?<!-- ([\d.]+) -->', axis, re.DOTALL)
+    assert ticks
+    return ticks
 
 
 def test_a_picture_of_no_error_at_all(tmp_path: Path) -> None:

@@ -109,14 +109,14 @@ def test_fense_from_local_models(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "said"),
+    ("models", "message"),
     [
         (None, "name the folders of its models"),
         (FenseModels("x"), "it needs a fluency detector"),
         (FenseModels("no-such-folder", "d", "b"), "no-such-folder does not exist"),
     ],
 )
-def test_fense_without_models(models: FenseModels | None, said: str) -> None:
-    with pytest.raises(NotAvailable, match=said):
+def test_fense_without_models(models: FenseModels | None, message: str) -> None:
+    with pytest.raises(NotAvailable, match=message):
         caption(["a dog"], [["a dog"]], extra=["fense"], models=models)
     assert "fense" in EXTRA

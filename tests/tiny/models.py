@@ -85,19 +85,19 @@ def picture(seed: int) -> Image.Image:
 def media_files(folder: Path) -> list[Path]:
     """Five sounds of different lengths and four pictures, in mixed order."""
     folder.mkdir(parents=True, exist_ok=True)
-    found: list[Path] = []
+    files: list[Path] = []
     for number, seconds in enumerate((0.31, 1.9, 0.8, 2.7, 1.2)):
         sound = folder / f"sound{number}.wav"
         sound.write_bytes(sound_bytes(tone(seconds, 200.0 + 170 * number)))
-        found.append(sound)
+        files.append(sound)
         if number < 4:
-            found.append(folder / f"picture{number}.png")
-            picture(number).save(found[-1])
-    return found
+            files.append(folder / f"picture{number}.png")
+            picture(number).save(files[-1])
+    return files
 
 
-def same_candidates(found: list[list[Candidate]], wanted: list[list[Candidate]], tolerance: float = 1e-4) -> None:
+def same_candidates(result: list[list[Candidate]], wanted: list[list[Candidate]], tolerance: float = 1e-4) -> None:
     """The same texts in the same order, and scores that differ by no more than ``tolerance``."""
-    assert [[c.text for c in row] for row in found] == [[c.text for c in row] for row in wanted]
-    scores = [[[c.score for c in row] for row in rows] for rows in (found, wanted)]
+    assert [[c.text for c in row] for row in result] == [[c.text for c in row] for row in wanted]
+    scores = [[[c.score for c in row] for row in rows] for rows in (result, wanted)]
     assert np.abs(np.array(scores[0]) - np.array(scores[1])).max() < tolerance

@@ -82,16 +82,16 @@ def test_the_hash_is_of_contents_in_order_of_name(tmp_path: Path) -> None:
     for name, content in parts.items():
         (tmp_path / name).write_bytes(content)
     each = [hashlib.sha256(parts[name]).digest() for name in ("a.safetensors", "b.bin")]
-    found = sources.provenance_of("own", tmp_path)
-    assert found == sources.Provenance("own", None, hashlib.sha256(b"".join(each)).hexdigest())
-    assert found.as_dict() == {"source": "own", "revision": None, "sha256": found.sha256}
+    identity = sources.provenance_of("own", tmp_path)
+    assert identity == sources.Provenance("own", None, hashlib.sha256(b"".join(each)).hexdigest())
+    assert identity.as_dict() == {"source": "own", "revision": None, "sha256": identity.sha256}
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     for name, content in parts.items():
         (moved / name).write_bytes(content)
-    assert sources.provenance_of("other", moved).sha256 == found.sha256
+    assert sources.provenance_of("other", moved).sha256 == identity.sha256
     (moved / "b.bin").write_bytes(b"twO")
-    assert sources.provenance_of("other", moved).sha256 != found.sha256
+    assert sources.provenance_of("other", moved).sha256 != identity.sha256
 
 
 def test_a_folder_without_weights_has_no_identity(tmp_path: Path) -> None:

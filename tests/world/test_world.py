@@ -1,4 +1,4 @@
-"""The tiny world: the same from the same seed, told truthfully, and held-out combinations really held out."""
+"""The tiny world: the same from the same seed, true captions, and held-out combinations really held out."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def test_pitch_of_a_tone_is_the_one_that_is_told():
 @pytest.mark.parametrize("medium", MEDIA)
 @pytest.mark.parametrize("new", [False, True])
 def test_captions_are_true_and_different(medium: scenes.Medium, new: bool):
-    told = set[str]()
+    words = set[str]()
     for scene in some(medium, 150, new):
         texts = world.captions(scene)
         assert len(texts) >= 3
         assert len(set(texts)) == len(texts)
         assert {world.parse(text) for text in texts} == {replace(scene, seed=0)}
-        told.update(texts[0].split())
-    assert told >= set(scenes.COLOURS if medium == "image" else scenes.PITCHES)
+        words.update(texts[0].split())
+    assert words >= set(scenes.COLOURS if medium == "image" else scenes.PITCHES)
 
 
 def test_parse_knows_what_is_no_caption():
@@ -107,14 +107,14 @@ def test_known_scenes_hold_every_word_but_no_held_out_combination(medium: scenes
 
 @pytest.mark.parametrize("medium", MEDIA)
 def test_new_scenes_each_hold_something_held_out(medium: scenes.Medium):
-    found = some(medium, 300, new=True)
-    for scene in found:
+    sampled = some(medium, 300, new=True)
+    for scene in sampled:
         names = list(_parts(scene))
         new = [not scenes.HELD_OUT_PARTS.isdisjoint(names)]
         new += [order in scenes.HELD_OUT_ORDERS for order in pairwise(name[-1] for name in names)]
         assert any(new)
         assert scenes.new_part(scene) == new[0]
-    assert 0.3 < sum(map(scenes.new_part, found)) / len(found) < 0.9
+    assert 0.3 < sum(map(scenes.new_part, sampled)) / len(sampled) < 0.9
 
 
 def _parts(scene: scenes.Scene) -> Iterator[tuple[str, ...]]:
@@ -127,15 +127,15 @@ def _parts(scene: scenes.Scene) -> Iterator[tuple[str, ...]]:
 def test_make_writes_good_manifests_once(tmp_path: Path):
     directory = world.make(tmp_path / "world", train=6, val=3, test=4, seed=2)
     stamps = {file: file.stat().st_mtime_ns for file in directory.rglob("*.*")}
-    told = {}
+    parsed = {}
     for split, count in (("train", 12), ("val", 6), ("test", 8)):
         examples, faults = read_manifest(directory / f"{split}.jsonl")
         assert faults == []
         assert len(examples) == count
-        told[split] = [[world.parse(text) for text in example.captions] for example in examples]
-    assert all(len(texts) == 2 for texts in told["train"])
-    assert not any(scene and world.held_out(scene) for texts in (*told["train"], *told["val"]) for scene in texts)
-    assert all(scene and world.held_out(scene) for texts in told["test"] for scene in texts)
+        parsed[split] = [[world.parse(text) for text in example.captions] for example in examples]
+    assert all(len(texts) == 2 for texts in parsed["train"])
+    assert not any(scene and world.held_out(scene) for texts in (*parsed["train"], *parsed["val"]) for scene in texts)
+    assert all(scene and world.held_out(scene) for texts in parsed["test"] for scene in texts)
     assert world.make(directory, train=6, val=3, test=4, seed=2) == directory
     assert {file: file.stat().st_mtime_ns for file in directory.rglob("*.*")} == stamps
     assert list(tmp_path.iterdir()) == [directory]

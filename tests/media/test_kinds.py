@@ -1,0 +1,109 @@
+"""The table of input kinds: how each is recognised, and that every encoder's kind has a row."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+import mmprefix.encoders
+from mmprefix.encoders.base import Encoder
+from mmprefix.errors import InputError
+from mmprefix.media.kinds import KINDS, FileInfo, kind_of
+from mmprefix.media.source import FrameSequence, Waveform
+from tiny.media import RATE, scene, tone
+from tiny.videos import SIZE, save_video
+
+
+def test_every_encoder_reads_a_kind_of_the_table() -> None:
+    folder = Path(str(mmprefix.encoders.__file__)).parent
+    modules = [importlib.import_module(f"mmprefix.encoders.{file.stem}") for file in folder.glob("[a-z]*.py")]
+    classes = {cls for module in modules for cls in vars(module).values() if isinstance(cls, type)}
+    kinds = {cls.input_kind for cls in classes if issubclass(cls, Encoder) and cls is not Encoder}
+    assert kinds == KINDS.keys()
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """Files of each kind."""
+    folder = tmp_path_factory.mktemp("kinds")
+    for suffix in ("png", "jpg", "webp", "gif", "bmp", "tiff"):
+        scene().save(folder / f"picture.{suffix}")
+    for suffix in ("wav", "ogg", "flac"):
+        soundfile.write(folder / f"sound.{suffix}", tone(), RATE)
+    for suffix in ("mp4", "mkv", "avi", "webm", "mov"):
+        save_video(folder / f"video.{suffix}", count=5)
+    (folder / "signals.json").write_text("[0.5, 1.0]")
+    np.save(folder / "signals.npy", np.zeros(2))
+    names = {"image": "picture", "audio": "sound", "video": "video", "signals": "signals"}
+    return {kind: sorted(folder.glob(f"{name}.*")) for kind, name in names.items()}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_is_recognised_by_its_suffix(kind: str, samples: dict[str, list[Path]]) -> None:
+    assert len(samples[kind]) >= 2
+    for file in samples[kind]:
+        assert kind_of(file) == kind_of(str(file)) == kind
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_a_file_without_a_name_is_recognised_by_its_first_bytes(
+    kind: str, samples: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    for file in samples[kind]:
+        unnamed = tmp_path / "unnamed"
+        unnamed.write_bytes(file.read_bytes())
+        assert kind_of(unnamed) == kind_of(file.read_bytes()) == kind, file
+
+
+def test_bytes_of_other_kinds_do_not_tell(samples: dict[str, list[Path]]) -> None:
+    assert {kind_of(file.read_bytes()) for file in (*samples["audio"], *samples["signals"])} == {None}
+    assert kind_of(b"") is None
+
+
+def test_values_in_memory_are_recognised_by_their_type(tmp_path: Path) -> None:
+    cases: list[tuple[Any, str]] = [
+        (scene(), "image"),
+        (Waveform(tone(), RATE), "audio"),
+        (FrameSequence([scene()]), "video"),
+        (tmp_path, "video"),  # a folder of pictures
+        ((0.5, 1.0), "signals"),
+        ([0.5, 1], "signals"),
+    ]
+    for value, kind in cases:
+        assert kind_of(value) == kind
+    for value in (np.zeros(3), None, [], ["a.png"], (True, False)):
+        with pytest.raises(InputError, match="give a file, bytes, a PIL image"):
+            kind_of(value)
+    with pytest.raises(InputError, match=r"gone\.png: no such file"):
+        kind_of(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_each_kind_is_measured(decode: bool, samples: dict[str, list[Path]]) -> None:
+    expected = {
+        "image": FileInfo(size=(40, 20)),
+        "audio": FileInfo(seconds=1.0),
+        "video": FileInfo(seconds=0.5, size=SIZE, frames=5),
+        "signals": FileInfo(),
+    }
+    for kind, files in samples.items():
+        for file in files:
+            info = KINDS[kind].inspect(file, 0.0, None, decode)
+            assert info.seconds == (pytest.approx(expected[kind].seconds, abs=0.01) if expected[kind].seconds else None)
+            assert (info.size, info.frames) == (expected[kind].size, expected[kind].frames)
+            with pytest.raises(InputError):
+                KINDS[kind].inspect(file.with_name("gone" + file.suffix), 0.0, None, decode)
+
+
+def test_no_suffix_belongs_to_two_kinds() -> None:
+    suffixes = [suffix for kind in KINDS.values() for suffix in kind.suffixes]
+    assert len(set(suffixes)) == len(suffixes)
+    assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in suffixes)
+    assert all(kind.read_as in (None, *KINDS) for kind in KINDS.values())
+    assert Image.registered_extensions().keys() >= set(KINDS["image"].suffixes) - {".avif"}

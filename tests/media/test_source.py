@@ -1,0 +1,97 @@
+"""Archives as folders of input files, and real files of the shared data sets."""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import soundfile
+from PIL import Image
+
+from mmprefix.errors import InputError
+from mmprefix.media.audio import read_waveform, sound_seconds
+from mmprefix.media.image import picture_size, read_picture
+from mmprefix.media.source import missing, open_source
+from tiny.media import RATE, near, scene, tone
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    soundfile.write(tmp_path / "tone.ogg", tone(), RATE)
+    scene().save(tmp_path / "scene.png")
+    with zipfile.ZipFile(tmp_path / "both.zip", "w") as handle:
+        handle.write(tmp_path / "tone.ogg", "in/tone.ogg")
+        handle.write(tmp_path / "scene.png", "scene.png")
+    return tmp_path / "both.zip"
+
+
+def _read_in_child(archive: str, queue: multiprocessing.Queue[int]) -> None:
+    queue.put(sum(sum(open_source(f"{archive}::scene.png").read()) for _ in range(50)))
+
+
+def test_members_of_an_archive(archive: Path) -> None:
+    assert len(read_waveform(f"{archive}::in/tone.ogg", RATE)) == RATE
+    assert near(read_picture(f"{archive}::scene.png"), (5, 10), (254, 0, 0))
+    assert missing(f"{archive}::scene.png") is None
+    for source in (f"{archive}::absent.png", archive.parent / "no.zip::scene.png"):
+        assert missing(source)
+        with pytest.raises(InputError, match=r"both\.zip.*'absent\.png'|no\.zip: no such file"):
+            read_picture(source)
+    (archive.parent / "text.zip").write_text("no archive")
+    with pytest.raises(InputError, match=r"text\.zip: not a zip archive"):
+        read_picture(archive.parent / "text.zip::scene.png")
+
+
+def test_a_damaged_member_is_refused_by_name(archive: Path) -> None:
+    data = bytearray(archive.read_bytes())
+    data[data.index(b"IDAT") + 6] ^= 0xFF
+    archive.write_bytes(data)
+    with pytest.raises(InputError, match=r"both\.zip::scene\.png"):
+        read_picture(f"{archive}::scene.png")
+
+
+def test_an_archive_written_anew_is_opened_anew(archive: Path) -> None:
+    before = read_picture(f"{archive}::scene.png").size
+    with zipfile.ZipFile(archive, "w") as handle:
+        stream = io.BytesIO()
+        Image.new("RGB", (7, 9)).save(stream, "png")
+        handle.writestr("scene.png", stream.getvalue())
+    os.utime(archive, ns=(1, 1))
+    assert (before, read_picture(f"{archive}::scene.png").size) == ((40, 20), (7, 9))
+
+
+def test_forked_processes_read_the_same_archive(archive: Path) -> None:
+    expected = 50 * sum(open_source(f"{archive}::scene.png").read())  # the parent has it open before it forks
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    children = [context.Process(target=_read_in_child, args=(str(archive), queue)) for _ in range(3)]
+    for child in children:
+        child.start()
+    assert [queue.get(timeout=30) for _ in children] == [expected] * 3
+    for child in children:
+        child.join()
+
+
+def test_a_file_with_colons_in_its_name_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "odd::name.png"
+    scene().save(file)
+    assert read_picture(file).size == (40, 20)
+    assert missing(file) is None
+
+
+@pytest.mark.parametrize("name", ["esc10/audio", "fsdd/audio", "coco_mini/images"])
+def test_real_files(name: str) -> None:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here")
+    for file in sorted(folder.iterdir())[:5]:
+        if file.suffix == ".jpg":
+            assert read_picture(file).size == picture_size(file)
+        else:
+            assert len(read_waveform(file, 16000)) == pytest.approx(16000 * sound_seconds(file), abs=1)
