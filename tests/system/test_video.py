@@ -23,6 +23,7 @@ from mmprefix.encoders.clip import Clip
 from mmprefix.encoders.video import Frames
 from mmprefix.features.keys import content_hashes, feature_key
 from mmprefix.features.store import FeatureStore, store_description
+from mmprefix.saved_model import ModelSettings
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
 from tiny import models as tiny_models
@@ -231,7 +232,8 @@ def test_check_data_measures_videos_and_names_bad_ones(
 
 
 def test_a_model_of_sounds_hears_a_videos_sound_track(tmp_path: Path) -> None:
-    model = Predictor(tiny_models.build(tiny_models.frozen_parts(tmp_path / "parts"), "audio"), tiny_models.OPTIONS)
+    built = tiny_models.build(tiny_models.frozen_parts(tmp_path / "parts"), "audio")
+    model = Predictor(built, ModelSettings(tiny_models.OPTIONS))
     values = tiny_models.tone(1.0, 300.0)
     for name in ("sound.m4a", "film.mp4"):
         with av.open(str(tmp_path / name), "w", format="mp4") as container:
