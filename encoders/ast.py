@@ -1,7 +1,7 @@
-"""AST: a vision transformer that looks at the spectrogram of a sound.
+"""AST: a vision transformer over the spectrogram of a sound.
 
 AST: Audio Spectrogram Transformer, https://arxiv.org/abs/2104.01778. Its input has one fixed length (about ten
-seconds); a shorter clip is filled up, and the patches that hold nothing of it are masked.
+seconds); a shorter clip is padded, and patches of padding alone are masked.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _KIND = "audio-spectrogram-transformer"
 
 
 class Fbank:
-    """ASTFeatureExtractor's spectrogram (Kaldi's filter bank) for a batch, on the device the samples are on.
+    """Spectrogram of ASTFeatureExtractor (Kaldi's filter bank) for a batch, on the device of the samples.
 
-    Not a module: its filters must stay in float32 when the network is converted to a smaller type.
+    Not a module: its filters must stay in float32 when the network is converted to lower precision.
     """
 
     def __init__(self, extractor: ASTFeatureExtractor) -> None:
@@ -38,7 +38,7 @@ class Fbank:
         self.mean, self.std = (extractor.mean, extractor.std) if extractor.do_normalize else (0.0, 0.5)
 
     def __call__(self, media: Media) -> tuple[Tensor, Tensor]:
-        """Samples (B S) → log-mel frames (B F M), F always the same, and how many of them hold sound (B)."""
+        """Samples (B S) → log-mel frames (B F M), F constant, and the number of them that hold sound (B)."""
         values, lengths = zero_padding(media, least=self.size)
         values = values[:, : self.size + (self.frames - 1) * self.hop].float()
         lengths = lengths.clamp(max=values.shape[1])
@@ -55,17 +55,17 @@ class Fbank:
 
 
 class AST(Encoder):
-    """An Audio Spectrogram Transformer (ASTModel or ASTForAudioClassification).
+    """Audio Spectrogram Transformer (ASTModel or ASTForAudioClassification).
 
-    Frames are the last hidden state as the model gives it: class token, distillation token, then the patches, all
-    times of the lowest band first. T is the same for every clip; the mask is True for the two tokens and for the
-    patches that hold sound. What lies beyond the model's length (``max_length`` hops of 10 ms) is not heard. The
-    summary is the model's ``pooler_output``, the mean of the two tokens.
+    Frames are the model's last hidden state: class token, distillation token, then the patches, all times of the
+    lowest band first. T is the same for every clip; the mask is True for the two tokens and for the patches that hold
+    sound. Samples beyond the model's length (``max_length`` hops of 10 ms) are dropped. The summary is the model's
+    ``pooler_output``, the mean of the two tokens.
 
     Args:
         model: a folder, ``mmprefix:NAME``, or a hub name.
         revision: the hub's branch, tag or commit.
-        dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
+        dtype: precision of the weights: float32, float16 or bfloat16. Features are always float32.
     """
 
     input_kind = "audio"
@@ -95,9 +95,9 @@ class AST(Encoder):
     def encode(self, media: Media) -> Features:
         """Samples (B S) → frames (B T D), mask (B T), pooled (B D)."""
         level, counts = self.fbank(media)
-        found = self.network(level.to(self.network.dtype))
+        output = self.network(level.to(self.network.dtype))
         stride = self.network.config.time_stride
-        held = counts.add(stride - 1).div(stride, rounding_mode="floor")  # patches along time that begin within sound
+        patches = counts.add(stride - 1).div(stride, rounding_mode="floor")  # along time, those that begin within sound
         tokens = torch.ones(len(counts), 2, dtype=torch.bool, device=counts.device)
-        mask = torch.cat([tokens, length_mask(held, self.times).repeat(1, self.bands)], 1)
-        return Features(found.last_hidden_state.float(), mask, found.pooler_output.float())
+        mask = torch.cat([tokens, length_mask(patches, self.times).repeat(1, self.bands)], 1)
+        return Features(output.last_hidden_state.float(), mask, output.pooler_output.float())

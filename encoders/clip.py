@@ -1,7 +1,7 @@
-"""CLIP and its kin as open_clip has them: pictures in the space of their descriptions.
+"""CLIP and similar models of open_clip: embeddings of images in the space of their descriptions.
 
 Learning Transferable Visual Models From Natural Language Supervision, https://arxiv.org/abs/2103.00020;
-open_clip, https://github.com/mlfoundations/open_clip. Only the tower that sees is kept in memory.
+open_clip, https://github.com/mlfoundations/open_clip. Only the visual tower is kept in memory.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _HUB, _LOCAL = "hf-hub:", "local-dir:"
 
 
 class Clip(Encoder):
-    """The visual tower of an open_clip model.
+    """Visual tower of an open_clip model.
 
     Frames are its patch tokens, without the class token, before the projection: for the towers that open_clip calls
-    VisionTransformer, and for those of timm that work on a sequence (SigLIP; there as timm gives it, class token
-    included where one is). Other towers (ResNet, ConvNeXt) give no frames: T = 0, ``dim`` 0. The summary is the
-    projected embedding. The picture is prepared by the model's own transform for inference.
+    VisionTransformer, and for those of timm that work on a sequence (SigLIP; there as timm gives it, with the class
+    token if there is one). Other towers (ResNet, ConvNeXt) give no frames: T = 0, ``dim`` 0. The summary is the
+    projected embedding. Preprocessing is the model's own transform for inference.
 
     Args:
         model: a name that open_clip knows (``ViT-B-32``) with ``pretrained``; ``hf-hub:OWNER/NAME``;
@@ -49,10 +49,10 @@ class Clip(Encoder):
             or a model configuration (JSON) with ``pretrained``.
         pretrained: a tag that open_clip knows for ``model`` (``openai``, ``laion2b_s34b_b79k``) or a file of weights.
         revision: the hub's branch, tag or commit, for ``hf-hub:``.
-        normalize: whether the summary is scaled to length 1.
-        quick_gelu: whether the network was trained with QuickGELU, as OpenAI's were. A tag tells; a file of weights
-            under a plain name does not, and there it must be said (or the name must, as in ``ViT-B-32-quickgelu``).
-        dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
+        normalize: scale the summary to length 1.
+        quick_gelu: the network was trained with QuickGELU, as OpenAI's were. A tag implies it; for a file of weights
+            under a plain name it must be given (here, or by the name, as in ``ViT-B-32-quickgelu``).
+        dtype: precision of the weights: float32, float16 or bfloat16. Features are always float32.
     """
 
     input_kind = "image"
@@ -62,6 +62,7 @@ class Clip(Encoder):
         self,
         model: str,
         pretrained: str | None = None,
+        *,
         revision: str | None = None,
         normalize: bool = False,
         dtype: str = "float32",
@@ -70,7 +71,7 @@ class Clip(Encoder):
         super().__init__()
         wanted = precision(dtype)
         self.normalize = normalize
-        network, weights = _find(model, pretrained, revision, quick_gelu)
+        network, weights = _load(model, pretrained, revision, quick_gelu)
         source = f"{model}/{pretrained}" if pretrained else model
         self.identity = (
             sources.Provenance(source, None, "")
@@ -84,29 +85,30 @@ class Clip(Encoder):
         self.preprocess = ReadPicture(cast(Any, image_transform_v2(settings, is_train=False)))
         self.freeze()
         size = (settings.size, settings.size) if isinstance(settings.size, int) else tuple(settings.size)
-        found = self.forward(Media(torch.zeros(1, 3, *size), torch.ones(1, dtype=torch.long)))
-        self.dim, self.pooled_dim = found.frames.shape[2], found.pooled.shape[1]
+        black = self.forward(Media(torch.zeros(1, 3, *size), torch.ones(1, dtype=torch.long)))
+        self.dim, self.pooled_dim = black.frames.shape[2], black.pooled.shape[1]
 
     def encode(self, media: Media) -> Features:
         """Pixels (B 3 Y X) → patch tokens (B T D), all real, and the embedding (B G)."""
-        pooled, frames = self._look(media.values.to(next(self.network.parameters()).dtype))
+        pooled, frames = self._forward(media.values.to(next(self.network.parameters()).dtype))
         pooled = to_unit_length(pooled.float(), dim=1) if self.normalize else pooled.float()
         mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
         return Features(frames.float(), mask, pooled)
 
-    def _look(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        nothing = pixels.new_zeros(len(pixels), 0, 0)
+    def _forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Pixels (B 3 Y X) → embedding (B G) and patch tokens (B T D)."""
+        no_frames = pixels.new_zeros(len(pixels), 0, 0)
         tower: Any = self.network
         if isinstance(tower, TimmModel):
             trunk: Any = tower.trunk
             states = trunk.forward_features(pixels)
-            return tower.head(trunk.forward_head(states)), states if states.ndim == 3 else nothing
-        found = tower(pixels)
-        return found if isinstance(found, tuple) else (found, nothing)
+            return tower.head(trunk.forward_head(states)), states if states.ndim == 3 else no_frames
+        output = tower(pixels)
+        return output if isinstance(output, tuple) else (output, no_frames)
 
 
-def _find(model: str, pretrained: str | None, revision: str | None, quick_gelu: bool | None) -> tuple[Any, Path | None]:
-    """The whole open_clip model, and the file that its weights were read from (None where only sizes are wanted)."""
+def _load(model: str, pretrained: str | None, revision: str | None, quick_gelu: bool | None) -> tuple[Any, Path | None]:
+    """Load a whole open_clip model; returns it and its file of weights (None in a dry run, which needs no weights)."""
     if model.startswith(_HUB):
         return _from_folder(model, _from_hub(model.removeprefix(_HUB), revision))
     local = model.removeprefix(_LOCAL)
@@ -144,21 +146,21 @@ def _from_folder(name: str, folder: Path) -> tuple[Any, Path]:
 
 
 def _from_config(config: Path, pretrained: str | None) -> tuple[Any, Path]:
-    """A model configuration and a file of weights, laid into one folder for open_clip."""
+    """Load a model configuration and a file of weights, put into one folder for open_clip."""
     settings = _settings(config)
     if pretrained is None or not Path(pretrained).expanduser().is_file():
         raise InputError(f"pretrained: {pretrained!r} is no file; the configuration {config} needs a file of weights")
     weights = Path(pretrained).expanduser().resolve()
     whole = sources.read_json(config)
     described = whole if "model_cfg" in whole else {"model_cfg": settings}
-    with tempfile.TemporaryDirectory() as made:
+    with tempfile.TemporaryDirectory() as folder:
         suffix = ".safetensors" if weights.suffix == ".safetensors" else ".bin"
-        Path(made, _CONFIG).write_text(json.dumps(described), encoding="utf-8")
+        Path(folder, _CONFIG).write_text(json.dumps(described), encoding="utf-8")
         try:
-            Path(made, f"open_clip_model{suffix}").symlink_to(weights)
+            Path(folder, f"open_clip_model{suffix}").symlink_to(weights)
         except OSError:  # where links need a privilege
-            shutil.copyfile(weights, Path(made, f"open_clip_model{suffix}"))
-        return _from_folder(str(config), Path(made))[0], weights
+            shutil.copyfile(weights, Path(folder, f"open_clip_model{suffix}"))
+        return _from_folder(str(config), Path(folder))[0], weights
 
 
 def _known(model: str, pretrained: str | None, quick_gelu: bool | None) -> tuple[Any, Path | None]:
@@ -175,7 +177,7 @@ def _known(model: str, pretrained: str | None, quick_gelu: bool | None) -> tuple
             raise InputError(f"pretrained: {pretrained!r} of {model} is not here and could not be fetched") from error
     elif pretrained and Path(pretrained).expanduser().is_file():
         weights = Path(pretrained).expanduser()
-        _ask_for_activation(model, pretrained, quick_gelu)
+        _require_activation(model, pretrained, quick_gelu)
     else:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
         raise InputError(f"pretrained: {pretrained!r} is no file, and no tag of {model}; its tags: {tags}")
@@ -184,24 +186,26 @@ def _known(model: str, pretrained: str | None, quick_gelu: bool | None) -> tuple
     return _create(model, model, pretrained if tag else str(weights), quick), weights
 
 
-def _ask_for_activation(model: str, pretrained: str, quick_gelu: bool | None) -> None:
-    """A file of weights does not tell its activation, and the wrong one gives other features without a word."""
+def _require_activation(model: str, pretrained: str, quick_gelu: bool | None) -> None:
+    """Refuse a file of weights whose activation is unknown: the wrong one would silently give other features."""
     name = model.replace("/", "-")
     transformer = isinstance(cast(dict[str, Any], open_clip.get_model_config(name))["vision_cfg"].get("layers"), int)
     if quick_gelu is None and transformer and f"{name}-quickgelu" in open_clip.list_models():
         raise InputError(
             f"pretrained: {pretrained} does not tell the activation that it was trained with. OpenAI's weights: give "
-            f"the model {name}-quickgelu; others: say quick_gelu true or false"
+            f"the model {name}-quickgelu; others: give quick_gelu true or false"
         )
 
 
-def _create(name: str, found: str, pretrained: str | None, quick: bool = False) -> Any:
-    wanted = pretrained is not None or found.startswith(_LOCAL)
+def _create(name: str, location: str, pretrained: str | None, quick: bool = False) -> Any:
+    wanted = pretrained is not None or location.startswith(_LOCAL)
     level = logging.root.manager.disable
-    if not wanted:  # it would warn of random weights, which are meant
+    if not wanted:  # open_clip would warn of random weights, which are intended
         logging.disable(logging.WARNING)
     try:
-        return open_clip.create_model(found, pretrained=pretrained, require_pretrained=wanted, force_quick_gelu=quick)
+        return open_clip.create_model(
+            location, pretrained=pretrained, require_pretrained=wanted, force_quick_gelu=quick
+        )
     except Exception as error:  # the readers of JSON, safetensors and pickle raise a dozen kinds
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{name!r}: open_clip cannot load it: {reason}") from error

@@ -1,8 +1,9 @@
-"""Sound through a small convolutional network over log-mel bands, for where no large encoder is at hand.
+"""Small convolutional network over log-mel bands, for use without a large encoder.
 
-The plan is that of PANNs (Kong et al. 2020, https://arxiv.org/abs/1912.10211): pairs of 3×3 convolutions between
-poolings, bands averaged away last, maximum plus mean over time for the summary; only smaller, and exact under padding.
-`recipes/pretrain/encoder.py` trains it. A folder holds `config.json` (the fields of ``Sizes``) and `model.safetensors`.
+Its plan is that of PANNs (Kong et al. 2020, https://arxiv.org/abs/1912.10211): pairs of 3×3 convolutions between
+poolings, mean over bands last, maximum plus mean over time for the summary; only smaller, and exact under padding.
+`recipes/pretrain/encoder.py` trains it. A folder holds `config.json` (the fields of ``MelNetSizes``) and
+`model.safetensors`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """The front end (``rate``, ``low`` and ``high`` in Hz, ``window`` and ``hop`` in samples) and the network's widths.
+class MelNetSizes:
+    """Front end (``rate``, ``low`` and ``high`` in Hz, ``window`` and ``hop`` in samples) and widths of the network.
 
     Each entry of ``channels`` is one block, which halves time and bands; ``summary`` is the width G of the summary.
     """
@@ -51,7 +52,7 @@ class Sizes:
         return 2 ** len(self.channels)
 
 
-class Block(nn.Module):
+class MelNetBlock(nn.Module):
     """Two 3×3 convolutions, each with batch normalisation and ReLU, then the mean over 2×2."""
 
     def __init__(self, before: int, after: int) -> None:
@@ -62,17 +63,17 @@ class Block(nn.Module):
         self.norm2 = nn.BatchNorm2d(after)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """A map (B C T M) and the mask (B 1 T 1) of its columns → (B C' T//2 M//2)."""
-        # Columns past a clip's end stay zero, as the convolution's own padding is: so padding changes nothing.
+        """Feature map (B C T M) and the mask (B 1 T 1) of its columns → (B C' T//2 M//2)."""
+        # Columns past a clip's end stay zero, like the convolution's own padding: so padding changes nothing.
         x = torch.relu(self.norm1(self.conv1(x))) * mask
         x = torch.relu(self.norm2(self.conv2(x))) * mask
         return nn.functional.avg_pool2d(x, 2)
 
 
 class MelNet(nn.Module):
-    """The network itself, for the program that trains it and for the frozen encoder alike."""
+    """Network of ``Cnn``, used by the frozen encoder and by the program that trains it."""
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: MelNetSizes) -> None:
         super().__init__()
         self.sizes = sizes
         self.mel = MelSpectrogram(
@@ -81,12 +82,12 @@ class MelNet(nn.Module):
         )  # fmt: skip
         self.norm = nn.BatchNorm1d(sizes.mels)  # each band by its own mean and spread, as PANNs' bn0
         widths = [1, *sizes.channels]
-        self.blocks = nn.ModuleList(Block(a, b) for a, b in pairwise(widths))
+        self.blocks = nn.ModuleList(MelNetBlock(a, b) for a, b in pairwise(widths))
         self.summary = nn.Linear(widths[-1], sizes.summary)
 
     def spectrogram(self, values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Waveforms (B S) of ``lengths`` (B) → mel power (B M T) and the number of its columns (B)."""
-        least = self.sizes.hop * (self.sizes.stride - 1)  # what fills one frame
+        least = self.sizes.hop * (self.sizes.stride - 1)  # samples of one frame
         values, lengths = zero_padding(Media(values, lengths), least)
         return self.mel(values), lengths // self.sizes.hop + 1
 
@@ -95,7 +96,7 @@ class MelNet(nn.Module):
         return self.read(self.norm(torch.log(power + self.sizes.floor)), columns)
 
     def read(self, bands: Tensor, columns: Tensor) -> Features:
-        """As ``forward``, from normalised log power (B M T): training masks bands and times of it first."""
+        """Run ``forward`` from normalised log power (B M T), of which training masks bands and times first."""
         x = bands.transpose(1, 2)[:, None]
         mask = length_mask(columns, x.shape[2])
         x = x * mask[:, None, :, None]
@@ -110,21 +111,21 @@ class MelNet(nn.Module):
 
 
 def save(net: MelNet, folder: Path) -> None:
-    """Writes ``net`` as the folder that ``Cnn`` loads."""
+    """Write ``net`` as the folder that ``Cnn`` loads."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(asdict(net.sizes), indent=2) + "\n", encoding="utf-8")
     save_file({name: value.contiguous() for name, value in net.state_dict().items()}, folder / WEIGHTS)
 
 
 def load(folder: Path) -> MelNet:
-    """The network in ``folder``. Raises InputError when its configuration and weights are none or do not agree."""
+    """Load the network in ``folder``; InputError if configuration or weights are missing, or do not agree."""
     config = sources.read_json(folder / CONFIG)
-    unknown = sorted(set(config) - {field.name for field in fields(Sizes)})
+    unknown = sorted(set(config) - {field.name for field in fields(MelNetSizes)})
     if unknown:
         raise InputError(f"{folder / CONFIG}: {unknown[0]!r} is no size of this encoder")
     try:
-        given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
-        sizes = Sizes(**given)
+        options: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+        sizes = MelNetSizes(**options)
         net = MelNet(sizes)
         net.load_state_dict(load_file(folder / WEIGHTS))
     except (OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
@@ -133,7 +134,7 @@ def load(folder: Path) -> MelNet:
 
 
 class Cnn(Encoder):
-    """The frozen network in folder (or hub name) ``model``: frames over time (B T D) and a summary (B G)."""
+    """Frozen ``MelNet`` in the folder (or hub name) ``model``: frames over time (B T D) and a summary (B G)."""
 
     input_kind = "audio"
 
@@ -148,4 +149,5 @@ class Cnn(Encoder):
         self.freeze()
 
     def encode(self, media: Media) -> Features:
+        """Samples (B S) → frames (B T D), mask (B T), summary (B G)."""
         return self.net(*self.net.spectrogram(media.values, media.lengths))

@@ -1,4 +1,4 @@
-"""What the encoders of pictures share: a file read as a viewer would show it, then the model's own transform."""
+"""Input of the image encoders: a file read as a viewer would show it, then the model's own transform."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mmprefix.media.source import Source
 
 @dataclass(frozen=True)
 class ReadPicture:
-    """The preprocessing of an encoder of pictures: ``transform`` is what its model was trained with."""
+    """Preprocessing of an image encoder; ``transform`` is the one that its model was trained with."""
 
     transform: Callable[[Image], Tensor]
 
     def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> Tensor:
-        """``source`` → pixels (3 Y X), float32. A picture has no time: ``start`` and ``end`` do not count."""
+        """``source`` → pixels (3 Y X), float32. A picture has no time: ``start`` and ``end`` are ignored."""
         return self.transform(read_picture(source))

@@ -1,8 +1,8 @@
-"""Cnn14 of PANNs: fourteen layers of convolutions over log-mel bands that learned the 527 sounds of AudioSet.
+"""Cnn14 of PANNs: a network of fourteen layers over log-mel bands, trained on the 527 classes of AudioSet.
 
 PANNs: Large-Scale Pretrained Audio Neural Networks for Audio Pattern Recognition (Kong et al. 2020),
-https://arxiv.org/abs/1912.10211; weights: https://zenodo.org/record/3987831. It is read in two ways: as PANNs itself
-has it, and as Prefix-AAC (Kim et al. 2023, https://arxiv.org/abs/2303.17489) takes it.
+https://arxiv.org/abs/1912.10211; weights: https://zenodo.org/record/3987831. Its features are read in two ways: as in
+PANNs, and as in Prefix-AAC (Kim et al. 2023, https://arxiv.org/abs/2303.17489).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ _FRONT_ENDS = {  # rate: window and hop in samples, lowest and highest frequency
 
 @dataclass(frozen=True)
 class ReadClip:
-    """The preprocessing: mono at ``rate`` Hz; with ``seconds`` every clip is made that long.
+    """Preprocessing: mono at ``rate`` Hz; with ``seconds`` every clip is made that long.
 
-    Short clips gain silence. Of long ones ``longer`` keeps the start ("cut"), or every so-and-so-many-th sample
-    ("compress", as Prefix-AAC does to Clotho beside AudioCaps: faster and higher, nothing left out).
+    Short clips are padded with silence. Of long ones ``longer`` keeps the start ("cut"), or drops samples at even
+    distances ("compress", as Prefix-AAC does to Clotho beside AudioCaps: faster and higher, nothing left out).
     """
 
     rate: int
@@ -52,21 +52,21 @@ class ReadClip:
         if self.seconds is None:
             return read_waveform(source, self.rate, start, end)
         size = round(self.seconds * self.rate)
-        if self.longer == "cut":  # a tenth of a second more is read, so that the place where reading stops lies outside
-            heard = start + self.seconds + 0.1
-            end = heard if end is None else min(end, heard)
+        if self.longer == "cut":  # a tenth of a second more is read, so that effects of the cut lie outside
+            limit = start + self.seconds + 0.1
+            end = limit if end is None else min(end, limit)
         values = read_waveform(source, self.rate, start, end)
         if self.longer == "compress" and len(values) > size:
             values = values[(torch.arange(size, dtype=torch.float64) * (len(values) / size)).long()]
-        return fitted(values[None], size)[0]
+        return fit_length(values[None], size)[0]
 
 
-def fitted(values: Tensor, size: int) -> Tensor:
+def fit_length(values: Tensor, size: int) -> Tensor:
     """Samples (B S) cut, or padded with silence, to (B ``size``)."""
     return F.pad(values[:, :size], (0, max(0, size - values.shape[1])))
 
 
-class Block(nn.Module):
+class Cnn14Block(nn.Module):
     """Two 3×3 convolutions, each with batch normalisation and ReLU, then the mean over ``pool`` × ``pool``."""
 
     def __init__(self, before: int, after: int, pool: int) -> None:
@@ -84,14 +84,14 @@ class Block(nn.Module):
 
 
 class Cnn14Net(nn.Module):
-    """The network; its parameters are called as in the published checkpoints, but for the blocks' numbers.
+    """Network of ``Cnn14``; parameters have the names of the published checkpoints, but for the blocks' numbers.
 
     In training mode it masks bands and times of its input (SpecAugment, https://arxiv.org/abs/1904.08779: two stripes
-    of at most 64 columns and two of at most 8 bands) and drops out, as the original does.
+    of at most 64 columns and two of at most 8 bands) and applies dropout, as the original does.
     """
 
     def __init__(
-        self, rate: int, window: int, hop: int, low: float, high: float, mels: int, channels: list[int], classes: int
+        self, *, rate: int, window: int, hop: int, low: float, high: float, mels: int, channels: list[int], classes: int
     ) -> None:
         super().__init__()
         self.hop = hop
@@ -105,7 +105,9 @@ class Cnn14Net(nn.Module):
         self.bn0 = nn.BatchNorm2d(mels)
         widths = [1, *channels]
         pools = [2] * (len(channels) - 1) + [1]
-        self.blocks = nn.ModuleList(Block(a, b, pool) for (a, b), pool in zip(pairwise(widths), pools, strict=True))
+        self.blocks = nn.ModuleList(
+            Cnn14Block(a, b, pool) for (a, b), pool in zip(pairwise(widths), pools, strict=True)
+        )
         self.fc1 = nn.Linear(channels[-1], channels[-1])
         self.fc_audioset = nn.Linear(channels[-1], classes)
         self.hide_times = torchaudio.transforms.TimeMasking(64, iid_masks=True)
@@ -119,7 +121,7 @@ class Cnn14Net(nn.Module):
         return 10.0 * power.clamp(min=1e-10).log10()
 
     def forward(self, values: Tensor) -> Tensor:
-        """Samples (B S) → the map after the last block (B C T M), a frame for every 32 columns and bands."""
+        """Samples (B S) → feature map of the last block (B C T M), a frame for every 32 columns and bands."""
         x = self.bn0(self.log_mel(values).transpose(1, 2)[..., None])  # (B M T 1): each band by its own statistics
         x = x.permute(0, 3, 1, 2)  # (B 1 M T)
         if self.training:
@@ -130,27 +132,27 @@ class Cnn14Net(nn.Module):
             x = block(x)
         return x
 
-    def embedding(self, found: Tensor) -> Tensor:
-        """The map (B C T M) → the embedding (B C): bands averaged, maximum plus mean over time, one layer with ReLU."""
-        x = found.mean(3)
+    def embedding(self, feature_map: Tensor) -> Tensor:
+        """Feature map (B C T M) → embedding (B C): mean over bands, maximum plus mean over time, one ReLU layer."""
+        x = feature_map.mean(3)
         x = F.dropout(x.amax(2) + x.mean(2), 0.5, self.training)
         return F.relu(self.fc1(x))
 
 
 class Cnn14(Encoder):
-    """Cnn14 as PANNs publishes it, frozen.
+    """Frozen Cnn14 of PANNs.
 
     Args:
         model: a file of weights as published (``Cnn14_16k_mAP=0.438.pth``), ``hf://OWNER/NAME/FILE``, or None for
             random ones (to be trained, or filled with those of a saved model). The mel filters in the file are used.
-        rate: 32000, 16000 or 8000 Hz: each goes with the weights published for it.
-        reading: "panns": frames are the map averaged over bands (B T 2048), the summary is the embedding (B 2048);
-            "prefix-aac": frames are the whole map (B T 4096; channel first, then band), the summary is the
-            probabilities of the classes (B 527), and the hop is 320 samples whatever ``rate`` says.
-        seconds: every clip is made so long; None: each is read whole.
-        longer: what ``seconds`` keeps of a longer clip: its start ("cut"), or all of it, faster ("compress").
-        hop: samples from column to column, where it is not what ``reading`` and ``rate`` say.
-        mels, channels, classes: the sizes of the network, for weights of other sizes.
+        rate: 32000, 16000 or 8000 Hz, that of the weights.
+        reading: "panns": frames are the feature map averaged over bands (B T 2048), the summary is the embedding
+            (B 2048); "prefix-aac": frames are the whole map (B T 4096; channel first, then band), the summary is the
+            probabilities of the classes (B 527), and the hop is 320 samples at any ``rate``.
+        seconds: length that every clip is cut or padded to; None: each is read whole.
+        longer: with ``seconds``, keep the start of a longer clip ("cut"), or all of it, faster ("compress").
+        hop: samples between columns, by default those of ``reading`` and ``rate``.
+        mels, channels, classes: sizes of the network, for weights of other sizes.
     """
 
     input_kind = "audio"
@@ -159,6 +161,7 @@ class Cnn14(Encoder):
     def __init__(
         self,
         model: str | None,
+        *,
         rate: int = 32000,
         reading: Literal["panns", "prefix-aac"] = "panns",
         seconds: float | None = None,
@@ -179,7 +182,9 @@ class Cnn14(Encoder):
         step = hop or (320 if reading == "prefix-aac" else published)
         self.reading, self.least = reading, max(step * (2 ** (len(channels) - 1) - 1), window // 2 + 1)
         self.size = None if seconds is None else round(seconds * rate)
-        self.net = Cnn14Net(rate, window, step, low, high, mels, list(channels), classes)
+        self.net = Cnn14Net(
+            rate=rate, window=window, hop=step, low=low, high=high, mels=mels, channels=list(channels), classes=classes
+        )
         self.identity = sources.Provenance("random", None, "")
         if model is not None and not dry_run.sizes_only():
             file = untrusted.fetch_file(model)
@@ -198,32 +203,31 @@ class Cnn14(Encoder):
         """Samples (B S) → frames (B T D), mask (B T), summary (B G)."""
         if self.size is not None:
             values, _ = zero_padding(media, self.least)
-            frames, summary = self._read(fitted(values, max(self.size, self.least)))
+            frames, summary = self._read(fit_length(values, max(self.size, self.least)))
             return Features(frames, torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device), summary)
         values, lengths = zero_padding(media, self.least)
         frames, summaries = [Tensor()] * len(values), [Tensor()] * len(values)
-        for length in lengths.unique().tolist():  # what lies beyond a clip's end would be heard: one length at a time
+        for length in lengths.unique().tolist():  # padding would change the features: one length at a time
             rows = (lengths == length).nonzero()[:, 0].tolist()
-            found, summary = self._read(values[rows, :length])
-            for place, row in enumerate(rows):
-                frames[row], summaries[row] = found[place], summary[place]
+            for row, frame, summary in zip(rows, *self._read(values[rows, :length]), strict=True):
+                frames[row], summaries[row] = frame, summary
         counts = torch.tensor([len(row) for row in frames], device=values.device)
         padded = pad_sequence(frames, batch_first=True)
         return Features(padded, length_mask(counts, padded.shape[1]), torch.stack(summaries))
 
     def _read(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Samples (B S), all sound → frames (B T D) and summaries (B G)."""
-        found = self.net(values)  # (B C T M)
+        feature_map = self.net(values)  # (B C T M)
         if self.reading == "panns":
-            return found.mean(3).transpose(1, 2), self.net.embedding(found)
-        frames = found.permute(0, 2, 1, 3).flatten(2)  # (B T C*M)
-        if found.shape[2] == 46:  # 30 seconds at 16 kHz: the published code shortens these for the summary alone
-            found = F.max_pool2d(found, (3, 1))
-        return frames, torch.sigmoid(self.net.fc_audioset(self.net.embedding(found)))
+            return feature_map.mean(3).transpose(1, 2), self.net.embedding(feature_map)
+        frames = feature_map.permute(0, 2, 1, 3).flatten(2)  # (B T C*M)
+        if feature_map.shape[2] == 46:  # 30 seconds at 16 kHz: the published code shortens these for the summary alone
+            feature_map = F.max_pool2d(feature_map, (3, 1))
+        return frames, torch.sigmoid(self.net.fc_audioset(self.net.embedding(feature_map)))
 
 
 def published_name(name: str) -> str:
-    """What the published checkpoints call the tensor ``name`` of ``Cnn14Net``."""
+    """Name of the tensor ``name`` of ``Cnn14Net`` in published checkpoints."""
     block = re.fullmatch(r"blocks\.(\d+)\.(.+)", name)
     if block:
         return f"conv_block{int(block[1]) + 1}.{block[2]}"
@@ -231,38 +235,38 @@ def published_name(name: str) -> str:
 
 
 def tensors_of(net: Cnn14Net) -> dict[str, Tensor]:
-    """The tensors of ``net`` by the names that published checkpoints give them."""
+    """Tensors of ``net`` by their names in published checkpoints."""
     return {published_name(name): value for name, value in net.state_dict().items()}
 
 
 def fill(net: Cnn14Net, tensors: dict[str, Tensor], file: str) -> None:
-    """Copies a published checkpoint's ``tensors`` into ``net``.
+    """Copy a published checkpoint's ``tensors`` into ``net``.
 
-    Raises InputError that names the first tensor that is missing, unknown or misshapen, and for a spectrum that is
-    none of Hann windows.
+    Raises InputError that names the first tensor that is missing, unknown or of another shape, and for a spectrum that
+    is not that of Hann windows.
     """
     own = tensors_of(net)
     refuse_other_spectrum(net, tensors, file)
-    given = {name: value for name, value in tensors.items() if not name.startswith("spectrogram_extractor.")}
-    untrusted.compare({name: tuple(value.shape) for name, value in own.items()}, given, file, "PANNs' Cnn14")
+    weights = {name: value for name, value in tensors.items() if not name.startswith("spectrogram_extractor.")}
+    untrusted.compare({name: tuple(value.shape) for name, value in own.items()}, weights, file, "PANNs' Cnn14")
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(tensors[name])
 
 
 def refuse_other_spectrum(net: Cnn14Net, tensors: dict[str, Tensor], file: str) -> None:
-    """Published checkpoints hold the spectrum as weights of a convolution: it must be the one that is computed here."""
+    """Refuse a checkpoint whose spectrum, which it holds as weights of a convolution, is not the one computed here."""
     size = len(net.window)
     turn = torch.arange(size, dtype=torch.float64) * (2 * math.pi / size)
     for part, wave in (("real", turn.cos()), ("imag", -turn.sin())):
         name = f"spectrogram_extractor.stft.conv_{part}.weight"
         if name in tensors:
             expected = (wave * net.window.double()).float()  # of the first band above zero; the others follow from it
-            found = tensors[name]
-            if found.shape != (size // 2 + 1, 1, size):
+            weight = tensors[name]
+            if weight.shape != (size // 2 + 1, 1, size):
                 raise InputError(
-                    f"{file}: tensor {name!r} has the shape {tuple(found.shape)}, a window of {size} samples "
+                    f"{file}: tensor {name!r} has the shape {tuple(weight.shape)}, a window of {size} samples "
                     f"was expected; is rate another?"
                 )
-            if not torch.allclose(found[1, 0].float(), expected, atol=1e-4):
+            if not torch.allclose(weight[1, 0].float(), expected, atol=1e-4):
                 raise InputError(f"{file}: its spectrum ({name!r}) is not that of Hann windows of {size} samples")

@@ -1,12 +1,13 @@
-"""Numbers about an utterance that something else measured: a recogniser's costs and confidences.
+"""Numbers measured on an utterance by another program, such as a recogniser's costs and confidences.
 
 Device-directed speech detection reads four: graph cost, acoustic cost, word confidence, and alternatives at a position
-(Wagner et al., https://arxiv.org/abs/2403.14438). ``mmprefix transcribe`` writes four others that Whisper gives.
+(Wagner et al., https://arxiv.org/abs/2403.14438). ``mmprefix transcribe`` writes four others, of Whisper.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -18,17 +19,17 @@ from mmprefix.media.source import Source, name_of
 from mmprefix.types import Features, Media
 from mmprefix.weights.source import Provenance
 
-SIGNALS = ("avg_logprob", "no_speech_prob", "compression_ratio", "nbest_spread")  # what Whisper gives
+SIGNALS = ("avg_logprob", "no_speech_prob", "compression_ratio", "nbest_spread")  # of Whisper
 
 
 class _Read:
-    """A row of numbers in a file or in memory → (S,), float32, of the right length."""
+    """Preprocessing of ``Signals``: a row of numbers in a file or in memory → (S,), float32."""
 
     def __init__(self, names: list[str]) -> None:
         self.names = names
 
     def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> Tensor:
-        """The numbers, in the order of their names; InputError for another count of them."""
+        """Numbers in the order of their names; InputError for another count of them."""
         values = torch.from_numpy(read_numbers(source))
         if len(values) != len(self.names):
             raise InputError(
@@ -38,10 +39,10 @@ class _Read:
 
 
 class Signals(Encoder):
-    """Numbers as they are become the summary (B G); there are no frames.
+    """Summary (B G) that holds the numbers unchanged; there are no frames.
 
     Args:
-        names: what the numbers are, in their order; by default what ``mmprefix transcribe`` writes.
+        names: names of the numbers, in their order; by default those of ``mmprefix transcribe``.
     """
 
     input_kind = "signals"
@@ -58,5 +59,4 @@ class Signals(Encoder):
     def encode(self, media: Media) -> Features:
         """Numbers (B S) → summary (B G), G = S."""
         values = media.values
-        frames = values.new_zeros(len(values), 0, 0)
-        return Features(frames, torch.zeros(len(values), 0, dtype=torch.bool, device=values.device), values)
+        return replace(Features.empty(len(values), values.device), pooled=values)

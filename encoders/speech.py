@@ -1,8 +1,8 @@
-"""Speech models that learned from sound alone: wav2vec 2.0, HuBERT, WavLM; from torchaudio or from Transformers.
+"""Self-supervised speech models: wav2vec 2.0, HuBERT, WavLM; from torchaudio or from Transformers.
 
 wav2vec 2.0, https://arxiv.org/abs/2006.11477; HuBERT, https://arxiv.org/abs/2106.07447; WavLM,
-https://arxiv.org/abs/2110.13900. The base models normalise their first convolution over time, so the silence that
-fills up a batch would change every frame; a batch is therefore run so that it equals its clips one at a time.
+https://arxiv.org/abs/2110.13900. The base models normalise their first convolution over time, so padding would change
+every frame; a batch is therefore run so that it equals its clips one at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torchaudio.models.wav2vec2.wavlm_attention import WavLMSelfAttention
 from torchaudio.pipelines import Wav2Vec2Bundle
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
-from mmprefix.encoders.audio_input import ReadWaveform, length_mask, mean, zero_padding
+from mmprefix.encoders.audio_input import ReadWaveform, length_mask, masked_mean, zero_padding
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.types import Features, Media
@@ -33,8 +33,8 @@ _KINDS = ("wav2vec2", "hubert", "wavlm")
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}
 
 
-class Torchaudio(nn.Module):
-    """A torchaudio model: its last layer's states, without the head of a recogniser."""
+class TorchaudioSpeech(nn.Module):
+    """States of the last layer of a torchaudio model, without the head of a recogniser."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -52,8 +52,8 @@ class Torchaudio(nn.Module):
         return self.model(values, lengths)[0]
 
 
-class Transformers(nn.Module):
-    """A Wav2Vec2Model, HubertModel or WavLMModel: its last hidden states."""
+class TransformersSpeech(nn.Module):
+    """Last hidden states of a Wav2Vec2Model, HubertModel or WavLMModel."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -73,12 +73,12 @@ class Transformers(nn.Module):
 
 
 class Speech(Encoder):
-    """A wav2vec 2.0, HuBERT or WavLM model; about fifty frames a second.
+    """Wav2vec 2.0, HuBERT or WavLM model; about fifty frames a second.
 
     Frames are the last layer's states, the summary is their mean. Models that normalise over time (all base models:
     ``extractor_mode="group_norm"``, ``feat_extract_norm="group"``), torchaudio's WavLM, which takes no mask, and models
     with an adapter run clips of one length together and different lengths one after another; the others run a batch
-    with masks. A clip shorter than one frame (25 ms) is filled up with silence to one.
+    with masks. A clip shorter than one frame (25 ms) is padded with silence to one.
 
     Args:
         model: a bundle of torchaudio.pipelines (``WAV2VEC2_BASE``, ``HUBERT_LARGE``, ``WAVLM_BASE_PLUS``), downloaded
@@ -88,7 +88,7 @@ class Speech(Encoder):
         config: for a file of weights: the bundle whose architecture it has, or a JSON file: ``type`` (Wav2Vec2 or
             WavLM), ``sample_rate``, ``normalize_waveform`` and ``params``, the arguments of torchaudio's builder
             (wav2vec2_model, wavlm_model).
-        dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
+        dtype: precision of the weights: float32, float16 or bfloat16. Features are always float32.
     """
 
     input_kind = "audio"
@@ -99,7 +99,7 @@ class Speech(Encoder):
     ) -> None:
         super().__init__()
         wanted = transformers.precision(dtype)
-        if model.isupper() and not Path(model).exists():  # how bundles are called; hub names are not
+        if model.isupper() and not Path(model).exists():  # names of bundles are upper case; those of the hub are not
             network, weights, rate, self.floor = _bundled(model)
             self.identity = sources.Provenance(model, None, sources.fingerprint([weights]))
         elif Path(model).suffix in (".pt", ".pth", ".safetensors"):
@@ -123,21 +123,21 @@ class Speech(Encoder):
         for kernel, stride in self.network.convolutions:
             counts = (counts - kernel).div(stride, rounding_mode="floor") + 1
         mask = length_mask(counts, int(counts.max()))
-        states = self.network(values, lengths) if self.network.masks else self._in_turn(values, lengths, mask)
+        states = self.network(values, lengths) if self.network.masks else self._by_length(values, lengths, mask)
         frames = states.float().masked_fill(~mask.unsqueeze(2), 0.0)
-        return Features(frames, mask, mean(frames, mask))
+        return Features(frames, mask, masked_mean(frames, mask))
 
-    def _in_turn(self, values: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """States (B T D) of clips that hear no other: those of one length together."""
+    def _by_length(self, values: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        """States (B T D) without padding: clips of one length are run together."""
         states = values.new_zeros(*mask.shape, self.dim)
         for length in lengths.unique().tolist():
             rows = (lengths == length).nonzero()[:, 0]
-            found = self.network(values[rows, :length], None)
-            states[rows, : found.shape[1]] = found
+            output = self.network(values[rows, :length], None)
+            states[rows, : output.shape[1]] = output
         return states
 
     def _scaled(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """Each clip with mean 0 and variance 1 over its own samples, for models that were trained so."""
+        """Scale each clip to mean 0 and variance 1 over its own samples, for models that were trained so."""
         if self.floor is None:
             return values
         sound, count = length_mask(lengths, values.shape[1]), lengths.unsqueeze(1)
@@ -145,14 +145,15 @@ class Speech(Encoder):
         return centred * (centred.square().sum(1, keepdim=True) / count + self.floor).rsqrt()
 
     def _least(self) -> int:
+        """Samples of one frame."""
         size = 1
         for kernel, stride in reversed(self.network.convolutions):
             size = (size - 1) * stride + kernel
         return size
 
 
-def _bundled(name: str) -> tuple[Torchaudio, Path, int, float | None]:
-    """The network of a bundle, the file it was read from, its rate, and the floor of the variance it divides by."""
+def _bundled(name: str) -> tuple[TorchaudioSpeech, Path, int, float | None]:
+    """Load a bundle; returns the network, its file, its rate in Hz, and the floor of the variance it divides by."""
     bundle = getattr(torchaudio.pipelines, name, None)
     if not isinstance(bundle, Wav2Vec2Bundle):
         bundles = [key for key, value in vars(torchaudio.pipelines).items() if isinstance(value, Wav2Vec2Bundle)]
@@ -170,14 +171,14 @@ def _bundled(name: str) -> tuple[Torchaudio, Path, int, float | None]:
         ) from error
     weights = Path(torch.hub.get_dir(), "checkpoints", Path(bundle._path).name)
     inner = model.model if bundle._normalize_waveform else model
-    return Torchaudio(inner), weights, int(bundle.sample_rate), _floor(bundle._normalize_waveform)
+    return TorchaudioSpeech(inner), weights, int(bundle.sample_rate), _floor(bundle._normalize_waveform)
 
 
 def _floor(normalize: bool) -> float | None:
-    return 1e-5 if normalize else None  # what torch's layer_norm, which the bundles call, adds to the variance
+    return 1e-5 if normalize else None  # added to the variance by torch's layer_norm, which the bundles call
 
 
-def _from_file(file: Path, config: str | None) -> tuple[Torchaudio, Path, int, float | None]:
+def _from_file(file: Path, config: str | None) -> tuple[TorchaudioSpeech, Path, int, float | None]:
     if not file.is_file():
         raise InputError(f"{str(file)!r}: no such file")
     kind, params, rate, normalize = _architecture(file, config)
@@ -188,7 +189,7 @@ def _from_file(file: Path, config: str | None) -> tuple[Torchaudio, Path, int, f
     except Exception as error:  # the readers of safetensors and pickle raise a dozen kinds
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{str(file)!r}: is no {kind} model of config {config!r}: {reason}") from error
-    return Torchaudio(model), file, rate, _floor(normalize)
+    return TorchaudioSpeech(model), file, rate, _floor(normalize)
 
 
 def _architecture(file: Path, config: str | None) -> tuple[str, dict[str, Any], int, bool]:
@@ -200,20 +201,20 @@ def _architecture(file: Path, config: str | None) -> tuple[str, dict[str, Any], 
             f"config: {config!r} is neither a bundle of torchaudio.pipelines nor a JSON file; "
             f"the weights in {file} need one"
         )
-    found: dict[str, Any] = dict(sources.read_json(Path(config).expanduser()))
-    kind, params = found.get("type"), found.get("params")
+    settings: dict[str, Any] = dict(sources.read_json(Path(config).expanduser()))
+    kind, params = settings.get("type"), settings.get("params")
     if kind not in _BUILDERS or not isinstance(params, dict):
         raise InputError(f"{config}: type must be one of {', '.join(_BUILDERS)}, and params an object")
     known = set(inspect.signature(_BUILDERS[kind]).parameters)
     if strange := sorted(set(params) - known):
         raise InputError(f"{config}: params: {kind} takes no {strange[0]!r}; it takes {', '.join(sorted(known))}")
-    return kind, params, int(found.get("sample_rate", 16000)), bool(found.get("normalize_waveform", False))
+    return kind, params, int(settings.get("sample_rate", 16000)), bool(settings.get("normalize_waveform", False))
 
 
-def _from_folder(name: str, path: Path, dtype: str) -> tuple[Transformers, int, float | None]:
+def _from_folder(name: str, path: Path, dtype: str) -> tuple[TransformersSpeech, int, float | None]:
     transformers.require_model_type(name, path, _KINDS, "Speech")
     model, _ = transformers.load_model(
         AutoModel, name, path, dtype, optional=("masked_spec_embed",)
     )  # only training uses it
     extractor = transformers.extractor(Wav2Vec2FeatureExtractor, path, {"do_normalize": True})
-    return Transformers(model), extractor.sampling_rate, 1e-7 if extractor.do_normalize else None
+    return TransformersSpeech(model), extractor.sampling_rate, 1e-7 if extractor.do_normalize else None

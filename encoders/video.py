@@ -13,7 +13,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from mmprefix.encoders.audio_input import length_mask, mean
+from mmprefix.encoders.audio_input import length_mask, masked_mean
 from mmprefix.encoders.base import Encoder, Preprocess
 from mmprefix.errors import InputError, require_one_of
 from mmprefix.media.source import Source, name_of
@@ -89,7 +89,7 @@ class Frames(Encoder):
         mask = one.mask.new_zeros(*real.shape, one.mask.shape[1])
         pooled = one.pooled.new_zeros(*real.shape, one.pooled.shape[1])
         frames[real], mask[real], pooled[real] = one.frames, one.mask, one.pooled
-        return Features(frames.flatten(1, 2), mask.flatten(1), mean(pooled, real))
+        return Features(frames.flatten(1, 2), mask.flatten(1), masked_mean(pooled, real))
 
     def _picture_features(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixels of N frames (N 3 Y X) → features (N T D), their mask (N T), and summaries (N G)."""

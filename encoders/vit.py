@@ -1,7 +1,7 @@
 """Any vision model of Hugging Face Transformers: DINOv2, SigLIP, ViT, CLIP, Swin, ConvNeXt, ResNet ...
 
 An Image is Worth 16x16 Words, https://arxiv.org/abs/2010.11929; DINOv2, https://arxiv.org/abs/2304.07193;
-SigLIP, https://arxiv.org/abs/2303.15343. What differs between them is left to AutoModel and AutoImageProcessor.
+SigLIP, https://arxiv.org/abs/2303.15343. AutoModel and AutoImageProcessor handle their differences.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ _RANDOM = {"vit_mae": "it hides three patches of four at random, in another orde
 
 
 @dataclass(frozen=True)
-class Process:
-    """A model's own image processor, one picture → pixels (3 Y X)."""
+class ProcessImage:
+    """Image processor of a model: one picture → pixels (3 Y X)."""
 
     processor: Any
 
@@ -37,18 +37,18 @@ class Process:
 
 
 class ViT(Encoder):
-    """A vision model by hub name or folder; of a CLIP or SigLIP with two towers, the one that sees.
+    """Vision model by hub name or folder; of a CLIP or SigLIP with two towers, the visual one.
 
-    Frames are the last hidden state as the model gives it: the class token (and register tokens) come first where
-    the model has them (ViT, DINOv2, CLIP; not SigLIP, Swin). A map (B D Y X), as of ConvNeXt or ResNet, becomes
-    Y·X frames, row by row. The summary is the model's ``pooler_output``; without one (a classifier's checkpoint has no
-    weights for it) it is the class token, or where there is none the mean of all frames. The processor decides the
-    size; one that keeps each picture's own size makes pictures that do not stack.
+    Frames are the model's last hidden state: class token and register tokens come first if the model has them (ViT,
+    DINOv2, CLIP; not SigLIP, Swin). A feature map (B D Y X), as of ConvNeXt or ResNet, becomes Y·X frames, row by row.
+    The summary is the model's ``pooler_output``; without one (a classifier's checkpoint has no weights for it) it is
+    the class token, and without a class token the mean of all frames. The processor decides the size; one that keeps
+    each picture's own size makes pictures that cannot be stacked.
 
     Args:
         model: a folder, ``mmprefix:NAME``, or a hub name.
         revision: the hub's branch, tag or commit.
-        dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
+        dtype: precision of the weights: float32, float16 or bfloat16. Features are always float32.
     """
 
     input_kind = "image"
@@ -63,7 +63,7 @@ class ViT(Encoder):
             network.pooler = None
         self.network = network.vision_model if towers else network
         processor = _processor(model, path)
-        self.preprocess = ReadPicture(Process(processor))
+        self.preprocess = ReadPicture(ProcessImage(processor))
         names = [name for name, _ in self.network.named_parameters()]
         self.has_class = any(name.endswith(("cls_token", "class_embedding")) for name in names)
         self.freeze()
@@ -71,43 +71,43 @@ class ViT(Encoder):
 
     def encode(self, media: Media) -> Features:
         """Pixels (B 3 Y X) → frames (B T D), all real, and the summary (B G)."""
-        found = self.network(pixel_values=media.values.to(self.network.dtype), return_dict=True)
-        frames = found.last_hidden_state
+        output = self.network(pixel_values=media.values.to(self.network.dtype), return_dict=True)
+        frames = output.last_hidden_state
         if frames.ndim == 4:
             frames = frames.flatten(2).transpose(1, 2)  # (B D Y X) → (B T D)
-        pooled = getattr(found, "pooler_output", None)
+        pooled = getattr(output, "pooler_output", None)
         if pooled is None:
             pooled = frames[:, 0] if self.has_class else frames.mean(1)
         mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
         return Features(frames.float(), mask, pooled.flatten(1).float())
 
     def _widths(self, name: str, processor: Any) -> tuple[int, int]:
-        # One look at a black picture: configurations name these widths in a dozen ways.
+        # Taken from the features of a black picture: configurations name these widths in a dozen ways.
         blank = processor(torch.zeros(3, 64, 64, dtype=torch.uint8), return_tensors="pt")
         try:
-            found = self.forward(Media(blank["pixel_values"], torch.ones(1, dtype=torch.long)))
+            features = self.forward(Media(blank["pixel_values"], torch.ones(1, dtype=torch.long)))
         except (AttributeError, RuntimeError, TypeError, ValueError) as error:
             raise InputError(
                 f"{name!r}: {type(self.network).__name__} did not encode a blank picture: {error}"
             ) from error
-        return found.frames.shape[2], found.pooled.shape[1]
+        return features.frames.shape[2], features.pooled.shape[1]
 
 
 def _towers(name: str, path: Path) -> bool:
-    """Whether the model in ``path`` has two towers; InputError when it does not see at all."""
-    found = transformers.config(name, path)
-    kind = found.model_type
-    cls = MODEL_MAPPING.get(type(found), None)
-    sees = getattr(cls, "main_input_name", None) == "pixel_values"
-    towers = getattr(found, "vision_config", None) is not None and getattr(found, "text_config", None) is not None
+    """True if the model in ``path`` has two towers; InputError if it reads no images."""
+    config = transformers.config(name, path)
+    kind = config.model_type
+    cls = MODEL_MAPPING.get(type(config), None)
+    reads_images = getattr(cls, "main_input_name", None) == "pixel_values"
+    towers = getattr(config, "vision_config", None) is not None and getattr(config, "text_config", None) is not None
     if kind in _RANDOM:
         raise InputError(f"{name!r}: a {kind!r} model cannot be a frozen encoder: {_RANDOM[kind]}")
-    if not sees and not (towers and "lip" in kind):  # clip, siglip, blip and theirs
+    if not reads_images and not (towers and "lip" in kind):  # clip, siglip, blip and variants
         raise InputError(
             f"{name!r}: the folder {path} holds a {kind!r} model, which ViT cannot read; "
             "it reads vision models: dinov2, siglip, vit, clip, swin, convnext, resnet ..."
         )
-    return not sees
+    return not reads_images
 
 
 def _processor(name: str, path: Path) -> Any:

@@ -1,7 +1,7 @@
 """Whisper's encoder: robust speech features, fifty frames a second.
 
-Robust Speech Recognition via Large-Scale Weak Supervision, https://arxiv.org/abs/2212.04356. Whisper hears a window of
-fixed length (30 s) that is filled up with silence; here the silence is masked, and a longer clip takes several windows.
+Robust Speech Recognition via Large-Scale Weak Supervision, https://arxiv.org/abs/2212.04356. Whisper reads a window of
+fixed length (30 s) padded with silence; here the silence is masked, and a longer clip takes several windows.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 from transformers import WhisperFeatureExtractor, WhisperModel
 
-from mmprefix.encoders.audio_input import ReadWaveform, join_windows, mean, mel_power, windows
+from mmprefix.encoders.audio_input import ReadWaveform, join_windows, masked_mean, mel_power, split_windows
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import require_one_of
 from mmprefix.types import Features, Media
 from mmprefix.weights import dry_run, transformers
 from mmprefix.weights import source as sources
 
-_AT_ONCE = 16  # windows that go through the network together: an hour of speech must not need an hour's memory
+_AT_ONCE = 16  # windows encoded together: memory must not grow with the length of a recording
 
 
 class LogMel:
-    """WhisperFeatureExtractor's spectrogram for a batch, on the device the samples are on.
+    """Spectrogram of WhisperFeatureExtractor for a batch, on the device of the samples.
 
-    Not a module: its filters must stay in float32 when the network is converted to a smaller type.
+    Not a module: its filters must stay in float32 when the network is converted to lower precision.
     """
 
     def __init__(self, extractor: WhisperFeatureExtractor) -> None:
@@ -40,20 +40,20 @@ class LogMel:
 
 
 class Whisper(Encoder):
-    """The encoder half of a Whisper model; its decoder is dropped after loading.
+    """Encoder of a Whisper model; its decoder is dropped after loading.
 
-    Frames are the encoder's last hidden states; T is that of the clip with most. The window's length is what the
-    model's positions allow (``max_source_positions`` frames of two hops), whatever chunk the preprocessor names.
+    Frames are the encoder's last hidden states; T is that of the longest clip. The length of the window follows from
+    the model's positions (``max_source_positions`` frames of two hops), whatever chunk the preprocessor names.
     The summary is the mean of the frames that hold sound.
 
     Args:
         model: a folder, ``mmprefix:NAME``, or a hub name: WhisperModel or WhisperForConditionalGeneration.
         revision: the hub's branch, tag or commit.
-        long: what becomes of a clip longer than the window. ``join`` encodes its windows one by one and joins their
-            frames; ``cut`` hears the first window only.
-        window: which frames are real. ``sound``: those that hold sound. ``whole``: all frames of each window, silence
+        long: for clips longer than the window: ``join`` encodes all windows and joins their frames; ``cut`` encodes
+            only the first.
+        window: frames that are real: ``sound``, those that hold sound; ``whole``, all frames of each window, silence
             too, as Whisper's own decoder reads them.
-        dtype: what the weights are held in: float32, float16 or bfloat16. Features are float32 all the same.
+        dtype: precision of the weights: float32, float16 or bfloat16. Features are always float32.
     """
 
     input_kind = "audio"
@@ -62,6 +62,7 @@ class Whisper(Encoder):
         self,
         model: str,
         revision: str | None = None,
+        *,
         long: Literal["join", "cut"] = "join",
         window: Literal["sound", "whole"] = "sound",
         dtype: str = "float32",
@@ -87,16 +88,17 @@ class Whisper(Encoder):
 
     def encode(self, media: Media) -> Features:
         """Samples (B S) → frames (B T D), mask (B T), pooled (B D)."""
-        cut = windows(media, self.size, join=self.long == "join")
-        frames = torch.cat([self._look(some) for some in cut.values.split(_AT_ONCE)])  # (N F D)
+        cut = split_windows(media, self.size, join=self.long == "join")
+        frames = torch.cat([self._forward(chunk) for chunk in cut.values.split(_AT_ONCE)])  # (N F D)
         step, clips = 2 * self.logmel.hop, len(media.lengths)  # samples a frame
         sound = cut.lengths.add(step - 1).div(step, rounding_mode="floor")
-        heard, mask = join_windows(frames, sound, cut.owner, clips)
-        pooled = mean(heard, mask)
+        joined, mask = join_windows(frames, sound, cut.owner, clips)
+        pooled = masked_mean(joined, mask)
         if self.window == "whole":
-            heard, mask = join_windows(frames, torch.full_like(sound, frames.shape[1]), cut.owner, clips)
-        return Features(heard, mask, pooled)
+            joined, mask = join_windows(frames, torch.full_like(sound, frames.shape[1]), cut.owner, clips)
+        return Features(joined, mask, pooled)
 
-    def _look(self, values: Tensor) -> Tensor:
+    def _forward(self, values: Tensor) -> Tensor:
+        """Windows (N W) → last hidden states (N F D)."""
         mel = self.logmel(values).to(self.network.dtype)  # (N M 2F)
         return self.network(mel).last_hidden_state.float()  # (N F D)

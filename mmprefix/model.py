@@ -37,10 +37,9 @@ class Branch:
 class PrefixLM(nn.Module):
     """Branches by name, and the decoder that reads their prefixes.
 
-    An input may have any subset of the branches; their prefixes are joined in the order of the branches. The features
-    of a branch named as ``context`` go to the mapper of the branch that names it; rows without that input have nothing
-    real there. A decoder with cross-attention (see ``CrossDecoder``) attends to the frames of all branches that are as
-    wide as those of its own encoder.
+    An input may have any subset of the branches; their prefixes are joined in the order of the branches. A mapper gets
+    the features of its ``context`` too, with nothing real in rows that lack them. A decoder with cross-attention (see
+    ``CrossDecoder``) attends to the frames of all branches that are as wide as those of its own encoder.
 
     Args:
         branches: at least one, unless there is a ``prefix``.
@@ -55,6 +54,7 @@ class PrefixLM(nn.Module):
         branches: dict[str, Branch],
         decoder: Decoder,
         prefix: Callable[[Sizes], Mapper] | None = None,
+        *,
         wording: PromptTemplate | None = None,
         transcriber: Transcriber | None = None,
     ) -> None:
@@ -136,8 +136,7 @@ class PrefixLM(nn.Module):
         features = {name: value.to_dtype(dtype) for name, value in features.items()}
         prefixes: list[AnyPrefix] = []
         if self.task_prefix is not None:
-            prefix = cast(AnyPrefix, self.task_prefix(Features.empty(1, device)))
-            prefixes.append(prefix.expand(count))
+            prefixes.append(cast(AnyPrefix, self.task_prefix(Features.empty(1, device))).expand(count))
         for name, value in features.items():
             if name in self.mappers:
                 context = self._context(name, features, absent)
@@ -188,9 +187,9 @@ class PrefixLM(nn.Module):
     @torch.no_grad()
     def merged(self) -> PrefixLM:
         """Model for use after training, with merged mappers (see ``Mapper.merged``); the frozen parts are shared."""
-        names = list(self.encoders)
-        branches = {n: Branch(self.encoder(n), _merged(self.mapper(n)), self.contexts.get(n)) for n in names}
-        return PrefixLM(branches, self.decoder, _merged(self.task_prefix), self.wording, self.transcriber)
+        branches = {n: Branch(self.encoder(n), _merged(self.mapper(n)), self.contexts.get(n)) for n in self.encoders}
+        prefix = _merged(self.task_prefix)
+        return PrefixLM(branches, self.decoder, prefix, wording=self.wording, transcriber=self.transcriber)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """Parameters among ``trained``, also those of an encoder that is frozen by now: an optimiser keeps them."""
@@ -258,9 +257,10 @@ class PrefixLM(nn.Module):
             decoder = from_recipe(data["decoder"], Decoder)
             prefix = builder_from_recipe(data["prefix"], Mapper) if "prefix" in data else None
             transcriber = from_recipe(data["transcriber"], Transcriber) if "transcriber" in data else None
-            model = cls(branches, decoder, prefix, PromptTemplate(**data.get("wording", {})), transcriber)
-            for name, branch in data["branches"].items():
-                model.encoder(name).set_mode(EncoderMode.TUNED if branch.get("tuned") else EncoderMode.FROZEN)
+            wording = PromptTemplate(**data.get("wording", {}))
+            model = cls(branches, decoder, prefix, wording=wording, transcriber=transcriber)
+            for name in (name for name, branch in data["branches"].items() if branch.get("tuned")):
+                model.encoder(name).set_mode(EncoderMode.TUNED)
             return model
         except (KeyError, AttributeError, TypeError) as error:
             raise InputError(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mmprefix.decoders.cross_attention import CrossDecoder
-from mmprefix.encoders.audio_input import windows
+from mmprefix.encoders.audio_input import split_windows
 from mmprefix.encoders.base import Preprocess
 from mmprefix.encoders.signals import SIGNALS
 from mmprefix.encoders.whisper import Whisper
@@ -100,7 +100,7 @@ class Transcriber(Part, nn.Module):
     @torch.no_grad()
     def forward(self, media: Media) -> list[Transcript]:
         """Samples (B S) → the transcript of each."""
-        cut = windows(media, self.encoder.size, join=True)
+        cut = split_windows(media, self.encoder.size, join=True)
         batches = zip(cut.values.split(_MAX_WINDOWS), cut.lengths.split(_MAX_WINDOWS), strict=True)
         parts = [part for values, lengths in batches for part in self._transcribe(Media(values, lengths))]
         by_clip: list[list[Transcript]] = [[] for _ in media.lengths]

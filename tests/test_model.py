@@ -112,7 +112,7 @@ TASK: dict[str, Make | None] = {
 def two_ears(gpt2: CausalDecoder, ears: Whisper, audio: Make, signals: Make, prefix: Make | None) -> PrefixLM:
     torch.manual_seed(7)
     branches = {"audio": Branch(ears, audio), "signals": Branch(Signals(["a", "b"]), signals)}
-    model = PrefixLM(branches, gpt2, prefix, PromptTemplate(context="said: {context}\n"))
+    model = PrefixLM(branches, gpt2, prefix, wording=PromptTemplate(context="said: {context}\n"))
     with torch.no_grad():
         for parameter in model.mappers.parameters():
             parameter.add_(torch.randn(parameter.shape) * 0.3)
@@ -191,8 +191,10 @@ def rows(count: int, contexts: list[str] | None = None) -> Batch:
 def test_inputs_are_hidden_with_the_probability_asked_for_and_never_all(probability: float) -> None:
     count, three = 100000, 3
     torch.manual_seed(0)
-    found = drop_modalities(rows(count, ["said"] * count), probability, text=True)
-    gone = torch.stack([found.absent["audio"], found.absent["signals"], torch.tensor([not c for c in found.contexts])])
+    dropped = drop_modalities(rows(count, ["said"] * count), probability, text=True)
+    gone = torch.stack(
+        [dropped.absent["audio"], dropped.absent["signals"], torch.tensor([not c for c in dropped.contexts])]
+    )
     assert not bool(gone.all(0).any())
     # a row that would lose all three keeps one of them, drawn evenly
     wanted = probability - probability**three / three
@@ -206,32 +208,32 @@ def test_inputs_are_hidden_with_the_probability_asked_for_and_never_all(probabil
 def test_only_what_is_there_can_be_kept() -> None:
     torch.manual_seed(0)
     contexts = ["said", ""] * 500
-    found = drop_modalities(rows(1000, contexts), 0.9, text=True)
-    gone = found.absent["audio"] & found.absent["signals"]
+    dropped = drop_modalities(rows(1000, contexts), 0.9, text=True)
+    gone = dropped.absent["audio"] & dropped.absent["signals"]
     assert not bool(gone[1::2].any())  # without a context, one of the inputs is left
     assert bool(gone[::2].any())
-    assert all(found.contexts[place] for place in gone.nonzero()[:, 0].tolist())
-    assert set(found.contexts[1::2]) == {""}
+    assert all(dropped.contexts[place] for place in gone.nonzero()[:, 0].tolist())
+    assert set(dropped.contexts[1::2]) == {""}
     kept = drop_modalities(rows(1000, contexts), 0.9, text=False)
     assert kept.contexts == contexts
     assert not bool((kept.absent["audio"] & kept.absent["signals"]).any())
 
 
 def test_the_draw_is_torchs_and_moves_nothing_else() -> None:
-    given = rows(50, ["said"] * 50)
+    whole = rows(50, ["said"] * 50)
     torch.manual_seed(3)
-    one = drop_modalities(given, 0.5, text=True)
+    one = drop_modalities(whole, 0.5, text=True)
     torch.manual_seed(3)
-    two = drop_modalities(given, 0.5, text=True)
+    two = drop_modalities(whole, 0.5, text=True)
     assert all(torch.equal(one.absent[name], two.absent[name]) for name in ("audio", "signals"))
     assert one.contexts == two.contexts
-    assert not torch.equal(one.absent["audio"], drop_modalities(given, 0.5, text=True).absent["audio"])
-    assert one.inputs is given.inputs
-    assert given.contexts == ["said"] * 50
-    assert not given.absent
-    nothing = drop_modalities(given, 0.0, text=True)
+    assert not torch.equal(one.absent["audio"], drop_modalities(whole, 0.5, text=True).absent["audio"])
+    assert one.inputs is whole.inputs
+    assert whole.contexts == ["said"] * 50
+    assert not whole.absent
+    nothing = drop_modalities(whole, 0.0, text=True)
     assert not any(bool(rows.any()) for rows in nothing.absent.values())
-    assert nothing.contexts == given.contexts
+    assert nothing.contexts == whole.contexts
 
 
 def test_rows_of_text_alone_and_of_nothing_are_left_as_they_are() -> None:
@@ -247,15 +249,15 @@ def test_rows_of_text_alone_and_of_nothing_are_left_as_they_are() -> None:
 
 def test_a_task_prefix_stands_before_the_branches(gpt2: CausalDecoder, ears: Whisper) -> None:
     model = two_ears(gpt2, ears, SOFT["audio"], SOFT["signals"], TASK["soft task prefix"])
-    found = model.build_prefix({"audio": sounds(2), "signals": numbers(2)})
+    prefix = model.build_prefix({"audio": sounds(2), "signals": numbers(2)})
     alone = {name: model.mappers[name](model.features({name: media})[name]) for name, media in
              (("audio", sounds(2)), ("signals", numbers(2)))}  # fmt: skip
-    assert isinstance(found, Prefix)
+    assert isinstance(prefix, Prefix)
     assert model.task_prefix is not None
     learned: Tensor = model.task_prefix.get_parameter("embeds")
     wanted = torch.cat([learned.expand(2, -1, -1), alone["audio"].embeds, alone["signals"].embeds], 1)
-    assert torch.allclose(found.embeds, wanted, atol=1e-6)
-    assert found.mask.sum(1).tolist() == [2 + 10 + 2, 2 + 18 + 2]
+    assert torch.allclose(prefix.embeds, wanted, atol=1e-6)
+    assert prefix.mask.sum(1).tolist() == [2 + 10 + 2, 2 + 18 + 2]
     mixed = two_ears(gpt2, ears, SOFT["audio"], SOFT["signals"], TASK["deep task prefix"]).build_prefix(
         {"signals": numbers(3)}
     )
@@ -269,26 +271,26 @@ def test_a_model_may_be_a_prefix_alone(gpt2: CausalDecoder) -> None:
     assert len(model.text_loss(batch({}, ["the", "a green", ""])).nll) == 4
     assert [len(one) for one in model.generate(batch({}, ["the", ""]), OPTIONS)] == [1, 1]
     assert set(model.trained) == {"task_prefix.table"}
-    found = model.build_prefix({}, count=5)
-    assert isinstance(found, DeepPrefix)
-    assert found.mask.shape == (5, 2)
+    prefix = model.build_prefix({}, count=5)
+    assert isinstance(prefix, DeepPrefix)
+    assert prefix.mask.shape == (5, 2)
     with pytest.raises(InputError, match="no branch for input audio"):
         model.build_prefix({"audio": sounds()})
 
 
 def test_whisper_looks_at_a_branch_without_a_mapper(ears: Whisper, asked: CrossDecoder, gpt2: CausalDecoder) -> None:
     model = PrefixLM({"audio": Branch(ears)}, asked)
-    heard = batch({"audio": sounds(3)}, [""] * 3)
-    loss = model.text_loss(heard).by_input(3).nll
+    inputs = batch({"audio": sounds(3)}, [""] * 3)
+    loss = model.text_loss(inputs).by_input(3).nll
     features = ears(sounds(3))
     nothing = Prefix(torch.zeros(3, 0, 32), torch.zeros(3, 0, dtype=torch.bool))
-    wanted = asked.text_loss(asked.prefill(nothing, features), [""] * 3, heard.targets).by_input(3).nll
+    wanted = asked.text_loss(asked.prefill(nothing, features), [""] * 3, inputs.targets).by_input(3).nll
     assert torch.allclose(loss, wanted, atol=1e-4)
     assert not model.trained
     twice = PrefixLM({"near": Branch(ears), "far": Branch(ears)}, asked)  # what is heard twice is looked at in a row
     both = batch({"near": sounds(3), "far": sounds(3)}, [""] * 3)
     frames = Features(torch.cat([features.frames] * 2, 1), torch.cat([features.mask] * 2, 1), features.pooled)
-    wanted = asked.text_loss(asked.prefill(nothing, frames), [""] * 3, heard.targets).by_input(3).nll
+    wanted = asked.text_loss(asked.prefill(nothing, frames), [""] * 3, inputs.targets).by_input(3).nll
     assert torch.allclose(twice.text_loss(both).by_input(3).nll, wanted, atol=1e-4)
     with pytest.raises(
         InputError, match=r"model.branches.audio: has no mapper, and the decoder '.*' looks at no frames"
@@ -305,9 +307,9 @@ def test_frames_of_another_width_become_a_prefix_beside_those_that_are_looked_at
     assert other.dim != asked.memory_dim
     mapper = Resampler(Sizes(other.dim, other.pooled_dim, asked.width), length=3, layers=1, hidden=16)
     model = PrefixLM({"audio": Branch(ears), "room": Branch(other, lambda sizes: mapper)}, asked)
-    heard = batch({"audio": sounds(3), "room": sounds(3)}, [""] * 3)
-    wanted = asked.text_loss(asked.prefill(mapper(other(sounds(3))), ears(sounds(3))), [""] * 3, heard.targets)
-    assert torch.allclose(model.text_loss(heard).nll, wanted.nll, atol=1e-4)
+    inputs = batch({"audio": sounds(3), "room": sounds(3)}, [""] * 3)
+    wanted = asked.text_loss(asked.prefill(mapper(other(sounds(3))), ears(sounds(3))), [""] * 3, inputs.targets)
+    assert torch.allclose(model.text_loss(inputs).nll, wanted.nll, atol=1e-4)
 
 
 def test_what_does_not_fit_together_is_refused(asked: CrossDecoder, gpt2: CausalDecoder, ears: Whisper) -> None:
@@ -374,9 +376,11 @@ def test_a_template_without_its_place_is_refused(templates: dict[str, str], mess
 def test_the_decoder_reads_what_is_worded(gpt2: CausalDecoder) -> None:
     """A context before the prompt, a question before each target; without wording contexts are not read."""
     torch.manual_seed(0)
-    model = PrefixLM({}, gpt2, TASK["deep task prefix"], PromptTemplate("said: {context}\n", "q: {question}\na:"))
-    given = batch({}, ["be brief. ", "the"], contexts=["a dog", ""], questions=[["who?", "where?"], [""]])
-    found = model.text_loss(given)
+    model = PrefixLM(
+        {}, gpt2, TASK["deep task prefix"], wording=PromptTemplate("said: {context}\n", "q: {question}\na:")
+    )
+    asking = batch({}, ["be brief. ", "the"], contexts=["a dog", ""], questions=[["who?", "where?"], [""]])
+    loss = model.text_loss(asking)
     state = gpt2.prefill(model.build_prefix({}, count=1))
     plain = [
         gpt2.text_loss(state, [before], [[text]]).nll
@@ -386,11 +390,11 @@ def test_the_decoder_reads_what_is_worded(gpt2: CausalDecoder) -> None:
             ("the", "the cat."),
         )
     ]
-    assert torch.allclose(found.nll, torch.cat(plain), atol=1e-3)
+    assert torch.allclose(loss.nll, torch.cat(plain), atol=1e-3)
     assert model.reads_text
     deaf = PrefixLM({}, gpt2, TASK["deep task prefix"])
     assert not deaf.reads_text
-    assert deaf.prompts(given) == ["be brief. ", "the"]
+    assert deaf.prompts(asking) == ["be brief. ", "the"]
 
 
 # ------------------------------------------------------------------------------------------------------------- choices
@@ -417,10 +421,10 @@ def test_choices_are_weighed_as_they_would_be_scored(stop: str | None, spoken: S
     model = PrefixLM({}, decoder, TASK["soft task prefix"])
     prompts, choices = ["the", "", "said: "], ["a dog", "a dog barks", "rain", "a", "the cat runs over"]
     state = model.prefill(batch({}, prompts))
-    found = decoder.score_choices(decoder.append_prompts(state, prompts), prompts, choices)
+    scores_of_choices = decoder.score_choices(decoder.append_prompts(state, prompts), prompts, choices)
     ended = [text + (stop or "") for text in choices]
     scores = torch.tensor(decoder.score(state, prompts, [ended] * 3))
-    assert torch.allclose(found, scores.log_softmax(-1), atol=1e-3)
+    assert torch.allclose(scores_of_choices, scores.log_softmax(-1), atol=1e-3)
 
 
 # -------------------------------------------------------------------------------------------------- the model, whole
@@ -460,12 +464,12 @@ def fitted(spoken: Spoken, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_touches_mappers_and_task_prefix_only(fitted: Path) -> None:
-    found = watched(fitted)
-    moved = {name for name, tensor in found.after.items() if not torch.equal(tensor, found.before[name])}
-    own = {name for name in found.after if name.startswith(("model.mappers.", "model.task_prefix."))}
+    watch = watched(fitted)
+    moved = {name for name, tensor in watch.after.items() if not torch.equal(tensor, watch.before[name])}
+    own = {name for name in watch.after if name.startswith(("model.mappers.", "model.task_prefix."))}
     ranges = {f"model.mappers.signals.{name}" for name in ("low", "high")}
-    assert moved == own - ranges == set(found.gradients)
-    assert {name.split(".")[1] for name in found.after} == {
+    assert moved == own - ranges == set(watch.gradients)
+    assert {name.split(".")[1] for name in watch.after} == {
         "decoder", "encoders", "mappers", "task_prefix", "transcriber"
     }  # fmt: skip
     assert tensors(fitted / "checkpoints" / "last.ckpt").keys() == own
@@ -479,30 +483,30 @@ def test_the_saved_model_is_the_trained_one(spoken: Spoken, fitted: Path, tmp_pa
     state = load_file(fitted / "model" / "model.safetensors")
     assert {name for name in state if name.startswith("task_prefix")} == {"task_prefix.table"}
     assert not any(name.startswith(("transcriber", "decoder", "encoders")) for name in state)
-    found = load(fitted / "model", device="cpu")
-    assert found.model.wording == PromptTemplate("said: {context}\ndecision:")
-    assert found.settings.task == Detection(("directed", "other"))
+    loaded = load(fitted / "model", device="cpu")
+    assert loaded.model.wording == PromptTemplate("said: {context}\ndecision:")
+    assert loaded.settings.task == Detection(("directed", "other"))
     files = [{"audio": spoken.place(f"{n}.wav"), "signals": (float(n), 1.0, 7.0)} for n in range(3)]
     contexts = list(SAID)[:3]
-    odds = found.detect(files, context=contexts)
-    assert found.detect(files) == pytest.approx(odds, abs=1e-4)  # it hears for itself what was said
-    assert found.detect(files, context=contexts[::-1]) != pytest.approx(odds, abs=1e-4)
+    odds = loaded.detect(files, context=contexts)
+    assert loaded.detect(files) == pytest.approx(odds, abs=1e-4)  # it hears for itself what was said
+    assert loaded.detect(files, context=contexts[::-1]) != pytest.approx(odds, abs=1e-4)
     # the same by the model that was trained
     trained = PrefixLM.from_recipe(saved["recipe"])
     after = {name.removeprefix("model."): tensor for name, tensor in watched(fitted).after.items()}
     deep = partial(Deep, mapper=partial(Learned, length=3), hidden=8)
     whole = PrefixLM(
         {name: Branch(trained.encoder(name), partial(_mapper, trained, name)) for name in trained.encoders},
-        trained.decoder, deep, trained.wording, trained.transcriber,
+        trained.decoder, deep, wording=trained.wording, transcriber=trained.transcriber,
     )  # fmt: skip
     whole.load_state_dict(after)
-    again = Predictor(whole, found.settings)
+    again = Predictor(whole, loaded.settings)
     assert again.detect(files, context=contexts) == pytest.approx(odds, abs=1e-4)
     again.save(tmp_path / "again")
     folded = load_file(tmp_path / "again" / "model.safetensors")
     assert folded.keys() == state.keys()
     assert all(torch.allclose(folded[name], state[name], atol=1e-6) for name in state)
-    found.save(tmp_path / "once more")
+    loaded.save(tmp_path / "once more")
     assert same(load_file(tmp_path / "once more" / "model.safetensors"), state)
 
 
@@ -515,9 +519,9 @@ def _mapper(model: PrefixLM, name: str, sizes: Sizes) -> Mapper:
 def test_the_transcriber_may_move_but_not_change(spoken: Spoken, fitted: Path, tmp_path: Path) -> None:
     moved = shutil.copytree(spoken.place("whisper"), tmp_path / "moved")
     files = {"audio": spoken.place("0.wav"), "signals": (0.0, 1.0, 7.0)}
-    there = load(fitted / "model", device="cpu", parts={"transcriber": str(moved)})
-    assert there.model.frozen_parts["transcriber"].identity.source == str(moved)
-    assert there.detect([files]) == load(fitted / "model", device="cpu").detect([files])
+    relocated = load(fitted / "model", device="cpu", parts={"transcriber": str(moved)})
+    assert relocated.model.frozen_parts["transcriber"].identity.source == str(moved)
+    assert relocated.detect([files]) == load(fitted / "model", device="cpu").detect([files])
     weights = load_file(moved / "model.safetensors")
     name = "model.decoder.layers.0.fc1.weight"
     save_file({**weights, name: weights[name] + 1}, moved / "model.safetensors", metadata={"format": "pt"})
@@ -552,23 +556,23 @@ def test_a_checkpoint_for_another_transcriber_or_wording(
 ) -> None:
     last = fitted / "checkpoints" / "last.ckpt"
 
-    def said(change: Callable[[dict[str, Any]], Any]) -> str:
+    def message_of(change: Callable[[dict[str, Any]], Any]) -> str:
         made = everything(spoken)
         change(made["model"])
         return refusal("validate", spoken.recipe(made, tmp_path), capfd, ckpt_path=last)
 
-    text = said(lambda model: model.pop("transcriber"))
+    text = message_of(lambda model: model.pop("transcriber"))
     assert text == f"{last}: was trained with the transcriber, which this model does not have"
-    text = said(lambda model: model["transcriber"]["init_args"].update(num_beams=2))
+    text = message_of(lambda model: model["transcriber"]["init_args"].update(num_beams=2))
     assert text == f"{last}: the transcriber was trained with num_beams=1, but this one has num_beams=2"
-    text = said(lambda model: model.pop("prefix"))
+    text = message_of(lambda model: model.pop("prefix"))
     assert f"{last}: holds a tensor 'task_prefix." in text
 
 
 def test_a_dry_run_counts_every_part(spoken: Spoken, tmp_path: Path, capfd: Any) -> None:
     assert run("fit", spoken.recipe(everything(spoken), tmp_path), dry_run=True) == 0
-    said = capfd.readouterr()
-    lines = {line[:24].strip(): line.split() for line in (said.out + said.err).splitlines()}
+    output = capfd.readouterr()
+    lines = {line[:24].strip(): line.split() for line in (output.out + output.err).splitlines()}
     assert lines["task prefix"][2:] == ["Deep", "1,512", "1,512"]  # 3 * 32, 33 * 8, 9 * 2 * 2 * 32
     assert lines["transcriber"][1] == "Transcriber"
     assert lines["transcriber"][-1] == lines["decoder"][-1] == "0"
@@ -584,8 +588,8 @@ def test_recipes_of_models_without_mappers_are_built_again(ears: Whisper, asked:
     assert "mapper" not in model.recipe()["branches"]["audio"]
     assert not again.mappers
     Predictor(model, ModelSettings(OPTIONS)).save(tmp_path / "model")
-    found = load(tmp_path / "model", device="cpu")
-    heard = batch({"audio": sounds(3)}, [""] * 3)
-    assert torch.equal(found.model.text_loss(heard).nll, model.text_loss(heard).nll)
+    loaded = load(tmp_path / "model", device="cpu")
+    inputs = batch({"audio": sounds(3)}, [""] * 3)
+    assert torch.equal(loaded.model.text_loss(inputs).nll, model.text_loss(inputs).nll)
     with pytest.raises(InputError, match=r"recipe: .*answer"):
         PrefixLM.from_recipe({**model.recipe(), "wording": {"answer": "x"}})

@@ -42,20 +42,20 @@ HERE = f"{__name__}."
 
 
 def test_a_recipe_says_how_a_part_was_built_with_its_defaults() -> None:
-    found = to_recipe(Leaf(3))
-    assert found == {"class_path": f"{HERE}Leaf", "init_args": {"size": 3, "name": "leaf"}}
-    again = from_recipe(found, Leaf)
+    recipe = to_recipe(Leaf(3))
+    assert recipe == {"class_path": f"{HERE}Leaf", "init_args": {"size": 3, "name": "leaf"}}
+    again = from_recipe(recipe, Leaf)
     assert (again.size, again.name) == (3, "leaf")
-    assert to_recipe(again) == found
+    assert to_recipe(again) == recipe
 
 
 def test_parts_within_parts_survive_yaml_and_json() -> None:
     whole = Whole(Leaf(1, name="a"), (Leaf(2), {"deep": [Leaf(3)]}), place=Path("x/y"), extra=1)
-    found = to_recipe(whole)
-    assert found["init_args"]["place"] == "x/y"
-    for data in (yaml.safe_load(yaml.safe_dump(found)), json.loads(json.dumps(found))):
+    recipe = to_recipe(whole)
+    assert recipe["init_args"]["place"] == "x/y"
+    for data in (yaml.safe_load(yaml.safe_dump(recipe)), json.loads(json.dumps(recipe))):
         again = from_recipe(data, Whole)
-        assert to_recipe(again) == found
+        assert to_recipe(again) == recipe
         assert again.left.name == "a"
         assert again.more == {"extra": 1}
         assert again.many[1]["deep"][0].size == 3

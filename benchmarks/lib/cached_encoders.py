@@ -64,5 +64,5 @@ class CachedWhisper(_Remembering, Whisper):
         window: Literal["sound", "whole"] = "sound",
         dtype: str = "float32",
     ) -> None:
-        super().__init__(model, revision, long, window, dtype)
+        super().__init__(model, revision, long=long, window=window, dtype=dtype)
         self.remember()

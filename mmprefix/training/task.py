@@ -89,7 +89,7 @@ class PrefixTask(LightningModule):
             )
         if answers is not None and (len(answers) != 2 or answers[0] == answers[1]):
             raise InputError(f"model.answers {answers}: give two words, the first for what is to be detected")
-        self.model = PrefixLM(branches, decoder, prefix, wording, transcriber)
+        self.model = PrefixLM(branches, decoder, prefix, wording=wording, transcriber=transcriber)
         self.modality_dropout, self.answers = modality_dropout, answers
         self.compiles, self.recomputes = compile, recompute
         self.optimizer, self.options = optimizer or torch.optim.AdamW, generate

@@ -81,7 +81,9 @@ def indicators(tags: Sequence[set[str]], train: Sequence[int], least: int) -> tu
     return names, torch.tensor([[float(name in row_tags) for name in names] for row_tags in tags])
 
 
-def sounds(rows: Sequence[Row], root: Path, targets: Tensor, *, train: Sequence[int], sizes: cnn.Sizes) -> EncoderTask:
+def sounds(
+    rows: Sequence[Row], root: Path, targets: Tensor, *, train: Sequence[int], sizes: cnn.MelNetSizes
+) -> EncoderTask:
     """Task on sounds, mel power in memory; the network's first statistics are those of the ``train`` clips."""
     net = cnn.MelNet(sizes)
     clips = [read_waveform(root / row["audio"], sizes.rate, row.get("start") or 0.0, row.get("end")) for row in rows]
@@ -215,7 +217,7 @@ def train_encoder(options: argparse.Namespace) -> dict[str, Any]:
     processor = ViTImageProcessor(size={"height": options.size[0], "width": options.size[1]})
     began, root = time.monotonic(), options.manifest.parent
     if sound:
-        sizes = cnn.Sizes(hop=800, channels=channels, summary=channels[-1])
+        sizes = cnn.MelNetSizes(hop=800, channels=channels, summary=channels[-1])
         task = sounds(rows, root, targets, train=train, sizes=sizes)
     else:
         net, drawn = ResNetModel(resnet(channels)), options.scenes is not None

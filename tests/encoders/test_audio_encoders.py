@@ -61,17 +61,17 @@ def test_whisper_is_the_encoder_of_transformers(tmp_path: Path):
         with torch.no_grad():
             expected.append(model.encoder(one["input_features"]).last_hidden_state[0])
         counts.append(int(model._get_feat_extract_output_lengths(one["attention_mask"].sum())))
-    found = _heard(Whisper(str(folder)), clip)
+    features = _heard(Whisper(str(folder)), clip)
     states = torch.cat([window[:count] for window, count in zip(expected, counts, strict=True)])
     assert counts == [100, 100, 35]
-    assert_close(found.frames[0], states, atol=1e-4, rtol=1e-4)
-    assert_close(found.pooled[0], states.mean(0), atol=1e-4, rtol=1e-4)
+    assert_close(features.frames[0], states, atol=1e-4, rtol=1e-4)
+    assert_close(features.pooled[0], states.mean(0), atol=1e-4, rtol=1e-4)
     whole = _heard(Whisper(str(folder), window="whole", long="cut"), clip)
     assert_close(whole.frames[0], expected[0], atol=1e-4, rtol=1e-4)
     assert not any("decoder" in name for name, _ in Whisper(str(folder)).named_parameters())
     bare = tmp_path / "bare"  # a folder without a preprocessor: sizes follow from the model
     shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("preprocessor_config.json"))
-    assert torch.equal(_heard(Whisper(str(bare)), clip).frames, found.frames)
+    assert torch.equal(_heard(Whisper(str(bare)), clip).frames, features.frames)
 
 
 def test_asts_spectrogram_is_the_extractors():
@@ -81,10 +81,10 @@ def test_asts_spectrogram_is_the_extractors():
     values = torch.zeros(2, 200000)
     for row, clip in zip(values, clips, strict=True):
         row[: len(clip)] = clip
-    found, counts = Fbank(extractor)(Media(values, torch.tensor([200000, 70001])))
+    level, counts = Fbank(extractor)(Media(values, torch.tensor([200000, 70001])))
     assert expected.shape == (2, 1024, 128)
     assert counts.tolist() == [1024, 436]
-    assert_close(found, expected, atol=1e-4, rtol=0)
+    assert_close(level, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("length", [9000, 40000])
@@ -95,11 +95,11 @@ def test_ast_is_the_model_of_transformers(length: int, tmp_path: Path):
     level = hf.ASTFeatureExtractor.from_pretrained(folder)(clip.numpy(), sampling_rate=16000, return_tensors="pt")
     with torch.no_grad():
         expected = model(level["input_values"])
-    found = _heard(AST(str(folder)), clip)
-    assert_close(found.frames, expected.last_hidden_state, atol=1e-4, rtol=1e-4)
-    assert_close(found.pooled, expected.pooler_output, atol=1e-4, rtol=1e-4)
+    features = _heard(AST(str(folder)), clip)
+    assert_close(features.frames, expected.last_hidden_state, atol=1e-4, rtol=1e-4)
+    assert_close(features.pooled, expected.pooler_output, atol=1e-4, rtol=1e-4)
     # 2 bands x 12 times; 9000 samples are 54 frames, and 6 patches begin within them
-    assert found.mask.sum() == (26 if length == 40000 else 2 + 2 * 6)
+    assert features.mask.sum() == (26 if length == 40000 else 2 + 2 * 6)
 
 
 def test_asts_mask_marks_the_patches_that_hold_sound(tmp_path: Path):
@@ -130,9 +130,9 @@ def test_claps_spectrogram_is_the_extractors(padding: str, fused: bool):
     values = torch.zeros(2, 480000)
     for row, clip in zip(values, clips, strict=True):
         row[: len(clip)] = clip
-    found = ours(ours.filled(values, torch.tensor([480000, 100001])))
-    assert found.shape == (2, 1001, 64)
-    assert_close(found, expected[:, 0].float(), atol=1e-3, rtol=0)
+    level = ours(ours.repeated(values, torch.tensor([480000, 100001])))
+    assert level.shape == (2, 1001, 64)
+    assert_close(level, expected[:, 0].float(), atol=1e-3, rtol=0)
 
 
 def _reference_clap(folder: Path, clip: Tensor, longer: bool) -> Any:
@@ -149,12 +149,12 @@ def test_clap_is_the_model_of_transformers(fused: bool, tmp_path: Path, monkeypa
     encoder = Clap(str(folder))
     for length in (7000, 16000):
         expected = _reference_clap(folder, _clip(length), longer=False)
-        found = _heard(encoder, _clip(length))
-        assert_close(found.pooled, expected.audio_embeds, atol=1e-4, rtol=1e-4)
+        features = _heard(encoder, _clip(length))
+        assert_close(features.pooled, expected.audio_embeds, atol=1e-4, rtol=1e-4)
         states = expected.last_hidden_state[0]  # (D bands times)
         order = [states[:, band, time] for time in range(states.shape[2]) for band in range(states.shape[1])]
-        assert_close(found.frames[0], torch.stack(order)[: found.frames.shape[1]], atol=1e-4, rtol=1e-4)
-        assert found.frames.shape[1] == -(-length * states.shape[2] // 16000) * states.shape[1]
+        assert_close(features.frames[0], torch.stack(order)[: features.frames.shape[1]], atol=1e-4, rtol=1e-4)
+        assert features.frames.shape[1] == -(-length * states.shape[2] // 16000) * states.shape[1]
     if fused:  # a longer clip: the excerpts that the extractor draws, drawn in the middle
         monkeypatch.setattr(np.random, "choice", lambda places: places[len(places) // 2])
         for length, longer in ((50000, True), (16100, False), (16200, True)):
@@ -177,9 +177,9 @@ def test_speech_is_the_model_of_transformers(kind: str, norm: str, tmp_path: Pat
     inputs = hf.AutoFeatureExtractor.from_pretrained(folder)(clip.numpy(), sampling_rate=16000, return_tensors="pt")
     with torch.no_grad():
         expected = model(inputs["input_values"]).last_hidden_state
-    found = _heard(Speech(str(folder)), clip)
-    assert_close(found.frames, expected, atol=1e-5, rtol=1e-4)
-    assert_close(found.pooled, expected.mean(1), atol=1e-5, rtol=1e-4)
+    features = _heard(Speech(str(folder)), clip)
+    assert_close(features.frames, expected, atol=1e-5, rtol=1e-4)
+    assert_close(features.pooled, expected.mean(1), atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -242,8 +242,8 @@ def test_what_is_not_heard_is_not_read(kind: Any, write: Any, tmp_path: Path):
     long = Waveform(_clip(16000 * 20).numpy(), 16000)
     read = encoder.preprocess(long, 1.0, None)
     assert len(read) < 16000 * 2.2
-    found, whole = _heard(encoder, read), _heard(encoder, _clip(16000 * 20)[16000:])
-    assert_close(found.frames, whole.frames, atol=1e-6, rtol=1e-6)
+    part, whole = _heard(encoder, read), _heard(encoder, _clip(16000 * 20)[16000:])
+    assert_close(part.frames, whole.frames, atol=1e-6, rtol=1e-6)
     assert len(encoder.preprocess(long, 1.0, 1.5)) == 8000
 
 

@@ -12,7 +12,7 @@ from mmprefix.errors import InputError
 from mmprefix.media.source import Waveform
 from mmprefix.types import Media
 
-SIZES = cnn.Sizes(rate=16000, hop=320, mels=32, high=7000.0, channels=(4, 8, 12), summary=10)
+SIZES = cnn.MelNetSizes(rate=16000, hop=320, mels=32, high=7000.0, channels=(4, 8, 12), summary=10)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_it_is_frozen_and_knows_what_it_is(encoder: cnn.Cnn, folder: Path):
 def test_the_front_end_is_that_of_panns():
     """Mel power against the definition written out: Hann frames, FFT, Slaney bands, by other code than torchaudio."""
     transformers = pytest.importorskip("transformers.audio_utils")
-    sizes = cnn.Sizes()
+    sizes = cnn.MelNetSizes()
     wave = torch.randn(sizes.rate, generator=torch.Generator().manual_seed(3))
     ours, columns = cnn.MelNet(sizes).spectrogram(wave[None], torch.tensor([sizes.rate]))
     bands = transformers.mel_filter_bank(

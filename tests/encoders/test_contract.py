@@ -125,21 +125,21 @@ def test_it_says_its_widths_and_is_frozen(name: str, shelf: Callable[[str], tupl
     encoder, _ = shelf(name)
     media = _media(encoder)
     media.values.requires_grad_(True)
-    found = encoder(media)
+    features = encoder(media)
     batch = len(media.lengths)
-    assert found.frames.shape == (batch, found.mask.shape[1], encoder.dim)
-    assert found.mask.shape[0] == batch
-    assert found.mask.dtype == torch.bool
-    assert found.pooled.shape == (batch, encoder.pooled_dim)
+    assert features.frames.shape == (batch, features.mask.shape[1], encoder.dim)
+    assert features.mask.shape[0] == batch
+    assert features.mask.dtype == torch.bool
+    assert features.pooled.shape == (batch, encoder.pooled_dim)
     assert encoder.pooled_dim > 0
-    assert found.frames.dtype == found.pooled.dtype == torch.float32
-    assert not found.frames.requires_grad
-    assert not found.pooled.requires_grad
+    assert features.frames.dtype == features.pooled.dtype == torch.float32
+    assert not features.frames.requires_grad
+    assert not features.pooled.requires_grad
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     encoder.train()
     assert not any(module.training for module in encoder.modules())
-    assert encoder.dim == 0 or found.frames[found.mask].std() > 0
-    _same(encoder(media), found)  # the same again, to the bit
+    assert encoder.dim == 0 or features.frames[features.mask].std() > 0
+    _same(encoder(media), features)  # the same again, to the bit
 
 
 @pytest.mark.parametrize("name", SOUNDS)
@@ -196,10 +196,10 @@ def test_preprocessing_travels_to_workers_and_resamples(
     slow, fast = (preprocess(tmp_path / f"{rate}.wav", 0.0, None) for rate in (16000, 44100))
     assert len(slow) == len(fast) == 16000
     assert_close(slow, fast, atol=1e-4, rtol=0)
-    found = [encoder(Media(clip[None], torch.tensor([16000]))) for clip in (slow, fast)]
-    assert torch.equal(found[0].mask, found[1].mask)
+    pair = [encoder(Media(clip[None], torch.tensor([16000]))) for clip in (slow, fast)]
+    assert torch.equal(pair[0].mask, pair[1].mask)
     # The two files differ by rounding noise 80 dB down, which spectrograms in decibels show where nothing else sounds.
-    assert torch.cosine_similarity(found[0].pooled, found[1].pooled).item() > 0.98
+    assert torch.cosine_similarity(pair[0].pooled, pair[1].pooled).item() > 0.98
     part = preprocess(tmp_path / "44100.wav", 0.25, 0.75)
     assert_close(part, slow[4000:12000], atol=2e-2, rtol=0)
 
@@ -279,9 +279,9 @@ def test_smaller_types_hold_the_weights(name: str, shelf: Callable[[str], tuple[
     half = type(encoder)(str(path), dtype="bfloat16")  # type: ignore[call-arg]
     assert next(half.network.parameters()).dtype == torch.bfloat16  # type: ignore[union-attr]
     media = _media(encoder)
-    found, exact = half(media), encoder(media)
-    assert found.frames.dtype == found.pooled.dtype == torch.float32
-    assert torch.equal(found.mask, exact.mask)
-    assert torch.cosine_similarity(found.pooled, exact.pooled).min() > 0.98
+    rounded, exact = half(media), encoder(media)
+    assert rounded.frames.dtype == rounded.pooled.dtype == torch.float32
+    assert torch.equal(rounded.mask, exact.mask)
+    assert torch.cosine_similarity(rounded.pooled, exact.pooled).min() > 0.98
     with pytest.raises(InputError, match="dtype: 'int8'"):
         type(encoder)(str(path), dtype="int8")  # type: ignore[call-arg]

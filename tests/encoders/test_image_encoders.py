@@ -38,8 +38,8 @@ def test_clip_is_open_clip(config: dict[str, Any], tmp_path: Path):
     with torch.no_grad():
         expected = model.encode_image(pixels[None])
         unit = model.encode_image(pixels[None], normalize=True)
-    found = encoder(Media(pixels[None], ONE))
-    assert_close(found.pooled, expected, atol=1e-6, rtol=1e-5)
+    features = encoder(Media(pixels[None], ONE))
+    assert_close(features.pooled, expected, atol=1e-6, rtol=1e-5)
     assert_close(
         Clip(f"local-dir:{folder}", normalize=True)(Media(pixels[None], ONE)).pooled, unit, atol=1e-6, rtol=1e-5
     )
@@ -48,7 +48,7 @@ def test_clip_is_open_clip(config: dict[str, Any], tmp_path: Path):
             tokens = model.visual.forward_intermediates(
                 pixels[None], indices=1, output_fmt="NLC", normalize_intermediates=True
             )["image_intermediates"][0]
-        assert_close(found.frames, tokens, atol=1e-6, rtol=1e-5)
+        assert_close(features.frames, tokens, atol=1e-6, rtol=1e-5)
     assert not any("text" in name or "transformer.resblocks.2" in name for name, _ in encoder.named_parameters())
 
 
@@ -129,12 +129,12 @@ def test_vit_is_the_model_of_transformers(kind: str, tmp_path: Path):
     assert torch.equal(pixels, processed)
     with torch.no_grad():
         expected = tower(pixel_values=processed)
-    found = encoder(Media(pixels, ONE))
+    features = encoder(Media(pixels, ONE))
     states = expected.last_hidden_state
     if states.ndim == 4:
         states = torch.stack([states[:, :, y, x] for y in range(states.shape[2]) for x in range(states.shape[3])], 1)
-    assert_close(found.frames, states, atol=1e-6, rtol=1e-5)
-    assert_close(found.pooled, expected.pooler_output.reshape(1, -1), atol=1e-6, rtol=1e-5)
+    assert_close(features.frames, states, atol=1e-6, rtol=1e-5)
+    assert_close(features.pooled, expected.pooler_output.reshape(1, -1), atol=1e-6, rtol=1e-5)
     text = [name for name, _ in encoder.named_parameters() if "text" in name or "embed_tokens" in name]
     assert not text
 
@@ -145,9 +145,9 @@ def test_a_classifier_has_no_pooler_and_none_is_made_up(tmp_path: Path):
     media = Media(torch.rand(2, 3, 32, 32), torch.ones(2, dtype=torch.long))
     with torch.no_grad():
         expected = hf.ViTForImageClassification.from_pretrained(folder).vit(media.values).last_hidden_state
-    found = encoder(media)
-    assert_close(found.frames, expected, atol=1e-6, rtol=1e-5)
-    assert torch.equal(found.pooled, found.frames[:, 0])
+    features = encoder(media)
+    assert_close(features.frames, expected, atol=1e-6, rtol=1e-5)
+    assert torch.equal(features.pooled, features.frames[:, 0])
     assert not any("pooler" in name for name, _ in encoder.named_parameters())
 
 
@@ -170,7 +170,7 @@ def test_a_model_that_hides_patches_at_random_is_refused(tmp_path: Path):
 
 def test_a_file_of_weights_does_not_tell_its_activation(tmp_path: Path):
     (tmp_path / "weights.pt").write_bytes(b"")
-    with pytest.raises(InputError, match="give the model ViT-B-32-quickgelu; others: say quick_gelu true or false"):
+    with pytest.raises(InputError, match="give the model ViT-B-32-quickgelu; others: give quick_gelu true or false"):
         Clip("ViT-B-32", str(tmp_path / "weights.pt"))
     with pytest.raises(InputError, match="open_clip cannot load it"):  # an activation is said, and the file is empty
         Clip("ViT-B-32", str(tmp_path / "weights.pt"), quick_gelu=False)
@@ -192,7 +192,7 @@ def test_the_activation_is_the_one_of_the_weights(tmp_path: Path, monkeypatch: p
         pixels = encoder.preprocess(PICTURE, 0.0, None)[None]
         expected: Any = open_clip.create_model("tiny-vit", pretrained=file, force_quick_gelu=quick).eval()
         other: Any = open_clip.create_model("tiny-vit", pretrained=file, force_quick_gelu=not quick).eval()
-        found = encoder(Media(pixels, ONE)).pooled
+        pooled = encoder(Media(pixels, ONE)).pooled
         with torch.no_grad():
-            assert_close(found, expected.encode_image(pixels), atol=1e-6, rtol=1e-5)
-            assert not torch.allclose(found, other.encode_image(pixels), atol=1e-4)
+            assert_close(pooled, expected.encode_image(pixels), atol=1e-6, rtol=1e-5)
+            assert not torch.allclose(pooled, other.encode_image(pixels), atol=1e-4)

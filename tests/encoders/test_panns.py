@@ -77,16 +77,16 @@ def test_thirty_seconds_are_shortened_for_the_summary_alone(
         for weight in encoder.net.parameters():
             weight.copy_(torch.rand(weight.shape))  # none is negative: something comes through
     values = sound(round(seconds * 16000)) * torch.linspace(0, 1, round(seconds * 16000)) ** 4
-    found = heard(encoder, values)
-    assert found.frames.shape == (1, times, 4)
-    x = found.frames.transpose(1, 2)[..., None]  # (1 C T 1): one band is left
+    features = heard(encoder, values)
+    assert features.frames.shape == (1, times, 4)
+    x = features.frames.transpose(1, 2)[..., None]  # (1 C T 1): one band is left
     monkeypatch.setattr(torch, "sigmoid", lambda logits: logits)  # which large numbers would saturate
-    found = heard(encoder, values)
+    features = heard(encoder, values)
     shortened = torch.nn.functional.max_pool2d(x, (3, 1)) if times == 46 else x
     summary = encoder.net.fc_audioset(encoder.net.embedding(shortened))
-    assert torch.allclose(found.pooled, summary, rtol=1e-5)
+    assert torch.allclose(features.pooled, summary, rtol=1e-5)
     other = torch.nn.functional.max_pool2d(x, (3, 1)) if times != 46 else x
-    assert not torch.allclose(found.pooled, encoder.net.fc_audioset(encoder.net.embedding(other)), rtol=1e-3)
+    assert not torch.allclose(features.pooled, encoder.net.fc_audioset(encoder.net.embedding(other)), rtol=1e-3)
 
 
 def test_clips_are_made_of_one_length(file: Path, tmp_path: Path) -> None:
@@ -99,10 +99,10 @@ def test_clips_are_made_of_one_length(file: Path, tmp_path: Path) -> None:
         kept = min(16000, len(values))
         assert np.array_equal(read.numpy()[:kept], values[:kept])
         assert not read[kept:].any()
-        found = heard(encoder, read)
-        assert found.mask.all()
+        features = heard(encoder, read)
+        assert features.mask.all()
         raw = encoder(Media(torch.from_numpy(values)[None], torch.tensor([len(values)])))  # what a caller did not fit
-        assert torch.equal(raw.frames, found.frames)
+        assert torch.equal(raw.frames, features.frames)
     together = encoder(Media(torch.stack([sound(16000, i) for i in range(3)]), torch.tensor([16000, 9000, 16000])))
     alone = heard(encoder, sound(16000, 1)[:9000])
     assert torch.allclose(together.frames[1], alone.frames[0], atol=1e-5)
@@ -129,7 +129,7 @@ def test_specaugment_and_dropout_only_where_it_learns() -> None:
     assert torch.equal(first.frames, heard(encoder, clip).frames)
     encoder.tune().train()
     seen: list[Tensor] = []
-    encoder.net.blocks[0].register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    encoder.net.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     frames = encoder(Media(torch.stack([clip, clip]), torch.tensor([64000, 64000]))).frames
     assert frames.requires_grad
     (picture,) = seen  # (B 1 T M), after the mask

@@ -43,9 +43,9 @@ def config(spoken: Spoken, mapper: dict[str, Any] = MINMAX, train: str = "train.
     """Three numbers to GPT-2."""
     branch = {"encoder": part("encoders.signals.Signals", names=NAMES), "mapper": mapper}
     decoder = part("decoder.CausalDecoder", model=spoken.place("decoder"))
-    found = spoken.config(branches={"signals": branch}, decoder=decoder)
-    found["data"]["init_args"]["train"] = [spoken.place(train)]
-    return found
+    made = spoken.config(branches={"signals": branch}, decoder=decoder)
+    made["data"]["init_args"]["train"] = [spoken.place(train)]
+    return made
 
 
 def manifest(spoken: Spoken, name: str, signals: list[Any]) -> str:
@@ -70,10 +70,10 @@ def test_numbers_are_read_from_where_they_stand(tmp_path: Path) -> None:
     places += [f"{tmp_path}/all.zip::list.json", f"{tmp_path}/all.zip::array.npy"]
     read = [encoder.preprocess(place, 0.0, None) for place in places]
     assert all(one.dtype == torch.float32 and one.tolist() == values for one in read)
-    found = encoder(pad_media(read[:2]))
-    assert found.pooled.tolist() == [values, values]
-    assert found.frames.shape == (2, 0, 0)
-    assert found.mask.shape == (2, 0)
+    features = encoder(pad_media(read[:2]))
+    assert features.pooled.tolist() == [values, values]
+    assert features.frames.shape == (2, 0, 0)
+    assert features.mask.shape == (2, 0)
     assert (encoder.dim, encoder.pooled_dim, encoder.input_kind) == (0, 3, "signals")
 
 
@@ -129,7 +129,7 @@ def test_names_tell_encoders_apart() -> None:
 
 
 class Shown(Mapper):
-    """What a mapper is shown, as a prefix."""
+    """Prefix that holds the features a mapper gets, unchanged."""
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
         embeds = features.pooled[:, None]
@@ -168,8 +168,8 @@ def test_it_is_built_again_from_its_recipe() -> None:
     mapper.observe(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]))
     again = builder_from_recipe(to_recipe(mapper), Mapper)(mapper.sizes)
     again.load_state_dict(mapper.state_dict())
-    found = features([[0.5, 0.5, 0.5]])
-    assert torch.equal(again(found).keys, mapper(found).keys)
+    inputs = features([[0.5, 0.5, 0.5]])
+    assert torch.equal(again(inputs).keys, mapper(inputs).keys)
 
 
 def test_it_is_learned_from_the_rows_to_train_on_only(spoken: Spoken, tmp_path: Path) -> None:
@@ -231,9 +231,9 @@ def test_rows_that_cannot_be_read_are_named_or_skipped(spoken: Spoken, tmp_path:
     rows = [[float(n), n, n] for n in range(7)]
     name = manifest(spoken, "short.jsonl", [*rows[:3], [1.0, 2.0], *rows[3:]])
     made = config(spoken, train=name)
-    said = refusal("fit", spoken.recipe(made, tmp_path / "stop"), capfd)
-    assert said.startswith(f"{spoken.place(name)}:4: ")
-    assert said.endswith("holds 2 numbers, expected 3: cost, confidence, alternatives")
+    message = refusal("fit", spoken.recipe(made, tmp_path / "stop"), capfd)
+    assert message.startswith(f"{spoken.place(name)}:4: ")
+    assert message.endswith("holds 2 numbers, expected 3: cost, confidence, alternatives")
     made = config(spoken, train=name)
     made["data"]["init_args"]["on_bad"] = "skip"
     assert run("fit", spoken.recipe(made, tmp_path / "skip")) == 0
@@ -250,8 +250,8 @@ def test_nothing_to_learn_it_from_is_said(spoken: Spoken, tmp_path: Path, capfd:
     rows = [{"id": str(n), "audio": f"{n}.wav", "target": "rain falls"} for n in range(8)]
     Path(spoken.place("sounds.jsonl")).write_text("".join(json.dumps(row) + "\n" for row in rows))
     made["data"]["init_args"]["train"] = [spoken.place("sounds.jsonl")]
-    said = refusal("fit", spoken.recipe(made, tmp_path), capfd)
-    assert said == "model.branches.signals: MinMax finds no row to train on that has signals"
+    message = refusal("fit", spoken.recipe(made, tmp_path), capfd)
+    assert message == "model.branches.signals: MinMax finds no row to train on that has signals"
 
 
 def test_mappers_within_mappers_are_built_for_the_same_sizes() -> None:

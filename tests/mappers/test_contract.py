@@ -66,19 +66,19 @@ def test_shapes_and_gradients(mapper: Mapper) -> None:
 
 
 def test_a_batch_equals_its_items_and_padding_is_not_read(mapper: Mapper) -> None:
-    found = features([7, 4, 1], pooled_of(mapper))
-    dirty = Features(torch.where(found.mask[..., None], found.frames, 1e3), found.mask, found.pooled)
+    clean = features([7, 4, 1], pooled_of(mapper))
+    dirty = Features(torch.where(clean.mask[..., None], clean.frames, 1e3), clean.mask, clean.pooled)
     together = mapper(dirty)
     for b, n in enumerate([7, 4, 1]):
-        alone = mapper(Features(found.frames[b : b + 1, :n], found.mask[b : b + 1, :n], found.pooled[b : b + 1]))
+        alone = mapper(Features(clean.frames[b : b + 1, :n], clean.mask[b : b + 1, :n], clean.pooled[b : b + 1]))
         assert torch.allclose(together.embeds[b][together.mask[b]], alone.embeds[0][alone.mask[0]], atol=1e-5)
 
 
 def test_what_needs_no_frames_reads_none(mapper: Mapper) -> None:
-    found = features([7, 4, 1], pooled_of(mapper))
-    none = Features(found.frames[:, :0, :0], found.mask[:, :0], found.pooled)
-    others = Features(found.frames + 1, found.mask, found.pooled)
-    prefix = mapper(found)
+    clean = features([7, 4, 1], pooled_of(mapper))
+    none = Features(clean.frames[:, :0, :0], clean.mask[:, :0], clean.pooled)
+    others = Features(clean.frames + 1, clean.mask, clean.pooled)
+    prefix = mapper(clean)
     if mapper.reads_frames:
         changed = mapper(others).embeds
         assert not torch.allclose(changed, prefix.embeds)
@@ -90,17 +90,17 @@ def test_what_needs_no_frames_reads_none(mapper: Mapper) -> None:
 def test_a_recipe_rebuilds_it(mapper: Mapper) -> None:
     again = builder_from_recipe(to_recipe(mapper), Mapper)(mapper.sizes)
     again.load_state_dict(mapper.state_dict())
-    found = features([7, 4, 1], pooled_of(mapper))
-    assert torch.equal(again.eval()(found).embeds, mapper(found).embeds)
+    inputs = features([7, 4, 1], pooled_of(mapper))
+    assert torch.equal(again.eval()(inputs).embeds, mapper(inputs).embeds)
     assert to_recipe(again) == to_recipe(mapper)
 
 
 def test_dropout_only_in_training() -> None:
     mapper = Resampler(Sizes(D, G, E), length=5, heads=4, dropout=0.5)
-    found = features([7, 4])
-    assert not torch.equal(mapper(found).embeds, mapper(found).embeds)
+    inputs = features([7, 4])
+    assert not torch.equal(mapper(inputs).embeds, mapper(inputs).embeds)
     mapper.eval()
-    assert torch.equal(mapper(found).embeds, mapper(found).embeds)
+    assert torch.equal(mapper(inputs).embeds, mapper(inputs).embeds)
 
 
 def test_linear_counts_its_positions() -> None:
@@ -111,9 +111,9 @@ def test_linear_counts_its_positions() -> None:
 def test_parallel_joins_in_order() -> None:
     mapper = BUILD["parallel"]()
     assert isinstance(mapper, Parallel)
-    found = features([7, 4, 1])
-    first, second = (part(found) for part in mapper.mappers)
-    joined = mapper(found)
+    inputs = features([7, 4, 1])
+    first, second = (part(inputs) for part in mapper.mappers)
+    joined = mapper(inputs)
     assert torch.equal(joined.embeds, torch.cat([first.embeds, second.embeds], 1))
     assert torch.equal(joined.mask, torch.cat([first.mask, second.mask], 1))
 
@@ -129,10 +129,10 @@ def test_padding_has_no_part_in_batch_statistics() -> None:
     mapper = PrefixAAC(Sizes(D, G, E), dropout=0.0, heads=4, layers=1)
     twin = PrefixAAC(Sizes(D, G, E), dropout=0.0, heads=4, layers=1)
     twin.load_state_dict(mapper.state_dict())
-    found = features([7, 4, 1])
-    dirty = Features(torch.where(found.mask[..., None], found.frames, 1e3), found.mask, found.pooled)
-    assert torch.allclose(mapper(found).embeds, twin(dirty).embeds, atol=1e-5)
-    real = mapper.project(found.frames[found.mask])
+    clean = features([7, 4, 1])
+    dirty = Features(torch.where(clean.mask[..., None], clean.frames, 1e3), clean.mask, clean.pooled)
+    assert torch.allclose(mapper(clean).embeds, twin(dirty).embeds, atol=1e-5)
+    real = mapper.project(clean.frames[clean.mask])
     assert torch.allclose(mapper.norm.running_mean, 0.1 * real.mean(0), atol=1e-6)  # type: ignore[arg-type]
     assert torch.allclose(mapper.norm.running_var, 0.9 + 0.1 * real.var(0), atol=1e-5)  # type: ignore[arg-type]
 
@@ -174,12 +174,12 @@ def test_an_mlp_has_as_many_linear_layers_as_asked(layers: int) -> None:
     mapper = MLP(Sizes(D, G, E), length=5, hidden=6, layers=layers)
     weights = list(mapper.state_dict().values())
     assert len(weights) == 2 * layers
-    found = features([7, 4])
-    x = found.pooled
+    inputs = features([7, 4])
+    x = inputs.pooled
     for place in range(0, len(weights), 2):
         x = x @ weights[place].T + weights[place + 1]
         x = torch.tanh(x) if place < len(weights) - 2 else x
-    assert torch.allclose(mapper(found).embeds, x.view(2, 5, E), atol=1e-6)
+    assert torch.allclose(mapper(inputs).embeds, x.view(2, 5, E), atol=1e-6)
 
 
 @pytest.mark.parametrize(("make", "message"), [

@@ -79,7 +79,7 @@ def deep_over_learned(hidden: int | None = 12) -> Deep:
 
 def by_hand(table: Tensor, layers: int, heads: int, k: int) -> list[tuple[Tensor, Tensor]]:
     """The table's numbers, cut one by one: of a position first all keys, then all values, layer by layer."""
-    found: list[tuple[Tensor, Tensor]] = []
+    layer_pairs: list[tuple[Tensor, Tensor]] = []
     for layer in range(layers):
         pair: list[Tensor] = []
         for both in range(2):
@@ -88,8 +88,8 @@ def by_hand(table: Tensor, layers: int, heads: int, k: int) -> list[tuple[Tensor
                 at = ((both * layers + layer) * heads + head) * k
                 part[0, head] = table[:, at : at + k]
             pair.append(part)
-        found.append((pair[0], pair[1]))
-    return found
+        layer_pairs.append((pair[0], pair[1]))
+    return layer_pairs
 
 
 def plain_pass(decoder: CausalDecoder, layers: list[tuple[Tensor, Tensor]], ids: list[int]) -> Tensor:
@@ -110,13 +110,13 @@ def test_a_table_is_what_the_model_finds_in_its_cache(kind: str, tmp_path: Path)
     model, table = table_model(decoder)
     layers = by_hand(table.table.detach(), decoder.layers, decoder.heads, decoder.head_width)
     state = model.prefill(texts())
-    found = decoder.score(state, PROMPTS, TARGETS)
+    scores = decoder.score(state, PROMPTS, TARGETS)
     written = decoder.generate(state, PROMPTS, GenerateOptions(max_new_tokens=6))
     for b, prompt in enumerate(PROMPTS):
         before = decoder.codec.subword_ids(prompt) or [
             0
         ]  # where nothing was read, a text begins with the token for that
-        for target, value in zip(TARGETS[b], found[b], strict=True):
+        for target, value in zip(TARGETS[b], scores[b], strict=True):
             ids = [*before, *decoder.codec.target_ids(prompt, target)]
             log_probs = plain_pass(decoder, layers, ids[:-1])
             places = torch.arange(len(before) - 1, len(ids) - 1)
@@ -159,9 +159,9 @@ def test_it_is_prefix_tuning_as_peft_has_it(gpt2: CausalDecoder, projected: bool
         with torch.no_grad():
             mapper.table.copy_(theirs_to_ours(encoder.embedding.weight))
     model = PrefixLM({}, gpt2, lambda sizes: mapper)
-    found = gpt2.score(model.prefill(texts(2)), PROMPTS[:2], TARGETS[:2])
+    scores = gpt2.score(model.prefill(texts(2)), PROMPTS[:2], TARGETS[:2])
     for b in range(2):
-        for target, value in zip(TARGETS[b], found[b], strict=True):
+        for target, value in zip(TARGETS[b], scores[b], strict=True):
             before = gpt2.codec.subword_ids(PROMPTS[b])
             ids = [*before, *gpt2.codec.target_ids(PROMPTS[b], target)]
             log_probs = wrapped(input_ids=torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
@@ -169,7 +169,7 @@ def test_it_is_prefix_tuning_as_peft_has_it(gpt2: CausalDecoder, projected: bool
             wanted = log_probs[places, torch.tensor(ids)[places + 1]].sum()
             assert value == pytest.approx(float(wanted), abs=1e-3)
     plain = gpt2.score(gpt2.prefill(Prefix(torch.zeros(2, 0, E), torch.zeros(2, 0).bool())), PROMPTS[:2], TARGETS[:2])
-    assert all(abs(a[0] - b[0]) > 0.1 for a, b in zip(found, plain, strict=True))
+    assert all(abs(a[0] - b[0]) > 0.1 for a, b in zip(scores, plain, strict=True))
 
 
 @pytest.mark.parametrize("hidden", [12, None])
@@ -181,13 +181,13 @@ def test_over_a_learned_table_it_is_the_formula_of_li_and_liang(hidden: int | No
     if hidden:
         x = torch.tanh(x @ weights[1].T + weights[2])
     x = x @ weights[-2].T + weights[-1]
-    found = deep(nothing(3))
+    prefix = deep(nothing(3))
     for layer, (keys, values) in enumerate(by_hand(x, L, H, K)):
         for b in range(3):
-            assert torch.allclose(found.keys[layer, b], keys[0], atol=1e-6)
-            assert torch.allclose(found.values[layer, b], values[0], atol=1e-6)
-    assert found.keys.shape == (L, 3, H, P, K)
-    assert found.mask.tolist() == [[True] * P] * 3
+            assert torch.allclose(prefix.keys[layer, b], keys[0], atol=1e-6)
+            assert torch.allclose(prefix.values[layer, b], values[0], atol=1e-6)
+    assert prefix.keys.shape == (L, 3, H, P, K)
+    assert prefix.mask.tolist() == [[True] * P] * 3
 
 
 # ------------------------------------------------------------------------------------------------ folded and saved
@@ -223,10 +223,10 @@ def test_a_saved_model_holds_keys_and_values_only(gpt2: CausalDecoder, tmp_path:
     assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == {"task_prefix.table": (P, 2 * L * H * K)}
     again = load(tmp_path / "model", device="cpu").model
     for options in (GenerateOptions(max_new_tokens=6), GenerateOptions(max_new_tokens=6, num_beams=3, num_return=3)):
-        found, wanted = again.generate(texts(), options), model.generate(texts(), options)
-        assert [[c.text for c in row] for row in found] == [[c.text for c in row] for row in wanted]
-    found, wanted = (one.text_loss(texts()).nll for one in (again, model))
-    assert torch.allclose(found, wanted, atol=1e-4)
+        result, wanted = again.generate(texts(), options), model.generate(texts(), options)
+        assert [[c.text for c in row] for row in result] == [[c.text for c in row] for row in wanted]
+    result, wanted = (one.text_loss(texts()).nll for one in (again, model))
+    assert torch.allclose(result, wanted, atol=1e-4)
     assert isinstance(model.task_prefix, Deep)  # what is still being trained stays as it was
 
 
@@ -286,11 +286,11 @@ def alone(media: Media, batch: Batch, b: int) -> Batch:
 def test_a_batch_equals_its_items_in_loss_gradient_and_text(listener: PrefixLM) -> None:
     media = heard()
     batch = replace(texts(), inputs={"audio": media})
-    found = listener.text_loss(batch)
+    loss = listener.text_loss(batch)
     singles = [listener.text_loss(alone(media, batch, b)) for b in range(3)]
-    assert torch.allclose(found.nll, torch.cat([one.nll for one in singles]), atol=1e-3)
+    assert torch.allclose(loss.nll, torch.cat([one.nll for one in singles]), atol=1e-3)
     parameters = list(listener.mappers.parameters())
-    together = torch.autograd.grad(found.nll.sum(), parameters)
+    together = torch.autograd.grad(loss.nll.sum(), parameters)
     apart = torch.autograd.grad(torch.cat([one.nll for one in singles]).sum(), parameters)
     for a, b in zip(together, apart, strict=True):
         assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()))
@@ -303,8 +303,8 @@ def test_a_batch_equals_its_items_in_loss_gradient_and_text(listener: PrefixLM) 
 
 
 def test_it_depends_on_what_is_heard_and_is_as_long(listener: PrefixLM) -> None:
-    found = listener.build_prefix({"audio": heard()})
-    deep = found.deep if isinstance(found, MixedPrefix) else found
+    prefix = listener.build_prefix({"audio": heard()})
+    deep = prefix.deep if isinstance(prefix, MixedPrefix) else prefix
     assert isinstance(deep, DeepPrefix)
     assert not torch.allclose(deep.keys[:, 0, :, :2], deep.keys[:, 1, :, :2], atol=1e-3)
     assert not torch.allclose(deep.values[:, 0, :, :2], deep.values[:, 1, :, :2], atol=1e-3)
@@ -316,15 +316,15 @@ def test_several_are_joined_in_order_all_that_is_deep_below() -> None:
     torch.manual_seed(6)
     one, two = deep_over_learned()(nothing(2)), deep_over_learned(None)(nothing(2))
     first, second = (Learned(Sizes(0, 0, E), length=n, std=1.0)(nothing(2)) for n in (3, 1))
-    found = concat_prefixes([first, one, second, two])
-    assert isinstance(found, MixedPrefix)
-    assert torch.equal(found.deep.keys, torch.cat([one.keys, two.keys], 3))
-    assert torch.equal(found.deep.values, torch.cat([one.values, two.values], 3))
-    assert torch.equal(found.soft.embeds, torch.cat([first.embeds, second.embeds], 1))
+    joined = concat_prefixes([first, one, second, two])
+    assert isinstance(joined, MixedPrefix)
+    assert torch.equal(joined.deep.keys, torch.cat([one.keys, two.keys], 3))
+    assert torch.equal(joined.deep.values, torch.cat([one.values, two.values], 3))
+    assert torch.equal(joined.soft.embeds, torch.cat([first.embeds, second.embeds], 1))
     nested = concat_prefixes([MixedPrefix(one, first), MixedPrefix(two, second)])
     assert isinstance(nested, MixedPrefix)
-    assert torch.equal(nested.deep.keys, found.deep.keys)
-    assert torch.equal(nested.soft.embeds, found.soft.embeds)
+    assert torch.equal(nested.deep.keys, joined.deep.keys)
+    assert torch.equal(nested.soft.embeds, joined.soft.embeds)
     assert concat_prefixes([one]) is one
 
 
@@ -335,8 +335,8 @@ def test_dropout_hides_numbers_in_training_only() -> None:
     table = DeepTable(DECODER, length=50, std=1.0, dropout=0.3)
     deep = Deep(DECODER, mapper=partial(Learned, length=50, std=1.0), dropout=0.3)
     for mapper in (table, deep):
-        found = mapper(nothing(2))
-        hidden = (found.keys == 0).float().mean()
+        prefix = mapper(nothing(2))
+        hidden = (prefix.keys == 0).float().mean()
         assert 0.27 < float(hidden) < 0.33
         mapper.eval()
         assert not bool((mapper(nothing(2)).keys == 0).any())
@@ -383,13 +383,13 @@ def test_training_whisper_touches_the_prefix_and_nothing_else(kind: str, spoken:
     else:
         config["model"]["prefix"] = deep
     assert run("fit", spoken.recipe(config, tmp_path), save_to=tmp_path / "model", trainer__max_epochs=2) == 0
-    found, own = watched(tmp_path), "model.mappers." if kind == "heard" else "model.task_prefix."
-    moved = {name for name, tensor in found.after.items() if not torch.equal(tensor, found.before[name])}
-    assert moved == {name for name in found.after if name.startswith(own)} == set(found.gradients)
-    assert len(found.after) > len(moved) + 60  # Whisper's two halves
+    watch, own = watched(tmp_path), "model.mappers." if kind == "heard" else "model.task_prefix."
+    moved = {name for name, tensor in watch.after.items() if not torch.equal(tensor, watch.before[name])}
+    assert moved == {name for name in watch.after if name.startswith(own)} == set(watch.gradients)
+    assert len(watch.after) > len(moved) + 60  # Whisper's two halves
     kept = tensors(tmp_path / "checkpoints" / "last.ckpt")
     assert kept.keys() == moved
-    assert all(torch.equal(kept[name], found.after[name]) for name in kept)
+    assert all(torch.equal(kept[name], watch.after[name]) for name in kept)
     saved = load_file(tmp_path / "model" / "model.safetensors")
     assert kind == "heard" or {name: tuple(t.shape) for name, t in saved.items()} == {
         "task_prefix.table": (3, 2 * 2 * 4 * 8)

@@ -26,7 +26,7 @@ from mmprefix.types import Batch
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
 
-SIZES = cnn.Sizes(rate=16000, hop=320, mels=16, high=7000.0, channels=(4, 8), summary=8)
+SIZES = cnn.MelNetSizes(rate=16000, hop=320, mels=16, high=7000.0, channels=(4, 8), summary=8)
 COLOURS = {"red": (200, 20, 20), "green": (20, 180, 20), "blue": (30, 30, 220), "white": (240, 240, 240)}
 TONES = {"low": 150.0, "middling": 600.0, "high": 2400.0, "shrill": 5000.0}
 quietly: Sequence[Callable[..., Any]] = [

@@ -214,7 +214,8 @@ PANNS: dict[str, Any] = {"rate": 16000, "mels": 16, "channels": (4, 6, 8), "clas
 def panns(file: Path, rate: int = 16000) -> Path:
     """A Cnn14 as PANNs' training program saves it: its state under "model", beside what a sampler remembers."""
     window, hop, low, high = {16000: (512, 160, 50.0, 8000.0), 32000: (1024, 320, 50.0, 14000.0)}[rate]
-    net = scrambled(Cnn14Net(rate, window, hop, low, high, 16, [4, 6, 8], 20))
+    front: dict[str, Any] = {"rate": rate, "window": window, "hop": hop, "low": low, "high": high}
+    net = scrambled(Cnn14Net(**front, mels=16, channels=[4, 6, 8], classes=20))
     state = {name: value.clone() for name, value in tensors_of(net).items()}
     turn = torch.outer(torch.arange(window // 2 + 1.0), torch.arange(float(window))) * (2 * torch.pi / window)
     for part, wave in (("real", turn.cos()), ("imag", -turn.sin())):
