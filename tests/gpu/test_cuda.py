@@ -36,7 +36,7 @@ def prefixes(decoder: ComposedDecoder) -> dict[str, Any]:
 
 
 def on(device: str, prefix: Any, leaves: list[Tensor]) -> Any:
-    """A copy of ``prefix`` on ``device``; its tensors that can learn are put into ``leaves``."""
+    """Copy of ``prefix`` on ``device``; its trainable tensors are appended to ``leaves``."""
     if isinstance(prefix, MixedPrefix):
         return MixedPrefix(on(device, prefix.deep, leaves), on(device, prefix.soft, leaves))
 
@@ -53,10 +53,10 @@ def on(device: str, prefix: Any, leaves: list[Tensor]) -> Any:
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ComposedDecoder]:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "whisper":
-        made: ComposedDecoder = CrossDecoder(tiny_speech.whisper(folder))
+        decoder: ComposedDecoder = CrossDecoder(tiny_speech.whisper(folder))
     else:
-        made = CausalDecoder(save_decoder(folder, request.param))
-    return {"cpu": made, "cuda": copy.deepcopy(made).to("cuda")}
+        decoder = CausalDecoder(save_decoder(folder, request.param))
+    return {"cpu": decoder, "cuda": copy.deepcopy(decoder).to("cuda")}
 
 
 def memory(decoder: ComposedDecoder, device: str) -> Features | None:
@@ -68,7 +68,7 @@ def memory(decoder: ComposedDecoder, device: str) -> Features | None:
 
 
 @pytest.mark.parametrize("kind", ["soft", "deep", "mixed"])
-def test_losses_gradients_and_texts_are_those_of_the_cpu(both: dict[str, ComposedDecoder], kind: str) -> None:
+def test_losses_gradients_and_texts_equal_those_of_the_cpu(both: dict[str, ComposedDecoder], kind: str) -> None:
     losses, gradients, texts, scores = [], [], [], []
     for device, decoder in both.items():
         leaves: list[Tensor] = []
@@ -81,32 +81,32 @@ def test_losses_gradients_and_texts_are_those_of_the_cpu(both: dict[str, Compose
         with torch.inference_mode():
             state = decoder.prefill(prefix, memory(decoder, device))
             for options in (GenerateOptions(max_new_tokens=10), GenerateOptions(max_new_tokens=10, num_beams=4)):
-                found = decoder.generate(state, PROMPTS, options)
-                texts.append([row[0].text for row in found])
+                candidates = decoder.generate(state, PROMPTS, options)
+                texts.append([row[0].text for row in candidates])
             scores.append([s for row in decoder.score(state, PROMPTS, TARGETS) for s in row])
     assert losses[1] == pytest.approx(losses[0], rel=2e-5)
-    for here, there in zip(*gradients, strict=True):
-        assert float((here - there).norm()) <= 1e-4 * float(here.norm())
+    for expected, gradient in zip(*gradients, strict=True):
+        assert float((expected - gradient).norm()) <= 1e-4 * float(expected.norm())
     assert texts[:2] == texts[2:]
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)
 
 
-def test_autocast_is_near(both: dict[str, ComposedDecoder]) -> None:
-    """A float32 model within autocast: the loss is that of float32 to the precision of bfloat16, and in float32."""
+def test_autocast_gives_nearly_the_same_loss(both: dict[str, ComposedDecoder]) -> None:
+    """A float32 model in autocast: the loss is a float32 number, equal to the precision of bfloat16."""
     decoder = both["cuda"]
     prefix = on("cuda", prefixes(decoder)["soft"], [])
     plain = decoder.loss(decoder.prefill(prefix, memory(decoder, "cuda")), PROMPTS, TARGETS)
     with torch.autocast("cuda", torch.bfloat16):
         loss = decoder.loss(decoder.prefill(prefix, memory(decoder, "cuda")), PROMPTS, TARGETS)
-        found = decoder.generate(decoder.prefill(prefix, memory(decoder, "cuda")), PROMPTS, GenerateOptions())
+        candidates = decoder.generate(decoder.prefill(prefix, memory(decoder, "cuda")), PROMPTS, GenerateOptions())
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(plain.item(), rel=2e-2)
-    assert len(found) == 3
+    assert len(candidates) == 3
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_training(precision: str, tmp_path: Path) -> None:
-    """By the command line, with a store that the GPU fills: the loss falls as it does on the CPU."""
+    """Training by the command line with a feature store filled on the GPU: the loss falls as on the CPU."""
     (tmp_path / "tiny").mkdir()
     tiny = build(tmp_path / "tiny")
     ends = {}
@@ -124,13 +124,13 @@ def test_training(precision: str, tmp_path: Path) -> None:
     assert ends["gpu"][0] == pytest.approx(ends["cpu"][0], rel=tolerance)  # later ones drift apart
 
 
-def test_captions_are_those_of_the_cpu(tmp_path: Path) -> None:
+def test_captions_equal_those_of_the_cpu(tmp_path: Path) -> None:
     saved = tiny_models.save(tmp_path / "saved", tiny_models.frozen_parts(tmp_path / "parts"), "image", "audio")
     files = tiny_models.media_files(tmp_path / "media")
-    here, there = (mmprefix.load(saved, device=device, dtype="float32") for device in ("cpu", "cuda"))
+    cpu, gpu = (mmprefix.load(saved, device=device, dtype="float32") for device in ("cpu", "cuda"))
     searches: list[dict[str, Any]] = [{}, {"num_beams": 3, "num_return": 3}]
     for options in searches:
-        found = [model(files, **options) for model in (here, there)]
-        assert found[0] == found[1]
+        texts = [model(files, **options) for model in (cpu, gpu)]
+        assert texts[0] == texts[1]
     assert mmprefix.load(saved).device.type == "cuda"
     assert len(mmprefix.load(saved)(files)) == len(files)  # in bfloat16

@@ -1,4 +1,4 @@
-"""The training loop of small parts: the steps of a loop written by hand, to the bit, and nothing else."""
+"""Training loop of small parts: bit for bit the steps of a loop written by hand, and no other effect."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def network() -> nn.Sequential:
 
 
 def batches() -> Iterator[Tensor]:
-    """Batches from the global generator, as most programs draw them: dropout and batches take turns at it."""
+    """Draw batches from the global generator, as most programs do, so that dropout and batches alternate on it."""
     while True:
         yield torch.randn(5, 3)
 
@@ -40,7 +40,7 @@ def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.Lambd
 
 
 def by_hand(model: nn.Module) -> list[float]:
-    """Train ``model`` as the loop should; the loss of each step."""
+    """Train ``model`` as the loop should; return the loss of each step."""
     optimizer = torch.optim.AdamW(model.parameters(), 0.1)
     rates, losses = schedule(optimizer), []
     model.train()
@@ -56,12 +56,12 @@ def by_hand(model: nn.Module) -> list[float]:
     return losses
 
 
-def assert_same(one: nn.Module, other: nn.Module) -> None:
-    for (name, value), expected in zip(one.state_dict().items(), other.state_dict().values(), strict=True):
+def assert_same(first: nn.Module, second: nn.Module) -> None:
+    for (name, value), expected in zip(first.state_dict().items(), second.state_dict().values(), strict=True):
         assert torch.equal(value, expected), name
 
 
-def test_steps_are_those_of_a_loop_written_by_hand():
+def test_steps_equal_those_of_a_loop_written_by_hand():
     model, expected = network(), network()
     torch.manual_seed(1)
     losses = by_hand(expected)
@@ -82,7 +82,7 @@ def test_steps_are_those_of_a_loop_written_by_hand():
     assert not any(part.training for part in model.modules())
 
 
-def test_batches_may_be_anything_and_none_is_drawn_ahead():
+def test_batches_may_be_of_any_type_and_are_drawn_one_at_a_time():
     model = nn.Linear(1, 1)
     order: list[str] = []
 
@@ -113,14 +113,14 @@ def test_weights_and_statistics_are_averaged(updates: int):
     expected = copy.deepcopy(model)
     averaged = AveragedWeights(model, 0.3, updates)
     snapshots: list[dict[str, Tensor]] = []
-    keep = LambdaCallback(on_train_batch_end=lambda *_: snapshots.append(copy.deepcopy(model.state_dict())))
+    snapshot = LambdaCallback(on_train_batch_end=lambda *_: snapshots.append(copy.deepcopy(model.state_dict())))
     train(
         model,
         lambda batch: model(batch).square().mean(),
         batches(),
         steps=STEPS,
         schedule=schedule(torch.optim.AdamW(model.parameters(), 0.1)),
-        callbacks=[averaged, keep],
+        callbacks=[averaged, snapshot],
     )
     for count, weights in enumerate(snapshots, start=updates):
         share = min(0.3, (1 + count) / (10 + count))
@@ -140,12 +140,12 @@ def test_joined_optimizers_step_together_and_share_a_schedule():
     def both(model: nn.Sequential) -> list[torch.optim.Optimizer]:
         return [torch.optim.SGD(model[0].parameters(), 0.1), torch.optim.AdamW(model[3].parameters(), 0.2)]
 
-    apart = both(expected)
-    rates = [schedule(optimizer) for optimizer in apart]
+    separate = both(expected)
+    rates = [schedule(optimizer) for optimizer in separate]
     for _ in range(STEPS):
         expected.zero_grad()
         F.mse_loss(expected.eval()(inputs), inputs[:, :1]).backward()
-        for optimizer, rate in zip(apart, rates, strict=True):
+        for optimizer, rate in zip(separate, rates, strict=True):
             optimizer.step()
             rate.step()
 
@@ -170,11 +170,11 @@ def test_only_the_lines_of_the_program_are_logged(
     level = logging.getLogger("lightning.pytorch").level
     model = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.0)
-    lines = LogLines(logging.getLogger("some program"), every_hundred(103, "image "))
+    lines = LogLines(logging.getLogger("a program"), every_hundred(103, "image "))
     nn.init.constant_(model.weight, 1.5)
     train(model, lambda _: model.weight.sum(), range(103), steps=103, schedule=schedule(optimizer), callbacks=[lines])
     assert [(record.name, record.message) for record in caplog.records] == [
-        ("some program", f"image step {step:5d}/103  loss 1.500  0 s") for step in (0, 100, 102)
+        ("a program", f"image step {step:5d}/103  loss 1.500  0 s") for step in (0, 100, 102)
     ]
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list

@@ -1,4 +1,4 @@
-"""The programs that prepare data sets, on small trees of each set's own layout, with all that can be wrong in them."""
+"""Programs that prepare data sets: small folders in each set's own layout, whole and with every fault."""
 
 from __future__ import annotations
 
@@ -60,13 +60,15 @@ def test_clotho(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
     assert "not as published" not in text
 
 
-def test_clotho_captions_as_prefix_aac_has_them(clotho: Path, tmp_path: Path) -> None:
+def test_clotho_captions_in_the_form_of_prefix_aac(clotho: Path, tmp_path: Path) -> None:
     prepare("clotho", clotho, "--out", tmp_path, "--captions", "prefix-aac")
     wanted = ["a dog barks, twice.", "a dog, barking.", "dogs, two of them.", 'he says "go", it goes.', "line break."]
     assert lines(tmp_path / "test.jsonl")[0]["captions"] == wanted
 
 
-def test_clotho_first_version_without_one_split(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
+def test_clotho_version_1_has_no_validation_split_and_a_missing_split_is_skipped(
+    clotho: Path, tmp_path: Path, capsys: Shell
+) -> None:
     (clotho / "clotho_captions_evaluation.csv").unlink()
     prepare("clotho", clotho, "--out", tmp_path, "--version", "v1")
     text = capsys.readouterr().out
@@ -129,7 +131,7 @@ def test_clotho_files_that_are_missing_or_broken(
         (lambda text: "", "no column 'file_name'; the header says nothing"),
     ],
 )
-def test_clotho_faults_of_the_table(
+def test_faults_in_clothos_table_are_refused(
     clotho: Path, tmp_path: Path, capsys: Shell, change: Callable[[str], str], message: str
 ) -> None:
     file = clotho / "clotho_captions_development.csv"
@@ -140,7 +142,7 @@ def test_clotho_faults_of_the_table(
     assert not (tmp_path / "out").exists()
 
 
-def test_clotho_that_is_not_utf_8_or_not_there(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
+def test_clotho_that_is_not_utf_8_or_missing_is_refused(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
     file = clotho / "clotho_captions_development.csv"
     file.write_bytes(file.read_text(encoding="utf-8-sig").encode("latin-1"))
     assert f"{file}: not UTF-8" in refused(capsys, "clotho", clotho, "--out", tmp_path)
@@ -260,7 +262,7 @@ def test_coco(coco: Path, tmp_path: Path, capsys: Shell) -> None:
     assert "(published: 82783)" in capsys.readouterr().out
 
 
-def test_coco_faults(coco: Path, tmp_path: Path, capsys: Shell) -> None:
+def test_faults_in_cocos_list_are_refused(coco: Path, tmp_path: Path, capsys: Shell) -> None:
     file = coco / "dataset_coco.json"
     text = file.read_text()
     for change, message in {
@@ -275,9 +277,9 @@ def test_coco_faults(coco: Path, tmp_path: Path, capsys: Shell) -> None:
     }.items():
         file.write_text(text.replace(*change))
         if message:
-            told = refused(capsys, "coco", coco, "--out", tmp_path)
-            assert f"{file}: " in told
-            assert message in told
+            error = refused(capsys, "coco", coco, "--out", tmp_path)
+            assert f"{file}: " in error
+            assert message in error
     file.write_text(text)
     assert "neither train2014 nor val2014" in refused(capsys, "coco", coco, "--pictures", tmp_path, "--out", tmp_path)
     assert "dataset_coco.json: no such file" in refused(capsys, "coco", tmp_path, "--out", tmp_path)
@@ -323,8 +325,8 @@ def test_conceptual_captions_from_img2dataset(conceptual: Path, tmp_path: Path, 
     for key, number, status in ((0, 4, "success"), (10001, 2, "success"), (10002, 3, "failed_to_download")):
         file = tmp_path / "shards" / f"{key // 10000:05d}" / f"{key:09d}.jpg"
         picture(file)
-        told = {"caption": "x", "url": f"http://x.org/{number}.jpg?a=1", "key": f"{key:09d}", "status": status}
-        file.with_suffix(".json").write_text(json.dumps(told))
+        record = {"caption": "x", "url": f"http://x.org/{number}.jpg?a=1", "key": f"{key:09d}", "status": status}
+        file.with_suffix(".json").write_text(json.dumps(record))
         file.with_suffix(".txt").write_text("x")
     picture(tmp_path / "shards" / "00000" / "000000007.jpg")
     (tmp_path / "shards" / "00001" / "000010001.json").with_name("00001_stats.json").write_text("{}")
@@ -338,7 +340,7 @@ def test_conceptual_captions_from_img2dataset(conceptual: Path, tmp_path: Path, 
     assert "train: 6 in Train_GCC" in capsys.readouterr().out
 
 
-def test_conceptual_captions_faults(conceptual: Path, tmp_path: Path, capsys: Shell) -> None:
+def test_faults_in_conceptual_captions_are_refused(conceptual: Path, tmp_path: Path, capsys: Shell) -> None:
     for name in ("train/0.jpg", "val/0.jpg"):
         picture(conceptual / name)
     out = tmp_path / "out"
@@ -350,10 +352,10 @@ def test_conceptual_captions_faults(conceptual: Path, tmp_path: Path, capsys: Sh
         b" \thttp://x\n": ":3: an empty caption",
         b"\xff\xfe\thttp://x\n": ": not UTF-8",
     }.items():
-        whole = file.read_bytes()
-        file.write_bytes(whole + line)
+        content = file.read_bytes()
+        file.write_bytes(content + line)
         assert f"{file}{message}" in refused(capsys, "conceptual_captions", conceptual, "--out", out)
-        file.write_bytes(whole)
+        file.write_bytes(content)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     words = (conceptual, "--train-pictures", tmp_path / "not", "--out", out)
     assert f"{tmp_path / 'not'}: no such file" in refused(capsys, "conceptual_captions", *words)
@@ -400,28 +402,30 @@ def test_folder_of_pictures_with_several_rows_a_file(tmp_path: Path) -> None:
     assert lost(tmp_path) == [["train", "missing", "gone.png", "no such file"]]
 
 
-def test_folder_faults(tmp_path: Path, capsys: Shell) -> None:
+def test_faults_in_a_folders_table_are_refused(tmp_path: Path, capsys: Shell) -> None:
     sound(tmp_path / "a.wav")
     picture(tmp_path / "b.png")
     file = tmp_path / "t.csv"
 
-    def told(text: str, *words: str) -> str:
+    def refusal(text: str, *words: str) -> str:
         file.write_text(text)
         return refused(capsys, "folder", file, "--out", tmp_path / "out", *words)
 
     good = "file,caption\na.wav,x\n"
-    assert "--file-column: no column has a name that is known; there are name, caption" in told("name,caption\na,b\n")
-    assert "--file-column: no column 'x'; there are file, caption" in told(good, "--file-column", "x")
-    assert "--caption-columns: no column has a name" in told("file,text\na,b\n")
-    assert f"{file}:3: no caption" in told(good + "b.wav,  \n")
-    assert f"{file}:3: no file is named" in told(good + ",x\n")
-    assert "give --media audio or image" in told(good + "b.png,x\n")
-    assert "--val-share 1.5" in told(good, "--val-share", "1.5")
-    assert "--val-share 0.1: of 1 files, 0 would be for val" in told(good, "--val-share", "0.1")
-    assert "--threads: 0: give a number from 1 on" in told(good, "--threads", "0")
-    assert "--threads: x: give a number from 1 on" in told(good, "--threads", "x")
-    assert "no file can be used: gone.wav: no such file" in told("file,caption\ngone.wav,x\n")
-    assert "invalid choice: 'video'" in told(good, "--media", "video")
+    assert "--file-column: no column has a name that is known; there are name, caption" in refusal(
+        "name,caption\na,b\n"
+    )
+    assert "--file-column: no column 'x'; there are file, caption" in refusal(good, "--file-column", "x")
+    assert "--caption-columns: no column has a name" in refusal("file,text\na,b\n")
+    assert f"{file}:3: no caption" in refusal(good + "b.wav,  \n")
+    assert f"{file}:3: no file is named" in refusal(good + ",x\n")
+    assert "give --media audio or image" in refusal(good + "b.png,x\n")
+    assert "--val-share 1.5" in refusal(good, "--val-share", "1.5")
+    assert "--val-share 0.1: of 1 files, 0 would be for val" in refusal(good, "--val-share", "0.1")
+    assert "--threads: 0: give a number from 1 on" in refusal(good, "--threads", "0")
+    assert "--threads: x: give a number from 1 on" in refusal(good, "--threads", "x")
+    assert "no file can be used: gone.wav: no such file" in refusal("file,caption\ngone.wav,x\n")
+    assert "invalid choice: 'video'" in refusal(good, "--media", "video")
     assert "nowhere.csv: no such file" in refused(capsys, "folder", tmp_path / "nowhere.csv", "--out", tmp_path)
     assert "--out" in refused(capsys, "folder", file)
     assert f"--out {file}" in refused(capsys, "folder", file, "--out", file)
@@ -430,7 +434,7 @@ def test_folder_faults(tmp_path: Path, capsys: Shell) -> None:
 # --------------------------------------------------------------------------------------------------- all of them
 
 
-def test_twice_gives_the_same_bytes(clotho: Path, tmp_path: Path) -> None:
+def test_a_second_run_writes_the_same_bytes(clotho: Path, tmp_path: Path) -> None:
     contents = []
     for threads in ("1", "5"):
         prepare("clotho", clotho, "--out", tmp_path / "out", "--threads", threads)
@@ -439,7 +443,7 @@ def test_twice_gives_the_same_bytes(clotho: Path, tmp_path: Path) -> None:
     assert sorted(contents[0]) == ["missing.txt", "test.jsonl", "train.jsonl", "val.jsonl"]
 
 
-def test_a_failed_run_leaves_what_was_there(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
+def test_a_failed_run_leaves_earlier_files_unchanged(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
     out = tmp_path / "out"
     prepare("clotho", clotho, "--out", out)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
@@ -451,7 +455,7 @@ def test_a_failed_run_leaves_what_was_there(clotho: Path, tmp_path: Path, capsys
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
-def test_a_full_disk_is_said_and_leaves_what_was_there(
+def test_a_full_disk_is_reported_and_leaves_earlier_files_unchanged(
     clotho: Path, tmp_path: Path, capsys: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -464,7 +468,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(
     assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
 
 
-def test_paths_hold_through_links(clotho: Path, tmp_path: Path) -> None:
+def test_relative_paths_are_right_through_symbolic_links(clotho: Path, tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
     (tmp_path / "data").symlink_to(clotho)
@@ -485,7 +489,7 @@ def test_paths_hold_through_links(clotho: Path, tmp_path: Path) -> None:
         ("folder", ["source", "licence", "TABLE", "--val-share"]),
     ],
 )
-def test_help_says_where_from_and_on_what_terms(name: str, words: list[str], capsys: Shell) -> None:
+def test_help_names_source_and_licence(name: str, words: list[str], capsys: Shell) -> None:
     with pytest.raises(SystemExit) as leaving:
         program(name)(["--help"])
     assert leaving.value.code == 0
@@ -499,11 +503,11 @@ def test_programs_run_as_files_and_as_modules(tmp_path: Path) -> None:
     sound(tmp_path / "a.wav")
     table(tmp_path / "t.csv", ["file", "caption"], [["a.wav", "x"]])
     words = [str(tmp_path / "t.csv"), "--out"]
-    for place, start in enumerate((["recipes/prepare/folder.py"], ["-m", "mmprefix.recipes.prepare.folder"])):
+    for number, start in enumerate((["recipes/prepare/folder.py"], ["-m", "mmprefix.recipes.prepare.folder"])):
         command = [sys.executable, *start, *words]
         run = {"cwd": root, "capture_output": True, "text": True, "check": False, "env": dict(os.environ)}
-        done = subprocess.run([*command, str(tmp_path / str(place))], **run)
-        assert done.returncode == 0, done.stderr
-        assert "1 written" in done.stdout
-        done = subprocess.run([*command, str(tmp_path / "t.csv")], **run)
-        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+        process = subprocess.run([*command, str(tmp_path / str(number))], **run)
+        assert process.returncode == 0, process.stderr
+        assert "1 written" in process.stdout
+        process = subprocess.run([*command, str(tmp_path / "t.csv")], **run)
+        assert (process.returncode, process.stdout, process.stderr.count("\n")) == (2, "", 1)

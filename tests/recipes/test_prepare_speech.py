@@ -1,4 +1,4 @@
-"""The programs that prepare spoken commands, on small trees of each set's own layout, with all that can be wrong."""
+"""Programs that prepare spoken commands: small folders in each set's own layout, whole and with every fault."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def write(file: Path, records: list[Any]) -> None:
 
 @pytest.fixture
 def slurp(tmp_path: Path) -> Path:
-    """The folder of the texts, in a copy of the repository with all its recordings."""
+    """Folder of the texts, in a small copy of SLURP's repository with all its recordings."""
     root = tmp_path / "slurp" / "dataset" / "slurp"
     time = [{"span": [4, 5], "type": "time"}, {"span": [0], "type": "order_type"}]
     train = [
@@ -139,7 +139,7 @@ def test_slurp_with_its_recordings_elsewhere_and_in_another_form(slurp: Path, tm
     assert "train: skipped, for " in capsys.readouterr().out
 
 
-def test_slurp_manifest_is_gold_as_its_sentences_are(slurp: Path, tmp_path: Path) -> None:
+def test_slurp_manifest_has_the_same_gold_frames_as_its_sentences(slurp: Path, tmp_path: Path) -> None:
     prepare("slurp", slurp, "--out", tmp_path)
     rows = lines(tmp_path / "train.jsonl")
     frames = [read_frame(record, "", gold=True) for record in lines(slurp / "train.jsonl")]
@@ -299,7 +299,7 @@ def test_fluent_recordings_that_are_missing_broken_or_listed_twice(fluent: Path,
         (lambda text: text + "3,gone.wav,x,ü,a,b,c\n", ": not UTF-8"),
     ],
 )
-def test_fluent_faults_of_the_tables(
+def test_faults_in_fluents_tables_are_refused(
     fluent: Path, tmp_path: Path, capsys: Shell, change: Callable[[str], str], message: str
 ) -> None:
     file = fluent / "data" / "train_data.csv"
@@ -308,7 +308,7 @@ def test_fluent_faults_of_the_tables(
     assert not (tmp_path / "out").exists()
 
 
-def test_fluent_that_is_not_there(fluent: Path, tmp_path: Path, capsys: Shell) -> None:
+def test_fluent_without_files_is_refused(fluent: Path, tmp_path: Path, capsys: Shell) -> None:
     name = "fluent_speech_commands"
     assert "none of these files is there" in refused(capsys, name, tmp_path / "data", "--out", tmp_path)
     (fluent / "wavs").rename(tmp_path / "elsewhere")
@@ -366,7 +366,7 @@ def test_speech_commands(words: Path, tmp_path: Path, capsys: Shell) -> None:
     assert "test: 2 in speech_commands (published: 6835)" in capsys.readouterr().out
 
 
-def test_speech_commands_lists_win_over_the_rule(words: Path, tmp_path: Path) -> None:
+def test_speech_commands_are_split_by_their_lists_not_by_the_rule(words: Path, tmp_path: Path) -> None:
     (words / "validation_list.txt").write_text("yes/0a7c2a8d_nohash_0.wav\n")
     prepare("speech_commands", words, "--out", tmp_path)
     assert [row["user"] for row in lines(tmp_path / "val.jsonl")] == ["0a7c2a8d"]
@@ -385,7 +385,7 @@ def test_speech_commands_without_lists(words: Path, tmp_path: Path, capsys: Shel
     assert [(row["label"], "user" in row) for row in rows] == [("yes", False)]
 
 
-def test_rule_of_the_splits() -> None:
+def test_the_rule_gives_the_published_splits() -> None:
     """Names from the published lists of v0.01, and the shares that the rule gives."""
     val = ["2643992f_nohash_1.wav", "060cd039_nohash_2.wav", "f5e5e8b0_nohash_0.wav", "c4e1f6e0_nohash_0.wav"]
     test = ["ffa76c4a_nohash_0.wav", "24ad3ebe_nohash_1.wav", "37fc5d97_nohash_0.wav", "c0e0f834_nohash_0.wav"]
@@ -396,7 +396,7 @@ def test_rule_of_the_splits() -> None:
     assert [round(splits.count(name) / 4000, 1) for name in ("train", "val", "test")] == [0.8, 0.1, 0.1]
 
 
-def test_speech_commands_that_are_missing_or_broken(words: Path, tmp_path: Path, capsys: Shell) -> None:
+def test_speech_commands_files_that_are_missing_or_broken(words: Path, tmp_path: Path, capsys: Shell) -> None:
     (words / "bed" / "8b775397_nohash_0.wav").unlink()
     halve(words / "bed" / "2aa787cf_nohash_0.wav")
     sound(words / "bed" / "0a7c2a8d_nohash_1.wav", 1.5)
@@ -455,12 +455,12 @@ def test_speech_commands_with_the_official_test(words: Path, tmp_path: Path, cap
     assert "test: 4 in official (published: 4890)" in capsys.readouterr().out
 
 
-def test_speech_commands_faults(words: Path, tmp_path: Path, capsys: Shell) -> None:
+def test_faults_in_speech_commands_are_refused(words: Path, tmp_path: Path, capsys: Shell) -> None:
     out = tmp_path / "out"
     prepare("speech_commands", words, "--out", out)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
 
-    def told(*more: str | Path, root: Path = words) -> str:
+    def refusal(*more: str | Path, root: Path = words) -> str:
         return refused(capsys, "speech_commands", root, "--out", out, *more)
 
     file = words / "validation_list.txt"
@@ -471,21 +471,21 @@ def test_speech_commands_faults(words: Path, tmp_path: Path, capsys: Shell) -> N
         b"\xff\n": ": not UTF-8",
     }.items():
         file.write_bytes(good.encode() + content)
-        assert f"{file}{message}" in told()
+        assert f"{file}{message}" in refusal()
     file.write_text("bed/2aa787cf_nohash_0.wav")
-    assert f"{words / 'testing_list.txt'}:3: 'bed/2aa787cf_nohash_0.wav' stands in the lists twice" in told()
+    assert f"{words / 'testing_list.txt'}:3: 'bed/2aa787cf_nohash_0.wav' stands in the lists twice" in refusal()
     file.unlink()
-    assert "of validation_list.txt and testing_list.txt only one is there; give both or none" in told()
+    assert "of validation_list.txt and testing_list.txt only one is there; give both or none" in refusal()
     file.write_text(good)
     (tmp_path / "empty").mkdir()
-    assert f"{tmp_path / 'empty'}: no folders of words" in told(root=tmp_path / "empty")
-    assert f"{tmp_path}: no folders of words" in told(root=tmp_path)  # the words are one folder further down
-    assert f"{tmp_path / 'not'}: no such file" in told(root=tmp_path / "not")
-    assert f"{tmp_path / 'not'}: no such file" in told("--official-test", tmp_path / "not")
-    assert "invalid choice: 'v3'" in told("--version", "v3")
+    assert f"{tmp_path / 'empty'}: no folders of words" in refusal(root=tmp_path / "empty")
+    assert f"{tmp_path}: no folders of words" in refusal(root=tmp_path)  # the words are one folder further down
+    assert f"{tmp_path / 'not'}: no such file" in refusal(root=tmp_path / "not")
+    assert f"{tmp_path / 'not'}: no such file" in refusal("--official-test", tmp_path / "not")
+    assert "invalid choice: 'v3'" in refusal("--version", "v3")
     for noise in (words / "_background_noise_").glob("*.wav"):
         noise.unlink()
-    assert f"--silence: no sound in {words / '_background_noise_'}" in told("--silence")
+    assert f"--silence: no sound in {words / '_background_noise_'}" in refusal("--silence")
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
 
 
@@ -493,17 +493,17 @@ def test_speech_commands_faults(words: Path, tmp_path: Path, capsys: Shell) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "words"),
     [
         ("slurp", ["github.com/pswietojanski/slurp", "zenodo.org/record/4274930", "CC BY-NC 4.0", "train.jsonl"]),
         ("fluent_speech_commands", ["https://fluent.ai", "academic research", "data/train_data.csv"]),
         ("speech_commands", ["speech_commands_v0.02.tar.gz", "CC BY 4.0", "validation_list.txt", "--official-test"]),
     ],
 )
-def test_help_says_where_from_and_on_what_terms(name: str, told: list[str], capsys: Shell) -> None:
+def test_help_names_source_and_licence(name: str, words: list[str], capsys: Shell) -> None:
     with pytest.raises(SystemExit) as leaving:
         program(name)(["--help"])
     assert leaving.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    for word in [*told, "licence", "missing.txt", "none when all is well"]:
+    for word in [*words, "licence", "missing.txt", "none when all is well"]:
         assert word in text

@@ -1,4 +1,4 @@
-"""The programs that make frozen models run from end to end, and what they write loads as any other model does."""
+"""Programs that train frozen models: they run from end to end, and their models load like any other."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ def train(folder: Path, texts: Sequence[decoder_tokens.Text] = TEXTS, steps: int
     return pretrain_decoder.train_decoder(texts, folder, plan)
 
 
-def test_decoder_learns_and_loads_as_any_other(tmp_path: Path):
-    found = train(tmp_path / "decoder", steps=200)
-    assert found["loss"] < 0.5 * math.log(300)
+def test_decoder_learns_and_loads_like_any_other(tmp_path: Path):
+    figures = train(tmp_path / "decoder", steps=200)
+    assert figures["loss"] < 0.5 * math.log(300)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "decoder")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "decoder", dtype=torch.float32)
     assert tokenizer.eos_token == tokenizer.bos_token == decoder_tokens.END
     assert model.config.eos_token_id == tokenizer.eos_token_id
     for text in ("a dog barks", "Ünseen, wörds — 42 !", "it's  two spaces"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
-    # What is saved is half precision; the loss that was told is that of the model before.
+    # The saved model is in half precision; the printed loss is that of the model in float32.
     ids = torch.tensor([tokenizer("a cat sleeps on the mat")["input_ids"]])
     wrong = ids[:, torch.randperm(ids.shape[1], generator=torch.Generator().manual_seed(0))]
     assert model(input_ids=ids, labels=ids).loss < model(input_ids=wrong, labels=wrong).loss
     assert CausalDecoder(str(tmp_path / "decoder")).width == 32
 
 
-def test_decoder_is_the_same_from_the_same_seed(tmp_path: Path):
+def test_one_seed_gives_one_decoder_to_the_byte(tmp_path: Path):
     for name in ("a", "b"):
         train(tmp_path / name, steps=3)
     for file in ("model.safetensors", "tokenizer.json", "config.json"):
@@ -65,7 +65,7 @@ def test_too_little_text_and_too_few_words_are_refused(tmp_path: Path):
     assert not (tmp_path / "decoder").exists()
 
 
-def test_stream_ends_every_text_and_knows_where_groups_begin():
+def test_stream_ends_every_text_and_returns_where_groups_begin():
     tokenizer = decoder_tokens.train_tokenizer(["a dog barks"], 280)
     ids, starts = decoder_tokens.stream([["a dog", "barks"], ["a"]], tokenizer)
     end = decoder_tokens.END
@@ -103,12 +103,12 @@ def test_labels_name_every_thing_and_event_in_order():
 
 def test_decoder_texts_are_notes_and_captions_of_scenes():
     groups = list(pretrain_world.texts(400, seed=7))
-    told = [world.parse(text) for group in groups for text in group[1:]]
-    for group, scene in zip(groups, told[::3], strict=True):
+    parsed = [world.parse(text) for group in groups for text in group[1:]]
+    for group, scene in zip(groups, parsed[::3], strict=True):
         assert scene
         assert group[0] == grammar.notes(scene)
-    assert {type(scene) for scene in told} == {world.Picture, world.Sound}
-    assert sum(world.held_out(scene) for scene in told if scene) == len(told) / 4
+    assert {type(scene) for scene in parsed} == {world.Picture, world.Sound}
+    assert sum(world.held_out(scene) for scene in parsed if scene) == len(parsed) / 4
 
 
 def test_summary_labels_name_the_whole_scene():
@@ -123,9 +123,9 @@ def test_summary_labels_name_the_whole_scene():
 def test_world_program_makes_all_three(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     steps = ["--eye-steps", "2", "--ear-steps", "2", "--tongue-steps", "2"]
     pretrain_world.main(["--folder", str(tmp_path), *steps, "--batch", "2", "--measure", "4", "--scenes", "60"])
-    found = json.loads(capsys.readouterr().out)
-    assert set(found) == {"vision", "audio", "decoder", "seconds"}
-    assert all(0 <= found[name][key] <= 1 for name in ("vision", "audio") for key in ("known", "held_out"))
+    figures = json.loads(capsys.readouterr().out)
+    assert set(figures) == {"vision", "audio", "decoder", "seconds"}
+    assert all(0 <= figures[name][key] <= 1 for name in ("vision", "audio") for key in ("known", "held_out"))
     _see_hear_speak(tmp_path)
 
 
@@ -143,11 +143,11 @@ def _see_hear_speak(folder: Path) -> None:
     assert isinstance(sound, world.Sound)
     pixels = eye.preprocess(world.draw(picture), 0.0, None)
     expected = torch.tensor(list(world.draw(picture).tobytes())).view(64, 64, 3).permute(2, 0, 1) / 127.5 - 1
-    torch.testing.assert_close(pixels, expected, atol=1e-5, rtol=0)  # as the program itself shows pictures
-    seen = eye(Media(pixels[None], torch.ones(1, dtype=torch.long)))
-    assert seen.frames.shape == (1, 64, 128)
+    torch.testing.assert_close(pixels, expected, atol=1e-5, rtol=0)  # the pixels that the program trains on
+    image_features = eye(Media(pixels[None], torch.ones(1, dtype=torch.long)))
+    assert image_features.frames.shape == (1, 64, 128)
     wave = torch.from_numpy(world.render(sound))[None]
-    heard = ear(Media(wave, torch.tensor([wave.shape[1]])))
-    assert heard.frames.shape == (1, math.ceil(wave.shape[1] / 640), 128)
+    audio_features = ear(Media(wave, torch.tensor([wave.shape[1]])))
+    assert audio_features.frames.shape == (1, math.ceil(wave.shape[1] / 640), 128)
     state = tongue.prefill(Prefix(torch.zeros(1, 2, tongue.width), torch.ones(1, 2, dtype=torch.bool)))
     assert tongue.generate(state, [""], GenerateOptions(max_new_tokens=4))[0][0].text is not None

@@ -1,4 +1,4 @@
-"""The program that trains small encoders: what it learns, what it leaves alone, and that our encoders load it."""
+"""Program that trains small encoders: it learns, it reads training rows only, and our encoders load its models."""
 
 import json
 import math
@@ -42,12 +42,12 @@ def _clip(tone: bool, seed: int) -> np.ndarray:
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sounds")
     rows = []
-    for place in range(24):
-        tone, split = place % 2 == 0, "train" if place < 16 else "val"
-        soundfile.write(folder / f"{place}.wav", _clip(tone, place), RATE)
-        rows.append({"id": str(place), "audio": f"{place}.wav", "label": "tone" if tone else "noise", "split": split})
+    for number in range(24):
+        tone, split = number % 2 == 0, "train" if number < 16 else "val"
+        soundfile.write(folder / f"{number}.wav", _clip(tone, number), RATE)
+        rows.append({"id": str(number), "audio": f"{number}.wav", "label": "tone" if tone else "noise", "split": split})
         rows[-1]["captions"] = ["A tone sounds." if tone else "Noise is heard."]
-        rows[-1]["fold"] = 1 + place % 4 // 2
+        rows[-1]["fold"] = 1 + number % 4 // 2
     return _write(folder, rows)
 
 
@@ -75,26 +75,26 @@ def trained(sounds: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     return out, _train(sounds, out, "--media", "audio", "--epochs", "20")
 
 
-def test_it_learns_to_hear_and_the_frozen_encoder_hears_the_same(trained: tuple[Path, dict[str, object]]):
+def test_the_frozen_encoder_separates_the_classes_that_the_program_learned(trained: tuple[Path, dict[str, object]]):
     out, report = trained
     assert report["inputs"] == 16
     assert report["val"] == 1.0
     encoder = Cnn(str(out))
-    heard = []
+    pooled = []
     for seed in (100, 101, 102, 103):
         clip = encoder.preprocess(Waveform(_clip(seed % 2 == 0, seed), RATE), 0.0, None)
-        heard.append(encoder(Media(clip[None], torch.tensor([len(clip)]))).pooled[0])
-    alike, different = (heard[0] - heard[2]).norm(), (heard[0] - heard[1]).norm()
+        pooled.append(encoder(Media(clip[None], torch.tensor([len(clip)]))).pooled[0])
+    alike, different = (pooled[0] - pooled[2]).norm(), (pooled[0] - pooled[1]).norm()
     assert different > 2 * alike
 
 
-def test_the_same_seed_gives_the_same_weights_and_val_clips_never_count(sounds: Path, tmp_path: Path):
+def test_one_seed_gives_the_same_weights_and_val_clips_have_no_influence(sounds: Path, tmp_path: Path):
     rows = pretrain_encoder.read_rows(sounds)
     for row in rows:
         row["audio"] = str(sounds.parent / row["audio"])
     options = ["--media", "audio", "--epochs", "1"]
     _train(_write(tmp_path, rows), tmp_path / "a", *options)
-    for row in rows[16:]:  # other labels, another order: nothing that training may see
+    for row in rows[16:]:  # other labels in another order must not change training
         row["label"] = "tone"
     _train(_write(tmp_path, rows[:16] + rows[:15:-1]), tmp_path / "b", *options)
     assert Cnn(str(tmp_path / "a")).identity.sha256 == Cnn(str(tmp_path / "b")).identity.sha256
@@ -103,8 +103,8 @@ def test_the_same_seed_gives_the_same_weights_and_val_clips_never_count(sounds: 
 def test_folds_split_the_training_rows_only(sounds: Path):
     rows, train, rest = pretrain_encoder.split_rows(pretrain_encoder.read_rows(sounds), "val", [1])
     assert len(rows) == 16
-    assert {rows[place]["fold"] for place in train} == {1}
-    assert {rows[place]["fold"] for place in rest} == {2}
+    assert {rows[number]["fold"] for number in train} == {1}
+    assert {rows[number]["fold"] for number in rest} == {2}
 
 
 @pytest.fixture(scope="module")
@@ -112,30 +112,30 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
     rows: list[dict[str, object]] = []
-    for place in range(24):
-        colour, word = ((200, 30, 30), "red") if place % 2 else ((30, 30, 200), "blue")
+    for number in range(24):
+        colour, word = ((200, 30, 30), "red") if number % 2 else ((30, 30, 200), "blue")
         pixels = np.clip(rng.normal(colour, 40, (32, 48, 3)), 0, 255).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / f"{place}.png")
-        split = "train" if place < 16 else ("val", "test")[place % 2]
-        rows.append({"id": str(place), "image": f"{place}.png", "captions": [f"A {word} wall."], "split": split})
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        split = "train" if number < 16 else ("val", "test")[number % 2]
+        rows.append({"id": str(number), "image": f"{number}.png", "captions": [f"A {word} wall."], "split": split})
         rows[-1] |= {"label": "true", "statement": f"A {word} wall."}
     return _write(folder, rows)
 
 
 @pytest.fixture(scope="module")
-def seen(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+def picture_encoder(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
     out = tmp_path_factory.mktemp("pictures_encoder")
-    wanted = ["--label", "captions", "--least", "4", "--size", "32", "48"]
-    return out, _train(pictures, out, "--media", "image", *wanted, "--epochs", "20", "--report", "train")
+    options = ["--label", "captions", "--least", "4", "--size", "32", "48"]
+    return out, _train(pictures, out, "--media", "image", *options, "--epochs", "20", "--report", "train")
 
 
-def test_pictures_by_the_words_of_their_captions(pictures: Path, seen: tuple[Path, dict[str, object]]):
-    out, report = seen
-    assert report["labels"] == ["blue", "red"]  # "a" and "wall" are in every caption and tell nothing
+def test_pictures_by_the_words_of_their_captions(pictures: Path, picture_encoder: tuple[Path, dict[str, object]]):
+    out, report = picture_encoder
+    assert report["labels"] == ["blue", "red"]  # "a" and "wall" are in every caption: no labels
     encoder = ViT(str(out))
     assert encoder.preprocess(pictures.parent / "0.png", 0.0, None).shape == (3, 32, 48)
     assert (encoder.dim, encoder.pooled_dim) == (8, 8)
-    held = [encoder.preprocess(pictures.parent / f"{place}.png", 0.0, None) for place in range(16, 24)]
+    held = [encoder.preprocess(pictures.parent / f"{number}.png", 0.0, None) for number in range(16, 24)]
     summaries = encoder(Media(torch.stack(held), torch.ones(8))).pooled
     blue, red = summaries[::2], summaries[1::2]
     assert torch.cdist(blue, blue).max() < torch.cdist(blue, red).min()
@@ -145,7 +145,7 @@ def _item(x: int, y: int, colour: str, kind: str = "square", size: int = 20) -> 
     return {"x_loc": x, "y_loc": y, "color": colour, "type": kind, "size": size}
 
 
-def test_what_is_true_of_a_scene():
+def test_tags_of_a_scene():
     tower = [_item(40, 59, YELLOW), _item(40, 80, BLUE)]
     loose = [_item(0, 30, BLUE, "circle", 10), _item(40, 50, BLUE, "triangle", 30)]
     tags = nlvr_scenes.scene_tags([tower, loose, [_item(40, 80, BLUE)]])
@@ -156,13 +156,13 @@ def test_what_is_true_of_a_scene():
 
 def test_shuffled_boxes_are_the_same_boxes():
     picture = Image.new("RGB", (400, 100), "gray")
-    for place, colour in enumerate(("red", "green", "blue")):
-        ImageDraw.Draw(picture).rectangle((150 * place, 0, 150 * place + 99, 99), fill=colour)
+    for number, colour in enumerate(("red", "green", "blue")):
+        ImageDraw.Draw(picture).rectangle((150 * number, 0, 150 * number + 99, 99), fill=colour)
     pixels = torch.from_numpy(np.asarray(picture).copy()).permute(2, 0, 1).float()
     torch.manual_seed(0)
     shuffled = [nlvr_scenes.shuffle_boxes(pixels)[:, 50] for _ in range(40)]
-    found = {tuple(row[:, x].argmax().item() for x in (50, 200, 350)) for row in shuffled}
-    assert len(found) == 6
+    orders = {tuple(row[:, x].argmax().item() for x in (50, 200, 350)) for row in shuffled}
+    assert len(orders) == 6
     torch.testing.assert_close(nlvr_scenes.shuffle_boxes(pixels)[:, :, 100:150], pixels[:, :, 100:150])
 
 
@@ -170,13 +170,13 @@ def test_scenes_are_trained_from_a_zip(tmp_path: Path):
     rng = np.random.default_rng(0)
     rows: list[dict[str, object]] = []
     with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive, (tmp_path / "scenes.jsonl").open("w") as scenes:
-        for place in range(12):
+        for number in range(12):
             Image.fromarray(rng.integers(0, 255, (20, 80, 4), dtype=np.uint8)).save(tmp_path / "one.png")
-            archive.write(tmp_path / "one.png", f"{place}.png")
-            boxes = [[_item(40, 80, BLUE if place % 2 else YELLOW)]] * 3
-            scenes.write(json.dumps({"id": f"s-{place}", "boxes": boxes}) + "\n")
-            split = "train" if place < 8 else "val"
-            rows.append({"id": f"s-{place}-1", "image": f"images.zip::{place}.png", "captions": [], "split": split})
+            archive.write(tmp_path / "one.png", f"{number}.png")
+            boxes = [[_item(40, 80, BLUE if number % 2 else YELLOW)]] * 3
+            scenes.write(json.dumps({"id": f"s-{number}", "boxes": boxes}) + "\n")
+            split = "train" if number < 8 else "val"
+            rows.append({"id": f"s-{number}-1", "image": f"images.zip::{number}.png", "captions": [], "split": split})
     report = _train(
         _write(tmp_path, rows), tmp_path / "out", "--media", "image", "--scenes", str(tmp_path / "scenes.jsonl"),
         "--least", "2", "--size", "20", "80", "--epochs", "1",
@@ -191,17 +191,17 @@ def test_scenes_are_trained_from_a_zip(tmp_path: Path):
 def test_sounds_are_varied_but_stay_sounds():
     torch.manual_seed(0)
     power = torch.rand(16, 100)
-    seen = [augment.vary_sound(power, 80) for _ in range(5)]
-    assert all(clip.shape == (16, 80) and clip.isfinite().all() and (clip >= 0).all() for clip in seen)
-    assert not torch.allclose(seen[0], seen[1])
-    mixed, shares = augment.mix_sounds(torch.stack(seen), torch.eye(5))
+    varied = [augment.vary_sound(power, 80) for _ in range(5)]
+    assert all(clip.shape == (16, 80) and clip.isfinite().all() and (clip >= 0).all() for clip in varied)
+    assert not torch.allclose(varied[0], varied[1])
+    mixed, shares = augment.mix_sounds(torch.stack(varied), torch.eye(5))
     torch.testing.assert_close(shares.sum(1), torch.ones(5))
     assert mixed.shape == (5, 16, 80)
     hidden = augment.hide_bands(torch.ones(3, 16, 80), most_bands=4, most_time=10)
     assert 0 < (hidden == 0).float().mean() < 0.5
 
 
-def test_a_captions_class_is_read_off_its_words():
+def test_words_of_a_caption_name_its_class():
     assert score_esc10.named("A cock crows.") == ["rooster"]
     assert score_esc10.named("A dog barks while rain falls.") == ["dog", "rain"]
     pairs = [("dog", "A dog is barking."), ("rain", "A crowd cheers."), ("dog", "A dog barks in the rain.")]
@@ -230,13 +230,15 @@ def test_the_recipe_runs(
     sounds: Path,
     pictures: Path,
     trained: tuple[Path, dict[str, object]],
-    seen: tuple[Path, dict[str, object]],
+    picture_encoder: tuple[Path, dict[str, object]],
     tmp_path: Path,
 ):
-    """One epoch on tiny parts and data: every line of the recipe is read, and what it writes can be scored."""
+    """One epoch on tiny parts and data: the whole recipe is used, and its predictions can be scored."""
     from mmprefix.cli.training.train import train
 
-    branch, data, encoder = ("audio", sounds, trained[0]) if name == "esc10" else ("image", pictures, seen[0])
+    branch, data, encoder = (
+        ("audio", sounds, trained[0]) if name == "esc10" else ("image", pictures, picture_encoder[0])
+    )
     decoder = save_decoder(tmp_path / "decoder")
     recipe = Path(pretrain_encoder.__file__).parents[1] / f"{name}.yaml"
     options = {

@@ -1,4 +1,4 @@
-"""The reader's questions have the right answers, its windows hold whole texts, and its program runs end to end."""
+"""The reader: its questions have right answers, its windows hold whole texts, and its program runs end to end."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def corpus() -> Corpus:
     )
 
 
-def test_answers_are_what_the_questions_ask_for(corpus: Corpus):
+def test_answers_fit_their_questions(corpus: Corpus):
     asker, words = Asker(corpus, 1), ["play", "some", "music", "at", "seven", "pm"]
     text = " ".join(words)
     for _ in range(200):
@@ -55,7 +55,7 @@ def test_answers_are_what_the_questions_ask_for(corpus: Corpus):
         assert question.partition(": ")[2].rstrip("?").replace("_", answer) in text
 
 
-def test_a_word_that_occurs_twice_is_not_asked_for_its_neighbour(corpus: Corpus):
+def test_no_question_asks_for_the_neighbour_of_a_word_that_occurs_twice(corpus: Corpus):
     asker = Asker(corpus, 2)
     assert {asker.neighbour(["go", "go"]) for _ in range(20)} == {None}
     assert {asker.earlier(["go", "go"]) for _ in range(20)} == {None}
@@ -69,7 +69,7 @@ def test_words_of_a_kind_are_found_in_a_sentence(corpus: Corpus):
     assert answers == {"nine am, ten"}
 
 
-def test_texts_have_the_one_form_and_end_with_an_answer(corpus: Corpus):
+def test_texts_are_transcript_question_answer_and_end_with_an_answer(corpus: Corpus):
     for group in Asker(corpus, 3).texts(200):
         assert not isinstance(group, str)
         assert group[0].startswith("transcript: ")
@@ -99,7 +99,7 @@ def test_words_between_the_same_neighbours_are_of_a_kind():
     assert kinds["car"] != kinds["see"]
 
 
-def test_rows_hold_whole_groups_and_only_answers_weigh_fully():
+def test_rows_hold_whole_groups_and_only_answers_have_full_weight():
     texts = ["transcript: a b\nquestion: c?\nanswer: d e", "question: f?\nanswer: g"]
     tokenizer = decoder_tokens.train_tokenizer(texts, 300)
     length = sum(len(line) + 1 for line in tokenizer(texts)["input_ids"])
@@ -139,9 +139,9 @@ def manifest(folder: Path) -> list[str]:
 
 def test_only_training_sentences_are_read(tmp_path: Path):
     manifest(tmp_path)
-    train, heard, val = pretrain_reader.read_requests([tmp_path / "requests.jsonl"])
+    train, recognised, val = pretrain_reader.read_requests([tmp_path / "requests.jsonl"])
     assert [" ".join(words) for words in train] == REQUESTS[1:]
-    assert heard == {0: [["wake", "me", "up", "at", "seven"]]}
+    assert recognised == {0: [["wake", "me", "up", "at", "seven"]]}
     assert val == [["call", "bob", "at", "noon"]]
     assert [" ".join(words) for words in pretrain_reader.read_general([tmp_path / "captions.jsonl"])] == GENERAL
 
@@ -150,9 +150,9 @@ def test_program_trains_measures_and_writes_a_model(tmp_path: Path, capsys: pyte
     sizes = ["--layers", "1", "--heads", "2", "--width", "16", "--vocab-size", "320", "--positions", "96"]
     course = ["--steps", "3", "--batch-tokens", "192", "--texts", "40", "--views", "2", "--measure", "1"]
     pretrain_reader.main([*manifest(tmp_path), "--folder", str(tmp_path / "reader"), *sizes, *course])
-    found = json.loads(capsys.readouterr().out)
-    assert {"after", "said", "which"} <= found["exact"].keys()
-    assert all(0 <= share <= 1 for share in found["exact"].values())
+    figures = json.loads(capsys.readouterr().out)
+    assert {"after", "said", "which"} <= figures["exact"].keys()
+    assert all(0 <= share <= 1 for share in figures["exact"].values())
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "reader")
     assert type(model).__name__ == "GPT2LMHeadModel"
     assert all(torch.isfinite(value).all() for value in model.parameters())

@@ -1,4 +1,4 @@
-"""The program that trains small Whispers: their tokens, how windows are filled, and that others load them."""
+"""Program that trains small Whispers: tokens, filling of windows, and loading by Transformers and our encoder."""
 
 import json
 import math
@@ -35,14 +35,14 @@ def _clip(word: str, seed: int) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of eighteen clips, three of them for split val."""
+    """Manifest of eighteen clips, three of them in split val."""
     folder = tmp_path_factory.mktemp("speech")
     rows = []
-    for place in range(18):
-        word = list(WORDS)[place % 3]
-        soundfile.write(folder / f"{place}.wav", _clip(word, place), RATE)
-        split = "train" if place < 15 else "val"
-        rows.append({"id": str(place), "audio": f"{place}.wav", "transcript": word.title(), "split": split})
+    for number in range(18):
+        word = list(WORDS)[number % 3]
+        soundfile.write(folder / f"{number}.wav", _clip(word, number), RATE)
+        split = "train" if number < 15 else "val"
+        rows.append({"id": str(number), "audio": f"{number}.wav", "transcript": word.title(), "split": split})
     file = folder / "manifest.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return file
@@ -61,32 +61,32 @@ def trained(speech: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 
 
 @pytest.fixture(scope="module")
-def heard(speech: Path, trained: tuple[Path, dict[str, Any]]) -> tuple[WhisperForConditionalGeneration, torch.Tensor]:
-    """The model as Transformers loads it, and the log-mel (3 M F) of one clip of each word."""
+def loaded(speech: Path, trained: tuple[Path, dict[str, Any]]) -> tuple[WhisperForConditionalGeneration, torch.Tensor]:
+    """Model loaded by Transformers, and the log-mel (3 M F) of one clip of each word."""
     extractor = WhisperFeatureExtractor.from_pretrained(trained[0])
-    waves = [read_waveform(speech.parent / f"{place}.wav", RATE).numpy() for place in range(3)]
+    waves = [read_waveform(speech.parent / f"{number}.wav", RATE).numpy() for number in range(3)]
     windows = extractor(waves, sampling_rate=RATE, max_length=int(1.2 * RATE), return_tensors="pt").input_features
     return WhisperForConditionalGeneration.from_pretrained(trained[0]).eval(), windows
 
 
 def test_transformers_transcribes_what_was_learnt(
-    trained: tuple[Path, dict[str, Any]], heard: tuple[WhisperForConditionalGeneration, torch.Tensor]
+    trained: tuple[Path, dict[str, Any]], loaded: tuple[WhisperForConditionalGeneration, torch.Tensor]
 ):
-    model, windows = heard
+    model, windows = loaded
     tokenizer = AutoTokenizer.from_pretrained(trained[0])
     assert tokenizer.batch_decode(model.generate(windows), skip_special_tokens=True) == [" up", " down", " flat"]
     assert trained[1]["train"]["accuracy"] == 1.0
     assert trained[1]["inputs"] == 15
     assert trained[1]["val"]["rows"] == 3
     before = torch.tensor(tokenizer("<|startofprev|> what is said?", add_special_tokens=False)["input_ids"])
-    asked = model.generate(windows, prompt_ids=before)
-    assert [text.split()[-1] for text in tokenizer.batch_decode(asked, skip_special_tokens=True)] == list(WORDS)
+    answers = model.generate(windows, prompt_ids=before)
+    assert [text.split()[-1] for text in tokenizer.batch_decode(answers, skip_special_tokens=True)] == list(WORDS)
 
 
-def test_nobody_speaks_in_noise(
-    trained: tuple[Path, dict[str, Any]], heard: tuple[WhisperForConditionalGeneration, torch.Tensor]
+def test_noise_is_transcribed_as_no_speech(
+    trained: tuple[Path, dict[str, Any]], loaded: tuple[WhisperForConditionalGeneration, torch.Tensor]
 ):
-    model, windows = heard
+    model, windows = loaded
     start, silence = AutoTokenizer.from_pretrained(trained[0]).convert_tokens_to_ids(
         ["<|startoftranscript|>", "<|nospeech|>"]
     )
@@ -96,14 +96,14 @@ def test_nobody_speaks_in_noise(
     assert chance[3, 0, silence] > 10 * chance[:3, 0, silence].max()
 
 
-def test_our_encoder_hears_the_same(
-    speech: Path, trained: tuple[Path, dict[str, Any]], heard: tuple[WhisperForConditionalGeneration, torch.Tensor]
+def test_our_encoder_gives_the_same_frames_as_transformers(
+    speech: Path, trained: tuple[Path, dict[str, Any]], loaded: tuple[WhisperForConditionalGeneration, torch.Tensor]
 ):
     encoder = Whisper(str(trained[0]), window="whole")
     clip = encoder.preprocess(speech.parent / "0.wav", 0.0, None)
     frames = encoder(Media(clip[None], torch.tensor([len(clip)]))).frames
     assert frames.shape == (1, 30, 32)  # 1.2 s at 25 frames a second
-    expected = heard[0].model.encoder(heard[1][:1]).last_hidden_state
+    expected = loaded[0].model.encoder(loaded[1][:1]).last_hidden_state
     torch.testing.assert_close(frames, expected, atol=1e-3, rtol=1e-3)
 
 
@@ -145,7 +145,7 @@ def test_only_the_text_is_garbled():
     assert torch.equal(whisper_tokens.garble(read, judged, 0.0, whisper_tokens.end_id(tokenizer)), read)
 
 
-def test_log_mel_is_the_extractors():
+def test_log_mel_equals_that_of_the_feature_extractor():
     extractor = WhisperFeatureExtractor(feature_size=40, hop_length=320, chunk_length=1)
     wave = torch.from_numpy(_clip("up", 0)).float()
     expected = extractor(wave.numpy(), sampling_rate=RATE, return_tensors="pt").input_features[0]
@@ -155,19 +155,19 @@ def test_log_mel_is_the_extractors():
 
 def test_windows_hold_clips_in_the_order_of_their_texts():
     torch.manual_seed(0)
-    clips = [SpeechClip(torch.full((8, 20), 10.0**place), str(place)) for place in range(3)]
+    clips = [SpeechClip(torch.full((8, 20), 10.0**number), str(number)) for number in range(3)]
     plan = Filling(columns=70, clips=3, speed=0.1, tract=0.1, gain=0.0, noisy=0.0, silent=0.2, hidden=0.0, full=1.0)
     windows, texts = fill(clips, plan, 60)
     assert windows.shape == (60, 8, 70)
     assert windows.isfinite().all()
-    assert {len(found) for found in texts} == {0, 1, 2, 3}
+    assert {len(clip_texts) for clip_texts in texts} == {0, 1, 2, 3}
     long = SpeechClip(torch.ones(8, 100), "long")
-    assert fill([long], Filling(columns=70, silent=0.0), 1)[1] == [["long"]]  # hurried so that it fits
+    assert fill([long], Filling(columns=70, silent=0.0), 1)[1] == [["long"]]  # sped up to fit
     plain = Filling(columns=70, silent=0.0).eased(0.0)
-    short, found = fill(clips[:1], plain, 2)
-    assert short.shape[2] < 70  # soon after the end of the longest, which had 20 columns
+    short, clip_texts = fill(clips[:1], plain, 2)
+    assert short.shape[2] < 70  # a little more than the 20 columns of the longest clip
     assert short.shape[2] % 2 == 0
-    assert found == [["0"], ["0"]]
+    assert clip_texts == [["0"], ["0"]]
     torch.testing.assert_close(short[:, :, :20].amax((1, 2)), torch.full((2,), 1.0), atol=0.3, rtol=0)
     sounds = [vary(clip.power, plan) for clip in clips]
     laid = lay(sounds, 70).amax(0)
@@ -175,7 +175,7 @@ def test_windows_hold_clips_in_the_order_of_their_texts():
     assert list(dict.fromkeys(order)) == [0, 1, 2]
 
 
-def test_words_are_found_in_any_order_and_letters_in_theirs():
+def test_the_spotter_ignores_word_order_and_the_speller_does_not():
     torch.manual_seed(0)
     texts = ["iced tea , large", "large , iced tea", "tea"]
     frames = torch.randn(3, 12, 8)
@@ -184,7 +184,7 @@ def test_words_are_found_in_any_order_and_letters_in_theirs():
     same = frames[:1]
     assert spotter(same, texts[:1]).item() == spotter(same, texts[1:2]).item()
     assert speller(same, texts[:1]).item() != speller(same, texts[1:2]).item()
-    assert speller(frames, ["", "", ""]).isfinite()  # nobody speaks
+    assert speller(frames, ["", "", ""]).isfinite()  # silence
     with torch.no_grad():
         spotter.out.weight.zero_()
         spotter.out.weight[spotter.places["tea"], 0] = 10
@@ -205,8 +205,8 @@ def test_slot_values_are_read_in_the_order_of_their_names():
 def test_each_slot_is_measured_against_its_commonest_value():
     train = [{"slots": {"drink": "tea"}}, {"slots": {"drink": "tea", "size": "large"}}, {"slots": {"drink": "milk"}}]
     rows = [{"slots": {"drink": "milk", "size": "large"}}, {"slots": {"drink": "tea"}}]
-    found = pretrain_whisper.slot_accuracy(["milk , large", "milk"], rows, train)
-    assert found == {"drink": {"accuracy": 0.5, "majority": 0.5}, "size": {"accuracy": 1.0, "majority": 0.5}}
+    accuracies = pretrain_whisper.slot_accuracy(["milk , large", "milk"], rows, train)
+    assert accuracies == {"drink": {"accuracy": 0.5, "majority": 0.5}, "size": {"accuracy": 1.0, "majority": 0.5}}
 
 
 def test_a_manifest_without_texts_is_refused(speech: Path, tmp_path: Path):

@@ -1,5 +1,7 @@
-"""The recipes of ClipCap, Prefix-AAC and spoken commands: what the papers say stands in them, their sizes are told
-without weights, and those of captioning run from end to end on tiny parts."""
+"""Recipes of ClipCap, Prefix-AAC and spoken commands: the papers' hyper-parameters and results, sizes without weights.
+
+The captioning recipes also run from end to end on tiny parts.
+"""
 
 from __future__ import annotations
 
@@ -53,8 +55,8 @@ def recipe(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", PICTURES)
 def test_clipcaps_hyper_parameters(name: str) -> None:
-    made = recipe(name)
-    model, data, trainer = made["model"], made["data"]["init_args"], made["trainer"]
+    settings = recipe(name)
+    model, data, trainer = settings["model"], settings["data"]["init_args"], settings["trainer"]
     assert model["optimizer"]["init_args"]["lr"] == 2e-5
     assert (model["schedule"], model["warmup"]) == ("linear", 5000)
     assert data["batch_size"] * 5 == 40
@@ -66,8 +68,8 @@ def test_clipcaps_hyper_parameters(name: str) -> None:
 
 @pytest.mark.parametrize("name", SOUNDS)
 def test_prefix_aacs_hyper_parameters(name: str) -> None:
-    made = recipe(name)
-    model, data, trainer = made["model"], made["data"]["init_args"], made["trainer"]
+    settings = recipe(name)
+    model, data, trainer = settings["model"], settings["data"]["init_args"], settings["trainer"]
     clotho, both = "clotho" in name, "both" in name
     options = model["optimizer"]["init_args"]
     assert (options["lr"], options["weight_decay"]) == (5e-5, 0.02 if clotho or both else 0.01)
@@ -80,10 +82,10 @@ def test_prefix_aacs_hyper_parameters(name: str) -> None:
     assert callback["init_args"]["epochs"] == (30 if clotho else 16)
     encoder = model["branches"]["audio"]["encoder"]["init_args"]
     assert (encoder["rate"], encoder["seconds"]) == (16000, 30 if clotho else 10)
-    assert made["seed_everything"] == 2766
+    assert settings["seed_everything"] == 2766
 
 
-ROWS = {  # from the papers' tables, as the facts have them
+ROWS = {  # from the papers' tables
     "clipcap_mlp": "27.39 24.4 92.38 18.04",
     "clipcap_mlp_gpt2": "32.15 27.1 108.35 20.12",
     "clipcap_transformer": "33.53 27.45 113.08 21.05",
@@ -107,8 +109,8 @@ def test_the_header_has_the_published_row(name: str) -> None:
         assert word in header
 
 
-def counted(capsys: pytest.CaptureFixture[str], name: str, *more: str) -> dict[str, tuple[int, int]]:
-    """The table of a dry run: parameters and trained parameters by part."""
+def parameter_table(capsys: pytest.CaptureFixture[str], name: str, *more: str) -> dict[str, tuple[int, int]]:
+    """Table of a dry run: part → all parameters, trained parameters."""
     capsys.readouterr()
     assert main(["fit", "--config", str(RECIPES / f"{name}.yaml"), "--dry-run", *more]) == 0
     lines = re.findall(r"^(\S.*?)\s{2,}\w+\s+([\d,]+)\s+([\d,]+)$", capsys.readouterr().out, re.MULTILINE)
@@ -117,27 +119,30 @@ def counted(capsys: pytest.CaptureFixture[str], name: str, *more: str) -> dict[s
 
 @pytest.mark.slow
 def test_a_dry_run_needs_no_weights(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any) -> None:
-    """The sizes of the papers' tables, on a machine without hub, weights or data."""
+    """Sizes as in the papers' tables, on a machine without hub, weights or data."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    transformer = counted(capsys, "clipcap_transformer")
+    transformer = parameter_table(capsys, "clipcap_transformer")
     assert transformer["image mapper"] == (42728448, 42728448)  # the table's 43 M
     assert transformer["decoder"] == (124439808, 0)
     assert transformer["all"][1] == 42728448
-    tuned = counted(capsys, "clipcap_mlp_gpt2")
+    tuned = parameter_table(capsys, "clipcap_mlp_gpt2")
     assert tuned["image mapper"][0] == 31960320  # 32 M
     assert tuned["all"][1] == 31960320 + 124439808  # 156 M
-    aac = counted(capsys, "prefix_aac_audiocaps")
+    aac = parameter_table(capsys, "prefix_aac_audiocaps")
     assert aac["audio mapper, part 1"] == (22058496, 22058496)
     assert aac["audio mapper, part 2"] == (18946560, 18946560)
     assert aac["audio encoder"][1] > 80e6  # it is trained for 16 epochs
-    assert counted(capsys, "prefix_aac_both")["decoder"][1] == 50257 * 768
+    assert parameter_table(capsys, "prefix_aac_both")["decoder"][1] == 50257 * 768
     assert not list(tmp_path.glob("runs/**/*.ckpt"))
 
 
-HALVES = {"small": (88154112, 153580800), "medium": (307216384, 456641536)}  # of Whisper; its table of positions twice
-SPOKEN = {  # by part, all parameters and those that are trained
+HALVES = {
+    "small": (88154112, 153580800),
+    "medium": (307216384, 456641536),
+}  # encoder and decoder of Whisper, each with its table of positions
+SPOKEN = {  # part → all parameters, trained parameters
     "slu_whisper": {
         "audio encoder": (HALVES["small"][0], 0),
         "task prefix": (10 * 12 * 2 * 768, 10 * 12 * 2 * 768),
@@ -171,16 +176,16 @@ SPOKEN = {  # by part, all parameters and those that are trained
 def test_a_dry_run_of_spoken_commands_needs_no_weights(
     name: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """Whisper's halves and GPT-2 by their published sizes; the header says how many parameters are trained."""
+    """Published sizes of Whisper's halves and GPT-2; the recipe's header gives the number of trained parameters."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    found = counted(capsys, name)
-    assert {part: found[part] for part in SPOKEN[name]} == SPOKEN[name]
-    assert found.keys() == {*SPOKEN[name], "all"}
+    table = parameter_table(capsys, name)
+    assert {part: table[part] for part in SPOKEN[name]} == SPOKEN[name]
+    assert table.keys() == {*SPOKEN[name], "all"}
     header = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").split("\nseed_everything")[0]
-    (told,) = re.findall(r"# Cost: +([\d.]+) million trained parameters", header)
-    assert f"{found['all'][1] / 1e6:.{len(told.partition('.')[2])}f}" == told
+    (millions,) = re.findall(r"# Cost: +([\d.]+) million trained parameters", header)
+    assert f"{table['all'][1] / 1e6:.{len(millions.partition('.')[2])}f}" == millions
     assert not list(tmp_path.glob("runs/**/*.ckpt"))
 
 
@@ -188,7 +193,7 @@ def test_a_dry_run_of_spoken_commands_needs_no_weights(
 def test_a_dry_run_reads_folders_that_hold_no_weights(
     words: bool, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """Configurations alone, with and without a tokenizer: the same sizes as with weights."""
+    """Configurations only, with and without a tokenizer: the sizes are those of the models with weights."""
     monkeypatch.chdir(tmp_path)
     whole: dict[str, int] = {}
     for name, make in (("whisper", tiny_speech.whisper), ("bart", tiny_speech.bart)):
@@ -199,20 +204,20 @@ def test_a_dry_run_reads_folders_that_hold_no_weights(
             if file.name != "config.json" and not (words and "token" in file.name):
                 file.unlink()
     hears, writes = (f"--model.{part}.init_args.model" for part in ("branches.audio.encoder", "decoder"))
-    found = counted(capsys, "slu_whisper", f"{hears}=whisper", f"{writes}=whisper")
-    assert found["audio encoder"][0] + found["decoder"][0] == whole["whisper"]
-    assert found["audio encoder"][0] > 0 < found["decoder"][0]
-    assert found["task prefix"] == (10 * 2 * 2 * 32,) * 2
+    table = parameter_table(capsys, "slu_whisper", f"{hears}=whisper", f"{writes}=whisper")
+    assert table["audio encoder"][0] + table["decoder"][0] == whole["whisper"]
+    assert table["audio encoder"][0] > 0 < table["decoder"][0]
+    assert table["task prefix"] == (10 * 2 * 2 * 32,) * 2
     crossed = ("--model.decoder=mmprefix.decoders.CrossDecoder", f"{writes}=bart")
-    found = counted(capsys, "slu_modular", "--model.transcriber.init_args.model=whisper", *crossed)
-    assert (found["transcriber"][0], found["decoder"][0]) == (whole["whisper"], whole["bart"])
+    table = parameter_table(capsys, "slu_modular", "--model.transcriber.init_args.model=whisper", *crossed)
+    assert (table["transcriber"][0], table["decoder"][0]) == (whole["whisper"], whole["bart"])
 
 
 @pytest.mark.parametrize(("name", "parameters"), [
     ("tiny", 37760640), ("base", 72593920), ("small.en", 241734144), ("small", 241734912), ("medium", 763857920),
     ("large-v2", 1543304960), ("large-v3", 1543490560), ("large-v3-turbo", 808878080),
 ])  # fmt: skip
-def test_the_outlines_of_whisper_have_the_sizes_of_the_published_models(name: str, parameters: int) -> None:
+def test_known_configurations_of_whisper_have_the_published_sizes(name: str, parameters: int) -> None:
     folder = known_config_folder(f"openai/whisper-{name}")
     assert folder is not None
     with torch.device("meta"):
@@ -230,7 +235,7 @@ def test_the_outlines_of_whisper_have_the_sizes_of_the_published_models(name: st
 @pytest.mark.parametrize(("name", "parameters"), [
     ("gpt2", 124439808), ("openai-community/gpt2-medium", 354823168), ("gpt2-large", 774030080), ("gpt2-xl", 1557611200)
 ])  # fmt: skip
-def test_the_outlines_have_the_sizes_of_the_published_models(name: str, parameters: int) -> None:
+def test_known_configurations_of_gpt2_have_the_published_sizes(name: str, parameters: int) -> None:
     folder = known_config_folder(name)
     assert folder is not None
     with torch.device("meta"):
@@ -241,8 +246,8 @@ def test_the_outlines_have_the_sizes_of_the_published_models(name: str, paramete
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Tiny parts and data where the recipes look for them."""
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Folder with tiny parts and data at the paths that the recipes name."""
     root, cache = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("hub")
     torch.manual_seed(1)
     hub_model(cache, "openai-community/gpt2", Path(tiny_decoders.save_decoder(cache / "gpt2")))
@@ -273,7 +278,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def shrunk(name: str) -> list[str]:
-    """The options that make a recipe's parts tiny; all that the paper chose stays."""
+    """Options that make a recipe's parts tiny; the paper's hyper-parameters stay."""
     words = [
         "--trainer.max_epochs=1", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false",
         "--trainer.check_val_every_n_epoch=1", "--data.init_args.num_workers=0", "--data.init_args.batch_size=3",
@@ -289,19 +294,19 @@ def shrunk(name: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*PICTURES, *SOUNDS])  # in this order: Clotho starts from the model of AudioCaps
-def test_it_runs_from_end_to_end(name: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_runs_from_end_to_end(name: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", str(RECIPES / f"{name}.yaml"), *shrunk(name)]) == 0
-    assert len(figures(place / "runs" / name, "val/loss")) == 1
-    assert figures(place / "runs" / name, "test/cider_d")
-    model = mmprefix.load(place / "runs" / name / "model", device="cpu")
-    file = place / ("coco/test0.png" if name in PICTURES else "clotho/test0.wav")
+    assert len(figures(workplace / "runs" / name, "val/loss")) == 1
+    assert figures(workplace / "runs" / name, "test/cider_d")
+    model = mmprefix.load(workplace / "runs" / name / "model", device="cpu")
+    file = workplace / ("coco/test0.png" if name in PICTURES else "clotho/test0.wav")
     assert isinstance(model(file), str)
     assert model.options.ranking == "clipcap"
     if name == "prefix_aac_both":  # the other test set, by the command in its header
         header = (RECIPES / f"{name}.yaml").read_text()
         words = shlex.split(header.split(f"mmprefix test --config recipes/{name}.yaml ")[1].splitlines()[0])
         assert main(["test", "--config", str(RECIPES / f"{name}.yaml"), *shrunk(name), *words]) == 0
-        rows = captions(place / "runs" / name, "test")
+        rows = captions(workplace / "runs" / name, "test")
         assert [row["references"] for row in rows] == [
             ["a dog barks."],
             ["rain falls on a roof."],

@@ -11,7 +11,7 @@ WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", "cat", "runs"
 
 
 def save_bert(folder: Path, seed: int, width: int = 16) -> Path:
-    """Write configuration, weights and tokenizer into ``folder``, and give it back."""
+    """Write configuration, weights and tokenizer to ``folder``, and return it."""
     torch.manual_seed(seed)
     folder.mkdir()
     (folder / "vocab.txt").write_text("\n".join(WORDS))

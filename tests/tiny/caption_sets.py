@@ -16,14 +16,14 @@ COCO = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
 
 
 def recorded_set() -> dict[str, Any]:
-    """The recorded items and figures; skips the test where they are not there."""
+    """Recorded items and scores; skip the test if the file is missing."""
     if not FIXTURE.is_file():
         pytest.skip(f"no {FIXTURE}")
     return json.loads(FIXTURE.read_text(encoding="utf-8"))
 
 
 def scores_of(items: list[dict[str, Any]], tokenize: str, suffix: str = "", extra: tuple[str, ...] = ()) -> dict:
-    """Our scores, per item too, of recorded items; ``suffix="_tokens"`` reads their recorded tokens, not their text."""
+    """Our scores of recorded items, also per item; ``suffix="_tokens"`` scores their recorded tokens, not their text."""
     references = "reference_tokens" if suffix else "references"
     return caption(
         [item["prediction" + suffix] for item in items],
@@ -35,14 +35,14 @@ def scores_of(items: list[dict[str, Any]], tokenize: str, suffix: str = "", extr
 
 
 def same(got: dict[str, Any], want: dict[str, Any], names: tuple[str, ...] = COCO, tolerance: float = 1e-9) -> None:
-    """Every item and the corpus agree, in each of ``names``."""
+    """Assert that scores of every item and of the corpus agree, for each of ``names``."""
     for name in names:
         assert got["items"][name] == pytest.approx(want["per_item"][name], abs=tolerance), name
         assert got[name] == pytest.approx(want["corpus"][name], abs=tolerance), name
 
 
 def random_set(rng: random.Random, items: int) -> tuple[list[str], list[list[str]]]:
-    """Predictions, some of them empty, and one to five references each, over a small vocabulary."""
+    """Random predictions (a few are empty) with one to five references each, over a small vocabulary."""
     words = [f"w{index}" for index in range(rng.choice([3, 12, 60]))]
 
     def text(least: int) -> str:

@@ -1,4 +1,4 @@
-"""A model hub's cache on disk."""
+"""Cache of the model hub's client, on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 def hub_model(cache: Path, name: str, folder: Path) -> None:
-    """Puts the model in ``folder`` where the hub's client keeps the repository ``name``."""
+    """Copy the model in ``folder`` into ``cache``, as the hub's client stores the repository ``name``."""
     repository = cache / f"models--{name.replace('/', '--')}"
     shutil.copytree(folder, repository / "snapshots" / COMMIT)
     (repository / "refs").mkdir()

@@ -1,4 +1,4 @@
-"""Log messages of a block."""
+"""Warnings logged in a ``with`` block."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import logging
 
 
 class warned(logging.Handler):
-    """Collects what the library warns of."""
+    """Collect the library's warnings: ``with warned() as messages``."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.said.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
     def __enter__(self) -> list[str]:
         logging.getLogger("mmprefix").addHandler(self)
-        return self.said
+        return self.messages
 
     def __exit__(self, *_: object) -> None:
         logging.getLogger("mmprefix").removeHandler(self)

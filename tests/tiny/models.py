@@ -1,4 +1,4 @@
-"""Small whole models: random frozen parts of the real classes on disk, random mappers, put together by PrefixLM."""
+"""Small whole models: random frozen parts of the real classes on disk and random mappers, joined in a PrefixLM."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTIONS = GenerateOptions(max_new_tokens=8)
 
 
 def frozen_parts(folder: Path) -> dict[str, Path]:
-    """A vision model, a Whisper and a GPT-2 in ``folder``, by the name of the part they are for."""
+    """Paths of a vision model (image), a Whisper (audio) and a GPT-2 (decoder), which are written to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     parts = {
@@ -41,22 +41,24 @@ def frozen_parts(folder: Path) -> dict[str, Path]:
 
 
 def build(parts: dict[str, Path], *names: str) -> PrefixLM:
-    """A model with the branches ``names`` (image, audio); its mappers are random, but the same each time."""
-    made: dict[str, Branch] = {}
+    """Model with the branches ``names`` (image, audio); its mappers are random, from a fixed seed."""
+    branches: dict[str, Branch] = {}
     torch.manual_seed(1)
     for name in names:
         encoder = ViT(str(parts[name])) if name == "image" else Whisper(str(parts[name]))
         image, audio = partial(Resampler, length=3, heads=2), partial(MLP, length=4, hidden=16)
-        made[name] = Branch(encoder, image if name == "image" else audio)
-    model = PrefixLM(made, CausalDecoder(str(parts["decoder"])))
+        branches[name] = Branch(encoder, image if name == "image" else audio)
+    model = PrefixLM(branches, CausalDecoder(str(parts["decoder"])))
     with torch.no_grad():
-        for parameter in model.mappers.parameters():  # fresh mappers make nearly equal prefixes of everything
+        for (
+            parameter
+        ) in model.mappers.parameters():  # newly initialised mappers give nearly the same prefix for all inputs
             parameter.add_(torch.randn(parameter.shape) * 0.4)
     return model
 
 
 def save(directory: Path, parts: dict[str, Path], *names: str, options: GenerateOptions = OPTIONS) -> Path:
-    """The model of ``build``, saved to ``directory`` as training saves it."""
+    """Save the model of ``build`` to ``directory`` as training does, and return ``directory``."""
     settings = ModelSettings(options, "", TrainingRecord(["train.jsonl"], figures={"cider_d": 1.25}))
     Predictor(build(parts, *names), settings).save(directory)
     return directory
@@ -70,10 +72,10 @@ def tone(seconds: float, pitch: float, rate: int = RATE) -> np.ndarray:
 
 
 def sound_bytes(values: np.ndarray, rate: int = RATE, format: str = "WAV") -> bytes:
-    """``values`` (S,) as the bytes of a sound file."""
-    place = io.BytesIO()
-    soundfile.write(place, values, rate, format=format)
-    return place.getvalue()
+    """Bytes of a sound file with ``values`` (S,)."""
+    stream = io.BytesIO()
+    soundfile.write(stream, values, rate, format=format)
+    return stream.getvalue()
 
 
 def picture(seed: int) -> Image.Image:
@@ -97,7 +99,7 @@ def media_files(folder: Path) -> list[Path]:
 
 
 def same_candidates(result: list[list[Candidate]], wanted: list[list[Candidate]], tolerance: float = 1e-4) -> None:
-    """The same texts in the same order, and scores that differ by no more than ``tolerance``."""
+    """Assert equal texts in equal order, and scores that differ by less than ``tolerance``."""
     assert [[c.text for c in row] for row in result] == [[c.text for c in row] for row in wanted]
     scores = [[[c.score for c in row] for row in rows] for rows in (result, wanted)]
     assert np.abs(np.array(scores[0]) - np.array(scores[1])).max() < tolerance

@@ -1,4 +1,4 @@
-"""Where the recorded outputs of the original code are, and the rule that fills weights to match them."""
+"""Recorded outputs of the original code, and the rule that made the weights behind them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ needs_parity = pytest.mark.skipif(not PARITY.is_dir(), reason="../shared/parity 
 
 
 def fixture(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The configuration and the tensors of one recorded case."""
+    """Configuration and tensors of one recorded case."""
     return json.loads((PARITY / f"{name}.json").read_text()), load_file(PARITY / f"{name}.safetensors")
 
 
 def draw(key: str, shape: list[int] | torch.Size, seed: int) -> Tensor:
-    """The tensor of one parameter by the rule in the fixtures' README."""
+    """Tensor of one parameter by the rule in the fixtures' README."""
     r = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
     if len(shape) >= 2:
         return r * (1.0 / math.sqrt(math.prod(shape[1:])))
@@ -33,13 +33,13 @@ def draw(key: str, shape: list[int] | torch.Size, seed: int) -> Tensor:
 
 
 def weights(config: dict[str, Any]) -> dict[str, Tensor]:
-    """All tensors of a case by the original's names, checked against the recorded sums."""
+    """All tensors of a case, drawn by the rule, under the original's names."""
     fill = config["fill"]
-    found = {}
+    tensors = {}
     for entry in fill["keys"]:
         tensor = draw(entry["key"], entry["shape"], 1000 * fill["case"] + entry["i"])
-        found[entry["key"]] = tensor
-    return found
+        tensors[entry["key"]] = tensor
+    return tensors
 
 
 def relative(a: Tensor, b: Tensor) -> float:

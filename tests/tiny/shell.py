@@ -18,8 +18,8 @@ class Shell:
     def __call__(self, *words: str | Path) -> tuple[int, str, str]:
         self.capsys.readouterr()
         code = main([str(word) for word in words])
-        said = self.capsys.readouterr()
-        return code, said.out, said.err
+        captured = self.capsys.readouterr()
+        return code, captured.out, captured.err
 
     def refuses(self, *words: str | Path) -> str:
         """The one line that is said of wrong input, exit code 2."""

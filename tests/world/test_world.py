@@ -1,4 +1,4 @@
-"""The tiny world: the same from the same seed, true captions, and held-out combinations really held out."""
+"""The embedded world: one seed gives one world, captions are true, held-out combinations are not in training."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from mmprefix.world import audio, images, scenes
 MEDIA: tuple[scenes.Medium, ...] = ("image", "audio")
 
 
-def some(medium: scenes.Medium, count: int, new: bool = False, seed: int = 5) -> list[scenes.Scene]:
+def sample_scenes(medium: scenes.Medium, count: int, new: bool = False, seed: int = 5) -> list[scenes.Scene]:
     return list(islice(world.sample(medium, seed, new), count))
 
 
-def test_draw_twice_is_the_same_picture():
-    for scene in some("image", 20):
+def test_a_scene_is_drawn_the_same_twice():
+    for scene in sample_scenes("image", 20):
         assert isinstance(scene, world.Picture)
         first, again = world.draw(scene), world.draw(scene)
         assert first.size == (64, 64)
@@ -33,8 +33,8 @@ def test_draw_twice_is_the_same_picture():
         assert first.tobytes() != world.draw(replace(scene, seed=scene.seed + 1)).tobytes()
 
 
-def test_things_stand_whole_inside_and_apart():
-    for scene in some("image", 300):
+def test_things_lie_inside_the_picture_and_do_not_touch():
+    for scene in sample_scenes("image", 300):
         assert isinstance(scene, world.Picture)
         marks = images.circles(scene)
         assert all(r <= x <= 64 - r and r <= y <= 64 - r for x, y, r in marks)
@@ -42,7 +42,7 @@ def test_things_stand_whole_inside_and_apart():
         assert min(apart, default=1) > 0
 
 
-def test_colour_of_a_thing_is_the_one_that_is_told():
+def test_the_colour_of_a_thing_is_the_one_in_its_description():
     for colour, shade in images._SHADES.items():
         scene = world.Picture((world.Thing("large", colour, "square"),), "single", "centre", seed=3)
         middle = np.asarray(world.draw(scene))[30:34, 30:34].reshape(-1, 3).mean(0)
@@ -52,7 +52,7 @@ def test_colour_of_a_thing_is_the_one_that_is_told():
 
 @pytest.mark.parametrize("new", [False, True])
 def test_render_is_loud_enough_bounded_and_the_same_twice(new: bool):
-    for scene in some("audio", 60, new):
+    for scene in sample_scenes("audio", 60, new):
         assert isinstance(scene, world.Sound)
         wave = world.render(scene)
         assert wave.dtype == np.float32
@@ -64,7 +64,7 @@ def test_render_is_loud_enough_bounded_and_the_same_twice(new: bool):
             assert np.sqrt((inside**2).mean()) > 0.01, scene
 
 
-def test_pitch_of_a_tone_is_the_one_that_is_told():
+def test_the_pitch_of_a_tone_is_the_one_in_its_description():
     for pitch, (low, high) in audio._HERTZ.items():
         wave = world.render(world.Sound((world.Event("long", pitch, "tone"),), seed=1))
         peak = np.abs(np.fft.rfft(wave)).argmax() * audio.RATE / len(wave)
@@ -75,7 +75,7 @@ def test_pitch_of_a_tone_is_the_one_that_is_told():
 @pytest.mark.parametrize("new", [False, True])
 def test_captions_are_true_and_different(medium: scenes.Medium, new: bool):
     words = set[str]()
-    for scene in some(medium, 150, new):
+    for scene in sample_scenes(medium, 150, new):
         texts = world.captions(scene)
         assert len(texts) >= 3
         assert len(set(texts)) == len(texts)
@@ -84,7 +84,7 @@ def test_captions_are_true_and_different(medium: scenes.Medium, new: bool):
     assert words >= set(scenes.COLOURS if medium == "image" else scenes.PITCHES)
 
 
-def test_parse_knows_what_is_no_caption():
+def test_parse_gives_none_for_a_text_that_is_no_caption():
     assert world.parse("a small red dog in the centre") is None
     assert world.parse("a small red ring to the left of a big red ring") is None
     assert world.parse("") is None
@@ -93,7 +93,7 @@ def test_parse_knows_what_is_no_caption():
 @pytest.mark.parametrize("medium", MEDIA)
 def test_known_scenes_hold_every_word_but_no_held_out_combination(medium: scenes.Medium):
     parts, orders, words = set[tuple[str, ...]](), set[tuple[str, str]](), set[str]()
-    for scene in some(medium, 2000):
+    for scene in sample_scenes(medium, 2000):
         assert not world.held_out(scene)
         names = list(_parts(scene))
         parts.update(names)
@@ -106,8 +106,8 @@ def test_known_scenes_hold_every_word_but_no_held_out_combination(medium: scenes
 
 
 @pytest.mark.parametrize("medium", MEDIA)
-def test_new_scenes_each_hold_something_held_out(medium: scenes.Medium):
-    sampled = some(medium, 300, new=True)
+def test_every_new_scene_has_a_held_out_combination(medium: scenes.Medium):
+    sampled = sample_scenes(medium, 300, new=True)
     for scene in sampled:
         names = list(_parts(scene))
         new = [not scenes.HELD_OUT_PARTS.isdisjoint(names)]
@@ -152,7 +152,7 @@ def test_make_gives_the_same_bytes_from_the_same_seed(tmp_path: Path):
     assert (first / "train.jsonl").read_bytes() != (other / "train.jsonl").read_bytes()
 
 
-def test_make_remakes_for_other_numbers_but_spares_strange_files(tmp_path: Path):
+def test_make_writes_anew_for_other_numbers_but_never_over_foreign_files(tmp_path: Path):
     directory = world.make(tmp_path / "world", kinds=("audio",), train=2, val=1, test=1)
     world.make(directory, kinds=("audio",), train=3, val=1, test=1)
     assert len(list(directory.glob("train/*.wav"))) == 3
@@ -163,7 +163,7 @@ def test_make_remakes_for_other_numbers_but_spares_strange_files(tmp_path: Path)
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
-def test_samples_lie_side_by_side(tmp_path: Path):
+def test_samples_lie_in_one_folder(tmp_path: Path):
     directory = world.make_samples(tmp_path / "samples", count=3)
     examples, faults = read_manifest(directory / "manifest.jsonl")
     assert faults == []
