@@ -23,7 +23,7 @@ def recorded_set() -> dict[str, Any]:
 
 
 def scores_of(items: list[dict[str, Any]], tokenize: str, suffix: str = "", extra: tuple[str, ...] = ()) -> dict:
-    """Our scores of recorded items, also per item; ``suffix="_tokens"`` scores their recorded tokens, not their text."""
+    """Our scores of recorded items, also per item; ``suffix="_tokens"`` scores recorded tokens instead of texts."""
     references = "reference_tokens" if suffix else "references"
     return caption(
         [item["prediction" + suffix] for item in items],
