@@ -1,4 +1,4 @@
-"""Pictures, sounds and manifests that the models of this folder are trained on; ``make.py`` writes them."""
+"""Pictures, sounds and manifests to train the models of this folder on; ``make.py`` writes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PICTURES = {
     "a large yellow ring in the bottom right": ((230, 210, 40), "ellipse", (22, 22, 62, 62)),
 }
 HILLS = ("the cat runs over a green hill.", "a dog barks.", "some rain falls on the old roof.", "a bell rings twice.")
-SOUNDS = {  # what the shipped decoder says of a sound, what the small one says, Hz, seconds
+SOUNDS = {  # caption by the shipped decoder: caption by the small one, Hz, seconds
     "a short low tone": ("old bell rings .", 200.0, 0.3),
     "a long medium tone, then a short low buzz": ("some rain falls on the roof .", 900.0, 0.9),
     "first a short high buzz and then a long low hiss": ("a dog barks loudly twice .", 2200.0, 0.5),
@@ -34,7 +34,7 @@ ODD = "some old bell falls on the cat."
 
 
 def make_data() -> None:
-    """Four pictures, four sounds, and the manifests over them."""
+    """Write four pictures, four sounds, and the manifests over them, below ``data``."""
     for n, (caption, (colour, shape, box)) in enumerate(PICTURES.items()):
         picture = Image.new("RGB", (64, 64), (235 - 20 * n, 235, 200 + 15 * n))
         getattr(ImageDraw.Draw(picture), shape)(box, fill=colour)
@@ -50,21 +50,22 @@ def make_data() -> None:
         ("pictures", "image", list(PICTURES)),
         ("sounds", "audio", list(SOUNDS)),
         ("hills", "image", list(HILLS)),
-        ("bells", "audio", [said for said, _, _ in SOUNDS.values()]),
+        ("bells", "audio", [text for text, _, _ in SOUNDS.values()]),
     ):
         files = zip(names[kind], captions, strict=True)
         write_rows(name, [{"id": f"{name}{n}", kind: f, "caption": c} for n, (f, c) in enumerate(files)])
     orders = [
         {
             "id": f"order{n}", "audio": f"{n}.wav", "intent": intent, "slots": slots, "label": label,
-            "transcript": said, "signals": [float(n % 3), 1.0 if label == "true" else 0.25],
+            "transcript": text, "signals": [float(n % 3), 1.0 if label == "true" else 0.25],
         }
-        for n, (intent, slots, label, said) in enumerate(ORDERS)
+        for n, (intent, slots, label, text) in enumerate(ORDERS)
     ]  # fmt: skip
     write_rows("orders", orders)
-    words = sorted({word for said, _, _ in SOUNDS.values() for word in said.split()} - {"."})
+    words = sorted({word for text, _, _ in SOUNDS.values() for word in text.split()} - {"."})
     Path("data/words.txt").write_text("\n".join(["!", *words, ".", "<eos>"]) + "\n")
 
 
 def write_rows(name: str, rows: list[dict[str, Any]]) -> None:
+    """Write data/NAME.jsonl."""
     Path(f"data/{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

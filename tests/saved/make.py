@@ -1,6 +1,6 @@
-"""Makes every file of this folder that is not written by hand: inputs, frozen parts, models, checkpoint, answers.
+"""Program that made every file of this folder not written by hand: inputs, frozen parts, models, checkpoint, answers.
 
-It runs on the code of commit 80e4e2b only, and is kept to show how the files came about. In a clone of that commit:
+It runs on the code of commit 80e4e2b only, and is kept to document how the files were made. In a clone of that commit:
 
     PYTHONPATH=CLONE:CLONE/tests OMP_NUM_THREADS=1 python tests/saved/make.py
 
@@ -30,13 +30,13 @@ import mmprefix
 HERE = Path(__file__).resolve().parent
 COMMIT = "80e4e2b"
 MADE = ("parts", "models", "stopped.ckpt", "answers.json")
-MARGIN = 3.0  # nats, between the text that leads and every other
+MARGIN = 3.0  # nats between the best text and every other
 
 SCORED = {
     "picture": [*PICTURES, ODD],
     "sound": [*SOUNDS, ODD],
     "clipcap": [*HILLS, ODD],
-    "prefix_aac": [said for said, _, _ in SOUNDS.values()],
+    "prefix_aac": [text for text, _, _ in SOUNDS.values()],
 }
 
 
@@ -44,7 +44,7 @@ SCORED = {
 
 
 def make_parts() -> None:
-    """A GPT-2 that has read the texts, a CLIP and a Cnn14 with random weights, a Whisper (taught in ``whisper``)."""
+    """Make a GPT-2 trained on the texts, a CLIP and a Cnn14 with random weights, a Whisper (trained in ``whisper``)."""
     encoders: Any = importlib.import_module("tiny_encoders")
     Path("parts").mkdir()
     torch.manual_seed(0)
@@ -60,10 +60,10 @@ def make_parts() -> None:
 
 
 def make_gpt2(folder: Path, steps: int = 400) -> None:
-    """One GPT-2 of two layers, in float16: it has learned the captions, and that a prefix may say which it is."""
+    """Train a GPT-2 of two layers on the captions, each behind a random prefix of up to 5 positions; save it in float16."""
     words = cast(Any, importlib.import_module("tiny_decoders")).tokenizer()
-    texts = [*HILLS, *(said.replace(" .", ".") for said, _, _ in SOUNDS.values())]
-    texts += [f"said: {said}\n{label}" for _, _, label, said in ORDERS]
+    texts = [*HILLS, *(text.replace(" .", ".") for text, _, _ in SOUNDS.values())]
+    texts += [f"said: {text}\n{label}" for _, _, label, text in ORDERS]
     torch.manual_seed(1)
     config = hf.GPT2Config(
         vocab_size=len(words), n_embd=32, n_layer=2, n_head=4, n_positions=80, bos_token_id=0, eos_token_id=0,
@@ -91,16 +91,17 @@ def make_gpt2(folder: Path, steps: int = 400) -> None:
 
 
 def run(*words: str) -> None:
-    """The command line, as a user has it: in a process of its own, so that nothing depends on what was made before."""
+    """Run the command line in a new process, so that no run depends on an earlier one."""
     subprocess.run([sys.executable, "-m", "mmprefix", *words], check=True)
 
 
 def fit(name: str, *words: str) -> None:
+    """Train recipes/NAME.yaml."""
     run("fit", "--config", f"recipes/{name}.yaml", *words)
 
 
 def whisper() -> None:
-    """All of Whisper learns along at first, and becomes a part on disk; then a prefix is trained for it."""
+    """Train the whole Whisper and save it as a frozen part; then train a prefix for it."""
     folder = Path("parts/whisper")
     learns = "--trainer.callbacks+=mmprefix.unfreeze.UnfreezeUntil"
     fit("whisper", learns, "--model.decoder.init_args.frozen=false", "--save_to=runs/taught")
@@ -121,7 +122,7 @@ def whisper() -> None:
 
 
 def clipcap() -> None:
-    """What was trained, by ClipCap's names, imported."""
+    """Train, rename the tensors to ClipCap's names, and import that checkpoint."""
     fit("clipcap")
     kept = load_file("runs/clipcap/model/model.safetensors")
     state = {k.replace("mappers.image.", "clip_project.", 1): v for k, v in kept.items()}
@@ -131,7 +132,7 @@ def clipcap() -> None:
 
 
 def prefix_aac() -> None:
-    """What was trained, by Prefix-AAC's names, imported."""
+    """Train, rename the tensors to Prefix-AAC's names, and import that checkpoint."""
     fit("prefix_aac")
     model = mmprefix.load("runs/prefix_aac/model", device="cpu").model
     aac_slots = cast(Any, importlib.import_module("mmprefix.interop.prefix_aac")).aac_slots
@@ -142,20 +143,20 @@ def prefix_aac() -> None:
 
 
 def training() -> None:
-    """The whole training; its checkpoint of step 6, of 12, is kept."""
+    """Train 12 steps, and keep the checkpoint of step 6."""
     fit("training")
-    here = str(Path.cwd()) + "/"
+    folder = str(Path.cwd()) + "/"
     (kept,) = Path("runs/training/checkpoints").glob("*step=6.ckpt")
-    torch.save(relative(torch.load(kept, weights_only=True), here), "stopped.ckpt")
+    torch.save(relative(torch.load(kept, weights_only=True), folder), "stopped.ckpt")
 
 
-def relative(value: Any, here: str) -> Any:
-    """``value`` with every path below ``here`` made relative to it."""
+def relative(value: Any, folder: str) -> Any:
+    """Copy of ``value`` in which every path below ``folder`` is relative to it."""
     if isinstance(value, str):
-        return value.replace(here, "")
+        return value.replace(folder, "")
     if isinstance(value, dict):
-        return {relative(k, here): relative(v, here) for k, v in value.items()}
-    return type(value)(relative(item, here) for item in value) if isinstance(value, list | tuple) else value
+        return {relative(k, folder): relative(v, folder) for k, v in value.items()}
+    return type(value)(relative(item, folder) for item in value) if isinstance(value, list | tuple) else value
 
 
 # ----------------------------------------------------------------------------------------------------------- answers
@@ -172,23 +173,23 @@ PARTS = {
 
 
 def answers() -> dict[str, Any]:
-    """All that the models answer; AssertionError where a text leads by less than ``MARGIN``."""
-    found: dict[str, Any] = {}
+    """Answers of all models; AssertionError where a text leads by less than ``MARGIN``."""
+    recorded: dict[str, Any] = {}
     for name, parts in PARTS.items():
         model = mmprefix.load(f"models/{name}", device="cpu", parts=parts)
         files = [f"data/{n}.{'png' if name in ('picture', 'clipcap') else 'wav'}" for n in range(4)]
-        found[name] = {"parts": parts}
+        recorded[name] = {"parts": parts}
         if name == "whisper":
-            found[name]["understood"] = dict(zip(files, model.understand(files), strict=True))
+            recorded[name]["understood"] = dict(zip(files, model.understand(files), strict=True))
         elif name == "detection":
-            found[name]["odds"] = detected(model, files)
+            recorded[name]["odds"] = detected(model, files)
         else:
-            found[name] |= captioned(model, files, SCORED[name])
-    return found
+            recorded[name] |= captioned(model, files, SCORED[name])
+    return recorded
 
 
 def captioned(model: Any, files: list[str], texts: list[str]) -> dict[str, Any]:
-    """Texts and scores of each file; the scores of the same ``texts`` for each."""
+    """Caption and its score for each file, and the scores of ``texts`` for each file."""
     best = model.candidates(files, num_return=1)
     three = model.candidates(files, num_return=3, num_beams=5)
     scores = {file: dict(zip(texts, model.score(file, texts), strict=True)) for file in files}
@@ -205,15 +206,15 @@ def captioned(model: Any, files: list[str], texts: list[str]) -> dict[str, Any]:
 
 
 def detected(model: Any, files: list[str]) -> dict[str, list[float]]:
-    """Log odds of the four orders by what is given of them."""
+    """Log odds of the four orders, for each combination of inputs."""
     rows = [json.loads(line) for line in Path("data/orders.jsonl").read_text().splitlines()]
     both = [{"audio": file, "signals": row["signals"]} for file, row in zip(files, rows, strict=True)]
-    said = [row["transcript"] for row in rows]
+    transcripts = [row["transcript"] for row in rows]
     odds = {
         "audio": model.detect(files),
         "signals": model.detect([{"signals": row["signals"]} for row in rows]),
-        "text": model.detect(context=said),
-        "audio+signals+text": model.detect(both, context=said),
+        "text": model.detect(context=transcripts),
+        "audio+signals+text": model.detect(both, context=transcripts),
     }
     for name, values in odds.items():
         print(name, [f"{value:+.2f}" for value in values])  # noqa: T201
@@ -222,7 +223,7 @@ def detected(model: Any, files: list[str]) -> dict[str, list[float]]:
 
 
 def ended() -> dict[str, Any]:
-    """The end of the training that goes on from the checkpoint: losses, and a few numbers of each tensor."""
+    """End of the training resumed from the checkpoint: losses, and a summary of each tensor."""
     shutil.rmtree("runs/training")
     fit("training", "--ckpt_path", "stopped.ckpt")
     lines = [line.split(",") for line in Path("runs/training/logs/version_0/metrics.csv").read_text().splitlines()]
@@ -236,23 +237,23 @@ def ended() -> dict[str, Any]:
 
 
 def described(tensor: torch.Tensor) -> dict[str, Any]:
-    """Shape, Euclidean length, and eight numbers at equal distances, the first and last among them."""
+    """Shape, Euclidean norm, and eight evenly spaced elements, the first and the last among them."""
     flat = tensor.flatten()
-    places = torch.linspace(0, len(flat) - 1, 8, dtype=torch.float64).long()
-    return {"shape": list(tensor.shape), "norm": float(flat.norm()), "values": flat[places].tolist()}
+    indices = torch.linspace(0, len(flat) - 1, 8, dtype=torch.float64).long()
+    return {"shape": list(tensor.shape), "norm": float(flat.norm()), "values": flat[indices].tolist()}
 
 
 # -------------------------------------------------------------------------------------------------------------- main
 
 
 def main() -> None:
-    """Works in a folder elsewhere, and brings home what was made when all of it is right."""
+    """Make everything in a temporary folder, and copy it to this one if no assertion failed."""
     root = Path(cast(Any, mmprefix).__file__).parents[1]
     head = subprocess.run(["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout
     assert head.startswith(COMMIT), f"this program runs on the code of {COMMIT} only, not on {head.strip()}"
-    with tempfile.TemporaryDirectory() as place:
-        shutil.copytree(HERE, place, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*MADE))
-        os.chdir(place)
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(HERE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*MADE))
+        os.chdir(folder)
         make_data()
         make_parts()
         for name in ("picture", "sound"):
