@@ -18,7 +18,7 @@ from benchmarks.lib.timing import clock_of
 ROOT = Path(__file__).resolve().parents[1]
 
 
-class Part(NamedTuple):
+class PageSection(NamedTuple):
     """A section: its heading, the script, the result's name, the command's options, and how to read it."""
 
     heading: str
@@ -29,7 +29,7 @@ class Part(NamedTuple):
 
 
 PARTS = [
-    Part(
+    PageSection(
         "A training step, five captions an input",
         "train_step",
         "train_step_transformer5",
@@ -38,14 +38,14 @@ PARTS = [
         "the operations that an exact step cannot do without, at the rate of the fastest plain matrix product of the "
         "same run. All variants compute the same loss and gradients.",
     ),
-    Part(
+    PageSection(
         "The same on two threads",
         "train_step",
         "train_step_threads2",
         "--mapper transformer --prefix-length 40 --captions 5 --batch 30 --threads 2 --repeat 3",
         "Times on the wall; the limit is taken at the rate of two threads.",
     ),
-    Part(
+    PageSection(
         "One caption an input",
         "train_step",
         "train_step_transformer1",
@@ -53,14 +53,14 @@ PARTS = [
         "There is no prefix to share here: what remains is the frozen model without gradients into its weights, "
         "batches of like length, logits where a token is, and the last layer's work where it is read.",
     ),
-    Part(
+    PageSection(
         "ClipCap's MLP",
         "train_step",
         "train_step_mlp5",
         "--mapper mlp --prefix-length 10 --captions 5 --batch 40 --threads 1 --repeat 3",
         "A short prefix: most of the work is the captions' own.",
     ),
-    Part(
+    PageSection(
         "Prefix-AAC",
         "train_step",
         "train_step_prefix_aac",
@@ -69,14 +69,14 @@ PARTS = [
         "of 527 become 15 + 11 positions, a trained head predicts 7911 whole words. Dropout is off, so that all "
         "variants compute the same.",
     ),
-    Part(
+    PageSection(
         "How the gain changes",
         "scaling",
         "scaling",
         "--repeat 3",
         "One thing varied at a time; `x` is the naive step's processor time over mmprefix's.",
     ),
-    Part(
+    PageSection(
         "Writing captions",
         "generate",
         "generate",
@@ -84,7 +84,7 @@ PARTS = [
         "Against Hugging Face's `generate` on the same weights, from the same 40 prefix embeddings, 25 tokens; "
         "texts are compared.",
     ),
-    Part(
+    PageSection(
         "Memory of a training step",
         "memory",
         "memory",
@@ -92,7 +92,7 @@ PARTS = [
         "Peaks of the resident set, each in a process of its own, with weights and libraries; then what the step "
         "adds to a process whose weights are in memory.",
     ),
-    Part(
+    PageSection(
         "Reading the feature store",
         "feature_store",
         "feature_store",
@@ -100,14 +100,14 @@ PARTS = [
         "One entry at random, found by its key and copied, against a bare memory map of the same numbers; all files "
         "in the page cache. Memory is the proportional set size over what a process without a store takes.",
     ),
-    Part(
+    PageSection(
         "A second epoch",
         "encode",
         "encode",
         "--pictures 48 --repeat 2",
         "A whole training by the command line: pictures decoded, ViT-B/32's sizes, GPT-2 small's, ClipCap's MLP.",
     ),
-    Part(
+    PageSection(
         "On a GPU: a training step",
         "train_step",
         "train_step_gpu",
@@ -117,7 +117,7 @@ PARTS = [
         "a quarter of the time. Layers compiled by `torch.compile` (`model.compile`, here `--otherwise compile`) took "
         "1.07 times as long, so it is not recommended. At 1,500 captions the naive step runs out of the card's 79 GiB.",
     ),
-    Part(
+    PageSection(
         "On a GPU: writing captions",
         "generate",
         "generate_gpu",
@@ -127,14 +127,14 @@ PARTS = [
         "In bfloat16 two ways of summing differ in the third digit, and texts of random weights part where two tokens "
         "are nearly as likely; in float32 on the same card all texts were equal (batches of 1 and 8).",
     ),
-    Part(
+    PageSection(
         "On a GPU: a second epoch",
         "encode",
         "encode_gpu",
         "--pictures 192 --batch 80 --repeat 3 --accelerator gpu --precision bf16-mixed",
         "As above. Without a store it is the decoding of the files on one core that takes the time.",
     ),
-    Part(
+    PageSection(
         "Start-up",
         "startup",
         "startup",
@@ -143,7 +143,7 @@ PARTS = [
         "brings its losses, those torchvision, and that torch's compiler: 1.8 s that no caption needs "
         "and no import of ours asks for.",
     ),
-    Part(
+    PageSection(
         "Does it change what is learned?",
         "studies.sharing",
         "sharing",
@@ -157,7 +157,7 @@ PARTS = [
 ]
 
 
-def section(part: Part, results: Path) -> tuple[str, dict[str, Any] | None]:
+def section(part: PageSection, results: Path) -> tuple[str, dict[str, Any] | None]:
     """Its text, and what was found."""
     file = results / f"{part.name}.json"
     found = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None

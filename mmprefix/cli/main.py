@@ -38,7 +38,7 @@ VERBS = {
 }
 
 
-class Parser(argparse.ArgumentParser):
+class CommandParser(argparse.ArgumentParser):
     """Says what is wrong in one line, and leaves the exit code to ``main``."""
 
     def error(self, message: str) -> NoReturn:
@@ -84,7 +84,7 @@ def _run(words: list[str]) -> int:
         return train([verb, *find_recipes(words[1:])])
     if verb in VERBS:
         module = importlib.import_module(VERBS[verb][0])
-        parser = Parser(f"mmprefix {verb}", description=VERBS[verb][1], allow_abbrev=False)
+        parser = CommandParser(f"mmprefix {verb}", description=VERBS[verb][1], allow_abbrev=False)
         module.add_arguments(parser)
         return module.run(parser.parse_args(words[1:]))
     return _top(words)
@@ -93,7 +93,7 @@ def _run(words: list[str]) -> int:
 def _top(words: list[str]) -> int:
     lines = [f"  {name:12} {text}" for name, text in [*TRAINING.items(), *((n, v[1]) for n, v in VERBS.items())]]
     verbs = "\n".join(["verbs (mmprefix VERB --help tells more):", *lines])
-    parser = Parser(
+    parser = CommandParser(
         "mmprefix",
         usage="mmprefix VERB ... [--debug] | --help | --version",
         description="Pictures and sounds in, text out: train, use and measure prefix mappers.",

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mmprefix.atomic import write_atomically
-from mmprefix.cli.main import Parser
+from mmprefix.cli.main import CommandParser
 from mmprefix.data.manifest import listing, read_manifest
 from mmprefix.decoders.word_level import END, UNKNOWN
 from mmprefix.errors import InputError
@@ -35,7 +35,7 @@ def vocabulary(captions: Iterable[str], least: int = 1) -> list[str]:
 
 def build(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the vocabulary."""
-    parser = Parser(
+    parser = CommandParser(
         "build_vocabulary",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

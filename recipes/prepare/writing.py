@@ -24,7 +24,7 @@ from typing import Any, Literal, TextIO, TypeVar
 from tqdm import tqdm
 
 from mmprefix.atomic import write_atomically
-from mmprefix.cli.main import Parser
+from mmprefix.cli.main import CommandParser
 from mmprefix.errors import InputError
 from mmprefix.media.audio import read_samples, sound_seconds
 from mmprefix.media.image import picture_size, read_picture
@@ -102,10 +102,10 @@ def published(count: int | None) -> str:
 # ------------------------------------------------------------------------------------------------- the command line
 
 
-def new_parser(program: str, description: str | None, captions: bool = False) -> Parser:
+def new_parser(program: str, description: str | None, captions: bool = False) -> CommandParser:
     """Make a parser with the options that all programs have; ``captions`` adds the choice of how they are written."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = Parser(program, description=description, formatter_class=raw, allow_abbrev=False)
+    parser = CommandParser(program, description=description, formatter_class=raw, allow_abbrev=False)
     text = """gets train.jsonl, val.jsonl and test.jsonl, as far as there are such splits, and missing.txt: a line for
         each file that is missing or unreadable (split, which of the two, name, reason), none when all is well"""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)

@@ -38,7 +38,7 @@ _load_yaml = get_loader("yaml")
 set_loader("yaml", lambda text: with_current_names(_load_yaml(text)), exceptions=(yaml.YAMLError,))
 
 
-class Parser(LightningArgumentParser):
+class RecipeParser(LightningArgumentParser):
     """Refuses a recipe with one plain line that names the option and the nearest right one."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:

@@ -8,7 +8,7 @@ import sys
 import warnings
 
 from mmprefix.cli.training.encode import EncodeCLI
-from mmprefix.cli.training.lightning_cli import Parser, PrefixCLI, _name
+from mmprefix.cli.training.lightning_cli import PrefixCLI, RecipeParser, _name
 from mmprefix.data.pairs import PairData
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
 from mmprefix.training.task import PrefixTask
@@ -28,7 +28,7 @@ def train(words: list[str]) -> int:
             PrefixTask,
             PairData,
             subclass_mode_data=True,
-            parser_class=Parser,
+            parser_class=RecipeParser,
             args=words,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"plugins": [{"class_path": _name(AtomicCheckpointIO)}], "use_distributed_sampler": False},
