@@ -16,19 +16,19 @@ from mmprefix.atomic import write_atomically
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
-from tiny.captioning_system import Tiny, build, quietly, refusal, run, tensors
+from tiny.captioning_system import CaptioningSystem, build, checkpoint_tensors, error_message, quietly, run
 
 pytestmark = quietly
 KB = 1024
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("fit")
     recipe = tiny.recipe(tiny.config(["image"]), root)
     assert run("fit", recipe, save_to=root / "model", trainer__max_steps=1) == 0
@@ -57,7 +57,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(fitted: Path, tmp_path: Path, roo
     assert file.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
     AtomicCheckpointIO().save_checkpoint({**content, "state_dict": {"more": torch.ones(9000)}}, file)
-    assert tensors(file)["more"].sum() == 9000
+    assert checkpoint_tensors(file)["more"].sum() == 9000
 
 
 @pytest.mark.parametrize("room", [0, 10 * KB])
@@ -76,12 +76,12 @@ def test_a_full_disk_leaves_the_old_model(fitted: Path, tmp_path: Path, room: in
     load(model, device="cpu")
 
 
-def test_a_full_disk_stops_a_training_in_one_line(tiny: Tiny, tmp_path: Path, capfd: Any) -> None:
+def test_a_full_disk_stops_a_training_in_one_line(tiny: CaptioningSystem, tmp_path: Path, capfd: Any) -> None:
     config = tiny.config(["image"])
     config["trainer"]["logger"] = False
     recipe = tiny.recipe(config, tmp_path)
     with disk_with(10 * KB):
-        message = refusal("fit", recipe, capfd, trainer__max_epochs=1)
+        message = error_message("fit", recipe, capfd, trainer__max_epochs=1)
     assert message.startswith(str(tmp_path / "checkpoints"))
     assert "could not be written" in message
     assert not list((tmp_path / "checkpoints").iterdir())

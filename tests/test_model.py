@@ -42,9 +42,9 @@ from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch, DeepPrefix, Features, Media, MixedPrefix, Prefix
 from tiny import encoders as tiny_encoders
-from tiny import speech_system as tiny_spoken
-from tiny.captioning_system import quietly, refusal, run, same, tensors, watched
-from tiny.speech_system import SAID, Spoken, part, tone
+from tiny import speech_system as tiny_speech_system
+from tiny.captioning_system import checkpoint_tensors, error_message, quietly, run, same_tensors, training_record
+from tiny.speech_system import PHRASES, SpeechSystem, recipe_part, tone
 
 pytestmark = quietly
 OPTIONS = GenerateOptions(max_new_tokens=5)
@@ -52,27 +52,27 @@ Make = Callable[[Sizes], Mapper]
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
-    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"), taught=True)
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
+    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"), taught=True)
 
 
 @pytest.fixture(scope="module")
-def gpt2(spoken: Spoken) -> CausalDecoder:
-    return CausalDecoder(spoken.place("decoder"))
+def gpt2(spoken: SpeechSystem) -> CausalDecoder:
+    return CausalDecoder(spoken.path("decoder"))
 
 
 @pytest.fixture(scope="module")
-def ears(spoken: Spoken) -> Whisper:
-    return Whisper(spoken.place("whisper"))
+def ears(spoken: SpeechSystem) -> Whisper:
+    return Whisper(spoken.path("whisper"))
 
 
 @pytest.fixture(scope="module")
-def asked(spoken: Spoken) -> CrossDecoder:
-    return CrossDecoder(spoken.place("whisper"))
+def asked(spoken: SpeechSystem) -> CrossDecoder:
+    return CrossDecoder(spoken.path("whisper"))
 
 
 def sounds(count: int = 4) -> Media:
-    return pad_media([torch.from_numpy(tone(pitch, 0.4 + 0.3 * n)) for n, pitch in enumerate(SAID.values())][:count])
+    return pad_media([torch.from_numpy(tone(pitch, 0.4 + 0.3 * n)) for n, pitch in enumerate(PHRASES.values())][:count])
 
 
 def numbers(count: int = 4) -> Media:
@@ -303,7 +303,7 @@ def test_whisper_looks_at_a_branch_without_a_mapper(ears: Whisper, asked: CrossD
 def test_frames_of_another_width_become_a_prefix_beside_those_that_are_looked_at(
     ears: Whisper, asked: CrossDecoder, tmp_path: Path
 ) -> None:
-    other = Cnn14(str(tiny_encoders.panns(tmp_path / "cnn.pth")), **tiny_encoders.PANNS)
+    other = Cnn14(str(tiny_encoders.save_panns(tmp_path / "cnn.pth")), **tiny_encoders.PANNS)
     assert other.dim != asked.memory_dim
     mapper = Resampler(Sizes(other.dim, other.pooled_dim, asked.width), length=3, layers=1, hidden=16)
     model = PrefixLM({"audio": Branch(ears), "room": Branch(other, lambda sizes: mapper)}, asked)
@@ -415,8 +415,8 @@ def test_a_trie_reads_what_texts_have_in_common_once() -> None:
 
 
 @pytest.mark.parametrize("stop", [None, "."])
-def test_choices_are_weighed_as_they_would_be_scored(stop: str | None, spoken: Spoken) -> None:
-    decoder = CausalDecoder(spoken.place("decoder"), stop=stop)
+def test_choices_are_weighed_as_they_would_be_scored(stop: str | None, spoken: SpeechSystem) -> None:
+    decoder = CausalDecoder(spoken.path("decoder"), stop=stop)
     torch.manual_seed(1)
     model = PrefixLM({}, decoder, TASK["soft task prefix"])
     prompts, choices = ["the", "", "said: "], ["a dog", "a dog barks", "rain", "a", "the cat runs over"]
@@ -430,33 +430,35 @@ def test_choices_are_weighed_as_they_would_be_scored(stop: str | None, spoken: S
 # -------------------------------------------------------------------------------------------------- the model, whole
 
 
-def everything(spoken: Spoken) -> dict[str, Any]:
+def everything(spoken: SpeechSystem) -> dict[str, Any]:
     """Sound and numbers to GPT-2, a deep prefix, texts from a transcriber, one of the three hidden now and then."""
     audio = {
-        "encoder": part("encoders.whisper.Whisper", model=spoken.place("whisper")),
-        "mapper": part("mappers.mlp.MLP", length=2, hidden=8),
+        "encoder": recipe_part("encoders.whisper.Whisper", model=spoken.path("whisper")),
+        "mapper": recipe_part("mappers.mlp.MLP", length=2, hidden=8),
     }
-    scaled = part("mappers.minmax.MinMax", mapper=part("mappers.mlp.MLP", length=1, hidden=8, layers=3))
-    signals = {"encoder": part("encoders.signals.Signals", names=["a", "b", "c"]), "mapper": scaled}
+    scaled = recipe_part("mappers.minmax.MinMax", mapper=recipe_part("mappers.mlp.MLP", length=1, hidden=8, layers=3))
+    signals = {"encoder": recipe_part("encoders.signals.Signals", names=["a", "b", "c"]), "mapper": scaled}
     made = spoken.config(
         branches={"audio": audio, "signals": signals},
-        decoder=part("decoder.CausalDecoder", model=spoken.place("decoder")),
-        prefix=part("mappers.deep.Deep", mapper=part("mappers.learned.Learned", length=3), hidden=8),
+        decoder=recipe_part("decoder.CausalDecoder", model=spoken.path("decoder")),
+        prefix=recipe_part("mappers.deep.Deep", mapper=recipe_part("mappers.learned.Learned", length=3), hidden=8),
         wording={"context": "said: {context}\ndecision:"},
-        transcriber=part("transcriber.Transcriber", model=spoken.place("whisper"), num_beams=1, max_new_tokens=12),
+        transcriber=recipe_part(
+            "transcriber.Transcriber", model=spoken.path("whisper"), num_beams=1, max_new_tokens=12
+        ),
         modality_dropout=0.4,
         answers=["directed", "other"],
     )
-    labels = [json.loads(line) for line in Path(spoken.place("train.jsonl")).read_text().splitlines()]
+    labels = [json.loads(line) for line in Path(spoken.path("train.jsonl")).read_text().splitlines()]
     for number, one in enumerate(labels):
         one["target"] = ["directed", "other"][number % 2]
-    Path(spoken.place("labelled.jsonl")).write_text("".join(json.dumps(one) + "\n" for one in labels))
-    made["data"]["init_args"] |= {"train": [spoken.place("labelled.jsonl")], "val": [spoken.place("labelled.jsonl")]}
+    Path(spoken.path("labelled.jsonl")).write_text("".join(json.dumps(one) + "\n" for one in labels))
+    made["data"]["init_args"] |= {"train": [spoken.path("labelled.jsonl")], "val": [spoken.path("labelled.jsonl")]}
     return made
 
 
 @pytest.fixture(scope="module")
-def fitted(spoken: Spoken, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted(spoken: SpeechSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("fit")
     recipe = spoken.recipe(everything(spoken), root)
     assert run("fit", recipe, save_to=root / "model", trainer__max_epochs=2) == 0
@@ -464,7 +466,7 @@ def fitted(spoken: Spoken, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_training_touches_mappers_and_task_prefix_only(fitted: Path) -> None:
-    watch = watched(fitted)
+    watch = training_record(fitted)
     moved = {name for name, tensor in watch.after.items() if not torch.equal(tensor, watch.before[name])}
     own = {name for name in watch.after if name.startswith(("model.mappers.", "model.task_prefix."))}
     ranges = {f"model.mappers.signals.{name}" for name in ("low", "high")}
@@ -472,10 +474,10 @@ def test_training_touches_mappers_and_task_prefix_only(fitted: Path) -> None:
     assert {name.split(".")[1] for name in watch.after} == {
         "decoder", "encoders", "mappers", "task_prefix", "transcriber"
     }  # fmt: skip
-    assert tensors(fitted / "checkpoints" / "last.ckpt").keys() == own
+    assert checkpoint_tensors(fitted / "checkpoints" / "last.ckpt").keys() == own
 
 
-def test_the_saved_model_is_the_trained_one(spoken: Spoken, fitted: Path, tmp_path: Path) -> None:
+def test_the_saved_model_is_the_trained_one(spoken: SpeechSystem, fitted: Path, tmp_path: Path) -> None:
     saved = yaml.safe_load((fitted / "model" / "mmprefix.yaml").read_text())
     assert saved["recipe"].keys() == {"branches", "decoder", "prefix", "wording", "transcriber"}
     assert saved["parts"].keys() == {"audio", "signals", "decoder", "transcriber"}
@@ -486,14 +488,14 @@ def test_the_saved_model_is_the_trained_one(spoken: Spoken, fitted: Path, tmp_pa
     loaded = load(fitted / "model", device="cpu")
     assert loaded.model.wording == PromptTemplate("said: {context}\ndecision:")
     assert loaded.settings.task == Detection(("directed", "other"))
-    files = [{"audio": spoken.place(f"{n}.wav"), "signals": (float(n), 1.0, 7.0)} for n in range(3)]
-    contexts = list(SAID)[:3]
+    files = [{"audio": spoken.path(f"{n}.wav"), "signals": (float(n), 1.0, 7.0)} for n in range(3)]
+    contexts = list(PHRASES)[:3]
     odds = loaded.detect(files, context=contexts)
     assert loaded.detect(files) == pytest.approx(odds, abs=1e-4)  # it hears for itself what was said
     assert loaded.detect(files, context=contexts[::-1]) != pytest.approx(odds, abs=1e-4)
     # the same by the model that was trained
     trained = PrefixLM.from_recipe(saved["recipe"])
-    after = {name.removeprefix("model."): tensor for name, tensor in watched(fitted).after.items()}
+    after = {name.removeprefix("model."): tensor for name, tensor in training_record(fitted).after.items()}
     deep = partial(Deep, mapper=partial(Learned, length=3), hidden=8)
     whole = PrefixLM(
         {name: Branch(trained.encoder(name), partial(_mapper, trained, name)) for name in trained.encoders},
@@ -507,7 +509,7 @@ def test_the_saved_model_is_the_trained_one(spoken: Spoken, fitted: Path, tmp_pa
     assert folded.keys() == state.keys()
     assert all(torch.allclose(folded[name], state[name], atol=1e-6) for name in state)
     loaded.save(tmp_path / "once more")
-    assert same(load_file(tmp_path / "once more" / "model.safetensors"), state)
+    assert same_tensors(load_file(tmp_path / "once more" / "model.safetensors"), state)
 
 
 def _mapper(model: PrefixLM, name: str, sizes: Sizes) -> Mapper:
@@ -516,9 +518,9 @@ def _mapper(model: PrefixLM, name: str, sizes: Sizes) -> Mapper:
     return mapper
 
 
-def test_the_transcriber_may_move_but_not_change(spoken: Spoken, fitted: Path, tmp_path: Path) -> None:
-    moved = shutil.copytree(spoken.place("whisper"), tmp_path / "moved")
-    files = {"audio": spoken.place("0.wav"), "signals": (0.0, 1.0, 7.0)}
+def test_the_transcriber_may_move_but_not_change(spoken: SpeechSystem, fitted: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(spoken.path("whisper"), tmp_path / "moved")
+    files = {"audio": spoken.path("0.wav"), "signals": (0.0, 1.0, 7.0)}
     relocated = load(fitted / "model", device="cpu", parts={"transcriber": str(moved)})
     assert relocated.model.frozen_parts["transcriber"].identity.source == str(moved)
     assert relocated.detect([files]) == load(fitted / "model", device="cpu").detect([files])
@@ -542,9 +544,11 @@ def test_the_transcriber_may_move_but_not_change(spoken: Spoken, fitted: Path, t
         load(model, device="cpu", parts={"transcriber": str(moved)})
 
 
-def test_the_shell_is_told_where_the_transcriber_is(spoken: Spoken, fitted: Path, tmp_path: Path, capsys: Any) -> None:
-    moved = shutil.copytree(spoken.place("whisper"), tmp_path / "moved")
-    words = ["caption", str(fitted / "model"), spoken.place("0.wav"), "--device", "cpu", "--part"]
+def test_the_shell_is_told_where_the_transcriber_is(
+    spoken: SpeechSystem, fitted: Path, tmp_path: Path, capsys: Any
+) -> None:
+    moved = shutil.copytree(spoken.path("whisper"), tmp_path / "moved")
+    words = ["caption", str(fitted / "model"), spoken.path("0.wav"), "--device", "cpu", "--part"]
     assert main([*words, f"transcriber={moved}"]) == 0
     capsys.readouterr()
     assert main([*words, f"transcriber={tmp_path}/nowhere"]) == 2
@@ -552,14 +556,14 @@ def test_the_shell_is_told_where_the_transcriber_is(spoken: Spoken, fitted: Path
 
 
 def test_a_checkpoint_for_another_transcriber_or_wording(
-    spoken: Spoken, fitted: Path, tmp_path: Path, capfd: Any
+    spoken: SpeechSystem, fitted: Path, tmp_path: Path, capfd: Any
 ) -> None:
     last = fitted / "checkpoints" / "last.ckpt"
 
     def message_of(change: Callable[[dict[str, Any]], Any]) -> str:
         made = everything(spoken)
         change(made["model"])
-        return refusal("validate", spoken.recipe(made, tmp_path), capfd, ckpt_path=last)
+        return error_message("validate", spoken.recipe(made, tmp_path), capfd, ckpt_path=last)
 
     text = message_of(lambda model: model.pop("transcriber"))
     assert text == f"{last}: was trained with the transcriber, which this model does not have"
@@ -569,7 +573,7 @@ def test_a_checkpoint_for_another_transcriber_or_wording(
     assert f"{last}: holds a tensor 'task_prefix." in text
 
 
-def test_a_dry_run_counts_every_part(spoken: Spoken, tmp_path: Path, capfd: Any) -> None:
+def test_a_dry_run_counts_every_part(spoken: SpeechSystem, tmp_path: Path, capfd: Any) -> None:
     assert run("fit", spoken.recipe(everything(spoken), tmp_path), dry_run=True) == 0
     output = capfd.readouterr()
     lines = {line[:24].strip(): line.split() for line in (output.out + output.err).splitlines()}

@@ -80,7 +80,7 @@ def test_a_copy_and_a_pickle_remember_too() -> None:
 
 def test_the_whole_model_is_written_down_and_built_again(tmp_path: Path) -> None:
     parts = tiny_models.frozen_parts(tmp_path / "parts")
-    model = tiny_models.build(parts, "image", "audio")
+    model = tiny_models.build_model(parts, "image", "audio")
     data = yaml.safe_load(yaml.safe_dump(model.recipe()))
     again = type(model).from_recipe(data)
     assert again.recipe() == model.recipe()

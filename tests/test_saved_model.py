@@ -14,19 +14,28 @@ from safetensors.torch import load_file, save_file
 
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
-from tiny.captioning_system import Tiny, build, quietly, refusal, run, same, tensors, watched
+from tiny.captioning_system import (
+    CaptioningSystem,
+    build,
+    checkpoint_tensors,
+    error_message,
+    quietly,
+    run,
+    same_tensors,
+    training_record,
+)
 
 pytestmark = quietly
 KB = 1024
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of one training: checkpoints/last.ckpt, a weights-only checkpoint, model/."""
     root = tmp_path_factory.mktemp("fit")
     config = tiny.config()
@@ -49,19 +58,21 @@ def model(fitted: Path, tmp_path: Path) -> Path:
 
 
 def test_a_checkpoint_holds_what_was_trained_and_no_more(fitted: Path) -> None:
-    trained = {name: tensor for name, tensor in watched(fitted).after.items() if name.startswith("model.mappers.")}
+    trained = {
+        name: tensor for name, tensor in training_record(fitted).after.items() if name.startswith("model.mappers.")
+    }
     size = 4 * sum(tensor.numel() for tensor in trained.values())
     assert size > 30 * KB  # else the limit below would say nothing
     weights = fitted / "checkpoints" / "weights.ckpt"
-    assert same(tensors(weights), trained)
-    assert same(tensors(fitted / "checkpoints" / "last.ckpt"), trained)
+    assert same_tensors(checkpoint_tensors(weights), trained)
+    assert same_tensors(checkpoint_tensors(fitted / "checkpoints" / "last.ckpt"), trained)
     assert size < weights.stat().st_size <= size + 64 * KB
     saved = fitted / "model" / "model.safetensors"
-    assert same({f"model.{name}": tensor for name, tensor in load_file(saved).items()}, trained)
+    assert same_tensors({f"model.{name}": tensor for name, tensor in load_file(saved).items()}, trained)
     assert size < saved.stat().st_size <= size + 64 * KB
 
 
-def test_the_saved_model_writes_what_the_test_wrote(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+def test_the_saved_model_writes_what_the_test_wrote(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
     recipe = tiny.recipe(tiny.config(), tmp_path)
     assert run("predict", recipe, ckpt_path=fitted / "checkpoints" / "last.ckpt") == 0
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
@@ -75,7 +86,7 @@ def test_saving_over_a_saved_model_replaces_it_whole(fitted: Path, model: Path) 
     (model / "left-over.txt").write_text("of an earlier version")
     load(model, device="cpu").save(model)
     assert sorted(file.name for file in model.iterdir()) == ["README.md", "mmprefix.yaml", "model.safetensors"]
-    assert same(load_file(model / "model.safetensors"), load_file(fitted / "model" / "model.safetensors"))
+    assert same_tensors(load_file(model / "model.safetensors"), load_file(fitted / "model" / "model.safetensors"))
     assert [file.name for file in model.parent.iterdir()] == ["model"]
 
 
@@ -97,21 +108,21 @@ def change(directory: Path, edit: Any) -> None:
     file.write_text(yaml.safe_dump(saved))
 
 
-def test_other_frozen_parts_are_refused_by_name(tiny: Tiny, model: Path, tmp_path: Path) -> None:
-    message = refused(model, {"decoder": tiny.parts("another")})
-    assert f"{model}: was trained with the decoder '{tiny.parts('decoder')}'" in message
-    assert tiny.parts("another") in message
-    other = shutil.copytree(tiny.parts("sounds"), tmp_path / "sounds")
+def test_other_frozen_parts_are_refused_by_name(tiny: CaptioningSystem, model: Path, tmp_path: Path) -> None:
+    message = refused(model, {"decoder": tiny.path("another")})
+    assert f"{model}: was trained with the decoder '{tiny.path('decoder')}'" in message
+    assert tiny.path("another") in message
+    other = shutil.copytree(tiny.path("sounds"), tmp_path / "sounds")
     weights = load_file(other / "model.safetensors")
     save_file({name: tensor + 1 for name, tensor in weights.items()}, other / "model.safetensors")
-    assert f"was trained with the encoder of branch 'audio' '{tiny.parts('sounds')}'" in refused(
+    assert f"was trained with the encoder of branch 'audio' '{tiny.path('sounds')}'" in refused(
         model, {"audio": str(other)}
     )
     assert "part 'video': this model has image, audio, decoder" in refused(model, {"video": str(other)})
 
 
-def test_frozen_parts_may_move(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
-    moved = Path(shutil.copytree(tiny.parts("decoder"), tmp_path / "moved"))
+def test_frozen_parts_may_move(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(tiny.path("decoder"), tmp_path / "moved"))
     file = str(tiny.folder / "0.png")
     assert load(fitted / "model", parts={"decoder": str(moved)})(file) == load(fitted / "model")(file)
 
@@ -171,17 +182,19 @@ def test_tensors_that_do_not_fit_are_refused_by_name(model: Path) -> None:
     assert f"{file}: cannot be read" in refused(model)
 
 
-def test_the_shell_refuses_checkpoints_of_other_models(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+def test_the_shell_refuses_checkpoints_of_other_models(
+    tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any
+) -> None:
     last = fitted / "checkpoints" / "last.ckpt"
 
     def said(change: Any, verb: str = "validate") -> str:
         config = tiny.config()
         change(config["model"])
-        return refusal(verb, tiny.recipe(config, tmp_path), capfd, ckpt_path=last)
+        return error_message(verb, tiny.recipe(config, tmp_path), capfd, ckpt_path=last)
 
-    other = tiny.parts("another")
+    other = tiny.path("another")
     message = said(lambda model: model["decoder"]["init_args"].update(model=other), "fit")
-    assert message.startswith(f"{last}: was trained with the decoder '{tiny.parts('decoder')}'")
+    assert message.startswith(f"{last}: was trained with the decoder '{tiny.path('decoder')}'")
     message = said(lambda model: model["decoder"]["init_args"].update(stop="."))
     assert message == f"{last}: the decoder was trained with stop=None, but this one has stop='.'"
     message = said(lambda model: model["branches"]["image"]["encoder"]["init_args"].update(normalize=True))
@@ -192,15 +205,19 @@ def test_the_shell_refuses_checkpoints_of_other_models(tiny: Tiny, fitted: Path,
     assert f"{last}: tensor 'mappers.image.queries' has the shape (3, 16), this model's (5, 16)" in message
 
 
-def test_the_shell_refuses_files_that_are_no_checkpoint(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+def test_the_shell_refuses_files_that_are_no_checkpoint(
+    tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any
+) -> None:
     recipe = tiny.recipe(tiny.config(["image"]), tmp_path)
     file = tmp_path / "other.ckpt"
     for content in ({"weight": torch.ones(2)}, {"state_dict": {}, "pytorch-lightning_version": "2.6.6"}, [1]):
         torch.save(content, file)
-        assert refusal("validate", recipe, capfd, ckpt_path=file).startswith(f"{file}: was not written by mmprefix")
+        assert error_message("validate", recipe, capfd, ckpt_path=file).startswith(
+            f"{file}: was not written by mmprefix"
+        )
     torch.save(Path("an object that is no plain value"), file)
-    assert refusal("fit", recipe, capfd, ckpt_path=file).startswith(f"{file}: is no checkpoint that can be read")
+    assert error_message("fit", recipe, capfd, ckpt_path=file).startswith(f"{file}: is no checkpoint that can be read")
     file.write_bytes((fitted / "checkpoints" / "last.ckpt").read_bytes()[:20000])
-    assert refusal("fit", recipe, capfd, ckpt_path=file).startswith(f"{file}: is no checkpoint that can be read")
+    assert error_message("fit", recipe, capfd, ckpt_path=file).startswith(f"{file}: is no checkpoint that can be read")
     file.unlink()
-    assert refusal("test", recipe, capfd, ckpt_path=file) == f"{file}: no such checkpoint"
+    assert error_message("test", recipe, capfd, ckpt_path=file) == f"{file}: no such checkpoint"

@@ -20,32 +20,35 @@ from mmprefix.encoders.signals import SIGNALS, Signals
 from mmprefix.parts import from_recipe, to_recipe
 from mmprefix.transcriber import Transcriber, Transcript, _transcript
 from mmprefix.types import Candidate, Media
-from tiny import speech_system as tiny_spoken
-from tiny import whisper as tiny_speech
-from tiny.speech_system import RATE, SAID, Spoken, tone
+from tiny import speech_system as tiny_speech_system
+from tiny import whisper as tiny_whisper
+from tiny.speech_system import PHRASES, RATE, SpeechSystem, tone
 
 TOLERANCE = 1e-4
 CLEAR = 0.01  # nats that a token must lead by, on a processor that rounds in another way
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
-    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"), taught=True)
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
+    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"), taught=True)
 
 
 @pytest.fixture(scope="module")
-def greedy(spoken: Spoken) -> Transcriber:
-    return Transcriber(spoken.place("whisper"), num_beams=1, max_new_tokens=16)
+def greedy(spoken: SpeechSystem) -> Transcriber:
+    return Transcriber(spoken.path("whisper"), num_beams=1, max_new_tokens=16)
 
 
 @pytest.fixture(scope="module")
-def wide(spoken: Spoken) -> Transcriber:
-    return Transcriber(spoken.place("whisper"), num_beams=4, max_new_tokens=16)
+def wide(spoken: SpeechSystem) -> Transcriber:
+    return Transcriber(spoken.path("whisper"), num_beams=4, max_new_tokens=16)
 
 
 def sounds() -> list[np.ndarray]:
     """The four tones, noise and silence, all of different lengths."""
-    return [*(tone(pitch, 0.5 + 0.3 * n) for n, pitch in enumerate(SAID.values())), *tiny_spoken.others().values()]
+    return [
+        *(tone(pitch, 0.5 + 0.3 * n) for n, pitch in enumerate(PHRASES.values())),
+        *tiny_speech_system.noise_and_silence().values(),
+    ]
 
 
 def media(values: list[np.ndarray]) -> Media:
@@ -84,7 +87,7 @@ def test_the_text_is_the_one_that_transformers_writes(greedy: Transcriber) -> No
     values, model, words = sounds(), whisper(greedy), greedy.decoder.tokenizer
     wanted = [cast(str, words.decode(ids, skip_special_tokens=True)).strip() for ids in theirs(model, greedy, values)]
     assert [heard.text for heard in greedy(media(values))] == wanted
-    assert wanted == [*SAID, *tiny_spoken.others()]  # what it was taught, so that sounds do matter
+    assert wanted == [*PHRASES, *tiny_speech_system.noise_and_silence()]  # what it was taught, so that sounds do matter
 
 
 def test_each_number_is_what_it_says(greedy: Transcriber) -> None:
@@ -123,14 +126,14 @@ def test_a_batch_equals_its_items(beams: str, request: pytest.FixtureRequest) ->
     for value, heard in zip(values, together, strict=True):
         (alone,) = transcriber(media([value]))
         assert alone.text == heard.text
-        tiny_speech.same_hypotheses(alone.nbest, heard.nbest, TOLERANCE)
+        tiny_whisper.assert_same_hypotheses(alone.nbest, heard.nbest, TOLERANCE)
         assert alone.signals == pytest.approx(heard.signals, abs=TOLERANCE)
 
 
 def test_a_long_clip_is_written_down_window_by_window(greedy: Transcriber) -> None:
     """Two seconds are a window; Whisper never looks at two windows at once."""
-    names = list(SAID)
-    pieces = [tone(SAID[name], 2.0) for name in (names[1], names[3])] + [tone(SAID[names[2]], 0.7)]
+    names = list(PHRASES)
+    pieces = [tone(PHRASES[name], 2.0) for name in (names[1], names[3])] + [tone(PHRASES[names[2]], 0.7)]
     long, short = greedy(media([np.concatenate(pieces), pieces[0]]))
     alone = greedy(media(pieces))
     assert [one.text for one in alone] == [names[1], names[3], names[2]]
@@ -140,9 +143,11 @@ def test_a_long_clip_is_written_down_window_by_window(greedy: Transcriber) -> No
     assert short.text == names[1]
 
 
-def test_tokens_that_whisper_suppresses_are_not_written(spoken: Spoken, greedy: Transcriber, tmp_path: Path) -> None:
+def test_tokens_that_whisper_suppresses_are_not_written(
+    spoken: SpeechSystem, greedy: Transcriber, tmp_path: Path
+) -> None:
     """Those of generation_config.json: some never, some not as the first."""
-    folder = shutil.copytree(spoken.place("whisper"), tmp_path / "whisper")
+    folder = shutil.copytree(spoken.path("whisper"), tmp_path / "whisper")
     values = sounds()
     plain = theirs(whisper(greedy), greedy, values)
     config = json.loads((folder / "generation_config.json").read_text())
@@ -201,19 +206,19 @@ def test_a_recipe_rebuilds_it(greedy: Transcriber) -> None:
     assert not any(module.training for module in again.train().modules() if module is not again)
 
 
-def test_no_more_is_written_than_there_are_positions(spoken: Spoken) -> None:
-    greedy = Transcriber(spoken.place("whisper"), num_beams=1, max_new_tokens=1000)
+def test_no_more_is_written_than_there_are_positions(spoken: SpeechSystem) -> None:
+    greedy = Transcriber(spoken.path("whisper"), num_beams=1, max_new_tokens=1000)
     assert greedy.options.max_new_tokens == 96 - 4
-    assert greedy(media(sounds()[:1]))[0].text == next(iter(SAID))
+    assert greedy(media(sounds()[:1]))[0].text == next(iter(PHRASES))
 
 
-def test_the_shell_writes_it(spoken: Spoken, capsys: Any) -> None:
-    files = [spoken.place(f"{n}.wav") for n in range(4)]
-    words = ["transcribe", spoken.place("whisper"), *files, "--json", "--num-beams", "2", "--device", "cpu"]
+def test_the_shell_writes_it(spoken: SpeechSystem, capsys: Any) -> None:
+    files = [spoken.path(f"{n}.wav") for n in range(4)]
+    words = ["transcribe", spoken.path("whisper"), *files, "--json", "--num-beams", "2", "--device", "cpu"]
     assert main(words) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["text"] for line in lines] == list(SAID)
-    model = Transcriber(spoken.place("whisper"), num_beams=2)
+    assert [line["text"] for line in lines] == list(PHRASES)
+    model = Transcriber(spoken.path("whisper"), num_beams=2)
     values = [model.preprocess(file, 0.0, None) for file in files]
     for line, heard in zip(lines, model(pad_media(values)), strict=True):
         assert line["signals"] == pytest.approx(heard.signals, abs=TOLERANCE)

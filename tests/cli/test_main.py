@@ -33,7 +33,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def saved(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.save(tmp_path_factory.mktemp("saved") / "both", parts, "image", "audio")
+    return tiny_models.save_model(tmp_path_factory.mktemp("saved") / "both", parts, "image", "audio")
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,7 @@ def test_caption_takes_parts_that_moved(
     shell: Shell, parts: dict[str, Path], files: list[str], tmp_path: Path, model: Predictor
 ) -> None:
     there = {name: Path(shutil.copytree(place, tmp_path / "old" / name)) for name, place in parts.items()}
-    directory = tiny_models.save(tmp_path / "m", there, "image", "audio")
+    directory = tiny_models.save_model(tmp_path / "m", there, "image", "audio")
     (tmp_path / "old").rename(tmp_path / "new")
     said = shell.refuses("caption", directory, *files)
     assert "the encoder of branch 'image' is not at" in said

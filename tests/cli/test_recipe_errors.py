@@ -15,8 +15,8 @@ from mmprefix.cli.main import main
 from mmprefix.cli.training.recipe_errors import explain, recipes_of, unknown_option
 from mmprefix.cli.training.train import dry_run_as_flag
 from mmprefix.errors import did_you_mean
-from tiny import captioning_system as tiny_recipes
-from tiny.captioning_system import Tiny, quietly
+from tiny import captioning_system as tiny_captioning_system
+from tiny.captioning_system import CaptioningSystem, quietly
 
 pytestmark = list(quietly)
 AUDIO = "model.branches.audio"
@@ -24,14 +24,14 @@ DEEP = {"class_path": "mmprefix.mappers.p_tuning_v2.DeepTable"}
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
-    return tiny_recipes.build(tmp_path_factory.mktemp("tiny"))
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
+    return tiny_captioning_system.build(tmp_path_factory.mktemp("tiny"))
 
 
 class Fit:
     """``mmprefix fit`` of the tiny recipe with changes; what it said, and that it stopped."""
 
-    def __init__(self, tiny: Tiny, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, tiny: CaptioningSystem, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.tiny, self.root, self.capsys = tiny, root, capsys
         self.file = root / "recipe.yaml"
 
@@ -73,7 +73,7 @@ class Fit:
 
 
 @pytest.fixture
-def fit(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fit:
+def fit(tiny: CaptioningSystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fit:
     return Fit(tiny, tmp_path, capsys)
 
 
@@ -220,7 +220,7 @@ def test_dry_run_prints_sizes_and_trains_nothing(fit: Fit) -> None:
 # --------------------------------------------------------------------------------------------- data and checkpoints
 
 
-def _manifest(tiny: Tiny, root: Path, *bad: dict[str, Any] | str) -> Path:
+def _manifest(tiny: CaptioningSystem, root: Path, *bad: dict[str, Any] | str) -> Path:
     good = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
     rows: list[Any] = [{**row, "audio": str(tiny.folder / row["audio"])} for row in good if "audio" in row]
     rows[2:2] = bad
@@ -229,7 +229,7 @@ def _manifest(tiny: Tiny, root: Path, *bad: dict[str, Any] | str) -> Path:
     return root / "m.jsonl"
 
 
-def test_bad_rows_stop_a_training_or_are_left_out(fit: Fit, tiny: Tiny, tmp_path: Path) -> None:
+def test_bad_rows_stop_a_training_or_are_left_out(fit: Fit, tiny: CaptioningSystem, tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no sound")
     sound = str(tiny.folder / "0.wav")
     manifest = _manifest(
@@ -255,7 +255,7 @@ def test_bad_rows_stop_a_training_or_are_left_out(fit: Fit, tiny: Tiny, tmp_path
     assert list(tmp_path.rglob("*.ckpt"))
 
 
-def test_one_bad_row_is_one_message(fit: Fit, tiny: Tiny, tmp_path: Path) -> None:
+def test_one_bad_row_is_one_message(fit: Fit, tiny: CaptioningSystem, tmp_path: Path) -> None:
     manifest = _manifest(tiny, tmp_path, {"id": "gone", "audio": "none.wav", "captions": ["a"]})
     code, _, err = fit.run(fit.changed(**{"data.init_args.train": [str(manifest)]}))
     assert code == 2
@@ -281,17 +281,19 @@ def test_a_manifest_that_is_empty_or_missing(fit: Fit, tmp_path: Path, capsys: p
     )
 
 
-def test_a_checkpoint_for_another_decoder_or_of_another_program(fit: Fit, tiny: Tiny, tmp_path: Path) -> None:
+def test_a_checkpoint_for_another_decoder_or_of_another_program(
+    fit: Fit, tiny: CaptioningSystem, tmp_path: Path
+) -> None:
     code, _, err = fit.run(fit.config())
     assert code == 0, err
     checkpoint = next(tmp_path.rglob("last.ckpt")).rename(tmp_path.parent / f"{tmp_path.name}.kept")
     for file in tmp_path.rglob("*.ckpt"):
         file.unlink()
-    other = fit.changed(**{"model.decoder.init_args.model": tiny.parts("another")})
+    other = fit.changed(**{"model.decoder.init_args.model": tiny.path("another")})
     said = fit.refused(other, "--ckpt_path", str(checkpoint))
     assert "was trained with the decoder" in said
-    assert tiny.parts("decoder") in said
-    assert tiny.parts("another") in said
+    assert tiny.path("decoder") in said
+    assert tiny.path("another") in said
     longer = fit.changed(**{f"{AUDIO}.mapper.init_args.length": 5})
     said = fit.refused(longer, "--ckpt_path", str(checkpoint))
     assert "mappers.audio" in said

@@ -17,8 +17,8 @@ from mmprefix.data.pairs import PairData
 from mmprefix.encoders.signals import Signals
 from mmprefix.transcriber import Transcriber, Transcript
 from mmprefix.types import Candidate, Media
-from tiny import slu_system as tiny_orders
-from tiny import whisper as tiny_speech
+from tiny import slu_system as tiny_slu_system
+from tiny import whisper as tiny_whisper
 from tiny.shell import Shell
 from tiny.slu_system import Orders, spoken, write
 from tiny.speech_system import RATE
@@ -29,7 +29,7 @@ OPTIONS = ("--num-beams", "2", "--max-new-tokens", "8", "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
-    return tiny_orders.build(tmp_path_factory.mktemp("orders"), taught=True)
+    return tiny_slu_system.build(tmp_path_factory.mktemp("orders"), taught=True)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_a_line_a_file(orders: Orders, heard: list[Transcript], shell: Shell) ->
     for line, file, one in zip(rows_of(out), files, heard, strict=True):
         assert (line["file"], line["text"]) == (file, one.text)
         assert line["signals"] == pytest.approx(one.signals, abs=TOLERANCE)
-        tiny_speech.same_hypotheses([Candidate(**nbest) for nbest in line["nbest"]], one.nbest, TOLERANCE)
+        tiny_whisper.assert_same_hypotheses([Candidate(**nbest) for nbest in line["nbest"]], one.nbest, TOLERANCE)
 
 
 def test_a_manifest_keeps_its_rows(orders: Orders, heard: list[Transcript], shell: Shell, tmp_path: Path) -> None:

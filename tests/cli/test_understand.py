@@ -24,7 +24,7 @@ from mmprefix.saved_model import ModelSettings, Understanding
 from mmprefix.slu.questions import build_questions
 from mmprefix.slu.schema import Schema, portable, read_schema
 from mmprefix.types import Media
-from tiny import slu_system as tiny_orders
+from tiny import slu_system as tiny_slu_system
 from tiny.captioning_system import quietly, run
 from tiny.shell import Shell
 from tiny.slu_system import OPTIONS, SCHEMA, Orders, write
@@ -36,7 +36,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
-    return tiny_orders.build(tmp_path_factory.mktemp("orders"), taught=True)
+    return tiny_slu_system.build(tmp_path_factory.mktemp("orders"), taught=True)
 
 
 @pytest.fixture(scope="module")
@@ -226,7 +226,7 @@ def test_what_is_heard_is_written_down_and_asked_about(orders: Orders, modular: 
     assert heard is not None
     values = [heard.preprocess(file, 0.0, None)[None] for file in orders.sounds]
     said = [heard(Media(value, torch.tensor([value.shape[1]])))[0].text for value in values]
-    assert said == [tiny_orders.spoken(row) for row in orders.rows]  # what it was taught
+    assert said == [tiny_slu_system.spoken(row) for row in orders.rows]  # what it was taught
     found = modular.understand(orders.sounds, schema=schema)
     same(found, modular.understand(context=said, schema=schema))
     told = modular.understand(orders.sounds[:3], context=["", "the dog runs", ""], schema=schema)

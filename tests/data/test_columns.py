@@ -15,7 +15,7 @@ from mmprefix.encoders.signals import Signals
 from mmprefix.errors import InputError
 from mmprefix.types import Batch, Media
 from tiny.pairs import quietly, write_sounds
-from tiny.readers import Hear
+from tiny.readers import LoadSound
 
 pytestmark = quietly
 
@@ -31,7 +31,7 @@ def texts(folder: Path, *rows: dict[str, Any], stage: str = "fit", reads: bool =
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     split = {"fit": "train", "validate": "val"}.get(stage, stage)
     pairs = PairData(**{split: str(file), "batch_size": 4, "seed": 3, **options})
-    pairs.inputs = ModelInputs({"audio": Hear()}, reads_text=reads)
+    pairs.inputs = ModelInputs({"audio": LoadSound()}, reads_text=reads)
     pairs.setup(stage)
     return pairs
 

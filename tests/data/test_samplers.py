@@ -11,7 +11,7 @@ import pytest
 from mmprefix.data.manifest import read_manifest
 from mmprefix.data.samplers import BucketSampler, EvalSampler, RowKey
 from mmprefix.decoders.causal import CausalDecoder
-from tiny.captioning_system import Tiny, build, quietly, refusal, run, watched
+from tiny.captioning_system import CaptioningSystem, build, error_message, quietly, run, training_record
 
 pytestmark = quietly
 
@@ -44,18 +44,18 @@ def test_batches_hold_so_many_tokens(most: int, rows: int, world: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     return build(tmp_path_factory.mktemp("tiny"))
 
 
-def test_a_training_counts_the_decoders_own_tokens(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_training_counts_the_decoders_own_tokens(tiny: CaptioningSystem, tmp_path: Path) -> None:
     most = 60
     assert run("fit", tiny.recipe(tiny.config(), tmp_path), data__max_tokens=most, data__batch_size=12) == 0
-    decoder = CausalDecoder(tiny.parts("decoder"))
+    decoder = CausalDecoder(tiny.path("decoder"))
     rows = {row.id: row for row in read_manifest(tiny.folder / "train.jsonl")[0]}
     tokens = {name: sum(decoder.count_tokens(list(row.captions))) for name, row in rows.items()}
     assert decoder.count_tokens(["", "a hill"])[0] == 1  # the end of text
-    steps = watched(tmp_path).steps
+    steps = training_record(tmp_path).steps
     assert any(len(batch) > 1 for _, batch in steps)
     for _, batch in steps:
         assert len(batch) * max(tokens[name] for name in batch) <= most or len(batch) == 1
@@ -66,8 +66,10 @@ def test_a_training_counts_the_decoders_own_tokens(tiny: Tiny, tmp_path: Path) -
 @pytest.mark.parametrize(("options", "words"), [
     ({"data__max_tokens": 0}, "data.max_tokens 0: give a number from 1 on"),
 ])  # fmt: skip
-def test_bad_numbers_are_refused(options: dict[str, Any], words: str, tiny: Tiny, tmp_path: Path, capfd: Any) -> None:
-    assert words in refusal("fit", tiny.recipe(tiny.config(), tmp_path), capfd, **options)
+def test_bad_numbers_are_refused(
+    options: dict[str, Any], words: str, tiny: CaptioningSystem, tmp_path: Path, capfd: Any
+) -> None:
+    assert words in error_message("fit", tiny.recipe(tiny.config(), tmp_path), capfd, **options)
 
 
 # --------------------------------------------------------------------------------------- batches by number of rows

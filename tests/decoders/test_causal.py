@@ -19,7 +19,7 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.types import DeepPrefix, Prefix
 from tiny.decoders import KINDS, ragged_prefix, save_decoder
-from tiny.encoders import vision
+from tiny.encoders import save_vision
 
 PROMPTS = ["", "the", "a green"]
 TARGETS = [["a dog barks", "the cat."], ["rain falls loudly over a hill"], ["a", "some rain", "the old roof rings"]]
@@ -304,7 +304,7 @@ def test_what_does_not_fit_is_refused(gpt2: ComposedDecoder, tmp_path: Path) -> 
     with pytest.raises(InputError, match="cannot be read"):
         CausalDecoder(str(tmp_path))
     with pytest.raises(InputError, match="Unrecognized configuration class"):
-        CausalDecoder(str(vision(tmp_path / "vit", "vit")))
+        CausalDecoder(str(save_vision(tmp_path / "vit", "vit")))
     whole = Path(save_decoder(tmp_path / "whole"))
     tensors = load_file(whole / "model.safetensors")
     del tensors["transformer.h.1.mlp.c_fc.weight"]

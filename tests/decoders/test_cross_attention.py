@@ -18,7 +18,7 @@ from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.cache import cache_over
 from mmprefix.types import DeepPrefix, Features, MixedPrefix, Prefix
-from tiny import whisper as tiny_speech
+from tiny import whisper as tiny_whisper
 
 QUESTIONS = ["which dog?", "who runs over the hill", ""]
 TARGETS = [["a bell", "rain falls"], ["some rain"], ["the old roof", "a dog", "a"]]
@@ -26,12 +26,12 @@ TARGETS = [["a bell", "rain falls"], ["some rain"], ["the old roof", "a dog", "a
 
 @pytest.fixture(scope="module")
 def whisper(tmp_path_factory: pytest.TempPathFactory) -> CrossDecoder:
-    return CrossDecoder(tiny_speech.whisper(tmp_path_factory.mktemp("whisper")))
+    return CrossDecoder(tiny_whisper.save_whisper(tmp_path_factory.mktemp("whisper")))
 
 
 @pytest.fixture(scope="module")
 def bart(tmp_path_factory: pytest.TempPathFactory) -> CrossDecoder:
-    return CrossDecoder(tiny_speech.bart(tmp_path_factory.mktemp("bart")))
+    return CrossDecoder(tiny_whisper.save_bart(tmp_path_factory.mktemp("bart")))
 
 
 def memory(counts: list[int], seed: int = 0) -> Features:
@@ -261,6 +261,6 @@ def test_what_cannot_be_is_refused(whisper: CrossDecoder, bart: CrossDecoder, tm
         CrossDecoder(str(whisper.identity.source), language="fr")
     config = hf.T5Config(d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=400)
     hf.T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
-    tiny_speech.tokenizer().save_pretrained(tmp_path / "t5")
+    tiny_whisper.tokenizer().save_pretrained(tmp_path / "t5")
     with pytest.raises(InputError, match="'t5' model has no cross-attention and learned positions"):
         CrossDecoder(str(tmp_path / "t5"))

@@ -15,38 +15,38 @@ from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
 from mmprefix.types import Prefix
-from tiny import speech_system as tiny_spoken
-from tiny.captioning_system import quietly, run, tensors, watched
-from tiny.speech_system import Spoken, part
+from tiny import speech_system as tiny_speech_system
+from tiny.captioning_system import checkpoint_tensors, quietly, run, training_record
+from tiny.speech_system import SpeechSystem, recipe_part
 
 pytestmark = quietly
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
-    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"))
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
+    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"))
 
 
 @pytest.fixture(scope="module")
-def fitted(spoken: Spoken, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted(spoken: SpeechSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two steps of a mapper and LoRA together."""
     root = tmp_path_factory.mktemp("fit")
     assert run("fit", spoken.recipe(config(spoken), root), save_to=root / "model", trainer__max_epochs=2) == 0
     return root
 
 
-def config(spoken: Spoken, **decoder: Any) -> dict[str, Any]:
+def config(spoken: SpeechSystem, **decoder: Any) -> dict[str, Any]:
     """Sounds through Whisper's encoder and an MLP to GPT-2 with LoRA."""
     audio = {
-        "encoder": part("encoders.whisper.Whisper", model=spoken.place("whisper")),
-        "mapper": part("mappers.mlp.MLP", length=2, hidden=8),
+        "encoder": recipe_part("encoders.whisper.Whisper", model=spoken.path("whisper")),
+        "mapper": recipe_part("mappers.mlp.MLP", length=2, hidden=8),
     }
-    arguments = {"model": spoken.place("decoder"), "lora_rank": 4, "lora_alpha": 16.0, **decoder}
-    return spoken.config(branches={"audio": audio}, decoder=part("decoder.CausalDecoder", **arguments))
+    arguments = {"model": spoken.path("decoder"), "lora_rank": 4, "lora_alpha": 16.0, **decoder}
+    return spoken.config(branches={"audio": audio}, decoder=recipe_part("decoder.CausalDecoder", **arguments))
 
 
 def test_only_the_additions_and_the_prefix_are_trained(fitted: Path) -> None:
-    found = watched(fitted)
+    found = training_record(fitted)
     moved = {name for name, tensor in found.after.items() if not torch.equal(tensor, found.before[name])}
     additions = {name for name in found.after if ".lora_" in name}
     layers = {"h.0.attn.c_attn.lora_A", "h.0.attn.c_attn.lora_B", "h.1.attn.c_attn.lora_A", "h.1.attn.c_attn.lora_B"}
@@ -57,15 +57,17 @@ def test_only_the_additions_and_the_prefix_are_trained(fitted: Path) -> None:
 
 
 def test_what_is_saved_is_what_was_trained(fitted: Path) -> None:
-    found = {name: tensor for name, tensor in watched(fitted).after.items() if ".lora_" in name or "mappers" in name}
+    found = {
+        name: tensor for name, tensor in training_record(fitted).after.items() if ".lora_" in name or "mappers" in name
+    }
     saved = load_file(fitted / "model" / "model.safetensors")
-    for kept in (tensors(fitted / "checkpoints" / "last.ckpt"), {f"model.{n}": t for n, t in saved.items()}):
+    for kept in (checkpoint_tensors(fitted / "checkpoints" / "last.ckpt"), {f"model.{n}": t for n, t in saved.items()}):
         assert kept.keys() == found.keys()
         assert all(torch.equal(kept[name], found[name]) for name in kept)
 
 
-def test_a_saved_model_scores_as_the_trained_one(spoken: Spoken, fitted: Path, tmp_path: Path) -> None:
-    files, texts = [spoken.place(f"{n}.wav") for n in range(3)], ["a dog barks", "rain falls", "the old roof"]
+def test_a_saved_model_scores_as_the_trained_one(spoken: SpeechSystem, fitted: Path, tmp_path: Path) -> None:
+    files, texts = [spoken.path(f"{n}.wav") for n in range(3)], ["a dog barks", "rain falls", "the old roof"]
     model = load(fitted / "model", device="cpu")
     assert model.model.decoder.init_args["lora_rank"] == 4
     scores = model.score(files, texts)
@@ -79,11 +81,11 @@ def test_a_saved_model_scores_as_the_trained_one(spoken: Spoken, fitted: Path, t
     assert all(abs(a - b) > 1e-3 for a, b in zip(scores, without, strict=True))
 
 
-def test_it_changes_nothing_before_it_is_trained_and_is_the_formula_after(spoken: Spoken) -> None:
+def test_it_changes_nothing_before_it_is_trained_and_is_the_formula_after(spoken: SpeechSystem) -> None:
     """c_attn(x) + alpha / rank * B A x."""
     torch.manual_seed(3)
-    plain = CausalDecoder(spoken.place("decoder"))
-    added = CausalDecoder(spoken.place("decoder"), lora_rank=4, lora_alpha=12.0)
+    plain = CausalDecoder(spoken.path("decoder"))
+    added = CausalDecoder(spoken.path("decoder"), lora_rank=4, lora_alpha=12.0)
     prefix = Prefix(torch.randn(2, 3, 32), torch.ones(2, 3, dtype=torch.bool))
     targets = [["a dog"], ["rain falls"]]
     assert added.score(added.prefill(prefix), ["", ""], targets) == plain.score(
@@ -98,8 +100,8 @@ def test_it_changes_nothing_before_it_is_trained_and_is_the_formula_after(spoken
     assert torch.tensor(found).flatten().tolist() == pytest.approx(torch.tensor(wanted).flatten().tolist(), rel=1e-5)
 
 
-def test_additions_are_held_in_float32_whatever_the_model_is_in(spoken: Spoken) -> None:
-    decoder = CausalDecoder(spoken.place("decoder"), dtype="bfloat16", lora_rank=2)
+def test_additions_are_held_in_float32_whatever_the_model_is_in(spoken: SpeechSystem) -> None:
+    decoder = CausalDecoder(spoken.path("decoder"), dtype="bfloat16", lora_rank=2)
     kinds = {name: parameter.dtype for name, parameter in decoder.named_parameters()}
     assert {kinds[name] for name in decoder.trained} == {torch.float32}
     assert {kind for name, kind in kinds.items() if name not in decoder.trained} == {torch.bfloat16}
@@ -108,14 +110,14 @@ def test_additions_are_held_in_float32_whatever_the_model_is_in(spoken: Spoken) 
     assert all(p.grad is not None for p in decoder.parameters() if p.requires_grad)
 
 
-def test_whisper_takes_them_too(spoken: Spoken) -> None:
+def test_whisper_takes_them_too(spoken: SpeechSystem) -> None:
     """In its attention to itself and to speech."""
-    decoder = CrossDecoder(spoken.place("whisper"), lora_rank=2, lora_targets=["q_proj", "v_proj"])
+    decoder = CrossDecoder(spoken.path("whisper"), lora_rank=2, lora_targets=["q_proj", "v_proj"])
     assert len(decoder.trained) == 2 * 2 * 2 * 2  # layers, attentions, projections, A and B
     wanted = {name for name, parameter in decoder.named_parameters() if parameter.requires_grad}
     assert wanted == set(decoder.trained)
     with pytest.raises(InputError, match=r"lora_targets None: PEFT knows no usual layers of a 'whisper' model"):
-        CrossDecoder(spoken.place("whisper"), lora_rank=2)
+        CrossDecoder(spoken.path("whisper"), lora_rank=2)
 
 
 @pytest.mark.parametrize(
@@ -128,14 +130,14 @@ def test_whisper_takes_them_too(spoken: Spoken) -> None:
         ({"lora_rank": 2, "frozen": False}, "lora_rank 2 is for a frozen model"),
     ],
 )
-def test_what_cannot_be_is_refused(options: dict[str, Any], message: str, spoken: Spoken) -> None:
+def test_what_cannot_be_is_refused(options: dict[str, Any], message: str, spoken: SpeechSystem) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        CausalDecoder(spoken.place("decoder"), **options)
+        CausalDecoder(spoken.path("decoder"), **options)
     assert "\n" not in str(caught.value)
 
 
-def test_without_peft_there_is_a_plain_word(spoken: Spoken, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_peft_there_is_a_plain_word(spoken: SpeechSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not installed
-    CausalDecoder(spoken.place("decoder"))
+    CausalDecoder(spoken.path("decoder"))
     with pytest.raises(InputError, match=r"lora_rank: needs PEFT; install mmprefix\[peft\]"):
-        CausalDecoder(spoken.place("decoder"), lora_rank=2)
+        CausalDecoder(spoken.path("decoder"), lora_rank=2)

@@ -49,7 +49,7 @@ def test_whispers_spectrogram_is_the_extractors():
 
 
 def test_whisper_is_the_encoder_of_transformers(tmp_path: Path):
-    folder = tiny.whisper(tmp_path / "whisper")
+    folder = tiny.save_whisper(tmp_path / "whisper")
     model = hf.WhisperModel.from_pretrained(folder).eval()
     extractor = hf.WhisperFeatureExtractor.from_pretrained(folder)
     clip = _clip(75000)  # two windows of 32000 samples and a rest
@@ -89,7 +89,7 @@ def test_asts_spectrogram_is_the_extractors():
 
 @pytest.mark.parametrize("length", [9000, 40000])
 def test_ast_is_the_model_of_transformers(length: int, tmp_path: Path):
-    folder = tiny.ast(tmp_path / "ast")
+    folder = tiny.save_ast(tmp_path / "ast")
     model = hf.ASTModel.from_pretrained(folder).eval()
     clip = _clip(length)
     level = hf.ASTFeatureExtractor.from_pretrained(folder)(clip.numpy(), sampling_rate=16000, return_tensors="pt")
@@ -103,7 +103,7 @@ def test_ast_is_the_model_of_transformers(length: int, tmp_path: Path):
 
 
 def test_asts_mask_marks_the_patches_that_hold_sound(tmp_path: Path):
-    folder = tiny.ast(tmp_path / "ast")
+    folder = tiny.save_ast(tmp_path / "ast")
     extractor, encoder = hf.ASTFeatureExtractor.from_pretrained(folder), AST(str(folder))
     level, _ = encoder.fbank(Media(_clip(9000)[None], torch.tensor([9000])))
     nothing = torch.full_like(level, -extractor.mean / (2 * extractor.std))
@@ -114,7 +114,7 @@ def test_asts_mask_marks_the_patches_that_hold_sound(tmp_path: Path):
 
 
 def test_ast_refuses_two_answers_to_one_question(tmp_path: Path):
-    folder = tiny.ast(tmp_path / "ast")
+    folder = tiny.save_ast(tmp_path / "ast")
     hf.ASTFeatureExtractor(num_mel_bins=32, max_length=1024).save_pretrained(folder)
     with pytest.raises(InputError, match=r"max_length is 128 in config\.json but 1024"):
         AST(str(folder))
@@ -145,7 +145,7 @@ def _reference_clap(folder: Path, clip: Tensor, longer: bool) -> Any:
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_clap_is_the_model_of_transformers(fused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    folder = tiny.clap(tmp_path / "clap", fused)
+    folder = tiny.save_clap(tmp_path / "clap", fused)
     encoder = Clap(str(folder))
     for length in (7000, 16000):
         expected = _reference_clap(folder, _clip(length), longer=False)
@@ -171,7 +171,7 @@ def test_clap_is_the_model_of_transformers(fused: bool, tmp_path: Path, monkeypa
 @pytest.mark.parametrize("norm", ["group", "layer"])
 @pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])
 def test_speech_is_the_model_of_transformers(kind: str, norm: str, tmp_path: Path):
-    folder = tiny.speech(tmp_path / kind, kind, norm)
+    folder = tiny.save_speech(tmp_path / kind, kind, norm)
     model = hf.AutoModel.from_pretrained(folder).eval()
     clip = _clip(9000) + 0.2
     inputs = hf.AutoFeatureExtractor.from_pretrained(folder)(clip.numpy(), sampling_rate=16000, return_tensors="pt")
@@ -192,8 +192,8 @@ def test_speech_is_the_bundle_of_torchaudio(
     home = tmp_path / "hub" / "checkpoints"
     home.mkdir(parents=True)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    file, config = tiny.speech_file(home / "tiny_speech.pth", kind, params, normalize)
-    bundle = Wav2Vec2Bundle("tiny_speech.pth", params, 16000, normalize, kind)
+    file, config = tiny.save_speech_file(home / "tiny_whisper.pth", kind, params, normalize)
+    bundle = Wav2Vec2Bundle("tiny_whisper.pth", params, 16000, normalize, kind)
     monkeypatch.setattr(torchaudio.pipelines, "TINY", bundle, raising=False)
     clip = _clip(9000) + 0.2
     with torch.no_grad():
@@ -206,7 +206,7 @@ def test_speech_is_the_bundle_of_torchaudio(
 
 
 def test_both_libraries_read_one_speech_model_alike(tmp_path: Path):
-    folder = tiny.speech(tmp_path / "hubert", "hubert", "group")
+    folder = tiny.save_speech(tmp_path / "hubert", "hubert", "group")
     imported = import_huggingface_model(hf.HubertModel.from_pretrained(folder))
     clip = _clip(9000)
     with torch.no_grad():
@@ -215,7 +215,7 @@ def test_both_libraries_read_one_speech_model_alike(tmp_path: Path):
 
 
 def test_speech_says_what_would_work(tmp_path: Path):
-    file, config = tiny.speech_file(tmp_path / "weights.pt", "Wav2Vec2", tiny.SPEECH)
+    file, config = tiny.save_speech_file(tmp_path / "weights.pt", "Wav2Vec2", tiny.SPEECH)
     wrong = json.loads(config.read_text())
     wrong["params"]["encoder_embed_dims"] = 3
     (tmp_path / "misspelt.json").write_text(json.dumps(wrong))
@@ -235,7 +235,7 @@ def test_speech_says_what_would_work(tmp_path: Path):
         Speech("WAV2VEC2_BOSE")
 
 
-@pytest.mark.parametrize(("kind", "write"), [(Whisper, tiny.whisper), (AST, tiny.ast)])
+@pytest.mark.parametrize(("kind", "write"), [(Whisper, tiny.save_whisper), (AST, tiny.save_ast)])
 def test_what_is_not_heard_is_not_read(kind: Any, write: Any, tmp_path: Path):
     folder = write(tmp_path / "model")
     encoder = Whisper(str(folder), long="cut") if kind is Whisper else AST(str(folder))

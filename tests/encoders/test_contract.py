@@ -35,7 +35,7 @@ def _torchaudio(folder: Path, kind: str, params: dict[str, object], normalize: b
     folder.mkdir(exist_ok=True)
     file = folder / "weights.pt"
     if not file.exists():
-        tiny.speech_file(file, kind, params, normalize)
+        tiny.save_speech_file(file, kind, params, normalize)
     return Speech(str(file), config=str(file.with_suffix(".json")))
 
 
@@ -44,27 +44,29 @@ def _folder(write: Callable[[Path], Path], folder: Path) -> str:
 
 
 PICTURES: dict[str, Make] = {
-    "clip": lambda path: Clip(_folder(tiny.clip, path)),
-    "clip-unit": lambda path: Clip(_folder(tiny.clip, path), normalize=True),
-    "clip-resnet": lambda path: Clip(_folder(lambda p: tiny.clip(p, tiny.CLIP_RESNET), path)),
-    "clip-timm": lambda path: Clip(_folder(lambda p: tiny.clip(p, tiny.CLIP_TIMM), path)),
+    "clip": lambda path: Clip(_folder(tiny.save_clip, path)),
+    "clip-unit": lambda path: Clip(_folder(tiny.save_clip, path), normalize=True),
+    "clip-resnet": lambda path: Clip(_folder(lambda p: tiny.save_clip(p, tiny.CLIP_RESNET), path)),
+    "clip-timm": lambda path: Clip(_folder(lambda p: tiny.save_clip(p, tiny.CLIP_TIMM), path)),
     **{
-        kind: lambda path, kind=kind: ViT(_folder(lambda p: tiny.vision(p, kind), path))
+        kind: lambda path, kind=kind: ViT(_folder(lambda p: tiny.save_vision(p, kind), path))
         for kind in ("dinov2", "vit", "siglip", "clip_vision_model", "convnext", "resnet")
     },
-    "clip-hf": lambda path: ViT(_folder(lambda p: tiny.vision(p, "clip"), path)),
+    "clip-hf": lambda path: ViT(_folder(lambda p: tiny.save_vision(p, "clip"), path)),
 }
 SOUNDS: dict[str, Make] = {
-    "clap": lambda path: Clap(_folder(lambda p: tiny.clap(p, False), path)),
-    "clap-cut": lambda path: Clap(_folder(lambda p: tiny.clap(p, False), path), long="cut"),
-    "clap-fused": lambda path: Clap(_folder(lambda p: tiny.clap(p, True), path)),
-    "whisper": lambda path: Whisper(_folder(tiny.whisper, path)),
-    "whisper-cut": lambda path: Whisper(_folder(tiny.whisper, path), long="cut"),
-    "whisper-whole": lambda path: Whisper(_folder(tiny.whisper, path), window="whole"),
-    "ast": lambda path: AST(_folder(tiny.ast, path)),
-    "cnn14": lambda path: Cnn14(_folder(tiny.panns, path), **tiny.PANNS),
+    "clap": lambda path: Clap(_folder(lambda p: tiny.save_clap(p, False), path)),
+    "clap-cut": lambda path: Clap(_folder(lambda p: tiny.save_clap(p, False), path), long="cut"),
+    "clap-fused": lambda path: Clap(_folder(lambda p: tiny.save_clap(p, True), path)),
+    "whisper": lambda path: Whisper(_folder(tiny.save_whisper, path)),
+    "whisper-cut": lambda path: Whisper(_folder(tiny.save_whisper, path), long="cut"),
+    "whisper-whole": lambda path: Whisper(_folder(tiny.save_whisper, path), window="whole"),
+    "ast": lambda path: AST(_folder(tiny.save_ast, path)),
+    "cnn14": lambda path: Cnn14(_folder(tiny.save_panns, path), **tiny.PANNS),
     **{
-        f"{kind}-{norm}": lambda path, kind=kind, norm=norm: Speech(_folder(lambda p: tiny.speech(p, kind, norm), path))
+        f"{kind}-{norm}": lambda path, kind=kind, norm=norm: Speech(
+            _folder(lambda p: tiny.save_speech(p, kind, norm), path)
+        )
         for kind in ("wav2vec2", "hubert", "wavlm")
         for norm in ("group", "layer")
     },
@@ -252,7 +254,7 @@ def test_identity_is_the_weights_and_not_the_place(
 def test_what_it_cannot_read_is_refused_by_name(kind: type[Encoder], tmp_path: Path):
     with pytest.raises(InputError, match=r"nowhere"):
         kind(str(tmp_path / "nowhere"))  # type: ignore[call-arg]
-    text = tiny.gpt2(tmp_path / "text")
+    text = tiny.save_gpt2(tmp_path / "text")
     with pytest.raises(InputError, match=r"text.*(gpt2|open_clip_config)") as error:
         kind(str(text))  # type: ignore[call-arg]
     assert "\n" not in str(error.value)

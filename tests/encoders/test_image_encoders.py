@@ -29,7 +29,7 @@ ONE = torch.ones(1, dtype=torch.long)
 
 @pytest.mark.parametrize("config", [tiny.CLIP, tiny.CLIP_RESNET, tiny.CLIP_TIMM], ids=["vit", "resnet", "timm"])
 def test_clip_is_open_clip(config: dict[str, Any], tmp_path: Path):
-    folder = tiny.clip(tmp_path / "model", config)
+    folder = tiny.save_clip(tmp_path / "model", config)
     loaded: Any = open_clip.create_model_from_pretrained(f"local-dir:{folder}")
     model, transform = loaded[0].eval(), loaded[1]
     encoder = Clip(str(folder))
@@ -53,7 +53,7 @@ def test_clip_is_open_clip(config: dict[str, Any], tmp_path: Path):
 
 
 def test_clip_takes_a_configuration_and_a_file_of_weights(tmp_path: Path):
-    folder = tiny.clip(tmp_path / "model")
+    folder = tiny.save_clip(tmp_path / "model")
     whole = Clip(str(folder))
     media = Media(whole.preprocess(PICTURE, 0.0, None)[None], ONE)
     state = load_file(folder / "open_clip_model.safetensors")
@@ -104,7 +104,7 @@ def _cached(cache: Path, folder: Path, name: str) -> str:
 def test_a_hub_name_brings_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    clip, dino = tiny.clip(tmp_path / "clip"), tiny.vision(tmp_path / "dino", "dinov2")
+    clip, dino = tiny.save_clip(tmp_path / "clip"), tiny.save_vision(tmp_path / "dino", "dinov2")
     commit = _cached(tmp_path / "cache", clip, "owner/clip")
     _cached(tmp_path / "cache", dino, "owner/dino")
     for revision in (None, commit):
@@ -120,7 +120,7 @@ def test_a_hub_name_brings_its_commit(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("kind", ["dinov2", "siglip", "clip", "clip_vision_model", "convnext", "resnet"])
 def test_vit_is_the_model_of_transformers(kind: str, tmp_path: Path):
-    folder = tiny.vision(tmp_path / kind, kind)
+    folder = tiny.save_vision(tmp_path / kind, kind)
     model: Any = hf.AutoModel.from_pretrained(folder).eval()
     tower = getattr(model, "vision_model", model)
     processed = hf.AutoImageProcessor.from_pretrained(folder)(PICTURE, return_tensors="pt")["pixel_values"]
@@ -140,7 +140,7 @@ def test_vit_is_the_model_of_transformers(kind: str, tmp_path: Path):
 
 
 def test_a_classifier_has_no_pooler_and_none_is_made_up(tmp_path: Path):
-    folder = tiny.vision(tmp_path / "vit", "vit")
+    folder = tiny.save_vision(tmp_path / "vit", "vit")
     encoder = ViT(str(folder))
     media = Media(torch.rand(2, 3, 32, 32), torch.ones(2, dtype=torch.long))
     with torch.no_grad():
@@ -152,7 +152,7 @@ def test_a_classifier_has_no_pooler_and_none_is_made_up(tmp_path: Path):
 
 
 def test_a_missing_tensor_is_never_made_up(tmp_path: Path):
-    folder = tiny.vision(tmp_path / "dino", "dinov2")
+    folder = tiny.save_vision(tmp_path / "dino", "dinov2")
     state = load_file(folder / "model.safetensors")
     gone = next(name for name in state if "attention" in name)
     save_file({k: v for k, v in state.items() if k != gone}, folder / "model.safetensors", {"format": "pt"})
@@ -181,7 +181,7 @@ def test_the_activation_is_the_one_of_the_weights(tmp_path: Path, monkeypatch: p
     described = {**tiny.CLIP}
     (tmp_path / "tiny-vit.json").write_text(json.dumps(described))
     open_clip.add_model_config(tmp_path)
-    folder = tiny.clip(tmp_path / "made")
+    folder = tiny.save_clip(tmp_path / "made")
     file = str(folder / "open_clip_model.safetensors")
     tags = open_clip.pretrained._PRETRAINED
     for tag, quick in (("openai", True), ("laion", False)):

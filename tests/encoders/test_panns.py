@@ -24,7 +24,7 @@ PANNS = tiny_encoders.PANNS
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(2)
-    return tiny_encoders.panns(tmp_path_factory.mktemp("panns") / "Cnn14_16k_mAP=0.438.pth")
+    return tiny_encoders.save_panns(tmp_path_factory.mktemp("panns") / "Cnn14_16k_mAP=0.438.pth")
 
 
 def sound(samples: int, seed: int = 0) -> Tensor:
@@ -165,6 +165,6 @@ def test_what_does_not_fit_is_refused(file: Path, tmp_path: Path) -> None:
 
 
 def test_other_rates(tmp_path: Path) -> None:
-    encoder = Cnn14(str(tiny_encoders.panns(tmp_path / "32k.pth", 32000)), **{**PANNS, "rate": 32000})
+    encoder = Cnn14(str(tiny_encoders.save_panns(tmp_path / "32k.pth", 32000)), **{**PANNS, "rate": 32000})
     assert isinstance(encoder.net, Cnn14Net)
     assert heard(encoder, sound(32000)).frames.shape[1] == 101 // 4

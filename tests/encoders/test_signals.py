@@ -25,33 +25,33 @@ from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.parts import builder_from_recipe, from_recipe, to_recipe
 from mmprefix.types import Features, Prefix
-from tiny import speech_system as tiny_spoken
-from tiny.captioning_system import quietly, refusal, run, tensors, watched
-from tiny.speech_system import Spoken, part
+from tiny import speech_system as tiny_speech_system
+from tiny.captioning_system import checkpoint_tensors, error_message, quietly, run, training_record
+from tiny.speech_system import SpeechSystem, recipe_part
 
 pytestmark = quietly
 NAMES = ["cost", "confidence", "alternatives"]
-MINMAX = part("mappers.minmax.MinMax", mapper=part("mappers.mlp.MLP", length=2, hidden=8))
+MINMAX = recipe_part("mappers.minmax.MinMax", mapper=recipe_part("mappers.mlp.MLP", length=2, hidden=8))
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
-    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"))
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
+    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"))
 
 
-def config(spoken: Spoken, mapper: dict[str, Any] = MINMAX, train: str = "train.jsonl") -> dict[str, Any]:
+def config(spoken: SpeechSystem, mapper: dict[str, Any] = MINMAX, train: str = "train.jsonl") -> dict[str, Any]:
     """Three numbers to GPT-2."""
-    branch = {"encoder": part("encoders.signals.Signals", names=NAMES), "mapper": mapper}
-    decoder = part("decoder.CausalDecoder", model=spoken.place("decoder"))
+    branch = {"encoder": recipe_part("encoders.signals.Signals", names=NAMES), "mapper": mapper}
+    decoder = recipe_part("decoder.CausalDecoder", model=spoken.path("decoder"))
     made = spoken.config(branches={"signals": branch}, decoder=decoder)
-    made["data"]["init_args"]["train"] = [spoken.place(train)]
+    made["data"]["init_args"]["train"] = [spoken.path(train)]
     return made
 
 
-def manifest(spoken: Spoken, name: str, signals: list[Any]) -> str:
+def manifest(spoken: SpeechSystem, name: str, signals: list[Any]) -> str:
     """A manifest of rows with these numbers, next to the others."""
     rows = [{"id": str(n), "signals": values, "target": "rain falls"} for n, values in enumerate(signals)]
-    Path(spoken.place(name)).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path(spoken.path(name)).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return name
 
 
@@ -172,17 +172,17 @@ def test_it_is_built_again_from_its_recipe() -> None:
     assert torch.equal(again(inputs).keys, mapper(inputs).keys)
 
 
-def test_it_is_learned_from_the_rows_to_train_on_only(spoken: Spoken, tmp_path: Path) -> None:
+def test_it_is_learned_from_the_rows_to_train_on_only(spoken: SpeechSystem, tmp_path: Path) -> None:
     recipe = config(spoken)
     val = manifest(spoken, "wider.jsonl", [[-1000.0, 50.0, 8.0], [1000.0, -50.0, 9.0]])
-    recipe["data"]["init_args"]["val"] = [spoken.place(val)]
+    recipe["data"]["init_args"]["val"] = [spoken.path(val)]
     assert run("fit", spoken.recipe(recipe, tmp_path), save_to=tmp_path / "model") == 0
     saved = load_file(tmp_path / "model" / "model.safetensors")
     low, high = (saved[f"mappers.signals.{name}"] for name in ("low", "high"))
     assert low.tolist() == [-2.0, 0.0, 7.0]
     assert high.tolist() == [5.0, 20.0, 7.0]
     assert sorted(name.rpartition(".")[2] for name in saved) == ["bias", "bias", "high", "low", "weight", "weight"]
-    before = watched(tmp_path).before  # when training began it was known
+    before = training_record(tmp_path).before  # when training began it was known
     assert torch.equal(before["model.mappers.signals.high"], high)
     model = load(tmp_path / "model", device="cpu")
     inside, outside, constant = (5.0, 20.0, 7.0), (99.0, 21.0, 7.0), (5.0, 20.0, -3.0)
@@ -194,19 +194,24 @@ def test_it_is_learned_from_the_rows_to_train_on_only(spoken: Spoken, tmp_path: 
 @pytest.mark.parametrize(
     ("mapper", "where"),
     [
-        (part("mappers.deep.Deep", mapper=MINMAX, hidden=8), "mapper"),
-        (part("mappers.parallel.Parallel", mappers=[part("mappers.mlp.MLP", length=1, hidden=4), MINMAX]), "mappers.1"),
+        (recipe_part("mappers.deep.Deep", mapper=MINMAX, hidden=8), "mapper"),
+        (
+            recipe_part(
+                "mappers.parallel.Parallel", mappers=[recipe_part("mappers.mlp.MLP", length=1, hidden=4), MINMAX]
+            ),
+            "mappers.1",
+        ),
     ],
     ids=["deep", "parallel"],
 )
-def test_it_is_learned_inside_other_mappers(mapper: Any, where: str, spoken: Spoken, tmp_path: Path) -> None:
+def test_it_is_learned_inside_other_mappers(mapper: Any, where: str, spoken: SpeechSystem, tmp_path: Path) -> None:
     assert run("fit", spoken.recipe(config(spoken, mapper), tmp_path)) == 0
-    saved = tensors(tmp_path / "checkpoints" / "last.ckpt")
+    saved = checkpoint_tensors(tmp_path / "checkpoints" / "last.ckpt")
     assert saved[f"model.mappers.signals.{where}.low"].tolist() == [-2.0, 0.0, 7.0]
     assert saved[f"model.mappers.signals.{where}.high"].tolist() == [5.0, 20.0, 7.0]
 
 
-def test_a_resumed_run_does_not_learn_it_anew(spoken: Spoken, tmp_path: Path) -> None:
+def test_a_resumed_run_does_not_learn_it_anew(spoken: SpeechSystem, tmp_path: Path) -> None:
     name = manifest(spoken, "moved.jsonl", [[n, n, n] for n in range(8)])
 
     def constant() -> dict[str, Any]:
@@ -216,41 +221,41 @@ def test_a_resumed_run_does_not_learn_it_anew(spoken: Spoken, tmp_path: Path) ->
 
     assert run("fit", spoken.recipe(constant(), tmp_path), trainer__max_epochs=1) == 0
     last = tmp_path / "checkpoints" / "last.ckpt"
-    first = tensors(last)["model.mappers.signals.high"]
+    first = checkpoint_tensors(last)["model.mappers.signals.high"]
     assert first.tolist() == [7.0] * 3
     manifest(spoken, "moved.jsonl", [[100.0 * n, n, n] for n in range(8)])
     resumed = spoken.recipe(constant(), tmp_path / "resumed")
     assert run("fit", resumed, ckpt_path=last, trainer__max_epochs=2) == 0
-    second = tensors(tmp_path / "resumed" / "checkpoints" / "last.ckpt")
+    second = checkpoint_tensors(tmp_path / "resumed" / "checkpoints" / "last.ckpt")
     assert torch.equal(second["model.mappers.signals.high"], first)
     weight = "model.mappers.signals.mapper.model.0.weight"
-    assert not torch.equal(second[weight], tensors(last)[weight])  # it did go on
+    assert not torch.equal(second[weight], checkpoint_tensors(last)[weight])  # it did go on
 
 
-def test_rows_that_cannot_be_read_are_named_or_skipped(spoken: Spoken, tmp_path: Path, capfd: Any) -> None:
+def test_rows_that_cannot_be_read_are_named_or_skipped(spoken: SpeechSystem, tmp_path: Path, capfd: Any) -> None:
     rows = [[float(n), n, n] for n in range(7)]
     name = manifest(spoken, "short.jsonl", [*rows[:3], [1.0, 2.0], *rows[3:]])
     made = config(spoken, train=name)
-    message = refusal("fit", spoken.recipe(made, tmp_path / "stop"), capfd)
-    assert message.startswith(f"{spoken.place(name)}:4: ")
+    message = error_message("fit", spoken.recipe(made, tmp_path / "stop"), capfd)
+    assert message.startswith(f"{spoken.path(name)}:4: ")
     assert message.endswith("holds 2 numbers, expected 3: cost, confidence, alternatives")
     made = config(spoken, train=name)
     made["data"]["init_args"]["on_bad"] = "skip"
     assert run("fit", spoken.recipe(made, tmp_path / "skip")) == 0
-    kept = tensors(tmp_path / "skip" / "checkpoints" / "last.ckpt")
+    kept = checkpoint_tensors(tmp_path / "skip" / "checkpoints" / "last.ckpt")
     assert kept["model.mappers.signals.high"].tolist() == [6.0] * 3
 
 
-def test_nothing_to_learn_it_from_is_said(spoken: Spoken, tmp_path: Path, capfd: Any) -> None:
+def test_nothing_to_learn_it_from_is_said(spoken: SpeechSystem, tmp_path: Path, capfd: Any) -> None:
     made = config(spoken)
     made["model"]["branches"]["audio"] = {
-        "encoder": part("encoders.whisper.Whisper", model=spoken.place("whisper")),
-        "mapper": part("mappers.mlp.MLP", length=1, hidden=4),
+        "encoder": recipe_part("encoders.whisper.Whisper", model=spoken.path("whisper")),
+        "mapper": recipe_part("mappers.mlp.MLP", length=1, hidden=4),
     }
     rows = [{"id": str(n), "audio": f"{n}.wav", "target": "rain falls"} for n in range(8)]
-    Path(spoken.place("sounds.jsonl")).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    made["data"]["init_args"]["train"] = [spoken.place("sounds.jsonl")]
-    message = refusal("fit", spoken.recipe(made, tmp_path), capfd)
+    Path(spoken.path("sounds.jsonl")).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made["data"]["init_args"]["train"] = [spoken.path("sounds.jsonl")]
+    message = error_message("fit", spoken.recipe(made, tmp_path), capfd)
     assert message == "model.branches.signals: MinMax finds no row to train on that has signals"
 
 

@@ -39,8 +39,8 @@ def pictures(request: Any, folder: Path) -> Encoder:
     """An encoder of pictures."""
     path = folder / request.param
     if request.param == "vit":
-        return ViT(str(tiny.vision(path, "vit")))
-    return Clip(str(tiny.clip(path, tiny.CLIP_RESNET if request.param == "clip-resnet" else tiny.CLIP)))
+        return ViT(str(tiny.save_vision(path, "vit")))
+    return Clip(str(tiny.save_clip(path, tiny.CLIP_RESNET if request.param == "clip-resnet" else tiny.CLIP)))
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_preprocessing_travels_to_workers_and_cuts(pictures: Encoder, clips: lis
 def test_it_is_frozen_and_can_be_tuned(folder: Path, clips: list[Path]) -> None:
     """Tuned, the picture encoder learns too; it is one of its parts."""
     path = folder / "tuned"
-    encoder = Frames(Clip(str(tiny.clip(path))), frames=2)
+    encoder = Frames(Clip(str(tiny.save_clip(path))), frames=2)
     media = pad_media([encoder.preprocess(clips[0], 0.0, None)])
     encoder.train()
     assert not any(module.training for module in encoder.modules())
@@ -133,7 +133,7 @@ def test_it_is_written_down_with_the_encoder_in_it(pictures: Encoder, clips: lis
 
 
 def test_wrong_options_are_refused(folder: Path) -> None:
-    vit = ViT(str(tiny.vision(folder / "refused", "dinov2")))
+    vit = ViT(str(tiny.save_vision(folder / "refused", "dinov2")))
     cases: list[tuple[Any, str]] = [
         (lambda: Frames(Signals(["a"])), "Frames.encoder: Signals reads signals, not pictures"),
         (lambda: Frames(Frames(vit)), "Frames.encoder: Frames reads video, not pictures"),
@@ -146,7 +146,7 @@ def test_wrong_options_are_refused(folder: Path) -> None:
 
 
 def test_pictures_of_several_sizes_are_refused_where_the_model_keeps_sizes(folder: Path) -> None:
-    model = tiny.vision(folder / "sizes", "resnet")
+    model = tiny.save_vision(folder / "sizes", "resnet")
     settings = json.loads((model / "preprocessor_config.json").read_text())
     (model / "preprocessor_config.json").write_text(json.dumps({**settings, "do_resize": False}))
     encoder = Frames(ViT(str(model)), frames=2)

@@ -16,9 +16,9 @@ from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.types import DeepPrefix, Features, MixedPrefix, Prefix
-from tiny import whisper as tiny_speech
-from tiny.captioning_system import build, figures, quietly, run, same, watched
-from tiny.decoders import KINDS, save_decoder, tokenizer
+from tiny import whisper as tiny_whisper
+from tiny.captioning_system import build, metric_values, quietly, run, same_tensors, training_record
+from tiny.decoders import KINDS, make_tokenizer, save_decoder
 
 pytestmark = quietly
 TARGETS = [["a dog barks", "the cat."], ["rain falls loudly over a hill"], ["a", "some rain", "the old roof rings"]]
@@ -30,7 +30,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp(request.param)
     if request.param in KINDS:
         return CausalDecoder(save_decoder(folder, request.param))
-    return CrossDecoder(getattr(tiny_speech, request.param)(folder))
+    return CrossDecoder(getattr(tiny_whisper, f"save_{request.param}")(folder))
 
 
 def loss(decoder: ComposedDecoder, kind: str) -> tuple[Tensor, list[Tensor]]:
@@ -76,7 +76,7 @@ def test_texts_are_written_as_before(tmp_path: Path) -> None:
 def test_less_is_kept(tmp_path: Path) -> None:
     """For a layer its input, keys and values, instead of the 16 and more times that an ordinary one keeps."""
     torch.manual_seed(0)
-    words = tokenizer()
+    words = make_tokenizer()
     words.save_pretrained(tmp_path)
     GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_embd=64, n_layer=12, n_head=2)).save_pretrained(tmp_path)
     decoder, kept = CausalDecoder(str(tmp_path)), list[int]()
@@ -108,6 +108,6 @@ def test_a_recipe_asks_for_it(tmp_path: Path) -> None:
     for name, wanted in (("plain", False), ("again", True)):
         recipe = tiny.recipe(tiny.config(("audio",)), tmp_path / name)
         assert run("fit", recipe, model__recompute=wanted, trainer__max_steps=3, data__val="[]") == 0
-        ends.append(watched(tmp_path / name).after)
-    assert same(*ends)
-    assert figures(tmp_path / "again", "train/loss") == figures(tmp_path / "plain", "train/loss")
+        ends.append(training_record(tmp_path / name).after)
+    assert same_tensors(*ends)
+    assert metric_values(tmp_path / "again", "train/loss") == metric_values(tmp_path / "plain", "train/loss")

@@ -25,7 +25,7 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.generation.strategies import Hypothesis
 from mmprefix.kv_cache.state import State
 from mmprefix.types import Features, Prefix
-from tiny import whisper as tiny_speech
+from tiny import whisper as tiny_whisper
 from tiny.decoders import KINDS, save_decoder
 
 GPU = torch.cuda.is_available()
@@ -66,7 +66,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> None:
 def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ComposedDecoder:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "whisper":
-        made: ComposedDecoder = CrossDecoder(tiny_speech.whisper(folder))
+        made: ComposedDecoder = CrossDecoder(tiny_whisper.save_whisper(folder))
     elif request.param == "words":
         made = WordDecoder(save_decoder(folder), WORDS)
     else:

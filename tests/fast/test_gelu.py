@@ -16,7 +16,7 @@ from mmprefix.cli.training.lightning_cli import usable_precision
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.fast.gelu import fuse_gelu
 from mmprefix.training.optimizer import use_fused_optimizer
-from tiny.captioning_system import build, figures, quietly, run, watched
+from tiny.captioning_system import build, metric_values, quietly, run, training_record
 
 pytestmark = quietly
 
@@ -86,9 +86,9 @@ def test_compiled_layers_train_alike(tmp_path: Path, monkeypatch: pytest.MonkeyP
     for name, compiles in (("plain", False), ("compiled", True)):
         recipe = tiny.recipe(tiny.config(("audio",)), tmp_path / name)
         assert run("fit", recipe, model__compile=compiles, trainer__max_steps=2, data__val="[]") == 0
-    plain, compiled = (watched(tmp_path / name) for name in ("plain", "compiled"))
+    plain, compiled = (training_record(tmp_path / name) for name in ("plain", "compiled"))
     for name, tensor in plain.after.items():
         assert torch.allclose(compiled.after[name], tensor, atol=1e-3), name
-    assert figures(tmp_path / "compiled", "train/loss") == pytest.approx(
-        figures(tmp_path / "plain", "train/loss"), rel=1e-4
+    assert metric_values(tmp_path / "compiled", "train/loss") == pytest.approx(
+        metric_values(tmp_path / "plain", "train/loss"), rel=1e-4
     )

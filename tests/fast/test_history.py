@@ -30,8 +30,8 @@ from mmprefix.saved_model import ModelSettings
 from mmprefix.slu.schema import read_schema
 from mmprefix.types import Features, Prefix
 from tiny import models as tiny_models
-from tiny import slu_system as tiny_orders
-from tiny import whisper as tiny_speech
+from tiny import slu_system as tiny_slu_system
+from tiny import whisper as tiny_whisper
 from tiny.decoders import KINDS, save_decoder
 
 TESTS = Path(__file__).resolve().parents[1]
@@ -47,7 +47,7 @@ def decoder(kind: str, folder: Path) -> ComposedDecoder:
     """A tiny frozen decoder; LoRA, words and Whisper beside the usual kinds of language model."""
     place = folder / kind
     if kind in ("whisper", "bart"):
-        make = getattr(tiny_speech, kind)
+        make = getattr(tiny_whisper, f"save_{kind}")
         return CrossDecoder(str(place) if place.exists() else make(place)).eval()
     model = str(place) if place.exists() else save_decoder(place, kind if kind in KINDS else "gpt2")
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def captioner(folder: Path) -> Predictor:
     """A saved model that captions sounds and pictures."""
     if not (folder / "model").exists():
         parts = tiny_models.frozen_parts(folder)
-        tiny_models.save(folder / "model", parts, "image", "audio", options=BEAMS)
+        tiny_models.save_model(folder / "model", parts, "image", "audio", options=BEAMS)
         tiny_models.media_files(folder / "media")
     return load(folder / "model", device="cpu")
 
@@ -124,14 +124,14 @@ def captions(folder: Path) -> Callable[[Predictor], Any]:
 
 def understander(folder: Path, kind: str) -> Predictor:
     """A Whisper that is asked, or a GPT-2 that is asked about what a Whisper has written down."""
-    orders = tiny_orders.Orders(folder) if folder.exists() else tiny_orders.build(folder)
+    orders = tiny_slu_system.Orders(folder) if folder.exists() else tiny_slu_system.build(folder)
     model = orders.hears() if kind == "hears" else orders.reads(transcribes=True)
     return Predictor(model, ModelSettings(replace(BEAMS, num_return=1)))
 
 
 def understood(folder: Path) -> Callable[[Predictor], Any]:
     """Intents, slots and their scores for one sound and for two."""
-    orders = tiny_orders.Orders(folder)
+    orders = tiny_slu_system.Orders(folder)
     schema = read_schema(orders.place("home.yaml"))
     return lambda model: [model.understand(orders.sounds[:n], schema=schema) for n in (1, 2)]
 

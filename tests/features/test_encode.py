@@ -25,13 +25,22 @@ from mmprefix.features.keys import content_hashes, feature_key
 from mmprefix.features.store import FeatureStore, store_description
 from mmprefix.model import PrefixLM
 from mmprefix.types import Features
-from tiny.captioning_system import Tiny, build, figures, quietly, refusal, run, same, watched
+from tiny.captioning_system import (
+    CaptioningSystem,
+    build,
+    error_message,
+    metric_values,
+    quietly,
+    run,
+    same_tensors,
+    training_record,
+)
 
 pytestmark = quietly
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     return build(tmp_path_factory.mktemp("tiny"))
 
 
@@ -57,15 +66,15 @@ def encode(recipe: Path, cache: Path, **options: Any) -> int:
 
 
 @pytest.fixture(scope="module")
-def filled(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def filled(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("filled")
     assert encode(tiny.recipe(tiny.config(), root), root / "cache", cache_dtype="float32") == 0
     return root
 
 
-def test_the_store_holds_what_the_encoders_find(tiny: Tiny, filled: Path) -> None:
+def test_the_store_holds_what_the_encoders_find(tiny: CaptioningSystem, filled: Path) -> None:
     rows, _ = read_manifest(tiny.folder / "train.jsonl")
-    encoders = {"image": Clip(tiny.parts("pictures")), "audio": Cnn(tiny.parts("sounds"))}
+    encoders = {"image": Clip(tiny.path("pictures")), "audio": Cnn(tiny.path("sounds"))}
     for branch, encoder in encoders.items():
         store = FeatureStore(filled / "cache", store_description(encoder, "float32"))
         sources = [row.inputs[branch].path for row in rows if branch in row.inputs]
@@ -85,7 +94,7 @@ def collect(encoder: Any, source: str) -> Any:
 
 
 def test_a_full_store_is_read_and_nothing_is_encoded(
-    tiny: Tiny, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+    tiny: CaptioningSystem, filled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     assert run("fit", tiny.recipe(tiny.config(), tmp_path / "plain"), test_after_fit=True) == 0
     before = contents(filled / "cache")
@@ -100,17 +109,19 @@ def test_a_full_store_is_read_and_nothing_is_encoded(
     options = {"cache": filled / "cache", "cache_dtype": "float32", "test_after_fit": True}
     assert run("fit", tiny.recipe(tiny.config(), tmp_path / "kept"), **options) == 0
     assert contents(filled / "cache") == before
-    plain, kept = watched(tmp_path / "plain"), watched(tmp_path / "kept")
+    plain, kept = training_record(tmp_path / "plain"), training_record(tmp_path / "kept")
     assert plain.steps == kept.steps
     for name in ("train/loss", "val/loss", "test/loss"):
-        assert figures(tmp_path / "kept", name) == pytest.approx(figures(tmp_path / "plain", name), rel=1e-4)
+        assert metric_values(tmp_path / "kept", name) == pytest.approx(
+            metric_values(tmp_path / "plain", name), rel=1e-4
+        )
     assert "cache: 6 inputs of branch image" in capfd.readouterr().out
     moved = {name for name in kept.after if not torch.equal(kept.after[name], kept.before[name])}
     assert moved
     assert all("mappers" in name for name in moved)
 
 
-def test_fit_fills_the_store_by_itself(tiny: Tiny, filled: Path, tmp_path: Path) -> None:
+def test_fit_fills_the_store_by_itself(tiny: CaptioningSystem, filled: Path, tmp_path: Path) -> None:
     config = tiny.config()
     config["cache"] = str(tmp_path / "cache")
     assert run("fit", tiny.recipe(config, tmp_path / "half"), trainer__max_steps=2) == 0
@@ -120,17 +131,17 @@ def test_fit_fills_the_store_by_itself(tiny: Tiny, filled: Path, tmp_path: Path)
     assert len((tmp_path / "half" / "predictions.jsonl").read_text().splitlines()) == 7
 
 
-def test_frames_that_nobody_reads_are_not_kept(tiny: Tiny, tmp_path: Path) -> None:
+def test_frames_that_nobody_reads_are_not_kept(tiny: CaptioningSystem, tmp_path: Path) -> None:
     config = tiny.config(("image",))
     mapper = {"class_path": "mmprefix.mappers.mlp.MLP", "init_args": {"length": 3}}
     config["model"]["branches"]["image"]["mapper"] = mapper
     cache = {"cache": str(tmp_path / "cache"), "cache_dtype": "float32"}
     assert run("fit", tiny.recipe(config, tmp_path / "plain")) == 0
     assert run("fit", tiny.recipe(config, tmp_path / "kept"), **cache) == 0
-    assert figures(tmp_path / "kept", "train/loss") == pytest.approx(
-        figures(tmp_path / "plain", "train/loss"), rel=1e-4
+    assert metric_values(tmp_path / "kept", "train/loss") == pytest.approx(
+        metric_values(tmp_path / "plain", "train/loss"), rel=1e-4
     )
-    clip = Clip(tiny.parts("pictures"))
+    clip = Clip(tiny.path("pictures"))
     assert clip.dim
     store = FeatureStore(tmp_path / "cache", store_description(clip, "float32", frames=False))
     assert len(store) == 6
@@ -139,18 +150,18 @@ def test_frames_that_nobody_reads_are_not_kept(tiny: Tiny, tmp_path: Path) -> No
     assert not len(FeatureStore(tmp_path / "cache", store_description(clip, "float32")))
 
 
-def test_workers_read_from_the_store_too(tiny: Tiny, filled: Path, tmp_path: Path) -> None:
+def test_workers_read_from_the_store_too(tiny: CaptioningSystem, filled: Path, tmp_path: Path) -> None:
     cache: dict[str, Any] = {"cache": filled / "cache", "cache_dtype": "float32"}
     for workers in (0, 2):
         recipe = tiny.recipe(tiny.config(), tmp_path / str(workers))
         assert run("fit", recipe, trainer__max_epochs=1, data__num_workers=workers, **cache) == 0
-    assert same(watched(tmp_path / "0").after, watched(tmp_path / "2").after)
+    assert same_tensors(training_record(tmp_path / "0").after, training_record(tmp_path / "2").after)
 
 
-def test_a_changed_file_is_encoded_anew(tiny: Tiny, filled: Path, tmp_path: Path) -> None:
+def test_a_changed_file_is_encoded_anew(tiny: CaptioningSystem, filled: Path, tmp_path: Path) -> None:
     folder = tmp_path / "data"
     shutil.copytree(tiny.folder, folder)
-    moved = Tiny(folder)
+    moved = CaptioningSystem(folder)
     shutil.copytree(filled / "cache", tmp_path / "cache")
     before = contents(tmp_path / "cache")
     assert encode(moved.recipe(moved.config(), tmp_path / "r"), tmp_path / "cache", cache_dtype="float32") == 0
@@ -165,11 +176,11 @@ def test_a_changed_file_is_encoded_anew(tiny: Tiny, filled: Path, tmp_path: Path
     assert len(after) == len(before) + 1  # a copy of another file has its key; a span has one of its own
 
 
-def test_files_that_cannot_be_read_are_named(tiny: Tiny, tmp_path: Path, capfd: Any) -> None:
+def test_files_that_cannot_be_read_are_named(tiny: CaptioningSystem, tmp_path: Path, capfd: Any) -> None:
     folder = shutil.copytree(tiny.folder, tmp_path / "data")
     picture = (folder / "3.png").read_bytes()
     (folder / "3.png").write_bytes(picture[: len(picture) // 2])
-    tiny = Tiny(folder)
+    tiny = CaptioningSystem(folder)
     assert run("encode", tiny.recipe(tiny.config(), tmp_path / "r"), cache=tmp_path / "cache") == 2
     message = capfd.readouterr().err
     assert "bad rows (data.on_bad skip would leave them out)" in message
@@ -177,19 +188,19 @@ def test_files_that_cannot_be_read_are_named(tiny: Tiny, tmp_path: Path, capfd: 
     options = {"cache": tmp_path / "cache", "data__on_bad": "skip", "trainer__max_epochs": 1}
     assert run("fit", tiny.recipe(tiny.config(), tmp_path / "r"), **options) == 0
     assert len(contents(tmp_path / "cache")) == 11
-    seen = [name for _, ids in watched(tmp_path / "r").steps for name in ids]
+    seen = [name for _, ids in training_record(tmp_path / "r").steps for name in ids]
     assert sorted(seen) == sorted({f"{kind}{n}" for kind in "ps" for n in range(6)} - {"p3"})
 
 
-def test_what_changes_cannot_be_kept(tiny: Tiny, tmp_path: Path, capfd: Any) -> None:
+def test_what_changes_cannot_be_kept(tiny: CaptioningSystem, tmp_path: Path, capfd: Any) -> None:
     config = tiny.config()
     freeze = {"class_path": "mmprefix.training.UnfreezeUntil", "init_args": {"branch": "audio", "epochs": 1}}
     config["trainer"]["callbacks"] = [freeze]
-    message = refusal("fit", tiny.recipe(config, tmp_path), capfd, cache=tmp_path / "cache")
+    message = error_message("fit", tiny.recipe(config, tmp_path), capfd, cache=tmp_path / "cache")
     assert message.startswith("cache: the encoder of branch audio is trained too")
     plain = tiny.recipe(tiny.config(), tmp_path / "plain")
-    assert refusal("encode", plain, capfd).startswith("cache: names no folder")
-    message = refusal("encode", plain, capfd, cache=tmp_path / "cache", cache_dtype="int8")
+    assert error_message("encode", plain, capfd).startswith("cache: names no folder")
+    message = error_message("encode", plain, capfd, cache=tmp_path / "cache", cache_dtype="int8")
     assert message.startswith("cache_dtype 'int8': give float16 or float32")
 
 
@@ -224,7 +235,7 @@ def finish(*processes: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="module")
-def in_one_go(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[bytes, tuple[bytes, bytes]]:
+def in_one_go(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> dict[bytes, tuple[bytes, bytes]]:
     root = tmp_path_factory.mktemp("once")
     finish(start(tiny.recipe(tiny.config(), root), root / "cache", 0.0))
     return contents(root / "cache")
@@ -241,7 +252,7 @@ def works(cache: Path) -> set[Path]:
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
-    tiny: Tiny, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
+    tiny: CaptioningSystem, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
     recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
     draw, kept = random.Random(0), [0]
@@ -266,7 +277,9 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_work(tiny: Tiny, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path) -> None:
+def test_two_processes_share_the_work(
+    tiny: CaptioningSystem, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
     recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
     finish(*(start(recipe, cache, 0.5) for _ in range(2)))
     assert contents(cache) == in_one_go  # and nothing occurs twice
@@ -274,7 +287,7 @@ def test_two_processes_share_the_work(tiny: Tiny, in_one_go: dict[bytes, tuple[b
 
 @pytest.mark.slow
 def test_two_processes_of_one_trainer_share_the_work(
-    tiny: Tiny, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
+    tiny: CaptioningSystem, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
     recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
     finish(start(recipe, cache, 0.3, "--trainer.devices=2", "--trainer.strategy=ddp"))

@@ -19,14 +19,14 @@ from mmprefix.features.shard import Shard, write_shard
 from mmprefix.features.store import FeatureStore, store_description
 from mmprefix.features.tensor_file import DamagedError
 from mmprefix.types import FeatureRow
-from tiny.captioning_system import Tiny, build, quietly
+from tiny.captioning_system import CaptioningSystem, build, quietly
 
 pytestmark = quietly
 WIDTHS = {"encoder": "some.Encoder", "dtype": "float16", "widths": [3, 2]}
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     return build(tmp_path_factory.mktemp("tiny"))
 
 
@@ -145,11 +145,11 @@ def test_an_input_is_known_by_its_content_and_part(tmp_path: Path) -> None:
     assert {len(part) for part in parts} == {16}
 
 
-def test_a_description_tells_encoders_apart(tiny: Tiny, tmp_path: Path) -> None:
-    first = store_description(Clip(tiny.parts("pictures")))
-    copy = shutil.copytree(tiny.parts("pictures"), tmp_path / "moved")
+def test_a_description_tells_encoders_apart(tiny: CaptioningSystem, tmp_path: Path) -> None:
+    first = store_description(Clip(tiny.path("pictures")))
+    copy = shutil.copytree(tiny.path("pictures"), tmp_path / "moved")
     assert store_description(Clip(str(copy))) == first  # its folder does not matter
-    others = [store_description(Clip(str(copy)), "float32"), store_description(Cnn(tiny.parts("sounds")))]
+    others = [store_description(Clip(str(copy)), "float32"), store_description(Cnn(tiny.path("sounds")))]
     (config,) = copy.glob("open_clip_config.json")
     settings = json.loads(config.read_text())
     settings["preprocess_cfg"]["mean"] = [0.1, 0.1, 0.1]

@@ -19,18 +19,27 @@ from mmprefix.features.store import FeatureStore, store_description
 from mmprefix.features.streaming import Stream, StreamedRow, StreamOptions, TarShard, decode_row
 from mmprefix.features.webdataset import write_webdataset
 from mmprefix.types import Batch, FeatureRow, Features
-from tiny.captioning_system import Tiny, build, figures, quietly, refusal, run, same, watched
+from tiny.captioning_system import (
+    CaptioningSystem,
+    build,
+    error_message,
+    metric_values,
+    quietly,
+    run,
+    same_tensors,
+    training_record,
+)
 
 pytestmark = quietly
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
-def shards(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shards(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("encoded")
     recipe, options = tiny.recipe(tiny.config(), root), {"cache": root / "cache", "cache_dtype": "float32"}
     assert run("encode", recipe, **options, to="webdataset", out=root / "shards", shard_rows=2) == 0
@@ -45,8 +54,8 @@ def rows(shards: Path, split: str) -> dict[str, StreamedRow]:
     return {row.example.id: row for row in streamed}
 
 
-def test_shards_hold_rows_and_features(tiny: Tiny, shards: Path) -> None:
-    sounds = Cnn(tiny.parts("sounds"))
+def test_shards_hold_rows_and_features(tiny: CaptioningSystem, shards: Path) -> None:
+    sounds = Cnn(tiny.path("sounds"))
     store = FeatureStore(shards.parent / "cache", store_description(sounds, "float32"))
     for split in ("train", "val", "test"):
         wanted, _ = read_manifest(tiny.folder / f"{split}.jsonl")
@@ -104,7 +113,7 @@ def test_epochs_differ_and_can_be_drawn_again(shards: Path) -> None:
         assert rest == {tuple(ids) for ids in first[skip:]}
 
 
-def streaming(tiny: Tiny, root: Path, shards: str, callbacks: Sequence[Any] = (), **options: Any) -> Path:
+def streaming(tiny: CaptioningSystem, root: Path, shards: str, callbacks: Sequence[Any] = (), **options: Any) -> Path:
     config = tiny.config()
     config["trainer"]["callbacks"] = list(callbacks)
     arguments = {"shards": shards, "batch_size": 3, "val": config["data"]["init_args"]["val"], **options}
@@ -112,19 +121,19 @@ def streaming(tiny: Tiny, root: Path, shards: str, callbacks: Sequence[Any] = ()
     return tiny.recipe(config, root)
 
 
-def test_fit_streams(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
+def test_fit_streams(tiny: CaptioningSystem, shards: Path, tmp_path: Path) -> None:
     recipe = streaming(tiny, tmp_path, str(shards), num_workers=1)
     assert run("fit", recipe, trainer__max_epochs=4) == 0
-    steps = watched(tmp_path).steps
+    steps = training_record(tmp_path).steps
     for epoch in range(4):
         ids = [name for number, batch in steps if number == epoch for name in batch]
         assert len(set(ids)) == len(ids) == 12
-    losses = figures(tmp_path, "train/loss")
+    losses = metric_values(tmp_path, "train/loss")
     assert min(losses[-4:]) < losses[0]
-    assert figures(tmp_path, "val/loss")
+    assert metric_values(tmp_path, "val/loss")
 
 
-def test_a_broken_off_run_goes_on(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
+def test_a_broken_off_run_goes_on(tiny: CaptioningSystem, shards: Path, tmp_path: Path) -> None:
     """At any step, in the bits that it would have had."""
     assert run("fit", streaming(tiny, tmp_path / "whole", str(shards))) == 0
     keep = {"every_n_train_steps": 1, "save_last": True}
@@ -134,47 +143,49 @@ def test_a_broken_off_run_goes_on(tiny: Tiny, shards: Path, tmp_path: Path) -> N
     ]
     assert run("fit", streaming(tiny, tmp_path / "broken", str(shards), callbacks)) == 1
     assert run("fit", streaming(tiny, tmp_path / "broken", str(shards), callbacks[:1]), ckpt_path="last") == 0
-    whole, broken = watched(tmp_path / "whole"), watched(tmp_path / "broken")
+    whole, broken = training_record(tmp_path / "whole"), training_record(tmp_path / "broken")
     assert broken.steps == whole.steps[-len(broken.steps) :]
     assert broken.rates == whole.rates[-len(broken.steps) :]
-    assert same(whole.after, broken.after)
+    assert same_tensors(whole.after, broken.after)
 
 
 @pytest.mark.slow
-def test_two_processes_share_the_shards(tiny: Tiny, shards: Path, tmp_path: Path) -> None:
+def test_two_processes_share_the_shards(tiny: CaptioningSystem, shards: Path, tmp_path: Path) -> None:
     recipe = streaming(tiny, tmp_path, str(shards))
     more = {"trainer__devices": 2, "trainer__strategy": "ddp_fork", "data__num_workers": 1}
     assert run("fit", recipe, **more) == 0
-    first, second = watched(tmp_path, 0), watched(tmp_path, 1)
+    first, second = training_record(tmp_path, 0), training_record(tmp_path, 1)
     assert len(first.steps) == len(second.steps) > 0
     for epoch in range(2):
         ids = [name for seen in (first, second) for number, batch in seen.steps if number == epoch for name in batch]
         assert len(ids) == len(set(ids)) >= 6
-    assert same(first.after, second.after)
+    assert same_tensors(first.after, second.after)
 
 
-def test_shards_of_another_encoder_are_refused(tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any) -> None:
+def test_shards_of_another_encoder_are_refused(
+    tiny: CaptioningSystem, shards: Path, tmp_path: Path, capfd: Any
+) -> None:
     folder = tmp_path / "shards"
     folder.mkdir()
     index = json.loads((shards / "index.json").read_text())
     index["encoders"]["audio"]["weights"] = "0" * 64
     (folder / "index.json").write_text(json.dumps(index))
-    message = refusal("fit", streaming(tiny, tmp_path / "run", str(folder)), capfd)
+    message = error_message("fit", streaming(tiny, tmp_path / "run", str(folder)), capfd)
     assert "the features of branch 'audio' were made by another encoder: weights was 000" in message
     index["encoders"]["video"] = index["encoders"].pop("audio")
     (folder / "index.json").write_text(json.dumps(index))
-    assert "has features for branch 'video', which this model has not" in refusal(
+    assert "has features for branch 'video', which this model has not" in error_message(
         "fit", streaming(tiny, tmp_path / "run", str(folder)), capfd
     )
 
 
 def test_shards_without_the_frames_that_a_mapper_reads_are_refused(
-    tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any
+    tiny: CaptioningSystem, shards: Path, tmp_path: Path, capfd: Any
 ) -> None:
     index = json.loads((shards / "index.json").read_text())
     index["encoders"]["audio"]["widths"][0] = 0
     (tmp_path / "index.json").write_text(json.dumps(index))
-    message = refusal("fit", streaming(tiny, tmp_path / "run", str(tmp_path)), capfd)
+    message = error_message("fit", streaming(tiny, tmp_path / "run", str(tmp_path)), capfd)
     assert "has no frames for branch 'audio', which its mapper reads; encode anew" in message
 
 
@@ -186,22 +197,22 @@ def test_shards_without_the_frames_that_a_mapper_reads_are_refused(
     ({"shards": "nowhere"}, "data.shards nowhere: index.json cannot be read"),
 ])  # fmt: skip
 def test_bad_options_are_refused(
-    options: dict[str, Any], words: str, tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any
+    options: dict[str, Any], words: str, tiny: CaptioningSystem, shards: Path, tmp_path: Path, capfd: Any
 ) -> None:
     recipe = streaming(tiny, tmp_path, **{"shards": str(shards), **options})
-    assert words in refusal("fit", recipe, capfd)
+    assert words in error_message("fit", recipe, capfd)
 
 
-def test_encode_says_what_it_needs(tiny: Tiny, shards: Path, tmp_path: Path, capfd: Any) -> None:
+def test_encode_says_what_it_needs(tiny: CaptioningSystem, shards: Path, tmp_path: Path, capfd: Any) -> None:
     recipe = tiny.recipe(tiny.config(), tmp_path)
     for options in ({"to": "webdataset"}, {"out": "x"}):
-        message = refusal("encode", recipe, capfd, cache=tmp_path / "cache", **options)
+        message = error_message("encode", recipe, capfd, cache=tmp_path / "cache", **options)
         assert "give --to webdataset --out FOLDER, or neither" in message
     with pytest.raises(InputError, match="holds shards already; give another folder"):
         write_webdataset(shards, {}, {}, encoders={}, rows=10, seed=0)
 
 
-def test_a_streamed_row_makes_the_sample_of_its_manifest(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_streamed_row_makes_the_sample_of_its_manifest(tiny: CaptioningSystem, tmp_path: Path) -> None:
     """Same prompt, captions, context and user in each epoch, whichever way the row comes."""
     rows = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
     for n, row in enumerate(rows):

@@ -17,8 +17,8 @@ from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.types import DeepPrefix, Features, MixedPrefix, Prefix
 from tiny import models as tiny_models
-from tiny import whisper as tiny_speech
-from tiny.captioning_system import build, figures, quietly, run
+from tiny import whisper as tiny_whisper
+from tiny.captioning_system import build, metric_values, quietly, run
 from tiny.decoders import KINDS, save_decoder
 
 pytestmark = [pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"), *quietly]
@@ -53,7 +53,7 @@ def on(device: str, prefix: Any, leaves: list[Tensor]) -> Any:
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ComposedDecoder]:
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "whisper":
-        decoder: ComposedDecoder = CrossDecoder(tiny_speech.whisper(folder))
+        decoder: ComposedDecoder = CrossDecoder(tiny_whisper.save_whisper(folder))
     else:
         decoder = CausalDecoder(save_decoder(folder, request.param))
     return {"cpu": decoder, "cuda": copy.deepcopy(decoder).to("cuda")}
@@ -117,15 +117,15 @@ def test_training(precision: str, tmp_path: Path) -> None:
             config["trainer"]["precision"] = precision
         recipe = tiny.recipe(config, tmp_path / device)
         assert run("fit", recipe, cache=str(tmp_path / device / "cache")) == 0
-        losses = figures(tmp_path / device, "train/loss")
+        losses = metric_values(tmp_path / device, "train/loss")
         assert losses[-1] < losses[0]
-        ends[device] = figures(tmp_path / device, "val/loss")
+        ends[device] = metric_values(tmp_path / device, "val/loss")
     tolerance = 1e-3 if precision == "32-true" else 0.05
     assert ends["gpu"][0] == pytest.approx(ends["cpu"][0], rel=tolerance)  # later ones drift apart
 
 
 def test_captions_equal_those_of_the_cpu(tmp_path: Path) -> None:
-    saved = tiny_models.save(tmp_path / "saved", tiny_models.frozen_parts(tmp_path / "parts"), "image", "audio")
+    saved = tiny_models.save_model(tmp_path / "saved", tiny_models.frozen_parts(tmp_path / "parts"), "image", "audio")
     files = tiny_models.media_files(tmp_path / "media")
     cpu, gpu = (mmprefix.load(saved, device=device, dtype="float32") for device in ("cpu", "cuda"))
     searches: list[dict[str, Any]] = [{}, {"num_beams": 3, "num_return": 3}]

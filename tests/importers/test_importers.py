@@ -25,13 +25,13 @@ from mmprefix.importers.tensor_map import TensorMap, check, fill, same, slots, w
 from mmprefix.types import Prefix
 from mmprefix.weights import dry_run
 from tiny import encoders as tiny_encoders
-from tiny.decoders import tokenizer
-from tiny.models import picture, sound_bytes, tone
+from tiny.decoders import make_tokenizer
+from tiny.models import random_picture, sound_bytes, tone
 from tiny.recorded import PARITY, needs_parity
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WORDS = len(tokenizer())
+WORDS = len(make_tokenizer())
 GPT = released_checkpoints.Gpt2(layers=2, width=32, vocabulary=WORDS, positions=128)
 AAC = released_checkpoints.Aac(words=40, channels=(4, 6, 8), bands=16, classes=20, kernel=7, lengths=(3, 2), layers=1)
 KINDS = {
@@ -46,15 +46,15 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        tiny_encoders.clip(folder / "clip")
+        tiny_encoders.save_clip(folder / "clip")
         self.lm = released_checkpoints.weights(GPT.shapes("transformer."), seed=5)
         self.decoder = folder / "gpt2"
         config = GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=WORDS, n_positions=128)
         model = GPT2LMHeadModel(config)
         model.load_state_dict(self.lm, strict=False)
         model.save_pretrained(self.decoder)
-        tokenizer().save_pretrained(self.decoder)
-        picture(3).save(folder / "picture.png")
+        make_tokenizer().save_pretrained(self.decoder)
+        random_picture(3).save(folder / "picture.png")
         (folder / "sound.wav").write_bytes(sound_bytes(tone(2.0, 300.0)))
         (folder / "words.txt").write_text(
             "".join(f"{'!' if not i else END if i == 13 else f'w{i}'}\n" for i in range(40))
@@ -216,7 +216,7 @@ def test_what_a_file_cannot_tell_is_asked_for(shelf: Shelf, tmp_path: Path, caps
     (tmp_path / "few.txt").write_text("<eos>\na\n")
     few = [*no_words, "--vocabulary", tmp_path / "few.txt"]
     assert "has 2 words, but the head" in refusal(capsys, "prefix-aac", tmp_path / "a.pt", tmp_path / "m", *few)
-    other = tiny_encoders.clip(tmp_path / "other", {**tiny_encoders.CLIP, "embed_dim": 20})
+    other = tiny_encoders.save_clip(tmp_path / "other", {**tiny_encoders.CLIP, "embed_dim": 20})
     wide = ["--encoder", other, "--normalize", "no", *gpt]
     assert "features of width 24, but those of" in refusal(capsys, "clipcap", tmp_path / "c.pt", tmp_path / "m", *wide)
     assert not (tmp_path / "m").exists()

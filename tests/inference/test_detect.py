@@ -16,12 +16,12 @@ from mmprefix import InputError, Predictor
 from mmprefix.metrics import detection
 from mmprefix.saved_model import Detection, ModelSettings
 from mmprefix.types import Batch
-from tiny import slu_system as tiny_orders
-from tiny.captioning_system import captions, figures, quietly, refusal, run
-from tiny.logs import warned
+from tiny import slu_system as tiny_slu_system
+from tiny.captioning_system import error_message, metric_values, quietly, report_rows, run
+from tiny.logs import collect_warnings
 from tiny.shell import Shell
 from tiny.slu_system import OPTIONS, Orders, write
-from tiny.speech_system import part
+from tiny.speech_system import recipe_part
 
 pytestmark = quietly
 TOLERANCE = 1e-4
@@ -30,7 +30,7 @@ ANSWERS = ("true", "false")
 
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
-    return tiny_orders.build(tmp_path_factory.mktemp("orders"))
+    return tiny_slu_system.build(tmp_path_factory.mktemp("orders"))
 
 
 @pytest.fixture(scope="module")
@@ -237,32 +237,32 @@ def test_what_is_wrong_is_said_in_one_line(orders: Orders, saved: Path, shell: S
 def detects(orders: Orders, **data: Any) -> dict[str, Any]:
     """A recipe of the detector of ``orders``, that learns whether it was woken."""
     config = orders.config("reads")
-    ears = part("encoders.whisper.Whisper", model=orders.place("whisper"))
+    ears = recipe_part("encoders.whisper.Whisper", model=orders.place("whisper"))
     sizes = {"length": 2, "hidden": 8}
     branches = {
-        "audio": {"encoder": ears, "mapper": part("mappers.mlp.MLP", **sizes)},
+        "audio": {"encoder": ears, "mapper": recipe_part("mappers.mlp.MLP", **sizes)},
         "signals": {
-            "encoder": part("encoders.signals.Signals"),
-            "mapper": part("mappers.minmax.MinMax", mapper=part("mappers.mlp.MLP", **sizes)),
+            "encoder": recipe_part("encoders.signals.Signals"),
+            "mapper": recipe_part("mappers.minmax.MinMax", mapper=recipe_part("mappers.mlp.MLP", **sizes)),
         },
     }
     config["model"] |= {"branches": branches, "answers": list(ANSWERS), "modality_dropout": 0.3}
     given = {"root": str(orders.folder), "target": "wake", "context": ["asr", "transcript"], "batch_size": 4}
-    config["data"] = part("data.PairData", **{**given, **data})
+    config["data"] = recipe_part("data.PairData", **{**given, **data})
     return config
 
 
 def test_a_validation_measures_the_log_odds(orders: Orders, tmp_path: Path, capfd: Any) -> None:
     recipe = orders.recipe(detects(orders), tmp_path)
     assert run("fit", recipe, save_to=tmp_path / "model") == 0
-    rows = captions(tmp_path, "val")
+    rows = report_rows(tmp_path, "val")
     by_id = {row["id"]: row for row in orders.rows}
     assert {row["id"]: row["references"] for row in rows} == {
         name: [str(by_id[name]["wake"]).lower()] for name in ("o8", "o9", "o10", "o11")
     }
     found = detection([row["log_odds"] for row in rows], [row["references"] == ["true"] for row in rows])
     for name in ("eer", "auc", "threshold"):
-        assert figures(tmp_path, f"val/{name}")[-1] == pytest.approx(found[name], abs=1e-6)
+        assert metric_values(tmp_path, f"val/{name}")[-1] == pytest.approx(found[name], abs=1e-6)
     out = capfd.readouterr().out
     assert "eer" in out
     assert {row["group"] for row in rows} == {"audio+signals+text"}
@@ -288,17 +288,17 @@ def test_figures_are_also_those_of_each_kind_of_input(orders: Orders, tmp_path: 
     file = write(tmp_path / "m.jsonl", rows)
     recipe = orders.recipe(detects(orders, root=None, train=str(file), val=str(file), where={"split": "val"}), tmp_path)
     assert run("fit", recipe, trainer__max_epochs=1) == 0
-    groups = {row["id"]: row["group"] for row in captions(tmp_path, "val")}
+    groups = {row["id"]: row["group"] for row in report_rows(tmp_path, "val")}
     assert groups == {"o8": "audio+signals+text", "o9": "audio+signals+text", "o10": "audio", "o11": "audio"}
     for group in set(groups.values()):
-        assert len(figures(tmp_path, f"val/{group}/eer")) == 1
-    assert len(figures(tmp_path, "val/eer")) == 1
+        assert len(metric_values(tmp_path, f"val/{group}/eer")) == 1
+    assert len(metric_values(tmp_path, "val/eer")) == 1
 
 
 def test_answers_that_nothing_is_called_by_are_told_of(orders: Orders, tmp_path: Path) -> None:
     config = detects(orders)
     config["model"]["answers"] = ["yes", "no"]
-    with warned() as said:
+    with collect_warnings() as said:
         assert run("fit", orders.recipe(config, tmp_path), trainer__max_epochs=1) == 0
     assert "No eer and auc: 0 of 4 references are 'yes'; they need both kinds." in said
 
@@ -308,7 +308,7 @@ def test_a_target_that_is_missing_is_a_fault(orders: Orders, tmp_path: Path, cap
     del rows[1]["wake"]
     file = write(tmp_path / "m.jsonl", rows)
     recipe = orders.recipe(detects(orders, root=None, train=str(file)), tmp_path)
-    said = refusal("fit", recipe, capfd)
+    said = error_message("fit", recipe, capfd)
     assert said.startswith("1 bad row (data.on_bad skip would leave them out)")
     assert run("fit", recipe, data__init_args__on_bad="skip", trainer__max_epochs=1) == 0
     assert run("predict", recipe, ckpt_path="last", data__init_args__predict=str(file)) == 0  # which needs none

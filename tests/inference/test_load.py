@@ -23,7 +23,7 @@ from mmprefix.saved_model import ModelSettings, TrainingRecord
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
 from tiny import models as tiny_models
-from tiny.models import media_files, same_candidates
+from tiny.models import assert_same_candidates, media_files
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def saved(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
     """Model directories: for sounds, for pictures, for both."""
     folder = tmp_path_factory.mktemp("saved")
     names = {"audio": ("audio",), "image": ("image",), "both": ("image", "audio")}
-    return {kind: tiny_models.save(folder / kind, parts, *branches) for kind, branches in names.items()}
+    return {kind: tiny_models.save_model(folder / kind, parts, *branches) for kind, branches in names.items()}
 
 
 @pytest.fixture(scope="module")
@@ -61,13 +61,13 @@ def test_a_saved_model_is_the_same_model_wherever_it_stands(
     shutil.move(tmp_path / "again", tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
     for place in (tmp_path / "elsewhere", "elsewhere", "./elsewhere"):
-        same_candidates(mmprefix.load(place, device="cpu").candidates(files), wanted, 1e-6)
+        assert_same_candidates(mmprefix.load(place, device="cpu").candidates(files), wanted, 1e-6)
 
 
 def test_what_a_model_was_saved_with_is_kept(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
     own = GenerateOptions(max_new_tokens=5, num_beams=3, length_penalty=0.5)
     settings = ModelSettings(own, "a dog", TrainingRecord(["x.jsonl"], figures={"cider_d": 1.5}))
-    first = Predictor(tiny_models.build(parts, "audio"), settings)
+    first = Predictor(tiny_models.build_model(parts, "audio"), settings)
     first.save(tmp_path / "m")
     for _ in range(2):  # loaded, saved over itself, and loaded again
         again = mmprefix.load(tmp_path / "m", device="cpu")
@@ -100,7 +100,7 @@ def test_saving_replaces_a_model_and_nothing_else(model: Predictor, saved: dict[
 
 def test_a_frozen_part_that_moved(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
     there = {name: shutil.copytree(place, tmp_path / "first" / name) for name, place in parts.items()}
-    directory = tiny_models.save(tmp_path / "m", there, "image", "audio")
+    directory = tiny_models.save_model(tmp_path / "m", there, "image", "audio")
     wanted = mmprefix.load(directory, device="cpu")(files)
     (tmp_path / "first").rename(tmp_path / "second")
     moved = {name: str(tmp_path / "second" / name) for name in parts}
@@ -127,7 +127,7 @@ def test_other_weights_are_refused_by_name(saved: dict[str, Path], parts: dict[s
         mmprefix.load(saved["audio"], parts={"decoder": other})
     assert f"was trained with the decoder '{parts['decoder']}'" in str(error.value)
     assert f"this one is '{other}'" in str(error.value)
-    ear = tiny_encoders.whisper(tmp_path / "ear")
+    ear = tiny_encoders.save_whisper(tmp_path / "ear")
     tensors = load_file(ear / "model.safetensors")
     save_file({k: v + 0.01 for k, v in tensors.items()}, ear / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match="was trained with the encoder of branch 'audio'"):
@@ -272,7 +272,7 @@ def test_a_hub_repository_in_the_cache(parts: dict[str, Path], files: list[Path]
     env = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     env.pop("HF_HUB_CACHE", None)
     env["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
-    directory = tiny_models.save(tmp_path / "m", parts, "audio")
+    directory = tiny_models.save_model(tmp_path / "m", parts, "audio")
     wanted = mmprefix.load(directory, device="cpu")(files[0])
     data = yaml.safe_load((directory / "mmprefix.yaml").read_text())
     data["recipe"]["decoder"]["init_args"] |= {"model": "someone/tongue", "revision": first}

@@ -14,7 +14,7 @@ from mmprefix.model import PrefixLM
 from mmprefix.saved_model import Captioning, Detection, ModelSettings, TrainingRecord, Understanding
 from mmprefix.slu.schema import portable
 from tiny import models as tiny_models
-from tiny import slu_system as tiny_orders
+from tiny import slu_system as tiny_slu_system
 from tiny.slu_system import Orders
 
 FIGURES = {
@@ -25,7 +25,7 @@ FIGURES = {
 
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
-    return tiny_orders.build(tmp_path_factory.mktemp("orders"))
+    return tiny_slu_system.build(tmp_path_factory.mktemp("orders"))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def models(orders: Orders, parts: dict[str, Path], kind: str) -> PrefixLM:
     if kind in ("image", "audio", "both"):
-        return tiny_models.build(parts, *(("image", "audio") if kind == "both" else (kind,)))
+        return tiny_models.build_model(parts, *(("image", "audio") if kind == "both" else (kind,)))
     return {
         "hears": orders.hears,
         "reads": orders.reads,
@@ -82,7 +82,7 @@ def test_the_example_is_right(
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert f"print({call})" in code
     shutil.copy(orders.sounds[0], tmp_path / "sound.wav")
-    tiny_models.picture(0).save(tmp_path / "picture.jpg")
+    tiny_models.random_picture(0).save(tmp_path / "picture.jpg")
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     exec(code, {})

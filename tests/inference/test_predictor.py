@@ -20,7 +20,7 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.saved_model import ModelSettings
 from mmprefix.types import Prefix
 from tiny import models as tiny_models
-from tiny.models import RATE, media_files, picture, same_candidates, sound_bytes, tone
+from tiny.models import RATE, assert_same_candidates, media_files, random_picture, sound_bytes, tone
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def saved(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> d
     """Model directories: for sounds, for pictures, for both."""
     folder = tmp_path_factory.mktemp("saved")
     names = {"audio": ("audio",), "image": ("image",), "both": ("image", "audio")}
-    return {kind: tiny_models.save(folder / kind, parts, *branches) for kind, branches in names.items()}
+    return {kind: tiny_models.save_model(folder / kind, parts, *branches) for kind, branches in names.items()}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_a_batch_equals_one_at_a_time(
 ) -> None:
     options = {"num_return": 1, **options}
     alone = [model.candidates(file, **options)[0] for file in files]
-    same_candidates(model.candidates(files, batch_size=batch_size, **options), alone)
+    assert_same_candidates(model.candidates(files, batch_size=batch_size, **options), alone)
 
 
 def test_inputs_with_different_branches_keep_their_places(model: Predictor, files: list[Path]) -> None:
@@ -82,12 +82,12 @@ def test_inputs_with_different_branches_keep_their_places(model: Predictor, file
     ]
     alone = [model.candidates(value, num_return=1)[0] for value in inputs]
     for batch_size in (1, 2, 16):
-        same_candidates(model.candidates(inputs, num_return=1, batch_size=batch_size), alone)
+        assert_same_candidates(model.candidates(inputs, num_return=1, batch_size=batch_size), alone)
     assert model(inputs[1]) != model(sounds[1])  # the picture is heeded beside the sound
 
 
 def test_sources_in_memory_equal_the_file(model: Predictor, tmp_path: Path) -> None:
-    values, drawing = tone(1.1, 330.0), picture(5)
+    values, drawing = tone(1.1, 330.0), random_picture(5)
     sound, shown = tmp_path / "a.wav", tmp_path / "a.png"
     sound.write_bytes(sound_bytes(np.round(values * 32767).astype(np.int16)))
     drawing.save(shown)
@@ -105,7 +105,7 @@ def test_sources_in_memory_equal_the_file(model: Predictor, tmp_path: Path) -> N
     ]  # fmt: skip
     for sources in (sounds, pictures):
         found = model.candidates(sources, num_return=2)
-        same_candidates(found, [found[0]] * len(sources))
+        assert_same_candidates(found, [found[0]] * len(sources))
     assert model(sound) != model(shown)
 
 
@@ -120,7 +120,7 @@ def test_files_are_known_by_their_content_where_the_name_does_not_tell(
 def test_a_waveform_of_another_rate_is_resampled(model: Predictor) -> None:
     values = tone(1.0, 250.0, 44100)
     there = soxr.resample(values, 44100, RATE, quality="HQ")
-    same_candidates(
+    assert_same_candidates(
         model.candidates([Waveform(values, 44100), Waveform(torch.from_numpy(values), 44100)]),
         model.candidates([Waveform(there, RATE)] * 2),
     )
@@ -171,7 +171,7 @@ def test_a_seed_fixes_the_draw_whatever_the_batch(model: Predictor, files: list[
 def test_own_options_give_way_to_those_of_a_call(parts: dict[str, Path], files: list[Path]) -> None:
     """A model may be saved with any way of searching, and any other can be asked of it."""
     plain = GenerateOptions(max_new_tokens=6)
-    built = tiny_models.build(parts, "audio")
+    built = tiny_models.build_model(parts, "audio")
     sound = files[0]
     ways = [
         replace(plain, num_beams=3, num_return=2, ranking="clipcap"),
@@ -243,7 +243,7 @@ def test_wrong_calls_are_refused_in_one_line(
         (lambda: model.score(files[0], []), "score: 1 inputs and 0 texts"),
         (lambda: model(files[0], context="a kitchen"), "context: this model was trained without one"),
         (lambda: sounds(files[1]), "picture0.png: is a picture, but this model reads a sound (branch 'audio')"),
-        (lambda: sounds(picture(0)), "the given picture: is a picture"),
+        (lambda: sounds(random_picture(0)), "the given picture: is a picture"),
         (lambda: sounds(files[1].read_bytes()), "the given bytes: is a picture"),
         (lambda: pictures(files[0]), "sound0.wav: is a sound, but this model reads a picture (branch 'image')"),
         (lambda: pictures(Waveform(tone(1, 200), RATE)), "the given waveform: is a sound"),

@@ -33,9 +33,9 @@ from mmprefix.parts import builder_from_recipe, to_recipe
 from mmprefix.saved_model import ModelSettings
 from mmprefix.types import Batch, DeepPrefix, Features, Media, MixedPrefix, Prefix, concat_prefixes
 from tiny import decoders as tiny_decoders
-from tiny import speech_system as tiny_spoken
-from tiny.captioning_system import quietly, run, tensors, watched
-from tiny.speech_system import Spoken, part
+from tiny import speech_system as tiny_speech_system
+from tiny.captioning_system import checkpoint_tensors, quietly, run, training_record
+from tiny.speech_system import SpeechSystem, recipe_part
 
 pytestmark = quietly
 L, H, K, E, P = 2, 4, 8, 32, 5  # of the tiny GPT-2
@@ -50,8 +50,8 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
-    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"))
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
+    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"))
 
 
 def nothing(count: int) -> Features:
@@ -255,10 +255,10 @@ BUILD: dict[str, Callable[[Sizes], Mapper]] = {
 
 
 @pytest.fixture(params=BUILD)
-def listener(request: pytest.FixtureRequest, spoken: Spoken) -> PrefixLM:
+def listener(request: pytest.FixtureRequest, spoken: SpeechSystem) -> PrefixLM:
     """Speech through Whisper's encoder to GPT-2, its frames as many as there is sound."""
     torch.manual_seed(5)
-    encoder, decoder = Whisper(spoken.place("whisper")), CausalDecoder(spoken.place("decoder"))
+    encoder, decoder = Whisper(spoken.path("whisper")), CausalDecoder(spoken.path("decoder"))
     model = PrefixLM({"audio": Branch(encoder, BUILD[request.param])}, decoder)
     with torch.no_grad():
         for parameter in model.mappers.parameters():
@@ -267,7 +267,7 @@ def listener(request: pytest.FixtureRequest, spoken: Spoken) -> PrefixLM:
 
 
 def heard(seconds: tuple[float, ...] = (0.5, 1.7, 0.9)) -> Media:
-    waves = [torch.from_numpy(tiny_spoken.tone(200.0 + 500 * n, s)) for n, s in enumerate(seconds)]
+    waves = [torch.from_numpy(tiny_speech_system.tone(200.0 + 500 * n, s)) for n, s in enumerate(seconds)]
     lengths = torch.tensor([len(wave) for wave in waves])
     dirty = torch.full((len(waves), int(lengths.max())), 0.7)  # padding that must not be heard
     for row, wave in zip(dirty, waves, strict=True):
@@ -370,24 +370,24 @@ def test_what_cannot_be_is_refused(make: Callable[[], Mapper], message: str) -> 
 
 
 @pytest.mark.parametrize("kind", ["learned", "heard"])
-def test_training_whisper_touches_the_prefix_and_nothing_else(kind: str, spoken: Spoken, tmp_path: Path) -> None:
-    encoder = part("encoders.whisper.Whisper", model=spoken.place("whisper"), window="whole")
-    deep = part("mappers.deep.Deep", mapper=part("mappers.learned.Learned", length=3), hidden=8)
+def test_training_whisper_touches_the_prefix_and_nothing_else(kind: str, spoken: SpeechSystem, tmp_path: Path) -> None:
+    encoder = recipe_part("encoders.whisper.Whisper", model=spoken.path("whisper"), window="whole")
+    deep = recipe_part("mappers.deep.Deep", mapper=recipe_part("mappers.learned.Learned", length=3), hidden=8)
     config = spoken.config(
         branches={"audio": {"encoder": encoder}},
-        decoder=part("seq2seq.CrossDecoder", model=spoken.place("whisper")),
+        decoder=recipe_part("seq2seq.CrossDecoder", model=spoken.path("whisper")),
     )
     if kind == "heard":
-        inside = part("mappers.resampler.Resampler", length=3, layers=1, heads=4, hidden=16)
-        config["model"]["branches"]["audio"]["mapper"] = part("mappers.deep.Deep", mapper=inside, hidden=8)
+        inside = recipe_part("mappers.resampler.Resampler", length=3, layers=1, heads=4, hidden=16)
+        config["model"]["branches"]["audio"]["mapper"] = recipe_part("mappers.deep.Deep", mapper=inside, hidden=8)
     else:
         config["model"]["prefix"] = deep
     assert run("fit", spoken.recipe(config, tmp_path), save_to=tmp_path / "model", trainer__max_epochs=2) == 0
-    watch, own = watched(tmp_path), "model.mappers." if kind == "heard" else "model.task_prefix."
+    watch, own = training_record(tmp_path), "model.mappers." if kind == "heard" else "model.task_prefix."
     moved = {name for name, tensor in watch.after.items() if not torch.equal(tensor, watch.before[name])}
     assert moved == {name for name in watch.after if name.startswith(own)} == set(watch.gradients)
     assert len(watch.after) > len(moved) + 60  # Whisper's two halves
-    kept = tensors(tmp_path / "checkpoints" / "last.ckpt")
+    kept = checkpoint_tensors(tmp_path / "checkpoints" / "last.ckpt")
     assert kept.keys() == moved
     assert all(torch.equal(kept[name], watch.after[name]) for name in kept)
     saved = load_file(tmp_path / "model" / "model.safetensors")
@@ -395,4 +395,4 @@ def test_training_whisper_touches_the_prefix_and_nothing_else(kind: str, spoken:
         "task_prefix.table": (3, 2 * 2 * 4 * 8)
     }
     model = load(tmp_path / "model", device="cpu")
-    assert len(model([spoken.place(f"{n}.wav") for n in range(2)])) == 2
+    assert len(model([spoken.path(f"{n}.wav") for n in range(2)])) == 2

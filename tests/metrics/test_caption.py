@@ -16,7 +16,7 @@ from mmprefix import metrics
 from mmprefix.errors import InputError
 from mmprefix.metrics.caption import NAMES, caption
 from mmprefix.metrics.rouge import common_length
-from tiny.caption_sets import COCO, random_set, recorded_set, same, scores_of
+from tiny.caption_sets import COCO, assert_same_scores, random_set, recorded_set, scores_of
 
 
 @pytest.fixture(scope="module")
@@ -25,19 +25,19 @@ def recorded() -> dict[str, Any]:
 
 
 def test_recorded_white_space(recorded: dict[str, Any]) -> None:
-    same(scores_of(recorded["items"], "none"), recorded["whitespace_raw"])
+    assert_same_scores(scores_of(recorded["items"], "none"), recorded["whitespace_raw"])
 
 
 def test_recorded_tokens(recorded: dict[str, Any]) -> None:
-    same(scores_of(recorded["items"], "none", "_tokens"), recorded["ptb"])
+    assert_same_scores(scores_of(recorded["items"], "none", "_tokens"), recorded["ptb"])
 
 
 def test_recorded_text_with_our_tokeniser(recorded: dict[str, Any]) -> None:
-    same(scores_of(recorded["items"], "ptb"), recorded["ptb"])
+    assert_same_scores(scores_of(recorded["items"], "ptb"), recorded["ptb"])
 
 
 def test_recorded_ten_alone(recorded: dict[str, Any]) -> None:
-    same(scores_of(recorded["items"][:10], "ptb"), recorded["first_ten_only_ptb"])
+    assert_same_scores(scores_of(recorded["items"][:10], "ptb"), recorded["first_ten_only_ptb"])
 
 
 def test_pycocoevalcap_gives_the_same_on_random_tokens() -> None:
@@ -53,7 +53,9 @@ def test_pycocoevalcap_gives_the_same_on_random_tokens() -> None:
         cider_all, cider_items = cider.Cider().compute_score(*theirs)
         corpus = dict(zip(COCO, [*bleu_all, rouge_all, cider_all], strict=True))
         items = dict(zip(COCO, [*bleu_items, list(rouge_items), list(cider_items)], strict=True))
-        same(caption(predictions, references, "none", True), {"per_item": items, "corpus": corpus}, tolerance=1e-10)
+        assert_same_scores(
+            caption(predictions, references, "none", True), {"per_item": items, "corpus": corpus}, tolerance=1e-10
+        )
 
 
 def test_common_length_is_that_of_the_table() -> None:

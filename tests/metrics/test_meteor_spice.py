@@ -12,7 +12,7 @@ from mmprefix.metrics import FenseModels, NotAvailable
 from mmprefix.metrics.caption import EXTRA, caption
 from mmprefix.metrics.meteor_spice import read_spice
 from tiny.bert import save_bert
-from tiny.caption_sets import recorded_set, same, scores_of
+from tiny.caption_sets import assert_same_scores, recorded_set, scores_of
 
 
 def _needs_java() -> None:
@@ -25,7 +25,7 @@ def _needs_java() -> None:
 def test_meteor_gives_the_recorded_figures() -> None:
     _needs_java()
     recorded = recorded_set()
-    same(scores_of(recorded["items"], "none", "_tokens", ("meteor",)), recorded["ptb"], ("meteor",))
+    assert_same_scores(scores_of(recorded["items"], "none", "_tokens", ("meteor",)), recorded["ptb"], ("meteor",))
 
 
 def test_without_java_the_reason_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

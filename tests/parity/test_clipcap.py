@@ -19,8 +19,8 @@ from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.transformer import Transformer
 from mmprefix.types import Features, Prefix
 from tiny import encoders as tiny_encoders
-from tiny.decoders import tokenizer
-from tiny.recorded import fixture, needs_parity, relative, weights
+from tiny.decoders import make_tokenizer
+from tiny.recorded import draw_weights, load_case, needs_parity, relative_error
 
 pytestmark = needs_parity
 
@@ -37,7 +37,7 @@ def gpt2(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> Caus
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"]  # tied: the later key wins
     assert not model.load_state_dict(tensors, strict=False).unexpected_keys
     model.save_pretrained(folder)
-    tokenizer().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
     return CausalDecoder(str(folder))
 
 
@@ -58,7 +58,7 @@ def mapper(config: dict[str, Any], state: dict[str, Tensor], width: int) -> Mapp
 
 @pytest.mark.parametrize("name", ["clipcap_mlp", "clipcap_transformer_rn50x4", "clipcap_transformer_small"])
 def test_mapper(name: str) -> None:
-    config, tensors = fixture(name)
+    config, tensors = load_case(name)
     c = config["config"]
     if name == "clipcap_mlp":
         built: Mapper = MLP(Sizes(0, c["D"], c["width"]), length=c["K"])
@@ -70,29 +70,29 @@ def test_mapper(name: str) -> None:
             "heads": c["heads"],
         }
         built = Transformer(Sizes(0, c["D"], c["width"]), **sizes)
-    state = weights(config)
+    state = draw_weights(config)
     total = sum(float(t.double().sum()) for t in state.values())
     assert total == pytest.approx(config["fill"]["filled_total"]["sum"], rel=1e-9)  # the rule was followed
     built.load_state_dict(state)
     found = built(summary(tensors["input"]))
     assert found.mask.all()
-    assert relative(found.embeds, tensors["output"]) < 1e-5
+    assert relative_error(found.embeds, tensors["output"]) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["clipcap_loss_mlp", "clipcap_loss_transformer"])
 def test_loss_and_gradients(name: str, tmp_path: Path) -> None:
-    config, tensors = fixture(name)
-    state = weights(config)
+    config, tensors = load_case(name)
+    state = draw_weights(config)
     decoder = gpt2(tmp_path, config, state)
     built = mapper(config, state, decoder.width)
     prefix = built(summary(tensors["prefix"]))
-    assert relative(prefix.embeds, tensors["prefix_projection"]) < 1e-5
+    assert relative_error(prefix.embeds, tensors["prefix_projection"]) < 1e-5
 
     lengths = config["config"]["lengths"]
     tokens = [row[:n].tolist() for row, n in zip(tensors["tokens"], lengths, strict=True)]
     trunk = decoder.prefill(prefix)
     assert trunk.last_hidden is not None
-    assert relative(decoder.logits(trunk.last_hidden)[:, :64], tensors["logits_slice"][:, 0]) < 1e-5
+    assert relative_error(decoder.logits(trunk.last_hidden)[:, :64], tensors["logits_slice"][:, 0]) < 1e-5
 
     found = decoder.token_loss(trunk, [[row] for row in tokens])
     total = found.nll.sum()
@@ -116,17 +116,17 @@ def test_loss_and_gradients(name: str, tmp_path: Path) -> None:
         assert float(gradient.abs().sum()) == pytest.approx(want["abs_sum"], rel=1e-4)
     nll = tensors["per_token_nll"].sum(1)
     plain = [b for b, row in enumerate(tokens) if 0 not in row]
-    assert relative(found.nll[plain], nll[plain]) < 1e-5
+    assert relative_error(found.nll[plain], nll[plain]) < 1e-5
 
 
 @pytest.mark.parametrize("run", range(4))
 def test_beam_search(run: int, tmp_path: Path) -> None:
-    config, tensors = fixture("clipcap_beam")
-    state = weights(config)
+    config, tensors = load_case("clipcap_beam")
+    state = draw_weights(config)
     decoder = gpt2(tmp_path, config, state)
     want = config["runs"][run]
     prefix = mapper(config, state, decoder.width)(summary(tensors[f"clip_prefix_{want['prefix']}"]))
-    assert relative(prefix.embeds, tensors[f"embed_{want['prefix']}"]) < 1e-5
+    assert relative_error(prefix.embeds, tensors[f"embed_{want['prefix']}"]) < 1e-5
     options = GenerateOptions(
         max_new_tokens=want["entry_length"],
         num_beams=want["beam_size"],
@@ -146,8 +146,8 @@ def test_beam_search(run: int, tmp_path: Path) -> None:
 
 def test_beam_search_in_one_batch(tmp_path: Path) -> None:
     """The recorded prefixes together, where they share their settings, give what each gave alone."""
-    config, tensors = fixture("clipcap_beam")
-    decoder = gpt2(tmp_path, config, weights(config))
+    config, tensors = load_case("clipcap_beam")
+    decoder = gpt2(tmp_path, config, draw_weights(config))
     embeds = torch.cat([tensors[f"embed_{i}"] for i in range(4)])
     options = GenerateOptions(max_new_tokens=20, num_beams=5, num_return=5, ranking="clipcap")
     runs = [r for r in config["runs"] if r["temperature"] == 1]
@@ -161,17 +161,17 @@ def test_beam_search_in_one_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["clipcap_beam", "clipcap_loss_mlp", "clipcap_loss_transformer"])
 def test_the_importer_brings_in_the_recorded_model(name: str, tmp_path: Path) -> None:
     """By the original's names, sizes read off the tensors: the prefix is the recorded one, and the words are."""
-    config, tensors = fixture(name)
-    state, c = weights(config), config["config"]
+    config, tensors = load_case(name)
+    state, c = draw_weights(config), config["config"]
     state["gpt.lm_head.weight"] = state["gpt.transformer.wte.weight"]
     gpt2(tmp_path / "gpt2", config, state)
-    encoder = Clip(str(tiny_encoders.clip(tmp_path / "clip", {**tiny_encoders.CLIP, "embed_dim": c["D"]})))
+    encoder = Clip(str(tiny_encoders.save_clip(tmp_path / "clip", {**tiny_encoders.CLIP, "embed_dim": c["D"]})))
     model = clipcap(state, "fixture", encoder, str(tmp_path / "gpt2")).eval()
     assert model.decoder.frozen
     given, wanted = ("clip_prefix_0", "embed_0") if name == "clipcap_beam" else ("prefix", "prefix_projection")
     prefix = model.build_prefix({"image": summary(tensors[given])})
     assert isinstance(prefix, Prefix)
-    assert relative(prefix.embeds, tensors[wanted]) < 1e-5
+    assert relative_error(prefix.embeds, tensors[wanted]) < 1e-5
     if name == "clipcap_beam":
         run = config["runs"][0]
         options = GenerateOptions(max_new_tokens=run["entry_length"], num_beams=5, num_return=5, ranking="clipcap")

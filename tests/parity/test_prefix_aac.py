@@ -19,8 +19,8 @@ from mmprefix.importers.prefix_aac import Trained, prefix_aac
 from mmprefix.mappers.base import Sizes
 from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.types import Features, Media, Prefix
-from tiny.decoders import tokenizer
-from tiny.recorded import draw, fixture, needs_parity, relative
+from tiny.decoders import make_tokenizer
+from tiny.recorded import draw_parameter, load_case, needs_parity, relative_error
 
 pytestmark = needs_parity
 
@@ -38,7 +38,7 @@ def weights(config: dict[str, Any]) -> dict[str, Tensor]:
     """The tensors of a case by the original's names, without those that its code computes or counts."""
     fill = config["fill"]
     return {
-        key["key"]: draw(key["key"], key["shape"], 1000 * fill["case"] + key["i"])
+        key["key"]: draw_parameter(key["key"], key["shape"], 1000 * fill["case"] + key["i"])
         for key in fill["keys"]
         if not key["rule"].startswith("untouched")
     }
@@ -56,7 +56,7 @@ def fill_encoder(encoder: Cnn14, tensors: dict[str, Tensor]) -> None:
 
 @pytest.fixture(scope="module")
 def cnn14() -> Cnn14:
-    config, tensors = fixture("aac_cnn14")
+    config, tensors = load_case("aac_cnn14")
     encoder = Cnn14(None, rate=16000, reading="prefix-aac")
     # the original was built for up to 14 kHz at 16 kHz, beyond what PANNs publishes: the filters are those recorded
     encoder.net.mel.copy_(tensors["melW"])
@@ -67,7 +67,7 @@ def cnn14() -> Cnn14:
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_cnn14(number: int, cnn14: Cnn14) -> None:
-    config, tensors = fixture("aac_cnn14")
+    config, tensors = load_case("aac_cnn14")
     case = config["inputs"][number]
     values = wave(case["wave"])
     assert float(values.double().abs().sum()) == pytest.approx(case["wave_abs_sum"], rel=1e-6)
@@ -77,23 +77,23 @@ def test_cnn14(number: int, cnn14: Cnn14) -> None:
     found = cnn14(Media(values[None], torch.tensor([len(values)])))
     expected = tensors[f"temporal_{number}"].reshape(2048, -1, 2).permute(1, 0, 2).flatten(1)[None]
     assert found.frames.shape == expected.shape
-    assert relative(found.frames, expected) < 5e-5
+    assert relative_error(found.frames, expected) < 5e-5
     assert (found.pooled - tensors[f"global_{number}"].reshape(1, -1)).abs().max() < 2e-4
 
 
 @pytest.mark.slow
 def test_the_logits_of_cnn14(cnn14: Cnn14, monkeypatch: pytest.MonkeyPatch) -> None:
-    config, tensors = fixture("aac_cnn14")
+    config, tensors = load_case("aac_cnn14")
     monkeypatch.setattr(torch, "sigmoid", lambda logits: logits)
     for number, case in enumerate(config["inputs"]):
         values = wave(case["wave"])
         found = cnn14(Media(values[None], torch.tensor([len(values)])))
-        assert relative(found.pooled, tensors[f"global_logit_{number}"].reshape(1, -1)) < 5e-5
+        assert relative_error(found.pooled, tensors[f"global_logit_{number}"].reshape(1, -1)) < 5e-5
 
 
 @pytest.mark.slow
 def test_each_stage_of_cnn14(cnn14: Cnn14) -> None:
-    config, _ = fixture("aac_cnn14")
+    config, _ = load_case("aac_cnn14")
     sums: dict[str, float] = {}
     net = cnn14.net
     hooks = [
@@ -139,7 +139,7 @@ def translate(state: dict[str, Tensor]) -> dict[str, Tensor]:
     "name", [f"aac_{kind}_{data}" for kind in ("temporal", "global") for data in ("audiocaps", "clotho")]
 )
 def test_mapper(name: str) -> None:
-    config, tensors = fixture(name)
+    config, tensors = load_case(name)
     built = mapper_of(config, weights(config))
     given = tensors.get("input")
     c, case = config["config"], config["fill"]["case"]
@@ -154,22 +154,22 @@ def test_mapper(name: str) -> None:
         features = Features(frames, torch.ones(frames.shape[:2], dtype=torch.bool), torch.zeros(b, 527))
     else:
         features = Features(torch.zeros(b, 0, 4096), torch.zeros(b, 0, dtype=torch.bool), given)
-    assert relative(built(features).embeds, tensors["output"]) < 1e-5
+    assert relative_error(built(features).embeds, tensors["output"]) < 1e-5
 
 
 class Whole:
     """The recorded whole model, from sound to words, brought in by the importer under the original's names."""
 
     def __init__(self, folder: Path) -> None:
-        self.config, self.tensors = fixture("aac_full")
+        self.config, self.tensors = load_case("aac_full")
         c, state = self.config["config"], weights(self.config)
         lm = GPT2LMHeadModel(GPT2Config(**c["gpt2"]))
         lm.transformer.load_state_dict({k.removeprefix("gpt."): v for k, v in state.items() if k.startswith("gpt.")})
         lm.save_pretrained(folder)
-        tokenizer().save_pretrained(folder)
+        make_tokenizer().save_pretrained(folder)
         counters = [key["key"] for key in self.config["fill"]["keys"] if key["key"].endswith("num_batches_tracked")]
         given = state | {name: torch.tensor(0) for name in counters}
-        given["audio_encoder.logmel_extractor.melW"] = fixture("aac_cnn14")[1]["melW"]
+        given["audio_encoder.logmel_extractor.melW"] = load_case("aac_cnn14")[1]["melW"]
         words = [END if i == 13 else f"w{i}" for i in range(c["vocab"])]
         self.model = prefix_aac(given, "fixture", Trained(c["seconds"], "cut", True), str(folder), words).eval()
         self.mapper, decoder = self.model.mappers["audio"], self.model.decoder
@@ -191,20 +191,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
 @pytest.mark.slow
 def test_from_sound_to_gradients(whole: Whole) -> None:
     prefix, tensors, config = whole.prefix(), whole.tensors, whole.config
-    assert relative(prefix.embeds, tensors["prefix"]) < 1e-4
-    assert relative(prefix.embeds[:, :15], tensors["temporal_prefix"]) < 1e-4
-    assert relative(prefix.embeds[:, 15:], tensors["global_prefix"]) < 1e-4
+    assert relative_error(prefix.embeds, tensors["prefix"]) < 1e-4
+    assert relative_error(prefix.embeds[:, :15], tensors["temporal_prefix"]) < 1e-4
+    assert relative_error(prefix.embeds[:, 15:], tensors["global_prefix"]) < 1e-4
     state = whole.decoder.prefill(prefix)
     assert state.last_hidden is not None
     first = whole.decoder.logits(state.last_hidden)
-    assert relative(first[:, :64], tensors["logits_slice"][:, 0]) < 1e-4
-    assert relative(first.log_softmax(-1), tensors["first_step_log_probs"]) < 1e-4
+    assert relative_error(first[:, :64], tensors["logits_slice"][:, 0]) < 1e-4
+    assert relative_error(first.log_softmax(-1), tensors["first_step_log_probs"]) < 1e-4
     lengths = config["config"]["lengths"]
     tokens = [row[:n].tolist() for row, n in zip(tensors["tokens"], lengths, strict=True)]
     assert all(0 not in row for row in tokens)
     found = whole.decoder.token_loss(state, [[row] for row in tokens])
     assert float(found.mean().detach()) == pytest.approx(config["loss"], rel=1e-5)
-    assert relative(found.nll, tensors["per_token_nll"].sum(1)) < 1e-5
+    assert relative_error(found.nll, tensors["per_token_nll"].sum(1)) < 1e-5
     found.mean().backward()
     temporal, overall = cast(Any, whole.mapper).mappers
     for name, want in config["grads"].items():

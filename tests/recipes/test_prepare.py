@@ -14,7 +14,18 @@ import pytest
 from mmprefix.recipes.prepare import clotho as prepare_clotho
 from mmprefix.recipes.prepare import conceptual_captions as prepare_conceptual_captions
 from mmprefix.recipes.prepare import writing
-from tiny.datasets import Shell, halve, lines, lost, picture, prepare, program, refused, sound, table
+from tiny.datasets import (
+    Shell,
+    missing_rows,
+    program,
+    program_error,
+    read_json_lines,
+    run_program,
+    truncate_to_half,
+    write_picture,
+    write_sound,
+    write_table,
+)
 
 FIVE = [f"caption_{number}" for number in range(1, 6)]
 TEXTS = ["A dog barks,  twice.", "a dog , barking", "Dogs, two of them", 'He says "go", it goes', "Line\nbreak."]
@@ -35,24 +46,24 @@ def clotho(tmp_path: Path) -> Path:
     folders = {"development": "development", "validation": "clotho_audio_validation/validation"}
     for split, files in names.items():
         for file in files:
-            sound(root / folders.get(split, f"clotho_audio_{split}") / file, 16)
+            write_sound(root / folders.get(split, f"clotho_audio_{split}") / file, 16)
         encoding = "utf-8-sig" if split == "development" else "utf-8"
         rows = [[file, *TEXTS] for file in files]
-        table(root / f"clotho_captions_{split}.csv", ["file_name", *FIVE], rows, encoding)
+        write_table(root / f"clotho_captions_{split}.csv", ["file_name", *FIVE], rows, encoding)
     return root
 
 
 def test_clotho(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
     out = tmp_path / "out"
-    prepare("clotho", clotho, "--out", out)
-    row = lines(out / "train.jsonl")[1]
+    run_program("clotho", clotho, "--out", out)
+    row = read_json_lines(out / "train.jsonl")[1]
     assert list(row) == ["id", "audio", "captions", "split", "duration"]
     assert row["audio"] == "../clotho/development/a,b.wav"
     assert (row["id"], row["split"], row["duration"]) == ("a,b.wav", "train", 16.0)
     tidied = ["A dog barks, twice.", "a dog , barking", "Dogs, two of them", 'He says "go", it goes', "Line break."]
     assert row["captions"] == tidied
-    assert lines(out / "val.jsonl")[0]["audio"] == "../clotho/clotho_audio_validation/validation/v.wav"
-    assert lost(out) == []
+    assert read_json_lines(out / "val.jsonl")[0]["audio"] == "../clotho/clotho_audio_validation/validation/v.wav"
+    assert missing_rows(out) == []
     text = capsys.readouterr().out
     assert "train: 3 in clotho_captions_development.csv (published: 3839)\n  3 written, 0 missing, 0 unread" in text
     assert "  15 captions, 5 a row\n  16.00 to 16.00 s, mean 16.00 s (published: 15 to 30 s)\n" in text
@@ -61,16 +72,16 @@ def test_clotho(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
 
 
 def test_clotho_captions_in_the_form_of_prefix_aac(clotho: Path, tmp_path: Path) -> None:
-    prepare("clotho", clotho, "--out", tmp_path, "--captions", "prefix-aac")
+    run_program("clotho", clotho, "--out", tmp_path, "--captions", "prefix-aac")
     wanted = ["a dog barks, twice.", "a dog, barking.", "dogs, two of them.", 'he says "go", it goes.', "line break."]
-    assert lines(tmp_path / "test.jsonl")[0]["captions"] == wanted
+    assert read_json_lines(tmp_path / "test.jsonl")[0]["captions"] == wanted
 
 
 def test_clotho_version_1_has_no_validation_split_and_a_missing_split_is_skipped(
     clotho: Path, tmp_path: Path, capsys: Shell
 ) -> None:
     (clotho / "clotho_captions_evaluation.csv").unlink()
-    prepare("clotho", clotho, "--out", tmp_path, "--version", "v1")
+    run_program("clotho", clotho, "--out", tmp_path, "--version", "v1")
     text = capsys.readouterr().out
     assert "evaluation: skipped, for " in text
     assert "(published: 2893)" in text
@@ -87,22 +98,27 @@ def test_clotho_files_that_are_missing_or_broken(
         monkeypatch.setitem(sys.modules, "av", None)  # to Python, a package that is not installed
     folder, file = clotho / "development", clotho / "clotho_captions_development.csv"
     names = ["good.wav", "gone.wav", "cut.wav", "text.wav", "none.wav", "cut.flac", "short.wav", "long.wav"]
-    table(file, ["file_name", *FIVE], [[name, *TEXTS] for name in names])
+    write_table(file, ["file_name", *FIVE], [[name, *TEXTS] for name in names])
     for name, seconds in {"good.wav": 15.01, "cut.wav": 20, "cut.flac": 20, "short.wav": 14, "long.wav": 31}.items():
-        sound(folder / name, seconds)
-    sound(folder / "none.wav", 0)
+        write_sound(folder / name, seconds)
+    write_sound(folder / "none.wav", 0)
     (folder / "text.wav").write_text("no sound")
-    halve(folder / "cut.wav")
-    halve(folder / "cut.flac")
+    truncate_to_half(folder / "cut.wav")
+    truncate_to_half(folder / "cut.flac")
     prepare_clotho.main([str(clotho), "--out", str(tmp_path)])  # headers only: the flac looks well
-    assert [row["id"] for row in lines(tmp_path / "train.jsonl")] == ["good.wav", "cut.flac", "short.wav", "long.wav"]
+    assert [row["id"] for row in read_json_lines(tmp_path / "train.jsonl")] == [
+        "good.wav",
+        "cut.flac",
+        "short.wav",
+        "long.wav",
+    ]
     text = capsys.readouterr().out
     assert "train: 8 in clotho" in text
     assert "  4 written, 1 missing, 3 unreadable" in text
     assert "  2 not as published: short.wav (14.00 s), long.wav (31.00 s)" in text
-    prepare("clotho", clotho, "--out", tmp_path, "--decode", "--threads", "3")
-    assert [row["id"] for row in lines(tmp_path / "train.jsonl")] == ["good.wav", "short.wav", "long.wav"]
-    faults = lost(tmp_path)
+    run_program("clotho", clotho, "--out", tmp_path, "--decode", "--threads", "3")
+    assert [row["id"] for row in read_json_lines(tmp_path / "train.jsonl")] == ["good.wav", "short.wav", "long.wav"]
+    faults = missing_rows(tmp_path)
     assert [fault[:3] for fault in faults[:2]] == [
         ["train", "missing", "gone.wav"],
         ["train", "unreadable", "cut.wav"],
@@ -136,7 +152,7 @@ def test_faults_in_clothos_table_are_refused(
 ) -> None:
     file = clotho / "clotho_captions_development.csv"
     file.write_text(change(file.read_text(encoding="utf-8-sig").replace("\r\n", "\n")), encoding="utf-8")
-    text = refused(capsys, "clotho", clotho, "--out", tmp_path / "out")
+    text = program_error(capsys, "clotho", clotho, "--out", tmp_path / "out")
     assert str(file) in text
     assert message in text
     assert not (tmp_path / "out").exists()
@@ -145,11 +161,11 @@ def test_faults_in_clothos_table_are_refused(
 def test_clotho_that_is_not_utf_8_or_missing_is_refused(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
     file = clotho / "clotho_captions_development.csv"
     file.write_bytes(file.read_text(encoding="utf-8-sig").encode("latin-1"))
-    assert f"{file}: not UTF-8" in refused(capsys, "clotho", clotho, "--out", tmp_path)
+    assert f"{file}: not UTF-8" in program_error(capsys, "clotho", clotho, "--out", tmp_path)
     file.unlink()
     (clotho / "clotho_audio_validation").rename(clotho / "elsewhere")
-    assert "no folder with the sounds of validation" in refused(capsys, "clotho", clotho, "--out", tmp_path)
-    text = refused(capsys, "clotho", tmp_path / "nowhere", "--out", tmp_path)
+    assert "no folder with the sounds of validation" in program_error(capsys, "clotho", clotho, "--out", tmp_path)
+    text = program_error(capsys, "clotho", tmp_path / "nowhere", "--out", tmp_path)
     assert "none of these files is there" in text
     assert "clotho_captions_evaluation.csv" in text
 
@@ -166,9 +182,9 @@ def audiocaps(tmp_path: Path) -> Path:
         [3, "ccccccccccc", 5, "d"],
         [4, "gone", 5, "e"],
     ]
-    table(root / "train.csv", CLIPS, train)
+    write_table(root / "train.csv", CLIPS, train)
     val = [[10 + i, ("vvvvvvvvvvv", "wwwwwwwwwww")[i % 2], 7, f"caption {i}"] for i in range(10)]
-    table(root / "val.csv", CLIPS, val)
+    write_table(root / "val.csv", CLIPS, val)
     for name in (
         "train/-aaaaaaaaaa.wav",
         "train/Ybbbbbbbbbbb.flac",
@@ -176,22 +192,22 @@ def audiocaps(tmp_path: Path) -> Path:
         "val/vvvvvvvvvvv_7.WAV",
         "val/13.wav",
     ):
-        sound(root / "clips" / name, 10.5 if "bbb" in name else 4)
+        write_sound(root / "clips" / name, 10.5 if "bbb" in name else 4)
     return root
 
 
 def test_audiocaps(audiocaps: Path, tmp_path: Path, capsys: Shell) -> None:
-    prepare("audiocaps", audiocaps, "--out", tmp_path)
-    rows = lines(tmp_path / "train.jsonl")
+    run_program("audiocaps", audiocaps, "--out", tmp_path)
+    rows = read_json_lines(tmp_path / "train.jsonl")
     assert [row["id"] for row in rows] == ["-aaaaaaaaaa_30", "bbbbbbbbbbb_0", "ccccccccccc_5"]
     assert [row["captions"] for row in rows] == [["A, b"], ["c"], ["d"]]
     assert [row.get("end") for row in rows] == [None, 10.0, None]
     assert rows[1]["duration"] == 10.5
     assert rows[1]["audio"] == "audiocaps/clips/train/Ybbbbbbbbbbb.flac"
-    val = lines(tmp_path / "val.jsonl")
+    val = read_json_lines(tmp_path / "val.jsonl")
     assert [row["captions"] for row in val] == [[f"caption {i}" for i in range(k, 10, 2)] for k in (0, 1)]
     assert [row["audio"][-9:] for row in val] == ["vvv_7.WAV", "al/13.wav"]
-    assert lost(tmp_path) == [["train", "missing", "gone_5", "no such file"]]
+    assert missing_rows(tmp_path) == [["train", "missing", "gone_5", "no such file"]]
     text = capsys.readouterr().out
     assert "test: skipped, for " in text
     assert "train: 4 in train.csv (published: 49838)\n  3 written, 1 missing, 0 unreadable" in text
@@ -200,12 +216,12 @@ def test_audiocaps(audiocaps: Path, tmp_path: Path, capsys: Shell) -> None:
 
 def test_audiocaps_in_one_folder_elsewhere(audiocaps: Path, tmp_path: Path, capsys: Shell) -> None:
     rows = [[20, "vvvvvvvvvvv", 7, "one"], [21, "vvvvvvvvvvv", 7, "Two. "]]
-    table(audiocaps / "test.csv", CLIPS, rows)
+    write_table(audiocaps / "test.csv", CLIPS, rows)
     (audiocaps / "clips" / "val").rename(tmp_path / "flat")
-    prepare(
+    run_program(
         "audiocaps", audiocaps, "--clips", tmp_path / "flat", "--out", tmp_path / "flat", "--captions", "prefix-aac"
     )
-    (row,) = lines(tmp_path / "flat" / "test.jsonl")
+    (row,) = read_json_lines(tmp_path / "flat" / "test.jsonl")
     assert (row["audio"], row["captions"]) == ("vvvvvvvvvvv_7.WAV", ["one.", "two."])
     text = capsys.readouterr().out
     assert "  1 not as published: vvvvvvvvvvv_7 (2 captions, not 5)" in text
@@ -216,9 +232,9 @@ def test_audiocaps_in_one_folder_elsewhere(audiocaps: Path, tmp_path: Path, caps
 def test_audiocaps_without_clips(audiocaps: Path, tmp_path: Path, capsys: Shell) -> None:
     (tmp_path / "empty").mkdir()
     words = ["audiocaps", audiocaps, "--out", tmp_path / "out", "--clips"]
-    assert "no file can be used: -aaaaaaaaaa_30: no such file" in refused(capsys, *words, tmp_path / "empty")
+    assert "no file can be used: -aaaaaaaaaa_30: no such file" in program_error(capsys, *words, tmp_path / "empty")
     assert list((tmp_path / "out").iterdir()) == []
-    assert f"{tmp_path / 'not'}: no such file or directory" in refused(capsys, *words, tmp_path / "not")
+    assert f"{tmp_path / 'not'}: no such file or directory" in program_error(capsys, *words, tmp_path / "not")
 
 
 # ------------------------------------------------------------------------------------------------------------- COCO
@@ -231,7 +247,7 @@ def coco(tmp_path: Path) -> Path:
     for number, split in enumerate(["test", "restval", "val", "train", "train", "val"]):
         folder = "train2014" if split == "train" else "val2014"
         name = f"COCO_{folder}_{number:012d}.jpg"
-        picture(root / folder / name)
+        write_picture(root / folder / name)
         sentences = [
             {"tokens": ["a", "b"], "raw": f"A b {i}. ", "imgid": 0, "sentid": i} for i in range(5 + number % 2)
         ]
@@ -243,13 +259,13 @@ def coco(tmp_path: Path) -> Path:
 
 def test_coco(coco: Path, tmp_path: Path, capsys: Shell) -> None:
     (coco / "val2014" / "COCO_val2014_000000000005.jpg").unlink()
-    halve(coco / "train2014" / "COCO_train2014_000000000003.jpg")
-    prepare("coco", coco, "--out", tmp_path / "all", "--decode")
-    rows = lines(tmp_path / "all" / "train.jsonl")
+    truncate_to_half(coco / "train2014" / "COCO_train2014_000000000003.jpg")
+    run_program("coco", coco, "--out", tmp_path / "all", "--decode")
+    rows = read_json_lines(tmp_path / "all" / "train.jsonl")
     assert [row["id"] for row in rows] == ["101", "104"]
     image = "../coco/val2014/COCO_val2014_000000000001.jpg"
     assert rows[0] == {"id": "101", "image": image, "captions": [f"A b {i}." for i in range(6)], "split": "train"}
-    assert [fault[:3] for fault in lost(tmp_path / "all")] == [
+    assert [fault[:3] for fault in missing_rows(tmp_path / "all")] == [
         ["train", "unreadable", "train2014/COCO_train2014_000000000003.jpg"],
         ["val", "missing", "val2014/COCO_val2014_000000000005.jpg"],
     ]
@@ -257,8 +273,8 @@ def test_coco(coco: Path, tmp_path: Path, capsys: Shell) -> None:
     assert "train: 3 in dataset_coco.json (published: 113287)\n  2 written, 0 missing, 1 unreadable" in text
     assert "  11 captions, 5 to 6 a row" in text
     assert "val: 2 in dataset_coco.json (published: 5000)" in text
-    prepare("coco", coco, "--out", tmp_path / "less", "--decode", "--no-restval")
-    assert [row["id"] for row in lines(tmp_path / "less" / "train.jsonl")] == ["104"]
+    run_program("coco", coco, "--out", tmp_path / "less", "--decode", "--no-restval")
+    assert [row["id"] for row in read_json_lines(tmp_path / "less" / "train.jsonl")] == ["104"]
     assert "(published: 82783)" in capsys.readouterr().out
 
 
@@ -277,12 +293,14 @@ def test_faults_in_cocos_list_are_refused(coco: Path, tmp_path: Path, capsys: Sh
     }.items():
         file.write_text(text.replace(*change))
         if message:
-            error = refused(capsys, "coco", coco, "--out", tmp_path)
+            error = program_error(capsys, "coco", coco, "--out", tmp_path)
             assert f"{file}: " in error
             assert message in error
     file.write_text(text)
-    assert "neither train2014 nor val2014" in refused(capsys, "coco", coco, "--pictures", tmp_path, "--out", tmp_path)
-    assert "dataset_coco.json: no such file" in refused(capsys, "coco", tmp_path, "--out", tmp_path)
+    assert "neither train2014 nor val2014" in program_error(
+        capsys, "coco", coco, "--pictures", tmp_path, "--out", tmp_path
+    )
+    assert "dataset_coco.json: no such file" in program_error(capsys, "coco", tmp_path, "--out", tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------- Conceptual Captions
@@ -300,41 +318,41 @@ def conceptual(tmp_path: Path) -> Path:
 
 def test_conceptual_captions_by_number(conceptual: Path, tmp_path: Path, capsys: Shell) -> None:
     for name in ("train/0.jpg", "train/00000001.png", "train/some/000002.jpeg", "train/x.jpg", "val/1.jpg"):
-        picture(conceptual / name)
+        write_picture(conceptual / name)
     (conceptual / "train" / "3.jpg").write_text("gone")
-    prepare("conceptual_captions", conceptual, "--out", tmp_path)
-    rows = lines(tmp_path / "train.jsonl")
+    run_program("conceptual_captions", conceptual, "--out", tmp_path)
+    rows = read_json_lines(tmp_path / "train.jsonl")
     assert [row["image"] for row in rows] == [
         f"cc/train/{name}" for name in ("0.jpg", "00000001.png", "some/000002.jpeg")
     ]
     assert rows[1]["captions"] == ['a "quoted" thing , number 1']
-    assert lost(tmp_path)[0][:3] == ["train", "unreadable", "3 http://x.org/3.jpg?a=1"]
-    assert lost(tmp_path)[3] == ["val", "missing", "0 http://x.org/0.jpg?a=1", "no such file"]
+    assert missing_rows(tmp_path)[0][:3] == ["train", "unreadable", "3 http://x.org/3.jpg?a=1"]
+    assert missing_rows(tmp_path)[3] == ["val", "missing", "0 http://x.org/0.jpg?a=1", "no such file"]
     text = capsys.readouterr().out
     assert "train: 6 in Train_GCC-training.tsv (published: 3318333)\n  3 written, 2 missing, 1 unreadable" in text
     assert "(published: 15840)" in text
     words = [str(conceptual), "--out", str(tmp_path), "--names-only"]
     assert prepare_conceptual_captions.main(words) == 0
-    assert len(lines(tmp_path / "train.jsonl")) == 4
-    assert "give one of them" in refused(capsys, "conceptual_captions", *words, "--decode")
-    prepare("conceptual_captions", conceptual, "--out", tmp_path, "--first-number", "1")
-    assert [row["id"] for row in lines(tmp_path / "train.jsonl")] == ["0", "1"]
+    assert len(read_json_lines(tmp_path / "train.jsonl")) == 4
+    assert "give one of them" in program_error(capsys, "conceptual_captions", *words, "--decode")
+    run_program("conceptual_captions", conceptual, "--out", tmp_path, "--first-number", "1")
+    assert [row["id"] for row in read_json_lines(tmp_path / "train.jsonl")] == ["0", "1"]
 
 
 def test_conceptual_captions_from_img2dataset(conceptual: Path, tmp_path: Path, capsys: Shell) -> None:
     for key, number, status in ((0, 4, "success"), (10001, 2, "success"), (10002, 3, "failed_to_download")):
         file = tmp_path / "shards" / f"{key // 10000:05d}" / f"{key:09d}.jpg"
-        picture(file)
+        write_picture(file)
         record = {"caption": "x", "url": f"http://x.org/{number}.jpg?a=1", "key": f"{key:09d}", "status": status}
         file.with_suffix(".json").write_text(json.dumps(record))
         file.with_suffix(".txt").write_text("x")
-    picture(tmp_path / "shards" / "00000" / "000000007.jpg")
+    write_picture(tmp_path / "shards" / "00000" / "000000007.jpg")
     (tmp_path / "shards" / "00001" / "000010001.json").with_name("00001_stats.json").write_text("{}")
     file = conceptual / "Train_GCC-training.tsv"
     file.write_text("caption\turl\n" + file.read_text())  # as img2dataset wants it
     (conceptual / "Validation_GCC-1.1.0-Validation.tsv").unlink()
-    prepare("conceptual_captions", conceptual, "--train-pictures", tmp_path / "shards", "--out", tmp_path)
-    rows = lines(tmp_path / "train.jsonl")
+    run_program("conceptual_captions", conceptual, "--train-pictures", tmp_path / "shards", "--out", tmp_path)
+    rows = read_json_lines(tmp_path / "train.jsonl")
     assert [row["id"] for row in rows] == ["2", "4"]
     assert [row["image"] for row in rows] == ["shards/00001/000010001.jpg", "shards/00000/000000000.jpg"]
     assert "train: 6 in Train_GCC" in capsys.readouterr().out
@@ -342,9 +360,9 @@ def test_conceptual_captions_from_img2dataset(conceptual: Path, tmp_path: Path, 
 
 def test_faults_in_conceptual_captions_are_refused(conceptual: Path, tmp_path: Path, capsys: Shell) -> None:
     for name in ("train/0.jpg", "val/0.jpg"):
-        picture(conceptual / name)
+        write_picture(conceptual / name)
     out = tmp_path / "out"
-    prepare("conceptual_captions", conceptual, "--out", out)
+    run_program("conceptual_captions", conceptual, "--out", out)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     file = conceptual / "Validation_GCC-1.1.0-Validation.tsv"
     for line, message in {
@@ -354,11 +372,11 @@ def test_faults_in_conceptual_captions_are_refused(conceptual: Path, tmp_path: P
     }.items():
         content = file.read_bytes()
         file.write_bytes(content + line)
-        assert f"{file}{message}" in refused(capsys, "conceptual_captions", conceptual, "--out", out)
+        assert f"{file}{message}" in program_error(capsys, "conceptual_captions", conceptual, "--out", out)
         file.write_bytes(content)
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     words = (conceptual, "--train-pictures", tmp_path / "not", "--out", out)
-    assert f"{tmp_path / 'not'}: no such file" in refused(capsys, "conceptual_captions", *words)
+    assert f"{tmp_path / 'not'}: no such file" in program_error(capsys, "conceptual_captions", *words)
 
 
 # ----------------------------------------------------------------------------------------------------------- a folder
@@ -366,50 +384,50 @@ def test_faults_in_conceptual_captions_are_refused(conceptual: Path, tmp_path: P
 
 def test_folder_of_sounds(tmp_path: Path, capsys: Shell) -> None:
     for number in range(10):
-        sound(tmp_path / "s" / f"{number}.ogg")
+        write_sound(tmp_path / "s" / f"{number}.ogg")
     rows = [[f"s/{number}.ogg", "x", "One, two.", "" if number else "more"] for number in range(10)]
-    table(tmp_path / "t.csv", ["Audio", "other", "Caption_a", "caption_b"], rows)
+    write_table(tmp_path / "t.csv", ["Audio", "other", "Caption_a", "caption_b"], rows)
     words = (tmp_path / "t.csv", "--out", tmp_path / "out", "--captions", "prefix-aac", "--val-share", "0.3")
-    prepare("folder", *words)
-    train, val = lines(tmp_path / "out" / "train.jsonl"), lines(tmp_path / "out" / "val.jsonl")
+    run_program("folder", *words)
+    train, val = read_json_lines(tmp_path / "out" / "train.jsonl"), read_json_lines(tmp_path / "out" / "val.jsonl")
     assert (len(train), len(val)) == (7, 3)
     assert sorted(row["id"] for row in train + val) == [f"s/{number}.ogg" for number in range(10)]
     first = next(row for row in train + val if row["id"] == "s/0.ogg")
     assert (first["audio"], first["captions"], first["duration"]) == ("../s/0.ogg", ["one, two.", "more."], 0.5)
-    table(tmp_path / "t.csv", ["Audio", "other", "Caption_a", "caption_b"], rows[::-1])
-    prepare("folder", *words)
-    assert {row["id"] for row in lines(tmp_path / "out" / "val.jsonl")} == {row["id"] for row in val}
-    prepare("folder", *words, "--seed", "1")
-    assert {row["id"] for row in lines(tmp_path / "out" / "val.jsonl")} != {row["id"] for row in val}
+    write_table(tmp_path / "t.csv", ["Audio", "other", "Caption_a", "caption_b"], rows[::-1])
+    run_program("folder", *words)
+    assert {row["id"] for row in read_json_lines(tmp_path / "out" / "val.jsonl")} == {row["id"] for row in val}
+    run_program("folder", *words, "--seed", "1")
+    assert {row["id"] for row in read_json_lines(tmp_path / "out" / "val.jsonl")} != {row["id"] for row in val}
     capsys.readouterr()
-    prepare("folder", *words[:3])
+    run_program("folder", *words[:3])
     assert "val.jsonl: of an earlier run, left as it is" in capsys.readouterr().out
-    assert len(lines(tmp_path / "out" / "train.jsonl")) == 10
+    assert len(read_json_lines(tmp_path / "out" / "train.jsonl")) == 10
 
 
 def test_folder_of_pictures_with_several_rows_a_file(tmp_path: Path) -> None:
     for name in ("a.png", "b.JPG"):
-        picture(tmp_path / "pictures" / name)
+        write_picture(tmp_path / "pictures" / name)
     file = tmp_path / "t.tsv"
     file.write_text("photo\ttext\na.png\tone\nb.JPG\ttwo\na.png\tthree\ngone.png\tfour\n")
     words = ("--folder", tmp_path / "pictures", "--file-column", "photo", "--caption-columns", "text")
-    prepare("folder", file, "--out", tmp_path, *words)
-    rows = lines(tmp_path / "train.jsonl")
+    run_program("folder", file, "--out", tmp_path, *words)
+    rows = read_json_lines(tmp_path / "train.jsonl")
     assert [(row["image"], row["captions"]) for row in rows] == [
         ("pictures/a.png", ["one", "three"]),
         ("pictures/b.JPG", ["two"]),
     ]
-    assert lost(tmp_path) == [["train", "missing", "gone.png", "no such file"]]
+    assert missing_rows(tmp_path) == [["train", "missing", "gone.png", "no such file"]]
 
 
 def test_faults_in_a_folders_table_are_refused(tmp_path: Path, capsys: Shell) -> None:
-    sound(tmp_path / "a.wav")
-    picture(tmp_path / "b.png")
+    write_sound(tmp_path / "a.wav")
+    write_picture(tmp_path / "b.png")
     file = tmp_path / "t.csv"
 
     def refusal(text: str, *words: str) -> str:
         file.write_text(text)
-        return refused(capsys, "folder", file, "--out", tmp_path / "out", *words)
+        return program_error(capsys, "folder", file, "--out", tmp_path / "out", *words)
 
     good = "file,caption\na.wav,x\n"
     assert "--file-column: no column has a name that is known; there are name, caption" in refusal(
@@ -426,9 +444,9 @@ def test_faults_in_a_folders_table_are_refused(tmp_path: Path, capsys: Shell) ->
     assert "--threads: x: give a number from 1 on" in refusal(good, "--threads", "x")
     assert "no file can be used: gone.wav: no such file" in refusal("file,caption\ngone.wav,x\n")
     assert "invalid choice: 'video'" in refusal(good, "--media", "video")
-    assert "nowhere.csv: no such file" in refused(capsys, "folder", tmp_path / "nowhere.csv", "--out", tmp_path)
-    assert "--out" in refused(capsys, "folder", file)
-    assert f"--out {file}" in refused(capsys, "folder", file, "--out", file)
+    assert "nowhere.csv: no such file" in program_error(capsys, "folder", tmp_path / "nowhere.csv", "--out", tmp_path)
+    assert "--out" in program_error(capsys, "folder", file)
+    assert f"--out {file}" in program_error(capsys, "folder", file, "--out", file)
 
 
 # --------------------------------------------------------------------------------------------------- all of them
@@ -437,7 +455,7 @@ def test_faults_in_a_folders_table_are_refused(tmp_path: Path, capsys: Shell) ->
 def test_a_second_run_writes_the_same_bytes(clotho: Path, tmp_path: Path) -> None:
     contents = []
     for threads in ("1", "5"):
-        prepare("clotho", clotho, "--out", tmp_path / "out", "--threads", threads)
+        run_program("clotho", clotho, "--out", tmp_path / "out", "--threads", threads)
         contents.append({file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()})
     assert contents[0] == contents[1]
     assert sorted(contents[0]) == ["missing.txt", "test.jsonl", "train.jsonl", "val.jsonl"]
@@ -445,11 +463,11 @@ def test_a_second_run_writes_the_same_bytes(clotho: Path, tmp_path: Path) -> Non
 
 def test_a_failed_run_leaves_earlier_files_unchanged(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
     out = tmp_path / "out"
-    prepare("clotho", clotho, "--out", out)
+    run_program("clotho", clotho, "--out", out)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     for file in clotho.rglob("*.wav"):
-        halve(file)
-    assert "no file can be used:  rain &amp; wind.wav: the sound is cut off" in refused(
+        truncate_to_half(file)
+    assert "no file can be used:  rain &amp; wind.wav: the sound is cut off" in program_error(
         capsys, "clotho", clotho, "--out", out
     )
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
@@ -461,10 +479,12 @@ def test_a_full_disk_is_reported_and_leaves_earlier_files_unchanged(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    prepare("clotho", clotho, "--out", tmp_path / "out")
+    run_program("clotho", clotho, "--out", tmp_path / "out")
     before = (tmp_path / "out" / "train.jsonl").read_bytes()
     monkeypatch.setattr(writing, "_lines", full)
-    assert f"--out {tmp_path / 'out'}: no space left" in refused(capsys, "clotho", clotho, "--out", tmp_path / "out")
+    assert f"--out {tmp_path / 'out'}: no space left" in program_error(
+        capsys, "clotho", clotho, "--out", tmp_path / "out"
+    )
     assert (tmp_path / "out" / "train.jsonl").read_bytes() == before
 
 
@@ -472,8 +492,8 @@ def test_relative_paths_are_right_through_symbolic_links(clotho: Path, tmp_path:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
     (tmp_path / "data").symlink_to(clotho)
-    prepare("clotho", tmp_path / "data", "--out", tmp_path / "link" / "out")
-    assert lines(tmp_path / "link" / "out" / "test.jsonl")[0]["audio"].startswith("../../../clotho/")
+    run_program("clotho", tmp_path / "data", "--out", tmp_path / "link" / "out")
+    assert read_json_lines(tmp_path / "link" / "out" / "test.jsonl")[0]["audio"].startswith("../../../clotho/")
 
 
 @pytest.mark.parametrize(
@@ -500,8 +520,8 @@ def test_help_names_source_and_licence(name: str, words: list[str], capsys: Shel
 
 def test_programs_run_as_files_and_as_modules(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
-    sound(tmp_path / "a.wav")
-    table(tmp_path / "t.csv", ["file", "caption"], [["a.wav", "x"]])
+    write_sound(tmp_path / "a.wav")
+    write_table(tmp_path / "t.csv", ["file", "caption"], [["a.wav", "x"]])
     words = [str(tmp_path / "t.csv"), "--out"]
     for number, start in enumerate((["recipes/prepare/folder.py"], ["-m", "mmprefix.recipes.prepare.folder"])):
         command = [sys.executable, *start, *words]

@@ -15,7 +15,17 @@ from mmprefix.metrics.slurp_records import read_frame
 from mmprefix.recipes.prepare import slurp as prepare_slurp
 from mmprefix.recipes.prepare import speech_commands as prepare_speech_commands
 from mmprefix.slu.schema import read_schema
-from tiny.datasets import Shell, halve, lines, lost, prepare, program, refused, sound, table
+from tiny.datasets import (
+    Shell,
+    missing_rows,
+    program,
+    program_error,
+    read_json_lines,
+    run_program,
+    truncate_to_half,
+    write_sound,
+    write_table,
+)
 from tiny.recorded import PARITY, needs_parity
 
 # ------------------------------------------------------------------------------------------------------------ SLURP
@@ -49,14 +59,14 @@ def slurp(tmp_path: Path) -> Path:
         write(root / f"{name}.jsonl", records)
         folder = tmp_path / "slurp" / "audio" / ("slurp_synth" if name == "train_synthetic" else "slurp_real")
         for recording in (recording for record in records for recording in record["recordings"]):
-            sound(folder / recording["file"])
+            write_sound(folder / recording["file"])
     return root
 
 
 def test_slurp(slurp: Path, tmp_path: Path, capsys: Shell) -> None:
     out = tmp_path / "out"
-    prepare("slurp", slurp, "--out", out)
-    rows = lines(out / "train.jsonl")
+    run_program("slurp", slurp, "--out", out)
+    rows = read_json_lines(out / "train.jsonl")
     assert rows[0] == {
         "id": "audio-1-headset",
         "audio": "../slurp/audio/slurp_real/audio-1-headset.flac",
@@ -72,9 +82,9 @@ def test_slurp(slurp: Path, tmp_path: Path, capsys: Shell) -> None:
     }
     assert [row["id"] for row in rows] == ["audio-1-headset", "audio-1", "audio--2"]
     assert (rows[2]["intent"], rows[2]["transcript"], rows[2]["slots"]) == ("play_music", "play jazz", [])
-    assert [row["id"] for row in lines(out / "val.jsonl")] == ["audio-3"]
-    assert lines(out / "test.jsonl")[0]["intent"] == "datetime_query"
-    assert lost(out) == []
+    assert [row["id"] for row in read_json_lines(out / "val.jsonl")] == ["audio-3"]
+    assert read_json_lines(out / "test.jsonl")[0]["intent"] == "datetime_query"
+    assert missing_rows(out) == []
     text = capsys.readouterr().out
     assert "train: 3 in train.jsonl (published: 50628)\n  3 written, 0 missing, 0 unreadable\n  2 sentences" in text
     assert "  2 sentences (published: 11514), 0 without any recording that is there\n" in text
@@ -84,15 +94,15 @@ def test_slurp(slurp: Path, tmp_path: Path, capsys: Shell) -> None:
 
 
 def test_slurp_real_synthetic_or_both(slurp: Path, tmp_path: Path, capsys: Shell) -> None:
-    prepare("slurp", slurp, "--out", tmp_path / "made", "--train", "synthetic")
-    made = lines(tmp_path / "made" / "train.jsonl")
+    run_program("slurp", slurp, "--out", tmp_path / "made", "--train", "synthetic")
+    made = read_json_lines(tmp_path / "made" / "train.jsonl")
     assert [row["audio"] for row in made] == [f"../slurp/audio/slurp_synth/audio-7{part}-synth.flac" for part in "ab"]
-    assert [row["id"] for row in lines(tmp_path / "made" / "test.jsonl")] == ["audio-4"]
+    assert [row["id"] for row in read_json_lines(tmp_path / "made" / "test.jsonl")] == ["audio-4"]
     text = capsys.readouterr().out
     assert "train: 2 in train_synthetic.jsonl (published: 69253)" in text
     assert "  1 sentences, 0 without any recording" in text  # how many there should be is not published
-    prepare("slurp", slurp, "--out", tmp_path / "both", "--train", "both")
-    ids = [row["id"] for row in lines(tmp_path / "both" / "train.jsonl")]
+    run_program("slurp", slurp, "--out", tmp_path / "both", "--train", "both")
+    ids = [row["id"] for row in read_json_lines(tmp_path / "both" / "train.jsonl")]
     assert ids == ["audio-1-headset", "audio-1", "audio--2", "audio-7a-synth", "audio-7b-synth"]
     assert f"train: 5 in train.jsonl and train_synthetic.jsonl (published: {50628 + 69253})" in capsys.readouterr().out
 
@@ -101,13 +111,15 @@ def test_slurp_recordings_that_are_missing_broken_or_listed_twice(slurp: Path, t
     folder = slurp.parents[1] / "audio" / "slurp_real"
     (folder / "audio-1-headset.flac").unlink()
     (folder / "audio--2.flac").unlink()
-    halve(folder / "audio-3.flac")
+    truncate_to_half(folder / "audio-3.flac")
     again = sentence(8, "wake me again", ["audio-1.flac", "audio-8.flac"])
-    write(slurp / "train.jsonl", [*lines(slurp / "train.jsonl"), again, sentence(9, "never said", [])])
-    prepare("slurp", slurp, "--out", tmp_path / "all", "--decode")
-    assert [(row["id"], row["slurp_id"]) for row in lines(tmp_path / "all" / "train.jsonl")] == [("audio-1", 1)]
+    write(slurp / "train.jsonl", [*read_json_lines(slurp / "train.jsonl"), again, sentence(9, "never said", [])])
+    run_program("slurp", slurp, "--out", tmp_path / "all", "--decode")
+    assert [(row["id"], row["slurp_id"]) for row in read_json_lines(tmp_path / "all" / "train.jsonl")] == [
+        ("audio-1", 1)
+    ]
     assert not (tmp_path / "all" / "val.jsonl").exists()
-    assert [fault[:3] for fault in lost(tmp_path / "all")] == [
+    assert [fault[:3] for fault in missing_rows(tmp_path / "all")] == [
         ["train", "missing", "audio-1-headset.flac"],
         ["train", "missing", "audio--2.flac"],
         ["train", "missing", "audio-8.flac"],
@@ -123,26 +135,26 @@ def test_slurp_recordings_that_are_missing_broken_or_listed_twice(slurp: Path, t
 def test_slurp_one_recording_a_sentence(slurp: Path, tmp_path: Path, capsys: Shell) -> None:
     (slurp.parents[1] / "audio" / "slurp_real" / "audio-1-headset.flac").unlink()
     (slurp.parents[1] / "audio" / "slurp_real" / "audio--2.flac").unlink()
-    prepare("slurp", slurp, "--out", tmp_path, "--recordings", "one")
-    assert [row["id"] for row in lines(tmp_path / "train.jsonl")] == ["audio-1"]  # the first that is there
-    assert lost(tmp_path) == [["train", "missing", "audio--2.flac", "no such file"]]
+    run_program("slurp", slurp, "--out", tmp_path, "--recordings", "one")
+    assert [row["id"] for row in read_json_lines(tmp_path / "train.jsonl")] == ["audio-1"]  # the first that is there
+    assert missing_rows(tmp_path) == [["train", "missing", "audio--2.flac", "no such file"]]
     assert "train: 2 in train.jsonl (published: 11514)\n  1 written, 1 missing" in capsys.readouterr().out
 
 
 def test_slurp_with_its_recordings_elsewhere_and_in_another_form(slurp: Path, tmp_path: Path, capsys: Shell) -> None:
-    sound(tmp_path / "wav" / "slurp_real" / "audio-4.wav")
+    write_sound(tmp_path / "wav" / "slurp_real" / "audio-4.wav")
     (slurp / "train.jsonl").unlink()
     (slurp / "devel.jsonl").unlink()
-    prepare("slurp", slurp, "--out", tmp_path, "--audio", tmp_path / "wav")
-    (row,) = lines(tmp_path / "test.jsonl")
+    run_program("slurp", slurp, "--out", tmp_path, "--audio", tmp_path / "wav")
+    (row,) = read_json_lines(tmp_path / "test.jsonl")
     assert (row["audio"], row["file"]) == ("wav/slurp_real/audio-4.wav", "audio-4.flac")
     assert "train: skipped, for " in capsys.readouterr().out
 
 
 def test_slurp_manifest_has_the_same_gold_frames_as_its_sentences(slurp: Path, tmp_path: Path) -> None:
-    prepare("slurp", slurp, "--out", tmp_path)
-    rows = lines(tmp_path / "train.jsonl")
-    frames = [read_frame(record, "", gold=True) for record in lines(slurp / "train.jsonl")]
+    run_program("slurp", slurp, "--out", tmp_path)
+    rows = read_json_lines(tmp_path / "train.jsonl")
+    frames = [read_frame(record, "", gold=True) for record in read_json_lines(slurp / "train.jsonl")]
     ours = [read_frame(row, "", gold=True) for row in rows]
     assert [(frame.joined, frame.slots) for frame in ours] == [(f.joined, f.slots) for f in (frames[0], *frames)]
     assert [frame.keys["file"] for frame in ours] == [(row["file"],) for row in rows]
@@ -152,7 +164,7 @@ def test_slurp_manifest_has_the_same_gold_frames_as_its_sentences(slurp: Path, t
 
 @needs_parity
 def test_slurp_fillers_of_the_real_test_part(tmp_path: Path) -> None:
-    records = lines(PARITY / "slurp_gold.jsonl")
+    records = read_json_lines(PARITY / "slurp_gold.jsonl")
     for record in records:
         record["sentence"] = " ".join(token["surface"] for token in record["tokens"])
     write(tmp_path / "test.jsonl", records)
@@ -194,21 +206,21 @@ def test_slurp_faults_of_the_texts(slurp: Path, tmp_path: Path, capsys: Shell, l
     if isinstance(line, dict):
         line = json.dumps(sentence(5, "wake me", ["audio-5.flac"]) | line)
     file.write_bytes(file.read_bytes() + (line if isinstance(line, bytes) else line.encode()) + b"\n")
-    text = refused(capsys, "slurp", slurp, "--out", tmp_path / "out")
+    text = program_error(capsys, "slurp", slurp, "--out", tmp_path / "out")
     assert f"{file}{message}" in text
     assert not (tmp_path / "out").exists()
 
 
 def test_slurp_that_is_not_there(slurp: Path, tmp_path: Path, capsys: Shell) -> None:
-    assert "none of these files is there" in refused(capsys, "slurp", tmp_path / "not", "--out", tmp_path)
+    assert "none of these files is there" in program_error(capsys, "slurp", tmp_path / "not", "--out", tmp_path)
     (tmp_path / "empty").mkdir()
-    text = refused(capsys, "slurp", slurp, "--out", tmp_path, "--audio", tmp_path / "empty")
+    text = program_error(capsys, "slurp", slurp, "--out", tmp_path, "--audio", tmp_path / "empty")
     assert f"neither slurp_real nor slurp_synth is in {tmp_path / 'empty'}; give --audio" in text
     (tmp_path / "empty" / "slurp_synth").mkdir()
-    text = refused(capsys, "slurp", slurp, "--out", tmp_path / "out", "--audio", tmp_path / "empty")
+    text = program_error(capsys, "slurp", slurp, "--out", tmp_path / "out", "--audio", tmp_path / "empty")
     assert "no file can be used: audio-1-headset.flac: no such file" in text
     assert list((tmp_path / "out").iterdir()) == []
-    assert "invalid choice: 'all'" in refused(capsys, "slurp", slurp, "--out", tmp_path, "--train", "all")
+    assert "invalid choice: 'all'" in program_error(capsys, "slurp", slurp, "--out", tmp_path, "--train", "all")
 
 
 # ------------------------------------------------------------------------------------------- Fluent Speech Commands
@@ -230,15 +242,17 @@ def fluent(tmp_path: Path) -> Path:
     }
     for name, rows in orders.items():
         cells = [[f"wavs/speakers/{speaker}/{file}.wav", speaker, *rest] for speaker, file, *rest in rows]
-        table(root / "data" / f"{name}_data.csv", ["", *ORDERS], [[place, *row] for place, row in enumerate(cells)])
+        write_table(
+            root / "data" / f"{name}_data.csv", ["", *ORDERS], [[place, *row] for place, row in enumerate(cells)]
+        )
         for path, *_ in cells:
-            sound(root / path, 1.5)
+            write_sound(root / path, 1.5)
     return root
 
 
 def test_fluent(fluent: Path, tmp_path: Path, capsys: Shell) -> None:
-    prepare("fluent_speech_commands", fluent, "--out", tmp_path)
-    rows = lines(tmp_path / "train.jsonl")
+    run_program("fluent_speech_commands", fluent, "--out", tmp_path)
+    rows = read_json_lines(tmp_path / "train.jsonl")
     assert rows[0] == {
         "id": "wavs/speakers/2BqVo8/a.wav",
         "audio": "fluent/wavs/speakers/2BqVo8/a.wav",
@@ -255,8 +269,10 @@ def test_fluent(fluent: Path, tmp_path: Path, capsys: Shell) -> None:
     assert [row["intent"] for row in rows[1:]] == ["change language_none_none", "increase_heat_kitchen"]
     assert {row["intent"] for row in rows} <= read_schema("fluent_speech_commands").intents.keys()
     assert read_frame(rows[2], "", gold=True).name == "increase_heat_kitchen"
-    assert [row["user"] for row in lines(tmp_path / "val.jsonl") + lines(tmp_path / "test.jsonl")] == ["9aB", "7cD"]
-    assert lost(tmp_path) == []
+    assert [
+        row["user"] for row in read_json_lines(tmp_path / "val.jsonl") + read_json_lines(tmp_path / "test.jsonl")
+    ] == ["9aB", "7cD"]
+    assert missing_rows(tmp_path) == []
     text = capsys.readouterr().out
     assert "train: 3 in train_data.csv (published: 23132)\n  3 written, 0 missing, 0 unreadable\n" in text
     assert "  2 speakers (published: 77)\n  1.50 to 1.50 s" in text
@@ -267,11 +283,11 @@ def test_fluent_recordings_that_are_missing_broken_or_listed_twice(fluent: Path,
     file = fluent / "data" / "train_data.csv"
     file.write_text(file.read_text() + file.read_text().splitlines()[1] + "\n")
     (fluent / "wavs/speakers/2BqVo8/b.wav").unlink()
-    halve(fluent / "wavs/speakers/4Xz/c.wav")
+    truncate_to_half(fluent / "wavs/speakers/4Xz/c.wav")
     (fluent / "data" / "valid_data.csv").unlink()
-    prepare("fluent_speech_commands", fluent, "--out", tmp_path, "--decode")
-    assert [row["id"][-5:] for row in lines(tmp_path / "train.jsonl")] == ["a.wav"]
-    assert [fault[:3] for fault in lost(tmp_path)] == [
+    run_program("fluent_speech_commands", fluent, "--out", tmp_path, "--decode")
+    assert [row["id"][-5:] for row in read_json_lines(tmp_path / "train.jsonl")] == ["a.wav"]
+    assert [fault[:3] for fault in missing_rows(tmp_path)] == [
         ["train", "missing", "wavs/speakers/2BqVo8/b.wav"],
         ["train", "unreadable", "wavs/speakers/4Xz/c.wav"],
     ]
@@ -304,15 +320,15 @@ def test_faults_in_fluents_tables_are_refused(
 ) -> None:
     file = fluent / "data" / "train_data.csv"
     file.write_text(change(file.read_text()), encoding="latin-1")
-    assert f"{file}{message}" in refused(capsys, "fluent_speech_commands", fluent, "--out", tmp_path / "out")
+    assert f"{file}{message}" in program_error(capsys, "fluent_speech_commands", fluent, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_fluent_without_files_is_refused(fluent: Path, tmp_path: Path, capsys: Shell) -> None:
     name = "fluent_speech_commands"
-    assert "none of these files is there" in refused(capsys, name, tmp_path / "data", "--out", tmp_path)
+    assert "none of these files is there" in program_error(capsys, name, tmp_path / "data", "--out", tmp_path)
     (fluent / "wavs").rename(tmp_path / "elsewhere")
-    text = refused(capsys, name, fluent, "--out", tmp_path / "out")
+    text = program_error(capsys, name, fluent, "--out", tmp_path / "out")
     assert "no file can be used: wavs/speakers/2BqVo8/a.wav: no such file" in text
     assert list((tmp_path / "out").iterdir()) == []
 
@@ -328,7 +344,7 @@ def words(tmp_path: Path) -> Path:
     root = tmp_path / "speech_commands"
     for word in ("yes", "bed"):
         for speaker in SPEAKERS.values():
-            sound(root / word / f"{speaker}_nohash_0.wav", 1)
+            write_sound(root / word / f"{speaker}_nohash_0.wav", 1)
     (root / "validation_list.txt").write_text(
         f"yes/{SPEAKERS['val']}_nohash_0.wav\nbed/{SPEAKERS['val']}_nohash_0.wav\n"
     )
@@ -336,14 +352,14 @@ def words(tmp_path: Path) -> Path:
         f"yes/{SPEAKERS['test']}_nohash_0.wav\n\nbed/{SPEAKERS['test']}_nohash_0.wav"
     )
     for noise, seconds in {"running_tap": 2.5, "pink_noise": 1.7, "white_noise": 0.9, "second": 1, "bit": 0.3}.items():
-        sound(root / "_background_noise_" / f"{noise}.wav", seconds)
+        write_sound(root / "_background_noise_" / f"{noise}.wav", seconds)
     (root / "_background_noise_" / "README.md").write_text("noise")
     return root
 
 
 def test_speech_commands(words: Path, tmp_path: Path, capsys: Shell) -> None:
-    prepare("speech_commands", words, "--out", tmp_path)
-    rows = lines(tmp_path / "train.jsonl")
+    run_program("speech_commands", words, "--out", tmp_path)
+    rows = read_json_lines(tmp_path / "train.jsonl")
     assert rows[1] == {
         "id": "yes/0a7c2a8d_nohash_0.wav",
         "audio": "speech_commands/yes/0a7c2a8d_nohash_0.wav",
@@ -354,7 +370,7 @@ def test_speech_commands(words: Path, tmp_path: Path, capsys: Shell) -> None:
         "duration": 1.0,
     }
     for split, speaker in SPEAKERS.items():
-        assert [row["id"] for row in lines(tmp_path / f"{split}.jsonl")] == [
+        assert [row["id"] for row in read_json_lines(tmp_path / f"{split}.jsonl")] == [
             f"{word}/{speaker}_nohash_0.wav" for word in ("bed", "yes")
         ]
     text = capsys.readouterr().out
@@ -362,26 +378,31 @@ def test_speech_commands(words: Path, tmp_path: Path, capsys: Shell) -> None:
     assert "  1.00 to 1.00 s, mean 1.00 s (published: 0 to 1 s)\n" in text
     assert "val: 2 in speech_commands (published: 9981)" in text
     assert {row["label"] for row in rows} <= read_schema("speech_commands").intents.keys()
-    prepare("speech_commands", words, "--out", tmp_path, "--version", "v0.01")
+    run_program("speech_commands", words, "--out", tmp_path, "--version", "v0.01")
     assert "test: 2 in speech_commands (published: 6835)" in capsys.readouterr().out
 
 
 def test_speech_commands_are_split_by_their_lists_not_by_the_rule(words: Path, tmp_path: Path) -> None:
     (words / "validation_list.txt").write_text("yes/0a7c2a8d_nohash_0.wav\n")
-    prepare("speech_commands", words, "--out", tmp_path)
-    assert [row["user"] for row in lines(tmp_path / "val.jsonl")] == ["0a7c2a8d"]
-    assert {row["user"] for row in lines(tmp_path / "train.jsonl")} == {"0a7c2a8d", "8b775397"}
+    run_program("speech_commands", words, "--out", tmp_path)
+    assert [row["user"] for row in read_json_lines(tmp_path / "val.jsonl")] == ["0a7c2a8d"]
+    assert {row["user"] for row in read_json_lines(tmp_path / "train.jsonl")} == {"0a7c2a8d", "8b775397"}
 
 
 def test_speech_commands_without_lists(words: Path, tmp_path: Path, capsys: Shell) -> None:
     for name in ("validation_list.txt", "testing_list.txt"):
         (words / name).unlink()
-    sound(words / "yes" / "my own.wav", 0.5)
-    prepare("speech_commands", words, "--out", tmp_path)
+    write_sound(words / "yes" / "my own.wav", 0.5)
+    run_program("speech_commands", words, "--out", tmp_path)
     assert f"no lists in {words}: split by the rule" in capsys.readouterr().out
     for split, speaker in SPEAKERS.items():
-        assert {row["user"] for row in lines(tmp_path / f"{split}.jsonl") if "user" in row} == {speaker}
-    rows = [row for split in SPEAKERS for row in lines(tmp_path / f"{split}.jsonl") if row["id"] == "yes/my own.wav"]
+        assert {row["user"] for row in read_json_lines(tmp_path / f"{split}.jsonl") if "user" in row} == {speaker}
+    rows = [
+        row
+        for split in SPEAKERS
+        for row in read_json_lines(tmp_path / f"{split}.jsonl")
+        if row["id"] == "yes/my own.wav"
+    ]
     assert [(row["label"], "user" in row) for row in rows] == [("yes", False)]
 
 
@@ -398,10 +419,10 @@ def test_the_rule_gives_the_published_splits() -> None:
 
 def test_speech_commands_files_that_are_missing_or_broken(words: Path, tmp_path: Path, capsys: Shell) -> None:
     (words / "bed" / "8b775397_nohash_0.wav").unlink()
-    halve(words / "bed" / "2aa787cf_nohash_0.wav")
-    sound(words / "bed" / "0a7c2a8d_nohash_1.wav", 1.5)
-    prepare("speech_commands", words, "--out", tmp_path, "--decode")
-    assert [fault[:3] for fault in lost(tmp_path)] == [
+    truncate_to_half(words / "bed" / "2aa787cf_nohash_0.wav")
+    write_sound(words / "bed" / "0a7c2a8d_nohash_1.wav", 1.5)
+    run_program("speech_commands", words, "--out", tmp_path, "--decode")
+    assert [fault[:3] for fault in missing_rows(tmp_path)] == [
         ["val", "missing", "bed/8b775397_nohash_0.wav"],
         ["test", "unreadable", "bed/2aa787cf_nohash_0.wav"],
     ]
@@ -412,8 +433,8 @@ def test_speech_commands_files_that_are_missing_or_broken(words: Path, tmp_path:
 
 def test_speech_commands_with_silence(words: Path, tmp_path: Path, capsys: Shell) -> None:
     (words / "_background_noise_" / "broken.wav").write_text("no sound")
-    prepare("speech_commands", words, "--out", tmp_path, "--silence", "--decode")
-    (row, *rest) = [row for row in lines(tmp_path / "train.jsonl") if row["label"] == "_silence_"]
+    run_program("speech_commands", words, "--out", tmp_path, "--silence", "--decode")
+    (row, *rest) = [row for row in read_json_lines(tmp_path / "train.jsonl") if row["label"] == "_silence_"]
     assert row == {
         "id": "_background_noise_/pink_noise.wav@0.0",
         "audio": "speech_commands/_background_noise_/pink_noise.wav",
@@ -425,10 +446,10 @@ def test_speech_commands_with_silence(words: Path, tmp_path: Path, capsys: Shell
         "duration": 1.0,
     }
     assert [(row["start"], row["end"]) for row in rest] == [(0.5, 1.5)]  # of 1.7 s; the other sounds are too short
-    starts = [row["start"] for row in lines(tmp_path / "val.jsonl") if row["label"] == "_silence_"]
+    starts = [row["start"] for row in read_json_lines(tmp_path / "val.jsonl") if row["label"] == "_silence_"]
     assert starts == [0.0, 0.5, 1.0]  # of 2.5 s; TensorFlow Datasets lacks the clip that ends with the file, too
-    assert [row["label"] for row in lines(tmp_path / "test.jsonl")] == ["bed", "yes"]
-    assert lost(tmp_path)[0][:3] == ["train", "unreadable", "_background_noise_/broken.wav"]
+    assert [row["label"] for row in read_json_lines(tmp_path / "test.jsonl")] == ["bed", "yes"]
+    assert missing_rows(tmp_path)[0][:3] == ["train", "unreadable", "_background_noise_/broken.wav"]
     text = capsys.readouterr().out
     assert "val: 5 in speech_commands (published: 9981)\n  5 written" in text
     assert "  2 words and 3 clips of silence (published: 121)\n  1.00 to 1.00 s" in text
@@ -440,16 +461,16 @@ def test_speech_commands_with_the_official_test(words: Path, tmp_path: Path, cap
     official = tmp_path / "official"
     names = ["_silence_/0.wav", "_unknown_/bed_2aa787cf_nohash_0.wav.wav", "_unknown_/wow_2aa787cf_nohash_1.wav"]
     for name in (*names, "yes/2aa787cf_nohash_0.wav"):
-        sound(official / name, 1)
-    prepare("speech_commands", words, "--out", tmp_path, "--official-test", official, "--silence")
+        write_sound(official / name, 1)
+    run_program("speech_commands", words, "--out", tmp_path, "--official-test", official, "--silence")
     keys = ("audio", "label", "transcript", "user")
-    assert [tuple(row.get(key) for key in keys) for row in lines(tmp_path / "test.jsonl")] == [
+    assert [tuple(row.get(key) for key in keys) for row in read_json_lines(tmp_path / "test.jsonl")] == [
         ("official/_silence_/0.wav", "_silence_", "", None),
         ("official/_unknown_/bed_2aa787cf_nohash_0.wav.wav", "_unknown_", "bed", "2aa787cf"),
         ("official/_unknown_/wow_2aa787cf_nohash_1.wav", "_unknown_", "wow", "2aa787cf"),
         ("official/yes/2aa787cf_nohash_0.wav", "yes", "yes", "2aa787cf"),
     ]
-    train = lines(tmp_path / "train.jsonl")
+    train = read_json_lines(tmp_path / "train.jsonl")
     assert [(row["label"], row["transcript"]) for row in train[:2]] == [("_unknown_", "bed"), ("yes", "yes")]
     assert {row["label"] for row in train[2:]} == {"_silence_"}
     assert "test: 4 in official (published: 4890)" in capsys.readouterr().out
@@ -457,11 +478,11 @@ def test_speech_commands_with_the_official_test(words: Path, tmp_path: Path, cap
 
 def test_faults_in_speech_commands_are_refused(words: Path, tmp_path: Path, capsys: Shell) -> None:
     out = tmp_path / "out"
-    prepare("speech_commands", words, "--out", out)
+    run_program("speech_commands", words, "--out", out)
     before = {file.name: file.read_bytes() for file in out.iterdir()}
 
     def refusal(*more: str | Path, root: Path = words) -> str:
-        return refused(capsys, "speech_commands", root, "--out", out, *more)
+        return program_error(capsys, "speech_commands", root, "--out", out, *more)
 
     file = words / "validation_list.txt"
     good = file.read_text()

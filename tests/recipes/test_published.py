@@ -32,8 +32,8 @@ from mmprefix.recipes.prepare import vocabulary as build_vocabulary
 from mmprefix.weights.dry_run import known_config_folder
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
-from tiny import whisper as tiny_speech
-from tiny.captioning_system import captions, figures, quietly
+from tiny import whisper as tiny_whisper
+from tiny.captioning_system import metric_values, quietly, report_rows
 from tiny.hub import hub_model
 
 pytestmark = quietly
@@ -196,7 +196,7 @@ def test_a_dry_run_reads_folders_that_hold_no_weights(
     """Configurations only, with and without a tokenizer: the sizes are those of the models with weights."""
     monkeypatch.chdir(tmp_path)
     whole: dict[str, int] = {}
-    for name, make in (("whisper", tiny_speech.whisper), ("bart", tiny_speech.bart)):
+    for name, make in (("whisper", tiny_whisper.save_whisper), ("bart", tiny_whisper.save_bart)):
         make(tmp_path / name)
         cls = WhisperForConditionalGeneration if name == "whisper" else BartForConditionalGeneration
         whole[name] = sum(p.numel() for p in cls.from_pretrained(tmp_path / name).parameters())
@@ -252,8 +252,8 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Any:
     torch.manual_seed(1)
     hub_model(cache, "openai-community/gpt2", Path(tiny_decoders.save_decoder(cache / "gpt2")))
     (root / "weights").mkdir()
-    tiny_encoders.panns(root / "weights" / "Cnn14_16k_mAP=0.438.pth")
-    tiny_encoders.clip(root / "clip")
+    tiny_encoders.save_panns(root / "weights" / "Cnn14_16k_mAP=0.438.pth")
+    tiny_encoders.save_clip(root / "clip")
     texts = ["a dog barks.", "rain falls on a roof.", "the bell rings.", "a cat runs.", "some rain."]
     for data, kind, each in (("coco", "image", 5), ("audiocaps", "audio", 1), ("clotho", "audio", 5)):
         (root / data).mkdir()
@@ -296,8 +296,8 @@ def shrunk(name: str) -> list[str]:
 @pytest.mark.parametrize("name", [*PICTURES, *SOUNDS])  # in this order: Clotho starts from the model of AudioCaps
 def test_it_runs_from_end_to_end(name: str, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", str(RECIPES / f"{name}.yaml"), *shrunk(name)]) == 0
-    assert len(figures(workplace / "runs" / name, "val/loss")) == 1
-    assert figures(workplace / "runs" / name, "test/cider_d")
+    assert len(metric_values(workplace / "runs" / name, "val/loss")) == 1
+    assert metric_values(workplace / "runs" / name, "test/cider_d")
     model = mmprefix.load(workplace / "runs" / name / "model", device="cpu")
     file = workplace / ("coco/test0.png" if name in PICTURES else "clotho/test0.wav")
     assert isinstance(model(file), str)
@@ -306,7 +306,7 @@ def test_it_runs_from_end_to_end(name: str, workplace: Path, capsys: pytest.Capt
         header = (RECIPES / f"{name}.yaml").read_text()
         words = shlex.split(header.split(f"mmprefix test --config recipes/{name}.yaml ")[1].splitlines()[0])
         assert main(["test", "--config", str(RECIPES / f"{name}.yaml"), *shrunk(name), *words]) == 0
-        rows = captions(workplace / "runs" / name, "test")
+        rows = report_rows(workplace / "runs" / name, "test")
         assert [row["references"] for row in rows] == [
             ["a dog barks."],
             ["rain falls on a roof."],

@@ -60,7 +60,7 @@ def make_parts() -> None:
 
 
 def make_gpt2(folder: Path, steps: int = 400) -> None:
-    """Train a GPT-2 of two layers on the captions, each behind a random prefix of up to 5 positions; save it in float16."""
+    """Train a GPT-2 of two layers on the captions, behind random prefixes of up to 5 positions; save it in float16."""
     words = cast(Any, importlib.import_module("tiny_decoders")).tokenizer()
     texts = [*HILLS, *(text.replace(" .", ".") for text, _, _ in SOUNDS.values())]
     texts += [f"said: {text}\n{label}" for _, _, label, text in ORDERS]

@@ -19,10 +19,10 @@ from mmprefix.slu.annotation import join_values, read_annotation
 from mmprefix.slu.data import QuestionData
 from mmprefix.slu.schema import Schema, read_schema
 from mmprefix.types import Batch, Media
-from tiny import slu_system as tiny_orders
-from tiny.captioning_system import captions, figures, quietly, refusal, run
-from tiny.logs import warned
-from tiny.readers import Hear
+from tiny import slu_system as tiny_slu_system
+from tiny.captioning_system import error_message, metric_values, quietly, report_rows, run
+from tiny.logs import collect_warnings
+from tiny.readers import LoadSound
 from tiny.slu_system import Orders, steps, write
 
 pytestmark = quietly
@@ -30,7 +30,7 @@ pytestmark = quietly
 
 @pytest.fixture(scope="module")
 def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
-    return tiny_orders.build(tmp_path_factory.mktemp("orders"))
+    return tiny_slu_system.build(tmp_path_factory.mktemp("orders"))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def data(orders: Orders, stage: str = "fit", **options: Any) -> QuestionData:
     """Without a Trainer, for a model that hears."""
     given = {"root": str(orders.folder), "schema": orders.place("home.yaml"), "batch_size": 3, "seed": 3, **options}
     pairs = QuestionData(**given)
-    pairs.inputs = ModelInputs({"audio": Hear()})
+    pairs.inputs = ModelInputs({"audio": LoadSound()})
     pairs.setup(stage)
     return pairs
 
@@ -193,7 +193,7 @@ def test_rows_that_the_schema_does_not_know_are_faults_with_their_line(orders: O
     for number, (line, (_, message)) in enumerate(zip(lines, WRONG, strict=False)):
         assert line.startswith(f"{file}:{2 * number + 2}: {message}")
     assert lines[-1].startswith(f"{file}:{len(found) + 1}: audio: ")  # in the order of the lines
-    with warned() as said:
+    with collect_warnings() as said:
         pairs = data(orders, root=None, train=file, on_bad="skip")
     assert said[0].startswith("8 bad rows left out:\n")
     assert len(pairs.rows["train"].examples) == len(pairs.rows["train"].keys) == len(WRONG)
@@ -226,7 +226,7 @@ def test_the_intent_may_stand_elsewhere(orders: Orders, schema: Schema, tmp_path
     pairs = data(orders, root=None, train=file, intent_field="deed+way", absent=0.0)
     answers = [said[0][1] for _, said in sorted(epoch(pairs).items())]
     assert sorted(set(answers)) == ["off", "on"]
-    with warned() as said:
+    with collect_warnings() as said:
         data(orders, root=None, train=file)
     assert said == ["no row has an intent in the field 'intent' (data.intent_field): none is asked about"]
 
@@ -306,14 +306,14 @@ def fitted(orders: Orders, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_training_by_questions(orders: Orders, kind: str, tmp_path: Path, capfd: Any) -> None:
     config = orders.config(kind, transcribe="say it?")
     assert run("fit", orders.recipe(config, tmp_path), trainer__max_epochs=3) == 0
-    losses = figures(tmp_path, "train/loss")
+    losses = metric_values(tmp_path, "train/loss")
     assert len(losses) == 9
     assert sum(losses[-3:]) < sum(losses[:3])
-    rows = captions(tmp_path, "val")
+    rows = report_rows(tmp_path, "val")
     assert len(rows) > 8
     assert {row["group"] for row in rows} == {"audio" if kind == "hears" else "text"}
     right = [row["prediction"] == row["references"][0] for row in rows]
-    assert figures(tmp_path, "val/exact_match")[-1] == pytest.approx(np.mean(right))
+    assert metric_values(tmp_path, "val/exact_match")[-1] == pytest.approx(np.mean(right))
     numbers = [row["id"].split(" ", 2)[1] for row in rows if row["id"].startswith("o8 ")]
     assert numbers == [f"[{n + 1}]" for n in range(len(numbers))]
     assert "val/exact_match" in (tmp_path / "logs" / "version_0" / "metrics.csv").read_text()
@@ -323,7 +323,7 @@ def test_a_training_by_questions(orders: Orders, kind: str, tmp_path: Path, capf
 def test_questions_that_nobody_happens_to_ask_leave_no_rows_in_the_report(orders: Orders, tmp_path: Path) -> None:
     config = orders.config("reads", absent=0.3, held_out=["light_on", "light_off", "ask", "room"], eval_batch_size=1)
     assert run("fit", orders.recipe(config, tmp_path), trainer__max_epochs=1) == 0
-    rows = captions(tmp_path, "val")
+    rows = report_rows(tmp_path, "val")
     assert 0 < len(rows) < 8
     assert all("[" in row["id"] and row["references"] for row in rows)
 
@@ -334,7 +334,7 @@ def test_a_recipe_may_name_nothing_but_manifests(orders: Orders, tmp_path: Path)
     config = orders.config("reads", train=file, val=file)
     del config["data"]["init_args"]["root"]
     assert run("fit", orders.recipe(config, tmp_path), save_to=tmp_path / "model", trainer__max_epochs=1) == 0
-    assert {row["media"] for row in captions(tmp_path, "val")} == {f"{file}:{n + 1}" for n in range(12)}
+    assert {row["media"] for row in report_rows(tmp_path, "val")} == {f"{file}:{n + 1}" for n in range(12)}
     assert "Data: texts.jsonl, texts.jsonl." in (tmp_path / "model" / "README.md").read_text()
 
 
@@ -349,7 +349,7 @@ def test_predict_writes_questions_and_answers(orders: Orders, fitted: Path, sche
         assert line["references"] == [right(schema, row, question) for question in line["questions"]]
         assert all(isinstance(answer, str) for answer in line["answers"])
     assert run("validate", recipe, ckpt_path=last) == 0
-    told = {row["id"]: row["prediction"] for row in captions(fitted, "val")}
+    told = {row["id"]: row["prediction"] for row in report_rows(fitted, "val")}
     assert set(told.values()) <= {answer for line in lines for answer in line["answers"]}
 
 
@@ -376,25 +376,25 @@ def test_a_run_is_not_resumed_within_an_epoch_of_other_questions(orders: Orders,
     recipe = orders.recipe(orders.config("reads"), tmp_path)
     assert run("fit", recipe, trainer__max_steps=2) == 0
     for option, value in (("absent", 2.0), ("schema", write_schema(tmp_path))):
-        said = refusal("fit", recipe, capfd, ckpt_path="last", **{f"data__init_args__{option}": value})
+        said = error_message("fit", recipe, capfd, ckpt_path="last", **{f"data__init_args__{option}": value})
         assert "after 2 batches of an epoch whose order cannot be made again: questions was " in said
-    said = refusal("fit", recipe, capfd, ckpt_path="last", data__init_args__context="transcript")
+    said = error_message("fit", recipe, capfd, ckpt_path="last", data__init_args__context="transcript")
     assert "content was " in said
     assert run("fit", recipe, ckpt_path="last") == 0
 
 
 def write_schema(folder: Path) -> str:
     place = folder / "home.yaml"
-    place.write_text(tiny_orders.SCHEMA.replace("what now?", "and now?"))
+    place.write_text(tiny_slu_system.SCHEMA.replace("what now?", "and now?"))
     return str(place)
 
 
 def test_a_context_that_the_model_does_not_read_is_refused(orders: Orders, tmp_path: Path, capfd: Any) -> None:
     hears = orders.recipe(orders.config("hears", context="transcript"), tmp_path)
-    said = refusal("fit", hears, capfd)
+    said = error_message("fit", hears, capfd)
     assert said.startswith("data.context transcript: this model reads none; give model.wording.context")
     reads = orders.recipe(orders.config("reads", context="transscript"), tmp_path)
-    said = refusal("fit", reads, capfd)
+    said = error_message("fit", reads, capfd)
     assert (
         "its columns (audio, signals) feed no branch, for there is none, and no row has a text in transscript" in said
     )
@@ -404,11 +404,11 @@ def test_texts_alone_are_refused_by_models_that_cannot_do_with_them(orders: Orde
     """One that reads nothing at all, and a Whisper that reads a context, but must hear something too."""
     mute = orders.config("reads")
     del mute["model"]["wording"], mute["data"]["init_args"]["context"]
-    said = refusal("fit", orders.recipe(mute, tmp_path), capfd)
+    said = error_message("fit", orders.recipe(mute, tmp_path), capfd)
     assert said == "model.branches: there is none, and without model.wording.context no text is read either"
     hears = orders.config("hears", train=orders.place("texts.jsonl"), context="transcript")
     hears["model"] |= {"wording": {"context": "{context}"}}
-    said = refusal("fit", orders.recipe(hears, tmp_path), capfd)
+    said = error_message("fit", orders.recipe(hears, tmp_path), capfd)
     assert said.endswith("texts.jsonl: its rows of text alone feed none of the model's branches (audio)")
     hears = orders.config("hears", context="transcript")
     hears["model"] |= {"wording": {"context": "{context}"}}

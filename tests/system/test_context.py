@@ -26,32 +26,32 @@ from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.types import Batch, Features, Media, Prefix
-from tiny import speech_system as tiny_spoken
-from tiny.captioning_system import quietly, run, tensors, watched
+from tiny import speech_system as tiny_speech_system
+from tiny.captioning_system import checkpoint_tensors, quietly, run, training_record
 from tiny.mappers import ContextSum
-from tiny.speech_system import SAID, Spoken, part, tone
+from tiny.speech_system import PHRASES, SpeechSystem, recipe_part, tone
 
 pytestmark = quietly
 OPTIONS = GenerateOptions(max_new_tokens=5)
 
 
 @pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> Spoken:
-    return tiny_spoken.build(tmp_path_factory.mktemp("spoken"))
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
+    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"))
 
 
 @pytest.fixture(scope="module")
-def gpt2(spoken: Spoken) -> CausalDecoder:
-    return CausalDecoder(spoken.place("decoder"))
+def gpt2(spoken: SpeechSystem) -> CausalDecoder:
+    return CausalDecoder(spoken.path("decoder"))
 
 
 @pytest.fixture(scope="module")
-def ears(spoken: Spoken) -> Whisper:
-    return Whisper(spoken.place("whisper"))
+def ears(spoken: SpeechSystem) -> Whisper:
+    return Whisper(spoken.path("whisper"))
 
 
 def sounds(count: int = 4) -> Media:
-    return pad_media([torch.from_numpy(tone(pitch, 0.4 + 0.3 * n)) for n, pitch in enumerate(SAID.values())][:count])
+    return pad_media([torch.from_numpy(tone(pitch, 0.4 + 0.3 * n)) for n, pitch in enumerate(PHRASES.values())][:count])
 
 
 def numbers(count: int = 4) -> Media:
@@ -164,8 +164,8 @@ def test_a_task_prefix_has_no_context(gpt2: CausalDecoder) -> None:
         PrefixLM({}, gpt2, lambda sizes: ContextSum(Sizes(0, 2, sizes.width, context_summary=2)))
 
 
-def test_a_decoder_with_cross_attention_may_have_contexts_too(spoken: Spoken, ears: Whisper) -> None:
-    decoder = CrossDecoder(spoken.place("whisper"))
+def test_a_decoder_with_cross_attention_may_have_contexts_too(spoken: SpeechSystem, ears: Whisper) -> None:
+    decoder = CrossDecoder(spoken.path("whisper"))
     branches = {"audio": Branch(ears), "signals": Branch(Signals(["a", "b"]), ContextSum, context="audio")}
     model = PrefixLM(branches, decoder)
     inputs: dict[str, Media | Features] = {"audio": sounds(), "signals": numbers()}
@@ -175,35 +175,35 @@ def test_a_decoder_with_cross_attention_may_have_contexts_too(spoken: Spoken, ea
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_it_is_trained_saved_and_used(cache: bool, spoken: Spoken, tmp_path: Path) -> None:
+def test_it_is_trained_saved_and_used(cache: bool, spoken: SpeechSystem, tmp_path: Path) -> None:
     """With a feature store the frames of the context are kept, though no mapper of its own reads them."""
     signals = {
-        "encoder": part("encoders.signals.Signals", names=["a", "b", "c"]),
+        "encoder": recipe_part("encoders.signals.Signals", names=["a", "b", "c"]),
         "mapper": {"class_path": "tiny.mappers.ContextSum", "init_args": {"length": 2}},
         "context": "audio",
     }
-    audio = {"encoder": part("encoders.whisper.Whisper", model=spoken.place("whisper"))}
+    audio = {"encoder": recipe_part("encoders.whisper.Whisper", model=spoken.path("whisper"))}
     made = spoken.config(
         branches={"audio": audio, "signals": signals},
-        decoder=part("decoders.CausalDecoder", model=spoken.place("decoder")),
+        decoder=recipe_part("decoders.CausalDecoder", model=spoken.path("decoder")),
         modality_dropout=0.3,
     )
     if cache:
         made["cache"] = str(tmp_path / "features")
     recipe = spoken.recipe(made, tmp_path)
     assert run("fit", recipe, save_to=tmp_path / "model", trainer__max_epochs=2) == 0
-    after = watched(tmp_path)
+    after = training_record(tmp_path)
     own = {name for name in after.after if name.startswith("model.mappers.signals.")}
     moved = {name for name, tensor in after.after.items() if not torch.equal(tensor, after.before[name])}
     assert moved == own
-    assert tensors(tmp_path / "checkpoints" / "last.ckpt").keys() == own
+    assert checkpoint_tensors(tmp_path / "checkpoints" / "last.ckpt").keys() == own
     saved = yaml.safe_load((tmp_path / "model" / "mmprefix.yaml").read_text())
     assert saved["recipe"]["branches"]["signals"]["context"] == "audio"
     model = load(tmp_path / "model", device="cpu")
-    rows = [json.loads(line) for line in Path(spoken.place("train.jsonl")).read_text().splitlines()][:3]
-    files = [{"audio": spoken.place(row["audio"]), "signals": tuple(row["signals"])} for row in rows]
+    rows = [json.loads(line) for line in Path(spoken.path("train.jsonl")).read_text().splitlines()][:3]
+    files = [{"audio": spoken.path(row["audio"]), "signals": tuple(row["signals"])} for row in rows]
     scores = model.score(files, ["rain falls"] * 3)
     assert model([files[0]]) == [model(files[0])]
-    others = [{**files[0], "audio": spoken.place("3.wav")}, {"signals": files[0]["signals"]}]
+    others = [{**files[0], "audio": spoken.path("3.wav")}, {"signals": files[0]["signals"]}]
     for other in others:  # another context, and none
         assert abs(model.score([other], ["rain falls"])[0] - scores[0]) > 1e-5

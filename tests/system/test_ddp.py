@@ -12,19 +12,29 @@ import pytest
 import torch
 
 from mmprefix.inference.predictor import load
-from tiny.captioning_system import Tiny, build, captions, figures, quietly, run, same, tensors, watched
+from tiny.captioning_system import (
+    CaptioningSystem,
+    build,
+    checkpoint_tensors,
+    metric_values,
+    quietly,
+    report_rows,
+    run,
+    same_tensors,
+    training_record,
+)
 
 pytestmark = [*quietly, pytest.mark.slow]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
-def pair(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pair(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a training by two processes, that the shell starts, over both branches."""
     root = tmp_path_factory.mktemp("pair")
     recipe = tiny.recipe(tiny.config(dropout=0.2), root)
@@ -41,7 +51,7 @@ def pair(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_each_row_is_trained_on_once_an_epoch_by_one_of_the_two(pair: Path) -> None:
-    first, second = watched(pair, 0), watched(pair, 1)
+    first, second = training_record(pair, 0), training_record(pair, 1)
     assert len(first.steps) == len(second.steps) == 4
     for epoch in range(2):
         both = [ids for seen in (first, second) for number, ids in seen.steps if number == epoch]
@@ -49,11 +59,11 @@ def test_each_row_is_trained_on_once_an_epoch_by_one_of_the_two(pair: Path) -> N
 
 
 def test_both_end_with_the_same_weights_and_one_checkpoint_and_one_model_are_written(pair: Path) -> None:
-    first, second = watched(pair, 0), watched(pair, 1)
-    assert same(first.after, second.after)
-    assert not same(first.before, first.after)
-    kept = tensors(pair / "checkpoints" / "last.ckpt")
-    assert same(kept, {name: first.after[name] for name in kept})
+    first, second = training_record(pair, 0), training_record(pair, 1)
+    assert same_tensors(first.after, second.after)
+    assert not same_tensors(first.before, first.after)
+    kept = checkpoint_tensors(pair / "checkpoints" / "last.ckpt")
+    assert same_tensors(kept, {name: first.after[name] for name in kept})
     assert sorted(file.name for file in (pair / "model").iterdir()) == [
         "README.md",
         "mmprefix.yaml",
@@ -63,11 +73,11 @@ def test_both_end_with_the_same_weights_and_one_checkpoint_and_one_model_are_wri
     assert len(torch.load(pair / "checkpoints" / "last.ckpt", weights_only=True)["random_states"]) == 2
 
 
-def test_the_figures_are_those_of_one_process(tiny: Tiny, pair: Path, tmp_path: Path) -> None:
+def test_the_figures_are_those_of_one_process(tiny: CaptioningSystem, pair: Path, tmp_path: Path) -> None:
     recipe = tiny.recipe(tiny.config(dropout=0.2), tmp_path)
     for verb, stage in (("validate", "val"), ("test", "test")):
         assert run(verb, recipe, ckpt_path=pair / "checkpoints" / "last.ckpt") == 0
-        one, two = captions(tmp_path, stage), captions(pair, stage)
+        one, two = report_rows(tmp_path, stage), report_rows(pair, stage)
         assert len(two) == 7
         assert [(row["id"], row["prediction"], row["references"]) for row in one] == [
             (row["id"], row["prediction"], row["references"]) for row in two
@@ -75,11 +85,15 @@ def test_the_figures_are_those_of_one_process(tiny: Tiny, pair: Path, tmp_path: 
         for kind in ("", "image/", "audio/"):
             for name in ("loss", "cider_d", "bleu_4", "rouge_l", "distinct", "cider_d_shuffled"):
                 column = f"{stage}/{kind}{name}"
-                assert figures(pair, column)[-1] == pytest.approx(figures(tmp_path, column)[-1], abs=1e-6), column
+                assert metric_values(pair, column)[-1] == pytest.approx(
+                    metric_values(tmp_path, column)[-1], abs=1e-6
+                ), column
 
 
 @pytest.mark.parametrize("rows", [7, 1])
-def test_two_processes_write_one_file_of_predictions(rows: int, tiny: Tiny, pair: Path, tmp_path: Path) -> None:
+def test_two_processes_write_one_file_of_predictions(
+    rows: int, tiny: CaptioningSystem, pair: Path, tmp_path: Path
+) -> None:
     """With one row the second process has none of its own, and must still come to where the two meet."""
     lines = (tiny.folder / "test.jsonl").read_text().splitlines()[:rows]
     manifest = tiny.folder / f"first{rows}.jsonl"
@@ -92,17 +106,19 @@ def test_two_processes_write_one_file_of_predictions(rows: int, tiny: Tiny, pair
     assert run("predict", recipe, ckpt_path=last, **more) == 0
     written = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [row["id"] for row in written] == [json.loads(line)["id"] for line in lines]
-    tested = {row["id"]: row["prediction"] for row in captions(pair, "test")}
+    tested = {row["id"]: row["prediction"] for row in report_rows(pair, "test")}
     assert [row["prediction"] for row in written] == [tested[row["id"]] for row in written]
     if rows == 1:
         assert run("test", recipe, ckpt_path=last, **more) == 0
-        assert len(captions(tmp_path, "test")) == 1
+        assert len(report_rows(tmp_path, "test")) == 1
 
 
-def test_forked_processes_bring_their_weights_home(tiny: Tiny, tmp_path: Path) -> None:
+def test_forked_processes_bring_their_weights_home(tiny: CaptioningSystem, tmp_path: Path) -> None:
     recipe = tiny.recipe(tiny.config(), tmp_path)
     more = {"trainer__devices": 2, "trainer__strategy": "ddp_fork", "trainer__max_epochs": 1}
     assert run("fit", recipe, save_to=tmp_path / "model", **more) == 0
-    after = {name: tensor for name, tensor in watched(tmp_path).after.items() if name.startswith("model.mappers.")}
+    after = {
+        name: tensor for name, tensor in training_record(tmp_path).after.items() if name.startswith("model.mappers.")
+    }
     found = load(tmp_path / "model", device="cpu").model.trained
-    assert same({f"model.{name}": tensor for name, tensor in found.items()}, after)
+    assert same_tensors({f"model.{name}": tensor for name, tensor in found.items()}, after)

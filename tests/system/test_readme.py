@@ -57,7 +57,7 @@ def run(text: str) -> None:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty working directory, and a hub cache with tiny models under the names that the recipes ask for."""
     directory, cache, tiny = (tmp_path_factory.mktemp(name) for name in ("work", "hub", "tiny"))
-    hub_model(cache, "laion/clap-htsat-unfused", tiny_encoders.clap(tiny / "clap", fused=False))
+    hub_model(cache, "laion/clap-htsat-unfused", tiny_encoders.save_clap(tiny / "clap", fused=False))
     hub_model(cache, "openai-community/gpt2", Path(tiny_decoders.save_decoder(tiny / "gpt2")))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(directory)

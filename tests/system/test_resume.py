@@ -16,7 +16,16 @@ import pytest
 import torch
 
 from mmprefix.training.rng_state import restore_rng_state, rng_state
-from tiny.captioning_system import Tiny, build, captions, quietly, run, same, tensors, watched
+from tiny.captioning_system import (
+    CaptioningSystem,
+    build,
+    checkpoint_tensors,
+    quietly,
+    report_rows,
+    run,
+    same_tensors,
+    training_record,
+)
 
 pytestmark = quietly
 EVERY = {
@@ -26,11 +35,11 @@ EVERY = {
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     return build(tmp_path_factory.mktemp("tiny"))
 
 
-def recipe(tiny: Tiny, root: Path) -> Path:
+def recipe(tiny: CaptioningSystem, root: Path) -> Path:
     """Three epochs of four steps with dropout, a schedule, and sampling at validation: all that draws or counts."""
     config = tiny.config(dropout=0.3)
     config["trainer"] |= {"callbacks": [EVERY], "max_epochs": 3}
@@ -39,7 +48,7 @@ def recipe(tiny: Tiny, root: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nobody disturbs."""
     root = tmp_path_factory.mktemp("whole")
     assert run("fit", recipe(tiny, root)) == 0
@@ -47,7 +56,9 @@ def whole(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(tiny: Tiny, whole: Path, tmp_path: Path) -> None:
+def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(
+    tiny: CaptioningSystem, whole: Path, tmp_path: Path
+) -> None:
     made = recipe(tiny, tmp_path)
     fit = ["fit", "--config", str(made), "--trainer.callbacks+", "tiny.captioning_system.Slow"]
     tests = Path(__file__).resolve().parents[1]
@@ -65,11 +76,11 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(tiny: Tin
     assert code == -signal.SIGKILL
     assert not (tmp_path / "process0.pt").exists()  # it did not come to its end
     assert run("fit", made, ckpt_path="last") == 0
-    seen, undisturbed = watched(tmp_path), watched(whole)
+    seen, undisturbed = training_record(tmp_path), training_record(whole)
     assert 0 < len(seen.steps) <= 12 - step
     assert seen.steps == undisturbed.steps[-len(seen.steps) :]
     assert seen.rates == undisturbed.rates[-len(seen.steps) :]
-    assert same(seen.after, undisturbed.after)
+    assert same_tensors(seen.after, undisturbed.after)
 
 
 def _kept(process: subprocess.Popen[bytes], root: Path, step: int) -> int:
@@ -86,7 +97,7 @@ def _kept(process: subprocess.Popen[bytes], root: Path, step: int) -> int:
 
 @pytest.mark.parametrize(("crash", "kept"), [(4, 2), (5, 4), (7, 6)])
 def test_a_run_broken_off_anywhere_goes_on_with_the_same_bits(
-    crash: int, kept: int, tiny: Tiny, whole: Path, tmp_path: Path
+    crash: int, kept: int, tiny: CaptioningSystem, whole: Path, tmp_path: Path
 ) -> None:
     """Checkpoints of mid-epoch (2, 6) and of an epoch's end (4), each older than the last step that was made."""
     made = recipe(tiny, tmp_path)
@@ -96,38 +107,40 @@ def test_a_run_broken_off_anywhere_goes_on_with_the_same_bits(
     )
     assert torch.load(_last(tmp_path), weights_only=True)["global_step"] == kept
     assert run("fit", made, ckpt_path="last") == 0
-    seen, undisturbed = watched(tmp_path), watched(whole)
+    seen, undisturbed = training_record(tmp_path), training_record(whole)
     assert seen.steps == undisturbed.steps[kept:]
     assert seen.rates == undisturbed.rates[kept:]
-    assert same(seen.after, undisturbed.after)
-    assert same(tensors(_last(tmp_path)), tensors(_last(whole)))
-    assert captions(tmp_path, "val") == captions(whole, "val")
+    assert same_tensors(seen.after, undisturbed.after)
+    assert same_tensors(checkpoint_tensors(_last(tmp_path)), checkpoint_tensors(_last(whole)))
+    assert report_rows(tmp_path, "val") == report_rows(whole, "val")
 
 
-def test_a_finished_run_goes_on_at_the_rates_of_its_new_length(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_finished_run_goes_on_at_the_rates_of_its_new_length(tiny: CaptioningSystem, tmp_path: Path) -> None:
     longer = tmp_path / "longer"
     assert run("fit", recipe(tiny, longer), trainer__max_epochs=4) == 0
     made = recipe(tiny, tmp_path)
     assert run("fit", made) == 0
     assert run("fit", made, trainer__max_epochs=4, ckpt_path="last") == 0
-    assert watched(tmp_path).rates == watched(longer).rates[12:]
+    assert training_record(tmp_path).rates == training_record(longer).rates[12:]
 
 
-def test_dropout_and_sampling_draw(whole: Path, tiny: Tiny, tmp_path: Path) -> None:
+def test_dropout_and_sampling_draw(whole: Path, tiny: CaptioningSystem, tmp_path: Path) -> None:
     """What the tests above say of random numbers would be empty if none were drawn."""
     assert run("fit", recipe(tiny, tmp_path), seed_everything=2) == 0
-    assert watched(tmp_path).steps == watched(whole).steps
-    start, other = watched(tmp_path).before, watched(whole).before
-    assert not same(start, other)
+    assert training_record(tmp_path).steps == training_record(whole).steps
+    start, other = training_record(tmp_path).before, training_record(whole).before
+    assert not same_tensors(start, other)
     draws = torch.load(_last(whole), weights_only=True)["random_states"][0]["torch"]
     torch.manual_seed(1)
     assert not torch.equal(draws, torch.get_rng_state())
 
 
-def test_how_often_one_looks_does_not_change_what_is_trained(tiny: Tiny, whole: Path, tmp_path: Path) -> None:
+def test_how_often_one_looks_does_not_change_what_is_trained(
+    tiny: CaptioningSystem, whole: Path, tmp_path: Path
+) -> None:
     """Validation samples captions here, from the generator that dropout draws from."""
     assert run("fit", recipe(tiny, tmp_path), trainer__val_check_interval=1) == 0
-    assert same(watched(tmp_path).after, watched(whole).after)
+    assert same_tensors(training_record(tmp_path).after, training_record(whole).after)
 
 
 def test_every_generator_goes_back() -> None:

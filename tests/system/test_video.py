@@ -27,7 +27,7 @@ from mmprefix.saved_model import ModelSettings
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
 from tiny import models as tiny_models
-from tiny.captioning_system import Tiny, figures, quietly, refusal, run
+from tiny.captioning_system import CaptioningSystem, error_message, metric_values, quietly, run
 from tiny.videos import save_pictures, save_video
 
 pytestmark = quietly
@@ -36,11 +36,11 @@ FRAMES = 3
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     """Frozen parts, and a manifest whose videos are files, parts of files, folders and lists."""
     folder = tmp_path_factory.mktemp("videos")
     torch.manual_seed(3)
-    tiny_encoders.clip(folder / "pictures")
+    tiny_encoders.save_clip(folder / "pictures")
     tiny_decoders.save_decoder(folder / "decoder")
     save_video(folder / "long.mp4", count=60, seed=1)
     save_video(folder / "short.webm", count=2, seed=2)
@@ -57,29 +57,31 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     text = "".join(json.dumps(row) + "\n" for row in rows)
     for split in ("train", "val", "test"):
         (folder / f"{split}.jsonl").write_text(text)
-    return Tiny(folder)
+    return CaptioningSystem(folder)
 
 
-def config(tiny: Tiny) -> dict[str, Any]:
+def config(tiny: CaptioningSystem) -> dict[str, Any]:
     """The shipped recipe with tiny parts and the tiny data."""
     shipped, made = yaml.safe_load(RECIPE.read_text(encoding="utf-8")), tiny.config(())
     video = shipped["model"]["branches"]["video"]
     video["encoder"]["init_args"] |= {"frames": FRAMES}
-    video["encoder"]["init_args"]["encoder"]["init_args"] = {"model": tiny.parts("pictures")}
+    video["encoder"]["init_args"]["encoder"]["init_args"] = {"model": tiny.path("pictures")}
     video["mapper"]["init_args"] |= {"length": 3, "layers": 1, "heads": 4}
     made["model"]["branches"] = {"video": video}
     return made
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("fitted")
     assert run("fit", tiny.recipe(config(tiny), root), save_to=root / "model") == 0
     return root
 
 
-def test_a_training_reads_every_form_and_saves(tiny: Tiny, fitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    losses = figures(fitted, "train/loss")
+def test_a_training_reads_every_form_and_saves(
+    tiny: CaptioningSystem, fitted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    losses = metric_values(fitted, "train/loss")
     assert len(losses) == 4
     assert all(loss > 0 for loss in losses)
     rows = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
@@ -107,7 +109,7 @@ def test_a_manifest_written_elsewhere_still_finds_all_pictures_of_a_video(tmp_pa
     }  # fmt: skip
 
 
-def test_every_way_to_give_a_video_equals_its_file(tiny: Tiny, fitted: Path) -> None:
+def test_every_way_to_give_a_video_equals_its_file(tiny: CaptioningSystem, fitted: Path) -> None:
     model = load(fitted / "model", device="cpu")
     file, folder = tiny.folder / "long.mp4", tiny.folder / "folder"
     names = [str(folder / f"{number + 1}.png") for number in range(12)]
@@ -121,7 +123,7 @@ def test_every_way_to_give_a_video_equals_its_file(tiny: Tiny, fitted: Path) -> 
     assert model.score(unnamed, "a dog runs") == pytest.approx(model.score(file, "a dog runs"), abs=1e-5)
 
 
-def test_other_kinds_are_refused_by_name(tiny: Tiny, fitted: Path) -> None:
+def test_other_kinds_are_refused_by_name(tiny: CaptioningSystem, fitted: Path) -> None:
     model = load(fitted / "model", device="cpu")
     cases: list[tuple[Any, str]] = [
         (tiny.folder / "folder" / "1.png", "1.png: is a picture, but this model reads a video (branch 'video')"),
@@ -134,26 +136,30 @@ def test_other_kinds_are_refused_by_name(tiny: Tiny, fitted: Path) -> None:
         assert message in str(caught.value)
 
 
-def test_another_number_of_frames_is_refused(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+def test_another_number_of_frames_is_refused(tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any) -> None:
     changed = config(tiny)
     changed["model"]["branches"]["video"]["encoder"]["init_args"]["frames"] = 4
-    message = refusal("validate", tiny.recipe(changed, tmp_path), capfd, ckpt_path=fitted / "checkpoints" / "last.ckpt")
+    message = error_message(
+        "validate", tiny.recipe(changed, tmp_path), capfd, ckpt_path=fitted / "checkpoints" / "last.ckpt"
+    )
     assert "the encoder of branch 'video' was trained with frames=3, but this one has frames=4" in message
 
 
 # ---------------------------------------------------------------------------------------------------- the feature store
 
 
-def stored(tiny: Tiny, cache: Path) -> tuple[Frames, FeatureStore]:
+def stored(tiny: CaptioningSystem, cache: Path) -> tuple[Frames, FeatureStore]:
     """The encoder of the recipe, and its feature store in ``cache``."""
-    encoder = Frames(Clip(tiny.parts("pictures")), frames=FRAMES)
+    encoder = Frames(Clip(tiny.path("pictures")), frames=FRAMES)
     return encoder, FeatureStore(cache, store_description(encoder, "float32"))
 
 
-def test_each_video_is_encoded_once(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+def test_each_video_is_encoded_once(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
     cache = {"cache": str(tmp_path / "cache"), "cache_dtype": "float32"}
     assert run("fit", tiny.recipe(config(tiny), tmp_path / "kept"), **cache) == 0
-    assert figures(tmp_path / "kept", "train/loss") == pytest.approx(figures(fitted, "train/loss"), rel=1e-4)
+    assert metric_values(tmp_path / "kept", "train/loss") == pytest.approx(
+        metric_values(fitted, "train/loss"), rel=1e-4
+    )
     encoder, store = stored(tiny, tmp_path / "cache")
     assert len(store) == 6  # two of one file, two of one folder
     sources: list[tuple[Any, float, float | None]] = [
@@ -184,18 +190,18 @@ def test_a_changed_picture_is_a_changed_video(tmp_path: Path) -> None:
     assert content_hashes([str(folder)], tmp_path / "hashes.sqlite")[str(folder)] != first[str(folder)]
 
 
-def test_a_moved_encoder_finds_its_store_again(tiny: Tiny, tmp_path: Path) -> None:
-    shutil.copytree(tiny.parts("pictures"), tmp_path / "moved")
-    first, moved = (Frames(Clip(str(path)), FRAMES) for path in (tiny.parts("pictures"), tmp_path / "moved"))
+def test_a_moved_encoder_finds_its_store_again(tiny: CaptioningSystem, tmp_path: Path) -> None:
+    shutil.copytree(tiny.path("pictures"), tmp_path / "moved")
+    first, moved = (Frames(Clip(str(path)), FRAMES) for path in (tiny.path("pictures"), tmp_path / "moved"))
     assert store_description(first) == store_description(moved)
-    assert store_description(first) != store_description(Frames(Clip(tiny.parts("pictures")), FRAMES + 1))
+    assert store_description(first) != store_description(Frames(Clip(tiny.path("pictures")), FRAMES + 1))
 
 
 # ----------------------------------------------------------------------------------------------------------- check-data
 
 
 def test_check_data_measures_videos_and_names_bad_ones(
-    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny: CaptioningSystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["check-data", str(tiny.folder / "train.jsonl")]) == 0
     text = capsys.readouterr().out
@@ -232,7 +238,7 @@ def test_check_data_measures_videos_and_names_bad_ones(
 
 
 def test_a_model_of_sounds_hears_a_videos_sound_track(tmp_path: Path) -> None:
-    built = tiny_models.build(tiny_models.frozen_parts(tmp_path / "parts"), "audio")
+    built = tiny_models.build_model(tiny_models.frozen_parts(tmp_path / "parts"), "audio")
     model = Predictor(built, ModelSettings(tiny_models.OPTIONS))
     values = tiny_models.tone(1.0, 300.0)
     for name in ("sound.m4a", "film.mp4"):

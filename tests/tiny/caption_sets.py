@@ -34,7 +34,9 @@ def scores_of(items: list[dict[str, Any]], tokenize: str, suffix: str = "", extr
     )
 
 
-def same(got: dict[str, Any], want: dict[str, Any], names: tuple[str, ...] = COCO, tolerance: float = 1e-9) -> None:
+def assert_same_scores(
+    got: dict[str, Any], want: dict[str, Any], names: tuple[str, ...] = COCO, tolerance: float = 1e-9
+) -> None:
     """Assert that scores of every item and of the corpus agree, for each of ``names``."""
     for name in names:
         assert got["items"][name] == pytest.approx(want["per_item"][name], abs=tolerance), name

@@ -46,20 +46,20 @@ quietly: Sequence[Callable[..., Any]] = [
 
 
 @dataclass(frozen=True)
-class Tiny:
+class CaptioningSystem:
     """Folder of the parts and the data. ``recipe`` writes a recipe over them, ``run`` runs one."""
 
     folder: Path
 
-    def parts(self, name: str) -> str:
+    def path(self, name: str) -> str:
         """Folder of a frozen part: pictures, sounds, decoder, or another decoder."""
         return str(self.folder / name)
 
     def config(self, branches: Sequence[str] = ("image", "audio"), dropout: float = 0.0) -> dict[str, Any]:
         """Recipe as plain data: a model of two branches, 12 rows to train on and 7 to validate and test on."""
         classes = {
-            "image": ("mmprefix.encoders.clip.Clip", self.parts("pictures")),
-            "audio": ("mmprefix.encoders.cnn.Cnn", self.parts("sounds")),
+            "image": ("mmprefix.encoders.clip.Clip", self.path("pictures")),
+            "audio": ("mmprefix.encoders.cnn.Cnn", self.path("sounds")),
         }
         sizes = {"length": 3, "layers": 1, "heads": 4, "hidden": 16, "dropout": dropout}
         made: dict[str, Any] = {
@@ -69,7 +69,7 @@ class Tiny:
         mapper = "mmprefix.mappers.resampler.Resampler"
         for branch in made.values():
             branch["mapper"] = {"class_path": mapper, "init_args": dict(sizes)}
-        decoder = {"class_path": "mmprefix.decoders.CausalDecoder", "init_args": {"model": self.parts("decoder")}}
+        decoder = {"class_path": "mmprefix.decoders.CausalDecoder", "init_args": {"model": self.path("decoder")}}
         files = {split: [str(self.folder / f"{split}.jsonl")] for split in ("train", "val", "test")}
         return {
             "seed_everything": 1,
@@ -103,14 +103,14 @@ class Tiny:
         return root / "recipe.yaml"
 
 
-def build(folder: Path, steps: int = 100) -> Tiny:
+def build(folder: Path, steps: int = 100) -> CaptioningSystem:
     """Make the frozen parts, the files and the manifests in ``folder``.
 
     The decoder learns the captions' language for ``steps`` steps; after 300 a prefix can make it say any of them.
     """
     torch.manual_seed(3)
-    tiny_encoders.clip(folder / "pictures")
-    cnn.save(tiny_encoders.scrambled(cnn.MelNet(SIZES)), folder / "sounds")
+    tiny_encoders.save_clip(folder / "pictures")
+    cnn.save(tiny_encoders.randomized(cnn.MelNet(SIZES)), folder / "sounds")
     rows = [_picture(folder, n) for n in range(6)] + [_sound(folder, n) for n in range(6)]
     size: dict[str, Any] = {"layers": 2, "heads": 4, "width": 64, "vocab_size": 320, "positions": 48}
     texts = [text for row in rows for text in row["captions"]] * 8
@@ -120,7 +120,7 @@ def build(folder: Path, steps: int = 100) -> Tiny:
     mixed = [rows[n] for n in order]  # images and sounds mixed, so that no order is kept by chance
     for name, part in {"train": mixed, "val": mixed[:7], "test": mixed[5:]}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    return Tiny(folder)
+    return CaptioningSystem(folder)
 
 
 def _picture(folder: Path, n: int) -> dict[str, Any]:
@@ -142,38 +142,38 @@ def run(verb: str, recipe: Path, **options: Any) -> int:
     return main([verb, "--config", str(recipe), *words])
 
 
-def refusal(verb: str, recipe: Path, capfd: Any, **options: Any) -> str:
+def error_message(verb: str, recipe: Path, capfd: Any, **options: Any) -> str:
     """Message of a run that is refused: one line on standard error, without the program's name."""
     assert run(verb, recipe, **options) == 2
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mmprefix: ")]
     return line.removeprefix("mmprefix: ")
 
 
-def tensors(checkpoint: Path) -> dict[str, Tensor]:
+def checkpoint_tensors(checkpoint: Path) -> dict[str, Tensor]:
     """Tensors of a checkpoint, read as a file from a stranger is: without running code."""
     return torch.load(checkpoint, weights_only=True)["state_dict"]
 
 
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+def same_tensors(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Return True where two sets of tensors have the same names and the same bits."""
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
-def figures(root: Path, name: str) -> list[float]:
+def metric_values(root: Path, name: str) -> list[float]:
     """Column ``name`` of the last run's metrics.csv below ``root``, top to bottom."""
     file = max(root.glob("logs/version_*/metrics.csv"), key=lambda file: file.stat().st_mtime_ns)
     with file.open() as lines:
         return [float(row[name]) for row in csv.DictReader(lines) if row.get(name)]
 
 
-def captions(root: Path, stage: str) -> list[dict[str, Any]]:
+def report_rows(root: Path, stage: str) -> list[dict[str, Any]]:
     """Rows of the last report of ``stage`` below ``root``."""
     files = sorted(root.glob(f"logs/version_*/captions/{stage}-step*.jsonl"), key=lambda file: file.stat().st_mtime_ns)
     return [json.loads(line) for line in files[-1].read_text().splitlines()]
 
 
 @dataclass
-class Watched:
+class RecordOfTraining:
     """Record of a training in one process: ids of each step with its epoch, learning rates, all weights before and
     after, and the names of the tensors that had a gradient."""
 
@@ -216,9 +216,9 @@ def _state(module: LightningModule) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
-def watched(folder: Path, process: int = 0) -> Watched:
+def training_record(folder: Path, process: int = 0) -> RecordOfTraining:
     """Record that ``Watch`` made of one process."""
-    return Watched(**torch.load(folder / f"process{process}.pt", weights_only=True))
+    return RecordOfTraining(**torch.load(folder / f"process{process}.pt", weights_only=True))
 
 
 class Crash(Callback):

@@ -24,7 +24,7 @@ TEXT = ["a dog barks loudly. the cat runs over a green hill; some rain falls on 
 END = "<|endoftext|>"
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
+def make_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer trained on a line of text."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -66,7 +66,7 @@ KINDS = ("gpt2", "opt", "llama", "qwen")
 
 def save_decoder(folder: Path, kind: str = "gpt2", seed: int = 0, sharp: float = 6.0) -> str:
     """A random model of ``kind``, its weights scaled so that its choices are clear; returns the folder."""
-    words = tokenizer()
+    words = make_tokenizer()
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(_config(kind, len(words)))
     with torch.no_grad():

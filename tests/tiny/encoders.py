@@ -71,7 +71,7 @@ _CONVOLUTIONS: dict[str, Any] = {"conv_dim": [12] * 4, "conv_kernel": [10, 4, 3,
 _POSITIONS: dict[str, Any] = {"num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
 
 
-def scrambled(model: nn.Module) -> Any:
+def randomized(model: nn.Module) -> Any:
     """``model`` in evaluation mode with every parameter random: fresh models have zeros and ones that hide faults."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -83,13 +83,13 @@ def scrambled(model: nn.Module) -> Any:
     return model.eval()
 
 
-def clip(folder: Path, config: dict[str, Any] = CLIP) -> Path:
+def save_clip(folder: Path, config: dict[str, Any] = CLIP) -> Path:
     """A folder as open_clip publishes its models."""
     folder.mkdir()
     described = json.loads(json.dumps({"model_cfg": config, "preprocess_cfg": PREPROCESS}))
     kind = open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP
     arguments = {key: value for key, value in described["model_cfg"].items() if key != "custom_text"}
-    model = scrambled(kind(**arguments))
+    model = randomized(kind(**arguments))
     (folder / "open_clip_config.json").write_text(json.dumps(described))
     save_file(
         {k: v.contiguous().clone() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors"
@@ -98,13 +98,13 @@ def clip(folder: Path, config: dict[str, Any] = CLIP) -> Path:
 
 
 def _saved(folder: Path, model: Any, extractor: Any) -> Path:
-    scrambled(model).save_pretrained(folder)
+    randomized(model).save_pretrained(folder)
     if extractor is not None:
         extractor.save_pretrained(folder)
     return folder
 
 
-def vision(folder: Path, kind: str) -> Path:
+def save_vision(folder: Path, kind: str) -> Path:
     """A vision model of Transformers with its processor: dinov2, vit (a classifier), siglip, clip, convnext, resnet."""
     sizes: dict[str, Any] = {**_TRANSFORMER, "image_size": 32, "patch_size": 8}
     text: dict[str, Any] = {
@@ -135,7 +135,7 @@ def vision(folder: Path, kind: str) -> Path:
     return _saved(folder, models[kind](), processor(size=size, **crop))
 
 
-def clap(folder: Path, fused: bool) -> Path:
+def save_clap(folder: Path, fused: bool) -> Path:
     """A ClapModel that hears one second at 16 kHz."""
     bands = 64 if fused else 16  # the published extractor shrinks a long clip to 64 bands, whatever it is told
     audio: dict[str, Any] = {
@@ -154,7 +154,7 @@ def clap(folder: Path, fused: bool) -> Path:
     return _saved(folder, hf.ClapModel(config), extractor)
 
 
-def whisper(folder: Path) -> Path:
+def save_whisper(folder: Path) -> Path:
     """A WhisperForConditionalGeneration that hears two seconds."""
     config = hf.WhisperConfig(
         d_model=32, encoder_layers=2, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
@@ -165,14 +165,14 @@ def whisper(folder: Path) -> Path:
     return _saved(folder, hf.WhisperForConditionalGeneration(config), extractor)
 
 
-def ast(folder: Path) -> Path:
+def save_ast(folder: Path) -> Path:
     """An ASTForAudioClassification that hears 1.28 seconds."""
     config = hf.ASTConfig(**_TRANSFORMER, max_length=128, num_mel_bins=32)
     extractor = hf.ASTFeatureExtractor(num_mel_bins=32, max_length=128, mean=-5.0, std=3.0)
     return _saved(folder, hf.ASTForAudioClassification(config), extractor)
 
 
-def speech(folder: Path, kind: str, norm: str) -> Path:
+def save_speech(folder: Path, kind: str, norm: str) -> Path:
     """A recogniser (CTC) of Transformers: wav2vec2, hubert or wavlm, with ``norm`` (group, layer) in its extractor."""
     configs: dict[str, Any] = {
         "wav2vec2": (hf.Wav2Vec2Config, hf.Wav2Vec2ForCTC),
@@ -194,16 +194,16 @@ def speech(folder: Path, kind: str, norm: str) -> Path:
     return _saved(folder, made, hf.Wav2Vec2FeatureExtractor(do_normalize=layer, return_attention_mask=layer))
 
 
-def speech_file(file: Path, kind: str, params: dict[str, Any], normalize: bool = False) -> tuple[Path, Path]:
+def save_speech_file(file: Path, kind: str, params: dict[str, Any], normalize: bool = False) -> tuple[Path, Path]:
     """The state of a torchaudio model and the JSON that describes it."""
-    model = scrambled({"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}[kind](**params))
+    model = randomized({"Wav2Vec2": wav2vec2_model, "WavLM": wavlm_model}[kind](**params))
     torch.save(model.state_dict(), file)
     described = {"type": kind, "sample_rate": 16000, "normalize_waveform": normalize, "params": params}
     file.with_suffix(".json").write_text(json.dumps(described))
     return file, file.with_suffix(".json")
 
 
-def gpt2(folder: Path) -> Path:
+def save_gpt2(folder: Path) -> Path:
     """A model that reads text only."""
     return _saved(folder, hf.GPT2LMHeadModel(hf.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=64)), None)
 
@@ -211,11 +211,11 @@ def gpt2(folder: Path) -> Path:
 PANNS: dict[str, Any] = {"rate": 16000, "mels": 16, "channels": (4, 6, 8), "classes": 20}
 
 
-def panns(file: Path, rate: int = 16000) -> Path:
+def save_panns(file: Path, rate: int = 16000) -> Path:
     """A Cnn14 as PANNs' training program saves it: its state under "model", beside what a sampler remembers."""
     window, hop, low, high = {16000: (512, 160, 50.0, 8000.0), 32000: (1024, 320, 50.0, 14000.0)}[rate]
     front: dict[str, Any] = {"rate": rate, "window": window, "hop": hop, "low": low, "high": high}
-    net = scrambled(Cnn14Net(**front, mels=16, channels=[4, 6, 8], classes=20))
+    net = randomized(Cnn14Net(**front, mels=16, channels=[4, 6, 8], classes=20))
     state = {name: value.clone() for name, value in tensors_of(net).items()}
     turn = torch.outer(torch.arange(window // 2 + 1.0), torch.arange(float(window))) * (2 * torch.pi / window)
     for part, wave in (("real", turn.cos()), ("imag", -turn.sin())):

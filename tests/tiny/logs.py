@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 
-class warned(logging.Handler):
+class collect_warnings(logging.Handler):
     """Collect the library's warnings: ``with warned() as messages``."""
 
     def __init__(self) -> None:

@@ -33,14 +33,14 @@ def frozen_parts(folder: Path) -> dict[str, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     parts = {
-        "image": tiny_encoders.vision(folder / "image", "dinov2"),
-        "audio": tiny_encoders.whisper(folder / "audio"),
+        "image": tiny_encoders.save_vision(folder / "image", "dinov2"),
+        "audio": tiny_encoders.save_whisper(folder / "audio"),
     }
     tiny_decoders.save_decoder(folder / "decoder")
     return {**parts, "decoder": folder / "decoder"}
 
 
-def build(parts: dict[str, Path], *names: str) -> PrefixLM:
+def build_model(parts: dict[str, Path], *names: str) -> PrefixLM:
     """Model with the branches ``names`` (image, audio); its mappers are random, from a fixed seed."""
     branches: dict[str, Branch] = {}
     torch.manual_seed(1)
@@ -57,10 +57,10 @@ def build(parts: dict[str, Path], *names: str) -> PrefixLM:
     return model
 
 
-def save(directory: Path, parts: dict[str, Path], *names: str, options: GenerateOptions = OPTIONS) -> Path:
+def save_model(directory: Path, parts: dict[str, Path], *names: str, options: GenerateOptions = OPTIONS) -> Path:
     """Save the model of ``build`` to ``directory`` as training does, and return ``directory``."""
     settings = ModelSettings(options, "", TrainingRecord(["train.jsonl"], figures={"cider_d": 1.25}))
-    Predictor(build(parts, *names), settings).save(directory)
+    Predictor(build_model(parts, *names), settings).save(directory)
     return directory
 
 
@@ -78,7 +78,7 @@ def sound_bytes(values: np.ndarray, rate: int = RATE, format: str = "WAV") -> by
     return stream.getvalue()
 
 
-def picture(seed: int) -> Image.Image:
+def random_picture(seed: int) -> Image.Image:
     """Random blocks of colour, 48 by 40 pixels."""
     blocks = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     return Image.fromarray(blocks.repeat(8, axis=0).repeat(8, axis=1))
@@ -94,11 +94,13 @@ def media_files(folder: Path) -> list[Path]:
         files.append(sound)
         if number < 4:
             files.append(folder / f"picture{number}.png")
-            picture(number).save(files[-1])
+            random_picture(number).save(files[-1])
     return files
 
 
-def same_candidates(result: list[list[Candidate]], wanted: list[list[Candidate]], tolerance: float = 1e-4) -> None:
+def assert_same_candidates(
+    result: list[list[Candidate]], wanted: list[list[Candidate]], tolerance: float = 1e-4
+) -> None:
     """Assert equal texts in equal order, and scores that differ by less than ``tolerance``."""
     assert [[c.text for c in row] for row in result] == [[c.text for c in row] for row in wanted]
     scores = [[[c.score for c in row] for row in rows] for rows in (result, wanted)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmprefix.data.model_inputs import ModelInputs
 from mmprefix.data.pairs import PairData
 from mmprefix.types import Batch, Media
-from tiny.readers import RATE, Hear, See
+from tiny.readers import RATE, LoadPicture, LoadSound
 
 quietly = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -32,7 +32,7 @@ class Learner(LightningModule):
 
     def __init__(self, branches: tuple[str, ...] = ("audio",), stop_after: int | None = None) -> None:
         super().__init__()
-        self.inputs = ModelInputs({name: Hear() if name == "audio" else See() for name in branches})
+        self.inputs = ModelInputs({name: LoadSound() if name == "audio" else LoadPicture() for name in branches})
         self.weight = torch.nn.Parameter(torch.zeros(()))
         self.stop_after = stop_after
         self.steps: list[list[str]] = []

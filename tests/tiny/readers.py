@@ -16,13 +16,13 @@ RATE = 8000  # Hz
 
 
 @dataclass(frozen=True)
-class Hear:
+class LoadSound:
     def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> Tensor:
         return read_waveform(source, RATE, start, end)
 
 
 @dataclass(frozen=True)
-class See:
+class LoadPicture:
     def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> Tensor:
         pixels = np.asarray(read_picture(source).resize((4, 4)), dtype=np.float32)
         return torch.from_numpy(pixels).permute(2, 0, 1) / 255.0

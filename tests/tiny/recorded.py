@@ -17,12 +17,12 @@ PARITY = SHARED / "parity"
 needs_parity = pytest.mark.skipif(not PARITY.is_dir(), reason="../shared/parity is not there")
 
 
-def fixture(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def load_case(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and tensors of one recorded case."""
     return json.loads((PARITY / f"{name}.json").read_text()), load_file(PARITY / f"{name}.safetensors")
 
 
-def draw(key: str, shape: list[int] | torch.Size, seed: int) -> Tensor:
+def draw_parameter(key: str, shape: list[int] | torch.Size, seed: int) -> Tensor:
     """Tensor of one parameter by the rule in the fixtures' README."""
     r = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float32)
     if len(shape) >= 2:
@@ -32,16 +32,16 @@ def draw(key: str, shape: list[int] | torch.Size, seed: int) -> Tensor:
     return 1 + 0.1 * r if key.endswith(".weight") else 0.1 * r
 
 
-def weights(config: dict[str, Any]) -> dict[str, Tensor]:
+def draw_weights(config: dict[str, Any]) -> dict[str, Tensor]:
     """All tensors of a case, drawn by the rule, under the original's names."""
     fill = config["fill"]
     tensors = {}
     for entry in fill["keys"]:
-        tensor = draw(entry["key"], entry["shape"], 1000 * fill["case"] + entry["i"])
+        tensor = draw_parameter(entry["key"], entry["shape"], 1000 * fill["case"] + entry["i"])
         tensors[entry["key"]] = tensor
     return tensors
 
 
-def relative(a: Tensor, b: Tensor) -> float:
+def relative_error(a: Tensor, b: Tensor) -> float:
     """max |a - b| / max |b|."""
     return float((a - b).detach().abs().max() / b.abs().max())

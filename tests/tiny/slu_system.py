@@ -29,9 +29,9 @@ from mmprefix.saved_model import ModelSettings
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch, DeepPrefix, Features
 from tiny import decoders as tiny_decoders
-from tiny import whisper as tiny_speech
-from tiny.captioning_system import Tiny
-from tiny.speech_system import RATE, part, tone
+from tiny import whisper as tiny_whisper
+from tiny.captioning_system import CaptioningSystem
+from tiny.speech_system import RATE, recipe_part, tone
 
 SCHEMA = """
 name: home
@@ -141,22 +141,26 @@ class Orders:
     def config(self, kind: str = "reads", **data: Any) -> dict[str, Any]:
         """A recipe as data that asks questions: to a GPT-2 that ``reads`` or a Whisper that ``hears``."""
         model: dict[str, Any] = {
-            "prefix": part("mappers.deep.DeepTable", length=PREFIX),
+            "prefix": recipe_part("mappers.deep.DeepTable", length=PREFIX),
             "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
             "generate": {"max_new_tokens": 6},
         }
         if kind == "reads":
-            model |= {"branches": {}, "decoder": part("decoder.CausalDecoder", model=self.place("decoder")), **READS}
+            model |= {
+                "branches": {},
+                "decoder": recipe_part("decoder.CausalDecoder", model=self.place("decoder")),
+                **READS,
+            }
             data = {"context": ["asr", "transcript"], **data}
         else:
-            ears = part("encoders.whisper.Whisper", model=self.place("whisper"), window="whole")
+            ears = recipe_part("encoders.whisper.Whisper", model=self.place("whisper"), window="whole")
             model |= {"branches": {"audio": {"encoder": ears}}}
-            model |= {"decoder": part("seq2seq.CrossDecoder", model=self.place("whisper"))}
+            model |= {"decoder": recipe_part("seq2seq.CrossDecoder", model=self.place("whisper"))}
         asked = {"root": str(self.folder), "schema": self.place("home.yaml"), "batch_size": 3, **data}
         return {
             "seed_everything": 1,
             "model": model,
-            "data": part("questioned.QuestionData", **asked),
+            "data": recipe_part("questioned.QuestionData", **asked),
             "trainer": {
                 "max_epochs": 2,
                 "accelerator": "cpu",
@@ -173,13 +177,13 @@ class Orders:
         root.mkdir(parents=True, exist_ok=True)
         note = {"class_path": "tiny.slu_system.Note", "init_args": {"file": str(root / "steps.jsonl")}}
         config["trainer"] |= {"callbacks": [*config["trainer"].get("callbacks", []), note]}
-        return Tiny(self.folder).recipe(config, root)
+        return CaptioningSystem(self.folder).recipe(config, root)
 
 
 def build(folder: Path, taught: bool = False) -> Orders:
     """Makes parts and data; texts.jsonl has the same rows without any file. Whisper may be taught what is said."""
     folder.mkdir(parents=True, exist_ok=True)
-    tiny_speech.whisper(folder / "whisper")
+    tiny_whisper.save_whisper(folder / "whisper")
     tiny_decoders.save_decoder(folder / "decoder")
     (folder / "home.yaml").write_text(SCHEMA)
     found = rows(folder)
@@ -201,7 +205,7 @@ def _teach(orders: Orders) -> None:
 
     It learns to write "hill runs" of silence.
     """
-    tiny_speech.whisper(orders.folder / "whisper", sharp=1.0)
+    tiny_whisper.save_whisper(orders.folder / "whisper", sharp=1.0)
     torch.manual_seed(0)
     model = cast(Any, hf.WhisperForConditionalGeneration.from_pretrained(orders.place("whisper")))
     extractor = hf.WhisperFeatureExtractor.from_pretrained(orders.place("whisper"))
@@ -219,10 +223,10 @@ def _teach(orders: Orders) -> None:
         for asked, (owner, ids, labels) in enumerate(groups):
             past = prefix_cache(prefix, len(ids)) if asked else None
             read = {"decoder_input_ids": ids, "past_key_values": past}
-            lessons.append(tiny_speech.lesson(model(encoder_outputs=(frames[owner],), **read).logits, labels))
+            lessons.append(tiny_whisper.loss_and_lead(model(encoder_outputs=(frames[owner],), **read).logits, labels))
         return lessons[0][0] + lessons[1][0], min(least for _, least in lessons)
 
-    tiny_speech.teach(model, run)
+    tiny_whisper.train_until_clear(model, run)
     model.save_pretrained(orders.place("whisper"))
 
 

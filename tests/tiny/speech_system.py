@@ -14,11 +14,11 @@ import transformers as hf
 from torch import Tensor
 
 from tiny import decoders as tiny_decoders
-from tiny import whisper as tiny_speech
-from tiny.captioning_system import Tiny
+from tiny import whisper as tiny_whisper
+from tiny.captioning_system import CaptioningSystem
 
 RATE = 16000
-SAID = {"a dog barks": 200.0, "the cat runs over": 700.0, "rain falls": 1800.0, "a bell rings twice": 4000.0}
+PHRASES = {"a dog barks": 200.0, "the cat runs over": 700.0, "rain falls": 1800.0, "a bell rings twice": 4000.0}
 BEGINS = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
 
 
@@ -29,18 +29,18 @@ def tone(pitch: float, seconds: float) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Spoken:
+class SpeechSystem:
     """Where whisper, decoder and data are. Each row has a sound, what is said in it, two numbers and a label."""
 
     folder: Path
 
-    def place(self, name: str) -> str:
+    def path(self, name: str) -> str:
         """A path in the folder: whisper, decoder, 0.wav ..."""
         return str(self.folder / name)
 
     def config(self, **model: Any) -> dict[str, Any]:
         """The recipe of a training of one step on all 8 rows, as data; ``model`` are its options."""
-        files = {split: [self.place(f"{split}.jsonl")] for split in ("train", "val")}
+        files = {split: [self.path(f"{split}.jsonl")] for split in ("train", "val")}
         optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}
         return {
             "seed_everything": 1,
@@ -58,24 +58,24 @@ class Spoken:
         }
 
     def recipe(self, config: dict[str, Any], root: Path) -> Path:
-        """``config`` written to ``root``/recipe.yaml; see ``tiny_recipes``."""
-        return Tiny(self.folder).recipe(config, root)
+        """``config`` written to ``root``/recipe.yaml; see ``tiny_captioning_system``."""
+        return CaptioningSystem(self.folder).recipe(config, root)
 
 
-def part(name: str, **init_args: Any) -> dict[str, Any]:
+def recipe_part(name: str, **init_args: Any) -> dict[str, Any]:
     """``mmprefix.NAME`` in a recipe."""
     return {"class_path": f"mmprefix.{name}", "init_args": init_args}
 
 
-def build(folder: Path, taught: bool = False) -> Spoken:
+def build(folder: Path, taught: bool = False) -> SpeechSystem:
     """Makes the parts and the data; Whisper may be taught its four sayings, and what to make of ``others``."""
     folder.mkdir(parents=True, exist_ok=True)
-    spoken = Spoken(folder)
-    tiny_speech.whisper(folder / "whisper", sharp=1.0)
+    spoken = SpeechSystem(folder)
+    tiny_whisper.save_whisper(folder / "whisper", sharp=1.0)
     tiny_decoders.save_decoder(folder / "decoder")
     rows: list[dict[str, Any]] = []
     for n in range(8):
-        text, pitch = list(SAID.items())[n % 4]
+        text, pitch = list(PHRASES.items())[n % 4]
         soundfile.write(folder / f"{n}.wav", tone(pitch * (1 + n / 100), 0.4 + 0.2 * n), RATE)
         signals = [-2.0 + n, 10.0 * (n % 3), 7.0]
         rows.append({"id": str(n), "audio": f"{n}.wav", "signals": signals, "target": text, "context": f"it is {n}"})
@@ -86,30 +86,30 @@ def build(folder: Path, taught: bool = False) -> Spoken:
     return spoken
 
 
-def others() -> dict[str, np.ndarray]:
+def noise_and_silence() -> dict[str, np.ndarray]:
     """Noise and silence, by what a taught Whisper writes of them."""
     noise = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
     return {"some rain": noise, "a hill": np.zeros(RATE // 2, dtype=np.float32)}
 
 
-def _teach(spoken: Spoken) -> None:
+def _teach(spoken: SpeechSystem) -> None:
     torch.manual_seed(0)
-    model = cast(Any, hf.WhisperForConditionalGeneration.from_pretrained(spoken.place("whisper")))
-    clips = [(text, tone(pitch, seconds)) for text, pitch in SAID.items() for seconds in (0.4, 1.0, 2.0)]
-    clips += others().items()
-    inputs, ids, labels = spelled(spoken, [clip for _, clip in clips], [text for text, _ in clips])
+    model = cast(Any, hf.WhisperForConditionalGeneration.from_pretrained(spoken.path("whisper")))
+    clips = [(text, tone(pitch, seconds)) for text, pitch in PHRASES.items() for seconds in (0.4, 1.0, 2.0)]
+    clips += noise_and_silence().items()
+    inputs, ids, labels = whisper_tensors(spoken, [clip for _, clip in clips], [text for text, _ in clips])
 
     def run() -> tuple[Tensor, float]:
-        return tiny_speech.lesson(model(input_features=inputs, decoder_input_ids=ids).logits, labels)
+        return tiny_whisper.loss_and_lead(model(input_features=inputs, decoder_input_ids=ids).logits, labels)
 
-    tiny_speech.teach(model, run, rate=3e-3)
-    model.save_pretrained(spoken.place("whisper"))
+    tiny_whisper.train_until_clear(model, run, rate=3e-3)
+    model.save_pretrained(spoken.path("whisper"))
 
 
-def spelled(spoken: Spoken, sounds: list[np.ndarray], texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+def whisper_tensors(spoken: SpeechSystem, sounds: list[np.ndarray], texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
     """What Transformers' Whisper is trained on: spectrograms (B M F), tokens (B N), labels (B N, -100 where none)."""
-    extractor = hf.WhisperFeatureExtractor.from_pretrained(spoken.place("whisper"))
-    words = hf.AutoTokenizer.from_pretrained(spoken.place("whisper"))
+    extractor = hf.WhisperFeatureExtractor.from_pretrained(spoken.path("whisper"))
+    words = hf.AutoTokenizer.from_pretrained(spoken.path("whisper"))
     inputs = extractor(sounds, sampling_rate=RATE, return_tensors="pt").input_features
     begins = cast(list[int], words.convert_tokens_to_ids(list(BEGINS)))
     rows = [[*begins, *cast(list[int], words(f" {text}")["input_ids"]), 0] for text in texts]

@@ -25,12 +25,12 @@ SPECIAL = [
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """The words of ``tiny_decoders`` with Whisper's special tokens."""
-    words = tiny_decoders.tokenizer()
+    words = tiny_decoders.make_tokenizer()
     words.add_tokens(cast(Any, [AddedToken(word, special=True) for word in SPECIAL]), special_tokens=True)
     return words
 
 
-def whisper(folder: Path, seed: int = 0, sharp: float = 4.0, window: int = 100, layers: int = 2) -> str:
+def save_whisper(folder: Path, seed: int = 0, sharp: float = 4.0, window: int = 100, layers: int = 2) -> str:
     """A random WhisperForConditionalGeneration that hears ``window`` / 50 seconds, its choices clear."""
     words = tokenizer()
     start = cast(int, words.convert_tokens_to_ids("<|startoftranscript|>"))
@@ -49,14 +49,14 @@ def whisper(folder: Path, seed: int = 0, sharp: float = 4.0, window: int = 100, 
     return str(folder)
 
 
-def lesson(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
+def loss_and_lead(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
     """The loss, and how far (nats) the right token leads where it leads least; labels (C N), -100 where none."""
     values, right = logits.detach()[labels >= 0], labels[labels >= 0][:, None]
     leads = values.gather(1, right) - values.scatter(1, right, -torch.inf).amax(1, keepdim=True)
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), float(leads.min())
 
 
-def same_hypotheses(found: Sequence[Candidate], wanted: Sequence[Candidate], tolerance: float) -> None:
+def assert_same_hypotheses(found: Sequence[Candidate], wanted: Sequence[Candidate], tolerance: float) -> None:
     """The same scores up to ``tolerance``, and the same texts where a score is well apart from those beside it."""
     scores = [one.score for one in wanted]
     assert [one.score for one in found] == pytest.approx(scores, abs=tolerance)
@@ -66,7 +66,7 @@ def same_hypotheses(found: Sequence[Candidate], wanted: Sequence[Candidate], tol
             assert one.text == other.text
 
 
-def teach(model: torch.nn.Module, run: Callable[[], tuple[Tensor, float]], rate: float = 0.01) -> None:
+def train_until_clear(model: torch.nn.Module, run: Callable[[], tuple[Tensor, float]], rate: float = 0.01) -> None:
     """Trains until each token leads by ``LEAD``; ``run`` gives the loss and the least lead of a pass over all texts.
 
     Processors round differently, and training multiplies that: a fixed number of steps teaches here and not there.
@@ -83,9 +83,9 @@ def teach(model: torch.nn.Module, run: Callable[[], tuple[Tensor, float]], rate:
     raise AssertionError(f"after {STEPS} steps a token that was taught leads by {least:.2f} nats; {LEAD} are wanted")
 
 
-def bart(folder: Path, seed: int = 0, sharp: float = 3.0) -> str:
+def save_bart(folder: Path, seed: int = 0, sharp: float = 3.0) -> str:
     """A random BartForConditionalGeneration."""
-    words = tiny_decoders.tokenizer()
+    words = tiny_decoders.make_tokenizer()
     sizes: dict[str, Any] = {
         f"{half}_{name}": value
         for half in ("encoder", "decoder")

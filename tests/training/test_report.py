@@ -11,24 +11,26 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mmprefix.metrics import caption, detection
 from mmprefix.training.report import Report, ValidationRow
-from tiny.captioning_system import Tiny, build, captions, figures, quietly, run
-from tiny.logs import warned
+from tiny.captioning_system import CaptioningSystem, build, metric_values, quietly, report_rows, run
+from tiny.logs import collect_warnings
 
 pytestmark = quietly
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     return build(tmp_path_factory.mktemp("tiny"), steps=300)
 
 
 @pytest.fixture(scope="module")
-def deaf(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def deaf(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Directory of a run whose mappers learn nothing, and its warnings."""
     root = tmp_path_factory.mktemp("deaf")
     config = tiny.config()
     config["model"]["optimizer"]["init_args"]["lr"] = 0.0
-    with warned() as warnings:  # prefixes of fresh mappers differ by chance: with this seed not for the better
+    with (
+        collect_warnings() as warnings
+    ):  # prefixes of fresh mappers differ by chance: with this seed not for the better
         assert run("fit", tiny.recipe(config, root), trainer__max_epochs=1, seed_everything=3) == 0
     return root, warnings
 
@@ -41,8 +43,8 @@ def row(name: str, prediction: str, *references: str, group: str = "image", **mo
 # ------------------------------------------------------------------------------------------------------------ a run
 
 
-def test_captions_stand_beside_references(tiny: Tiny, deaf: tuple[Path, list[str]]) -> None:
-    rows = captions(deaf[0], "val")
+def test_captions_stand_beside_references(tiny: CaptioningSystem, deaf: tuple[Path, list[str]]) -> None:
+    rows = report_rows(deaf[0], "val")
     manifest = [json.loads(line) for line in (tiny.folder / "val.jsonl").read_text().splitlines()]
     assert {row["id"]: row["references"] for row in rows} == {row["id"]: row["captions"] for row in manifest}
     assert all(row["media"].endswith((".png", ".wav")) and isinstance(row["prediction"], str) for row in rows)
@@ -59,13 +61,13 @@ def test_logs_are_there_without_asking(deaf: tuple[Path, list[str]]) -> None:
     assert table.decode().startswith("| id | written | references |")
     assert table.decode().count("\n") == 1 + 7
     assert len(events.Scalars("train/loss")) == 4
-    assert events.Scalars("val/loss")[0].value == pytest.approx(figures(deaf[0], "val/loss")[0])
-    assert len(figures(deaf[0], "train/loss")) == 4
+    assert events.Scalars("val/loss")[0].value == pytest.approx(metric_values(deaf[0], "val/loss")[0])
+    assert len(metric_values(deaf[0], "train/loss")) == 4
     assert (deaf[0] / "logs" / "version_0" / "config.yaml").is_file()
 
 
 def test_the_figures_are_those_of_the_captions(deaf: tuple[Path, list[str]]) -> None:
-    rows = captions(deaf[0], "val")
+    rows = report_rows(deaf[0], "val")
     for prefix, part in (
         ("val/", rows),
         ("val/image/", [row for row in rows if row["group"] == "image"]),
@@ -73,10 +75,10 @@ def test_the_figures_are_those_of_the_captions(deaf: tuple[Path, list[str]]) -> 
     ):
         expected = caption([row["prediction"] for row in part], [row["references"] for row in part])
         for name in ("cider_d", "rouge_l", "bleu_4", "distinct", "exact_match"):
-            assert figures(deaf[0], prefix + name)[-1] == pytest.approx(expected[name], abs=1e-6)
+            assert metric_values(deaf[0], prefix + name)[-1] == pytest.approx(expected[name], abs=1e-6)
         loss = sum(row["nll"] for row in part) / sum(row["tokens"] for row in part)
-        assert figures(deaf[0], prefix + "loss")[-1] == pytest.approx(loss, abs=1e-6)
-        assert len(figures(deaf[0], prefix + "cider_d_shuffled")) == 1
+        assert metric_values(deaf[0], prefix + "loss")[-1] == pytest.approx(loss, abs=1e-6)
+        assert len(metric_values(deaf[0], prefix + "cider_d_shuffled")) == 1
 
 
 def test_a_model_that_ignores_its_input_is_warned_of(deaf: tuple[Path, list[str]]) -> None:
@@ -84,7 +86,7 @@ def test_a_model_that_ignores_its_input_is_warned_of(deaf: tuple[Path, list[str]
         assert any(f"The model ignores its {kind} input" in line for line in deaf[1]), deaf[1]
 
 
-def test_a_model_that_reads_its_input_has_no_warning(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_model_that_reads_its_input_has_no_warning(tiny: CaptioningSystem, tmp_path: Path) -> None:
     """Four pictures learnt by heart: the captions come to differ, and are the right ones."""
     rows = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
     four = [row for row in rows if row["id"] in ("p0", "p1", "p2", "p3")]
@@ -103,16 +105,16 @@ def test_a_model_that_reads_its_input_has_no_warning(tiny: Tiny, tmp_path: Path)
     }
     config["trainer"] |= {"max_epochs": 120, "check_val_every_n_epoch": 120}
     config["model"]["generate"] = {"max_new_tokens": 12}
-    with warned() as warnings:
+    with collect_warnings() as warnings:
         assert run("fit", tiny.recipe(config, tmp_path), trainer__enable_checkpointing=False) == 0
     assert warnings == []
-    assert [row["prediction"] for row in captions(tmp_path, "val")] == [
+    assert [row["prediction"] for row in report_rows(tmp_path, "val")] == [
         row["captions"][0] for row in sorted(four, key=lambda row: row["id"])
     ]
-    assert figures(tmp_path, "val/exact_match") == [1.0]
-    assert figures(tmp_path, "val/cider_d")[0] > 5
-    assert figures(tmp_path, "val/cider_d_shuffled")[0] < 5
-    assert figures(tmp_path, "val/shuffle_gap")[0] > 0.5
+    assert metric_values(tmp_path, "val/exact_match") == [1.0]
+    assert metric_values(tmp_path, "val/cider_d")[0] > 5
+    assert metric_values(tmp_path, "val/cider_d_shuffled")[0] < 5
+    assert metric_values(tmp_path, "val/shuffle_gap")[0] > 0.5
 
 
 # ----------------------------------------------------------------------------------------------------- single reports

@@ -11,18 +11,28 @@ import pytest
 import torch
 
 from mmprefix.training.optimizer import lr_factor
-from tiny.captioning_system import Tiny, build, captions, figures, quietly, run, same, tensors, watched
+from tiny.captioning_system import (
+    CaptioningSystem,
+    build,
+    checkpoint_tensors,
+    metric_values,
+    quietly,
+    report_rows,
+    run,
+    same_tensors,
+    training_record,
+)
 
 pytestmark = quietly
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of one training of both branches, tested and saved at its end."""
     root = tmp_path_factory.mktemp("fit")
     recipe = tiny.recipe(tiny.config(), root)
@@ -35,10 +45,10 @@ def part(state: dict[str, Any], *names: str) -> dict[str, Any]:
 
 
 def test_mappers_learn_and_nothing_frozen_moves(fitted: Path) -> None:
-    seen = watched(fitted)
+    seen = training_record(fitted)
     frozen = "model.encoders.", "model.decoder."
     assert len(part(seen.before, *frozen)) > 40
-    assert same(part(seen.before, *frozen), part(seen.after, *frozen))
+    assert same_tensors(part(seen.before, *frozen), part(seen.after, *frozen))
     mappers = part(seen.before, "model.mappers.")
     assert len(mappers) + len(part(seen.before, *frozen)) == len(seen.before)
     for name, before in mappers.items():
@@ -47,16 +57,16 @@ def test_mappers_learn_and_nothing_frozen_moves(fitted: Path) -> None:
 
 
 def test_the_loss_falls(fitted: Path) -> None:
-    losses, steps = figures(fitted, "train/loss"), watched(fitted).steps
+    losses, steps = metric_values(fitted, "train/loss"), training_record(fitted).steps
     assert len(losses) == len(steps) == 24
     for kind in "ps":  # pictures and sounds have mappers of their own
         own = [loss for loss, (_, ids) in zip(losses, steps, strict=True) if ids[0].startswith(kind)]
         assert sum(own[-4:]) / 4 < own[0] - 0.1, kind
-    assert len(figures(fitted, "val/loss")) == 6
+    assert len(metric_values(fitted, "val/loss")) == 6
 
 
 def test_batches_are_of_one_kind_and_every_row_comes_once_an_epoch(fitted: Path) -> None:
-    steps = watched(fitted).steps
+    steps = training_record(fitted).steps
     for epoch in range(6):
         ids = [ids for number, ids in steps if number == epoch]
         assert sorted(name for batch in ids for name in batch) == sorted(
@@ -66,26 +76,26 @@ def test_batches_are_of_one_kind_and_every_row_comes_once_an_epoch(fitted: Path)
 
 
 def test_the_optimiser_and_the_schedule_are_those_of_the_recipe(fitted: Path) -> None:
-    rates = watched(fitted).rates
+    rates = training_record(fitted).rates
     assert len(rates) == 24
     assert rates[0] == pytest.approx(0.01 / 2)  # a warm-up of 5 % of 24 steps is one step
     assert rates[1] == pytest.approx(0.01)
     assert rates[13] == pytest.approx(0.01 * 0.5 * (1 + math.cos(math.pi * 12 / 23)))
 
 
-def test_a_checkpoint_is_used_by_every_verb(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_is_used_by_every_verb(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
     recipe = tiny.recipe(tiny.config(), tmp_path)
     last = fitted / "checkpoints" / "last.ckpt"
     assert run("validate", recipe, ckpt_path=last) == 0
-    assert captions(tmp_path, "val") == captions(fitted, "val")
-    assert figures(tmp_path, "val/loss")[-1] == pytest.approx(figures(fitted, "val/loss")[-1], abs=1e-6)
+    assert report_rows(tmp_path, "val") == report_rows(fitted, "val")
+    assert metric_values(tmp_path, "val/loss")[-1] == pytest.approx(metric_values(fitted, "val/loss")[-1], abs=1e-6)
     assert run("test", recipe, ckpt_path=last) == 0
-    assert captions(tmp_path, "test") == captions(fitted, "test")
+    assert report_rows(tmp_path, "test") == report_rows(fitted, "test")
     assert run("predict", recipe, ckpt_path=last) == 0
-    check_predictions(tiny, tmp_path, captions(fitted, "test"))
+    check_predictions(tiny, tmp_path, report_rows(fitted, "test"))
 
 
-def check_predictions(tiny: Tiny, root: Path, tested: list[dict[str, Any]]) -> None:
+def check_predictions(tiny: CaptioningSystem, root: Path, tested: list[dict[str, Any]]) -> None:
     """predictions.jsonl has every row of the manifest once, in its order, with what the test wrote for it."""
     manifest = [json.loads(line) for line in (tiny.folder / "test.jsonl").read_text().splitlines()]
     written = [json.loads(line) for line in (root / "predictions.jsonl").read_text().splitlines()]
@@ -97,7 +107,7 @@ def check_predictions(tiny: Tiny, root: Path, tested: list[dict[str, Any]]) -> N
     assert all(row["candidates"][0]["text"] == row["prediction"] for row in written)
 
 
-def test_predictions_can_be_evaluated(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+def test_predictions_can_be_evaluated(tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any) -> None:
     from mmprefix.cli.main import main
 
     recipe = tiny.recipe(tiny.config(), tmp_path)
@@ -105,20 +115,20 @@ def test_predictions_can_be_evaluated(tiny: Tiny, fitted: Path, tmp_path: Path, 
     capfd.readouterr()
     assert main(["evaluate", str(tmp_path / "predictions.jsonl"), "--json"]) == 0
     scores = json.loads(capfd.readouterr().out)["scores"]
-    assert scores["rouge_l"] == pytest.approx(figures(fitted, "test/rouge_l")[-1], abs=1e-6)
-    assert scores["cider_d"] == pytest.approx(figures(fitted, "test/cider_d")[-1], abs=1e-6)
+    assert scores["rouge_l"] == pytest.approx(metric_values(fitted, "test/rouge_l")[-1], abs=1e-6)
+    assert scores["cider_d"] == pytest.approx(metric_values(fitted, "test/cider_d")[-1], abs=1e-6)
 
 
-def test_a_prompt_is_no_kind_of_input(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+def test_a_prompt_is_no_kind_of_input(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
     """It is the same for all; only a context that is read makes a group of its own."""
     recipe = tiny.recipe(tiny.config(), tmp_path)
     last = fitted / "checkpoints" / "last.ckpt"
     assert run("validate", recipe, ckpt_path=last, data__init_args__prompt="a photo:") == 0
-    assert {row["group"] for row in captions(tmp_path, "val")} == {"image", "audio"}
+    assert {row["group"] for row in report_rows(tmp_path, "val")} == {"image", "audio"}
 
 
 def test_rows_of_the_same_name_in_two_manifests_are_all_reported(
-    tiny: Tiny, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tiny: CaptioningSystem, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Ids are unique in one manifest only, and rows without one are called by their line."""
     rows = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
@@ -132,22 +142,22 @@ def test_rows_of_the_same_name_in_two_manifests_are_all_reported(
     capfd.readouterr()
     assert run("validate", tiny.recipe(config, tmp_path)) == 0
     assert "the mappers are untrained" in capfd.readouterr().err
-    assert len(captions(tmp_path, "val")) == 6
+    assert len(report_rows(tmp_path, "val")) == 6
 
 
-def test_bfloat16_accumulation_and_clipping(tiny: Tiny, tmp_path: Path) -> None:
+def test_bfloat16_accumulation_and_clipping(tiny: CaptioningSystem, tmp_path: Path) -> None:
     config = tiny.config()
     config["trainer"] |= {"precision": "bf16-mixed", "accumulate_grad_batches": 2, "gradient_clip_val": 0.001}
     config["model"] |= {"schedule": "constant", "warmup": 0}
     config["model"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
     recipe = tiny.recipe(config, tmp_path)
     assert run("fit", recipe, trainer__max_epochs=1) == 0
-    seen = watched(tmp_path)
+    seen = training_record(tmp_path)
     assert len(seen.steps) == 4
     moved = [(seen.after[name] - seen.before[name]).flatten() for name in seen.gradients]
     assert 0 < torch.cat(moved).norm() <= 2 * 0.001 * 1.01  # two steps of SGD at rate 1, each clipped to this length
-    assert all(math.isfinite(value) for value in figures(tmp_path, "train/loss"))
-    assert math.isfinite(figures(tmp_path, "val/loss")[-1])
+    assert all(math.isfinite(value) for value in metric_values(tmp_path, "train/loss"))
+    assert math.isfinite(metric_values(tmp_path, "val/loss")[-1])
 
 
 def cosine(done: float) -> float:
@@ -181,7 +191,7 @@ def test_schedules_are_the_closed_forms(kind: str, warmup: float, expected: list
     ],
 )
 def test_what_cannot_be_done_is_refused_before_the_first_step(
-    options: dict[str, Any], message: str, tiny: Tiny, tmp_path: Path, capfd: Any
+    options: dict[str, Any], message: str, tiny: CaptioningSystem, tmp_path: Path, capfd: Any
 ) -> None:
     if "save_to" in options:
         options = {"save_to": tmp_path / options["save_to"]}
@@ -193,20 +203,22 @@ def test_what_cannot_be_done_is_refused_before_the_first_step(
     assert not (tmp_path / "process0.pt").exists()
 
 
-def test_a_run_without_end_trains_at_a_constant_rate(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_run_without_end_trains_at_a_constant_rate(tiny: CaptioningSystem, tmp_path: Path) -> None:
     config = tiny.config(["audio"])
     stop = {"class_path": "tiny.captioning_system.Stop", "init_args": {"at": 5}}
     config["trainer"] |= {"max_epochs": -1, "enable_checkpointing": False, "callbacks": [stop]}
     config["model"] |= {"schedule": "constant", "warmup": 2}
     config["data"]["init_args"]["val"] = None
     assert run("fit", tiny.recipe(config, tmp_path)) == 0
-    rates = watched(tmp_path).rates
+    rates = training_record(tmp_path).rates
     assert rates[:3] == pytest.approx([0.01 / 3, 0.02 / 3, 0.01])
     assert rates[3:] == [rates[2]] * (len(rates) - 3)
     assert len(rates) >= 5
 
 
-def test_dry_run_tells_sizes_and_stops(tiny: Tiny, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_dry_run_tells_sizes_and_stops(
+    tiny: CaptioningSystem, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     assert run("fit", tiny.recipe(tiny.config(), tmp_path), dry_run=True) == 0
     lines = [record.getMessage() for record in caplog.records if record.name == "mmprefix.cli.training.lightning_cli"]
     table = {line[:24].strip(): line.split()[-1] for line in lines if line[:24].strip()}
@@ -218,5 +230,5 @@ def test_dry_run_tells_sizes_and_stops(tiny: Tiny, tmp_path: Path, caplog: pytes
 
 
 def test_a_mapper_is_all_that_a_checkpoint_of_the_shell_holds(fitted: Path) -> None:
-    names = tensors(fitted / "checkpoints" / "last.ckpt")
-    assert names.keys() == part(watched(fitted).after, "model.mappers.").keys()
+    names = checkpoint_tensors(fitted / "checkpoints" / "last.ckpt")
+    assert names.keys() == part(training_record(fitted).after, "model.mappers.").keys()

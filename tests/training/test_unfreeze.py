@@ -16,21 +16,31 @@ from mmprefix.encoders.panns import Cnn14
 from mmprefix.inference.predictor import load
 from mmprefix.types import Features, Media
 from tiny import encoders as tiny_encoders
-from tiny.captioning_system import Tiny, build, captions, quietly, refusal, run, same, tensors, watched
+from tiny.captioning_system import (
+    CaptioningSystem,
+    build,
+    checkpoint_tensors,
+    error_message,
+    quietly,
+    report_rows,
+    run,
+    same_tensors,
+    training_record,
+)
 
 pytestmark = quietly
 ENCODER, MAPPER = "model.encoders.audio.", "model.mappers.audio."
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
     made = build(tmp_path_factory.mktemp("tiny"))
     torch.manual_seed(4)
-    tiny_encoders.panns(made.folder / "cnn14.pth")
+    tiny_encoders.save_panns(made.folder / "cnn14.pth")
     return made
 
 
-def config(tiny: Tiny, **callback: Any) -> dict[str, Any]:
+def config(tiny: CaptioningSystem, **callback: Any) -> dict[str, Any]:
     """Sounds through a Cnn14, two mappers of Prefix-AAC, and the callback."""
     made = tiny.config(("audio",))
     aac = "mmprefix.mappers.prefix_aac.PrefixAAC"
@@ -58,7 +68,7 @@ def part(state: dict[str, Any], start: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def fitted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three epochs, the encoder learning for one; a checkpoint of each."""
     root = tmp_path_factory.mktemp("fit")
     made = config(tiny, branch="audio", epochs=1)
@@ -71,20 +81,22 @@ def fitted(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_learns_for_so_many_epochs_and_is_saved(fitted: Path) -> None:
-    first, second, third = (tensors(fitted / "checkpoints" / f"epoch={n}.ckpt") for n in range(3))
-    before = watched(fitted).before
+    first, second, third = (checkpoint_tensors(fitted / "checkpoints" / f"epoch={n}.ckpt") for n in range(3))
+    before = training_record(fitted).before
     own = part(first, ENCODER)
     assert own.keys() == part(before, ENCODER).keys() - {f"{ENCODER}net.window"}
     learned = [n for n in own if "num_batches" not in n and "mel" not in n]
     assert len(learned) > 30
     assert all(not torch.equal(own[name], before[name]) for name in learned if name.endswith("weight"))
-    assert same(part(first, ENCODER), part(second, ENCODER))  # frozen, statistics of batches too
-    assert not same(part(first, MAPPER), part(second, MAPPER))
-    assert not same(part(second, MAPPER), part(third, MAPPER))
+    assert same_tensors(part(first, ENCODER), part(second, ENCODER))  # frozen, statistics of batches too
+    assert not same_tensors(part(first, MAPPER), part(second, MAPPER))
+    assert not same_tensors(part(second, MAPPER), part(third, MAPPER))
     assert not any(name.startswith("model.decoder.") for name in third)
 
 
-def test_it_is_in_training_mode_while_it_learns(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_in_training_mode_while_it_learns(
+    tiny: CaptioningSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And in no other step: a trainer leaves the modes of parts alone."""
     seen: list[tuple[bool, bool]] = []
     encode = Cnn14.encode
@@ -101,7 +113,7 @@ def test_it_is_in_training_mode_while_it_learns(tiny: Tiny, tmp_path: Path, monk
     assert seen == [learns, learns] + [looks] * (steps - 2) + [quiet] * steps
 
 
-def test_the_saved_model_needs_no_file_of_weights(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+def test_the_saved_model_needs_no_file_of_weights(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
     saved = yaml.safe_load((fitted / "model" / "mmprefix.yaml").read_text())
     assert saved["recipe"]["branches"]["audio"]["tuned"] is True
     assert saved["recipe"]["branches"]["audio"]["encoder"]["init_args"]["model"] is None
@@ -116,34 +128,36 @@ def test_the_saved_model_needs_no_file_of_weights(tiny: Tiny, fitted: Path, tmp_
         assert not any(p.requires_grad for p in model.model.encoder("audio").parameters())
         assert model([str(tiny.folder / f"{row['id'][1:]}.wav") for row in rows]) == [r["prediction"] for r in rows]
         model.save(tmp_path / "again")
-        assert same(load_file(tmp_path / "again" / "model.safetensors"), load_file(fitted / "model/model.safetensors"))
+        assert same_tensors(
+            load_file(tmp_path / "again" / "model.safetensors"), load_file(fitted / "model/model.safetensors")
+        )
     finally:
         away.rename(moved)
 
 
-def test_every_verb_reads_the_checkpoint(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+def test_every_verb_reads_the_checkpoint(tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any) -> None:
     recipe = tiny.recipe(config(tiny, branch="audio", epochs=1), tmp_path)
     last = fitted / "checkpoints" / "last.ckpt"
     assert run("validate", recipe, ckpt_path=last) == 0
-    assert captions(tmp_path, "val") == captions(fitted, "val")
+    assert report_rows(tmp_path, "val") == report_rows(fitted, "val")
     plain = config(tiny, branch="audio", epochs=1)
     plain["trainer"]["callbacks"] = []
-    message = refusal("validate", tiny.recipe(plain, tmp_path / "plain"), capfd, ckpt_path=last)
+    message = error_message("validate", tiny.recipe(plain, tmp_path / "plain"), capfd, ckpt_path=last)
     assert "encoders.audio.net" in message
     assert "which this model does not have" in message
 
 
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_resumed_run_is_the_same_run(after: int, tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_is_the_same_run(after: int, tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
     """From a checkpoint taken while it was just frozen, and resumed epoch later."""
     recipe = tiny.recipe(config(tiny, branch="audio", epochs=1), tmp_path)
     ckpt = fitted / "checkpoints" / f"epoch={after - 1}.ckpt"
     assert run("fit", recipe, ckpt_path=ckpt, trainer__max_epochs=3, save_to=tmp_path / "model") == 0
     resumed, whole = (load_file(root / "model" / "model.safetensors") for root in (tmp_path, fitted))
-    assert same(resumed, whole)
+    assert same_tensors(resumed, whole)
 
 
-def test_noise_of_a_frozen_encoder_is_an_option(tiny: Tiny, tmp_path: Path) -> None:
+def test_noise_of_a_frozen_encoder_is_an_option(tiny: CaptioningSystem, tmp_path: Path) -> None:
     recipe = tiny.recipe(config(tiny, branch="audio", epochs=1, noisy=True), tmp_path)
     assert run("fit", recipe, save_to=tmp_path / "model", trainer__max_epochs=2) == 0
     state = load_file(tmp_path / "model" / "model.safetensors")
@@ -155,55 +169,59 @@ def test_noise_of_a_frozen_encoder_is_an_option(tiny: Tiny, tmp_path: Path) -> N
 
 
 @pytest.mark.slow
-def test_several_processes(tiny: Tiny, tmp_path: Path) -> None:
+def test_several_processes(tiny: CaptioningSystem, tmp_path: Path) -> None:
     recipe = tiny.recipe(config(tiny, branch="audio", epochs=1), tmp_path)
     more = {"trainer__devices": 2, "trainer__strategy": "ddp_fork", "trainer__max_epochs": 2}
     assert run("fit", recipe, save_to=tmp_path / "model", **more) == 0
-    first, second = (watched(tmp_path, process).after for process in (0, 1))
+    first, second = (training_record(tmp_path, process).after for process in (0, 1))
     names = [name for name in first if "running" not in name and "num_batches" not in name]
     assert all(torch.equal(first[name], second[name]) for name in names)
-    assert not torch.equal(first[f"{ENCODER}net.fc1.weight"], watched(tmp_path).before[f"{ENCODER}net.fc1.weight"])
+    assert not torch.equal(
+        first[f"{ENCODER}net.fc1.weight"], training_record(tmp_path).before[f"{ENCODER}net.fc1.weight"]
+    )
 
 
-def test_wrong_options_are_refused(tiny: Tiny, tmp_path: Path, capfd: Any) -> None:
-    message = refusal("fit", tiny.recipe(config(tiny, branch="sound", epochs=1), tmp_path / "a"), capfd)
+def test_wrong_options_are_refused(tiny: CaptioningSystem, tmp_path: Path, capfd: Any) -> None:
+    message = error_message("fit", tiny.recipe(config(tiny, branch="sound", epochs=1), tmp_path / "a"), capfd)
     assert message == "UnfreezeUntil.branch 'sound': the branches of this model are audio"
-    message = refusal("fit", tiny.recipe(config(tiny, branch="audio", epochs=0), tmp_path / "b"), capfd)
+    message = error_message("fit", tiny.recipe(config(tiny, branch="audio", epochs=0), tmp_path / "b"), capfd)
     assert "UnfreezeUntil.epochs 0: give a number from 1 on" in message
 
 
 # ------------------------------------------------------------------------------------------------------- start_from
 
 
-def test_a_training_starts_from_a_saved_model(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+def test_a_training_starts_from_a_saved_model(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
     made = config(tiny, branch="audio", epochs=1)
     made["model"]["start_from"] = str(fitted / "model")
     made["model"]["branches"]["audio"]["encoder"]["init_args"]["seconds"] = 1.0  # as Clotho hears more than AudioCaps
     assert run("fit", tiny.recipe(made, tmp_path), trainer__max_epochs=1) == 0
-    before, saved = watched(tmp_path).before, load_file(fitted / "model" / "model.safetensors")
+    before, saved = training_record(tmp_path).before, load_file(fitted / "model" / "model.safetensors")
     assert all(torch.equal(before[f"model.{name}"], value) for name, value in saved.items())
     assert len(saved) > 60
 
 
-def test_only_what_both_have_is_taken(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+def test_only_what_both_have_is_taken(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
     """One mapper of two."""
     made = config(tiny, branch="audio", epochs=1)
     made["model"]["start_from"] = str(fitted / "model")
     mapper = made["model"]["branches"]["audio"]["mapper"]["init_args"]
     mapper["mappers"] = mapper["mappers"][:1]
     assert run("fit", tiny.recipe(made, tmp_path), trainer__max_epochs=1) == 0
-    before, saved = watched(tmp_path).before, load_file(fitted / "model" / "model.safetensors")
+    before, saved = training_record(tmp_path).before, load_file(fitted / "model" / "model.safetensors")
     own = part(before, MAPPER)
     assert all(torch.equal(value, saved[name.removeprefix("model.")]) for name, value in own.items())
     assert len(own) < len(part(saved, "mappers."))
 
 
-def test_what_cannot_be_started_from_is_refused(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+def test_what_cannot_be_started_from_is_refused(
+    tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any
+) -> None:
     def said(change: Any, name: str) -> str:
         made = config(tiny, branch="audio", epochs=1)
         made["model"]["start_from"] = str(fitted / "model")
         change(made["model"])
-        return refusal("fit", tiny.recipe(made, tmp_path / name), capfd)
+        return error_message("fit", tiny.recipe(made, tmp_path / name), capfd)
 
     mappers = "branches", "audio", "mapper"
 
@@ -211,7 +229,7 @@ def test_what_cannot_be_started_from_is_refused(tiny: Tiny, fitted: Path, tmp_pa
         model[mappers[0]][mappers[1]][mappers[2]]["init_args"]["mappers"][0]["init_args"]["length"] = 3
 
     def another(model: dict[str, Any]) -> None:
-        model["decoder"]["init_args"]["model"] = tiny.parts("another")
+        model["decoder"]["init_args"]["model"] = tiny.path("another")
 
     def nowhere(model: dict[str, Any]) -> None:
         model["start_from"] = str(tmp_path / "none")
@@ -226,16 +244,18 @@ def test_what_cannot_be_started_from_is_refused(tiny: Tiny, fitted: Path, tmp_pa
     plain = config(tiny, branch="audio", epochs=1)
     plain["trainer"]["callbacks"] = []
     plain["model"]["start_from"] = str(fitted / "model")
-    frozen = refusal("fit", tiny.recipe(plain, tmp_path / "e"), capfd)
+    frozen = error_message("fit", tiny.recipe(plain, tmp_path / "e"), capfd)
     assert "its encoder 'audio' was tuned; tune it here too (UnfreezeUntil)" in frozen
 
 
-def test_random_weights_that_nobody_trains_are_refused(tiny: Tiny, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+def test_random_weights_that_nobody_trains_are_refused(
+    tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any
+) -> None:
     """They could not be made again: a saved model would hear with others."""
     made = config(tiny, branch="audio", epochs=1)
     made["trainer"]["callbacks"] = []
     made["model"]["branches"]["audio"]["encoder"]["init_args"]["model"] = None
-    message = refusal("fit", tiny.recipe(made, tmp_path), capfd)
+    message = error_message("fit", tiny.recipe(made, tmp_path), capfd)
     assert "has random weights (model: null) that nobody trains" in message
     made["trainer"]["callbacks"] = [
         {"class_path": "mmprefix.training.UnfreezeUntil", "init_args": {"branch": "audio", "epochs": 1}}
@@ -245,12 +265,12 @@ def test_random_weights_that_nobody_trains_are_refused(tiny: Tiny, fitted: Path,
     assert first == second
 
 
-def test_a_resumed_run_does_not_start_again(tiny: Tiny, fitted: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_does_not_start_again(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
     """``start_from`` counts for the first start only: a checkpoint has what came of it."""
     made = config(tiny, branch="audio", epochs=1)
     made["model"]["start_from"] = str(tmp_path / "gone")
     recipe = tiny.recipe(made, tmp_path)
     ckpt = fitted / "checkpoints" / "epoch=1.ckpt"
     assert run("fit", recipe, ckpt_path=ckpt, trainer__max_epochs=3, save_to=tmp_path / "model") == 0
-    assert same(*(load_file(root / "model" / "model.safetensors") for root in (tmp_path, fitted)))
+    assert same_tensors(*(load_file(root / "model" / "model.safetensors") for root in (tmp_path, fitted)))
     shutil.rmtree(tmp_path / "model")
