@@ -18,7 +18,7 @@ HEIGHTS = [2, 7, 14, 22, 9, 17, 25, 12, 20, 8, 15, 5, 9, 3]  # of the waveform
 ARROWS = [(108, 146, ""), (312, 372, "features"), (492, 564, "prefix"), (754, 800, "")]
 
 
-def text(x: float, y: float, words: str, size: int = 13, weight: str = "400", anchor: str = "middle") -> str:
+def text(x: float, y: float, words: str, size: int = 13, *, weight: str = "400", anchor: str = "middle") -> str:
     """One line of text as SVG."""
     style = f'font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" fill="{INK}"'
     return f'<text x="{x}" y="{y}" {style}>{words}</text>'
@@ -44,10 +44,10 @@ def svg() -> str:
         middle = x + width / 2
         parts += [
             f'<rect x="{x}" y="55" width="{width}" height="92" rx="10" fill="{fill}" stroke="{INK}"/>',
-            text(middle, 84, title, 17, "700"),
+            text(middle, 84, title, 17, weight="700"),
             text(middle, 109, first, 11),
             text(middle, 125, second, 11),
-            text(middle, 165, state, 12, "700" if state == "trained" else "400"),
+            text(middle, 165, state, 12, weight="700" if state == "trained" else "400"),
         ]
     for start, end, words in ARROWS:
         line = f'x1="{start}" y1="101" x2="{end}" y2="101" stroke="{INK}" stroke-width="2"'

@@ -158,7 +158,7 @@ class Cnn14(Encoder):
     input_kind = "audio"
     can_start_empty = True
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (options of a recipe)
         self,
         model: str | None,
         *,

@@ -12,8 +12,10 @@ from mmprefix.types import AnyPrefix, Features, concat_prefixes
 
 
 class Parallel(Combinator):
-    """Prefixes of all ``mappers``, one after the other; lengths add up (Prefix-AAC's global and temporal prefixes are
-    such a pair, https://arxiv.org/abs/2303.17489)."""
+    """Prefixes of all ``mappers``, one after the other; lengths add up.
+
+    Prefix-AAC's global and temporal prefixes are such a pair (https://arxiv.org/abs/2303.17489).
+    """
 
     children_option = "mappers"
 

@@ -22,8 +22,9 @@ from mmprefix.types import DeepPrefix, Features, Prefix
 
 
 class Deep(Combinator, DeepMapper):
-    """Output of ``mapper`` (B P E) through an MLP (linear, tanh, linear; ``hidden`` numbers between), position by
-    position, as keys and values of every layer. Without ``hidden`` it is one linear layer.
+    """Output of ``mapper`` (B P E), position by position through an MLP, as keys and values of every layer.
+
+    The MLP is linear, tanh, linear, with ``hidden`` numbers between; without ``hidden`` it is one linear layer.
 
     Over ``Learned`` this is Li & Liang's prefix; a saved model then holds keys and values only. ``dropout`` zeroes
     numbers of keys and values in training. Raises InputError for a ``mapper`` that makes a deep prefix already.

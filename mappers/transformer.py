@@ -76,8 +76,10 @@ class TransformerStack(nn.Module):
 
 
 class Transformer(Mapper):
-    """The summary (B G) becomes ``clip_length`` tokens; ``length`` learned constants follow them through ``layers``
-    transformer layers without positions or mask; the outputs at the constants are the prefix (B P E).
+    """Prefix (B P E) read off ``length`` learned constants that attend to the summary (B G).
+
+    The summary becomes ``clip_length`` tokens; the constants follow them through ``layers`` transformer layers without
+    positions or mask; the outputs at the constants are the prefix.
 
     The published run has 40 + 40 positions, 8 layers of 8 heads.
     """

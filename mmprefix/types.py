@@ -179,8 +179,10 @@ class FeatureRow(NamedTuple):
 
 
 def concat_prefixes(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
-    """Prefixes of the same inputs, one after the other: embeddings (B P1 E), (B P2 E) ... → (B P1+P2+... E), keys and
-    values likewise. Where there are both, keys and values stand before all embeddings.
+    """Prefixes of the same inputs, one after the other.
+
+    Embeddings (B P1 E), (B P2 E) ... → (B P1+P2+... E), keys and values likewise. Where there are both, keys and values
+    stand before all embeddings.
     """
     if len(prefixes) == 1:
         return prefixes[0]

@@ -43,8 +43,10 @@ def pad_features(rows: Sequence[FeatureRow]) -> Features:
 
 
 def pad_media(values: Sequence[Tensor]) -> Media:
-    """Waveforms (S,) → Media (B S), videos (F 3 Y X) → Media (B F 3 Y X), padded with zeros to the longest; images
-    (3 Y X) of one size → Media (B 3 Y X)."""
+    """Stack inputs of one kind, padded with zeros to the longest.
+
+    Waveforms (S,) → Media (B S), videos (F 3 Y X) → Media (B F 3 Y X), images (3 Y X) of one size → Media (B 3 Y X).
+    """
     if values[0].ndim != 3:
         lengths = torch.tensor([len(value) for value in values])
         return Media(pad_sequence(list(values), batch_first=True), lengths)

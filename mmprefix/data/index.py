@@ -66,7 +66,7 @@ def build_index(
         rows, without_target = options.columns.apply(rows, needed=options.targets)
         bad = [*bad, *without_target]
         texts = options.columns.context if inputs.reads_text else ()
-        examples += _feeding(branches, rows, file, bool(bad), texts)
+        examples += _feeding(branches, rows, file, bad=bool(bad), texts=texts)
         faults += bad
     if options.targets:
         faults += [example.fault("no caption") for example in examples if not example.captions]
@@ -81,7 +81,7 @@ def build_index(
 
 
 def _feeding(
-    branches: Collection[str], examples: list[Example], file: str, bad: bool, texts: Sequence[str]
+    branches: Collection[str], examples: list[Example], file: str, *, bad: bool, texts: Sequence[str]
 ) -> list[Example]:
     """Examples that the model can read: by a branch, or by a context in one of the columns ``texts``."""
     kept = [row for row in examples if any(name in branches for name in row.inputs) or (texts and row.context)]

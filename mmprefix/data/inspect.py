@@ -1,4 +1,4 @@
-"""Inspection of input files: can each be read, how long is a sound or video, how large an image?"""
+"""Inspection of input files: whether each can be read, its length in seconds, its size in pixels."""
 
 from __future__ import annotations
 

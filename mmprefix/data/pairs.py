@@ -69,7 +69,7 @@ class PairData(LightningDataModule):
     inputs: ModelInputs | None = None
     sample_questions: SampleQuestions | None = None  # draws questions about a row, where targets are answers
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (options of a recipe)
         self,
         *,
         train: str | list[str] | None = None,

@@ -56,12 +56,12 @@ def read_samples(source: Source, start: float = 0.0, end: float | None = None) -
     name = name_of(source)
     if isinstance(source, Waveform):
         values, rate = _mono(source), source.rate
-        first, count = _part(name, len(values), rate, start, end)
+        first, count = _part(name, len(values), rate, start=start, end=end)
         values = values[first : first + count]
     else:
         with _sound(source) as sound:
             rate = sound.samplerate
-            values = _decode(sound, name, *_part(name, sound.frames, rate, start, end))
+            values = _decode(sound, name, *_part(name, sound.frames, rate, start=start, end=end))
     if not np.isfinite(values).all():
         raise InputError(f"{name}: holds samples that are no finite numbers (NaN or infinity)")
     return values, rate
@@ -70,12 +70,12 @@ def read_samples(source: Source, start: float = 0.0, end: float | None = None) -
 def sound_seconds(source: Source, start: float = 0.0, end: float | None = None) -> float:
     """Length in seconds of the wanted part of ``source``, from its header. Errors as in ``read_waveform``."""
     if isinstance(source, Waveform):
-        return _part(name_of(source), np.shape(source.values)[-1], source.rate, start, end)[1] / source.rate
+        return _part(name_of(source), np.shape(source.values)[-1], source.rate, start=start, end=end)[1] / source.rate
     with _sound(source) as sound:
-        return _part(name_of(source), sound.frames, sound.samplerate, start, end)[1] / sound.samplerate
+        return _part(name_of(source), sound.frames, sound.samplerate, start=start, end=end)[1] / sound.samplerate
 
 
-def _part(name: str, frames: int, rate: int, start: float, end: float | None) -> tuple[int, int]:
+def _part(name: str, frames: int, rate: int, *, start: float, end: float | None) -> tuple[int, int]:
     """First frame of the part from ``start`` to ``end`` seconds, and its number of frames."""
     if start < 0 or (end is not None and end <= start):
         raise InputError(f"{name}: start {start} s and end {end} s: give 0 <= start < end")

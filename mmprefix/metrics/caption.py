@@ -86,6 +86,7 @@ def _extra_scores(
     extra: Sequence[str],
     texts: tuple[Sequence[str], Sequence[Sequence[str]]],
     tokens: tuple[Sequence[Tokens], Sequence[Sequence[Tokens]]],
+    *,
     cider: Sequence[float],
     models: FenseModels | None,
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
@@ -176,7 +177,8 @@ def caption(
     result: dict[str, Any]
     result, items = _basic_scores(*tokens)
     if extra:
-        more, more_items = _extra_scores(extra, (predictions, references), tokens, items["cider_d"], models)
+        texts = predictions, references
+        more, more_items = _extra_scores(extra, texts, tokens, cider=items["cider_d"], models=models)
         result |= more
         items |= more_items
     return {**result, "items": items} if per_item else result

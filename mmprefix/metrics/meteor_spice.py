@@ -23,7 +23,7 @@ from mmprefix.metrics.ngrams import Tokens
 _CORENLP = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 
 
-class NotAvailable(InputError):
+class NotAvailable(InputError):  # noqa: N818 (a public name)
     """Error of a requested metric that this machine cannot compute; the message says what it needs."""
 
 

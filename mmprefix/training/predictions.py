@@ -33,7 +33,7 @@ class WritePredictions(Callback):
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows, self._positions = [], _manifest_positions(trainer)
 
-    def on_predict_batch_end(
+    def on_predict_batch_end(  # noqa: PLR0917 (a hook of Lightning)
         self,
         trainer: Trainer,
         pl_module: LightningModule,

@@ -21,9 +21,9 @@ SHOWN = ("bleu_4", "rouge_l", "cider_d", "exact_match", "distinct")
 
 @dataclass(frozen=True)
 class ValidationRow:
-    """One input: its prediction, its references, and the sum of their losses with its own prefix and with another
-    input's.
+    """One input: its prediction, its references, and what these cost.
 
+    ``nll`` and ``nll_shuffled`` are sums over the references, with the input's own prefix and with another input's.
     ``media`` is the file it was read from, ``group`` the kind of input, ``tokens`` those of the references.
     """
 

@@ -60,7 +60,7 @@ class PrefixTask(LightningModule):
             checkpointing): less memory, more time.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (options of a recipe)
         self,
         branches: dict[str, Branch],
         decoder: Decoder,
@@ -75,7 +75,7 @@ class PrefixTask(LightningModule):
         transcriber: Transcriber | None = None,
         modality_dropout: float = 0.0,
         answers: list[str] | None = None,
-        compile: bool = False,
+        compile: bool = False,  # noqa: A002 (a recipe's option)
         recompute: bool = False,
     ) -> None:
         super().__init__()

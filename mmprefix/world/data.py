@@ -27,7 +27,7 @@ class WorldData(PairData):
         max_captions: captions a scene and epoch, drawn anew each epoch; None: all.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (options of a recipe)
         self,
         *,
         directory: str = "runs/quickstart/data",

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -53,8 +54,9 @@ def make(
         for split, count in counts.items():
             rows: list[dict[str, object]] = []
             for kind in kinds:
-                some = islice(sample(kind, 3 * seed + SPLITS.index(split), new=split == "test"), count)
-                rows += _write(some, fresh, f"{split}/{kind}", split, captions_each if split == "train" else None)
+                scenes = islice(sample(kind, 3 * seed + SPLITS.index(split), new=split == "test"), count)
+                most = captions_each if split == "train" else None
+                rows += _write(scenes, fresh, f"{split}/{kind}", split=split, most=most)
             _write_manifest(rows, fresh / f"{split}.jsonl")
         (fresh / _PLAN).write_text(json.dumps(plan))
     return directory
@@ -69,13 +71,13 @@ def make_samples(
     rows: list[dict[str, object]] = []
     for kind in kinds:
         some = islice(sample(kind, 3 * seed + SPLITS.index("test"), new=True), count)
-        rows += _write(some, directory, kind, "test", None)
+        rows += _write(some, directory, kind, split="test", most=None)
     _write_manifest(rows, directory / "manifest.jsonl")
     return directory
 
 
 def _write(
-    scenes: Iterable[Scene], directory: Path, stem: str, split: str, most: int | None
+    scenes: Iterable[Scene], directory: Path, stem: str, *, split: str, most: int | None
 ) -> Iterator[dict[str, object]]:
     """Write each scene to ``directory/stem-NUMBER`` and yield its row, with at most ``most`` captions (None: all)."""
     (directory / stem).parent.mkdir(exist_ok=True)
@@ -97,21 +99,16 @@ def _write_manifest(rows: Iterable[dict[str, object]], file: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-class _whole:
+@contextmanager
+def _whole(directory: Path) -> Iterator[Path]:
     """Fresh directory that replaces ``directory`` only when the ``with`` block ends without error."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.fresh = directory.with_name(f".{directory.name}-{os.getpid()}")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.fresh, ignore_errors=True)
-        self.fresh.mkdir(parents=True)
-        return self.fresh
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is None:
-            shutil.rmtree(self.directory, ignore_errors=True)
-            self.fresh.rename(self.directory)
-        else:
-            shutil.rmtree(self.fresh, ignore_errors=True)
+    fresh = directory.with_name(f".{directory.name}-{os.getpid()}")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    try:
+        yield fresh
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    shutil.rmtree(directory, ignore_errors=True)
+    fresh.rename(directory)

@@ -31,7 +31,7 @@ def draw(scene: Picture) -> Image.Image:
     for thing, (x, y, r) in zip(scene.things, circles(scene), strict=True):
         light = rng.uniform(0.88, 1.0)
         ink = tuple(int(value * light) for value in _SHADES[thing.colour])
-        _stamp(pen, thing.shape, (x * _FINE, y * _FINE, r * _FINE), ink, dark)
+        _stamp(pen, thing.shape, (x * _FINE, y * _FINE, r * _FINE), ink=ink, ground=dark)
     pixels = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX), dtype=np.float32)
     noisy = pixels + rng.normal(0.0, 3.0, pixels.shape)
     return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
@@ -63,6 +63,7 @@ def _stamp(
     pen: ImageDraw.ImageDraw,
     shape: str,
     circle: tuple[float, float, float],
+    *,
     ink: tuple[int, ...],
     ground: tuple[int, ...],
 ) -> None:

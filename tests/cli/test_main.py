@@ -114,7 +114,7 @@ def test_caption_takes_parts_that_moved(
 
 def test_files_that_cannot_be_read(shell: Shell, saved: Path, files: list[str], tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("a picture of a cat")
-    ogg = sound_bytes(tone(2.0, 300.0), format="OGG")
+    ogg = sound_bytes(tone(2.0, 300.0), container="OGG")
     (tmp_path / "cut.ogg").write_bytes(ogg[: len(ogg) * 2 // 3])
     (tmp_path / "empty.wav").write_bytes(b"")
     wrong = {

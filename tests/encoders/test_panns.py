@@ -1,5 +1,7 @@
-"""Cnn14: published files, both readings, clips of one length, SpecAugment, and what does not fit. (Agreement with the
-original: test_prefix_aac_parity.)"""
+"""Cnn14: published files, both readings, clips of one length, SpecAugment, and errors.
+
+Agreement with the original is tested in tests/parity/test_prefix_aac.py.
+"""
 
 from __future__ import annotations
 

@@ -128,7 +128,7 @@ def test_a_waveform_of_another_rate_is_resampled(model: Predictor) -> None:
 
 
 def test_ogg_bytes_are_heard(model: Predictor, tmp_path: Path) -> None:
-    packed = sound_bytes(tone(1.5, 300.0), format="OGG")
+    packed = sound_bytes(tone(1.5, 300.0), container="OGG")
     (tmp_path / "a.ogg").write_bytes(packed)
     assert model(packed) == model(tmp_path / "a.ogg")
 

@@ -174,8 +174,10 @@ def report_rows(root: Path, stage: str) -> list[dict[str, Any]]:
 
 @dataclass
 class RecordOfTraining:
-    """Record of a training in one process: ids of each step with its epoch, learning rates, all weights before and
-    after, and the names of the tensors that had a gradient."""
+    """Record of a training in one process.
+
+    Ids of each step with its epoch, learning rates, all weights before and after, names of tensors with a gradient.
+    """
 
     steps: list[tuple[int, list[str]]]
     rates: list[float]

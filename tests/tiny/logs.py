@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
-class collect_warnings(logging.Handler):
-    """Collect the library's warnings: ``with warned() as messages``."""
+class _Collect(logging.Handler):
+    """Handler that keeps the messages of warnings."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -15,9 +17,14 @@ class collect_warnings(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.messages.append(record.getMessage())
 
-    def __enter__(self) -> list[str]:
-        logging.getLogger("mmprefix").addHandler(self)
-        return self.messages
 
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("mmprefix").removeHandler(self)
+@contextmanager
+def collect_warnings() -> Iterator[list[str]]:
+    """Collect the library's warnings: ``with collect_warnings() as messages``."""
+    handler = _Collect()
+    logger = logging.getLogger("mmprefix")
+    logger.addHandler(handler)
+    try:
+        yield handler.messages
+    finally:
+        logger.removeHandler(handler)

@@ -71,10 +71,10 @@ def tone(seconds: float, pitch: float, rate: int = RATE) -> np.ndarray:
     return (loudness * (np.sin(2 * np.pi * pitch * t) + 0.3 * np.sin(7 * pitch * t))).astype(np.float32)
 
 
-def sound_bytes(values: np.ndarray, rate: int = RATE, format: str = "WAV") -> bytes:
+def sound_bytes(values: np.ndarray, rate: int = RATE, container: str = "WAV") -> bytes:
     """Bytes of a sound file with ``values`` (S,)."""
     stream = io.BytesIO()
-    soundfile.write(stream, values, rate, format=format)
+    soundfile.write(stream, values, rate, format=container)
     return stream.getvalue()
 
 
