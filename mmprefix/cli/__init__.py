@@ -1,1 +1,1 @@
-"""The shell: one file a verb."""
+"""Command line: one file a verb."""

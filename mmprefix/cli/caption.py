@@ -1,4 +1,4 @@
-"""``mmprefix caption MODEL FILE...``: a saved model writes a text for every file."""
+"""``mmprefix caption MODEL FILE...``: a text for every file, by a saved model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmprefix.cli.model_inputs import add_model, open_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the verb."""
+    """Add the verb's options to ``parser``."""
     add_model(parser)
     parser.add_argument(
         "files",
@@ -18,23 +18,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="pictures, sounds, videos (or folders of their frames); archive.zip::member reads inside a zip",
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="what stands before the caption")
-    parser.add_argument(
-        "--context", metavar="TEXT", help="what the model should know of the user (models trained with one)"
-    )
+    parser.add_argument("--prompt", metavar="TEXT", help="text before the caption")
+    parser.add_argument("--context", metavar="TEXT", help="text about the user, for models trained with one")
     parser.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: the model's own)")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="longest text (default: the model's own)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help="most tokens of a text (default: the model's own)"
+    )
     parser.add_argument("--num-return", type=int, default=1, metavar="N", help="texts a file, best first (default 1)")
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="draw texts instead of searching, the same for the same N"
+        "--seed", type=int, metavar="N", help="sample texts instead of searching; one N gives the same texts each time"
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a file: file, candidates with scores")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a file: file, candidates")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Loads the model, prints a line a file."""
+    """Load the model and print a line a file; returns the exit code 0."""
     model = open_model(args)
-    found = model.candidates(
+    captions = model.candidates(
         args.files,
         num_return=args.num_return,
         prompt=args.prompt,
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         batch_size=args.batch_size,
     )
-    for file, candidates in zip(args.files, found, strict=True):
+    for file, candidates in zip(args.files, captions, strict=True):
         if args.json:
             texts = [{"text": c.text, "score": c.score} for c in candidates]
             line = json.dumps({"file": file, "candidates": texts}, ensure_ascii=False)

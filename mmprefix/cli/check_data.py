@@ -1,6 +1,6 @@
-"""``mmprefix check-data``: every bad row of a manifest, found by really decoding, and what the good rows hold.
+"""``mmprefix check-data``: decode every input of a manifest, report each bad row, and summarise the good ones.
 
-``inspect`` is also what stands before a training (headers only there, so that it takes seconds): one message for both.
+A training runs the same ``inspect`` on headers only, which takes seconds, so both give the same messages.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,38 +22,33 @@ from mmprefix.errors import InputError
 from mmprefix.slu import coverage
 from mmprefix.slu.schema import Schema, read_schema
 
-# --------------------------------------------------------------------------------------------------------- the verb
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``mmprefix check-data``."""
+    """Add the options of ``mmprefix check-data`` to ``parser``."""
     parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="JSON lines or CSV")
-    parser.add_argument("--split", help="check the rows of this split only")
+    parser.add_argument("--split", help="check only the rows of this split")
     parser.add_argument("--tokenizer", metavar="NAME_OR_FOLDER", help="count tokens too, with this model's tokenizer")
-    parser.add_argument("--schema", metavar="NAME_OR_FILE", help="compare intents and slots with this schema, too")
+    parser.add_argument("--schema", metavar="NAME_OR_FILE", help="also check intents and slots against this schema")
     parser.add_argument(
         "--intent-field",
         default="intent",
         metavar="NAME",
-        help="where a row's intent stands; A+B joins two fields with _ (default: %(default)s)",
+        help="column of a row's intent; A+B joins two columns with _ (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     threads = min(8, os.cpu_count() or 1)
-    parser.add_argument(
-        "--workers", type=int, default=threads, help="files decoded side by side (default: %(default)s)"
-    )
+    parser.add_argument("--workers", type=int, default=threads, help="files decoded in parallel (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints what is wrong with every bad row, then what the good rows hold; 0 when no row is bad.
+    """Print each bad row with its faults, then a summary of the good rows; returns 0 when no row is bad.
 
     Raises InputError (after all has been printed) when a row is bad, a manifest is empty or cannot be read.
     """
     count = None if args.tokenizer is None else token_counter(args.tokenizer)
     schema = None if args.schema is None else read_schema(args.schema)
-    reports = [
-        check(manifest, args.split, count, args.workers, schema, args.intent_field) for manifest in args.manifests
-    ]
+    options = CheckOptions(args.split, count, args.workers, schema, args.intent_field)
+    reports = [check_manifest(manifest, options) for manifest in args.manifests]
     if args.json:
         sys.stdout.write(json.dumps({"manifests": reports}, indent=2) + "\n")
     else:
@@ -66,22 +62,29 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check(
-    manifest: str,
-    split: str | None = None,
-    count_tokens: Callable[[str], int] | None = None,
-    workers: int = 1,
-    schema: Schema | None = None,
-    intent_field: str = "intent",
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class CheckOptions:
+    """Options of ``check_manifest``: split (None: all rows), token counter, threads, schema, field of the intents."""
+
+    split: str | None = None
+    count_tokens: Callable[[str], int] | None = None
+    workers: int = 1
+    schema: Schema | None = None
+    intent_field: str = "intent"
+
+
+def check_manifest(manifest: str, options: CheckOptions) -> dict[str, Any]:
     """Faults of ``manifest``, and figures of its good rows (seconds, pixels, frames, words, tokens), as plain data."""
-    examples, unread = read_manifest(manifest, split)
-    result = inspect(examples, workers=workers, progress=True)
-    unlike, figures = ([], None) if schema is None else coverage.schema_coverage(result.examples, schema, intent_field)
-    faults = sorted([*unread, *result.faults, *unlike], key=lambda fault: fault.line)
-    bad = {fault.line for fault in unlike}
+    examples, unread = read_manifest(manifest, options.split)
+    result = inspect(examples, workers=options.workers, progress=True)
+    mismatches: list[RowFault] = []
+    figures = None
+    if options.schema is not None:
+        mismatches, figures = coverage.schema_coverage(result.examples, options.schema, options.intent_field)
+    faults = sorted([*unread, *result.faults, *mismatches], key=lambda fault: fault.line)
+    bad = {fault.line for fault in mismatches}
     rows = [row for row in result.examples if row.line not in bad]
-    looks = [result.files[pair] for row in rows for pair in row.inputs.items() if pair in result.files]
+    files = [result.files[pair] for row in rows for pair in row.inputs.items() if pair in result.files]
     captions = [caption for row in rows for caption in row.captions]
     return {
         "manifest": str(manifest),
@@ -90,14 +93,14 @@ def check(
         "faults": [{"line": fault.line, "message": fault.message} for fault in faults],
         "inputs": dict(Counter(key for row in rows for key in row.inputs)),
         "text_alone": sum(not row.inputs for row in rows),
-        "seconds": _spread([look.seconds for look in looks if look.seconds is not None], total=True),
-        "width": _spread([look.size[0] for look in looks if look.size]),
-        "height": _spread([look.size[1] for look in looks if look.size]),
-        "frames": _spread([look.frames for look in looks if look.frames is not None], total=True),
+        "seconds": _spread([file.seconds for file in files if file.seconds is not None], total=True),
+        "width": _spread([file.size[0] for file in files if file.size]),
+        "height": _spread([file.size[1] for file in files if file.size]),
+        "frames": _spread([file.frames for file in files if file.frames is not None], total=True),
         "captions": _spread([len(row.captions) for row in rows if row.captions], total=True),
         "without_captions": sum(not row.captions for row in rows),
         "words": _spread([len(caption.split()) for caption in captions]),
-        "tokens": _spread([count_tokens(caption) for caption in captions] if count_tokens else []),
+        "tokens": _spread([options.count_tokens(caption) for caption in captions] if options.count_tokens else []),
         "schema": figures,
     }
 
@@ -137,7 +140,7 @@ def _lines(report: Mapping[str, Any]) -> Iterable[str]:
     if report["schema"]:
         yield from coverage.lines(report["schema"])
     elif report["without_captions"]:
-        yield f"  no caption {report['without_captions']} rows: fine for prediction, a fault in training"
+        yield f"  no caption {report['without_captions']} rows: fine for prediction, an error in training"
 
 
 def _figure(value: float) -> str:
@@ -145,7 +148,7 @@ def _figure(value: float) -> str:
 
 
 def token_counter(name: str) -> Callable[[str], int]:
-    """How many tokens a text has for the model ``name`` (a folder, ``mmprefix:NAME`` or a hub name)."""
+    """Function from a text to its number of tokens; ``name`` is a folder, ``mmprefix:NAME`` or a hub name."""
     from mmprefix.weights.source import resolve_folder
 
     path = resolve_folder(name)

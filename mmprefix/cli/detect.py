@@ -1,4 +1,4 @@
-"""``mmprefix detect MODEL FILE...``: how likely each file, or each row, is what the model was trained to detect."""
+"""``mmprefix detect MODEL FILE...``: for each file or row the log odds of what the model was trained to detect."""
 
 from __future__ import annotations
 
@@ -18,26 +18,29 @@ from mmprefix.errors import InputError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the verb."""
+    """Add the verb's options to ``parser``."""
     add_model(parser)
     add_rows(parser)
-    parser.add_argument(
-        "--answers", metavar="YES,NO", help="the two words to compare (default: those it was trained with)"
-    )
+    parser.add_argument("--answers", metavar="YES,NO", help="two answers to compare (default: those of the training)")
     parser.add_argument(
         "--inputs",
         metavar="NAME,NAME",
         help="which of a row's inputs to use: audio, signals, text (default: all that the model reads)",
     )
-    parser.add_argument("--label-field", default="label", metavar="NAME", help="where a row's own label stands")
-    parser.add_argument("--json", action="store_true", help="one JSON object a file: file, score")
+    parser.add_argument(
+        "--label-field",
+        default="label",
+        metavar="NAME",
+        help="column of a row's own label, copied to the output (default: label)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object a file: file, score")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints or writes a line a file: the log odds; those of a manifest hold the row's own label too."""
+    """Print or write a line a file with its log odds; a manifest's lines hold the row's own label too."""
     answers = None if args.answers is None else [word.strip() for word in args.answers.split(",")]
     if answers is not None and (len(set(answers)) != 2 or len(answers) != 2 or not all(answers)):
-        raise InputError(f"--answers {args.answers}: give two words with a comma between")
+        raise InputError(f"--answers {args.answers}: give two words separated by a comma")
     rows = read_input_rows(args)
     model = open_model(args)
     inputs, contexts = select_model_inputs(args, rows, model)

@@ -1,6 +1,6 @@
-"""``mmprefix evaluate``: score a file of predictions that anything may have written. No torch is imported.
+"""``mmprefix evaluate``: score a file of predictions, by whichever program written. No torch is imported.
 
-What a line of the file holds depends on the task: see ``mmprefix.cli.evaluation.caption``, ``_slu`` and ``_detection``.
+The format of a line depends on the task: see ``mmprefix.cli.evaluation.caption``, ``slu`` and ``detection``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,18 @@ TASKS = {"caption": evaluate_caption, "slu": evaluate_slu, "detection": evaluate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``mmprefix evaluate``: those of every task, and a group for each."""
+    """Add the options of ``mmprefix evaluate`` to ``parser``: the common ones, and a group for each task."""
     parser.add_argument("predictions", metavar="PREDICTIONS.jsonl", help="one JSON object a line, as below")
-    parser.add_argument("--task", choices=tuple(TASKS), default="caption", help="what was predicted (default: caption)")
+    parser.add_argument(
+        "--task", choices=tuple(TASKS), default="caption", help="kind of predictions (default: caption)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object with full precision")
     for task, module in TASKS.items():
         module.add_arguments(parser.add_argument_group(f"--task {task}", module.LINE))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the scores; 0, or 1 where a measure that was asked for is not available. Raises ``InputError``."""
+    """Print the scores; returns 0, or 1 where a requested metric is not available. Raises InputError."""
     for task, module in TASKS.items():
         if task != args.task:
             _refuse(args, task, module.add_arguments)
@@ -34,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace, task: str, add: Callable[[argparse.ArgumentParser], None]) -> None:
-    """An option of another task would do nothing; it is refused where it was given."""
+    """Raise InputError for an option of ``task``, which is not the task of this run: it would have no effect."""
     parser = argparse.ArgumentParser()
     add(parser)
     for name, default in vars(parser.parse_args([])).items():

@@ -1,7 +1,7 @@
-"""``mmprefix import``: the released checkpoints of ClipCap and Prefix-AAC become saved models of ours.
+"""``mmprefix import``: convert the released checkpoints of ClipCap and Prefix-AAC to saved models.
 
-Sizes are read off the tensors. What a file cannot tell (which encoder made its features, which data set it was trained
-on, which words its head writes) is asked for, never guessed.
+Sizes are read off the tensors. Facts that a file does not hold (the encoder of its features, its training data, the
+vocabulary of its head) are required as options, never guessed.
 """
 
 from __future__ import annotations
@@ -22,31 +22,33 @@ GPT2 = "openai-community/gpt2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of ``mmprefix import``."""
+    """Add the options of ``mmprefix import`` to ``parser``."""
     systems = parser.add_subparsers(dest="system", metavar="SYSTEM", required=True)
-    ours = systems.add_parser("clipcap", help="a checkpoint of ClipCap's train.py", allow_abbrev=False)
+    clipcap = systems.add_parser("clipcap", help="a checkpoint of ClipCap's train.py", allow_abbrev=False)
     aac = systems.add_parser(
         "prefix-aac", help="a checkpoint of Prefix-AAC, or a folder of its parts", allow_abbrev=False
     )
-    for one in (ours, aac):
-        one.add_argument("checkpoint", metavar="CHECKPOINT", help="a file here, or hf://OWNER/NAME/FILE")
-        one.add_argument("directory", metavar="DIRECTORY", help="the saved model to write")
-        one.add_argument(
+    for system in (clipcap, aac):
+        system.add_argument("checkpoint", metavar="CHECKPOINT", help="a local file, or hf://OWNER/NAME/FILE")
+        system.add_argument("directory", metavar="DIRECTORY", help="the saved model to write")
+        system.add_argument(
             "--decoder", default=GPT2, metavar="NAME", help="the GPT-2 that it was trained with (%(default)s)"
         )
-        one.add_argument("--heads", type=int, default=8, help="of the mapper's attention (published: %(default)s)")
-    ours.add_argument(
+        system.add_argument(
+            "--heads", type=int, default=8, help="heads of the mapper's attention (default, as published: %(default)s)"
+        )
+    clipcap.add_argument(
         "--encoder", metavar="NAME", help="the CLIP that made its features: a name of open_clip or a folder"
     )
-    ours.add_argument("--pretrained", metavar="TAG", help="its weights, where --encoder is a name: openai, or a file")
-    ours.add_argument("--normalize", choices=["yes", "no"], help="whether its features were scaled to length 1")
-    aac.add_argument("--dataset", choices=["audiocaps", "clotho", "both"], help="what it was trained on")
+    clipcap.add_argument("--pretrained", metavar="TAG", help="weights of a named --encoder: openai, or a file")
+    clipcap.add_argument("--normalize", choices=["yes", "no"], help="whether its features were scaled to length 1")
+    aac.add_argument("--dataset", choices=["audiocaps", "clotho", "both"], help="data set of its training")
     aac.add_argument("--relu", choices=["yes", "no"], help="for --dataset both: whether its mappers have a ReLU")
-    aac.add_argument("--vocabulary", metavar="FILE", help="its words, where it does not write GPT-2's tokens")
+    aac.add_argument("--vocabulary", metavar="FILE", help="its word list, where it does not write GPT-2's tokens")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Reads the checkpoint, writes the model directory."""
+    """Read the checkpoint and write the saved model; returns the exit code 0."""
     from mmprefix.generation.options import GenerateOptions
     from mmprefix.inference.predictor import Predictor
     from mmprefix.saved_model import ImportRecord, ModelSettings, require_writable
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     require_writable(args.directory)
     model, file = _clipcap(args) if args.system == "clipcap" else _prefix_aac(args)
-    decoding = GenerateOptions(max_new_tokens=67, num_beams=5, ranking="clipcap")  # what both published programs do
+    decoding = GenerateOptions(max_new_tokens=67, num_beams=5, ranking="clipcap")  # as both published programs decode
     sha256 = sources.fingerprint([file]) if file.is_file() else None
     imported = ImportRecord(args.system, args.checkpoint, sha256)
     Predictor(model, ModelSettings(decoding, imported=imported)).save(args.directory)
@@ -69,7 +71,7 @@ def _clipcap(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
     from mmprefix.weights import untrusted
 
     file = untrusted.fetch_file(args.checkpoint)
-    given = untrusted.read_tensors(file)
+    tensors = untrusted.read_tensors(file)
     if args.encoder is None:
         raise InputError(
             f"--encoder: {file} does not say which CLIP made its features. The released MLP files: --encoder ViT-B-32 "
@@ -81,8 +83,8 @@ def _clipcap(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
             "the released transformer: yes"
         )
     encoder = Clip(args.encoder, args.pretrained, normalize=args.normalize == "yes")
-    model = clipcap(given, str(file), encoder, args.decoder, args.heads)
-    mapper = type(model.mappers["image"]).__name__ + (f" of {args.heads} heads" if has_heads(given) else "")
+    model = clipcap(tensors, str(file), encoder, args.decoder, args.heads)
+    mapper = type(model.mappers["image"]).__name__ + (f" of {args.heads} heads" if has_heads(tensors) else "")
     log.info("mapper: %s; decoder: %s", mapper, _decoder(args.decoder, model))
     return model, file
 
@@ -91,7 +93,7 @@ def _prefix_aac(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
     from mmprefix.importers.prefix_aac import Trained, aac_tensors, prefix_aac
     from mmprefix.weights import untrusted
 
-    given, path = aac_tensors(args.checkpoint)
+    tensors, path = aac_tensors(args.checkpoint)
     if args.dataset is None:
         raise InputError(
             f"--dataset: {path} does not say what it was trained on, and the length of clips and a ReLU in its mappers "
@@ -99,15 +101,15 @@ def _prefix_aac(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
         )
     if (args.relu is not None) != (args.dataset == "both"):
         raise InputError(
-            "--relu: say yes or no for --dataset both, of which it is not known; audiocaps has one and clotho none, so "
-            "leave it out there"
+            "--relu: give yes or no for --dataset both, which does not determine it; leave it out for audiocaps (with "
+            "ReLU) and clotho (without)"
         )
     relu = args.relu == "yes" if args.dataset == "both" else args.dataset == "audiocaps"
     trained = Trained(30.0 if args.dataset == "clotho" else 10.0, "compress" if args.dataset == "both" else "cut", relu)
     words = None if args.vocabulary is None else untrusted.read_vocabulary(untrusted.fetch_file(args.vocabulary))
-    model = prefix_aac(given, str(path), trained, args.decoder, words, args.heads)
-    told = "encoder and output head: those in the file; mappers of %d heads; decoder: %s"
-    log.info(told, args.heads, _decoder(args.decoder, model))
+    model = prefix_aac(tensors, str(path), trained, args.decoder, words, args.heads)
+    message = "encoder and output head: those in the file; mappers of %d heads; decoder: %s"
+    log.info(message, args.heads, _decoder(args.decoder, model))
     return model, path
 
 

@@ -1,4 +1,4 @@
-"""Lines of JSON, read with the places where they stand, and rows of figures, written so that columns are aligned."""
+"""JSON lines read with their line numbers, and tables of figures written with aligned columns."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mmprefix.errors import InputError
 
 
 def read_jsonl(path: str | Path) -> list[tuple[int, Any]]:
-    """Number and value of every line that is not blank.
+    """Line number and value of every line that is not blank.
 
-    Raises InputError with file and line for the first that is not JSON, or when the file cannot be read as UTF-8.
+    Raises InputError with file and line for the first line that is not JSON, and for a file that is not UTF-8 text.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -32,14 +32,14 @@ def read_jsonl(path: str | Path) -> list[tuple[int, Any]]:
 
 
 def identifier(value: Any, place: str) -> str:
-    """The id of a line as a string; raises InputError that begins with ``place`` when it is neither text nor number."""
+    """Id of the line at ``place`` (file:line) as a string. Raises InputError unless it is a text or a whole number."""
     if not isinstance(value, str | int) or isinstance(value, bool):
         raise InputError(f"{place}: id must be a string or a whole number, not {json.dumps(value)}")
     return str(value)
 
 
 def format_table(rows: Sequence[Sequence[str]]) -> str:
-    """The rows as text; each column but the last is as wide as its longest cell."""
+    """Text of ``rows``; each column but the last is padded to its longest cell."""
     columns = max(map(len, rows))
     widths = [max(len(row[at]) for row in rows if at < len(row)) for at in range(columns)]
     padded = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) for row in rows]

@@ -1,6 +1,6 @@
-"""The shell: a small dispatcher that imports a verb only when it is called, and says what went wrong in plain words.
+"""Entry point of the command line: imports a verb when it is called, prints errors as one plain line.
 
-Exit codes: 0 done, 1 failed while working, 2 wrong usage or bad input.
+Exit codes: 0 done, 1 failed while working, 2 wrong usage or bad input, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -19,34 +19,34 @@ from mmprefix.version import __version__
 
 TRAINING = {
     "fit": "train the mappers of a recipe",
-    "validate": "figures and captions on a recipe's validation data",
-    "test": "figures and captions on a recipe's test data",
+    "validate": "metrics and captions on a recipe's validation data",
+    "test": "metrics and captions on a recipe's test data",
     "predict": "write captions for a manifest, as JSON lines",
-    "encode": "put what a recipe's frozen encoders find into a feature store",
+    "encode": "run a recipe's frozen encoders and store their features",
 }
 VERBS = {
     "caption": ("mmprefix.cli.caption", "caption files with a saved model"),
-    "understand": ("mmprefix.cli.understand", "the intent and the slots of spoken or written commands"),
-    "detect": ("mmprefix.cli.detect", "how likely each utterance is what the model was trained to detect"),
+    "understand": ("mmprefix.cli.understand", "intent and slots of spoken or written commands"),
+    "detect": ("mmprefix.cli.detect", "score utterances: log odds of what the model was trained to detect"),
     "transcribe": (
         "mmprefix.cli.transcribe",
-        "what is said, and how sure Whisper is: text and signals for other models",
+        "transcribe with Whisper: text, and its confidence as signals for other models",
     ),
     "evaluate": ("mmprefix.cli.evaluate", "score a file of predictions"),
-    "import": ("mmprefix.cli.import_checkpoint", "make a saved model of a checkpoint of ClipCap or Prefix-AAC"),
+    "import": ("mmprefix.cli.import_checkpoint", "turn a checkpoint of ClipCap or Prefix-AAC into a saved model"),
     "check-data": ("mmprefix.cli.check_data", "find every bad row of a manifest before training does"),
 }
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and leaves the exit code to ``main``."""
+    """Argument parser that raises wrong usage as InputError; ``main`` prints it and picks the exit code."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; {self.prog} --help tells more")
+        raise InputError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb; returns the exit code."""
+    """Run the verb in ``argv`` (default: the process's arguments) and return the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
@@ -64,14 +64,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"mmprefix: failed: {type(error).__name__}: {plain(error)} (--debug shows where)", file=sys.stderr)  # noqa: T201
+        message = f"failed: {type(error).__name__}: {plain(error)} (--debug shows the traceback)"
+        print(f"mmprefix: {message}", file=sys.stderr)  # noqa: T201
         return 1
 
 
 def plain(error: BaseException) -> str:
-    """The message of an error without the traceback that a worker process wraps around it."""
+    """Message of ``error``, without the traceback that a data loader's worker process wraps around it."""
     message = str(error)
-    if message.startswith("Caught "):  # raised in a loader's worker: "... Original Traceback ...\nKind: message"
+    if message.startswith("Caught "):  # raised in a worker: "... Original Traceback ...\nKind: message"
         _, _, message = message.rpartition(f"{type(error).__name__}: ")
     return message.strip()
 
@@ -92,27 +93,30 @@ def _run(words: list[str]) -> int:
 
 def _top(words: list[str]) -> int:
     lines = [f"  {name:12} {text}" for name, text in [*TRAINING.items(), *((n, v[1]) for n, v in VERBS.items())]]
-    verbs = "\n".join(["verbs (mmprefix VERB --help tells more):", *lines])
+    verbs = "\n".join(["verbs (details: mmprefix VERB --help):", *lines])
     parser = CommandParser(
         "mmprefix",
         usage="mmprefix VERB ... [--debug] | --help | --version",
-        description="Pictures and sounds in, text out: train, use and measure prefix mappers.",
-        epilog=f"{verbs}\n\n  --debug      show where an error came from",
+        description="Captions of pictures and sounds: train, use and evaluate prefix mappers.",
+        epilog=f"{verbs}\n\n  --debug      show the traceback of an error",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"mmprefix {__version__}")
     if words and not words[0].startswith("-"):
         close = difflib.get_close_matches(words[0], [*TRAINING, *VERBS], n=1)
-        advice = f"did you mean {close[0]!r}?" if close else f"there are {', '.join([*TRAINING, *VERBS])}"
+        advice = f"did you mean {close[0]!r}?" if close else f"verbs: {', '.join([*TRAINING, *VERBS])}"
         raise InputError(f"no verb {words[0]!r}; {advice}")
     parser.parse_args(words or ["--help"])
     return 0
 
 
 def find_recipes(words: list[str]) -> list[str]:
-    """``words`` with every ``--config NAME`` that is no file looked up among the recipes that are shipped."""
+    """``words`` with each ``--config NAME`` that is not a file replaced by the shipped recipe of that name.
+
+    Raises InputError for a name that is neither.
+    """
     shipped = Path(__file__).parents[1] / "recipes"
-    found = list(words)
+    replaced = list(words)
     for i, word in enumerate(words):
         flag, equals, name = word.partition("=")
         if flag not in ("--config", "-c"):
@@ -123,14 +127,14 @@ def find_recipes(words: list[str]) -> list[str]:
             continue
         candidate = shipped / Path(name).with_suffix(".yaml").name
         if not candidate.is_file():
-            have = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
-            raise InputError(f"--config {name}: no such file; the recipes that are shipped are {have}")
-        found[at] = f"{flag}={candidate}" if equals else str(candidate)
-    return found
+            names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
+            raise InputError(f"--config {name}: no such file; shipped recipes: {names}")
+        replaced[at] = f"{flag}={candidate}" if equals else str(candidate)
+    return replaced
 
 
 class _Lines(logging.Handler):
-    """Writes plain lines to what standard output or error is at that moment: a notebook or a test may change it."""
+    """Log handler that looks standard output and error up at each line: a notebook or a test may replace them."""
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
@@ -138,7 +142,7 @@ class _Lines(logging.Handler):
 
 
 def _log_plainly() -> None:
-    """What the library logs goes to standard output, warnings and errors to standard error."""
+    """Send the library's log to standard output, its warnings and errors to standard error."""
     logger = logging.getLogger("mmprefix")
     if not logger.handlers:
         logger.setLevel(logging.INFO)

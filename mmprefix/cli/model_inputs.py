@@ -1,4 +1,4 @@
-"""What the verbs share that use a saved model on files or on the rows of a manifest."""
+"""Arguments, inputs and output shared by caption, understand, detect and transcribe."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputRow:
-    """One input of a run: what it is called, its files and numbers by column ("" where no manifest names one), its
-    context, and a manifest's fields."""
+    """Input of a run: ``id`` (file name or row id), files and numbers by manifest column ("": a file without a column),
+    context, and the manifest row's fields."""
 
     id: str
     inputs: Mapping[str, str | InputRef]
@@ -33,33 +33,33 @@ class InputRow:
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Which model, where it runs, and where its parts are."""
+    """Add the options for the model, its device and precision, and the folders of its parts."""
     parser.add_argument("model", metavar="MODEL", help="a saved model directory, or a hub repository")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="inputs at once (default 16)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="of the frozen parts")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="precision of the frozen parts")
     parser.add_argument(
-        "--part", action="append", default=[], metavar="NAME=PLACE", help="where a frozen part is now, if it has moved"
+        "--part", action="append", default=[], metavar="NAME=PLACE", help="new folder of a frozen part that has moved"
     )
 
 
 def add_rows(parser: argparse.ArgumentParser, contexts: bool = True) -> None:
-    """Files, or a manifest instead of them, and where the lines go."""
+    """Add the options for the inputs (files, or a manifest) and for the output file."""
     parser.add_argument("files", metavar="FILE", nargs="*", help="sounds; archive.zip::member reads inside a zip")
     parser.add_argument("--manifest", metavar="FILE", help="the rows of a manifest instead of files")
     parser.add_argument("--split", help="only the manifest's rows of this split")
     if contexts:
-        parser.add_argument("--context", metavar="TEXT", help="a transcript, for models that read one")
+        parser.add_argument("--context", metavar="TEXT", help="transcript, for models that read one")
         parser.add_argument(
             "--context-field",
             metavar="NAME",
-            help="where a row's transcript stands, such as asr_1best or transcript; A,B takes the first that there is",
+            help="column of a row's transcript, such as asr_1best or transcript; A,B takes the first that is not empty",
         )
     parser.add_argument("--out", metavar="FILE", help="write JSON lines to this file instead of printing")
 
 
 def open_model(args: argparse.Namespace) -> Predictor:
-    """The model that ``add_model`` asked for."""
+    """Load the model that the options of ``add_model`` name."""
     from transformers.utils import logging
 
     from mmprefix.inference.predictor import load
@@ -70,27 +70,25 @@ def open_model(args: argparse.Namespace) -> Predictor:
 
 
 def read_input_rows(args: argparse.Namespace) -> list[InputRow]:
-    """The inputs that ``add_rows`` asked for.
+    """Inputs that the options of ``add_rows`` name.
 
-    Raises InputError for bad rows, all of them, for neither files nor manifest, for both, and for a place to write to
-    that is a folder.
+    Raises InputError that lists all bad rows of a manifest; for neither files nor manifest, or both; and for an output
+    file that is a folder.
     """
     context = getattr(args, "context", None)
     if args.out:
-        _prepare(Path(args.out))
+        _prepare_output(Path(args.out))
     if args.manifest is None:
         for option in ("split", "context_field", "inputs"):
             if getattr(args, option, None):
-                raise InputError(
-                    f"--{option.replace('_', '-')} says what to take of --manifest FILE, which is not given"
-                )
+                raise InputError(f"--{option.replace('_', '-')} applies to --manifest FILE, which is missing")
         if not args.files and context is None:
             raise InputError("no input given; give files, or --manifest FILE")
-        told = context or ""
-        return [InputRow(file, {"": file}, told, {}) for file in args.files] or [InputRow("text", {}, told, {})]
+        text = context or ""
+        return [InputRow(file, {"": file}, text, {}) for file in args.files] or [InputRow("text", {}, text, {})]
     if args.files or context is not None:
         other = "a file" if args.files else "--context"
-        raise InputError(f"--manifest {args.manifest}: {other} is given too; give one of them")
+        raise InputError(f"--manifest {args.manifest}: cannot be combined with {other}; give one of them")
     examples, faults = read_manifest(args.manifest, args.split)
     if faults:
         lead = f"{args.manifest}: {len(faults)} bad rows\n" if len(faults) > 1 else ""
@@ -98,17 +96,17 @@ def read_input_rows(args: argparse.Namespace) -> list[InputRow]:
     named, written = getattr(args, "context_field", None), raw_rows(args.manifest)
     rows, _ = ColumnMapping(tuple(named.split(",")) if named else ("context",)).apply(examples)
     if named and not any(row.context for row in rows):
-        raise InputError(f"--context-field {named}: no row of {args.manifest} has a text there")
+        raise InputError(f"--context-field {named}: no row of {args.manifest} has a text in that column")
     return [InputRow(row.id, row.inputs, row.context, {**written[row.line], "id": row.id}) for row in rows]
 
 
 def select_model_inputs(
     args: argparse.Namespace, rows: list[InputRow], model: Predictor
 ) -> tuple[list[Any], list[str] | None]:
-    """What ``model`` takes for ``rows``: inputs, and contexts where it reads any.
+    """Inputs of ``model`` for ``rows``, and their contexts (None where it reads none or all are empty).
 
-    Of a manifest's row these are the columns that it reads, or of them those that ``--inputs`` names. Raises InputError
-    for a row that has none of them, and for an option that asks for what the model does not read.
+    A manifest's row gives the columns that the model reads, restricted to those that ``--inputs`` names. Raises
+    InputError for a row that has none of them, and for an option that names an input the model does not read.
     """
     kinds, reads_text = model.kinds, model.model.reads_text
     wanted = _wanted(args, [*kinds, *(["text"] if reads_text else [])])
@@ -132,23 +130,23 @@ def _wanted(args: argparse.Namespace, names: list[str]) -> list[str]:
     wanted = names if named is None else [name.strip() for name in named.split(",")]
     for name in wanted:
         if name not in names:
-            raise InputError(f"--inputs {named}: {name!r} is nothing that this model reads: {', '.join(names)}")
+            raise InputError(f"--inputs {named}: this model does not read {name!r}; it reads {', '.join(names)}")
     return wanted
 
 
 def _advice(args: argparse.Namespace, wanted: list[str]) -> str:
     unnamed = "text" in wanted and not getattr(args, "context_field", None)
-    return "; --context-field says where its text stands" if unnamed else ""
+    return "; --context-field names the column of its text" if unnamed else ""
 
 
 def relocated_paths(row: Mapping[str, Any], manifest: str, out: str | None) -> dict[str, Any]:
-    """A manifest's row with its paths as they are to be written in another manifest, ``out``, perhaps elsewhere."""
+    """Row of ``manifest`` with its paths rewritten for a manifest ``out`` (None: the working directory)."""
     source, target = Path(manifest).parent, Path(out).parent if out else Path()
     if source.resolve() == target.resolve():
         return dict(row)
 
     def relocated(value: Any) -> Any:
-        """A path, or each path of a list; numbers stay as they are."""
+        """Rewrite a path, or each path of a list; numbers stay as they are."""
         if isinstance(value, list):
             return [relocated(item) for item in value]
         relative = isinstance(value, str) and value and not Path(value).is_absolute()
@@ -160,22 +158,22 @@ def relocated_paths(row: Mapping[str, Any], manifest: str, out: str | None) -> d
 def write_lines(
     args: argparse.Namespace, lines: Iterable[Mapping[str, Any]], plain: Iterable[str] | None = None
 ) -> None:
-    """JSON lines to ``--out``, or to standard output where ``plain`` is None; else the ``plain`` lines there."""
+    """Write ``lines`` as JSON to ``--out``; without it print ``plain``, or the JSON lines where ``plain`` is None."""
     text = [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
     if args.out:
-        place = Path(args.out)
-        write_atomically(place, lambda fresh: fresh.write_text("".join(text), encoding="utf-8"))
-        sys.stdout.write(f"wrote {len(text)} lines: {place}\n")
+        out = Path(args.out)
+        write_atomically(out, lambda fresh: fresh.write_text("".join(text), encoding="utf-8"))
+        sys.stdout.write(f"wrote {len(text)} lines: {out}\n")
     else:
         sys.stdout.writelines(text if plain is None else [f"{line}\n" for line in plain])
 
 
-def _prepare(place: Path) -> None:
-    """Makes the folder that is written to, so that no work is done for a place that takes nothing."""
-    if place.is_dir():
-        raise InputError(f"--out {place}: is a folder; give a file")
-    with disk_errors_as_input_errors(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
+def _prepare_output(out: Path) -> None:
+    """Make the folder of ``out``: a path that cannot be written is refused before any work is done."""
+    if out.is_dir():
+        raise InputError(f"--out {out}: is a folder; give a file")
+    with disk_errors_as_input_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _pair(text: str) -> tuple[str, str]:

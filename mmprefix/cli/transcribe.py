@@ -1,4 +1,4 @@
-"""``mmprefix transcribe WHISPER FILE...``: what is said, and how sure Whisper is; or a manifest with both added."""
+"""``mmprefix transcribe WHISPER FILE...``: text and confidence signals of each file, or a manifest with both added."""
 
 from __future__ import annotations
 
@@ -14,37 +14,40 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the verb."""
+    """Add the verb's options to ``parser``."""
     parser.add_argument("model", metavar="WHISPER", help="a folder or hub name of a Whisper model")
     add_rows(parser, contexts=False)
-    parser.add_argument("--revision", help="the hub's branch, tag or commit")
-    parser.add_argument("--language", default="en", help="Whisper's word for it; none for a model of one language")
+    parser.add_argument("--revision", help="branch, tag or commit on the hub")
+    parser.add_argument(
+        "--language",
+        default="en",
+        help="language code, such as en or de; none for a model of one language (default en)",
+    )
     parser.add_argument("--num-beams", type=int, default=5, metavar="N", help="beams (default 5)")
-    parser.add_argument("--max-new-tokens", type=int, default=100, metavar="N", help="longest text (default 100)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=100, metavar="N", help="most tokens of a text (default 100)"
+    )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="files at once (default 8)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a file: text, signals, n best texts")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a file: text, signals, n best texts")
 
 
 def run(args: argparse.Namespace) -> int:
-    """A line a file. With ``--manifest`` its rows, with ``asr`` (the text) and ``signals`` (four numbers) added."""
+    """Print or write a line a file; a manifest's rows get ``asr`` (the text) and ``signals`` (four numbers)."""
     if args.batch_size < 1:
         raise InputError(f"--batch-size {args.batch_size}: give a number from 1 on")
     rows = read_input_rows(args)
     for row in rows:
         if row.fields and "audio" not in row.inputs:
             raise InputError(f"{args.manifest}: row {row.id!r} has no audio")
-    heard = _listen(args, [row.inputs["audio" if row.fields else ""] for row in rows])
-    lines = [_line(row, one, args) for row, one in zip(rows, heard, strict=True)]
-    write_lines(
-        args,
-        lines,
-        None if args.json or args.manifest else [f"{r.id}: {h.text}" for r, h in zip(rows, heard, strict=True)],
-    )
+    transcripts = _transcribe(args, [row.inputs["audio" if row.fields else ""] for row in rows])
+    lines = [_line(row, transcript, args) for row, transcript in zip(rows, transcripts, strict=True)]
+    plain = [f"{row.id}: {transcript.text}" for row, transcript in zip(rows, transcripts, strict=True)]
+    write_lines(args, lines, None if args.json or args.manifest else plain)
     return 0
 
 
-def _listen(args: argparse.Namespace, files: list[str | InputRef]) -> list[Transcript]:
+def _transcribe(args: argparse.Namespace, files: list[str | InputRef]) -> list[Transcript]:
     from transformers.utils import logging
 
     from mmprefix.data.collate import pad_media
@@ -56,15 +59,16 @@ def _listen(args: argparse.Namespace, files: list[str | InputRef]) -> list[Trans
     language = None if args.language == "none" else args.language
     device = require_device(args.device or best_device())
     model = Transcriber(args.model, args.revision, language, args.num_beams, args.max_new_tokens).to(device)
-    found: list[Transcript] = []
+    transcripts: list[Transcript] = []
     for start in range(0, len(files), args.batch_size):
-        some = files[start : start + args.batch_size]
-        found += model(pad_media([model.preprocess(*source_and_span(file)) for file in some]).to(device))
-    return found
+        batch = [model.preprocess(*source_and_span(file)) for file in files[start : start + args.batch_size]]
+        transcripts += model(pad_media(batch).to(device))
+    return transcripts
 
 
-def _line(row: InputRow, heard: Transcript, args: argparse.Namespace) -> dict[str, Any]:
+def _line(row: InputRow, transcript: Transcript, args: argparse.Namespace) -> dict[str, Any]:
     if not row.fields:
-        nbest = [{"text": one.text, "score": one.score} for one in heard.nbest]
-        return {"file": row.id, "text": heard.text, "signals": heard.signals, "nbest": nbest}
-    return {**relocated_paths(row.fields, args.manifest, args.out), "asr": heard.text, "signals": heard.signals}
+        nbest = [{"text": candidate.text, "score": candidate.score} for candidate in transcript.nbest]
+        return {"file": row.id, "text": transcript.text, "signals": transcript.signals, "nbest": nbest}
+    fields = relocated_paths(row.fields, args.manifest, args.out)
+    return {**fields, "asr": transcript.text, "signals": transcript.signals}

@@ -1,4 +1,4 @@
-"""``mmprefix understand MODEL FILE... --schema S``: the intent and the slots of each file, or of each row."""
+"""``mmprefix understand MODEL FILE... --schema S``: intent and slots of each file or row."""
 
 from __future__ import annotations
 
@@ -20,37 +20,47 @@ from mmprefix.slu.schema import read_schema
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of the verb."""
+    """Add the verb's options to ``parser``."""
     add_model(parser)
     add_rows(parser)
     parser.add_argument(
-        "--schema", metavar="NAME_OR_FILE", help="intents and slots to ask about (default: those it was trained with)"
+        "--schema", metavar="NAME_OR_FILE", help="intents and slots to ask about (default: those of the training)"
     )
     parser.add_argument(
-        "--framing", choices=["choice", "yesno"], help="how intents are asked for (default: as trained)"
+        "--framing",
+        choices=["choice", "yesno"],
+        help="one question about all intents, or one about each (default: as trained)",
     )
     parser.add_argument(
-        "--intent-field", default="intent", metavar="NAME", help="where a row's own intent stands, to compare with"
+        "--intent-field",
+        default="intent",
+        metavar="NAME",
+        help="column of a row's own intent, written as reference (default: intent)",
     )
-    parser.add_argument("--json", action="store_true", help="one JSON object a file: intent, slots, scores")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a file: intent, slots, scores")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints or writes a line a file; those of a manifest hold the row's own intent and slots as reference."""
+    """Print or write a line a file; a manifest's lines hold the row's own intent and slots as ``reference``."""
     rows = read_input_rows(args)
     schema = None if args.schema is None else read_schema(args.schema)
     names = [{"id": row.id} if row.fields else {"file": row.id} for row in rows]
-    meant = [_reference(row, args) for row in rows]
+    references = [_reference(row, args) for row in rows]
     model = open_model(args)
     inputs, contexts = select_model_inputs(args, rows, model)
-    found = model.understand(inputs, schema=schema, framing=args.framing, context=contexts, batch_size=args.batch_size)
-    lines = [{**name, **one, **reference} for name, one, reference in zip(names, found, meant, strict=True)]
-    write_lines(args, lines, None if args.json else [_plain(row, one) for row, one in zip(rows, found, strict=True)])
+    results = model.understand(
+        inputs, schema=schema, framing=args.framing, context=contexts, batch_size=args.batch_size
+    )
+    lines = [
+        {**name, **result, **reference} for name, result, reference in zip(names, results, references, strict=True)
+    ]
+    plain = [_plain(row, result) for row, result in zip(rows, results, strict=True)]
+    write_lines(args, lines, None if args.json else plain)
     return 0
 
 
 def _reference(row: InputRow, args: argparse.Namespace) -> dict[str, Any]:
-    """What a manifest's row says that it means, if it says so."""
+    """Annotation of a manifest's row as ``{"reference": {intent, slots}}``; empty where the row has none."""
     try:
         gold = read_annotation(row.fields, args.intent_field)
     except InputError as error:
@@ -61,9 +71,9 @@ def _reference(row: InputRow, args: argparse.Namespace) -> dict[str, Any]:
     return {"reference": {"intent": gold.intent, "slots": slots}}
 
 
-def _plain(row: InputRow, found: dict[str, Any]) -> str:
+def _plain(row: InputRow, result: dict[str, Any]) -> str:
     slots = [
-        f"{name}={value if isinstance(value, str) else ', '.join(value)}" for name, value in found["slots"].items()
+        f"{name}={value if isinstance(value, str) else ', '.join(value)}" for name, value in result["slots"].items()
     ]
-    said = f"{row.id}: {found['intent'] or '(no intent)'}({'; '.join(slots)})"
-    return " ".join(said.splitlines())  # an answer may hold line breaks
+    line = f"{row.id}: {result['intent'] or '(no intent)'}({'; '.join(slots)})"
+    return " ".join(line.splitlines())  # an answer may hold line breaks

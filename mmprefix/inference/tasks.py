@@ -52,7 +52,9 @@ def understand(
 ) -> list[dict[str, Any]]:
     """For each input {"intent", "slots", "scores"}; see ``mmprefix.slu.questions.parse_answers``."""
     questions = build_questions(schema, framing)
-    return run_batched(model, request, lambda batch: answer_batch(model, batch, schema, questions, options))
+    return run_batched(
+        model, request, lambda batch: answer_batch(model, batch, schema, questions=questions, options=options)
+    )
 
 
 def schema_of(settings: ModelSettings, schema: str | Path | Schema | None) -> Schema:

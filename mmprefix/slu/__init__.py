@@ -1,4 +1,4 @@
-"""Spoken language understanding: a schema becomes questions, answers become intent and slots."""
+"""Spoken language understanding: questions from a schema, intent and slots from their answers."""
 
 from typing import TYPE_CHECKING
 

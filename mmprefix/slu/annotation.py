@@ -1,4 +1,4 @@
-"""What a manifest's row says that an utterance means: its intent and slots, and whether a schema knows them."""
+"""Gold intent and slots of a manifest's row, and their check against a schema."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mmprefix.slu.schema import SEPARATOR, Schema, fold, known
 
 @dataclass(frozen=True)
 class Annotation:
-    """What an utterance means: its intent (None: not known), and the values in order of each slot that it has."""
+    """Meaning of an utterance: its intent (None: unknown), and for each slot present its values in order."""
 
     intent: str | None
     slots: dict[str, tuple[str, ...]]
 
 
 def read_annotation(row: Mapping[str, Any], intent: str = "intent") -> Annotation:
-    """The intent and slots of a manifest's row.
+    """Intent and slots of a manifest's row.
 
-    ``intent`` names the field of the intent, or several with + between them, whose values are joined with _
+    ``intent`` names the field of the intent, or several joined by +, whose values are joined with _
     (``scenario+action``, ``action+object+location``). ``slots`` is {type: value or list of values} or a list of
-    [type, value]; a type that comes again has several values; null is absence. In a table it may be the same as JSON.
-    Raises InputError where the row holds something else.
+    [type, value], in a table as JSON text; a repeated type has several values, null means absent.
+    Raises InputError for any other content.
     """
     parts = [row.get(field) for field in intent.split("+")]
     for field, part in zip(intent.split("+"), parts, strict=True):
@@ -34,43 +34,43 @@ def read_annotation(row: Mapping[str, Any], intent: str = "intent") -> Annotatio
     name = None if None in parts or "" in parts else "_".join(_text(part) for part in parts)
     slots: dict[str, tuple[str, ...]] = {}
     for slot, value in _slot_items(row.get("slots")):
-        for one in value if isinstance(value, list) else [value]:
-            if one is not None:
-                slots[slot] = (*slots.get(slot, ()), _value(slot, one))
+        for item in value if isinstance(value, list) else [value]:
+            if item is not None:
+                slots[slot] = (*slots.get(slot, ()), _value(slot, item))
     return Annotation(name, slots)
 
 
 def schema_errors(schema: Schema, gold: Annotation) -> list[str]:
-    """What the schema does not know of ``gold``, or could not tell from absence, one line each.
+    """Messages, one for each label or value of ``gold`` that is not in ``schema`` or would read as an absent slot.
 
-    A schema without intents asks about none, whatever the row's is; likewise without slots.
+    A schema without intents fits any intent, one without slots any slots: it does not ask about them.
     """
-    found: list[str] = []
-    takes = schema.slots_of(gold.intent)
+    messages: list[str] = []
+    allowed_slots = schema.slots_of(gold.intent)
     if schema.intents and gold.intent is not None and gold.intent not in schema.intents:
-        found.append(f"intent {gold.intent!r} is not in schema {schema.name}{known(gold.intent, schema.intents)}")
+        messages.append(f"intent {gold.intent!r} is not in schema {schema.name}{known(gold.intent, schema.intents)}")
     for name, values in gold.slots.items() if schema.slots else ():
         if name not in schema.slots:
-            found.append(f"slot {name!r} is not in schema {schema.name}{known(name, schema.slots)}")
+            messages.append(f"slot {name!r} is not in schema {schema.name}{known(name, schema.slots)}")
             continue
-        if name not in takes:
-            found.append(f"slot {name!r}: intent {gold.intent!r} has no such slot{known(name, takes)}")
+        if name not in allowed_slots:
+            messages.append(f"slot {name!r}: intent {gold.intent!r} has no such slot{known(name, allowed_slots)}")
         allowed = schema.slots[name].values
         for value in values:
             if fold(value) == fold(schema.none):
-                found.append(f"slot {name!r}: {value!r} means that it is absent; leave it out")
+                messages.append(f"slot {name!r}: {value!r} means that it is absent; leave it out")
             elif allowed and value not in allowed:
-                found.append(f"slot {name!r}: {value!r} is not among its values{known(value, allowed)}")
-    return found
+                messages.append(f"slot {name!r}: {value!r} is not among its values{known(value, allowed)}")
+    return messages
 
 
 def join_values(values: Iterable[str]) -> str:
-    """The answer that stands for one value or for several."""
+    """Answer for one value or several, joined by ", "."""
     return SEPARATOR.join(values)
 
 
 def split_values(answer: str) -> tuple[str, ...]:
-    """The values in an answer: the inverse of ``join_values`` for values without ", " inside."""
+    """Values in an answer: inverse of ``join_values`` for values that do not contain ", "."""
     return tuple(value.strip() for value in answer.split(SEPARATOR) if value.strip())
 
 
@@ -85,10 +85,10 @@ def _slot_items(slots: Any) -> list[tuple[str, Any]]:
     if isinstance(slots, dict):
         return list(slots.items())
     if not isinstance(slots, list):
-        raise InputError(f"slots: must be an object or a list of [type, words], found {_json(slots)}")
+        raise InputError(f"slots: must be an object or a list of [type, value], found {_json(slots)}")
     for pair in slots:
         if not isinstance(pair, list | tuple) or len(pair) != 2 or not isinstance(pair[0], str):
-            raise InputError(f"slots: each must be [type, words], found {_json(pair)}")
+            raise InputError(f"slots: each must be [type, value], found {_json(pair)}")
     return [(pair[0], pair[1]) for pair in slots]
 
 

@@ -1,4 +1,4 @@
-"""All questions of a schema asked about a batch of inputs, and what their answers mean."""
+"""Understanding of a batch: ask all questions of a schema, turn the answers into intent and slots."""
 
 from __future__ import annotations
 
@@ -13,25 +13,26 @@ from mmprefix.types import Batch
 
 
 def answer_batch(
-    model: PrefixLM, batch: Batch, schema: Schema, questions: Sequence[Question], options: GenerateOptions
+    model: PrefixLM, batch: Batch, schema: Schema, *, questions: Sequence[Question], options: GenerateOptions
 ) -> list[dict[str, Any]]:
-    """For each input its intent and slots with scores; see ``mmprefix.slu.questions.understand``.
+    """Intent, slots and scores of each input, as ``mmprefix.slu.questions.parse_answers`` gives them.
 
-    What is heard and the prompt are read once; each question then continues from there. A question with choices is
-    answered by the likeliest of them, others by the search that ``options`` ask for.
+    Prefix and prompt are prefilled once; each question continues from that cache. A question with choices is answered
+    by the likeliest of them, any other by a search with ``options``.
     """
     decoder, prompts = model.decoder, model.prompts(batch)
-    opened = decoder.append_prompts(model.prefill(batch), prompts)
+    state = decoder.append_prompts(model.prefill(batch), prompts)
     answers: list[list[Answer]] = [[] for _ in prompts]
     for question in questions:
-        asked = [model.wording.render_question(question.text)] * len(prompts)
+        texts = [model.wording.render_question(question.text)] * len(prompts)
         if question.choices is None:
-            written = decoder.generate_from(decoder.append_questions(opened, prompts, asked), options)
-            for found, candidates in zip(answers, written, strict=True):
-                found.append((question, candidates[0].text, candidates[0].score, None))
+            generated = decoder.generate_from(decoder.append_questions(state, prompts, texts), options)
+            for answered, candidates in zip(answers, generated, strict=True):
+                answered.append(Answer(question, candidates[0].text, candidates[0].score, None))
             continue
         choices = list(question.choices)
-        for found, row in zip(answers, decoder.score_choices(opened, prompts, choices, asked).tolist(), strict=True):
+        scores = decoder.score_choices(state, prompts, choices, texts)  # (B C)
+        for answered, row in zip(answers, scores.tolist(), strict=True):
             best = max(range(len(row)), key=row.__getitem__)
-            found.append((question, choices[best], row[best], dict(zip(choices, row, strict=True))))
-    return [parse_answers(schema, found) for found in answers]
+            answered.append(Answer(question, choices[best], row[best], dict(zip(choices, row, strict=True))))
+    return [parse_answers(schema, answered) for answered in answers]

@@ -1,4 +1,4 @@
-"""The rows of a manifest compared with a schema: which of them it does not understand, and what the others mean."""
+"""Schema coverage of a manifest: rows that do not fit the schema, and label counts of the others."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from mmprefix.slu.schema import SEPARATOR, Schema, fold
 def schema_coverage(
     examples: Sequence[Example], schema: Schema, intent_field: str = "intent"
 ) -> tuple[list[RowFault], dict[str, Any]]:
-    """The fault of each row that ``schema`` does not understand, and figures of the other rows as plain data.
+    """Faults of the rows that do not fit ``schema``, and figures of the other rows as plain data.
 
-    ``intent_field`` is as for ``read_gold``. "intents" and "slots" say how often each label of the schema occurs,
-    "free" how many values slots without a list have: of these, "in_transcript" and "not_in_transcript" stand in rows
-    with a transcript, and "with_separator" would be taken for several values.
+    ``intent_field`` is as for ``read_annotation``. Figures: "intents" and "slots" count each label of the schema;
+    "free" counts the values of slots without a list of values; of these, "in_transcript" and "not_in_transcript" occur
+    or do not occur in their row's transcript (rows without one count in neither), and "with_separator" contain ", "
+    and would be split into several values.
     """
-    wrong: list[RowFault] = []
+    faults: list[RowFault] = []
     good: list[tuple[Annotation, Mapping[str, Any]]] = []
     for example in examples:
         row = row_fields(example)
@@ -30,57 +31,55 @@ def schema_coverage(
             gold = read_annotation(row, intent_field)
             messages = schema_errors(schema, gold)
         except InputError as error:
-            wrong.append(example.fault(str(error)))
+            faults.append(example.fault(str(error)))
             continue
         if schema.intents and gold.intent is None:
             messages.append(f"no intent in the field {intent_field!r} (--intent-field names another)")
         if messages:
-            wrong.append(example.fault("; ".join(messages)))
+            faults.append(example.fault("; ".join(messages)))
         else:
             good.append((gold, row))
-    said = [_says(row, value) for gold, row in good for value in _free(gold, schema)]
-    return wrong, {
+    spoken = [_in_transcript(row, value) for gold, row in good for value in _free_values(gold, schema)]
+    return faults, {
         "name": schema.name,
         "intents": _counts(schema.intents, [gold.intent for gold, _ in good if gold.intent is not None]),
         "slots": _counts(schema.slots, [slot for gold, _ in good for slot in gold.slots]),
-        "free": len(said),
-        "in_transcript": said.count(True),
-        "not_in_transcript": said.count(False),
-        "with_separator": sum(SEPARATOR in value for gold, _ in good for value in _free(gold, schema)),
+        "free": len(spoken),
+        "in_transcript": spoken.count(True),
+        "not_in_transcript": spoken.count(False),
+        "with_separator": sum(SEPARATOR in value for gold, _ in good for value in _free_values(gold, schema)),
     }
 
 
 def lines(figures: Mapping[str, Any]) -> Iterator[str]:
-    """The figures of ``meanings`` for people."""
+    """Printed lines of the figures of ``schema_coverage``."""
     for group in ("intents", "slots"):
         counts = figures[group]
         if counts:
-            found = {name: count for name, count in counts.items() if count}
-            each = ", ".join(f"{name} {count}" for name, count in found.items())
-            yield f"  {group:<9} {len(found)} of {len(counts)} in schema {figures['name']}" + (
-                f": {each}" if each else ""
-            )
+            present = [f"{name} {count}" for name, count in counts.items() if count]
+            line = f"  {group:<9} {len(present)} of {len(counts)} in schema {figures['name']}"
+            yield f"{line}: {', '.join(present)}" if present else line
     transcribed = figures["in_transcript"] + figures["not_in_transcript"]
     if figures["not_in_transcript"]:
         yield f"  {'values':<9} {figures['not_in_transcript']} of {transcribed} do not occur in their row's transcript"
     if figures["with_separator"]:
-        yield f"  {'values':<9} {figures['with_separator']} hold {SEPARATOR!r}, and will be taken for several values"
+        yield f"  {'values':<9} {figures['with_separator']} contain {SEPARATOR!r}, which separates several values"
 
 
 def _counts(labels: Mapping[str, Any], names: Sequence[str]) -> dict[str, int]:
-    """How often each of ``labels`` occurs, the most frequent first."""
+    """Count of each of ``labels`` in ``names``, the most frequent first."""
     counts = Counter(dict.fromkeys(labels, 0))
     counts.update(name for name in names if name in labels)
     return dict(counts.most_common())
 
 
-def _free(gold: Annotation, schema: Schema) -> Iterator[str]:
-    for slot, given in gold.slots.items():
+def _free_values(gold: Annotation, schema: Schema) -> Iterator[str]:
+    for slot, values in gold.slots.items():
         if slot in schema.slots and not schema.slots[slot].values:
-            yield from given
+            yield from values
 
 
-def _says(row: Mapping[str, Any], value: str) -> bool | None:
-    """Whether the row's transcript has the words of ``value``; None where it has no transcript."""
-    words = row.get("transcript")
-    return fold(value) in fold(words) if isinstance(words, str) else None
+def _in_transcript(row: Mapping[str, Any], value: str) -> bool | None:
+    """True where the row's transcript contains ``value``; None where the row has no transcript."""
+    transcript = row.get("transcript")
+    return fold(value) in fold(transcript) if isinstance(transcript, str) else None

@@ -1,4 +1,4 @@
-"""Data of spoken language understanding: rows with intent and slots become questions with answers, by a schema."""
+"""Data module of spoken language understanding: questions and answers from rows with intent and slots, by a schema."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class QuestionSampler:
-    """What a training asks about a row of a manifest; see ``mmprefix.slu.questions.pairs``."""
+    """Questions and answers of a manifest's row in training; see ``mmprefix.slu.questions.sample_question_answers``."""
 
     schema: Schema
     framing: Framing
@@ -34,41 +34,43 @@ class QuestionSampler:
     transcribe: str | None
 
     def __call__(self, example: Example, rng: np.random.Generator) -> list[tuple[str, str]]:
-        """Questions and answers."""
-        said = [(question.text, answer) for question, answer in self._pairs(example, rng)]
-        return said + self._transcript(example)
+        """Draw questions with their answers."""
+        pairs = [(question.text, answer) for question, answer in self._pairs(example, rng)]
+        return pairs + self._transcript(example)
 
-    def anything(self, example: Example) -> bool:
-        """Whether there is anything that may be asked about the row, in one epoch or another."""
+    def has_questions(self, example: Example) -> bool:
+        """True where some epoch may ask a question about the row."""
         never = [("slot", self.schema.none)] if not self.absent else []
         never += [("yesno", self.schema.no)] if not self.no else []
-        asked = [(question.kind, answer) for question, answer in self._pairs(example, None)]
-        return any(one not in never for one in asked) or bool(self._transcript(example))
+        kinds = [(question.kind, answer) for question, answer in self._pairs(example, None)]
+        return any(kind not in never for kind in kinds) or bool(self._transcript(example))
 
     def _pairs(self, example: Example, rng: np.random.Generator | None) -> list[tuple[Question, str]]:
         gold = read_annotation(row_fields(example), self.intent_field)
-        return sample_question_answers(self.schema, gold, self.framing, rng, self.absent, self.no, self.held_out)
+        return sample_question_answers(
+            self.schema, gold, self.framing, rng, absent=self.absent, no=self.no, held_out=self.held_out
+        )
 
     def _transcript(self, example: Example) -> list[tuple[str, str]]:
-        said = row_fields(example).get("transcript")
-        return [(self.transcribe, said)] if self.transcribe and isinstance(said, str) and said.strip() else []
+        text = row_fields(example).get("transcript")
+        return [(self.transcribe, text)] if self.transcribe and isinstance(text, str) and text.strip() else []
 
 
 class QuestionData(PairData):
-    """Utterances with intents and slots, in speech or text, asked about as a schema says.
+    """Questions and answers about utterances with intents and slots, in speech or text, by a schema.
 
-    Manifests hold, beside what ``PairData`` reads, ``intent`` and ``slots`` ({type: value or values}, or a list of
-    [type, value]). A row about which nothing can be asked is left out.
+    Manifests hold the columns of ``PairData``, and ``intent`` and ``slots`` ({type: value or values}, or a list of
+    [type, value]). A row without any question to ask is left out.
 
     Args:
-        schema: a schema file, or the name of one that is shipped: slurp, barista, fluent_speech_commands, snips ...
-        framing: ``choice`` asks for the intent among all, ``yesno`` about each intent.
-        intent_field: where a row's intent stands; A+B joins two fields with _.
-        absent: slots that an utterance lacks asked about, as a multiple of those that it has.
-        no: other intents asked about (``yesno``).
-        held_out: intents and slots that are never asked about: what is tested with them is zero-shot.
-        transcribe: a question whose answer is the row's ``transcript``, asked beside the others; None: none.
-        more: those of ``PairData``.
+        schema: schema file, or name of a shipped one: slurp, barista, fluent_speech_commands, snips ...
+        framing: ``choice`` asks for the intent among all, ``yesno`` asks about each intent.
+        intent_field: column of a row's intent; A+B joins two columns with _.
+        absent: number of questions about slots that an utterance lacks, as a multiple of the slots that it has.
+        no: number of questions about intents that an utterance does not have (``yesno``).
+        held_out: intents and slots without any question in training; a test with them is zero-shot.
+        transcribe: additional question whose answer is the row's ``transcript``; None: none.
+        more: options of ``PairData``.
     """
 
     def __init__(
@@ -89,52 +91,49 @@ class QuestionData(PairData):
         for name in ("target", "max_captions", "max_tokens"):
             value = self.columns.target if name == "target" else getattr(self, name)
             if value is not None:
-                raise InputError(f"data.{name} {value}: answers are written here, as the schema has them; leave it out")
+                raise InputError(
+                    f"data.{name} {value}: cannot be used here, the schema gives the answers; leave it out"
+                )
         self.schema, self.framing = schema, framing
-        read, aside = read_schema(schema), tuple(held_out or ())
-        sample_question_answers(
-            read, Annotation(None, {}), framing, None, held_out=aside
-        )  # it knows framings, and the schema what is held out
-        self.sample_questions = QuestionSampler(read, framing, intent_field, absent, no, aside, transcribe)
+        labels, hidden = read_schema(schema), tuple(held_out or ())
+        sample_question_answers(labels, Annotation(None, {}), framing, None, held_out=hidden)  # refuses wrong options
+        self.sample_questions = QuestionSampler(labels, framing, intent_field, absent, no, hidden, transcribe)
 
     @property
-    def asking(self) -> QuestionSampler:
-        """What is asked."""
+    def question_sampler(self) -> QuestionSampler:
+        """Sampler of questions and answers."""
         assert isinstance(self.sample_questions, QuestionSampler)
         return self.sample_questions
 
     def filter_rows(self, rows: DatasetIndex) -> None:
-        """Rows that the schema does not know are faults; those about which nothing can be asked are left out."""
-        schema, field = self.asking.schema, self.asking.intent_field
+        """Report rows that do not fit the schema as faults, and leave out rows without any question to ask."""
+        schema, field = self.question_sampler.schema, self.question_sampler.intent_field
         kept: list[int] = []
         intents = 0
-        for place, example in enumerate(rows.examples):
+        for at, example in enumerate(rows.examples):
             try:
                 gold = read_annotation(row_fields(example), field)
-                wrong, intents = schema_errors(schema, gold), intents + (gold.intent is not None)
+                messages, intents = schema_errors(schema, gold), intents + (gold.intent is not None)
             except InputError as error:
-                wrong = [str(error)]
-            if wrong:
-                rows.faults.append(example.fault("; ".join(wrong)))
-            elif self.asking.anything(example):
-                kept.append(place)
+                messages = [str(error)]
+            if messages:
+                rows.faults.append(example.fault("; ".join(messages)))
+            elif self.question_sampler.has_questions(example):
+                kept.append(at)
+        count = len(rows.examples)
         if rows.examples and not intents and len(schema.intents) > 1:
-            log.warning("no row has an intent in the field %r (data.intent_field): none is asked about", field)
-        if len(kept) < len(rows.examples):
-            log.info(
-                "%d of %d rows left out: nothing is asked about them",
-                len(rows.examples) - len(kept),
-                len(rows.examples),
-            )
-        rows.examples = [rows.examples[place] for place in kept]
-        rows.keys = [rows.keys[place] for place in kept]
+            log.warning("no row has an intent in the field %r (data.intent_field): no question asks about one", field)
+        if len(kept) < count:
+            log.info("%d of %d rows left out: no question to ask about them", count - len(kept), count)
+        rows.examples = [rows.examples[at] for at in kept]
+        rows.keys = [rows.keys[at] for at in kept]
         rows.faults.sort(key=lambda fault: (fault.file, fault.line))
 
     def task_settings(self) -> dict[str, Any]:
-        """Schema and framing of a saved model that understands."""
+        """Schema and framing, for the settings of the saved model."""
         return {"schema": portable(self.schema), "framing": self.framing}
 
     def fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
-        meant = "\n".join(str(read_annotation(row_fields(row), self.asking.intent_field)) for row in examples)
-        digest = hashlib.sha256(f"{self.asking}\n{meant}".encode()).hexdigest()[:16]
+        golds = "\n".join(str(read_annotation(row_fields(row), self.question_sampler.intent_field)) for row in examples)
+        digest = hashlib.sha256(f"{self.question_sampler}\n{golds}".encode()).hexdigest()[:16]
         return {**super().fingerprint(examples, world), "questions": digest}

@@ -1,9 +1,9 @@
-"""Spoken language understanding as questions and answers: a schema → questions, answers → intent and slots.
+"""Spoken language understanding as question answering: a schema → questions, answers → intent and slots.
 
 After Li, Keizer and Doddipatla 2024 (https://arxiv.org/abs/2406.15209), who ask a frozen Whisper about each label in
-words, so that a label which no training has seen needs no more than a question. What they left open is chosen here: one
-question about the intent whose answer is chosen from all intents ("choice"), or one about each intent with the answer
-yes or no ("yesno"); then one about each slot, answered with the schema's word for absence where it is not mentioned.
+words, so that a label unseen in training needs only a question. Details that the paper leaves open are chosen here:
+one question about the intent, answered by one of all intents ("choice"), or one about each intent, answered by yes or
+no ("yesno"); then one about each slot, answered by the schema's word for absence where the slot is not mentioned.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from mmprefix.errors import InputError
 from mmprefix.slu.annotation import Annotation as Annotation
@@ -23,12 +23,11 @@ if TYPE_CHECKING:
     from numpy.random import Generator
 
 Framing = Literal["choice", "yesno"]
-Answer = tuple["Question", str, float, Mapping[str, float] | None]
 
 
 @dataclass(frozen=True)
 class Question:
-    """One question about an utterance: the intent or slot that it is about, and its possible answers (None: any)."""
+    """Question about an utterance: its kind, the intent or slot it asks about, and its choices (None: any text)."""
 
     kind: Literal["intent", "slot", "yesno"]
     label: str | None
@@ -36,10 +35,20 @@ class Question:
     choices: tuple[str, ...] | None
 
 
+class Answer(NamedTuple):
+    """Answer to a question: its text and log-probability, and the log-probability of each choice (None: unknown)."""
+
+    question: Question
+    text: str
+    score: float
+    choices: Mapping[str, float] | None
+
+
 def build_questions(schema: Schema, framing: Framing = "choice") -> list[Question]:
     """All questions about one utterance, each in its first phrasing: about the intent, then about each slot.
 
-    "choice" asks nothing about the intent where the schema has fewer than two. Raises InputError for another framing.
+    "choice" has no question about the intent where the schema has fewer than two. Raises InputError for an unknown
+    framing.
     """
     _check_framing(framing)
     if framing == "yesno":
@@ -54,22 +63,23 @@ def sample_question_answers(
     gold: Annotation,
     framing: Framing,
     rng: Generator | None,
+    *,
     absent: float = 1.0,
     no: float = 1.0,
     held_out: Collection[str] = (),
 ) -> list[tuple[Question, str]]:
-    """What a training asks about one utterance, with the true answers.
+    """Draw the questions that a training asks about one utterance, with their true answers.
 
-    Every slot that it has is asked about; of those that it has not, ``absent`` times as many (as if it had one where it
-    has none) are drawn by ``rng``. "yesno" asks about the true intent and about ``no`` others. Fractions are kept on
-    average. ``rng`` also draws a phrasing; None takes the first, and asks about all labels. Intents and slots in
-    ``held_out`` are neither asked about nor offered.
+    Every slot that the utterance has gets a question; of the slots that it lacks, ``rng`` draws ``absent`` times as
+    many (times one where it has none). "yesno" asks about the true intent and about ``no`` others. A fraction is the
+    probability of one more question. ``rng`` also draws the phrasing; None takes the first, and asks about all labels.
+    Intents and slots in ``held_out`` are neither asked about nor among the choices.
 
-    Raises InputError where the schema does not know what ``gold`` or ``held_out`` names, or for another framing.
+    Raises InputError where ``gold`` or ``held_out`` does not fit the schema, and for an unknown framing.
     """
     _check_framing(framing)
-    for fault in schema_errors(schema, gold):
-        raise InputError(fault)
+    for message in schema_errors(schema, gold):
+        raise InputError(message)
     for name in held_out:
         if name not in schema.intents and name not in schema.slots:
             raise InputError(
@@ -77,49 +87,49 @@ def sample_question_answers(
             )
     offered = [name for name in schema.intents if name not in held_out]
     if framing == "yesno":
-        found = _yesno_pairs(schema, gold.intent, offered, no, rng)
+        pairs = _yesno_pairs(schema, gold.intent, offered, no, rng)
     elif gold.intent in offered and len(offered) > 1:
-        found = [(_choice(schema, offered, rng), schema.intents[gold.intent].answer)]
+        pairs = [(_choice(schema, offered, rng), schema.intents[gold.intent].answer)]
     else:
-        found = []
-    seen = [name for name in schema.slots if name not in held_out]
-    missing = [name for name in seen if name not in gold.slots]
-    asked = {*gold.slots, *_some(missing, absent * max(1, len(seen) - len(missing)), rng)}
-    for name in seen:
-        if name in asked:
-            found.append((_slot(schema, schema.slots[name], rng), join_values(gold.slots.get(name, (schema.none,)))))
-    return found
+        pairs = []
+    slots = [name for name in schema.slots if name not in held_out]
+    missing = [name for name in slots if name not in gold.slots]
+    drawn = {*gold.slots, *_draw(missing, absent * max(1, len(slots) - len(missing)), rng)}
+    for name in slots:
+        if name in drawn:
+            pairs.append((_slot(schema, schema.slots[name], rng), join_values(gold.slots.get(name, (schema.none,)))))
+    return pairs
 
 
 def parse_answers(schema: Schema, answers: Sequence[Answer]) -> dict[str, Any]:
-    """What the answers to ``ask`` say: {"intent": name or None, "slots": {type: value or list of values}, "scores"}.
+    """Intent and slots: {"intent": name or None, "slots": {type: value or list of values}, "scores": {...}}.
 
-    An answer is (question, text, log-probability of the text, log-probability of each choice or None). "scores" holds
-    for "intent" the log-probability of each one's answer, or its log odds of yes against no, and for "slots" the
-    log-probability of each one's answer.
+    "scores" holds under "intent" for each intent the log-probability of its answer, or its log odds of yes against no,
+    and under "slots" for each slot the log-probability of its answer.
 
-    Yes or no: the intent with the highest log odds; without log-probabilities of the choices, of those answered with
-    yes the one with the highest score. A schema's only intent need not be asked about. A slot is left out where the
-    answer is empty or means absence, where it is not among the slot's ``values``, or where the intent has no such slot.
+    "yesno": the intent with the highest log odds; without log-probabilities of the choices, the one with the highest
+    score among those answered by yes. A schema's only intent needs no question. A slot is left out where the answer is
+    empty or means absence, where it is not among the slot's ``values``, and where the intent has no such slot.
     """
-    intent, odds = _intent(schema, [answer for answer in answers if answer[0].kind != "slot"])
-    takes = schema.slots_of(intent)
+    intent, odds = _intent(schema, [answer for answer in answers if answer.question.kind != "slot"])
+    allowed = schema.slots_of(intent)
     slots: dict[str, str | list[str]] = {}
     scores: dict[str, float] = {}
     for question, text, score, _ in answers:
         if question.kind == "slot" and question.label:
             values = _values(schema, schema.slots[question.label], text)
             scores[question.label] = float(score)
-            if values and question.label in takes:
+            if values and question.label in allowed:
                 slots[question.label] = values[0] if len(values) == 1 else values
     return {"intent": intent, "slots": slots, "scores": {"intent": odds, "slots": scores}}
 
 
 def to_slurp(understood: Mapping[str, Any], schema: Schema, id: str | int) -> dict[str, Any]:
-    """SLURP's record of what ``understand`` found: "file" (an ``id`` that ends like a file) or "slurp_id", "scenario",
-    "action" (both empty without an intent), and "entities", whose words are in lower case as SLURP's own are.
+    """SLURP's record of an understood utterance (see ``parse_answers``).
 
-    Raises InputError where the schema has no scenario and action for the intent.
+    Its keys are "file" (where ``id`` ends like a file name) or "slurp_id", "scenario" and "action" (both empty without
+    an intent), and "entities", in lower case as in SLURP. Raises InputError where the schema has no scenario and action
+    for the intent.
     """
     label = None if understood["intent"] is None else schema.intents[understood["intent"]]
     if label is not None and (label.scenario is None or label.action is None):
@@ -164,20 +174,20 @@ def _slot(schema: Schema, label: Label, rng: Generator | None) -> Question:
 def _yesno_pairs(
     schema: Schema, true: str | None, offered: list[str], no: float, rng: Generator | None
 ) -> list[tuple[Question, str]]:
-    """Of an utterance whose intent is not known nothing is asked; one with an intent that is held out has only no."""
+    """Questions about intents: none where the true intent is unknown, answered only by no where it is held out."""
     if true is None:
         return []
-    asked = {true, *_some([name for name in offered if name != true], no, rng)}
-    found = [(name, _yesno(schema, schema.intents[name], rng)) for name in offered if name in asked]
-    return [(question, schema.yes if name == true else schema.no) for name, question in found]
+    drawn = {true, *_draw([name for name in offered if name != true], no, rng)}
+    questions = [(name, _yesno(schema, schema.intents[name], rng)) for name in offered if name in drawn]
+    return [(question, schema.yes if name == true else schema.no) for name, question in questions]
 
 
 def _phrase(texts: tuple[str, ...], rng: Generator | None) -> str:
     return texts[0 if rng is None else int(rng.integers(len(texts)))]
 
 
-def _some(names: list[str], number: float, rng: Generator | None) -> list[str]:
-    """``number`` of ``names`` on average, but not more than there are; all of them without ``rng``."""
+def _draw(names: list[str], number: float, rng: Generator | None) -> list[str]:
+    """Draw ``number`` of ``names`` on average, at most all of them; all without ``rng``."""
     if rng is None:
         return names
     count = min(len(names), int(number) + int(rng.random() < number % 1))
@@ -185,26 +195,26 @@ def _some(names: list[str], number: float, rng: Generator | None) -> list[str]:
 
 
 def _intent(schema: Schema, answers: Sequence[Answer]) -> tuple[str | None, dict[str, float]]:
-    """The intent that the answers about intents name, and the score of each."""
-    chosen = next(iter(schema.intents)) if len(schema.intents) == 1 else None
+    """Intent of the answers about intents (None: unknown), and the score of each intent."""
+    only = next(iter(schema.intents)) if len(schema.intents) == 1 else None
     scores: dict[str, float] = {}
     for question, text, score, choices in answers:
         if question.label is None:
             names = {fold(label.answer): name for name, label in schema.intents.items()}
-            given = {text: score} if choices is None else choices
-            scores = {names[fold(key)]: float(value) for key, value in given.items() if fold(key) in names}
+            choices = {text: score} if choices is None else choices
+            scores = {names[fold(key)]: float(value) for key, value in choices.items() if fold(key) in names}
             return names.get(fold(text)), scores
         if choices is not None:
             scores[question.label] = float(choices[schema.yes]) - float(choices[schema.no])
         elif fold(text) == fold(schema.yes):
             scores[question.label] = float(score)
-    return max(scores, key=lambda name: scores[name], default=None if answers else chosen), scores
+    return max(scores, key=lambda name: scores[name], default=None if answers else only), scores
 
 
 def _values(schema: Schema, label: Label, text: str) -> list[str]:
-    """The values that an answer about a slot holds; of a closed list in the list's own spelling."""
-    found = [value for value in split_values(text) if fold(value) not in ("", fold(schema.none))]
+    """Values in an answer about a slot; for a slot with a list of values in the list's spelling."""
+    values = [value for value in split_values(text) if fold(value) not in ("", fold(schema.none))]
     if not label.values:
-        return found
+        return values
     listed = {fold(value): value for value in label.values}
-    return [listed[fold(value)] for value in found if fold(value) in listed]
+    return [listed[fold(value)] for value in values if fold(value) in listed]

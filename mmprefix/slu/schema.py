@@ -1,8 +1,8 @@
-"""Schema files: the intents and slots that an utterance may have, in words, with the questions that ask about them.
+"""Schema: intents and slots that an utterance may have, described in words, with the questions about them.
 
 Li, Keizer and Doddipatla 2024 (https://arxiv.org/abs/2406.15209) recast spoken language understanding as questions and
-answers. How theirs are worded is not public, so every question, answer and template is a setting of the schema file;
-what stands here and in ``recipes/schemas`` is our own choice.
+answers. Their wording is not public, so every question, answer and template is a setting of the schema file; the
+defaults in this file and the schemas in ``recipes/schemas`` are our own choice.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _WORD_ENDS = re.compile(r"[_\-\s]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z
 
 @dataclass(frozen=True)
 class Label:
-    """An intent or a slot in words.
+    """Intent or slot, described in words.
 
-    ``answer`` is what stands for an intent. A slot with ``values`` takes one of these, another one any words. An intent
-    with ``slots`` has none but these; ``scenario`` and ``action`` are its two parts in SLURP's records.
+    ``answer`` is the text that names an intent. A slot with ``values`` takes only these, a slot without any text. An
+    intent with ``slots`` has only these (None: all); ``scenario`` and ``action`` are its two parts in SLURP's records.
     """
 
     name: str
@@ -49,10 +49,10 @@ class Label:
 
 @dataclass(frozen=True)
 class Schema:
-    """All that can be asked about an utterance, and the answers for an absent slot, for yes and for no.
+    """Intents and slots of a domain, and the answers for an absent slot, for yes and for no.
 
-    Raises InputError where an answer would be ambiguous: two intents with one answer, two labels with one question, a
-    value that means absence.
+    Raises InputError where an answer would be ambiguous: two intents with the same answer, two labels with the same
+    question, a value that means absence.
     """
 
     name: str
@@ -69,8 +69,8 @@ class Schema:
         if fold(self.yes) == fold(self.no):
             raise InputError(f"yes and no: both are {self.yes!r}; they must differ")
         answers = ((f"intents.{label.name}", label.answer) for label in self.intents.values())
-        _refuse_twins(answers, "answer", "they could not be told apart")
-        _refuse_twins(self._questions(), "question", "one question would have two answers")
+        _refuse_duplicates(answers, "answer", "they could not be told apart")
+        _refuse_duplicates(self._questions(), "question", "one question would have two answers")
         for label in self.slots.values():
             _check_values(label, self.none)
         for label in self.intents.values():
@@ -79,16 +79,16 @@ class Schema:
                     raise InputError(f"intents.{label.name}.slots: no slot {slot!r}{known(slot, self.slots)}")
 
     def only(self, intents: Collection[str] | None = None, slots: Collection[str] | None = None) -> Schema:
-        """The same schema with these labels alone (None: all). Raises InputError for a name that it lacks."""
-        kept = _chosen(self.intents, intents, "intent", self.name)
-        slots = _chosen(self.slots, slots, "slot", self.name)
+        """Schema restricted to these labels (None: all). Raises InputError for an unknown name."""
+        kept = _select(self.intents, intents, "intent", self.name)
+        slots = _select(self.slots, slots, "slot", self.name)
         for name, label in kept.items():
             if label.slots is not None:
                 kept[name] = replace(label, slots=tuple(slot for slot in label.slots if slot in slots))
         return replace(self, intents=kept, slots=slots)
 
     def slots_of(self, intent: str | None) -> Collection[str]:
-        """The slots that ``intent`` may have: all, where it does not say so or is not known."""
+        """Slots that ``intent`` may have: all, where it has no list of slots or is not in the schema."""
         label = None if intent is None else self.intents.get(intent)
         return self.slots if label is None or label.slots is None else label.slots
 
@@ -99,8 +99,8 @@ class Schema:
 
 
 def read_schema(source: str | Path | Mapping[str, Any]) -> Schema:
-    """The schema in a YAML or JSON file, or a shipped one by its name (``slurp``, ``barista``, ...); or what was in one
-    (see ``portable``).
+    """Schema from a YAML or JSON file, from the name of a shipped one (``slurp``, ``barista``, ...), or from a file's
+    content (see ``portable``).
 
     Raises InputError with file, key and value where it cannot be read or contradicts itself.
     """
@@ -114,33 +114,33 @@ def read_schema(source: str | Path | Mapping[str, Any]) -> Schema:
 
 
 def portable(source: str | Path) -> str | dict[str, Any]:
-    """What to keep of a schema where its file may not be: the name of a shipped one, all that is in another."""
+    """Form of a schema for a saved model, which may move: the name of a shipped one, otherwise the file's content."""
     file = _find(source)
     return file.stem if file.parent == _SHIPPED else {"name": file.stem, **read_options(file).values}
 
 
 def fold(text: str) -> str:
-    """``text`` as answers are compared: without case, needless white space and a full stop at its end."""
+    """Normalise ``text`` for comparing answers: no case, single spaces, no full stop at the end."""
     return " ".join(text.casefold().split()).rstrip(". ")
 
 
 def known(wrong: str, names: Iterable[str]) -> str:
-    """What to say of a name that is not among ``names``: the one most like it, otherwise the first few."""
+    """Advice in a message about a name that is not in ``names``: the most similar one, otherwise the first eight."""
     names = list(names)
     more = ", ..." if len(names) > 8 else ""
-    return did_you_mean(wrong, names) or (f"; there are {', '.join(names[:8])}{more}" if names else "")
+    return did_you_mean(wrong, names) or (f"; choose from {', '.join(names[:8])}{more}" if names else "")
 
 
 # ------------------------------------------------------------------------------------------------- contradictions
 
 
-def _refuse_twins(texts: Iterable[tuple[str, str]], kind: str, why: str) -> None:
-    """Raises InputError where two owners have the same text. ``texts`` are pairs of owner and text."""
+def _refuse_duplicates(texts: Iterable[tuple[str, str]], kind: str, why: str) -> None:
+    """Raise InputError where two owners have the same text. ``texts`` are pairs of owner and text."""
     owners: dict[str, str] = {}
     for owner, text in texts:
-        twin = owners.setdefault(fold(text), owner)
-        if twin != owner:
-            raise InputError(f"{twin} and {owner}: the same {kind} {text!r}; {why}")
+        first = owners.setdefault(fold(text), owner)
+        if first != owner:
+            raise InputError(f"{first} and {owner}: the same {kind} {text!r}; {why}")
 
 
 def _check_values(label: Label, none: str) -> None:
@@ -150,15 +150,15 @@ def _check_values(label: Label, none: str) -> None:
         if fold(value) in ("", fold(none)):
             fault = f"{value!r} would mean that the slot is absent; change the value, or the option none"
         elif SEPARATOR in value:
-            fault = f"{value!r} looks like several values, for it has {SEPARATOR!r} inside"
+            fault = f"{value!r} looks like several values, since it contains {SEPARATOR!r}"
         elif fold(value) in seen:
-            fault = f"{value!r} stands there twice"
+            fault = f"{value!r} is listed twice"
         if fault:
             raise InputError(f"slots.{label.name}.values: {fault}")
         seen.add(fold(value))
 
 
-def _chosen(labels: dict[str, Label], names: Collection[str] | None, kind: str, schema: str) -> dict[str, Label]:
+def _select(labels: dict[str, Label], names: Collection[str] | None, kind: str, schema: str) -> dict[str, Label]:
     for name in names or ():
         if name not in labels:
             raise InputError(f"schema {schema}: no {kind} {name!r}{known(name, labels)}")
@@ -174,7 +174,7 @@ def _find(source: str | Path) -> Path:
     shipped = {file.stem: file for file in sorted(_SHIPPED.glob("*.yaml"))}
     name = str(source).removesuffix(".yaml")
     if name not in shipped:
-        raise InputError(f"schema {source}: no such file; the schemas that are shipped are {', '.join(shipped)}")
+        raise InputError(f"schema {source}: no such file; shipped schemas: {', '.join(shipped)}")
     return shipped[name]
 
 
@@ -223,11 +223,11 @@ def _intent(name: str, options: SchemaSection, templates: tuple[str, ...], split
 
 
 def _parts(name: str, options: SchemaSection, split: bool) -> tuple[str | None, str | None]:
-    """Scenario and action: both as given, or the name before and behind its first underscore, or neither."""
-    given = [key for key in ("scenario", "action") if key in options]
-    if len(given) == 1:
-        raise InputError(f"{options.place}{given[0]}: give both scenario and action, or neither")
-    if given:
+    """Scenario and action: those of the file, or the name split at its first underscore, or neither."""
+    keys = [key for key in ("scenario", "action") if key in options]
+    if len(keys) == 1:
+        raise InputError(f"{options.place}{keys[0]}: give both scenario and action, or neither")
+    if keys:
         return options.text("scenario", ""), options.text("action", "")
     scenario, _, action = name.partition("_")
     if split and not (scenario and action):
@@ -236,5 +236,5 @@ def _parts(name: str, options: SchemaSection, split: bool) -> tuple[str | None, 
 
 
 def _words(name: str) -> str:
-    """A label's name as words: ``numberOfShots`` and ``number_of_shots`` are "number of shots"."""
+    """Words of a label's name: ``numberOfShots`` and ``number_of_shots`` are "number of shots"."""
     return " ".join(word for word in _WORD_ENDS.split(name) if word).lower() or name

@@ -1,4 +1,4 @@
-"""YAML and JSON files that people write texts into: read with the line of a fault, and asked for by key and type."""
+"""YAML and JSON files of texts written by people: options by key and type, errors with line or key."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mmprefix.errors import InputError, did_you_mean
 
 @dataclass(frozen=True)
 class SchemaSection:
-    """Options of a file, and ``place``, the dotted keys that lead to them (with a dot at the end, or empty).
+    """Options of a file; ``place`` is the dotted key of this section (with a dot at the end; empty at the top).
 
-    Every method raises InputError with the whole key, and with the value where it is wrong.
+    Every method raises InputError that names the whole key, and a wrong value.
     """
 
     values: Mapping[str, Any]
@@ -27,19 +27,19 @@ class SchemaSection:
         return key in self.values
 
     def allow(self, keys: Sequence[str]) -> SchemaSection:
-        """Itself, if it has no other than these ``keys``."""
+        """Return itself if it has no other than these ``keys``."""
         for key in self.values:
             if key not in keys:
-                close = did_you_mean(key, keys, self.place) or f"; there are {', '.join(keys)}"
+                close = did_you_mean(key, keys, self.place) or f"; options: {', '.join(keys)}"
                 raise InputError(f"{self.place}{key}: not known{close}")
         return self
 
     def text(self, key: str, default: str) -> str:
-        """One text, its white space tidied."""
+        """Text of ``key``, with single spaces; ``default`` without the key."""
         return _text(self.values[key], f"{self.place}{key}") if key in self.values else default
 
     def texts(self, key: str, default: tuple[str, ...] = ()) -> tuple[str, ...]:
-        """A list of texts, of which there must be one at least."""
+        """Texts of ``key``, a list of at least one; ``default`` without the key."""
         if key not in self.values:
             return default
         values = self.values[key]
@@ -50,21 +50,21 @@ class SchemaSection:
         return tuple(_text(value, f"{self.place}{key}") for value in values)
 
     def flag(self, key: str) -> bool:
-        """Whether it is true; false where it is not given."""
+        """Truth value of ``key``; False without the key."""
         value = self.values.get(key, False)
         if value not in (True, False, "true", "false"):
             raise InputError(f"{self.place}{key}: must be true or false, found {_kind(value)}")
         return value in (True, "true")
 
     def inside(self, key: str) -> SchemaSection:
-        """The options below ``key``; none where it is not given, or nothing stands behind it."""
+        """Section below ``key``; empty without the key or where its value is empty."""
         value, place = self.values.get(key), f"{self.place}{key}"
         if value not in (None, "") and not isinstance(value, dict):
             raise InputError(f"{place}: must hold options, found {_kind(value)}")
         return SchemaSection(value or {}, f"{place}.")
 
     def each(self, key: str) -> Iterator[tuple[str, SchemaSection]]:
-        """Name and options of each entry below ``key``, of which there must be one at least if it is given."""
+        """Name and section of each entry below ``key``, at least one; none without the key."""
         entries = self.inside(key)
         if key in self.values and not entries.values:
             raise InputError(f"{self.place}{key}: is empty; name at least one, or leave {key} out")
@@ -72,15 +72,15 @@ class SchemaSection:
 
 
 def read_options(file: Path) -> SchemaSection:
-    """The options in ``file``: JSON where its name ends so, otherwise YAML. A key may stand once only.
+    """Options of ``file``: JSON where its name ends in .json, otherwise YAML. A key may occur only once.
 
-    Words stay texts, also those that YAML takes for something else (``yes``, ``on``, ``0``). Raises InputError with the
+    Words stay texts, also those that YAML reads as other types (``yes``, ``on``, ``0``). Raises InputError with the
     line, but without the name of the file.
     """
     try:
         text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".json":
-            read = json.loads(text, object_pairs_hook=_once, parse_int=str, parse_float=str, parse_constant=str)
+            read = json.loads(text, object_pairs_hook=_unique_keys, parse_int=str, parse_float=str, parse_constant=str)
         else:
             read = yaml.load(text, _Texts)
     except OSError as error:
@@ -93,7 +93,7 @@ def read_options(file: Path) -> SchemaSection:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         problem = error.problem or error.context or ""
-        advice = "; put it into quotes" if problem.endswith("'?'") else ""  # a question inside [ ]
+        advice = "; put it into quotes" if problem.endswith("'?'") else ""  # a question mark inside [ ]
         raise InputError(f"{line}not YAML ({problem}){advice}") from error
     except yaml.YAMLError as error:
         raise InputError(f"not YAML ({' '.join(str(error).split())})") from error
@@ -103,27 +103,27 @@ def read_options(file: Path) -> SchemaSection:
 
 
 class _Texts(yaml.BaseLoader):
-    """YAML without numbers and truth values, that refuses a key which stands there already."""
+    """YAML loader that keeps numbers and truth values as texts, and refuses a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        found: dict[Hashable, Any] = {}
+        mapping: dict[Hashable, Any] = {}
         for key, value in node.value:
             line = f"line {key.start_mark.line + 1}"
             if not isinstance(key, yaml.ScalarNode):
                 raise InputError(f"{line}: a key must be a text")
-            if key.value in found:
-                raise InputError(f"{line}: {key.value!r} stands there already")
-            found[key.value] = self.construct_object(value, deep=True)
-        return found
+            if key.value in mapping:
+                raise InputError(f"{line}: key {key.value!r} is used twice")
+            mapping[key.value] = self.construct_object(value, deep=True)
+        return mapping
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping: dict[str, Any] = {}
     for key, value in pairs:
-        if key in found:
-            raise InputError(f"{key!r} stands there twice")
-        found[key] = value
-    return found
+        if key in mapping:
+            raise InputError(f"key {key!r} is used twice")
+        mapping[key] = value
+    return mapping
 
 
 def _text(value: Any, place: str) -> str:

@@ -169,15 +169,15 @@ def test_meanings_are_compared_with_a_schema(folder: Path, capsys: pytest.Captur
     assert lines[1:5] == [
         f"{file}:3: intent 'ordr' is not in schema bar; did you mean 'order'?",
         f"{file}:4: slot 'drinks' is not in schema bar; did you mean 'drink'?; "
-        "slot 'size': 'huge' is not among its values; there are small, large",
+        "slot 'size': 'huge' is not among its values; choose from small, large",
         f"{file}:5: no intent in the field 'intent' (--intent-field names another)",
-        f'{file}:6: slots: each must be [type, words], found ["drink"]',
+        f'{file}:6: slots: each must be [type, value], found ["drink"]',
     ]
     assert lines[-4:] == [
         "  intents   1 of 2 in schema bar: order 2",
         "  slots     2 of 2 in schema bar: drink 2, size 1",
         "  values    2 of 3 do not occur in their row's transcript",
-        "  values    1 hold ', ', and will be taken for several values",
+        "  values    1 contain ', ', which separates several values",
     ]
     assert "seconds   min 1, median 1, max 1 s; 2 in all" in "\n".join(lines)  # of the two good rows
 
@@ -193,7 +193,7 @@ def test_meanings_as_json_from_another_field(folder: Path, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert f"{file}:1: no intent in the field 'tens+label'" in out
     assert f"{file}:2: intent '1_3' is not in schema digits" in out
-    with pytest.raises(InputError, match=r"schema digit: no such file; the schemas that are shipped are"):
+    with pytest.raises(InputError, match=r"schema digit: no such file; shipped schemas:"):
         check.run(options(file, "--schema", "digit"))
 
 

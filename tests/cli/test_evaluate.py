@@ -96,7 +96,7 @@ def test_measures_on_demand_come_with_the_rest(tmp_path: Path, capsys: pytest.Ca
         ({"id": "x", "prediction": "a", "references": "a"}, ":2: references must be a list of strings"),
         ({"id": "x", "prediction": "a", "references": ["a", 1]}, ":2: references must be a list of strings"),
         ({"id": "x", "prediction": "a", "references": []}, ":2: no references for id 'x'"),
-        ({"id": "a", "prediction": "a", "references": ["a"]}, ":2: id 'a' stands in line 1 already"),
+        ({"id": "a", "prediction": "a", "references": ["a"]}, ":2: id 'a' is already used in line 1"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: object, said: str) -> None:
@@ -131,11 +131,11 @@ def test_a_byte_order_mark_and_windows_lines_are_read(tmp_path: Path) -> None:
         (["--task", "slu", "--det", "a.png"], "--det belongs to --task detection; here --task is slu"),
         (["--task", "detection", "--tokenize", "none"], "--tokenize belongs to --task caption; here"),
         (["--task", "detection", "--count-missing"], "--count-missing belongs to --task slu; here"),
-        (["--task", "slu", "--split", "test"], "--split test says how to read --gold FILE, which is not given"),
-        (["--task", "slu", "--intent-field", "label"], "--intent-field label says how to read --gold FILE"),
+        (["--task", "slu", "--split", "test"], "--split test applies to --gold FILE, which is missing"),
+        (["--task", "slu", "--intent-field", "label"], "--intent-field label applies to --gold FILE"),
         (["--task", "detection", "--det", "a.jpg"], "--det a.jpg: end the name in .png, .svg or .pdf"),
-        (["--metrics", "bleu_1,cidre"], "--metrics cidre: no such measure; use some of bleu_1"),
-        (["--metrics", ","], "--metrics ,: no such measure"),
+        (["--metrics", "bleu_1,cidre"], "--metrics cidre: no such metric; choose from bleu_1"),
+        (["--metrics", ","], "--metrics ,: no such metric"),
     ],
 )
 def test_a_wrong_option_is_named(tmp_path: Path, options: list[str], said: str) -> None:
@@ -176,7 +176,7 @@ def test_slu_prints_all_figures_and_all_that_is_not_scored(tmp_path: Path, capsy
     assert said["scored"] == "3 of 4, matched by id"
     assert said["missing"] == "1 without a prediction, not scored; --count-missing scores them"
     assert said["foreign"] == "0"
-    assert said["unknown slot types"] == "straw 1 (in no gold: false positives)"
+    assert said["unknown slot types"] == "straw 1 (not in the gold: false positives)"
     assert said["left out"] == "scenario and action: not in all of the gold"
     assert said["measure"].split() == ["precision", "recall", "f1"]
     for name in ("intent", "span", "word", "char", "slu"):
@@ -189,7 +189,7 @@ def test_slu_options_choose_what_is_compared(tmp_path: Path, capsys: pytest.Capt
     assert _slu(tmp_path, "--split", "test", "--count-missing", "--ignore-case") == 0
     said = _said(capsys)
     assert said["scored"] == "3 of 3, matched by id"
-    assert said["missing"] == "1 without a prediction, scored as predictions of nothing"
+    assert said["missing"] == "1 without a prediction, scored as empty predictions"
     assert said["foreign"] == "1 without gold, ignored"
     assert said["slot size"] == "0.6667"
     assert _slu(tmp_path, "--per-label") == 0
@@ -324,8 +324,8 @@ def test_detection_draws_the_curve(tmp_path: Path, capsys: pytest.CaptureFixture
     ("labels", "options", "said"),
     [
         (["yes", "no"], [], ":1: label 'yes': which word is the target? Give --positive WORD"),
-        (["yes", "no"], ["--positive", "Yes"], "--positive Yes: no such label in {}; there are 'yes' and 'no'"),
-        (["yes", "no", "on"], ["--positive", "yes"], ":3: label 'on' is a third one; there are 'yes' and 'no' already"),
+        (["yes", "no"], ["--positive", "Yes"], "--positive Yes: no such label in {}; its labels: 'yes' and 'no'"),
+        (["yes", "no", "on"], ["--positive", "yes"], ":3: label 'on' is a third word beside 'yes' and 'no'"),
         (["yes", "yes"], ["--positive", "yes"], ': all 2 labels are "yes"; both kinds are needed'),
         ([1, 1, True], [], ": all 3 labels are true; both kinds are needed"),
         ([1, 0, "no"], [], ": label 'no' ({}:3) beside labels that are true or false, 1 or 0"),
@@ -350,7 +350,7 @@ def test_labels_that_do_not_tell_targets(tmp_path: Path, labels: list, options: 
         ({"id": 3, "label": 1}, ":2: no score; a line needs id, score and label"),
         ("3", ":2: no id and no score and no label; a line needs"),
         ({"id": None, "score": 1, "label": 1}, ":2: id must be a string or a whole number, not null"),
-        ({"id": 1, "score": 1, "label": 1}, ":2: id '1' stands in line 1 already"),
+        ({"id": 1, "score": 1, "label": 1}, ":2: id '1' is already used in line 1"),
     ],
 )
 def test_a_bad_line_of_detection_is_named(tmp_path: Path, line: object, said: str) -> None:

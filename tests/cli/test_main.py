@@ -143,9 +143,9 @@ def test_places_that_hold_no_model(
 def test_wrong_usage_is_one_line_too(shell: Shell, saved: Path, files: list[str]) -> None:
     for words, message in (
         (["captoin"], "no verb 'captoin'; did you mean 'caption'?"),
-        (["frobnicate"], "no verb 'frobnicate'; there are fit, validate"),
-        (["--verbose"], "unrecognized arguments: --verbose; mmprefix --help tells more"),
-        (["caption"], "required: MODEL, FILE; mmprefix caption --help tells more"),
+        (["frobnicate"], "no verb 'frobnicate'; verbs: fit, validate"),
+        (["--verbose"], "unrecognized arguments: --verbose; see mmprefix --help"),
+        (["caption"], "required: MODEL, FILE; see mmprefix caption --help"),
         (["caption", str(saved), files[0], "--num-beam", "3"], "unrecognized arguments: --num-beam 3"),
         (["caption", str(saved), files[0], "--num-beams", "many"], "argument --num-beams: invalid int value: 'many'"),
         (["caption", str(saved), files[0], "--num-beams", "0"], "num_beams=0: must be at least 1"),
@@ -175,7 +175,7 @@ def test_an_unexpected_failure_is_one_line_and_exit_code_1(
     code, out, err = shell("caption", saved, files[0], "--device", "cpu")
     lines = [line for line in err.splitlines() if line.strip() and "Loading weights" not in line]
     assert (code, out) == (1, "")
-    assert lines == ["mmprefix: failed: ZeroDivisionError: division by zero (--debug shows where)"]
+    assert lines == ["mmprefix: failed: ZeroDivisionError: division by zero (--debug shows the traceback)"]
     with pytest.raises(ZeroDivisionError):
         main(["--debug", "caption", str(saved), files[0]])
 
@@ -211,7 +211,7 @@ def test_recipes_that_are_shipped_are_found_by_name(
     assert cli.find_recipes(["--config", "esc10"]) == ["--config", "esc10"]  # a file here comes first
     said = shell.refuses("fit", "--config", "recipes/nothing.yaml")
     assert said.startswith(
-        "--config recipes/nothing.yaml: no such file; the recipes that are shipped are clipcap_mlp, clipcap_mlp_gpt2"
+        "--config recipes/nothing.yaml: no such file; shipped recipes: clipcap_mlp, clipcap_mlp_gpt2"
     )
 
 

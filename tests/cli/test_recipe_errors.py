@@ -136,7 +136,7 @@ WRONG = [
     (
         "model.wording",
         {"answer": "{answer}"},
-        "option 'model.wording.answer' is not known; there are context, question",
+        "option 'model.wording.answer' is not known; options: context, question",
     ),
     ("model.transcriber", {"class_path": "mmprefix.decoders.CausalDecoder"}, "model.transcriber: expected Transcriber"),
     ("model.modality_dropout", 1, "model.modality_dropout 1.0: give a probability from 0 on, below 1"),
@@ -144,7 +144,7 @@ WRONG = [
     (
         "model.lr",
         0.1,
-        "recipe: option 'model.lr' is not known; there are answers, branches, compile, decoder, generate, modality",
+        "recipe: option 'model.lr' is not known; options: answers, branches, compile, decoder, generate, modality",
     ),
     ("model.decoder.init_args.model", "/nowhere/gpt2", "'/nowhere/gpt2': no such folder"),
     ("trainer.accelerator", "abacus", "abacus"),
@@ -181,9 +181,9 @@ def test_options_of_the_command_line(fit: Fit) -> None:
 
 
 def test_files_that_are_no_recipe(fit: Fit) -> None:
-    assert "recipe: is no YAML (while parsing a flow node" in fit.refused("model: [")
+    assert "recipe: not YAML (while parsing a flow node" in fit.refused("model: [")
     for text, found in (("just words", "plain text"), ("- 1\n- 2\n", "a list"), ("", "nothing")):
-        expected = f"recipe: is no recipe: expected options such as model, data and trainer, found {found}"
+        expected = f"recipe: not a recipe: expected options such as model, data and trainer, found {found}"
         assert fit.refused(text) == expected
 
 
@@ -310,7 +310,7 @@ def test_unknown_options_by_level() -> None:
     assert (
         unknown_option("model.a.widht.x", known) == "option 'model.a.widht' is not known; did you mean 'model.a.width'?"
     )
-    assert unknown_option("model.zzz", known) == "option 'model.zzz' is not known; there are a, b"
+    assert unknown_option("model.zzz", known) == "option 'model.zzz' is not known; options: a, b"
     assert did_you_mean("Resampel", ["Resampler", "_Resampel"]) == "; did you mean 'Resampler'?"
 
 

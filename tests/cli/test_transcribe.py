@@ -122,8 +122,8 @@ def test_what_is_wrong_is_said_in_one_line(orders: Orders, shell: Shell, tmp_pat
     (tmp_path / "text.wav").write_text("no sound")
     cases: list[tuple[str, tuple[Any, ...], str]] = [
         (whisper, (), "no input given; give files, or --manifest FILE"),
-        (whisper, (file, "--manifest", manifest), "a file is given too; give one of them"),
-        (whisper, (file, "--split", "val"), "--split says what to take of --manifest FILE"),
+        (whisper, (file, "--manifest", manifest), "cannot be combined with a file; give one of them"),
+        (whisper, (file, "--split", "val"), "--split applies to --manifest FILE"),
         (whisper, ("none.wav",), "none.wav: no such file"),
         (whisper, (tmp_path / "text.wav",), "text.wav: "),
         (whisper, ("--manifest", orders.place("texts.jsonl")), "row 'o0' has no audio"),

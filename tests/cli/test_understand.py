@@ -257,7 +257,7 @@ def test_what_cannot_be_understood_is_refused_in_plain_words(
     file = orders.sounds[0]
     cases: list[tuple[Predictor, tuple[Any, ...], dict[str, Any], str]] = [
         (hears, (file,), {}, "schema: this model was trained without one; give a file or the name of a shipped"),
-        (hears, (file,), {"schema": "slrup"}, "schema slrup: no such file; the schemas that are shipped are barista"),
+        (hears, (file,), {"schema": "slrup"}, "schema slrup: no such file; shipped schemas: barista"),
         (hears, (file,), {"schema": schema, "framing": "maybe"}, "framing 'maybe': use one of choice, yesno"),
         (hears, (file,), {"schema": schema, "context": "on"}, "context: this model was trained without one"),
         (hears, (), {"schema": schema}, "no input given; give a file, a list of files, or a context"),
@@ -387,19 +387,19 @@ def test_what_is_wrong_is_said_in_one_line(
     gone = write(tmp_path / "gone.jsonl", [{"id": "x", "audio": "none.wav"}])
     cases: list[tuple[str, tuple[Any, ...], str]] = [
         ("hears", (), "no input given; give files, or --manifest FILE"),
-        ("hears", (file, "--manifest", manifest), "a file is given too; give one of them"),
-        ("hears", (file, "--split", "val"), "--split says what to take of --manifest FILE, which is not given"),
-        ("hears", (file, "--context-field", "asr"), "--context-field says what to take of --manifest FILE"),
+        ("hears", (file, "--manifest", manifest), "cannot be combined with a file; give one of them"),
+        ("hears", (file, "--split", "val"), "--split applies to --manifest FILE, which is missing"),
+        ("hears", (file, "--context-field", "asr"), "--context-field applies to --manifest FILE"),
         ("hears", ("none.wav",), "none.wav: no such file"),
         ("hears", ("--manifest", "none.jsonl"), "none.jsonl: the manifest cannot be read: no such file"),
         ("hears", ("--manifest", manifest, "--split", "test"), "no row has split = test"),
         ("hears", ("--manifest", silent), "row 'x' has none of audio"),
-        ("reads", ("--manifest", silent), "row 'x' has none of text; --context-field says where its text stands"),
+        ("reads", ("--manifest", silent), "row 'x' has none of text; --context-field names the column of its text"),
         ("reads", ("--manifest", silent, "--context-field", "asr"), "--context-field asr: no row of"),
         ("hears", ("--manifest", manifest, "--context-field", "asr"), "--context-field: this model reads no context"),
         ("hears", (file, "--context", "on"), "--context: this model reads no context; leave it out"),
         ("reads", (file,), "0.wav: this model reads no files, only a context"),
-        ("hears", ("--manifest", odd), "row 'x': slots: must be an object or a list of [type, words], found 3"),
+        ("hears", ("--manifest", odd), "row 'x': slots: must be an object or a list of [type, value], found 3"),
         ("hears", (file, "--out", tmp_path), "is a folder; give a file"),
         ("hears", (file, "--schema", "slrup"), "schema slrup: no such file"),
         ("hears", (file, "--framing", "maybe"), "invalid choice: 'maybe'"),

@@ -199,7 +199,7 @@ def test_what_changes_cannot_be_kept(tiny: CaptioningSystem, tmp_path: Path, cap
     message = error_message("fit", tiny.recipe(config, tmp_path), capfd, cache=tmp_path / "cache")
     assert message.startswith("cache: the encoder of branch audio is trained too")
     plain = tiny.recipe(tiny.config(), tmp_path / "plain")
-    assert error_message("encode", plain, capfd).startswith("cache: names no folder")
+    assert error_message("encode", plain, capfd).startswith("cache: no folder for the feature store")
     message = error_message("encode", plain, capfd, cache=tmp_path / "cache", cache_dtype="int8")
     assert message.startswith("cache_dtype 'int8': give float16 or float32")
 

@@ -142,7 +142,7 @@ def test_rows_without_anything_to_ask_are_left_out(orders: Orders, caplog: pytes
     assert [row.id for row in pairs.rows["train"].examples] == names
     assert len(pairs.rows["train"].keys) == len(names)
     assert epoch(pairs).keys() == set(names)
-    assert "2 of 8 rows left out: nothing is asked about them" in caplog.text
+    assert "2 of 8 rows left out: no question to ask about them" in caplog.text
     kept = data(orders, absent=0.5, held_out=["ask", "light_off", "thing"])  # now a room may be asked about
     assert len(kept.rows["train"].examples) == 8
     with pytest.raises(InputError, match="there is no row to train on"):
@@ -173,7 +173,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"slots": {"rom": "hall"}}, "slot 'rom' is not in schema home; did you mean 'room'?"),
     (
         {"intent": "light_on", "slots": {"room": "attic"}},
-        "slot 'room': 'attic' is not among its values; there are hall, roof",
+        "slot 'room': 'attic' is not among its values; choose from hall, roof",
     ),
     ({"slots": "dog"}, "slots: a text must be JSON"),
     ({"slots": {"thing": "none"}}, "slot 'thing': 'none' means that it is absent"),
@@ -206,9 +206,9 @@ def test_rows_that_the_schema_does_not_know_are_faults_with_their_line(orders: O
         ({"no": -0.5}, r"data\.no -0\.5"),
         ({"held_out": ["rom"]}, "held_out: schema home has no 'rom'; did you mean 'room'?"),
         ({"framing": "multiple"}, "framing 'multiple': use one of choice, yesno"),
-        ({"schema": "hom"}, "schema hom: no such file; the schemas that are shipped are barista"),
-        ({"target": "intent"}, r"data\.target intent: answers are written here"),
-        ({"max_captions": 2}, r"data\.max_captions 2: answers are written here"),
+        ({"schema": "hom"}, "schema hom: no such file; shipped schemas: barista"),
+        ({"target": "intent"}, r"data\.target intent: cannot be used here, the schema gives the answers"),
+        ({"max_captions": 2}, r"data\.max_captions 2: cannot be used here, the schema gives the answers"),
     ],
 )
 def test_options_that_make_no_sense_are_refused_before_anything_is_read(
@@ -228,7 +228,7 @@ def test_the_intent_may_stand_elsewhere(orders: Orders, schema: Schema, tmp_path
     assert sorted(set(answers)) == ["off", "on"]
     with collect_warnings() as said:
         data(orders, root=None, train=file)
-    assert said == ["no row has an intent in the field 'intent' (data.intent_field): none is asked about"]
+    assert said == ["no row has an intent in the field 'intent' (data.intent_field): no question asks about one"]
 
 
 def test_rows_to_predict_need_no_gold(orders: Orders, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Questions and answers: what is asked, what is drawn for a training, and the way back from answers to a meaning."""
+"""Questions of a schema, their sampling in training, and the way back from answers to intent and slots."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from mmprefix.errors import InputError
 from mmprefix.slu.annotation import join_values, schema_errors, split_values
 from mmprefix.slu.questions import (
     Annotation,
+    Answer,
     Framing,
     Question,
     build_questions,
@@ -42,37 +43,38 @@ HOME = Schema(
 DARK = Annotation("light", {"room": ("attic",), "size": ("large",)})
 
 
-def answered(found: list[tuple[Question, str]]) -> list[tuple[Question, str, float, None]]:
-    return [(question, answer, 0.0, None) for question, answer in found]
+def answered(pairs: list[tuple[Question, str]]) -> list[Answer]:
+    """Answers without scores."""
+    return [Answer(question, text, 0.0, None) for question, text in pairs]
 
 
-def meaning(understood: dict[str, Any]) -> Annotation:
+def annotation_of(understood: dict[str, Any]) -> Annotation:
     slots = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in understood["slots"].items()}
     return Annotation(understood["intent"], slots)
 
 
-# ------------------------------------------------------------------------------------------------------- what is asked
+# ----------------------------------------------------------------------------------------------------------- questions
 
 
-def test_all_questions_in_use() -> None:
+def test_a_schema_gives_a_question_for_each_label() -> None:
     first, date, size, room = build_questions(HOME)
     assert first == Question("intent", None, "what?", ("do heat", "do light", "do music"))
     assert date == Question("slot", "date", "date?", None)
     assert size == Question("slot", "size", "size?", ("small", "large", "none"))
     assert room.choices is None
-    each = build_questions(HOME, "yesno")
-    assert each[0] == Question("yesno", "heat", "heat?", ("yes", "no"))
-    assert [question.label for question in each] == ["heat", "light", "music", "date", "size", "room"]
+    questions = build_questions(HOME, "yesno")
+    assert questions[0] == Question("yesno", "heat", "heat?", ("yes", "no"))
+    assert [question.label for question in questions] == ["heat", "light", "music", "date", "size", "room"]
 
 
-def test_one_intent_is_not_asked_about() -> None:
+def test_no_question_about_the_only_intent() -> None:
     assert [question.kind for question in build_questions(HOME.only(["heat"]))] == ["slot"] * 3
     assert [question.kind for question in build_questions(HOME.only(["heat"]), "yesno")] == ["yesno", *["slot"] * 3]
     assert parse_answers(HOME.only(["heat"]), [])["intent"] == "heat"
     assert parse_answers(HOME, [])["intent"] is None
 
 
-def test_training_asks_what_use_asks() -> None:
+def test_training_asks_the_questions_of_use() -> None:
     for framing in FRAMINGS:
         assert [question for question, _ in sample_question_answers(HOME, DARK, framing, None)] == build_questions(
             HOME, framing
@@ -80,10 +82,10 @@ def test_training_asks_what_use_asks() -> None:
 
 
 def test_true_answers() -> None:
-    found = {question.label: answer for question, answer in sample_question_answers(HOME, DARK, "choice", None)}
-    assert found == {None: "do light", "date": "none", "size": "large", "room": "attic"}
-    found = {question.label: answer for question, answer in sample_question_answers(HOME, DARK, "yesno", None)}
-    assert (found["heat"], found["light"], found["music"]) == ("no", "yes", "no")
+    answers = {question.label: answer for question, answer in sample_question_answers(HOME, DARK, "choice", None)}
+    assert answers == {None: "do light", "date": "none", "size": "large", "room": "attic"}
+    answers = {question.label: answer for question, answer in sample_question_answers(HOME, DARK, "yesno", None)}
+    assert (answers["heat"], answers["light"], answers["music"]) == ("no", "yes", "no")
     two = sample_question_answers(HOME, Annotation("heat", {"date": ("today", "friday")}), "choice", None)
     assert two[1][1] == "today, friday"
 
@@ -92,18 +94,18 @@ def test_phrasings_and_absent_slots_are_drawn() -> None:
     rng = np.random.default_rng(0)
     gold = Annotation("light", {"room": ("attic",)})
     drawn = [sample_question_answers(HOME, gold, "choice", rng) for _ in range(400)]
-    assert {len(found) for found in drawn} == {3}  # the intent, the room, and one that is absent
-    texts = Counter(question.text for found in drawn for question, _ in found)
+    assert {len(pairs) for pairs in drawn} == {3}  # the intent, the room, and one that is absent
+    texts = Counter(question.text for pairs in drawn for question, _ in pairs)
     assert texts["what?"] + texts["what now?"] == 400
     assert 150 < texts["what?"] < 250
     assert 60 < texts["size, say?"] < 140
-    absent = Counter(question.label for found in drawn for question, answer in found if answer == "none")
+    absent = Counter(question.label for pairs in drawn for question, answer in pairs if answer == "none")
     assert set(absent) == {"date", "size"}
     assert 150 < absent["date"] < 250
 
 
 @pytest.mark.parametrize(("absent", "expected"), [(0.0, 0.0), (0.5, 1.0), (0.75, 1.5), (1.0, 2.0), (9.0, 3.0)])
-def test_how_many_absent_slots(absent: float, expected: float) -> None:
+def test_number_of_absent_slots(absent: float, expected: float) -> None:
     rng = np.random.default_rng(1)
     wide = Schema("wide", ("what?",), {}, {name: label(name) for name in "abcde"})
     gold = Annotation(None, {"a": ("x",), "b": ("y",)})
@@ -117,7 +119,7 @@ def test_how_many_absent_slots(absent: float, expected: float) -> None:
 
 
 @pytest.mark.parametrize(("no", "expected"), [(0.0, 0.0), (1.0, 1.0), (1.5, 1.5), (9.0, 2.0)])
-def test_how_many_other_intents(no: float, expected: float) -> None:
+def test_number_of_other_intents(no: float, expected: float) -> None:
     rng = np.random.default_rng(2)
     drawn = [
         [a for q, a in sample_question_answers(HOME, DARK, "yesno", rng, no=no) if q.kind == "yesno"]
@@ -127,19 +129,19 @@ def test_how_many_other_intents(no: float, expected: float) -> None:
     assert np.mean([answers.count("no") for answers in drawn]) == pytest.approx(expected, abs=0.1)
 
 
-def test_labels_held_out_are_never_seen() -> None:
+def test_held_out_labels_are_never_drawn() -> None:
     for framing in FRAMINGS:
         for rng in (None, np.random.default_rng(3)):
-            found = [
+            pairs = [
                 pair
                 for _ in range(50)
                 for pair in sample_question_answers(HOME, DARK, framing, rng, held_out=("music", "room"))
             ]
-            said = {text for question, answer in found for text in (answer, *(question.choices or ()))}
-            assert not said & {"do music", "attic"}
-            assert not {question.label for question, _ in found} & {"music", "room"}
+            texts = {text for question, answer in pairs for text in (answer, *(question.choices or ()))}
+            assert not texts & {"do music", "attic"}
+            assert not {question.label for question, _ in pairs} & {"music", "room"}
     hidden = sample_question_answers(HOME, DARK, "choice", None, held_out=["light", "date"])
-    assert [question.label for question, _ in hidden] == ["size", "room"]  # its own intent cannot be asked about
+    assert [question.label for question, _ in hidden] == ["size", "room"]  # no question about its own intent
     hidden = sample_question_answers(HOME, DARK, "yesno", None, held_out=["light", *HOME.slots])
     assert [answer for _, answer in hidden] == ["no", "no"]
     assert (
@@ -149,13 +151,13 @@ def test_labels_held_out_are_never_seen() -> None:
         sample_question_answers(HOME, DARK, "choice", None, held_out=["rooms"])
 
 
-def test_an_unknown_intent_is_not_asked_about() -> None:
+def test_no_question_about_an_unknown_intent() -> None:
     gold = Annotation(None, DARK.slots)
     for framing in FRAMINGS:
         assert {question.kind for question, _ in sample_question_answers(HOME, gold, framing, None)} == {"slot"}
 
 
-def test_what_pairs_refuses() -> None:
+def test_sampling_refuses_labels_and_framings_that_do_not_exist() -> None:
     with pytest.raises(InputError, match=r"intent 'lihgt' is not in schema home; did you mean 'light'\?"):
         sample_question_answers(HOME, Annotation("lihgt", {}), "choice", None)
     with pytest.raises(InputError, match="framing 'choose': use one of choice, yesno"):
@@ -164,15 +166,20 @@ def test_what_pairs_refuses() -> None:
         build_questions(HOME, "choose")  # pyright: ignore[reportArgumentType]
 
 
-# ------------------------------------------------------------------------------------------------------- the way back
+# ------------------------------------------------------------------------------------------------------------- answers
 
 
-def test_a_choice_is_understood() -> None:
+def test_answers_to_choices() -> None:
     first, date, size, room = build_questions(HOME)
     logs = {"do heat": -3.0, "do light": -0.1, "do music": -4.0}
     sizes = {"small": -2.0, "large": -0.2, "none": -5.0}
-    answers = [(first, "do light", -0.1, logs), (date, " None.", -0.3, None), (size, "large", -0.2, sizes)]
-    assert parse_answers(HOME, [*answers, (room, "attic, hall", -1.5, None)]) == {
+    answers = [
+        Answer(first, "do light", -0.1, logs),
+        Answer(date, " None.", -0.3, None),
+        Answer(size, "large", -0.2, sizes),
+        Answer(room, "attic, hall", -1.5, None),
+    ]
+    assert parse_answers(HOME, answers) == {
         "intent": "light",
         "slots": {"size": "large", "room": ["attic", "hall"]},
         "scores": {
@@ -182,43 +189,46 @@ def test_a_choice_is_understood() -> None:
     }
 
 
-def test_written_answers_are_understood_as_far_as_they_go() -> None:
+def test_generated_answers_count_where_they_fit_the_schema() -> None:
     first, date, size, room = build_questions(HOME)
-    found = parse_answers(HOME, [(first, "Do light.", -1, None), (size, "LARGE", -2, None), (room, "", -3, None)])
-    assert (found["intent"], found["slots"]) == ("light", {"size": "large"})
-    assert found["scores"]["intent"] == {"light": -1.0}
-    found = parse_answers(
-        HOME, [(first, "dance", -1, None), (size, "huge", -2, None), (date, "monday, none", -3, None)]
-    )
-    assert (found["intent"], found["slots"], found["scores"]["intent"]) == (None, {"date": "monday"}, {})
+    answers = [Answer(first, "Do light.", -1, None), Answer(size, "LARGE", -2, None), Answer(room, "", -3, None)]
+    result = parse_answers(HOME, answers)
+    assert (result["intent"], result["slots"]) == ("light", {"size": "large"})
+    assert result["scores"]["intent"] == {"light": -1.0}
+    answers = [Answer(first, "dance", -1, None), Answer(size, "huge", -2, None), Answer(date, "monday, none", -3, None)]
+    result = parse_answers(HOME, answers)
+    assert (result["intent"], result["slots"], result["scores"]["intent"]) == (None, {"date": "monday"}, {})
 
 
-def test_yes_and_no_are_understood() -> None:
+def test_answers_of_yes_and_no() -> None:
     questions = build_questions(HOME.only(slots=[]), "yesno")
     logs = [{"yes": -2.0, "no": -0.5}, {"yes": -1.0, "no": -1.5}, {"yes": -0.1, "no": -0.2}]
-    answers = [(q, max(each, key=lambda word: each[word]), 0.0, each) for q, each in zip(questions, logs, strict=True)]
-    found = parse_answers(HOME, answers)
-    assert found["intent"] == "light"  # the highest log odds, though music's yes is the likeliest
-    assert found["scores"]["intent"] == pytest.approx({"heat": -1.5, "light": 0.5, "music": 0.1})
+    answers = [
+        Answer(q, max(row, key=lambda word: row[word]), 0.0, row) for q, row in zip(questions, logs, strict=True)
+    ]
+    result = parse_answers(HOME, answers)
+    assert result["intent"] == "light"  # the highest log odds, though music's yes is the likeliest
+    assert result["scores"]["intent"] == pytest.approx({"heat": -1.5, "light": 0.5, "music": 0.1})
     without = [
-        (q, text, score, None) for q, text, score in zip(questions, ("no", "Yes.", "yes"), (0, -2, -1), strict=True)
+        Answer(q, text, score, None)
+        for q, text, score in zip(questions, ("no", "Yes.", "yes"), (0, -2, -1), strict=True)
     ]
     assert parse_answers(HOME, without)["intent"] == "music"
-    assert parse_answers(HOME, [(q, "no", 0.0, None) for q in questions])["intent"] is None
+    assert parse_answers(HOME, [Answer(q, "no", 0.0, None) for q in questions])["intent"] is None
 
 
-def test_an_intent_keeps_to_its_slots() -> None:
+def test_an_intent_has_only_its_slots() -> None:
     intents = {"heat": label("heat", slots=("room",)), "music": label("music")}
     schema = Schema("home", ("what?",), intents, HOME.slots)
     for name, slots in (("heat", {"room": "attic"}), ("music", {"date": "today", "room": "attic"})):
         answers = [
-            (q, {None: f"do {name}", "date": "today", "room": "attic"}.get(q.label, ""), 0.0, None)
+            Answer(q, {None: f"do {name}", "date": "today", "room": "attic"}.get(q.label, ""), 0.0, None)
             for q in build_questions(schema)
         ]
         assert parse_answers(schema, answers)["slots"] == slots
     assert schema_errors(schema, Annotation("music", {"date": ("today",)})) == []
     assert schema_errors(schema, Annotation("heat", {"date": ("today",)})) == [
-        "slot 'date': intent 'heat' has no such slot; there are room"
+        "slot 'date': intent 'heat' has no such slot; choose from room"
     ]
 
 
@@ -237,7 +247,7 @@ def test_slurps_records() -> None:
         to_slurp({"intent": "3", "slots": {}}, read_schema("digits"), "7")
 
 
-# ----------------------------------------------------------------------------------------------------- what is true
+# --------------------------------------------------------------------------------------------------- annotations
 
 
 def test_gold_of_a_row() -> None:
@@ -258,21 +268,21 @@ def test_gold_of_a_row() -> None:
     ("row", "message"),
     [
         ({"intent": ["a"]}, r'intent: must be a text or a number, found \["a"\]'),
-        ({"slots": 5}, r"slots: must be an object or a list of \[type, words\], found 5"),
+        ({"slots": 5}, r"slots: must be an object or a list of \[type, value\], found 5"),
         ({"slots": "size=8"}, 'slots: a text must be JSON, found "size=8"'),
-        ({"slots": ["date"]}, r'slots: each must be \[type, words\], found "date"'),
-        ({"slots": [["date", "a", "b"]]}, r'each must be \[type, words\], found \["date", "a", "b"\]'),
+        ({"slots": ["date"]}, r'slots: each must be \[type, value\], found "date"'),
+        ({"slots": [["date", "a", "b"]]}, r'each must be \[type, value\], found \["date", "a", "b"\]'),
         ({"slots": {"date": True}}, r"slots\.date: must be a text, found true"),
         ({"slots": {"date": {"a": 1}}}, r'slots\.date: must be a text, found {"a": 1}'),
         ({"slots": {"date": " "}}, r"slots\.date: '' holds no words; leave the slot out"),
     ],
 )
-def test_rows_that_say_something_else(row: dict[str, Any], message: str) -> None:
+def test_rows_with_other_content_are_refused(row: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read_annotation(row)
 
 
-def test_what_a_schema_does_not_know() -> None:
+def test_annotations_that_do_not_fit_the_schema() -> None:
     gold = Annotation("lite", {"rom": ("attic",), "size": ("Large", "small"), "date": ("None",)})
     assert schema_errors(HOME, gold) == [
         "intent 'lite' is not in schema home; did you mean 'light'?",
@@ -303,14 +313,15 @@ def test_every_row_of_the_data_comes_back(folder: str, schema: str, field: str, 
     file = DATA / folder / "manifest.jsonl"
     if not file.exists():
         pytest.skip(f"../shared/data/{folder} is not here")
-    known = read_schema(schema)
+    schema_of_data = read_schema(schema)
     with file.open(encoding="utf-8") as lines:
         golds = [read_annotation(json.loads(line), field) for line in lines]
     assert len(golds) == rows
     assert not [value for gold in golds for values in gold.slots.values() for value in values if ", " in value]
     for gold in golds:
         assert gold.intent is not None
-        assert meaning(parse_answers(known, answered(sample_question_answers(known, gold, framing, None)))) == gold
+        pairs = sample_question_answers(schema_of_data, gold, framing, None)
+        assert annotation_of(parse_answers(schema_of_data, answered(pairs))) == gold
 
 
 WORDS = ("a", "Mr. B", "none left", "no", "x, y", ",", "yes.", "ten  past", "é", "1.5", "?", "none of it")
@@ -320,12 +331,12 @@ def random_schema(rng: np.random.Generator) -> Schema:
     texts = iter(rng.permutation(1000).astype(str))
     closed = [str(word) for word in rng.permutation([word for word in WORDS if ", " not in word])]
 
-    def one(values: tuple[str, ...] = ()) -> Label:
+    def random_label(values: tuple[str, ...] = ()) -> Label:
         name = next(texts)
         return Label(name, name, f"to {name}", tuple(f"{name} {i}?" for i in range(rng.integers(1, 4))), values=values)
 
-    intents = [one() for _ in range(rng.integers(0, 5))]
-    slots = [one(tuple(closed[: rng.integers(0, 6)])) for _ in range(rng.integers(1, 7))]
+    intents = [random_label() for _ in range(rng.integers(0, 5))]
+    slots = [random_label(tuple(closed[: rng.integers(0, 6)])) for _ in range(rng.integers(1, 7))]
     ways = tuple(f"what {i}?" for i in range(rng.integers(1, 4)))
     return Schema("any", ways, {i.name: i for i in intents}, {slot.name: slot for slot in slots})
 
@@ -340,7 +351,7 @@ def random_gold(rng: np.random.Generator, schema: Schema) -> Annotation:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_any_meaning_comes_back(seed: int) -> None:
+def test_any_annotation_comes_back(seed: int) -> None:
     rng = np.random.default_rng(seed)
     schema = random_schema(rng)
     for framing in FRAMINGS:
@@ -348,17 +359,17 @@ def test_any_meaning_comes_back(seed: int) -> None:
             gold = random_gold(rng, schema)
             assert schema_errors(schema, gold) == []
             whole = parse_answers(schema, answered(sample_question_answers(schema, gold, framing, None)))
-            assert meaning(whole) == gold
+            assert annotation_of(whole) == gold
             drawn = sample_question_answers(schema, gold, framing, rng)
-            assert meaning(parse_answers(schema, answered(drawn))) == gold  # what is present is always asked
+            assert annotation_of(parse_answers(schema, answered(drawn))) == gold  # slots present are always asked about
             names = list(rng.permutation([*schema.intents, *schema.slots]))
             held_out = [str(name) for name in names[: rng.integers(0, len(names))]]
             seen = sample_question_answers(schema, gold, framing, rng, held_out=held_out)
             assert not {question.label for question, _ in seen} & set(held_out)
             slots = parse_answers(schema, answered([pair for pair in seen if pair[0].kind == "slot"]))["slots"]
             assert set(slots) == set(gold.slots) - set(held_out)
-            asked = [question.text for question, _ in drawn]
-            assert len(set(asked)) == len(asked)
+            texts = [question.text for question, _ in drawn]
+            assert len(set(texts)) == len(texts)
             hidden = {schema.intents[name].answer for name in held_out if name in schema.intents}
             for question, answer in seen:
                 assert question.kind == "slot" or answer in (question.choices or ())
@@ -371,4 +382,4 @@ def test_values_are_split_as_they_were_joined() -> None:
     for _ in range(300):
         values = tuple(str(word) for word in rng.choice(words, rng.integers(1, 5)))
         assert split_values(join_values(values)) == values
-    assert split_values(join_values(["x, y"])) == ("x", "y")  # the limit: such a value looks like two
+    assert split_values(join_values(["x, y"])) == ("x", "y")  # the limit: such a value reads as two

@@ -103,7 +103,7 @@ FAULTS = [
     ("intent: {questions: [a]}", "schema home has neither intents nor slots"),
     ("intnets: {a: }", "intnets: not known; did you mean 'intents'?"),
     ("slots: {a: {valeus: [b]}}", "slots.a.valeus: not known; did you mean 'slots.a.values'?"),
-    ("slots: {a: {answer: b}}", "slots.a.answer: not known; there are description, questions, examples, values"),
+    ("slots: {a: {answer: b}}", "slots.a.answer: not known; options: description, questions, examples, values"),
     ("intents: {a: {values: [b]}}", "intents.a.values: not known; "),
     ("intents: {a: {answer: [b]}}", 'intents.a.answer: must be a text, found a list (["b"])'),
     ("intents: {a: {answer: ''}}", "intents.a.answer: is empty"),
@@ -113,7 +113,7 @@ FAULTS = [
     ("slots: {a: {values: []}}", "slots.a.values: the list is empty; give at least one, or leave values out"),
     ("slots: {a: {values: b}}", 'slots.a.values: must be a list of texts, found a text ("b")'),
     ("slots: {a: {values: [b, [c]]}}", 'slots.a.values: must be a text, found a list (["c"])'),
-    ("slots: {a: {values: [b, B.]}}", "slots.a.values: 'B.' stands there twice"),
+    ("slots: {a: {values: [b, B.]}}", "slots.a.values: 'B.' is listed twice"),
     ("slots: {a: {values: ['b, c']}}", "slots.a.values: 'b, c' looks like several values"),
     ("slots: {a: {values: [None]}}", "slots.a.values: 'None' would mean that the slot is absent"),
     ("none: gone\nslots: {a: {values: [gone]}}", "slots.a.values: 'gone' would mean that the slot is absent"),
@@ -133,7 +133,7 @@ FAULTS = [
     ("intents: {a: {scenario: b}}", "intents.a.scenario: give both scenario and action, or neither"),
     ("split_intents: true\nintents: {a: }", "intents.a: split_intents: nothing to split at; give scenario and action"),
     ("split_intents: perhaps\nintents: {a: }", "split_intents: must be true or false"),
-    ("slots:\n  a:\n  b:\n  a:\n", "line 4: 'a' stands there already"),
+    ("slots:\n  a:\n  b:\n  a:\n", "line 4: key 'a' is used twice"),
     ("slots:\n  ? [a]\n  : b\n", "line 2: a key must be a text"),
     ("slots:\n  a: [b\nnone: x\n", "line 3: not YAML ("),
     ("slots: {a: {questions: [which?]}}", "line 1: not YAML (expected ',' or ']', but got '?'); put it into quotes"),
@@ -152,7 +152,7 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str, message: str) -> None:
 
 JSON_FAULTS = [
     ('{"slots": {"a": {"values": [true]}}}', "slots.a.values: must be a text, found a truth value (true)"),
-    ('{"slots": {"a": {}, "a": {}}}', "'a' stands there twice"),
+    ('{"slots": {"a": {}, "a": {}}}', "key 'a' is used twice"),
     ('{"slots":\n {"a": {}},}', "line 2: not JSON ("),
     ("[]", "expected options, found a list ([])"),
 ]
@@ -166,9 +166,7 @@ def test_what_is_wrong_with_json_is_said(tmp_path: Path, text: str, message: str
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"schema slrup: no such file; the schemas that are shipped are barista, digits"
-    ):
+    with pytest.raises(InputError, match=r"schema slrup: no such file; shipped schemas: barista, digits"):
         read_schema("slrup")
     with pytest.raises(InputError, match=r"schema .*gone\.yaml: no such file"):
         read_schema(tmp_path / "gone.yaml")
@@ -188,7 +186,7 @@ def test_a_part_of_a_schema(tmp_path: Path) -> None:
     assert schema.only(slots=[]).slots == {}
     with pytest.raises(InputError, match=r"schema home: no intent 'alarm_sett'; did you mean 'alarm_set'\?"):
         schema.only(intents=["alarm_sett"])
-    with pytest.raises(InputError, match=r"schema home: no slot 'zzz'; there are date, size"):
+    with pytest.raises(InputError, match=r"schema home: no slot 'zzz'; choose from date, size"):
         schema.only(slots=["zzz"])
     with pytest.raises(InputError, match="neither intents nor slots"):
         schema.only([], [])

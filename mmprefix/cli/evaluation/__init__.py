@@ -1,1 +1,1 @@
-"""What `evaluate` scores, one file a task."""
+"""Tasks of ``mmprefix evaluate``, one file a task."""

@@ -21,7 +21,7 @@ LINE = "lines of id, prediction (a text) and references (a list of texts)"
 
 
 class Predictions(NamedTuple):
-    """What a file holds, line by line in its order."""
+    """Content of a file of predictions, in the order of its lines."""
 
     ids: list[str]
     predictions: list[str]
@@ -29,7 +29,7 @@ class Predictions(NamedTuple):
 
 
 def _record(record: Any, place: str) -> tuple[str, str, list[str]]:
-    """Id, prediction and references of one line; ``place`` is file:line for the message."""
+    """Id, prediction and references of one line; ``place`` is file:line. Raises InputError."""
     if not isinstance(record, dict):
         raise InputError(f"{place}: a line must be an object with id, prediction and references")
     missing = [key for key in ("id", "prediction", "references") if key not in record]
@@ -46,12 +46,12 @@ def _record(record: Any, place: str) -> tuple[str, str, list[str]]:
 
 
 def read_predictions(path: str | Path) -> Predictions:
-    """The predictions of a JSON-lines file; raises ``InputError`` with file and line for the first bad one."""
+    """Predictions of a JSON-lines file; raises InputError with file and line for the first bad line."""
     read, lines = Predictions([], [], []), {}
     for number, line in read_jsonl(path):
         name, prediction, references = _record(line, f"{path}:{number}")
         if name in lines:
-            raise InputError(f"{path}:{number}: id {name!r} stands in line {lines[name]} already")
+            raise InputError(f"{path}:{number}: id {name!r} is already used in line {lines[name]}")
         lines[name] = number
         read.ids.append(name)
         read.predictions.append(prediction)
@@ -62,22 +62,25 @@ def read_predictions(path: str | Path) -> Predictions:
 
 
 def _wanted(names: str | None) -> list[str]:
-    """The measures that ``--metrics`` names, in its order; all that need nothing more where it is absent."""
+    """Metrics that ``--metrics`` names, in its order; without it, all that need no extra package or model."""
     wanted = list(NAMES) if names is None else [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in wanted if name not in (*NAMES, *EXTRA)]
     if unknown or not wanted:
-        given = unknown[0] if unknown else names
-        raise InputError(f"--metrics {given}: no such measure; use some of {','.join((*NAMES, *EXTRA))}")
+        wrong = unknown[0] if unknown else names
+        raise InputError(f"--metrics {wrong}: no such metric; choose from {','.join((*NAMES, *EXTRA))}")
     return list(dict.fromkeys(wanted))
 
 
 def add_arguments(parser: argparse._ActionsContainer) -> None:
-    """The options of this task."""
+    """Add the options of this task to ``parser``."""
     parser.add_argument(
-        "--tokenize", choices=tuple(TOKENIZERS), default="ptb", help="Penn Treebank words, or cut at white space"
+        "--tokenize",
+        choices=tuple(TOKENIZERS),
+        default="ptb",
+        help="ptb: as the Penn Treebank; none: split at white space (default: ptb)",
     )
     parser.add_argument(
-        "--metrics", metavar="NAME,NAME", help=f"which to print; on demand also {', '.join(EXTRA)} (mmprefix[metrics])"
+        "--metrics", metavar="NAME,NAME", help=f"metrics to print; also {', '.join(EXTRA)}, with mmprefix[metrics]"
     )
     parser.add_argument("--fense-sentences", metavar="FOLDER", help="FENSE's sentence encoder")
     parser.add_argument("--fense-detector", metavar="FILE", help="FENSE's fluency detector, a checkpoint")
@@ -85,7 +88,7 @@ def add_arguments(parser: argparse._ActionsContainer) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the scores; 0, or 1 where a measure that was asked for is not available. Raises ``InputError``."""
+    """Print the scores; returns 0, or 1 where a requested metric is not available. Raises InputError."""
     wanted = _wanted(args.metrics)
     read = read_predictions(args.predictions)
     models = None

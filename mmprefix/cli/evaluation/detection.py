@@ -1,7 +1,7 @@
 """``mmprefix evaluate --task detection``: scores of targets and non-targets.
 
 A line of the file is ``{"id": ..., "score": number, "label": ...}``; the label is true or false, 1 or 0, or one of two
-words of which ``--positive`` names the target. A higher score says target.
+words, where ``--positive`` names the target's. A higher score means target.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SCORES = ("eer", "threshold", "auc")
 
 
 class Trial(NamedTuple):
-    """One line: where it stands, its score and its label as it is written."""
+    """One line: its place (file:line), its score, and its label as written."""
 
     place: str
     score: float
@@ -32,33 +32,33 @@ class Trial(NamedTuple):
 
 
 def add_arguments(parser: argparse._ActionsContainer) -> None:
-    """The options of this task."""
+    """Add the options of this task to ``parser``."""
     parser.add_argument("--positive", metavar="WORD", help="the label of targets, where labels are two words")
     parser.add_argument("--det", metavar="FILE.png", help="draw the DET curve (.png, .svg, .pdf; mmprefix[plots])")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the scores, draw the curve; 0. Raises ``InputError`` that names file and line."""
+    """Print the scores, draw the curve, return 0. Raises InputError that names file and line."""
     if args.det:
         det_plot.check(Path(args.det))
     trials = read_trials(args.predictions)
     labels = _targets(trials, args.positive, args.predictions)
     scores = [trial.score for trial in trials]
-    found = detection(scores, labels)
+    metrics = detection(scores, labels)
     if args.det:
         det_plot.draw(det_curve(scores, labels), Path(args.det))
-    counts = {"items": len(trials), "targets": found["targets"], "nontargets": found["nontargets"]}
+    counts = {"items": len(trials), "targets": metrics["targets"], "nontargets": metrics["nontargets"]}
     if args.json:
-        report = {"task": "detection", **counts, "scores": {name: found[name] for name in _SCORES}}
+        report = {"task": "detection", **counts, "scores": {name: metrics[name] for name in _SCORES}}
         sys.stdout.write(json.dumps(report) + "\n")
     else:
         rows = [(name, str(count)) for name, count in counts.items()]
-        sys.stdout.write(format_table(rows + [(name, f"{found[name]:.4f}") for name in _SCORES]))
+        sys.stdout.write(format_table(rows + [(name, f"{metrics[name]:.4f}") for name in _SCORES]))
     return 0
 
 
 def read_trials(path: str | Path) -> list[Trial]:
-    """The lines of a file in their order; raises ``InputError`` with file and line for the first bad one."""
+    """Trials of a JSON-lines file in its order; raises InputError with file and line for the first bad line."""
     trials, lines = list[Trial](), dict[str, int]()
     for number, record in read_jsonl(path):
         place = f"{path}:{number}"
@@ -67,7 +67,7 @@ def read_trials(path: str | Path) -> list[Trial]:
             raise InputError(f"{place}: no {' and no '.join(missing)}; a line needs id, score and label")
         name = identifier(record["id"], place)
         if name in lines:
-            raise InputError(f"{place}: id {name!r} stands in line {lines[name]} already")
+            raise InputError(f"{place}: id {name!r} is already used in line {lines[name]}")
         lines[name] = number
         trials.append(Trial(place, _score(record["score"], place), _label(record["label"], place)))
     if not trials:
@@ -88,8 +88,8 @@ def _label(value: Any, place: str) -> bool | str:
 
 
 def _targets(trials: Sequence[Trial], positive: str | None, path: str) -> list[bool]:
-    """Which lines are targets."""
-    first: dict[bool | str, str] = {}  # where a label stands first
+    """For each trial True where it is a target; ``path`` is for messages. Raises InputError for unclear labels."""
+    first: dict[bool | str, str] = {}  # label → file:line of its first occurrence
     for trial in trials:
         first.setdefault(trial.label, trial.place)
     words = [label for label in first if isinstance(label, str)]
@@ -99,13 +99,13 @@ def _targets(trials: Sequence[Trial], positive: str | None, path: str) -> list[b
     if words and positive is None:
         raise InputError(f"{first[words[0]]}: label {words[0]!r}: which word is the target? Give --positive WORD")
     if words and positive not in words:
-        raise InputError(f"--positive {positive}: no such label in {path}; there {_are(words)}")
+        raise InputError(f"--positive {positive}: no such label in {path}; its labels: {_listed(words)}")
     if len(words) > 2:
-        raise InputError(f"{first[words[2]]}: label {words[2]!r} is a third one; there {_are(words[:2])} already")
+        raise InputError(f"{first[words[2]]}: label {words[2]!r} is a third word beside {_listed(words[:2])}")
     if len(first) < 2:
         raise InputError(f"{path}: all {len(trials)} labels are {json.dumps(next(iter(first)))}; both kinds are needed")
     return [trial.label == positive if words else bool(trial.label) for trial in trials]
 
 
-def _are(words: Sequence[str]) -> str:
-    return "are " + " and ".join(map(repr, words)) if len(words) > 1 else f"is {words[0]!r}"
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(map(repr, words))

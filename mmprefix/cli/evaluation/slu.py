@@ -1,8 +1,8 @@
-"""``mmprefix evaluate --task slu``: intents and slots against what was meant.
+"""``mmprefix evaluate --task slu``: predicted intents and slots against gold ones.
 
-A line of the file is ours, ``{"id": ..., "intent": ..., "slots": {type: value or list of values}}``, or SLURP's. The
-gold is each line's own ``reference``, or a file of such records: a manifest of ours, or SLURP's test set.
-``mmprefix.metrics.slurp_records`` has both forms, ``mmprefix.metrics.slu`` the measures.
+A line of the file is ``{"id": ..., "intent": ..., "slots": {type: value or list of values}}``, or a record of SLURP.
+The gold is each line's own ``reference``, or a file of such records: a manifest, or SLURP's test set.
+``mmprefix.metrics.slurp_records`` reads both forms, ``mmprefix.metrics.slu`` computes the metrics.
 """
 
 from __future__ import annotations
@@ -28,28 +28,30 @@ _COUNTS = ("matched_by", "gold", "scored", "missing", "foreign", "unknown_slot_t
 
 
 def add_arguments(parser: argparse._ActionsContainer) -> None:
-    """The options of this task."""
-    parser.add_argument("--gold", metavar="FILE", help="what was meant, as JSON lines: a manifest, or SLURP's test set")
+    """Add the options of this task to ``parser``."""
+    parser.add_argument(
+        "--gold", metavar="FILE", help="gold annotations as JSON lines: a manifest, or SLURP's test set"
+    )
     parser.add_argument("--split", metavar="NAME", help="only the rows of --gold with this split")
     parser.add_argument(
         "--intent-field",
         metavar="FIELD",
-        help="where the intent is in --gold; several are joined by _: scenario+action (default: intent)",
+        help="column of the intent in --gold; A+B joins two with _, such as scenario+action (default: intent)",
     )
     parser.add_argument(
-        "--per-label", action="store_true", help="also each label's counts and figures, and their means"
+        "--per-label", action="store_true", help="also print each label's counts and figures, and their means"
     )
     parser.add_argument("--ignore-case", action="store_true", help="compare slot values in lower case")
     parser.add_argument(
-        "--count-missing", action="store_true", help="score what has no prediction as a prediction of nothing"
+        "--count-missing", action="store_true", help="score gold without a prediction as an empty prediction"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the scores; 0. Raises ``InputError`` that names file and line."""
+    """Print the scores and return 0. Raises InputError that names file and line."""
     for option, value in (("--split", args.split), ("--intent-field", args.intent_field)):
         if value and not args.gold:
-            raise InputError(f"{option} {value} says how to read --gold FILE, which is not given")
+            raise InputError(f"{option} {value} applies to --gold FILE, which is missing")
     lines = [(f"{args.predictions}:{number}", record) for number, record in read_jsonl(args.predictions)]
     if not lines:
         raise InputError(f"{args.predictions}: no predictions; a line is a JSON object with id, intent, slots")
@@ -59,21 +61,21 @@ def run(args: argparse.Namespace) -> int:
     else:
         gold = [_reference(record, place) for place, record in lines]
     options = {"per_label": args.per_label, "count_missing": args.count_missing, "ignore_case": args.ignore_case}
-    found = score(predictions, gold, **options)
+    result = score(predictions, gold, **options)
     if args.json:
-        sys.stdout.write(json.dumps(_report(found), ensure_ascii=False) + "\n")
+        sys.stdout.write(json.dumps(_report(result), ensure_ascii=False) + "\n")
         return 0
     ours = any("entities" not in record for _, record in lines)
-    sys.stdout.write(format_table(_said(found, args.count_missing)) + format_table(_figures(found, ours)))
-    for name, rows in found.get("tables", {}).items():
-        sys.stdout.write("\n" + format_table(_labels(name, rows, found)))
+    sys.stdout.write(format_table(_matching(result, args.count_missing)) + format_table(_figures(result, ours)))
+    for name, rows in result.get("tables", {}).items():
+        sys.stdout.write("\n" + format_table(_labels(name, rows, result)))
     return 0
 
 
 def read_gold(path: str, split: str | None = None, intent_field: str | None = None) -> list[Frame]:
-    """The gold frames of a JSON-lines file, those of one split; raises ``InputError`` with file and line.
+    """Gold frames of a JSON-lines file (``split``: those of one split). Raises InputError with file and line.
 
-    ``intent_field`` names the field of the intent, or several with + between them, whose values are joined with _.
+    ``intent_field`` names the field of the intent, or several joined by +, whose values are joined with _.
     """
     lines = [(f"{path}:{number}", record) for number, record in read_jsonl(path)]
     if split is not None:
@@ -86,7 +88,7 @@ def read_gold(path: str, split: str | None = None, intent_field: str | None = No
 
 
 def _named(record: Any, place: str, fields: Sequence[str]) -> Frame:
-    """The gold frame whose intent is the values of ``fields``."""
+    """Gold frame of ``record``, whose intent is the values of ``fields`` joined with _."""
     values = [record.get(field) if isinstance(record, Mapping) else None for field in fields]
     for field, value in zip(fields, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, str | int):
@@ -96,7 +98,7 @@ def _named(record: Any, place: str, fields: Sequence[str]) -> Frame:
 
 
 def _reference(record: Mapping[str, Any], place: str) -> Frame:
-    """The gold that stands in the line itself."""
+    """Gold frame in the line itself."""
     reference = record.get("reference")
     if not isinstance(reference, Mapping):
         raise InputError(f"{place}: no reference (an object with intent and slots); add it, or give --gold FILE")
@@ -104,42 +106,44 @@ def _reference(record: Mapping[str, Any], place: str) -> Frame:
     return read_frame({**reference, **keys}, f"{place}: reference", gold=True)
 
 
-def _report(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything for ``--json``; figures of the whole under scores, as the other tasks have them."""
-    report = {"task": "slu", "items": found["scored"]} | {name: found[name] for name in _COUNTS}
-    report["scores"] = {name: value for name, value in found.items() if isinstance(value, float)}
-    return report | {name: value for name, value in found.items() if name not in report | report["scores"]}
+def _report(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything for ``--json``; overall figures under "scores", as in the other tasks."""
+    report = {"task": "slu", "items": result["scored"]} | {name: result[name] for name in _COUNTS}
+    report["scores"] = {name: value for name, value in result.items() if isinstance(value, float)}
+    return report | {name: value for name, value in result.items() if name not in report | report["scores"]}
 
 
-def _said(found: Mapping[str, Any], counted: bool) -> list[tuple[str, str]]:
-    """How many were scored, and all that was not."""
-    missing = "scored as predictions of nothing" if counted else "not scored; --count-missing scores them"
-    unknown = ", ".join(f"{kind} {count}" for kind, count in found["unknown_slot_types"].items())
+def _matching(result: Mapping[str, Any], counted: bool) -> list[tuple[str, str]]:
+    """Table rows: how many records were scored, and which were not."""
+    missing = "scored as empty predictions" if counted else "not scored; --count-missing scores them"
+    unknown = ", ".join(f"{kind} {count}" for kind, count in result["unknown_slot_types"].items())
     rows = [
-        ("scored", f"{found['scored']} of {found['gold']}, matched by {found['matched_by']}"),
-        ("missing", f"{found['missing']}" + (f" without a prediction, {missing}" if found["missing"] else "")),
-        ("foreign", f"{found['foreign']}" + (" without gold, ignored" if found["foreign"] else "")),
-        ("unknown slot types", f"{unknown} (in no gold: false positives)" if unknown else "none"),
+        ("scored", f"{result['scored']} of {result['gold']}, matched by {result['matched_by']}"),
+        ("missing", f"{result['missing']}" + (f" without a prediction, {missing}" if result["missing"] else "")),
+        ("foreign", f"{result['foreign']}" + (" without gold, ignored" if result["foreign"] else "")),
+        ("unknown slot types", f"{unknown} (not in the gold: false positives)" if unknown else "none"),
     ]
-    left_out = " and ".join(found["left_out"])
+    left_out = " and ".join(result["left_out"])
     return rows + ([("left out", f"{left_out}: not in all of the gold")] if left_out else [])
 
 
-def _figures(found: Mapping[str, Any], ours: bool) -> list[Sequence[str]]:
-    """Precision, recall and F1 of each measure; of records of our form also how often intent and slots are right."""
-    slots = found["per_slot_accuracy"] or found["unknown_slot_types"]  # with none on either side there is no figure
-    names = [name for name in NAMES if name not in found["left_out"] and (slots or name in INTENTS)]
+def _figures(result: Mapping[str, Any], ours: bool) -> list[Sequence[str]]:
+    """Table rows: precision, recall and F1 of each metric; for records of our form also the accuracies."""
+    slots = (
+        result["per_slot_accuracy"] or result["unknown_slot_types"]
+    )  # without slots on either side there are no figures
+    names = [name for name in NAMES if name not in result["left_out"] and (slots or name in INTENTS)]
     rows: list[Sequence[str]] = [("measure", *_COLUMNS)] if names else []
-    rows += [(name, *(f"{found[f'{name}_{column}']:.4f}" for column in _COLUMNS)) for name in names]
+    rows += [(name, *(f"{result[f'{name}_{column}']:.4f}" for column in _COLUMNS)) for name in names]
     if ours:
         names = ("intent_accuracy", *(["slot_accuracy"] if slots else []), "frame_accuracy")
-        rows += [(name, f"{found[name]:.4f}") for name in names if name in found]
-        rows += [(f"slot {kind}", f"{value:.4f}") for kind, value in found["per_slot_accuracy"].items()]
+        rows += [(name, f"{result[name]:.4f}") for name in names if name in result]
+        rows += [(f"slot {kind}", f"{value:.4f}") for kind, value in result["per_slot_accuracy"].items()]
     return rows
 
 
-def _labels(name: str, rows: Mapping[str, Mapping[str, float]], found: Mapping[str, Any]) -> list[Sequence[str]]:
-    """The counts and figures of each label of one measure, after those of all and their means."""
-    every = {"(micro)": found["micro"][name], "(macro)": found["macro"][name], **rows}
+def _labels(name: str, rows: Mapping[str, Mapping[str, float]], result: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Table rows of one metric: figures and counts over all labels, the means, then each label."""
+    every = {"(micro)": result["micro"][name], "(macro)": result["macro"][name], **rows}
     lines: list[Sequence[str]] = [(name, *_COLUMNS, "tp", "fp", "fn")]
     return lines + [(label, *(f"{value:.4f}" for value in row.values())) for label, row in every.items()]

@@ -1,9 +1,9 @@
-"""The verb `encode`: fills the feature store of a recipe, and writes WebDataset shards from it."""
+"""``mmprefix encode``: fill the feature store of a recipe, and write WebDataset shards from it."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -15,22 +15,22 @@ from mmprefix.features.webdataset import write_webdataset
 
 
 class EncodeCLI(PrefixCLI):
-    """``mmprefix encode``: what a training would do first where its recipe has a ``cache``, and no more.
+    """CLI that fills the feature store as a training with ``cache`` does at its start, and then stops.
 
-    With ``--to webdataset --out FOLDER`` what is in the store is also written as shards that stream.
+    With ``--to webdataset --out FOLDER`` the stored features are also written as shards for streaming.
     """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Where to, beside the store."""
+        """Add the options for WebDataset shards to those of ``PrefixCLI``."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--to", type=Literal["store", "webdataset"], default="store", help="what is written")
-        parser.add_argument("--out", type=str | None, default=None, help="the folder for webdataset's shards")
+        parser.add_argument("--to", type=Literal["store", "webdataset"], default="store", help="output format")
+        parser.add_argument("--out", type=str | None, default=None, help="folder of the webdataset shards")
         parser.add_argument("--shard_rows", type=int, default=1000, help="most rows of a shard")
 
     def before_fit(self) -> None:
-        """Fills the store with all that the data module names."""
+        """Encode all rows of the data module into the store, write shards if asked, stop the run (exit code 0)."""
         if not self._config().cache:
-            raise InputError("cache: names no folder to put features into; give --cache DIR")
+            raise InputError("cache: no folder for the feature store; give --cache DIR")
         config = self._config()
         if (config.to == "webdataset") != bool(config.out):
             raise InputError(f"--to {config.to} --out {config.out}: give --to webdataset --out FOLDER, or neither")
@@ -40,8 +40,9 @@ class EncodeCLI(PrefixCLI):
         raise SystemExit(0)
 
     def _write_shards(self, stores: dict[str, FeatureStore]) -> None:
-        config, data = self._config(), cast(PairData, self.datamodule)
-        splits = {split: found.examples for split, found in data.rows.items()}
+        config, data = self._config(), self.datamodule
+        assert isinstance(data, PairData)  # use_cache takes no other
+        splits = {split: index.examples for split, index in data.rows.items()}
         readers = self.model.inputs.load if data.inputs is None else data.inputs.load
         encoders = {name: store.description for name, store in stores.items()}
         counts = write_webdataset(

@@ -10,12 +10,12 @@ from typing import Any, cast
 
 from mmprefix.cli.training.parameter_table import parameter_table
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # loaders fork
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
 
 import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -39,14 +39,14 @@ set_loader("yaml", lambda text: with_current_names(_load_yaml(text)), exceptions
 
 
 class RecipeParser(LightningArgumentParser):
-    """Refuses a recipe with one plain line that names the option and the nearest right one."""
+    """Parser of recipes; its errors are one plain line that names the option and the nearest valid one."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise InputError(explain(message, self)) from ex
 
 
 class PrefixCLI(LightningCLI):
-    """What LightningCLI does; all that a run writes goes below ``runs/RECIPE`` unless a recipe says otherwise."""
+    """LightningCLI of ``PrefixTask``; a run writes below ``runs/RECIPE``, or below ``trainer.default_root_dir``."""
 
     model: PrefixTask
     trainer: Trainer
@@ -54,7 +54,7 @@ class PrefixCLI(LightningCLI):
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
-        """The four verbs, and what LightningCLI itself gives to each."""
+        """Verbs, each with the arguments that LightningCLI passes itself."""
         common = {"model", "dataloaders", "datamodule"}
         return {
             "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
@@ -64,32 +64,36 @@ class PrefixCLI(LightningCLI):
         }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """The options of a run that belong to no class."""
-        parser.add_argument("--save_to", type=str | None, default=None, help="where fit saves the trained model")
+        """Add the options of a run that belong to no class."""
+        parser.add_argument(
+            "--save_to", type=str | None, default=None, help="folder for the trained model, saved by fit"
+        )
         parser.add_argument("--test_after_fit", type=bool, default=False, help="whether fit ends with a test")
         parser.add_argument("--dry_run", type=bool, default=False, help="build, print sizes, and stop")
-        parser.add_argument("--cache", type=str | None, default=None, help="the folder of a feature store to use")
-        parser.add_argument("--cache_dtype", type=str, default="float16", help="of its numbers: float16 or float32")
+        parser.add_argument("--cache", type=str | None, default=None, help="folder of a feature store to use")
+        parser.add_argument(
+            "--cache_dtype", type=str, default="float16", help="precision of stored features: float16 or float32"
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Recipes are first compared with the options that there are: a parser only misses what it has no name for."""
+        """Check the recipes' option names, so that an error names the nearest one; then parse as LightningCLI does."""
         for file in recipes_of(args):
             check_recipe(file, options(self._subcommand_parsers[args[0]]))
         super().parse_arguments(parser, args)
 
     def instantiate_classes(self) -> None:
-        """Builds model and data; what a part refuses is said as the part said it, without the parser's wrapping."""
+        """Build model and data; an InputError of a part is raised as it is, without the parser's wrapping."""
         try:
             with without_weights() if self._config().get("dry_run") else nullcontext():
                 super().instantiate_classes()
         except ValueError as error:
-            found: BaseException | None = error
-            while found is not None and not isinstance(found, InputError):
-                found = found.__cause__
-            raise found or InputError(explain(str(error), self.parser)) from None
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, InputError):
+                cause = cause.__cause__
+            raise cause or InputError(explain(str(error), self.parser)) from None
 
     def before_instantiate_classes(self) -> None:
-        """Everything a run writes goes below one directory: ``trainer.default_root_dir``, or runs/RECIPE."""
+        """Set the directory that the run writes below: ``trainer.default_root_dir``, or runs/RECIPE."""
         config = self._config()
         trainer = config.trainer
         self.root = Path(trainer.default_root_dir or Path("runs") / self._recipe_name())
@@ -98,16 +102,16 @@ class PrefixCLI(LightningCLI):
         callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
         for callback in filter(None, callbacks):
             if callback.class_path.endswith("ModelCheckpoint") and not callback.init_args.get("dirpath"):
-                callback.init_args.dirpath = str(self.root / "checkpoints")  # not one a run: "last" would not find it
+                callback.init_args.dirpath = str(self.root / "checkpoints")  # one for all runs, so that "last" is found
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer with CSV and TensorBoard logs, a last checkpoint for resuming, and writes that cannot be torn."""
+        """Build the Trainer with CSV and TensorBoard logs, and a last checkpoint to resume from."""
         trainer = self._config().trainer
         if trainer.logger in (None, True):
             csv = CSVLogger(self.root, name="logs")
             kwargs["logger"] = [csv, TensorBoardLogger(self.root, name="logs", version=csv.version)]
-        given = self._get(self.config_init, "trainer").callbacks or []
-        callbacks = list(given) if isinstance(given, list) else [given]
+        configured = self._get(self.config_init, "trainer").callbacks or []
+        callbacks = list(configured) if isinstance(configured, list) else [configured]
         if trainer.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
             callbacks.append(
                 ModelCheckpoint(dirpath=self.root / "checkpoints", filename="{epoch}-{step}", save_last=True)
@@ -117,15 +121,15 @@ class PrefixCLI(LightningCLI):
         return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: LightningCLI would look for options of the model in the file, before it is known to be ours."""
+        """Do nothing: LightningCLI would read model options from the file, before it is known to be one of ours."""
 
     def before_fit(self) -> None:
-        """Refuses a place where the model could not be saved; with ``--dry_run`` tells what would be trained."""
+        """Refuse a folder that the model cannot be saved to; with ``--dry_run`` log the parameter table and stop."""
         config = self._config()
         if config.save_to:
             require_writable(config.save_to)
         if config.dry_run:
-            for callback in cast(Any, self.trainer).callbacks:
+            for callback in self._callbacks():
                 if isinstance(callback, UnfreezeUntil):
                     callback.setup(self.trainer, self.model, "fit")
             for line in parameter_table(self.model):
@@ -134,7 +138,7 @@ class PrefixCLI(LightningCLI):
         self.use_cache(["fit", "test"] if config.test_after_fit else ["fit"])
 
     def before_validate(self) -> None:
-        """Says so when what is measured was never trained."""
+        """Warn where no checkpoint is named: the mappers are untrained then."""
         if self._config().ckpt_path is None:
             log.warning("No --ckpt_path was given, so the mappers are untrained; give a file, or last.")
         self.use_cache([str(self.subcommand)])
@@ -142,7 +146,7 @@ class PrefixCLI(LightningCLI):
     before_test = before_predict = before_validate
 
     def use_cache(self, stages: list[str]) -> dict[str, FeatureStore]:
-        """Fills the feature store that the recipe names with what ``stages`` read, on the devices of the run."""
+        """Encode the inputs of ``stages`` into the recipe's feature store, on the run's devices. Stores by branch."""
         config = self._config()
         if not config.cache:
             return {}
@@ -159,7 +163,6 @@ class PrefixCLI(LightningCLI):
             use_distributed_sampler=False,
             default_root_dir=self.root,
         )
-        callbacks = cast(Any, self.trainer).callbacks
         return use_cache(
             self.model,
             self.datamodule,
@@ -167,11 +170,11 @@ class PrefixCLI(LightningCLI):
             root=config.cache,
             dtype=config.cache_dtype,
             trainer=filling,
-            callbacks=callbacks,
+            callbacks=self._callbacks(),
         )
 
     def after_fit(self) -> None:
-        """The test and the saved model that the recipe asks for."""
+        """Test and save the model where the recipe asks for it."""
         config = self._config()
         if self.trainer.interrupted:
             return
@@ -184,7 +187,7 @@ class PrefixCLI(LightningCLI):
             log.info("saved the model: %s", config.save_to)
 
     def _settings(self, stage: str) -> ModelSettings:
-        """What is saved beside the tensors: decoding, data and figures of this run, and the task that it trained."""
+        """Settings saved beside the tensors: decoding options, data and metrics of this run, and its task."""
         figures = {
             name.removeprefix(f"{stage}/"): float(value)
             for name, value in self.trainer.callback_metrics.items()
@@ -200,6 +203,9 @@ class PrefixCLI(LightningCLI):
             task=task_from_dict(task),
         )
 
+    def _callbacks(self) -> list[Callback]:
+        return cast(Any, self.trainer).callbacks  # set by a connector, not declared by Trainer
+
     def _config(self) -> Any:
         return self.config[self.subcommand] if self.subcommand else self.config
 
@@ -209,13 +215,15 @@ class PrefixCLI(LightningCLI):
 
 
 def usable_precision(precision: Any, accelerator: Any) -> Any:
-    """``precision``, or float32 where half precision would run on a CPU: there autocast takes 30 times as long."""
+    """``precision``, or "32-true" where half precision would run on a CPU, on which autocast takes 30 times as long."""
     slow = accelerator == "cpu" or (accelerator == "auto" and best_device() == "cpu")
     if not slow or precision is None or not str(precision).startswith(("16", "bf16")):
         return precision
-    log.warning("trainer.precision %s: this runs on a CPU, where that is many times slower; float32 is used", precision)
+    log.warning(
+        "trainer.precision %s: many times slower on a CPU, which this run uses; float32 is used instead", precision
+    )
     return "32-true"
 
 
-def _name(cls: type) -> str:
+def qualified_name(cls: type) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,4 +1,4 @@
-"""The table of parts and their parameters that a dry run prints."""
+"""Table of parts and their parameter counts, printed by a dry run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmprefix.training.task import PrefixTask
 
 
 def parameter_table(task: PrefixTask) -> list[str]:
-    """A line for each part: its class, and how many parameters it has and trains."""
+    """Lines of the table: each part with its class, its parameters, and how many of them are trained."""
     model = task.model
     lines = [f"{'part':24} {'class':20} {'parameters':>14} {'trained':>14}"]
     rows: list[tuple[str, Any]] = [(f"{n} encoder", model.encoder(n)) for n in model.encoders]

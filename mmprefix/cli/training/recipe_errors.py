@@ -1,8 +1,8 @@
-"""Errors in a recipe as one plain line that names the option and the nearest right one.
+"""Errors in a recipe as one plain line that names the option and the nearest valid one.
 
-``check_recipe`` compares a recipe's options with those that exist before anything is built. ``explain`` rewrites the
-messages of jsonargparse. A class inside a recipe has a parser of its own. Its message is rewritten first, with the
-options of that class at hand; the parsers around it only add where it stood.
+``check_recipe`` compares a recipe's options with the known ones before anything is built. ``explain`` rewrites the
+messages of jsonargparse. A class inside a recipe has a parser of its own, whose message is rewritten first, with the
+options of that class; the parsers around it only prepend the option that holds the class.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 
@@ -32,32 +32,32 @@ _UNION = re.compile(r"Subtypes: \[([^\n]+)\][\s\S]*Given value: ([^\n]+)$")
 
 
 def explain(message: str, parser: Any) -> str:
-    """One line for ``message`` of ``parser``; the raw last line, and where it stood, if no rule knows better."""
+    """One line for ``message`` of ``parser``; where no pattern matches, its last line after the option it is about."""
     where = ".".join(_PARSER_KEY.findall(message))
     placed = f"{where}: " if where else ""
-    if found := _PLAIN.search(message):
-        return placed + found[1]
-    if found := _EXTRA.search(message):
-        return placed + unknown_option(found[1], options(parser))
-    if found := _GROUP.search(message):
-        return unknown_option(f"{found[1]}.{found[3]}" if found[1] else found[3], options(parser, found[2]))
-    if found := _UNKNOWN.search(message):
-        return unknown_option(found[1].lstrip("-"), options(parser))
-    if found := _NO_CLASS.search(message):
-        classes = vars(importlib.import_module(found[1]))
-        return f"{placed}class_path {found[1]}.{found[2]}: no such class{did_you_mean(found[2], classes)}"
-    if found := _OTHER_CLASS.search(message):
-        return f"{placed}class_path {found[1]}: is no {found[2]}"
-    if (found := _TYPE.search(message)) and where:
-        return f"option {where}: expected {_type(found[1] or found[2])}, got {found[3].strip()}"
-    if (found := _UNION.search(message)) and where:
-        return f"option {where}: expected {_type(found[1])}, got {found[2].strip()}"
+    if match := _PLAIN.search(message):
+        return placed + match[1]
+    if match := _EXTRA.search(message):
+        return placed + unknown_option(match[1], options(parser))
+    if match := _GROUP.search(message):
+        return unknown_option(f"{match[1]}.{match[3]}" if match[1] else match[3], options(parser, match[2]))
+    if match := _UNKNOWN.search(message):
+        return unknown_option(match[1].lstrip("-"), options(parser))
+    if match := _NO_CLASS.search(message):
+        classes = vars(importlib.import_module(match[1]))
+        return f"{placed}class_path {match[1]}.{match[2]}: no such class{did_you_mean(match[2], classes)}"
+    if match := _OTHER_CLASS.search(message):
+        return f"{placed}class_path {match[1]}: is no {match[2]}"
+    if (match := _TYPE.search(message)) and where:
+        return f"option {where}: expected {_type(match[1] or match[2])}, got {match[3].strip()}"
+    if (match := _UNION.search(message)) and where:
+        return f"option {where}: expected {_type(match[1])}, got {match[2].strip()}"
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()] or ["wrong usage"]
     return placed + (lines[-1] if where else " ".join(lines))
 
 
 def options(parser: Any, verb: str | None = None) -> set[str]:
-    """The dotted names that ``parser`` (or its parser of ``verb``) knows."""
+    """Dotted option names of ``parser``, or of its subparser for ``verb``."""
     verbs = getattr(parser, "_subcommands_action", None)
     if verb is not None and verbs is not None:
         parser = verbs._name_parser_map[verb]
@@ -73,44 +73,44 @@ def _type(name: str) -> str:
 
 
 _CLASS = ("class_path", "init_args", "dict_kwargs")
-_CLASSES = ("model.decoder", "model.optimizer")  # data may also be given as plain options of PairData
+_CLASSES = ("model.decoder", "model.optimizer")  # data may also hold plain options of PairData
 _BRANCHES, _BRANCH = "model.branches", ("encoder", "mapper", "context")
 
 
 def recipes_of(words: Sequence[str]) -> list[Path]:
-    """The files that ``--config`` names on a command line."""
-    found: list[str] = []
+    """Existing files that ``--config`` names on a command line."""
+    names: list[str] = []
     for word, follower in zip(words, [*words[1:], ""], strict=True):
         flag, equals, value = word.partition("=")
         if flag in ("--config", "-c"):
-            found.append(value if equals else follower)
-    return [Path(name) for name in found if Path(name).is_file()]
+            names.append(value if equals else follower)
+    return [Path(name) for name in names if Path(name).is_file()]
 
 
 def check_recipe(file: Path, known: Collection[str]) -> None:
-    """Refuses ``file`` if it is no YAML of options, or has one that no name in ``known`` (dotted) begins with."""
+    """Raise InputError if ``file`` is not a YAML mapping, or has an option that is not in ``known`` (dotted names)."""
     try:
         recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: is no YAML ({' '.join(str(error).split())})") from error
+        raise InputError(f"{file}: not YAML ({' '.join(str(error).split())})") from error
     if not isinstance(recipe, dict):
-        found = "nothing" if recipe is None else "a list" if isinstance(recipe, list) else "plain text"
-        raise InputError(f"{file}: is no recipe: expected options such as model, data and trainer, found {found}")
+        kind = "nothing" if recipe is None else "a list" if isinstance(recipe, list) else "plain text"
+        raise InputError(f"{file}: not a recipe: expected options such as model, data and trainer, found {kind}")
     try:
-        _check(cast(dict[str, Any], recipe), known, "")
+        _check(recipe, known, "")
     except InputError as error:
         raise InputError(f"{file}: {error}") from error
 
 
 def unknown_option(option: str, known: Collection[str]) -> str:
-    """What is wrong with a dotted ``option``: its first part that no name in ``known`` begins with, and the nearest."""
+    """Message for an unknown dotted ``option``: its first unknown level, and the nearest name in ``known``."""
     parts = option.split(".")
     for depth in range(1, len(parts) + 1):
         head, before = ".".join(parts[:depth]), ".".join(parts[: depth - 1])
         if not any(name == head or name.startswith(f"{head}.") for name in known):
             inside = f"{before}." if before else ""
             level = {name.removeprefix(inside).split(".")[0] for name in known if name.startswith(inside)}
-            close = did_you_mean(parts[depth - 1], level, inside) or "; there are " + ", ".join(sorted(level))
+            close = did_you_mean(parts[depth - 1], level, inside) or "; options: " + ", ".join(sorted(level))
             return f"option {head!r} is not known{close}"
     return f"option {option!r} is not known"
 
@@ -122,10 +122,10 @@ def _check(options: dict[str, Any], known: Collection[str], before: str) -> None
         if option not in known and not inside:
             raise InputError(unknown_option(option, known))
         if option == _BRANCHES and isinstance(value, dict):
-            for name, branch in cast(dict[str, Any], value).items():
+            for name, branch in value.items():
                 _check_parts(branch, f"{option}.{name}")
         elif inside and isinstance(value, dict) and "class_path" not in value:
-            _check(cast(dict[str, Any], value), known, f"{option}.")
+            _check(value, known, f"{option}.")
         else:
             _check_class(value, option)
 
@@ -133,17 +133,17 @@ def _check(options: dict[str, Any], known: Collection[str], before: str) -> None
 def _check_parts(branch: Any, place: str) -> None:
     if not isinstance(branch, dict):
         raise InputError(f"option {place!r}: expected encoder and mapper, got {branch}")
-    for key, part in cast(dict[str, Any], branch).items():
+    for key, part in branch.items():
         _refuse(key, place, _BRANCH)
         _check_class(part, f"{place}.{key}")
-    if "encoder" not in branch:  # whether it needs a mapper, its model knows
+    if "encoder" not in branch:  # PrefixLM checks whether it needs a mapper
         raise InputError(f"option {place!r}: has no encoder")
 
 
 def _check_class(value: Any, place: str) -> None:
-    """A class is given by its path and arguments; what these may be, its own parser knows."""
+    """Check the keys of a class (``class_path``, ``init_args``); its own parser checks the arguments."""
     if isinstance(value, dict) and (place in _CLASSES or any(key in value for key in _CLASS)):
-        for key in cast(dict[str, Any], value):
+        for key in value:
             _refuse(key, place, _CLASS)
 
 

@@ -8,21 +8,20 @@ import sys
 import warnings
 
 from mmprefix.cli.training.encode import EncodeCLI
-from mmprefix.cli.training.lightning_cli import PrefixCLI, RecipeParser, _name
+from mmprefix.cli.training.lightning_cli import PrefixCLI, RecipeParser, qualified_name
 from mmprefix.data.pairs import PairData
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
 from mmprefix.training.task import PrefixTask
 
 
 def train(words: list[str]) -> int:
-    """Runs ``fit``, ``validate``, ``test``, ``predict`` or ``encode`` with the options in ``words``; returns the exit
-    code."""
+    """Run ``words``, a verb (fit, validate, test, predict or encode) and its options; returns the exit code."""
     quiet()
     words = dry_run_as_flag(words)
     runs: type[PrefixCLI] = PrefixCLI
     if words[0] == "encode":
         runs, words = EncodeCLI, ["fit", *words[1:]]
-    kept, sys.argv = sys.argv, [sys.argv[0], *words]  # Lightning starts further processes with the words it finds here
+    kept, sys.argv = sys.argv, [sys.argv[0], *words]  # Lightning starts its other processes with these words
     try:
         runs(
             PrefixTask,
@@ -31,7 +30,10 @@ def train(words: list[str]) -> int:
             parser_class=RecipeParser,
             args=words,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={"plugins": [{"class_path": _name(AtomicCheckpointIO)}], "use_distributed_sampler": False},
+            trainer_defaults={
+                "plugins": [{"class_path": qualified_name(AtomicCheckpointIO)}],
+                "use_distributed_sampler": False,
+            },
             auto_configure_optimizers=False,
             parser_kwargs={"allow_abbrev": False}
             | {verb: {"default_config_files": []} for verb in PrefixCLI.subcommands()},
@@ -44,16 +46,16 @@ def train(words: list[str]) -> int:
 
 
 def dry_run_as_flag(words: list[str]) -> list[str]:
-    """``words`` with ``--dry-run`` spelt as the parser has it, and true where no value follows."""
-    found = [re.sub(r"^--dry-run(?=$|=)", "--dry_run", word) for word in words]
-    for place, (word, follower) in enumerate(zip(found, [*found[1:], "--"], strict=True)):
+    """``words`` with ``--dry-run`` in the parser's spelling, set to true where no value follows."""
+    replaced = [re.sub(r"^--dry-run(?=$|=)", "--dry_run", word) for word in words]
+    for at, (word, follower) in enumerate(zip(replaced, [*replaced[1:], "--"], strict=True)):
         if word == "--dry_run" and follower.startswith("-"):
-            found[place] = "--dry_run=true"
-    return found
+            replaced[at] = "--dry_run=true"
+    return replaced
 
 
 def quiet() -> None:
-    """Leaves out what the libraries below say of things that are as they should be."""
+    """Silence messages of Lightning, PyTorch and Transformers about intended behaviour."""
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.disable_progress_bar()
@@ -63,7 +65,7 @@ def quiet() -> None:
         ".*LeafSpec",
         ".*does not have many workers",
         ".*No seed found",
-        ".*sync_dist=True",  # figures are those of all processes already
+        ".*sync_dist=True",  # metrics are already reduced over all processes
         ".*LightningCLI's args parameter is intended",
     ):
         warnings.filterwarnings("ignore", message=message)
