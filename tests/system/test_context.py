@@ -1,4 +1,4 @@
-"""A branch that another reads as its context: refused where it cannot be, masked where absent, trained, saved, used."""
+"""Branches that another branch reads as its context: refused, masked where absent, trained, saved, used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import pytest
 import torch
 import yaml
 
-from mmprefix.data.collate import pad_media
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.encoders.signals import Signals
@@ -25,14 +24,16 @@ from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.model import Branch, PrefixLM
-from mmprefix.types import Batch, Features, Media, Prefix
+from mmprefix.types import Features, Media, Prefix
 from tiny import speech_system as tiny_speech_system
+from tiny.batches import make_batch, signal_media, tone_media, without_padding
 from tiny.captioning_system import checkpoint_tensors, quietly, run, training_record
 from tiny.mappers import ContextSum
-from tiny.speech_system import PHRASES, SpeechSystem, recipe_part, tone
+from tiny.speech_system import SpeechSystem, recipe_part
 
 pytestmark = quietly
 OPTIONS = GenerateOptions(max_new_tokens=5)
+PROMPTS = ["the"] * 4
 
 
 @pytest.fixture(scope="module")
@@ -46,28 +47,15 @@ def gpt2(spoken: SpeechSystem) -> CausalDecoder:
 
 
 @pytest.fixture(scope="module")
-def ears(spoken: SpeechSystem) -> Whisper:
+def whisper(spoken: SpeechSystem) -> Whisper:
     return Whisper(spoken.path("whisper"))
 
 
-def sounds(count: int = 4) -> Media:
-    return pad_media([torch.from_numpy(tone(pitch, 0.4 + 0.3 * n)) for n, pitch in enumerate(PHRASES.values())][:count])
-
-
-def numbers(count: int = 4) -> Media:
-    return pad_media([torch.tensor([n - 1.5, 0.5 * n]) for n in range(count)])
-
-
-def batch(inputs: dict[str, Media | Features], count: int = 4, **more: Any) -> Batch:
-    targets = [["a dog", "rain falls"], ["the cat."], ["a bell"], ["some rain"]][:count]
-    return Batch(inputs, ["the"] * count, targets, [""] * count, [str(n) for n in range(count)], **more)
-
-
-def model_of(gpt2: CausalDecoder, ears: Whisper, deep: bool = False) -> PrefixLM:
-    """Numbers that are read beside a sound; the sound alone makes no prefix."""
+def model_of(gpt2: CausalDecoder, whisper: Whisper, deep: bool = False) -> PrefixLM:
+    """Model whose mapper of signals reads the sound as context; the sound makes no prefix of its own."""
     torch.manual_seed(3)
     mapper = partial(Deep, mapper=ContextSum, hidden=6) if deep else ContextSum
-    branches = {"audio": Branch(ears), "signals": Branch(Signals(["a", "b"]), mapper, context="audio")}
+    branches = {"audio": Branch(whisper), "signals": Branch(Signals(["a", "b"]), mapper, context="audio")}
     model = PrefixLM(branches, gpt2)
     with torch.no_grad():
         for parameter in model.mappers.parameters():
@@ -75,67 +63,67 @@ def model_of(gpt2: CausalDecoder, ears: Whisper, deep: bool = False) -> PrefixLM
     return model
 
 
-def test_the_mapper_gets_the_features_of_the_other_branch(gpt2: CausalDecoder, ears: Whisper) -> None:
-    model = model_of(gpt2, ears)
+def test_the_mapper_gets_the_features_of_the_other_branch(gpt2: CausalDecoder, whisper: Whisper) -> None:
+    model = model_of(gpt2, whisper)
     mapper = model.mappers["signals"]
     assert mapper.sizes == Sizes(0, 2, 32, 2, 4, 8, context_frames=32, context_summary=32)
-    prefix: Any = model.build_prefix({"audio": sounds(), "signals": numbers()})
-    wanted = mapper(model.encoder("signals")(numbers()), ears(sounds()))
+    prefix: Any = model.build_prefix({"audio": tone_media(), "signals": signal_media()})
+    expected = mapper(model.encoder("signals")(signal_media()), whisper(tone_media()))
     assert isinstance(prefix, Prefix)
-    assert torch.equal(prefix.embeds, wanted.embeds)
+    assert torch.equal(prefix.embeds, expected.embeds)
     assert prefix.embeds.shape == (4, 2, 32)
     assert model.reads_frames("audio")  # as context
     assert not model.reads_frames("signals")
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_missing_context_is_one_with_nothing_real(deep: bool, gpt2: CausalDecoder, ears: Whisper) -> None:
-    """In one batch each row lacks something else; alone it has only the inputs that it has."""
-    model = model_of(gpt2, ears, deep)
+def test_a_missing_context_has_no_real_frame(deep: bool, gpt2: CausalDecoder, whisper: Whisper) -> None:
+    """Each row hides another input; its loss and text equal those of a batch of one without that input."""
+    model = model_of(gpt2, whisper, deep)
     absent = {"audio": torch.tensor([False, True, False, True]), "signals": torch.tensor([False, False, True, True])}
-    inputs: dict[str, Media | Features] = {"audio": sounds(), "signals": numbers()}
-    whole = batch(inputs, absent=absent)
+    inputs: dict[str, Media | Features] = {"audio": tone_media(), "signals": signal_media()}
+    whole = make_batch(inputs, PROMPTS, absent=absent)
     losses, texts = model.text_loss(whole).by_input(4).nll, model.generate(whole, OPTIONS)
     for b in range(4):
         own: dict[str, Media | Features] = {
-            name: Media(media.values[b : b + 1, : int(media.lengths[b])], media.lengths[b : b + 1])
+            name: without_padding(media, b)
             for name, media in inputs.items()
             if isinstance(media, Media) and not absent[name][b]
         }
         if own:
-            alone = replace(batch(own, 1), targets=whole.targets[b : b + 1])
+            alone = replace(make_batch(own, PROMPTS[:1]), targets=whole.targets[b : b + 1])
             assert float(model.text_loss(alone).nll.sum()) == pytest.approx(float(losses[b]), abs=1e-3)
             assert model.generate(alone, OPTIONS)[0][0].text == texts[b][0].text
     shown = replace(whole, absent={})
     assert not torch.allclose(model.text_loss(shown).by_input(4).nll[1:], losses[1:], atol=1e-2)
 
 
-def test_padding_of_the_context_is_not_read(gpt2: CausalDecoder, ears: Whisper) -> None:
-    model = model_of(gpt2, ears)
-    clean = ears(sounds())
+def test_padding_of_the_context_is_not_read(gpt2: CausalDecoder, whisper: Whisper) -> None:
+    model = model_of(gpt2, whisper)
+    clean = whisper(tone_media())
     dirty = replace(clean, frames=torch.where(clean.mask[..., None], clean.frames, torch.tensor(1e3)))
-    first, second = (model.build_prefix({"audio": value, "signals": numbers()}) for value in (clean, dirty))
+    first, second = (model.build_prefix({"audio": value, "signals": signal_media()}) for value in (clean, dirty))
     assert isinstance(first, Prefix)
     assert isinstance(second, Prefix)
     assert torch.allclose(first.embeds, second.embeds, atol=1e-5)
 
 
-def test_a_branch_may_have_a_mapper_and_be_the_context_of_another(gpt2: CausalDecoder, ears: Whisper) -> None:
+def test_a_branch_may_have_a_mapper_and_be_the_context_of_another(gpt2: CausalDecoder, whisper: Whisper) -> None:
     torch.manual_seed(3)
     both = partial(Parallel, mappers=[ContextSum, partial(MLP, length=1, hidden=4)])
     branches = {
-        "audio": Branch(ears, partial(MLP, length=3, hidden=4)),
+        "audio": Branch(whisper, partial(MLP, length=3, hidden=4)),
         "signals": Branch(Signals(["a", "b"]), both, context="audio"),
     }
     model = PrefixLM(branches, gpt2)
-    prefix: Any = model.build_prefix({"audio": sounds(), "signals": numbers()})
+    prefix: Any = model.build_prefix({"audio": tone_media(), "signals": signal_media()})
     assert prefix.mask.shape == (4, 3 + 2 + 1)
     again = PrefixLM.from_recipe(yaml.safe_load(yaml.safe_dump(model.recipe())))
     assert again.recipe() == model.recipe()
     assert model.recipe()["branches"]["signals"]["context"] == "audio"
     assert "context" not in model.recipe()["branches"]["audio"]
     assert model.merged().recipe() == model.recipe()
-    alone: Any = model.build_prefix({"audio": sounds()})
+    alone: Any = model.build_prefix({"audio": tone_media()})
     assert alone.mask.shape == (4, 3)
 
 
@@ -150,12 +138,12 @@ REFUSED: list[tuple[str, dict[str, tuple[type[Mapper] | None, str | None]], str]
 
 
 @pytest.mark.parametrize(("branches", "message"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
-def test_contexts_that_cannot_be_are_refused(
-    branches: dict[str, tuple[type[Mapper] | None, str | None]], message: str, gpt2: CausalDecoder, ears: Whisper
+def test_impossible_contexts_are_refused(
+    branches: dict[str, tuple[type[Mapper] | None, str | None]], message: str, gpt2: CausalDecoder, whisper: Whisper
 ) -> None:
-    made = {name: Branch(Signals(["a", "b"]), mapper, context) for name, (mapper, context) in branches.items()}
+    built = {name: Branch(Signals(["a", "b"]), mapper, context) for name, (mapper, context) in branches.items()}
     with pytest.raises(InputError, match=message):
-        PrefixLM({**made, "audio": Branch(ears)}, gpt2)
+        PrefixLM({**built, "audio": Branch(whisper)}, gpt2)
 
 
 def test_a_task_prefix_has_no_context(gpt2: CausalDecoder) -> None:
@@ -164,37 +152,39 @@ def test_a_task_prefix_has_no_context(gpt2: CausalDecoder) -> None:
         PrefixLM({}, gpt2, lambda sizes: ContextSum(Sizes(0, 2, sizes.width, context_summary=2)))
 
 
-def test_a_decoder_with_cross_attention_may_have_contexts_too(spoken: SpeechSystem, ears: Whisper) -> None:
+def test_a_decoder_with_cross_attention_may_have_contexts(spoken: SpeechSystem, whisper: Whisper) -> None:
     decoder = CrossDecoder(spoken.path("whisper"))
-    branches = {"audio": Branch(ears), "signals": Branch(Signals(["a", "b"]), ContextSum, context="audio")}
+    branches = {"audio": Branch(whisper), "signals": Branch(Signals(["a", "b"]), ContextSum, context="audio")}
     model = PrefixLM(branches, decoder)
-    inputs: dict[str, Media | Features] = {"audio": sounds(), "signals": numbers()}
-    prefix = model.mappers["signals"](model.encoder("signals")(numbers()), ears(sounds()))
-    wanted = decoder.text_loss(decoder.prefill(prefix, ears(sounds())), ["the"] * 4, batch(inputs).targets)
-    assert torch.allclose(model.text_loss(batch(inputs)).nll, wanted.nll, atol=1e-4)
+    inputs: dict[str, Media | Features] = {"audio": tone_media(), "signals": signal_media()}
+    prefix = model.mappers["signals"](model.encoder("signals")(signal_media()), whisper(tone_media()))
+    expected = decoder.text_loss(
+        decoder.prefill(prefix, whisper(tone_media())), PROMPTS, make_batch(inputs, PROMPTS).targets
+    )
+    assert torch.allclose(model.text_loss(make_batch(inputs, PROMPTS)).nll, expected.nll, atol=1e-4)
 
 
 @pytest.mark.parametrize("cache", [False, True])
-def test_it_is_trained_saved_and_used(cache: bool, spoken: SpeechSystem, tmp_path: Path) -> None:
-    """With a feature store the frames of the context are kept, though no mapper of its own reads them."""
+def test_a_model_with_a_context_is_trained_saved_and_used(cache: bool, spoken: SpeechSystem, tmp_path: Path) -> None:
+    """A feature store keeps the frames of the context, although no mapper of that branch reads them."""
     signals = {
         "encoder": recipe_part("encoders.signals.Signals", names=["a", "b", "c"]),
         "mapper": {"class_path": "tiny.mappers.ContextSum", "init_args": {"length": 2}},
         "context": "audio",
     }
     audio = {"encoder": recipe_part("encoders.whisper.Whisper", model=spoken.path("whisper"))}
-    made = spoken.config(
+    config = spoken.config(
         branches={"audio": audio, "signals": signals},
         decoder=recipe_part("decoders.CausalDecoder", model=spoken.path("decoder")),
         modality_dropout=0.3,
     )
     if cache:
-        made["cache"] = str(tmp_path / "features")
-    recipe = spoken.recipe(made, tmp_path)
+        config["cache"] = str(tmp_path / "features")
+    recipe = spoken.recipe(config, tmp_path)
     assert run("fit", recipe, save_to=tmp_path / "model", trainer__max_epochs=2) == 0
-    after = training_record(tmp_path)
-    own = {name for name in after.after if name.startswith("model.mappers.signals.")}
-    moved = {name for name, tensor in after.after.items() if not torch.equal(tensor, after.before[name])}
+    training = training_record(tmp_path)
+    own = {name for name in training.after if name.startswith("model.mappers.signals.")}
+    moved = {name for name, tensor in training.after.items() if not torch.equal(tensor, training.before[name])}
     assert moved == own
     assert checkpoint_tensors(tmp_path / "checkpoints" / "last.ckpt").keys() == own
     saved = yaml.safe_load((tmp_path / "model" / "mmprefix.yaml").read_text())

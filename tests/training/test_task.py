@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.errors import InputError
+from mmprefix.mappers.learned import Learned
 from mmprefix.training.optimizer import lr_factor
+from mmprefix.training.task import PrefixTask
 from tiny.captioning_system import (
     CaptioningSystem,
     build,
@@ -201,6 +206,11 @@ def test_what_cannot_be_done_is_refused_before_the_first_step(
     assert last.startswith("mmprefix: ")
     assert message in last
     assert not (tmp_path / "process0.pt").exists()
+
+
+def test_two_equal_answers_are_refused(tiny: CaptioningSystem) -> None:
+    with pytest.raises(InputError, match=r"model.answers .*: give two words"):
+        PrefixTask({}, CausalDecoder(tiny.path("another")), prefix=partial(Learned, length=2), answers=["yes", "yes"])
 
 
 def test_a_run_without_end_trains_at_a_constant_rate(tiny: CaptioningSystem, tmp_path: Path) -> None:
