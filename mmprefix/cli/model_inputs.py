@@ -23,8 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class InputRow:
-    """Input of a run: ``id`` (file name or row id), files and numbers by manifest column ("": a file without a column),
-    context, and the manifest row's fields."""
+    """Input of a run.
+
+    ``id`` is a file name or a row's id, ``inputs`` holds files and numbers by manifest column ("": a file without a
+    manifest), ``fields`` the manifest row (empty for files).
+    """
 
     id: str
     inputs: Mapping[str, str | InputRef]

@@ -87,7 +87,7 @@ def sample_question_answers(
             )
     offered = [name for name in schema.intents if name not in held_out]
     if framing == "yesno":
-        pairs = _yesno_pairs(schema, gold.intent, offered, no, rng)
+        pairs = _yesno_pairs(schema, gold.intent, offered, no=no, rng=rng)
     elif gold.intent in offered and len(offered) > 1:
         pairs = [(_choice(schema, offered, rng), schema.intents[gold.intent].answer)]
     else:
@@ -124,25 +124,25 @@ def parse_answers(schema: Schema, answers: Sequence[Answer]) -> dict[str, Any]:
     return {"intent": intent, "slots": slots, "scores": {"intent": odds, "slots": scores}}
 
 
-def to_slurp(understood: Mapping[str, Any], schema: Schema, id: str | int) -> dict[str, Any]:
+def to_slurp(understood: Mapping[str, Any], schema: Schema, identifier: str | int) -> dict[str, Any]:
     """SLURP's record of an understood utterance (see ``parse_answers``).
 
-    Its keys are "file" (where ``id`` ends like a file name) or "slurp_id", "scenario" and "action" (both empty without
-    an intent), and "entities", in lower case as in SLURP. Raises InputError where the schema has no scenario and action
-    for the intent.
+    Its keys are "file" (an ``identifier`` that ends like a file name) or "slurp_id", "scenario" and "action" (both
+    empty without an intent), and "entities", in lower case as in SLURP. Raises InputError where the schema has no
+    scenario and action for the intent.
     """
     label = None if understood["intent"] is None else schema.intents[understood["intent"]]
     if label is not None and (label.scenario is None or label.action is None):
         advice = "give scenario and action in the schema, or split_intents: true"
         raise InputError(f"schema {schema.name}: intent {label.name!r} has no scenario and no action; {advice}")
-    ending = PurePath(str(id)).suffix[1:]
+    ending = PurePath(str(identifier)).suffix[1:]
     entities = [
         {"type": name, "filler": value.lower()}
         for name, values in understood["slots"].items()
         for value in ([values] if isinstance(values, str) else values)
     ]
     return {
-        "file" if ending and not ending.isdigit() else "slurp_id": id,
+        "file" if ending and not ending.isdigit() else "slurp_id": identifier,
         "scenario": label.scenario if label else "",
         "action": label.action if label else "",
         "entities": entities,
@@ -172,7 +172,7 @@ def _slot(schema: Schema, label: Label, rng: Generator | None) -> Question:
 
 
 def _yesno_pairs(
-    schema: Schema, true: str | None, offered: list[str], no: float, rng: Generator | None
+    schema: Schema, true: str | None, offered: list[str], *, no: float, rng: Generator | None
 ) -> list[tuple[Question, str]]:
     """Questions about intents: none where the true intent is unknown, answered only by no where it is held out."""
     if true is None:

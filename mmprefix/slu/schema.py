@@ -99,8 +99,9 @@ class Schema:
 
 
 def read_schema(source: str | Path | Mapping[str, Any]) -> Schema:
-    """Schema from a YAML or JSON file, from the name of a shipped one (``slurp``, ``barista``, ...), or from a file's
-    content (see ``portable``).
+    """Schema from a YAML or JSON file, from the name of a shipped one (``slurp``, ``barista``, ...), or as data.
+
+    Data is the content of a file, as ``portable`` gives it.
 
     Raises InputError with file, key and value where it cannot be read or contradicts itself.
     """

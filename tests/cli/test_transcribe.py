@@ -1,4 +1,4 @@
-"""``mmprefix transcribe``: lines for files, manifests for other models, and one plain line for what cannot be."""
+"""``mmprefix transcribe``: printed lines, written manifests, and error messages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmprefix.types import Candidate, Media
 from tiny import slu_system as tiny_slu_system
 from tiny import whisper as tiny_whisper
 from tiny.shell import Shell
-from tiny.slu_system import Orders, spoken, write
+from tiny.slu_system import SluSystem, expected_transcript, write_manifest
 from tiny.speech_system import RATE
 
 TOLERANCE = 1e-4
@@ -28,15 +28,15 @@ OPTIONS = ("--num-beams", "2", "--max-new-tokens", "8", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")
-def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
-    return tiny_slu_system.build(tmp_path_factory.mktemp("orders"), taught=True)
+def system(tmp_path_factory: pytest.TempPathFactory) -> SluSystem:
+    return tiny_slu_system.build(tmp_path_factory.mktemp("system"), trained=True)
 
 
 @pytest.fixture(scope="module")
-def heard(orders: Orders) -> list[Transcript]:
-    """What the library hears in each sound, one at a time."""
-    model = Transcriber(orders.place("whisper"), num_beams=2, max_new_tokens=8)
-    values = [model.preprocess(file, 0.0, None)[None] for file in orders.sounds]
+def transcripts(system: SluSystem) -> list[Transcript]:
+    """Transcript of each sound by the library, one at a time."""
+    model = Transcriber(system.path("whisper"), num_beams=2, max_new_tokens=8)
+    values = [model.preprocess(file, 0.0, None)[None] for file in system.sounds]
     return [model(Media(value, torch.tensor([value.shape[1]])))[0] for value in values]
 
 
@@ -49,32 +49,36 @@ def rows_of(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_a_line_a_file(orders: Orders, heard: list[Transcript], shell: Shell) -> None:
-    files = orders.sounds
-    code, out, err = shell("transcribe", orders.place("whisper"), *files, *OPTIONS, "--batch-size", "5")
+def test_a_line_a_file(system: SluSystem, transcripts: list[Transcript], shell: Shell) -> None:
+    files = system.sounds
+    code, out, err = shell("transcribe", system.path("whisper"), *files, *OPTIONS, "--batch-size", "5")
     assert code == 0, err
-    assert out == "".join(f"{file}: {spoken(row)}\n" for file, row in zip(files, orders.rows, strict=True))
-    code, out, _ = shell("transcribe", orders.place("whisper"), *files, *OPTIONS, "--json")
-    for line, file, one in zip(rows_of(out), files, heard, strict=True):
-        assert (line["file"], line["text"]) == (file, one.text)
-        assert line["signals"] == pytest.approx(one.signals, abs=TOLERANCE)
-        tiny_whisper.assert_same_hypotheses([Candidate(**nbest) for nbest in line["nbest"]], one.nbest, TOLERANCE)
+    assert out == "".join(f"{file}: {expected_transcript(row)}\n" for file, row in zip(files, system.rows, strict=True))
+    code, out, _ = shell("transcribe", system.path("whisper"), *files, *OPTIONS, "--json")
+    for line, file, transcript in zip(rows_of(out), files, transcripts, strict=True):
+        assert (line["file"], line["text"]) == (file, transcript.text)
+        assert line["signals"] == pytest.approx(transcript.signals, abs=TOLERANCE)
+        tiny_whisper.assert_same_hypotheses(
+            [Candidate(**nbest) for nbest in line["nbest"]], transcript.nbest, TOLERANCE
+        )
 
 
-def test_a_manifest_keeps_its_rows(orders: Orders, heard: list[Transcript], shell: Shell, tmp_path: Path) -> None:
-    """Written elsewhere its paths still lead to the sounds; it is read by what reads manifests."""
+def test_a_manifest_keeps_its_rows(
+    system: SluSystem, transcripts: list[Transcript], shell: Shell, tmp_path: Path
+) -> None:
+    """In another folder its paths still lead to the sounds, and it is a valid manifest."""
     out = tmp_path / "deep" / "er" / "asr.jsonl"
-    manifest = orders.place("manifest.jsonl")
-    code, said, err = shell("transcribe", orders.place("whisper"), "--manifest", manifest, "--out", out, *OPTIONS)
-    assert (code, said) == (0, f"wrote 12 lines: {out}\n"), err
+    manifest = system.path("manifest.jsonl")
+    code, message, err = shell("transcribe", system.path("whisper"), "--manifest", manifest, "--out", out, *OPTIONS)
+    assert (code, message) == (0, f"wrote 12 lines: {out}\n"), err
     assert [file.name for file in out.parent.iterdir()] == ["asr.jsonl"]
     lines = rows_of(out.read_text())
-    for line, row, one in zip(lines, orders.rows, heard, strict=True):
+    for line, row, transcript in zip(lines, system.rows, transcripts, strict=True):
         assert {**line, "audio": 0, "asr": 0, "signals": 0} == {**row, "audio": 0, "asr": 0, "signals": 0}
         assert line["audio"].startswith("..")
-        assert (out.parent / line["audio"]).samefile(orders.place(row["audio"]))
-        assert line["asr"] == one.text == spoken(row)
-        assert line["signals"] == pytest.approx(one.signals, abs=TOLERANCE)
+        assert (out.parent / line["audio"]).samefile(system.path(row["audio"]))
+        assert line["asr"] == transcript.text == expected_transcript(row)
+        assert line["signals"] == pytest.approx(transcript.signals, abs=TOLERANCE)
     examples, faults = read_manifest(out)
     assert (len(examples), faults) == (12, [])
     encoder = Signals()
@@ -82,11 +86,15 @@ def test_a_manifest_keeps_its_rows(orders: Orders, heard: list[Transcript], shel
     data.inputs = ModelInputs({"signals": encoder.preprocess}, reads_text=True)
     data.setup("fit")
     (batch,) = list(data.train_dataloader())
-    assert dict(zip(batch.ids, batch.contexts, strict=True)) == {row["id"]: spoken(row) for row in orders.rows}
+    assert dict(zip(batch.ids, batch.contexts, strict=True)) == {
+        row["id"]: expected_transcript(row) for row in system.rows
+    }
 
 
-def test_a_manifest_without_a_place_is_printed(orders: Orders, shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(orders.folder)
+def test_a_manifest_without_an_output_file_is_printed(
+    system: SluSystem, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(system.folder)
     words = ("transcribe", "whisper", "--manifest", "manifest.jsonl", "--split", "val", *OPTIONS)
     code, out, err = shell(*words)
     assert code == 0, err
@@ -94,14 +102,14 @@ def test_a_manifest_without_a_place_is_printed(orders: Orders, shell: Shell, mon
     assert shell(*words, "--json")[1] == out
 
 
-def test_parts_of_files_and_tables(orders: Orders, shell: Shell, tmp_path: Path) -> None:
-    """A row's start and end are heeded, and stay in the row; a row without id is called by its line."""
-    clip, rate = soundfile.read(orders.sounds[10])
+def test_parts_of_files_and_tables(system: SluSystem, shell: Shell, tmp_path: Path) -> None:
+    """A row's start and end cut the file, and stay in the row; the id of a row without one is its line number."""
+    clip, rate = soundfile.read(system.sounds[10])
     soundfile.write(tmp_path / "long.wav", np.concatenate([0.0 * clip, clip]), rate)
     begin = len(clip) / RATE
-    write(tmp_path / "m.jsonl", [{"audio": "long.wav", "start": begin}, {"audio": "long.wav", "end": begin}])
+    write_manifest(tmp_path / "m.jsonl", [{"audio": "long.wav", "start": begin}, {"audio": "long.wav", "end": begin}])
     (tmp_path / "m.csv").write_text(f"audio,start,speaker\n{tmp_path / 'long.wav'},{begin},anna\n")
-    whisper = orders.place("whisper")
+    whisper = system.path("whisper")
     code, out, err = shell("transcribe", whisper, "--manifest", tmp_path / "m.jsonl", "--out", tmp_path / "o", *OPTIONS)
     assert code == 0, err
     first, second = rows_of((tmp_path / "o").read_text())
@@ -109,7 +117,7 @@ def test_parts_of_files_and_tables(orders: Orders, shell: Shell, tmp_path: Path)
     assert second["asr"] == "hill runs"  # silence
     code, out, err = shell("transcribe", whisper, "--manifest", tmp_path / "m.csv", *OPTIONS)
     (row,) = rows_of(out)
-    assert row["audio"] == str(tmp_path / "long.wav")  # a place that leads there from anywhere stays
+    assert row["audio"] == str(tmp_path / "long.wav")  # an absolute path stays
     assert (row["speaker"], row["asr"], row["signals"]) == (
         "anna",
         "cat runs",
@@ -117,8 +125,8 @@ def test_parts_of_files_and_tables(orders: Orders, shell: Shell, tmp_path: Path)
     )
 
 
-def test_what_is_wrong_is_said_in_one_line(orders: Orders, shell: Shell, tmp_path: Path) -> None:
-    whisper, file, manifest = orders.place("whisper"), orders.sounds[0], orders.place("manifest.jsonl")
+def test_each_error_is_one_line(system: SluSystem, shell: Shell, tmp_path: Path) -> None:
+    whisper, file, manifest = system.path("whisper"), system.sounds[0], system.path("manifest.jsonl")
     (tmp_path / "text.wav").write_text("no sound")
     cases: list[tuple[str, tuple[Any, ...], str]] = [
         (whisper, (), "no input given; give files, or --manifest FILE"),
@@ -126,14 +134,14 @@ def test_what_is_wrong_is_said_in_one_line(orders: Orders, shell: Shell, tmp_pat
         (whisper, (file, "--split", "val"), "--split applies to --manifest FILE"),
         (whisper, ("none.wav",), "none.wav: no such file"),
         (whisper, (tmp_path / "text.wav",), "text.wav: "),
-        (whisper, ("--manifest", orders.place("texts.jsonl")), "row 'o0' has no audio"),
+        (whisper, ("--manifest", system.path("texts.jsonl")), "row 'o0' has no audio"),
         (whisper, (file, "--batch-size", 0), "--batch-size 0: give a number from 1 on"),
         (whisper, (file, "--num-beams", 0), "num_beams=0: must be at least 1"),
         (whisper, (file, "--language", "xx"), "its tokenizer has no <|xx|>"),
         (whisper, (file, "--out", tmp_path), "is a folder; give a file"),
-        (orders.place("decoder"), (file,), "holds a 'gpt2' model, which Whisper cannot read"),
+        (system.path("decoder"), (file,), "holds a 'gpt2' model, which Whisper cannot read"),
         (str(tmp_path / "nothing"), (file,), "nothing': no such folder"),
     ]
-    for place, words, message in cases:
-        assert message in shell.refuses("transcribe", place, *words, "--device", "cpu")
+    for model, words, message in cases:
+        assert message in shell.refuses("transcribe", model, *words, "--device", "cpu")
     assert not (tmp_path / "asr.jsonl").exists()

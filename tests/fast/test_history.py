@@ -124,15 +124,15 @@ def captions(folder: Path) -> Callable[[Predictor], Any]:
 
 def understander(folder: Path, kind: str) -> Predictor:
     """A Whisper that is asked, or a GPT-2 that is asked about what a Whisper has written down."""
-    orders = tiny_slu_system.Orders(folder) if folder.exists() else tiny_slu_system.build(folder)
-    model = orders.hears() if kind == "hears" else orders.reads(transcribes=True)
+    orders = tiny_slu_system.SluSystem(folder) if folder.exists() else tiny_slu_system.build(folder)
+    model = orders.whisper_model() if kind == "hears" else orders.text_model(transcribes=True)
     return Predictor(model, ModelSettings(replace(BEAMS, num_return=1)))
 
 
 def understood(folder: Path) -> Callable[[Predictor], Any]:
     """Intents, slots and their scores for one sound and for two."""
-    orders = tiny_slu_system.Orders(folder)
-    schema = read_schema(orders.place("home.yaml"))
+    orders = tiny_slu_system.SluSystem(folder)
+    schema = read_schema(orders.path("home.yaml"))
     return lambda model: [model.understand(orders.sounds[:n], schema=schema) for n in (1, 2)]
 
 

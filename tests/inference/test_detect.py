@@ -20,7 +20,7 @@ from tiny import slu_system as tiny_slu_system
 from tiny.captioning_system import error_message, metric_values, quietly, report_rows, run
 from tiny.logs import collect_warnings
 from tiny.shell import Shell
-from tiny.slu_system import OPTIONS, Orders, write
+from tiny.slu_system import OPTIONS, SluSystem, write_manifest
 from tiny.speech_system import recipe_part
 
 pytestmark = quietly
@@ -29,17 +29,17 @@ ANSWERS = ("true", "false")
 
 
 @pytest.fixture(scope="module")
-def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
+def orders(tmp_path_factory: pytest.TempPathFactory) -> SluSystem:
     return tiny_slu_system.build(tmp_path_factory.mktemp("orders"))
 
 
 @pytest.fixture(scope="module")
-def model(orders: Orders) -> Predictor:
-    return Predictor(orders.detects(), ModelSettings(OPTIONS, task=Detection(ANSWERS)))
+def model(orders: SluSystem) -> Predictor:
+    return Predictor(orders.detection_model(), ModelSettings(OPTIONS, task=Detection(ANSWERS)))
 
 
 @pytest.fixture(scope="module")
-def saved(orders: Orders, model: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(orders: SluSystem, model: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return orders.save(tmp_path_factory.mktemp("saved") / "m", model.model, model.settings)
 
 
@@ -48,13 +48,13 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
     return Shell(capsys)
 
 
-def inputs(orders: Orders, *names: str) -> list[dict[str, Any]]:
+def inputs(orders: SluSystem, *names: str) -> list[dict[str, Any]]:
     """Those of each row that are files or numbers, by name."""
     kept = [name for name in names if name != "text"]
-    return [{k: orders.place(v) if k == "audio" else v for k, v in row.items() if k in kept} for row in orders.rows]
+    return [{k: orders.path(v) if k == "audio" else v for k, v in row.items() if k in kept} for row in orders.rows]
 
 
-def contexts(orders: Orders) -> list[str]:
+def contexts(orders: SluSystem) -> list[str]:
     return [row["transcript"] for row in orders.rows]
 
 
@@ -66,7 +66,7 @@ SUBSETS = [some for size in (1, 2, 3) for some in combinations(("audio", "signal
 
 @pytest.mark.parametrize("names", SUBSETS, ids="+".join)
 @torch.no_grad()
-def test_any_subset_of_the_inputs(orders: Orders, model: Predictor, names: tuple[str, ...]) -> None:
+def test_any_subset_of_the_inputs(orders: SluSystem, model: Predictor, names: tuple[str, ...]) -> None:
     """Log odds are the difference of the two words' scores; a batch equals its rows."""
     given, told = inputs(orders, *names), contexts(orders) if "text" in names else None
     found = model.detect(None if names == ("text",) else given, context=told, batch_size=5)
@@ -87,7 +87,7 @@ def test_any_subset_of_the_inputs(orders: Orders, model: Predictor, names: tuple
         assert found[n] == pytest.approx(yes - no, abs=TOLERANCE)
 
 
-def test_rows_may_have_different_inputs_in_one_call(orders: Orders, model: Predictor) -> None:
+def test_rows_may_have_different_inputs_in_one_call(orders: SluSystem, model: Predictor) -> None:
     full, told = inputs(orders, "audio", "signals"), contexts(orders)
     mixed: list[Any] = [full[0], full[1]["audio"], {"signals": full[2]["signals"]}, {}, full[4]["signals"], full[5]]
     texts = ["", told[1], "", told[3], told[4], told[5]]
@@ -100,7 +100,7 @@ def test_rows_may_have_different_inputs_in_one_call(orders: Orders, model: Predi
     assert len({round(odds, 4) for odds in found}) == 6
 
 
-def test_choices_are_weighed_against_each_other(orders: Orders, model: Predictor) -> None:
+def test_choices_are_weighed_against_each_other(orders: SluSystem, model: Predictor) -> None:
     words = ["true", "false", "some rain", "a"]
     files = inputs(orders, "audio")[:4]
     found = model.choose(files, words, context="the cat runs")
@@ -115,7 +115,7 @@ def test_choices_are_weighed_against_each_other(orders: Orders, model: Predictor
     assert model.choose(None, words[:2], context="the cat runs")[0].keys() == {"true", "false"}
 
 
-def test_answers_are_saved_with_the_model(orders: Orders, model: Predictor, saved: Path, tmp_path: Path) -> None:
+def test_answers_are_saved_with_the_model(orders: SluSystem, model: Predictor, saved: Path, tmp_path: Path) -> None:
     files = inputs(orders, "audio", "signals")
     wanted = model.detect(files)
     again = mmprefix.load(saved, device="cpu")
@@ -126,10 +126,10 @@ def test_answers_are_saved_with_the_model(orders: Orders, model: Predictor, save
     assert turned == pytest.approx(-wanted[0], abs=TOLERANCE)
 
 
-def test_what_makes_no_sense_is_refused(orders: Orders, model: Predictor) -> None:
+def test_what_makes_no_sense_is_refused(orders: SluSystem, model: Predictor) -> None:
     audio = orders.sounds[0]
     bare = Predictor(model.model, ModelSettings(OPTIONS))
-    hears = Predictor(orders.hears(), ModelSettings(OPTIONS))
+    hears = Predictor(orders.whisper_model(), ModelSettings(OPTIONS))
     with pytest.raises(InputError, match=r"answers: this model has none of its own; give two words"):
         bare.detect(audio)
     with pytest.raises(InputError, match=r"choices \['true'\]: give two or more"):
@@ -157,7 +157,7 @@ def rows_of(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_files_are_detected_in_the_shell(orders: Orders, model: Predictor, saved: Path, shell: Shell) -> None:
+def test_files_are_detected_in_the_shell(orders: SluSystem, model: Predictor, saved: Path, shell: Shell) -> None:
     files = orders.sounds[:3]
     code, out, err = shell("detect", saved, *files, "--json", "--device", "cpu")
     assert code == 0, err
@@ -174,10 +174,10 @@ def test_files_are_detected_in_the_shell(orders: Orders, model: Predictor, saved
 
 @pytest.mark.parametrize("names", [None, "audio", "signals", "text", "audio,text"])
 def test_a_manifest_is_detected_and_evaluated(
-    orders: Orders, model: Predictor, saved: Path, names: str | None, shell: Shell, tmp_path: Path
+    orders: SluSystem, model: Predictor, saved: Path, names: str | None, shell: Shell, tmp_path: Path
 ) -> None:
     out = tmp_path / "scores.jsonl"
-    words = ("--manifest", orders.place("manifest.jsonl"), "--label-field", "wake", "--out", out, "--device", "cpu")
+    words = ("--manifest", orders.path("manifest.jsonl"), "--label-field", "wake", "--out", out, "--device", "cpu")
     chosen = () if names is None else ("--inputs", names)
     code, said, err = shell("detect", saved, *words, *chosen, "--context-field", "transcript")
     assert (code, said) == (0, f"wrote 12 lines: {out}\n"), err
@@ -195,11 +195,11 @@ def test_a_manifest_is_detected_and_evaluated(
     assert found["scores"] == {name: right[name] for name in ("eer", "threshold", "auc")}
 
 
-def test_one_split_with_words_for_labels(orders: Orders, saved: Path, shell: Shell, tmp_path: Path) -> None:
-    rows = [{**row, "audio": orders.place(row["audio"])} for row in orders.rows]
+def test_one_split_with_words_for_labels(orders: SluSystem, saved: Path, shell: Shell, tmp_path: Path) -> None:
+    rows = [{**row, "audio": orders.path(row["audio"])} for row in orders.rows]
     rows = [{**row, "label": "directed" if row["wake"] else "not"} for row in rows]
     rows[0] |= {"signals": None, "split": "val"}  # a row may lack an input that others have
-    file, out = write(tmp_path / "m.jsonl", rows), tmp_path / "scores.jsonl"
+    file, out = write_manifest(tmp_path / "m.jsonl", rows), tmp_path / "scores.jsonl"
     code, _, err = shell("detect", saved, "--manifest", file, "--split", "val", "--out", out, "--device", "cpu")
     assert code == 0, err
     assert [line["id"] for line in rows_of(out.read_text())] == ["o0", "o8", "o9", "o10", "o11"]
@@ -208,10 +208,10 @@ def test_one_split_with_words_for_labels(orders: Orders, saved: Path, shell: She
     assert "targets     3" in said
 
 
-def test_what_is_wrong_is_said_in_one_line(orders: Orders, saved: Path, shell: Shell, tmp_path: Path) -> None:
-    manifest, file = orders.place("manifest.jsonl"), orders.sounds[0]
-    bare = orders.save(tmp_path / "bare", orders.hears())
-    texts = orders.place("texts.jsonl")
+def test_what_is_wrong_is_said_in_one_line(orders: SluSystem, saved: Path, shell: Shell, tmp_path: Path) -> None:
+    manifest, file = orders.path("manifest.jsonl"), orders.sounds[0]
+    bare = orders.save(tmp_path / "bare", orders.whisper_model())
+    texts = orders.path("texts.jsonl")
     cases: list[tuple[Path, tuple[Any, ...], str]] = [
         (saved, (), "no input given; give files, or --manifest FILE"),
         (saved, (file, "--manifest", manifest), "cannot be combined with a file; give one of them"),
@@ -234,10 +234,10 @@ def test_what_is_wrong_is_said_in_one_line(orders: Orders, saved: Path, shell: S
 # ------------------------------------------------------------------------------------------------------- in training
 
 
-def detects(orders: Orders, **data: Any) -> dict[str, Any]:
+def detects(orders: SluSystem, **data: Any) -> dict[str, Any]:
     """A recipe of the detector of ``orders``, that learns whether it was woken."""
-    config = orders.config("reads")
-    ears = recipe_part("encoders.whisper.Whisper", model=orders.place("whisper"))
+    config = orders.config("text")
+    ears = recipe_part("encoders.whisper.Whisper", model=orders.path("whisper"))
     sizes = {"length": 2, "hidden": 8}
     branches = {
         "audio": {"encoder": ears, "mapper": recipe_part("mappers.mlp.MLP", **sizes)},
@@ -252,7 +252,7 @@ def detects(orders: Orders, **data: Any) -> dict[str, Any]:
     return config
 
 
-def test_a_validation_measures_the_log_odds(orders: Orders, tmp_path: Path, capfd: Any) -> None:
+def test_a_validation_measures_the_log_odds(orders: SluSystem, tmp_path: Path, capfd: Any) -> None:
     recipe = orders.recipe(detects(orders), tmp_path)
     assert run("fit", recipe, save_to=tmp_path / "model") == 0
     rows = report_rows(tmp_path, "val")
@@ -270,7 +270,7 @@ def test_a_validation_measures_the_log_odds(orders: Orders, tmp_path: Path, capf
     model = mmprefix.load(tmp_path / "model", device="cpu")
     assert model.settings.task == Detection(ANSWERS)
     named = [by_id[row["id"]] for row in rows]
-    files = [{"audio": orders.place(row["audio"]), "signals": row["signals"]} for row in named]
+    files = [{"audio": orders.path(row["audio"]), "signals": row["signals"]} for row in named]
     texts = [(row["asr"] or [row["transcript"]])[0] for row in named]
     assert model.detect(files, context=texts) == pytest.approx([row["log_odds"] for row in rows], abs=1e-3)
     card = (tmp_path / "model" / "README.md").read_text()
@@ -278,14 +278,14 @@ def test_a_validation_measures_the_log_odds(orders: Orders, tmp_path: Path, capf
         assert f"| {name} | {found[name]:.4f} |" in card
 
 
-def test_figures_are_also_those_of_each_kind_of_input(orders: Orders, tmp_path: Path) -> None:
+def test_figures_are_also_those_of_each_kind_of_input(orders: SluSystem, tmp_path: Path) -> None:
     """Rows of which some have a text, some not: batches are of one kind, groups are of rows."""
-    rows = [{**row, "audio": orders.place(row["audio"]), "asr": [], "transcript": None} for row in orders.rows]
+    rows = [{**row, "audio": orders.path(row["audio"]), "asr": [], "transcript": None} for row in orders.rows]
     for n in (8, 9):
         rows[n]["asr"] = ["a dog"]
     for n in (10, 11):
         del rows[n]["signals"]
-    file = write(tmp_path / "m.jsonl", rows)
+    file = write_manifest(tmp_path / "m.jsonl", rows)
     recipe = orders.recipe(detects(orders, root=None, train=str(file), val=str(file), where={"split": "val"}), tmp_path)
     assert run("fit", recipe, trainer__max_epochs=1) == 0
     groups = {row["id"]: row["group"] for row in report_rows(tmp_path, "val")}
@@ -295,7 +295,7 @@ def test_figures_are_also_those_of_each_kind_of_input(orders: Orders, tmp_path: 
     assert len(metric_values(tmp_path, "val/eer")) == 1
 
 
-def test_answers_that_nothing_is_called_by_are_told_of(orders: Orders, tmp_path: Path) -> None:
+def test_answers_that_nothing_is_called_by_are_told_of(orders: SluSystem, tmp_path: Path) -> None:
     config = detects(orders)
     config["model"]["answers"] = ["yes", "no"]
     with collect_warnings() as said:
@@ -303,10 +303,10 @@ def test_answers_that_nothing_is_called_by_are_told_of(orders: Orders, tmp_path:
     assert "No eer and auc: 0 of 4 references are 'yes'; they need both kinds." in said
 
 
-def test_a_target_that_is_missing_is_a_fault(orders: Orders, tmp_path: Path, capfd: Any) -> None:
-    rows = [{**row, "audio": orders.place(row["audio"])} for row in orders.rows]
+def test_a_target_that_is_missing_is_a_fault(orders: SluSystem, tmp_path: Path, capfd: Any) -> None:
+    rows = [{**row, "audio": orders.path(row["audio"])} for row in orders.rows]
     del rows[1]["wake"]
-    file = write(tmp_path / "m.jsonl", rows)
+    file = write_manifest(tmp_path / "m.jsonl", rows)
     recipe = orders.recipe(detects(orders, root=None, train=str(file)), tmp_path)
     said = error_message("fit", recipe, capfd)
     assert said.startswith("1 bad row (data.on_bad skip would leave them out)")

@@ -15,7 +15,7 @@ from mmprefix.saved_model import Captioning, Detection, ModelSettings, TrainingR
 from mmprefix.slu.schema import portable
 from tiny import models as tiny_models
 from tiny import slu_system as tiny_slu_system
-from tiny.slu_system import Orders
+from tiny.slu_system import SluSystem
 
 FIGURES = {
     "loss": 0.5, "eer": 0.125, "auc": 0.875, "threshold": -0.25, "exact_match": 0.75, "cider_d": 1.5,
@@ -24,7 +24,7 @@ FIGURES = {
 
 
 @pytest.fixture(scope="module")
-def orders(tmp_path_factory: pytest.TempPathFactory) -> Orders:
+def orders(tmp_path_factory: pytest.TempPathFactory) -> SluSystem:
     return tiny_slu_system.build(tmp_path_factory.mktemp("orders"))
 
 
@@ -33,14 +33,14 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return tiny_models.frozen_parts(tmp_path_factory.mktemp("parts"))
 
 
-def models(orders: Orders, parts: dict[str, Path], kind: str) -> PrefixLM:
+def models(orders: SluSystem, parts: dict[str, Path], kind: str) -> PrefixLM:
     if kind in ("image", "audio", "both"):
         return tiny_models.build_model(parts, *(("image", "audio") if kind == "both" else (kind,)))
     return {
-        "hears": orders.hears,
-        "reads": orders.reads,
-        "modular": lambda: orders.reads(transcribes=True),
-        "detects": orders.detects,
+        "hears": orders.whisper_model,
+        "reads": orders.text_model,
+        "modular": lambda: orders.text_model(transcribes=True),
+        "detects": orders.detection_model,
     }[kind]()
 
 
@@ -64,12 +64,12 @@ CASES: list[tuple[str, str, str, str]] = [
 
 @pytest.mark.parametrize(("kind", "tag", "call", "said"), CASES)
 def test_the_example_is_right(
-    kind: str, tag: str, call: str, said: str, orders: Orders, parts: dict[str, Path], tmp_path: Path,
+    kind: str, tag: str, call: str, said: str, orders: SluSystem, parts: dict[str, Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: Any,
 ) -> None:  # fmt: skip
     task = {
         "captioning": Captioning(),
-        "spoken-language-understanding": Understanding(portable(orders.place("home.yaml")), "yesno"),
+        "spoken-language-understanding": Understanding(portable(orders.path("home.yaml")), "yesno"),
         "speech-detection": Detection(("true", "false")),
     }[tag]
     settings = ModelSettings(trained=TrainingRecord(["train.jsonl"], "test", FIGURES), task=task)
