@@ -72,7 +72,9 @@ def test_mapper(name: str) -> None:
         built = Transformer(Sizes(0, c["D"], c["width"]), **sizes)
     state = draw_weights(config)
     total = sum(float(t.double().sum()) for t in state.values())
-    assert total == pytest.approx(config["fill"]["filled_total"]["sum"], rel=1e-9)  # the rule was followed
+    size = sum(float(t.double().abs().sum()) for t in state.values())
+    rounding = 1e-7 * size  # a processor's logarithm and cosine may differ in the last digit of float32
+    assert total == pytest.approx(config["fill"]["filled_total"]["sum"], rel=0, abs=rounding)  # the rule was followed
     built.load_state_dict(state)
     found = built(summary(tensors["input"]))
     assert found.mask.all()
