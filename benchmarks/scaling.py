@@ -1,17 +1,16 @@
-"""How the gain of a training step changes with what is trained on: mmprefix against the naive algorithm.
+"""Gain of mmprefix's training step over the naive one, by prefix, captions, batch, caption length and decoder size.
 
     python -m benchmarks.scaling --sweep prefix captions batch length decoder --repeat 3
 
 One thing is varied at a time around a base: ClipCap's transformer mapper, a prefix of 40, 20 captions, 5 an input, 12
 tokens a caption, GPT-2 small's sizes with fewer layers. That both sides compute the same loss and gradients is checked
 at every point before it is timed. The naive step makes logits of every position, 90 MB a caption with all else at the
-base: it takes ``--at-once`` captions and adds gradients up, which costs it an AdamW step more for each of these parts.
+base: it takes ``--at-once`` captions at a time and accumulates gradients, with an AdamW step for each of these parts.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,15 +18,18 @@ from typing import Any
 
 import torch
 
-from benchmarks import train_step
-from benchmarks.lib import workload
-from benchmarks.lib.random_gpt2 import Size, save
-from benchmarks.lib.timing import in_turn, table, versions
+from benchmarks.lib.compare_gradients import compare_gradients
+from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
+from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
+from benchmarks.lib.timing import interleave
+from benchmarks.lib.train_variants import TrainStep, naive_loss, shared_prefix_loss
+from benchmarks.lib.workload import CaptionBatch, draw_workload, select_rows
+from benchmarks.train_step import CASES
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where the step is measured."""
+    """Sizes at which the step is measured."""
 
     prefix: int = 40
     batch: int = 20
@@ -47,58 +49,62 @@ SWEEPS: dict[str, list[dict[str, int]]] = {
 }
 
 
-def parts(work: workload.Captioned, at_once: int) -> list[workload.Captioned]:
-    """``work`` in parts of at most so many captions, but at least one input."""
-    inputs = max(1, at_once // len(work.texts[0]))
-    starts = range(0, len(work.texts), inputs)
-    rows = [range(start, min(start + inputs, len(work.texts))) for start in starts]
-    return [workload.Captioned(workload.take(work.features, list(r)), [work.texts[i] for i in r]) for r in rows]
+def split_batch(batch: CaptionBatch, at_once: int) -> list[CaptionBatch]:
+    """Parts of ``batch``, each of at most ``at_once`` captions, but of one input at least."""
+    inputs = max(1, at_once // len(batch.texts[0]))
+    starts = range(0, len(batch.texts), inputs)
+    parts = [range(start, min(start + inputs, len(batch.texts))) for start in starts]
+    return [CaptionBatch(select_rows(batch.features, list(rows)), [batch.texts[i] for i in rows]) for rows in parts]
 
 
-def ratio(point: Point, repeat: int, at_once: int) -> dict[str, Any]:
+def measure_point(point: Point, repeat: int, at_once: int) -> dict[str, Any]:
     """Times of both sides at one point."""
     options = argparse.Namespace(features=512, prefix_length=point.prefix, vocab=point.vocabulary, words=0)
-    case = train_step.CASES["transformer"](options)
+    case = CASES["transformer"](options)
     with tempfile.TemporaryDirectory() as folder:
-        save(Path(folder), Size(point.layers, point.width, point.vocabulary))
+        save_gpt2(Path(folder), Gpt2Size(point.layers, point.width, point.vocabulary))
         torch.manual_seed(0)
-        work = workload.draw(point.captions, point.batch, point.vocabulary, case.features, 1, mean=point.length).middle
-        mapper, decoder = case.mapper(point.width), case.decoder(folder)
-        rate = torch.optim.AdamW(mapper.parameters(), lr=0.0, fused=True)
-        ours = train_step.Step(train_step.shared(mapper, decoder), rate, [work])
-        published = train_step.naive(mapper, None, folder, into_weights=True)
-        both = {"mmprefix": ours, "naive": train_step.Step(published, rate, parts(work, at_once))}
-        same = train_step.compared(both, dict.fromkeys(both, "mmprefix"), mapper, decoder)
-        times = in_turn(both, repeat)
-    loss_error, gradient_error = same.errors("naive")
+        workload = draw_workload(
+            point.captions, point.batch, point.vocabulary, case.features, pool=1, mean=point.length
+        )
+        batch, mapper, decoder = workload.median, case.mapper(point.width), case.decoder(folder)
+        optimizer = torch.optim.AdamW(mapper.parameters(), lr=0.0, fused=True)
+        naive = naive_loss(mapper, None, folder, weight_gradients=True)
+        steps = {
+            "mmprefix": TrainStep(shared_prefix_loss(mapper, decoder), optimizer, [batch]),
+            "naive": TrainStep(naive, optimizer, split_batch(batch, at_once)),
+        }
+        comparison = compare_gradients(steps, dict.fromkeys(steps, "mmprefix"), mapper, decoder)
+        times = interleave(steps, repeat)
+    loss_error, gradient_error = comparison.errors("naive")
     return {
         **vars(point),
-        **{name: one.as_dict() for name, one in times.items()},
+        **{name: taken.as_dict() for name, taken in times.items()},
         "loss_error": loss_error,
         "gradient_error": gradient_error,
         "ratio": times["naive"].median / times["mmprefix"].median,
     }
 
 
-def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """All points of the sweeps that were asked for."""
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Times of both sides at every point of the sweeps."""
     base = Point()
     if options.tiny:
         base = replace(base, layers=2, width=64, vocabulary=300, prefix=4, batch=10)
-    found = {
+    sweeps = {
         name: [
-            ratio(replace(base, **changes), options.repeat, options.at_once)
+            measure_point(replace(base, **changes), options.repeat, options.at_once)
             for changes in SWEEPS[name][: options.points]
         ]
         for name in options.sweep
     }
-    return {"options": vars(options), "versions": versions(), "sweeps": found}
+    return {"options": vars(options), "versions": versions(), "sweeps": sweeps}
 
 
-def report(found: dict[str, Any]) -> str:
-    """A table a sweep."""
+def report(results: dict[str, Any]) -> str:
+    """One table a sweep."""
     tables = []
-    for name, points in found["sweeps"].items():
+    for name, points in results["sweeps"].items():
         varied = ["layers", "width"] if name == "decoder" else [name]
         rows = [
             [
@@ -109,26 +115,23 @@ def report(found: dict[str, Any]) -> str:
             ]
             for point in points
         ]
-        tables.append(table([name, "mmprefix, CPU s", "naive, CPU s", "x"], rows))
+        tables.append(markdown_table([name, "mmprefix, CPU s", "naive, CPU s", "x"], rows))
     return "\n\n".join(tables)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Measures, prints the tables, writes the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Measure, print the tables, write the JSON file."""
+    parser = benchmark_parser(__doc__)
     parser.add_argument("--sweep", nargs="+", choices=sorted(SWEEPS), default=list(SWEEPS))
-    parser.add_argument("--points", type=int, help="only the first so many of each")
-    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--points", type=int, help="number of points of each sweep, from the first")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, for a test run")
     parser.add_argument("--at-once", type=int, default=60, help="captions that the naive step takes at once")
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--json", help="a file for all figures")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    found = measured(options)
-    print(report(found))
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return found
+    results = measure(options)
+    publish(results, report(results), options.json)
+    return results
 
 
 if __name__ == "__main__":

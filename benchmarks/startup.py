@@ -1,16 +1,15 @@
-"""What it costs to begin: fresh processes from nothing to help, to an import, to a first caption.
+"""Start-up time of fresh processes: to an import, to the help text, to a first caption.
 
     python -m benchmarks.startup --model runs/quickstart/model --file runs/quickstart/samples/audio-0000.wav --repeat 5
 
-The model is any saved one whose parts are on this machine (the quick start's, say); without one, a small model is made
-of the parts inside the package, with a mapper that has learned nothing, and captions a picture of noise. Beside it what
-the libraries alone take. Processor time of the process and its children, wall time beside it; variants take turns.
+The model is any saved one whose parts are on this machine (the quick start's, say); without one, a small untrained
+model is made of the parts inside the package, and captions a picture of noise. The libraries' own imports stand beside
+it. CPU time of the process and its children, and wall time; commands are interleaved.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import subprocess
 import sys
@@ -20,13 +19,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.lib.timing import table, versions
+from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
 
 GPT2 = "import torch; from transformers import GPT2LMHeadModel"
 
 
 def commands(model: str, file: str) -> dict[str, list[str]]:
-    """What is started, by the name that the table has."""
+    """Arguments of Python for each command, by the name in the table."""
     return {
         "python": ["-c", "pass"],
         "import mmprefix": ["-c", "import mmprefix"],
@@ -37,8 +36,8 @@ def commands(model: str, file: str) -> dict[str, list[str]]:
     }
 
 
-def made(folder: Path) -> tuple[str, str]:
-    """An untrained model of the parts inside the package, and a picture for it."""
+def make_model(folder: Path) -> tuple[str, str]:
+    """Save an untrained model of the parts inside the package, and a picture for it; their paths."""
     from functools import partial
 
     import numpy as np
@@ -60,33 +59,33 @@ def made(folder: Path) -> tuple[str, str]:
     return str(folder / "model"), str(folder / "noise.png")
 
 
-def seconds(words: list[str]) -> tuple[float, float]:
-    """Processor and wall time of a process; ends the program where it fails."""
+def time_process(arguments: list[str]) -> tuple[float, float]:
+    """CPU and wall seconds of a Python process; ends the program if it fails."""
     before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     wall, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        sys.exit(f"{' '.join(words)}: {done.stderr}")
+        sys.exit(f"{' '.join(arguments)}: {done.stderr}")
     return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime, wall
 
 
-def measured(options: argparse.Namespace) -> dict[str, Any]:
-    """All figures."""
-    some = commands(options.model, options.file)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in some}
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Time every command once a round, after a round that brings the files into the page cache."""
+    started = commands(options.model, options.file)
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in started}
     for number in range(options.repeat + 1):
-        for name, words in some.items():
-            found = seconds(words)
-            if number:  # the first round brings the files into the page cache
-                times[name].append(found)
+        for name, arguments in started.items():
+            seconds = time_process(arguments)
+            if number:
+                times[name].append(seconds)
     rows = [
-        {"command": name, "cpu_s": [cpu for cpu, _ in found], "wall_s": [wall for _, wall in found]}
-        for name, found in times.items()
+        {"command": name, "cpu_s": [cpu for cpu, _ in pairs], "wall_s": [wall for _, wall in pairs]}
+        for name, pairs in times.items()
     ]
     return {"options": {"repeat": options.repeat}, "versions": versions(), "commands": rows}
 
 
-def report(found: dict[str, Any]) -> str:
+def report(results: dict[str, Any]) -> str:
     """The table."""
     rows = [
         [
@@ -95,29 +94,26 @@ def report(found: dict[str, Any]) -> str:
             f"{min(row['cpu_s']):.3g} - {max(row['cpu_s']):.3g}",
             f"{median(row['wall_s']):.3g}",
         ]
-        for row in found["commands"]
+        for row in results["commands"]
     ]
-    return table(["process", "CPU s", "min - max", "wall s"], rows)
+    return markdown_table(["process", "CPU s", "min - max", "wall s"], rows)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
-    """Measures, prints the table, writes the JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a saved model; without it an untrained one is made")
-    parser.add_argument("--file", help="what it captions")
+    """Measure, print the table, write the JSON file."""
+    parser = benchmark_parser(__doc__)
+    parser.add_argument("--model", help="saved model (default: an untrained one is made)")
+    parser.add_argument("--file", help="input to caption")
     parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--json", help="a file for all figures")
     options = parser.parse_args(arguments)
     if (options.model is None) != (options.file is None):
         parser.error("give --model and --file, or neither")
     with tempfile.TemporaryDirectory() as folder:
         if options.model is None:
-            options.model, options.file = made(Path(folder))
-        found = measured(options)
-    print(report(found))
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return found
+            options.model, options.file = make_model(Path(folder))
+        results = measure(options)
+    publish(results, report(results), options.json)
+    return results
 
 
 if __name__ == "__main__":

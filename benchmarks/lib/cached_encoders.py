@@ -1,68 +1,73 @@
-"""The small encoders, hearing each clip only once: for scripts that train many mappers on the same few clips."""
+"""Small audio encoders that encode each clip once a process: for studies that train many mappers on the same clips."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cache
-from typing import Any, ClassVar, Literal, cast
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mmprefix.encoders.audio_input import ReadWaveform, length_mask
-from mmprefix.encoders.base import Encoder
+from mmprefix.encoders.audio_input import length_mask
+from mmprefix.encoders.base import Encoder, Preprocess
 from mmprefix.encoders.cnn import Cnn
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.types import Features, Media
 
 
-class _Remembering(Encoder):
-    """Keeps files and features in memory, over all runs of a process; the same features to 1e-6."""
+@cache
+def _cached_reader(read: Preprocess) -> Callable[..., Tensor]:
+    return cache(read.__call__)
 
-    _kept: ClassVar[dict[tuple[str, bytes], tuple[Tensor, Tensor]]] = {}
-    _read: ClassVar[dict[ReadWaveform, Any]] = {}
 
-    def remember(self) -> None:
-        """Reads each file once from now on."""
-        read = cast(ReadWaveform, self.preprocess)
-        self.preprocess = self._read.setdefault(read, cache(read.__call__))
+class _InMemory(Encoder):
+    """Keeps waveforms and features in memory, over all runs of a process; features are equal to 1e-6."""
+
+    _features: ClassVar[dict[tuple[str, bytes], tuple[Tensor, Tensor]]] = {}
+
+    def cache_files(self) -> None:
+        """Read each file once from now on."""
+        self.preprocess = _cached_reader(self.preprocess)
 
     def encode(self, media: Media) -> Features:
-        """As the encoder itself, from memory where the very same samples were heard before."""
-        rows = [values[:length] for values, length in zip(media.values, media.lengths.tolist(), strict=True)]
-        found = [self._once(row) for row in rows]
-        frames = pad_sequence([one for one, _ in found], batch_first=True)
-        counts = torch.tensor([len(one) for one, _ in found])
-        return Features(frames, length_mask(counts, frames.shape[1]), torch.stack([summary for _, summary in found]))
+        """Features of each clip, from memory if the very same samples were encoded before."""
+        clips = [values[:length] for values, length in zip(media.values, media.lengths.tolist(), strict=True)]
+        rows = [self._encode_once(clip) for clip in clips]
+        frames = pad_sequence([frames for frames, _ in rows], batch_first=True)
+        counts = torch.tensor([len(frames) for frames, _ in rows])
+        return Features(frames, length_mask(counts, frames.shape[1]), torch.stack([summary for _, summary in rows]))
 
-    def _once(self, row: Tensor) -> tuple[Tensor, Tensor]:
+    def _encode_once(self, clip: Tensor) -> tuple[Tensor, Tensor]:
         options = str({key: value for key, value in self.init_args.items() if key != "model"})
-        key = (self.identity.sha256 + options, hashlib.sha256(row.numpy().tobytes()).digest())
-        if key not in self._kept:
-            alone = super().encode(Media(row[None], torch.tensor([len(row)])))  # type: ignore[safe-super]
-            self._kept[key] = (alone.frames[0], alone.pooled[0])
-        return self._kept[key]
+        key = (self.identity.sha256 + options, hashlib.sha256(clip.numpy().tobytes()).digest())
+        if key not in self._features:
+            alone = super().encode(Media(clip[None], torch.tensor([len(clip)])))  # type: ignore[safe-super]
+            self._features[key] = (alone.frames[0], alone.pooled[0])
+        return self._features[key]
 
 
-class CachedCnn(_Remembering, Cnn):
-    """``Cnn``, remembering."""
+class CachedCnn(_InMemory, Cnn):
+    """``Cnn`` that encodes each clip once."""
 
     def __init__(self, model: str, revision: str | None = None) -> None:
         super().__init__(model, revision)
-        self.remember()
+        self.cache_files()
 
 
-class CachedWhisper(_Remembering, Whisper):
-    """``Whisper``, remembering."""
+class CachedWhisper(_InMemory, Whisper):
+    """``Whisper`` that encodes each clip once."""
 
     def __init__(
         self,
         model: str,
         revision: str | None = None,
+        *,
         long: Literal["join", "cut"] = "join",
         window: Literal["sound", "whole"] = "sound",
         dtype: str = "float32",
     ) -> None:
         super().__init__(model, revision, long=long, window=window, dtype=dtype)
-        self.remember()
+        self.cache_files()

@@ -1,10 +1,10 @@
-"""The floating-point operations that no exact training step can do without, counted from sizes alone.
+"""Floating-point operations that no exact training step or search can do without, counted from sizes alone.
 
 Frozen decoder forward, and backward to its input but not into its weights, over each input's prefix once and over its
 captions; the output matrix where a caption token is predicted and nowhere else, backward into its weights too where it
-is trained; mapper forward and backward. What the result does not depend on is left out too: in the last layer all of a
-prefix but keys, values and its last position, in the first layer the way back into the captions' embeddings. Products
-of matrices are counted, the rest is not: to look embeddings up costs nothing.
+is trained; mapper forward and backward. Work that the result does not depend on is left out too: in the last layer all
+of a prefix but keys, values and its last position, in the first layer the backward pass into the captions' embeddings.
+Matrix products are counted, the rest is not: to look embeddings up costs nothing.
 """
 
 from __future__ import annotations
@@ -13,67 +13,70 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.lib.random_gpt2 import Size
-from benchmarks.lib.workload import Captioned
+from benchmarks.lib.random_gpt2 import Gpt2Size
+from benchmarks.lib.workload import CaptionBatch
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.mappers.base import Mapper
 from mmprefix.types import Features
 
 
-def decoder_operations(size: Size, prefix: int, lengths: list[list[int]]) -> float:
-    """Of a GPT-2 of ``size`` without its output matrix: every input has ``prefix`` positions, captions ``lengths``."""
+def decoder_operations(size: Gpt2Size, prefix: int, lengths: list[list[int]]) -> float:
+    """Operations of a GPT-2 without its output matrix, forward and backward.
+
+    Every input has ``prefix`` positions, and captions of ``lengths`` tokens.
+    """
     e, layers, inputs = size.width, size.layers, len(lengths)
     run = [n - 1 for row in lengths for n in row]  # the last token of a caption predicts nothing
-    dense, keys_values, queries_keys_values = 24 * e * e, 4 * e * e, 6 * e * e  # of a position and layer
-    trunk = inputs * (prefix * dense * (layers - 1) + prefix * keys_values + (dense - keys_values))
+    dense, keys_values, queries_keys_values = 24 * e * e, 4 * e * e, 6 * e * e  # a position and layer
+    prefill = inputs * (prefix * dense * (layers - 1) + prefix * keys_values + (dense - keys_values))
     text = sum(run) * dense * layers
-    seen = inputs * (prefix * (prefix + 1) // 2 * (layers - 1) + prefix)  # pairs of a query and a key
-    seen += layers * sum(n * prefix + n * (n + 1) // 2 for n in run)
-    forward = trunk + text + 4 * e * seen
-    backward = trunk + text - sum(run) * queries_keys_values + 8 * e * seen
+    pairs = inputs * (prefix * (prefix + 1) // 2 * (layers - 1) + prefix)  # of a query and a key
+    pairs += layers * sum(n * prefix + n * (n + 1) // 2 for n in run)
+    forward = prefill + text + 4 * e * pairs
+    backward = prefill + text - sum(run) * queries_keys_values + 8 * e * pairs
     return float(forward + backward)
 
 
 def head_operations(head: nn.Linear, lengths: list[list[int]]) -> float:
-    """Of an output matrix: once for the first tokens of all captions of an input, once for every other token."""
+    """Operations of an output matrix: once for all first tokens of an input, once for every other token."""
     rows = len(lengths) + sum(n - 1 for row in lengths for n in row)
     products = 3 if head.weight.requires_grad else 2  # forward, backward to the input, backward to the weights
     return float(products * rows * 2 * head.weight.numel())
 
 
 def mapper_operations(mapper: Mapper, features: Features) -> float:
-    """Of one forward and backward pass, as torch counts them."""
-    # the fused attention of the CPU is not counted, the plain one does the same products and is
+    """Operations of one forward and backward pass, as torch counts them."""
+    # torch does not count the fused attention of a CPU, but the plain one, which does the same products
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         mapper(features).embeds.sum().backward()
     mapper.zero_grad()
     return float(counter.get_total_flops())
 
 
-def step_operations(size: Size, mapper: Mapper, decoder: ComposedDecoder, work: Captioned) -> float:
-    """Of one exact step on ``work``."""
-    prefix = mapper(work.features).embeds.shape[1]
+def step_operations(size: Gpt2Size, mapper: Mapper, decoder: ComposedDecoder, batch: CaptionBatch) -> float:
+    """Operations of one exact step on ``batch``."""
+    prefix = mapper(batch.features).embeds.shape[1]
     head = decoder.lm.get_output_embeddings() if decoder.own_head is None else decoder.own_head
-    trunk = decoder_operations(size, prefix, work.lengths) + head_operations(head, work.lengths)
-    return trunk + mapper_operations(mapper, work.features)
+    frozen = decoder_operations(size, prefix, batch.lengths)
+    return frozen + head_operations(head, batch.lengths) + mapper_operations(mapper, batch.features)
 
 
-def weights(size: Size) -> int:
-    """The numbers in the matrices that every token is multiplied with."""
+def matrix_weights(size: Gpt2Size) -> int:
+    """Number of weights in the matrices that every token is multiplied with."""
     return size.layers * 12 * size.width**2 + size.width * size.vocabulary
 
 
-def search_operations(size: Size, prefix: int, tokens: int, inputs: int, lines: int) -> float:
-    """Of writing ``tokens`` with ``lines`` lines for ``inputs`` inputs in all, by products of matrices alone.
+def search_operations(size: Gpt2Size, prefix: int, *, tokens: int, inputs: int, hypotheses: int) -> float:
+    """Operations of a search for ``tokens`` tokens, with ``hypotheses`` hypotheses for all ``inputs`` together.
 
-    A prefix is read once, in the last layer up to its keys and values and for its last position; the first token comes
-    from there. Each further token is run once, and looks at its prefix and at the tokens of its line.
+    A prefix is read once, in the last layer only for keys, values and its last position, which predicts the first
+    token. Each further token is run once, and attends to its prefix and to the tokens of its hypothesis.
     """
     e = size.width
-    dense, keys_values = 24 * e * e, 4 * e * e  # of a position and layer
-    trunk = inputs * (prefix * dense * (size.layers - 1) + prefix * keys_values + (dense - keys_values))
-    seen = inputs * (prefix * (prefix + 1) // 2 * (size.layers - 1) + prefix)  # pairs of a query and a key
+    dense, keys_values = 24 * e * e, 4 * e * e  # a position and layer
+    prefill = inputs * (prefix * dense * (size.layers - 1) + prefix * keys_values + (dense - keys_values))
+    pairs = inputs * (prefix * (prefix + 1) // 2 * (size.layers - 1) + prefix)  # of a query and a key
     steps = tokens - 1
-    seen += size.layers * lines * sum(prefix + step for step in range(1, steps + 1))
-    heads = (inputs + lines * steps) * 2 * e * size.vocabulary
-    return float(trunk + lines * steps * dense * size.layers + 4 * e * seen + heads)
+    pairs += size.layers * hypotheses * sum(prefix + step for step in range(1, steps + 1))
+    heads = (inputs + hypotheses * steps) * 2 * e * size.vocabulary
+    return float(prefill + hypotheses * steps * dense * size.layers + 4 * e * pairs + heads)

@@ -1,9 +1,9 @@
-"""What a training step of recipes/prefix_aac_audiocaps.yaml is made of when features are cached, at its sizes.
+"""Features, mappers and vocabulary of a training step of recipes/prefix_aac_audiocaps.yaml with cached features.
 
-Frames (B 15 4096) as Cnn14 gives them of ten seconds, none below zero, and a summary (B 527) of probabilities, both
-random; two mappers, 15 positions from frames and 11 from the summary; whole words, which the language model reads and a
-trained head writes. Batch normalisation takes the statistics of the batch, as in training. Dropout is left out, so that
-all variants compute the same.
+Frames (B 15 4096) like Cnn14's of ten seconds, none below zero, and a summary (B 527) of probabilities, both random;
+two mappers, 15 positions from frames and 11 from the summary; whole words, which the language model reads and a trained
+head writes. Batch normalisation takes the statistics of the batch, as in training. Dropout is left out, so that all
+variants compute the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FRAMES, DIM, CLASSES = 15, 4096, 527
 
 
 def features(random: np.random.Generator, count: int) -> Features:
-    """Of ``count`` inputs, all frames real."""
+    """Random features of ``count`` inputs, all frames real."""
     frames = random.standard_normal((count, FRAMES, DIM), dtype=np.float32).clip(min=0)
     summary = 1 / (1 + np.exp(4 - 2 * random.standard_normal((count, CLASSES), dtype=np.float32)))
     real = torch.ones(count, FRAMES, dtype=torch.bool)
@@ -31,12 +31,12 @@ def features(random: np.random.Generator, count: int) -> Features:
 
 
 def mapper(width: int) -> Parallel:
-    """For a decoder of ``width``, in training mode."""
+    """The two mappers for a decoder of ``width``, in training mode."""
     frames = partial(PrefixAAC, reads="frames", length=15, dropout=0.0)
     summary = partial(PrefixAAC, reads="summary", length=11)
     return Parallel(Sizes(DIM, CLASSES, width), mappers=[frames, summary])
 
 
 def vocabulary(words: int) -> list[str]:
-    """As ``random_gpt2.save`` numbers tokens: word i is "w<i>", the last one ends a text."""
+    """Words numbered as ``random_gpt2.save_gpt2`` numbers tokens: word i is "w<i>", the last one ends a text."""
     return [*(f"w{i}" for i in range(words - 1)), END]

@@ -1,7 +1,7 @@
-"""A GPT-2 of any size with random weights, saved to a folder and loaded as any other decoder is.
+"""A GPT-2 of any size with random weights, saved to a folder and loaded like any other decoder.
 
-What a step costs depends on sizes, not on what the weights have learned, so nothing has to be downloaded. Every token
-is a word of its own ("w17"), so that equal texts mean equal token ids.
+The cost of a step depends on sizes, not on the values of weights, so nothing has to be downloaded. Every token is
+a word of its own ("w17"), so that equal texts mean equal token ids.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ END = "<|endoftext|>"
 
 
 @dataclass(frozen=True)
-class Size:
-    """Layers L, width E (64 a head, as in GPT-2) and vocabulary V; the default is GPT-2 small, 124 M parameters."""
+class Gpt2Size:
+    """Layers L, width E (64 a head, as in GPT-2) and vocabulary V; by default GPT-2 small's, 124 M parameters."""
 
     layers: int = 12
     width: int = 768
@@ -27,11 +27,12 @@ class Size:
 
     @property
     def heads(self) -> int:
+        """Attention heads."""
         return max(1, self.width // 64)
 
 
-def save(folder: Path, size: Size, seed: int = 0) -> str:
-    """Writes model and tokenizer; the last id of the vocabulary is the end of text. Returns the folder."""
+def save_gpt2(folder: Path, size: Gpt2Size, seed: int = 0) -> str:
+    """Write model and tokenizer into ``folder``, and return it; the last id of the vocabulary is the end of text."""
     disable_progress_bar()
     end = size.vocabulary - 1
     words = {f"w{i}": i for i in range(end)}

@@ -1,8 +1,8 @@
-"""What the quick start has learned: exact captions and CIDEr-D of held-out scenes, against shuffled inputs.
+"""Quality of the quick start: exact captions and CIDEr-D of held-out scenes, against shuffled inputs.
 
     python -m benchmarks.studies.quickstart [runs/quickstart]
 
-Reads the captions that the run's test wrote, scores them anew, and fails where a kind of input misses the aim: at
+Reads the captions written by the run's test, scores them anew, and exits with 1 if a kind of input misses the aim: at
 least 60 % of captions equal to a reference, and CIDEr-D at least five times that of the captions of other inputs.
 """
 
@@ -18,16 +18,16 @@ from mmprefix.metrics import caption
 EXACT, GAIN = 0.6, 5.0
 
 
-def shuffled(rows: list[dict[str, Any]]) -> float:
-    """CIDEr-D when every input is given another's caption, the mean over all rotations by a seventh of the rows."""
+def shuffled_cider(rows: list[dict[str, Any]]) -> float:
+    """CIDEr-D if every input gets another one's caption: mean over rotations by sevenths of the rows."""
     predictions, references = [r["prediction"] for r in rows], [r["references"] for r in rows]
     shifts = [round(len(rows) * k / 7) or 1 for k in range(1, 7)]
-    turned = [caption(predictions[s:] + predictions[:s], references)["cider_d"] for s in shifts]
-    return sum(map(float, turned)) / len(turned)
+    scores = [caption(predictions[s:] + predictions[:s], references)["cider_d"] for s in shifts]
+    return sum(map(float, scores)) / len(scores)
 
 
 def main(root: Path) -> int:
-    """Prints a line a kind of input; 1 where the aim is missed."""
+    """Print a line for each kind of input; 1 if one misses the aim, else 0."""
     files = sorted(root.glob("logs/*/captions/test-*.jsonl"), key=lambda file: file.stat().st_mtime)
     if not files:
         print(f"{root}: no captions of a test; run mmprefix fit --config recipes/quickstart.yaml first")
@@ -36,8 +36,8 @@ def main(root: Path) -> int:
     missed = False
     for kind in sorted({row["group"] for row in rows}):
         own = [row for row in rows if row["group"] == kind]
-        found = caption([r["prediction"] for r in own], [r["references"] for r in own])
-        exact, cider, other = found["exact_match"], found["cider_d"], shuffled(own)
+        scores = caption([r["prediction"] for r in own], [r["references"] for r in own])
+        exact, cider, other = scores["exact_match"], scores["cider_d"], shuffled_cider(own)
         missed |= exact < EXACT or cider < GAIN * other
         ratio = cider / other if other else float("inf")
         print(f"{kind:6} {len(own):4} scenes   exact {exact:6.1%}", end="   ")

@@ -3,7 +3,7 @@
 Claim: all else that a layer's gradient needs is computed a second time in the backward pass (Chen et al. 2016,
 https://arxiv.org/abs/1604.06174): losses and gradients have the same bits, from less memory and in more time.
 Transformers' own form of it gives up the cache, which here is what a prefix is read into.
-Measure: ``benchmarks/memory.py`` and ``benchmarks/train_step.py --otherwise recompute``.
+Measure: ``benchmarks/memory.py`` and ``benchmarks/train_step.py --extra-variants recompute``.
 Off: the default; ``model.recompute: true`` (``Decoder.recompute_layers``) turns it on.
 """
 

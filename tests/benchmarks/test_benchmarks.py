@@ -1,4 +1,4 @@
-"""The benchmark scripts at tiny sizes: table and JSON come out, variants compute the same, the limit is a limit."""
+"""Benchmark scripts at tiny sizes: table and JSON come out, variants compute the same, the limit is a limit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import feature_store, train_step
-from benchmarks.lib import flops, prefix_aac_case, random_gpt2, timing, workload
+from benchmarks.lib import flops, prefix_aac_case, random_gpt2, timing
+from benchmarks.lib.compare_gradients import GradientComparison
+from benchmarks.lib.train_variants import shared_prefix_loss
+from benchmarks.lib.workload import LONGEST, CaptionBatch, draw_workload
 from mmprefix.mappers.base import Sizes
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.prefix_aac import PrefixAAC
@@ -42,10 +45,10 @@ def own_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_train_step(mapper: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "step.json"
     sizes = ["--mapper", mapper, "--batch", "10", "--features", "16", "--words", "200", "--pool", "3"]
-    found = train_step.main([*TINY, *sizes, "--json", str(file)])
-    assert json.loads(file.read_text()) == found
+    results = train_step.main([*TINY, *sizes, "--json", str(file)])
+    assert json.loads(file.read_text()) == results
     printed = capsys.readouterr().out
-    rows = {row["variant"]: row for row in found["variants"]}
+    rows = {row["variant"]: row for row in results["variants"]}
     single = [row for row in rows.values() if row["steps"] == 1]
     pool = [row for row in rows.values() if row["steps"] == 3]
     for name, row in rows.items():
@@ -55,36 +58,36 @@ def test_train_step(mapper: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert min(row["cpu_s"]) <= row["cpu_median"] <= max(row["cpu_s"])
         assert row["loss_error"] <= 2e-6
         assert row["gradient_error"] <= 5e-6
-    ours, alone, everywhere, *naive = single
-    for row in (alone, everywhere, *naive):
+    ours, unshared, full_logits, *naive = single
+    for row in (unshared, full_logits, *naive):
         assert row["loss"] == pytest.approx(ours["loss"], rel=2e-6)
         assert row["cpu_median"] / ours["cpu_median"] == row["ratio"]
         assert row["fraction_of_limit"] < 1
     for row in naive:
         assert row["gradient_error"] > 0  # really another computation
-        assert ours["padding"] < alone["padding"] < row["padding"] < 1
+        assert ours["padding"] < unshared["padding"] < row["padding"] < 1
     assert len(naive) == (2 if mapper == "prefix_aac" else 1)
     assert len(pool) == (0 if mapper == "prefix_aac" else 2)  # batch normalisation ties a batch's inputs together
     if pool:
-        bucketed, dealt = pool
-        assert dealt["loss"] == pytest.approx(bucketed["loss"], rel=2e-6)
-        assert bucketed["padding"] < dealt["padding"]
+        bucketed, shuffled = pool
+        assert shuffled["loss"] == pytest.approx(bucketed["loss"], rel=2e-6)
+        assert bucketed["padding"] < shuffled["padding"]
     prefix = 26 if mapper == "prefix_aac" else 4
-    assert found["batch"] == {"inputs": 2, "captions": 10, "tokens": found["batch"]["tokens"], "prefix": prefix}
+    assert results["batch"] == {"inputs": 2, "captions": 10, "tokens": results["batch"]["tokens"], "prefix": prefix}
 
 
 def test_more_words_than_tokens_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         train_step.main([*TINY, "--mapper", "prefix_aac", "--words", "301"])
-    assert "--words 301: each is a token, but --vocab 300" in capsys.readouterr().err
+    assert "--words 301: each is a token, but --vocab is 300; give fewer" in capsys.readouterr().err
 
 
 def test_prefix_aac_is_what_its_recipe_trains() -> None:
     recipe = yaml.safe_load((ROOT / "recipes" / "prefix_aac_audiocaps.yaml").read_text(encoding="utf-8"))
     mapper = prefix_aac_case.mapper(64)
-    there = recipe["model"]["branches"]["audio"]["mapper"]["init_args"]["mappers"]
-    assert [line["init_args"]["reads"] for line in there] == ["frames", "summary"]
-    for part, line, left_out in zip(mapper.mappers, there, [{"dropout": 0.0}, {}], strict=True):
+    options = recipe["model"]["branches"]["audio"]["mapper"]["init_args"]["mappers"]
+    assert [line["init_args"]["reads"] for line in options] == ["frames", "summary"]
+    for part, line, left_out in zip(mapper.mappers, options, [{"dropout": 0.0}, {}], strict=True):
         assert part.training
         assert part.init_args == PrefixAAC(Sizes(4096, 527, 64), **line["init_args"]).init_args | left_out
     assert recipe["model"]["decoder"]["class_path"] == "mmprefix.decoders.WordDecoder"
@@ -99,15 +102,15 @@ def test_prefix_aac_is_what_its_recipe_trains() -> None:
 def test_a_variant_that_computes_something_else_is_named() -> None:
     """However small the gradients of the part that differs are beside those of another."""
     mapper, head = MLP(Sizes(0, 3, 4), length=1), torch.nn.Linear(4, 5, bias=False)
-    same = train_step.Sameness([mapper, head], {"right": "right", "wrong": "right"})
+    comparison = GradientComparison([mapper, head], {"right": "right", "wrong": "right"})
     for parameter in mapper.parameters():
         parameter.grad = torch.ones_like(parameter)
     head.weight.grad = torch.full_like(head.weight, 1e6)
-    same.keep("right", 2.0)
+    comparison.record("right", 2.0)
     mapper.get_parameter("model.0.bias").grad = torch.full((2,), 1.001)
-    same.keep("wrong", 2.0)
+    comparison.record("wrong", 2.0)
     with pytest.raises(SystemExit, match=r"'wrong': relative error of the loss 0.0e\+00, of the gradients 3.2e-04"):
-        same.check()
+        comparison.check()
 
 
 MAPPERS = {  # a prefix of one position has nothing to prune
@@ -123,38 +126,36 @@ def test_the_limit_is_what_an_unpadded_step_computes(name: str, tmp_path: Path) 
 
     Twenty inputs: torch's counter does not know the kernel that multiplies fewer than 49 rows.
     """
-    size = random_gpt2.Size(2, 128, 300)
-    step, captions, limit = train_step, workload, flops
-    case = step.CASES[name](Namespace(vocab=300, words=200, features=8, prefix_length=1))
-    decoder = case.decoder(random_gpt2.save(tmp_path, size))
+    size = random_gpt2.Gpt2Size(2, 128, 300)
+    case = train_step.CASES[name](Namespace(vocab=300, words=200, features=8, prefix_length=1))
+    decoder = case.decoder(random_gpt2.save_gpt2(tmp_path, size))
     features = case.features(np.random.default_rng(0), 20)
-    work = captions.Captioned(features, [["w1 w2 w3 w4 w5 w6", "w7 w8 w9"]] * 20)
+    batch = CaptionBatch(features, [["w1 w2 w3 w4 w5 w6", "w7 w8 w9"]] * 20)
     mapper = MAPPERS[name](1)
 
     def counted() -> int:
         with FlopCounterMode(display=False) as counter:
-            step.shared(mapper, decoder)(work).backward()
+            shared_prefix_loss(mapper, decoder)(batch).backward()
         return counter.get_total_flops()
 
-    least = limit.step_operations(size, mapper, decoder, work)
+    least = flops.step_operations(size, mapper, decoder, batch)
     assert 0.98 < counted() / least < 1.01  # the fused attention is not counted, a last position's keys are made twice
     with sdpa_kernel(SDPBackend.MATH):
         assert 1 < counted() / least < 1.03  # here attention is, with what its mask hides
-    longer = limit.step_operations(size, MAPPERS[name](9), decoder, work)
+    longer = flops.step_operations(size, MAPPERS[name](9), decoder, batch)
     assert longer > least
 
 
 def test_the_limit_leaves_out_what_no_caption_reads_of_a_prefix(tmp_path: Path) -> None:
     """In the last layer of 26 positions of Prefix-AAC all but keys, values and the last; a step leaves it out too."""
-    size = random_gpt2.Size(2, 128, 300)
-    step, captions, limit = train_step, workload, flops
-    case = step.CASES["prefix_aac"](Namespace(words=200))
-    mapper, decoder = case.mapper(128), case.decoder(random_gpt2.save(tmp_path, size))
-    work = captions.Captioned(case.features(np.random.default_rng(0), 3), [["w1 w2 w3 w4 w5 w6", "w7 w8 w9"]] * 3)
+    size = random_gpt2.Gpt2Size(2, 128, 300)
+    case = train_step.CASES["prefix_aac"](Namespace(words=200))
+    mapper, decoder = case.mapper(128), case.decoder(random_gpt2.save_gpt2(tmp_path, size))
+    batch = CaptionBatch(case.features(np.random.default_rng(0), 3), [["w1 w2 w3 w4 w5 w6", "w7 w8 w9"]] * 3)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        step.shared(mapper, decoder)(work).backward()
+        shared_prefix_loss(mapper, decoder)(batch).backward()
     unread = 2 * 3 * (26 - 1) * 20 * 128**2  # forward and backward, inputs, positions, and all but keys and values
-    least = limit.step_operations(size, mapper, decoder, work)
+    least = flops.step_operations(size, mapper, decoder, batch)
     assert 1 < counter.get_total_flops() / least < 1.02 < 1 + unread / least
 
 
@@ -165,48 +166,50 @@ def test_the_limit_counts_a_trained_head_into_its_weights() -> None:
     assert flops.head_operations(head.requires_grad_(False), lengths) == 2 * 2 * rows * 3 * 5
 
 
-def test_captions_have_the_lengths_they_are_said_to_have() -> None:
-    captions = workload
-
+def test_caption_lengths_have_the_documented_distribution() -> None:
     def features(random: np.random.Generator, count: int) -> Features:
         return Features(torch.zeros(count, 0, 0), torch.zeros(count, 0), torch.arange(float(count))[:, None])
 
-    draws = captions.draw(5, 400, 1000, features, pool=10)
-    lengths = np.array([n for batch in draws.bucketed for row in batch.lengths for n in row])
+    workload = draw_workload(5, 400, 1000, features, pool=10)
+    lengths = np.array([n for batch in workload.bucketed for row in batch.lengths for n in row])
     assert lengths.mean() == pytest.approx(12, abs=0.3)
     assert lengths.std() == pytest.approx(3, abs=0.3)
-    assert lengths.max() <= captions.LONGEST
-    bucketed, dealt = ([row for batch in side for row in batch.texts] for side in (draws.bucketed, draws.random))
-    assert sorted(bucketed) == sorted(dealt)
-    assert captions.draw(5, 400, 1000, features, pool=10).middle.texts == draws.middle.texts
-    alone = draws.middle.apart()
-    assert len(alone.texts) == 400
-    assert [texts for (texts,) in alone.texts] == [text for texts in draws.middle.texts for text in texts]
-    assert torch.equal(alone.features.pooled, draws.middle.features.pooled.repeat_interleave(5, dim=0))
+    assert lengths.max() <= LONGEST
+    sides = (workload.bucketed, workload.shuffled)
+    bucketed, shuffled = ([row for batch in side for row in batch.texts] for side in sides)
+    assert sorted(bucketed) == sorted(shuffled)
+    median = workload.median
+    assert draw_workload(5, 400, 1000, features, pool=10).median.texts == median.texts
+    single = median.one_caption_per_input()
+    assert len(single.texts) == 400
+    assert [text for (text,) in single.texts] == [text for texts in median.texts for text in texts]
+    assert torch.equal(single.features.pooled, median.features.pooled.repeat_interleave(5, dim=0))
 
 
-def test_variants_take_turns() -> None:
-    seen: list[tuple[str, int]] = []
+def test_variants_are_interleaved() -> None:
+    calls: list[tuple[str, int]] = []
     names = "abcd"
-    times = timing.in_turn(
-        {name: lambda name=name: name * 2 for name in names}, 3, lambda name, number, got: seen.append((got, number))
+    times = timing.interleave(
+        {name: lambda name=name: name * 2 for name in names},
+        3,
+        on_result=lambda name, number, result: calls.append((result, number)),
     )
-    rounds = [[name for name, number in seen if number == n] for n in range(3)]
+    rounds = [[name for name, number in calls if number == n] for n in range(3)]
     assert all(sorted(turn) == [name * 2 for name in names] for turn in rounds)
-    assert [number for _, number in seen] == sorted(number for _, number in seen)
+    assert [number for _, number in calls] == sorted(number for _, number in calls)
     assert len({tuple(turn) for turn in rounds}) > 1
     assert all(len(times[name].cpu) == 3 for name in names)
 
 
 @pytest.mark.slow
 def test_generate(tmp_path: Path) -> None:
-    """As the first line of the script says that it is run."""
+    """The command in the docstring of the script."""
     file = tmp_path / "generate.json"
     sizes = ["--batches", "1", "4", "--beams", "3", "1", "--new-tokens", "6", "--naive", "--json", str(file)]
     command = [sys.executable, "-m", "benchmarks.generate", *TINY, *sizes]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
     cases = json.loads(file.read_text())["cases"]
     assert [(case["beams"], case["batch"]) for case in cases] == [(3, 1), (3, 4), (1, 1), (1, 4)]
     for case in cases:
@@ -215,21 +218,21 @@ def test_generate(tmp_path: Path) -> None:
         assert ("naive" in case) == ((case["beams"], case["batch"]) == (3, 1))
         assert case["tokens"] == 6 * case["batch"]
         search = "greedy" if case["beams"] == 1 else f"beam {case['beams']}"
-        row = next(r for r in ran.stdout.splitlines() if r.startswith(f"| {search} |     {case['batch']} |"))
+        row = next(r for r in process.stdout.splitlines() if r.startswith(f"| {search} |     {case['batch']} |"))
         assert f" {case['ratio']:.2f} " in row
     assert max(case["distinct_texts"] for case in cases) > 1
-    assert "ClipCap's own search, beam 3, one input" in ran.stdout
+    assert "ClipCap's own search, beam 3, one input" in process.stdout
 
 
 @pytest.mark.slow
 def test_feature_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "store.json"
     sizes = ["--entries", "400", "--wide", "30", "--shard", "50", "--workers", "2", "--repeat", "1"]
-    found = feature_store.main([*sizes, "--json", str(file)])
-    assert json.loads(file.read_text()) == found
+    results = feature_store.main([*sizes, "--json", str(file)])
+    assert json.loads(file.read_text()) == results
     printed = capsys.readouterr().out
     for kind, entries in (("512", 400), ("31 x 2048", 30)):
-        figures = found["kinds"][kind]
+        figures = results["kinds"][kind]
         assert figures["entries"] == entries
         assert min(figures["open_ms"]) > 0
         assert all(value > 0 for value in figures["memory_mb"].values())

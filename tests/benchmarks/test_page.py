@@ -1,4 +1,4 @@
-"""More benchmark scripts at tiny sizes, and the page that is made of what they find."""
+"""More benchmark scripts at tiny sizes, and the page that is made of their results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from benchmarks import encode, make_page, memory, scaling, startup
-from benchmarks.lib import workload
+from benchmarks.lib.workload import CaptionBatch
 from mmprefix.types import Features
 from tiny.captioning_system import quietly
 
@@ -32,32 +32,31 @@ def own_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def test_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "scaling.json"
-    found = scaling.main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(file)])
-    assert json.loads(file.read_text()) == found
+    results = scaling.main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(file)])
+    assert json.loads(file.read_text()) == results
     printed = capsys.readouterr().out
-    for name, points in found["sweeps"].items():
+    for name, points in results["sweeps"].items():
         assert f"| {name} " in printed
         for point in points:
             assert point["loss_error"] <= 2e-6
             assert 0 < point["gradient_error"] <= 5e-6  # the same, by another computation
             assert point["ratio"] == point["naive"]["cpu_median"] / point["mmprefix"]["cpu_median"]
-    assert [point["prefix"] for point in found["sweeps"]["prefix"]] == [10, 20]
-    assert [point["layers"] for point in found["sweeps"]["decoder"]] == [2, 4]
+    assert [point["prefix"] for point in results["sweeps"]["prefix"]] == [10, 20]
+    assert [point["layers"] for point in results["sweeps"]["decoder"]] == [2, 4]
 
 
 def test_the_naive_step_takes_every_caption_once_in_parts() -> None:
-    captions = workload
     features = Features(torch.zeros(5, 0, 0), torch.zeros(5, 0), torch.arange(5.0)[:, None])
-    whole = captions.Captioned(features, [[f"w{n}", "w9"] for n in range(5)])
+    whole = CaptionBatch(features, [[f"w{n}", "w9"] for n in range(5)])
     for at_once, inputs in ((1, [1] * 5), (5, [2, 2, 1]), (60, [5])):
-        parts = scaling.parts(whole, at_once)
+        parts = scaling.split_batch(whole, at_once)
         assert [len(part.texts) for part in parts] == inputs
         assert [texts for part in parts for texts in part.texts] == whole.texts
         assert torch.equal(torch.cat([part.features.pooled for part in parts]), whole.features.pooled)
 
 
 def test_parts_compute_what_the_whole_does() -> None:
-    """Ends the program where they do not."""
+    """The program ends if they do not."""
     tiny = ["--tiny", "--sweep", "batch", "--points", "2", "--repeat", "1", "--at-once", "10"]
     points = scaling.main(tiny)["sweeps"]["batch"]
     assert [point["batch"] for point in points] == [5, 20]  # the second in two parts
@@ -68,48 +67,48 @@ def test_parts_compute_what_the_whole_does() -> None:
 def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "memory.json"
     sizes = ["--layers", "2", "--width", "64", "--vocab", "2000", "--prefix-length", "4", "--batch", "10"]
-    found = memory.main([*sizes, "--json", str(file)])
-    assert json.loads(file.read_text()) == found
-    assert len(found["steps"]) == 4
+    results = memory.main([*sizes, "--json", str(file)])
+    assert json.loads(file.read_text()) == results
+    assert len(results["steps"]) == 4
     printed = capsys.readouterr().out
-    for name, one in found["steps"].items():
+    for name, step in results["steps"].items():
         assert f"| {name} " in printed
-        assert one["peak"] >= one["loaded"] > 0
-    plain, _, _, wide = found["steps"].values()
+        assert step["peak"] >= step["loaded"] > 0
+    plain, _, _, wide = results["steps"].values()
     assert wide["loaded"] > plain["loaded"]  # really another vocabulary
 
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_is_an_error() -> None:
     with pytest.raises(BrokenProcessPool):
-        memory.alone(os._exit, 9)
+        memory.run_in_new_process(os._exit, 9)
 
 
 @pytest.mark.slow
 def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "startup.json"
-    found = startup.main(["--repeat", "1", "--json", str(file)])
-    assert json.loads(file.read_text()) == found
+    results = startup.main(["--repeat", "1", "--json", str(file)])
+    assert json.loads(file.read_text()) == results
     printed = capsys.readouterr().out
-    for row in found["commands"]:
+    for row in results["commands"]:
         assert f"| {row['command']} " in printed
         assert len(row["cpu_s"]) == len(row["wall_s"]) == 1
         assert row["cpu_s"][0] > 0
-    assert len(found["commands"]) == 6
+    assert len(results["commands"]) == 6
 
 
-def test_startup_wants_a_file_with_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+def test_startup_needs_a_file_with_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         startup.main(["--model", "anything"])
     assert "give --model and --file, or neither" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_startup_ends_where_a_process_fails() -> None:
-    cpu, wall = startup.seconds(["-c", "sum(range(3_000_000))"])
+def test_startup_ends_if_a_process_fails() -> None:
+    cpu, wall = startup.time_process(["-c", "sum(range(3_000_000))"])
     assert 0 < cpu < 10 * wall
     with pytest.raises(SystemExit, match="no such thing"):
-        startup.seconds(["-c", "raise SystemExit('no such thing')"])
+        startup.time_process(["-c", "raise SystemExit('no such thing')"])
 
 
 @pytest.mark.slow
@@ -117,11 +116,11 @@ def test_encode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "encode.json"
     encoder = ["--pictures", "6", "--pixels", "64", "--encoder-layers", "1", "--encoder-width", "64"]
     sizes = ["--layers", "2", "--width", "64", "--vocab", "300", "--batch", "6"]
-    found = encode.main([*encoder, *sizes, "--repeat", "1", "--captions", "1", "2", "--json", str(file)])
-    assert json.loads(file.read_text()) == json.loads(json.dumps(found))
-    half, full = found["filling"]
+    results = encode.main([*encoder, *sizes, "--repeat", "1", "--captions", "1", "2", "--json", str(file)])
+    assert json.loads(file.read_text()) == json.loads(json.dumps(results))
+    half, full = results["filling"]
     assert 0 < half["bytes_so_far"] < full["bytes_so_far"]
-    for epoch in found["epochs"]:
+    for epoch in results["epochs"]:
         assert len(epoch["with"]) == len(epoch["without"]) == 1
     printed = capsys.readouterr().out
     assert "| 2 " in printed
@@ -129,29 +128,29 @@ def test_encode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    results = tmp_path / "results"
-    results.mkdir()
-    scaling.main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(results / "scaling.json")])
+    folder = tmp_path / "results"
+    folder.mkdir()
+    scaling.main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(folder / "scaling.json")])
     table = capsys.readouterr().out.strip()
-    performance, texts = make_page, []
+    texts = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        performance.main(["--results", str(results), "--out", str(tmp_path / name / "page.md")])
+        make_page.main(["--results", str(folder), "--out", str(tmp_path / name / "page.md")])
         texts.append((tmp_path / name / "page.md").read_text())
         texts.append((tmp_path / name / "page" / "scaling.svg").read_text())
     assert texts[:2] == texts[2:]
     assert table in texts[0]
-    assert texts[0].count("Not measured.") == len(performance.PARTS) - 1
+    assert texts[0].count("Not measured.") == len(make_page.SECTIONS) - 1
     assert "![How the gain changes](page/scaling.svg)" in texts[0]
     assert f"torch {version('torch')}" in texts[0]
 
 
 def test_the_page_of_one_sweep(tmp_path: Path) -> None:
-    """Of decoders, which are two numbers each."""
+    """The sweep over decoders, whose sizes are two numbers each."""
     (tmp_path / "results").mkdir()
     point = {"layers": 2, "width": 64, "mmprefix": {"cpu_median": 1.0}, "naive": {"cpu_median": 2.0}, "ratio": 2.0}
-    found = {"sweeps": {"decoder": [point]}, "versions": {"torch": "9.9"}}
-    (tmp_path / "results" / "scaling.json").write_text(json.dumps(found))
+    results = {"sweeps": {"decoder": [point]}, "versions": {"torch": "9.9"}}
+    (tmp_path / "results" / "scaling.json").write_text(json.dumps(results))
     make_page.main(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "page.md")])
     assert "| 2 x 64 " in (tmp_path / "page.md").read_text()
     assert "torch 9.9" in (tmp_path / "page.md").read_text()

@@ -1,4 +1,4 @@
-"""The study of sharing: both sides are given the same captions, and its table says what was found."""
+"""Study of sharing: both sides get the same captions, and the table has the figures."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def test_both_sides_see_the_same_captions(tmp_path: Path) -> None:
     ]
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    mean = sharing.write(manifest, tmp_path / "apart.jsonl", "train", most=2, apart=True)
-    sharing.write(manifest, tmp_path / "shared.jsonl", "train", most=2)
-    sharing.write(manifest, tmp_path / "held.jsonl", "val")
-    apart, shared, held = (
+    mean = sharing.write_manifest(manifest, tmp_path / "single.jsonl", "train", most=2, row_per_caption=True)
+    sharing.write_manifest(manifest, tmp_path / "shared.jsonl", "train", most=2)
+    sharing.write_manifest(manifest, tmp_path / "held.jsonl", "val")
+    single, shared, held = (
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()]
-        for name in ("apart", "shared", "held")
+        for name in ("single", "shared", "held")
     )
     assert mean == 1.5
     assert [row["captions"] for row in shared] == [["one", "two"], ["four"]]
-    assert [(row["id"], row["captions"]) for row in apart] == [("a-0", ["one"]), ("a-1", ["two"]), ("b-0", ["four"])]
+    assert [(row["id"], row["captions"]) for row in single] == [("a-0", ["one"]), ("a-1", ["two"]), ("b-0", ["four"])]
     assert [row["id"] for row in held] == ["c"]
-    assert all(row["image"] == str(tmp_path / f"{row['id'][0]}.jpg") for row in (*apart, *shared, *held))
+    assert all(row["image"] == str(tmp_path / f"{row['id'][0]}.jpg") for row in (*single, *shared, *held))
 
 
 def test_the_table() -> None:

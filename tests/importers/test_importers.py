@@ -32,8 +32,10 @@ from tiny.recorded import PARITY, needs_parity
 ROOT = Path(__file__).resolve().parents[2]
 
 WORDS = len(make_tokenizer())
-GPT = released_checkpoints.Gpt2(layers=2, width=32, vocabulary=WORDS, positions=128)
-AAC = released_checkpoints.Aac(words=40, channels=(4, 6, 8), bands=16, classes=20, kernel=7, lengths=(3, 2), layers=1)
+GPT = released_checkpoints.Gpt2Sizes(layers=2, width=32, vocabulary=WORDS, positions=128)
+AAC = released_checkpoints.PrefixAacSizes(
+    words=40, channels=(4, 6, 8), bands=16, classes=20, kernel=7, lengths=(3, 2), layers=1
+)
 KINDS = {
     "mlp": {"mapper": "mlp", "length": 4},
     "linear": {"mapper": "linear", "length": 6},
@@ -47,7 +49,7 @@ class Shelf:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         tiny_encoders.save_clip(folder / "clip")
-        self.lm = released_checkpoints.weights(GPT.shapes("transformer."), seed=5)
+        self.lm = released_checkpoints.random_weights(GPT.shapes("transformer."), seed=5)
         self.decoder = folder / "gpt2"
         config = GPT2Config(n_layer=2, n_embd=32, n_head=4, vocab_size=WORDS, n_positions=128)
         model = GPT2LMHeadModel(config)
@@ -61,14 +63,16 @@ class Shelf:
         )
 
     def clipcap(self, kind: str, tuned: bool = False) -> dict[str, Tensor]:
-        state = released_checkpoints.weights(released_checkpoints.clipcap(features=24, gpt=GPT, **KINDS[kind]))
+        state = released_checkpoints.random_weights(
+            released_checkpoints.clipcap_shapes(features=24, gpt=GPT, **KINDS[kind])
+        )
         if not tuned:
             state |= {f"gpt.{name}": value for name, value in self.lm.items()}
         return state | {"gpt.lm_head.weight": state["gpt.transformer.wte.weight"]}
 
     def aac(self, tuned: bool = False, words: int = 40) -> dict[str, Tensor]:
-        sizes = released_checkpoints.Aac(**{**vars(AAC), "words": words})
-        state = released_checkpoints.weights(sizes.shapes(GPT))
+        sizes = released_checkpoints.PrefixAacSizes(**{**vars(AAC), "words": words})
+        state = released_checkpoints.random_weights(sizes.shapes(GPT))
         if not tuned:
             state |= {name.replace("transformer.", "gpt."): value for name, value in self.lm.items()}
         return state
@@ -304,7 +308,7 @@ def test_another_language_model_in_the_file_is_kept(shelf: Shelf, tmp_path: Path
 def test_the_keys_of_a_real_size_model_are_those_of_the_original() -> None:
     recorded = json.loads((PARITY / "aac_state_dict_keys.json").read_text())
     theirs = {name: tuple(shape) for name, shape, _ in recorded["keys_in_module_order"]}
-    assert released_checkpoints.Aac().shapes(released_checkpoints.Gpt2()) == theirs
+    assert released_checkpoints.PrefixAacSizes().shapes(released_checkpoints.Gpt2Sizes()) == theirs
     model = real_size()
     constants = {name for name in theirs if ".stft." in name or name.endswith("pos_encoder.pe")}
     ours = {slot.name: slot.shape for slot in aac_slots(model)}
@@ -414,8 +418,10 @@ def test_odd_tensors_are_refused_by_name(
 def test_a_mapper_for_another_decoder_is_refused(
     shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    wide = released_checkpoints.Gpt2(layers=1, width=64, vocabulary=WORDS, positions=16)
-    state = released_checkpoints.weights(released_checkpoints.clipcap(features=24, gpt=wide, **KINDS["transformer"]))
+    wide = released_checkpoints.Gpt2Sizes(layers=1, width=64, vocabulary=WORDS, positions=16)
+    state = released_checkpoints.random_weights(
+        released_checkpoints.clipcap_shapes(features=24, gpt=wide, **KINDS["transformer"])
+    )
     torch.save({k: v for k, v in state.items() if k.startswith("clip_project.")}, tmp_path / "wide.pt")
     said = refusal(capsys, "clipcap", tmp_path / "wide.pt", tmp_path / "m", *shelf.clip_words())
     assert "its mapper is for a decoder of width 64, --decoder has 32" in said
