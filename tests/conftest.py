@@ -1,4 +1,4 @@
-"""One thread a process, and the marker ``numeric``.
+"""One thread per process, and the marker ``numeric``.
 
 Tests run in as many processes as there are cores; tiny models gain nothing from threads.
 """

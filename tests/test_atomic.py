@@ -1,4 +1,4 @@
-"""A full disk, really refused writes: one plain line, and what was saved before is still whole."""
+"""Atomic writes on a full disk (the system refuses the write): a message of one line, earlier files unchanged."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
 
 @pytest.fixture(scope="module")
 def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directory of a training of one step: checkpoints/last.ckpt and model/."""
     root = tmp_path_factory.mktemp("fit")
     recipe = tiny.recipe(tiny.config(["image"]), root)
     assert run("fit", recipe, save_to=root / "model", trainer__max_steps=1) == 0
@@ -36,8 +37,8 @@ def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @contextmanager
-def disk_with(room: int) -> Iterator[None]:
-    """No file of this process grows beyond ``room`` bytes: the system refuses the write, as a full disk does."""
+def full_disk(room: int) -> Iterator[None]:
+    """Limit every file of this process to ``room`` bytes: the system refuses further writes, as a full disk does."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
     try:
@@ -51,7 +52,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(fitted: Path, tmp_path: Path, roo
     file = Path(shutil.copy(fitted / "checkpoints" / "last.ckpt", tmp_path / "last.ckpt"))
     content = torch.load(file, weights_only=True)
     before = file.read_bytes()
-    with disk_with(room), pytest.raises(InputError, match=r"last.ckpt: could not be written .*is untouched") as caught:
+    with full_disk(room), pytest.raises(InputError, match=r"last.ckpt: could not be written .*is untouched") as caught:
         AtomicCheckpointIO().save_checkpoint({**content, "state_dict": {"more": torch.ones(9000)}}, file)
     assert "\n" not in str(caught.value)
     assert file.read_bytes() == before
@@ -63,12 +64,12 @@ def test_a_full_disk_leaves_the_old_checkpoint(fitted: Path, tmp_path: Path, roo
 @pytest.mark.parametrize("room", [0, 10 * KB])
 def test_a_full_disk_leaves_the_old_model(fitted: Path, tmp_path: Path, room: int) -> None:
     model = Path(shutil.copytree(fitted / "model", tmp_path / "model"))
-    found = load(model, device="cpu")
+    predictor = load(model, device="cpu")
     with torch.no_grad():
-        for tensor in found.model.trained.values():
+        for tensor in predictor.model.trained.values():
             tensor.add_(1)
-    with disk_with(room), pytest.raises(InputError, match=r"model: could not be written .*is untouched") as caught:
-        found.save(model)
+    with full_disk(room), pytest.raises(InputError, match=r"model: could not be written .*is untouched") as caught:
+        predictor.save(model)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     for file in (fitted / "model").iterdir():
@@ -80,14 +81,14 @@ def test_a_full_disk_stops_a_training_in_one_line(tiny: CaptioningSystem, tmp_pa
     config = tiny.config(["image"])
     config["trainer"]["logger"] = False
     recipe = tiny.recipe(config, tmp_path)
-    with disk_with(10 * KB):
+    with full_disk(10 * KB):
         message = error_message("fit", recipe, capfd, trainer__max_epochs=1)
     assert message.startswith(str(tmp_path / "checkpoints"))
     assert "could not be written" in message
     assert not list((tmp_path / "checkpoints").iterdir())
 
 
-def test_a_write_that_stops_half_way_leaves_what_was_there(tmp_path: Path) -> None:
+def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("old")
 

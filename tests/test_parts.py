@@ -1,4 +1,4 @@
-"""Parts remember how they were built, and are built again only from what is a part."""
+"""Part: recipes record the arguments of a part and build it again; classes that are no part are never called."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tiny import models as tiny_models
 
 
 class Whole(Part):
-    """Two parts and some plain values."""
+    """Part with two parts and some plain values as arguments."""
 
-    def __init__(self, left: Any, many: tuple[Any, ...] = (), *, place: Path = Path("here"), **more: Any) -> None:
-        self.left, self.many, self.place, self.more = left, many, place, more
+    def __init__(self, left: Any, many: tuple[Any, ...] = (), *, folder: Path = Path("here"), **more: Any) -> None:
+        self.left, self.many, self.folder, self.more = left, many, folder, more
 
 
 class Leaf(Part):
@@ -38,21 +38,21 @@ class Leaf(Part):
         self.size, self.name = size, name
 
 
-HERE = f"{__name__}."
+MODULE = f"{__name__}."
 
 
-def test_a_recipe_says_how_a_part_was_built_with_its_defaults() -> None:
+def test_a_recipe_records_class_and_arguments_with_defaults() -> None:
     recipe = to_recipe(Leaf(3))
-    assert recipe == {"class_path": f"{HERE}Leaf", "init_args": {"size": 3, "name": "leaf"}}
+    assert recipe == {"class_path": f"{MODULE}Leaf", "init_args": {"size": 3, "name": "leaf"}}
     again = from_recipe(recipe, Leaf)
     assert (again.size, again.name) == (3, "leaf")
     assert to_recipe(again) == recipe
 
 
 def test_parts_within_parts_survive_yaml_and_json() -> None:
-    whole = Whole(Leaf(1, name="a"), (Leaf(2), {"deep": [Leaf(3)]}), place=Path("x/y"), extra=1)
+    whole = Whole(Leaf(1, name="a"), (Leaf(2), {"deep": [Leaf(3)]}), folder=Path("x/y"), extra=1)
     recipe = to_recipe(whole)
-    assert recipe["init_args"]["place"] == "x/y"
+    assert recipe["init_args"]["folder"] == "x/y"
     for data in (yaml.safe_load(yaml.safe_dump(recipe)), json.loads(json.dumps(recipe))):
         again = from_recipe(data, Whole)
         assert to_recipe(again) == recipe
@@ -72,13 +72,13 @@ def test_mappers_of_the_library_are_built_again_with_the_same_shapes() -> None:
     again.load_state_dict(mapper.state_dict())
 
 
-def test_a_copy_and_a_pickle_remember_too() -> None:
+def test_a_copy_and_an_unpickled_part_keep_their_recipe() -> None:
     leaf = Leaf(5, "b")
     for again in (copy.deepcopy(leaf), pickle.loads(pickle.dumps(leaf))):
         assert to_recipe(again) == to_recipe(leaf)
 
 
-def test_the_whole_model_is_written_down_and_built_again(tmp_path: Path) -> None:
+def test_a_model_is_built_again_from_its_recipe(tmp_path: Path) -> None:
     parts = tiny_models.frozen_parts(tmp_path / "parts")
     model = tiny_models.build_model(parts, "image", "audio")
     data = yaml.safe_load(yaml.safe_dump(model.recipe()))
@@ -95,21 +95,21 @@ def test_the_whole_model_is_written_down_and_built_again(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("data", "contract", "message"),
     [
-        ({"class_path": f"{HERE}Laef"}, Leaf, "cannot be imported"),
+        ({"class_path": f"{MODULE}Laef"}, Leaf, "cannot be imported"),
         ({"class_path": "no.such.module.Leaf"}, Leaf, "cannot be imported"),
         ({"class_path": "Leaf"}, Leaf, "cannot be imported"),
         ({}, Leaf, "cannot be imported"),
         ({"class_path": "subprocess.Popen", "init_args": {"args": ["true"]}}, Part, "is no Part"),
         ({"class_path": "os.system", "init_args": {"command": "true"}}, Part, "is no Part"),
         ({"class_path": "mmprefix.mappers.mlp.MLP"}, Encoder, "is no Encoder"),
-        ({"class_path": f"{HERE}Leaf", "init_args": {"size": 1, "wide": 2}}, Leaf, "unexpected keyword argument"),
-        ({"class_path": f"{HERE}Leaf", "init_args": {}}, Leaf, "missing 1 required positional argument: 'size'"),
-        ({"class_path": f"{HERE}Leaf", "init_args": {"size": {"class_path": "os.getcwd"}}}, Leaf, "is no Part"),
+        ({"class_path": f"{MODULE}Leaf", "init_args": {"size": 1, "wide": 2}}, Leaf, "unexpected keyword argument"),
+        ({"class_path": f"{MODULE}Leaf", "init_args": {}}, Leaf, "missing 1 required positional argument: 'size'"),
+        ({"class_path": f"{MODULE}Leaf", "init_args": {"size": {"class_path": "os.getcwd"}}}, Leaf, "is no Part"),
         ({"class_path": "mmprefix.mappers.mlp.MLP", "init_args": {"lenght": 2}}, Mapper, "argument 'lenght'"),
         ({"class_path": "mmprefix.mappers.mlp.MLP"}, Mapper, "missing 1 required positional argument: 'sizes'"),
     ],
 )  # fmt: skip
-def test_what_is_no_part_is_never_called(data: dict[str, Any], contract: type[Part], message: str) -> None:
+def test_a_class_that_is_no_part_is_never_called(data: dict[str, Any], contract: type[Part], message: str) -> None:
     with pytest.raises(InputError, match="recipe: ") as error:
         from_recipe(data, contract)
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""What a training leaves behind: trained tensors only, refused where they do not fit, never half written."""
+"""Checkpoints and saved models: trained tensors only; those of another model are refused by name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
 
 @pytest.fixture(scope="module")
 def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of one training: checkpoints/last.ckpt, a weights-only checkpoint, model/."""
+    """Directory of one training: checkpoints/last.ckpt, a weights-only checkpoint, model/."""
     root = tmp_path_factory.mktemp("fit")
     config = tiny.config()
     init_args = {"every_n_train_steps": 4, "save_weights_only": True, "filename": "weights"}
@@ -50,19 +50,19 @@ def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def model(fitted: Path, tmp_path: Path) -> Path:
-    """A copy of the saved model."""
+    """Copy of the saved model."""
     return Path(shutil.copytree(fitted / "model", tmp_path / "model"))
 
 
 # ---------------------------------------------------------------------------------------------------------- contents
 
 
-def test_a_checkpoint_holds_what_was_trained_and_no_more(fitted: Path) -> None:
+def test_a_checkpoint_holds_the_trained_tensors_only(fitted: Path) -> None:
     trained = {
         name: tensor for name, tensor in training_record(fitted).after.items() if name.startswith("model.mappers.")
     }
     size = 4 * sum(tensor.numel() for tensor in trained.values())
-    assert size > 30 * KB  # else the limit below would say nothing
+    assert size > 30 * KB  # so that the size limit below means something
     weights = fitted / "checkpoints" / "weights.ckpt"
     assert same_tensors(checkpoint_tensors(weights), trained)
     assert same_tensors(checkpoint_tensors(fitted / "checkpoints" / "last.ckpt"), trained)
@@ -72,13 +72,13 @@ def test_a_checkpoint_holds_what_was_trained_and_no_more(fitted: Path) -> None:
     assert size < saved.stat().st_size <= size + 64 * KB
 
 
-def test_the_saved_model_writes_what_the_test_wrote(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
+def test_the_saved_model_predicts_as_the_checkpoint(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
     recipe = tiny.recipe(tiny.config(), tmp_path)
     assert run("predict", recipe, ckpt_path=fitted / "checkpoints" / "last.ckpt") == 0
     rows = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     files = [str(tiny.folder / f"{row['id'][1:]}.{'png' if row['id'][0] == 'p' else 'wav'}") for row in rows]
-    found = load(fitted / "model", device="cpu")
-    assert found(files) == [row["prediction"] for row in rows]
+    predictor = load(fitted / "model", device="cpu")
+    assert predictor(files) == [row["prediction"] for row in rows]
     assert (fitted / "model" / "README.md").read_text().count("mmprefix.load") == 1
 
 
@@ -93,15 +93,16 @@ def test_saving_over_a_saved_model_replaces_it_whole(fitted: Path, model: Path) 
 # ---------------------------------------------------------------------------------------------------------- refusals
 
 
-def refused(directory: Path, parts: dict[str, str] | None = None) -> str:
+def load_error(directory: Path, parts: dict[str, str] | None = None) -> str:
+    """Message, one line, of a model that is not loaded."""
     with pytest.raises(InputError) as caught:
         load(directory, device="cpu", parts=parts)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def change(directory: Path, edit: Any) -> None:
-    """``edit`` (a function) changes the recipe and settings of a saved model."""
+def edit_yaml(directory: Path, edit: Any) -> None:
+    """Change mmprefix.yaml of a saved model by the function ``edit``."""
     file = directory / "mmprefix.yaml"
     saved = yaml.safe_load(file.read_text())
     edit(saved)
@@ -109,16 +110,16 @@ def change(directory: Path, edit: Any) -> None:
 
 
 def test_other_frozen_parts_are_refused_by_name(tiny: CaptioningSystem, model: Path, tmp_path: Path) -> None:
-    message = refused(model, {"decoder": tiny.path("another")})
+    message = load_error(model, {"decoder": tiny.path("another")})
     assert f"{model}: was trained with the decoder '{tiny.path('decoder')}'" in message
     assert tiny.path("another") in message
     other = shutil.copytree(tiny.path("sounds"), tmp_path / "sounds")
     weights = load_file(other / "model.safetensors")
     save_file({name: tensor + 1 for name, tensor in weights.items()}, other / "model.safetensors")
-    assert f"was trained with the encoder of branch 'audio' '{tiny.path('sounds')}'" in refused(
+    assert f"was trained with the encoder of branch 'audio' '{tiny.path('sounds')}'" in load_error(
         model, {"audio": str(other)}
     )
-    assert "part 'video': this model has image, audio, decoder" in refused(model, {"video": str(other)})
+    assert "part 'video': this model has image, audio, decoder" in load_error(model, {"video": str(other)})
 
 
 def test_frozen_parts_may_move(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
@@ -153,16 +154,16 @@ def test_recipes_that_do_not_fit_are_refused(
     edit: Any, message: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    change(model, edit)
-    assert message in refused(model)
-    assert [file.name for file in tmp_path.iterdir()] == ["model"]  # nothing was run
+    edit_yaml(model, edit)
+    assert message in load_error(model)
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]  # no command was run
 
 
-def test_directories_that_are_no_model_are_refused(model: Path, tmp_path: Path) -> None:
+def test_directories_that_are_no_model_are_load_error(model: Path, tmp_path: Path) -> None:
     (model / "mmprefix.yaml").rename(model / "recipe.yaml")
-    assert f"{model}: is no saved model (it has no mmprefix.yaml)" in refused(model)
+    assert f"{model}: is no saved model (it has no mmprefix.yaml)" in load_error(model)
     (model / "mmprefix.yaml").write_text("{a: [")
-    assert "mmprefix.yaml: is no YAML" in refused(model)
+    assert "mmprefix.yaml: is no YAML" in load_error(model)
 
 
 def test_tensors_that_do_not_fit_are_refused_by_name(model: Path) -> None:
@@ -170,42 +171,42 @@ def test_tensors_that_do_not_fit_are_refused_by_name(model: Path) -> None:
     whole = load_file(file)
     name = "mappers.image.out.weight"
     save_file({key: tensor for key, tensor in whole.items() if key != name}, file)
-    assert f"{file}: holds no tensor '{name}'" in refused(model)
+    assert f"{file}: holds no tensor '{name}'" in load_error(model)
     save_file({**whole, "mappers.image.more": torch.ones(1)}, file)
-    assert f"{file}: holds a tensor 'mappers.image.more', which this model does not have" in refused(model)
+    assert f"{file}: holds a tensor 'mappers.image.more', which this model does not have" in load_error(model)
     save_file({**whole, name: whole[name][:5].clone()}, file)
-    assert f"{file}: tensor '{name}' has the shape (5, 16), this model's (64, 16)" in refused(model)
+    assert f"{file}: tensor '{name}' has the shape (5, 16), this model's (64, 16)" in load_error(model)
     save_file(whole, file)
     file.write_bytes(file.read_bytes()[:-100])
-    assert f"{file}: cannot be read" in refused(model)
+    assert f"{file}: cannot be read" in load_error(model)
     file.unlink()
-    assert f"{file}: cannot be read" in refused(model)
+    assert f"{file}: cannot be read" in load_error(model)
 
 
-def test_the_shell_refuses_checkpoints_of_other_models(
+def test_the_command_line_refuses_checkpoints_of_other_models(
     tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any
 ) -> None:
     last = fitted / "checkpoints" / "last.ckpt"
 
-    def said(change: Any, verb: str = "validate") -> str:
+    def message_of(change: Any, verb: str = "validate") -> str:
         config = tiny.config()
         change(config["model"])
         return error_message(verb, tiny.recipe(config, tmp_path), capfd, ckpt_path=last)
 
     other = tiny.path("another")
-    message = said(lambda model: model["decoder"]["init_args"].update(model=other), "fit")
+    message = message_of(lambda model: model["decoder"]["init_args"].update(model=other), "fit")
     assert message.startswith(f"{last}: was trained with the decoder '{tiny.path('decoder')}'")
-    message = said(lambda model: model["decoder"]["init_args"].update(stop="."))
+    message = message_of(lambda model: model["decoder"]["init_args"].update(stop="."))
     assert message == f"{last}: the decoder was trained with stop=None, but this one has stop='.'"
-    message = said(lambda model: model["branches"]["image"]["encoder"]["init_args"].update(normalize=True))
+    message = message_of(lambda model: model["branches"]["image"]["encoder"]["init_args"].update(normalize=True))
     assert "encoder of branch 'image' was trained with normalize=False, but this one has normalize=True" in message
-    message = said(lambda model: model["branches"].pop("audio"))
+    message = message_of(lambda model: model["branches"].pop("audio"))
     assert message == f"{last}: was trained with the encoder of branch 'audio', which this model does not have"
-    message = said(lambda model: model["branches"]["image"]["mapper"]["init_args"].update(length=5))
+    message = message_of(lambda model: model["branches"]["image"]["mapper"]["init_args"].update(length=5))
     assert f"{last}: tensor 'mappers.image.queries' has the shape (3, 16), this model's (5, 16)" in message
 
 
-def test_the_shell_refuses_files_that_are_no_checkpoint(
+def test_the_command_line_refuses_files_that_are_no_checkpoint(
     tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any
 ) -> None:
     recipe = tiny.recipe(tiny.config(["image"]), tmp_path)

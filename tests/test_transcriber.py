@@ -1,4 +1,4 @@
-"""Transcriber: against Transformers' own Whisper, and each of its numbers against the definition."""
+"""Transcriber: texts against Transformers' Whisper, and each signal against its definition."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tiny import whisper as tiny_whisper
 from tiny.speech_system import PHRASES, RATE, SpeechSystem, tone
 
 TOLERANCE = 1e-4
-CLEAR = 0.01  # nats that a token must lead by, on a processor that rounds in another way
+CLEAR = 0.01  # smallest lead (nats) of a token that rounding on another processor does not change
 
 
 @pytest.fixture(scope="module")
@@ -43,176 +43,190 @@ def wide(spoken: SpeechSystem) -> Transcriber:
     return Transcriber(spoken.path("whisper"), num_beams=4, max_new_tokens=16)
 
 
-def sounds() -> list[np.ndarray]:
-    """The four tones, noise and silence, all of different lengths."""
+def clips() -> list[np.ndarray]:
+    """Four tones, noise and silence, all of different lengths."""
     return [
         *(tone(pitch, 0.5 + 0.3 * n) for n, pitch in enumerate(PHRASES.values())),
         *tiny_speech_system.noise_and_silence().values(),
     ]
 
 
-def media(values: list[np.ndarray]) -> Media:
+def padded(values: list[np.ndarray]) -> Media:
+    """Clips as one batch (B S)."""
     return pad_media([torch.from_numpy(value) for value in values])
 
 
-def whisper(transcriber: Transcriber) -> Any:
-    """The same model as Transformers has it."""
+def transformers_model(transcriber: Transcriber) -> Any:
+    """Model of ``transcriber``, loaded by Transformers."""
     return hf.WhisperForConditionalGeneration.from_pretrained(transcriber.identity.source).eval()
 
 
-def theirs(model: Any, transcriber: Transcriber, values: list[np.ndarray], **options: Any) -> list[list[int]]:
-    """The tokens that Transformers' ``generate`` writes behind the same start, the end of text left out."""
+def tokens_by_transformers(
+    model: Any, transcriber: Transcriber, values: list[np.ndarray], **options: Any
+) -> list[list[int]]:
+    """Tokens that Transformers' ``generate`` writes after the same start tokens, without the end of text."""
     inputs = spectrograms(transcriber, values)
     start = torch.tensor([transcriber.decoder.begins] * len(values))
-    found = model.generate(
+    tokens = model.generate(
         inputs, decoder_input_ids=start, max_new_tokens=16, num_beams=1, do_sample=False,
         attention_mask=torch.ones(inputs.shape[0], inputs.shape[2], dtype=torch.long), **options,
     )  # fmt: skip
-    rows = cast(list[list[int]], found.tolist())
+    rows = cast(list[list[int]], tokens.tolist())
     return [row[: row.index(0)] if 0 in row else row for row in rows]
 
 
 def spectrograms(transcriber: Transcriber, values: list[np.ndarray]) -> Tensor:
+    """Input features (B M F) of Transformers' Whisper."""
     extractor = hf.WhisperFeatureExtractor.from_pretrained(transcriber.identity.source)
     return extractor(values, sampling_rate=RATE, return_tensors="pt").input_features
 
 
 def log_probs(model: Any, transcriber: Transcriber, value: np.ndarray, ids: list[int]) -> Tensor:
-    """By one plain pass, the log-probabilities (N V) of what follows each of the tokens ``ids``."""
+    """Log-probabilities (N V) of the token after each of ``ids``, by one forward pass."""
     inputs = spectrograms(transcriber, [value])
     return model(input_features=inputs, decoder_input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
 
 
-def test_the_text_is_the_one_that_transformers_writes(greedy: Transcriber) -> None:
-    values, model, words = sounds(), whisper(greedy), greedy.decoder.tokenizer
-    wanted = [cast(str, words.decode(ids, skip_special_tokens=True)).strip() for ids in theirs(model, greedy, values)]
-    assert [heard.text for heard in greedy(media(values))] == wanted
-    assert wanted == [*PHRASES, *tiny_speech_system.noise_and_silence()]  # what it was taught, so that sounds do matter
+def test_the_text_is_that_of_transformers(greedy: Transcriber) -> None:
+    values, model, words = clips(), transformers_model(greedy), greedy.decoder.tokenizer
+    expected = [
+        cast(str, words.decode(ids, skip_special_tokens=True)).strip()
+        for ids in tokens_by_transformers(model, greedy, values)
+    ]
+    assert [transcript.text for transcript in greedy(padded(values))] == expected
+    assert expected == [
+        *PHRASES,
+        *tiny_speech_system.noise_and_silence(),
+    ]  # the taught texts, so the sounds matter
 
 
-def test_each_number_is_what_it_says(greedy: Transcriber) -> None:
-    values, model, decoder = sounds(), whisper(greedy), greedy.decoder
-    written = theirs(model, greedy, values)
+def test_each_signal_equals_its_definition(greedy: Transcriber) -> None:
+    values, model, decoder = clips(), transformers_model(greedy), greedy.decoder
+    written = tokens_by_transformers(model, greedy, values)
     (silent,) = cast(list[int], decoder.tokenizer.convert_tokens_to_ids(["<|nospeech|>"]))
-    for value, ids, heard in zip(values, written, greedy(media(values)), strict=True):
+    for value, ids, transcript in zip(values, written, greedy(padded(values)), strict=True):
         text = [*ids, 0][:16]
-        said = log_probs(model, greedy, value, [*decoder.begins, *text[:-1]])
+        log_probs_of_text = log_probs(model, greedy, value, [*decoder.begins, *text[:-1]])
         first = len(decoder.begins) - 1
-        mean = said[range(first, first + len(text)), text].mean()
-        assert heard.avg_logprob == pytest.approx(float(mean), abs=TOLERANCE)
-        # <|nospeech|> is looked up right behind <|startoftranscript|>
+        mean = log_probs_of_text[range(first, first + len(text)), text].mean()
+        assert transcript.avg_logprob == pytest.approx(float(mean), abs=TOLERANCE)
+        # The probability of <|nospeech|> right after <|startoftranscript|>.
         nothing = log_probs(model, greedy, value, decoder.begins[:1])[0, silent].exp()
-        assert heard.no_speech_prob == pytest.approx(float(nothing), rel=1e-3, abs=1e-7)
-        raw = heard.text.encode()
-        assert heard.compression_ratio == len(raw) / len(zlib.compress(raw))
-        assert heard.nbest_spread == 0
-        assert heard.signals == [getattr(heard, name) for name in SIGNALS] == list(vars(heard).values())[1:5]
+        assert transcript.no_speech_prob == pytest.approx(float(nothing), rel=1e-3, abs=1e-7)
+        raw = transcript.text.encode()
+        assert transcript.compression_ratio == len(raw) / len(zlib.compress(raw))
+        assert transcript.nbest_spread == 0
+        assert (
+            transcript.signals
+            == [getattr(transcript, name) for name in SIGNALS]
+            == list(vars(transcript).values())[1:5]
+        )
 
 
-def test_the_spread_is_between_the_best_beam_and_the_last(wide: Transcriber) -> None:
-    for heard in wide(media(sounds())):
-        scores = [one.score for one in heard.nbest]
+def test_the_spread_is_the_score_of_the_best_beam_minus_the_last(wide: Transcriber) -> None:
+    for transcript in wide(padded(clips())):
+        scores = [candidate.score for candidate in transcript.nbest]
         assert len(scores) == 4
         assert scores == sorted(scores, reverse=True)
-        assert heard.nbest_spread == scores[0] - scores[-1] > 0
-        assert (heard.text, heard.avg_logprob) == (heard.nbest[0].text, heard.nbest[0].score)
+        assert transcript.nbest_spread == scores[0] - scores[-1] > 0
+        assert (transcript.text, transcript.avg_logprob) == (transcript.nbest[0].text, transcript.nbest[0].score)
 
 
 @pytest.mark.parametrize("beams", ["greedy", "wide"])
 def test_a_batch_equals_its_items(beams: str, request: pytest.FixtureRequest) -> None:
     transcriber = request.getfixturevalue(beams)
-    values = sounds()
-    together = transcriber(media(values))
-    for value, heard in zip(values, together, strict=True):
-        (alone,) = transcriber(media([value]))
-        assert alone.text == heard.text
-        tiny_whisper.assert_same_hypotheses(alone.nbest, heard.nbest, TOLERANCE)
-        assert alone.signals == pytest.approx(heard.signals, abs=TOLERANCE)
+    values = clips()
+    together = transcriber(padded(values))
+    for value, transcript in zip(values, together, strict=True):
+        (alone,) = transcriber(padded([value]))
+        assert alone.text == transcript.text
+        tiny_whisper.assert_same_hypotheses(alone.nbest, transcript.nbest, TOLERANCE)
+        assert alone.signals == pytest.approx(transcript.signals, abs=TOLERANCE)
 
 
-def test_a_long_clip_is_written_down_window_by_window(greedy: Transcriber) -> None:
-    """Two seconds are a window; Whisper never looks at two windows at once."""
+def test_a_long_clip_is_transcribed_window_by_window(greedy: Transcriber) -> None:
+    """A window is two seconds; no pass reads two windows."""
     names = list(PHRASES)
     pieces = [tone(PHRASES[name], 2.0) for name in (names[1], names[3])] + [tone(PHRASES[names[2]], 0.7)]
-    long, short = greedy(media([np.concatenate(pieces), pieces[0]]))
-    alone = greedy(media(pieces))
-    assert [one.text for one in alone] == [names[1], names[3], names[2]]
-    assert long.text == " ".join(one.text for one in alone)
-    means = np.mean([one.signals for one in alone], axis=0)
+    long, short = greedy(padded([np.concatenate(pieces), pieces[0]]))
+    alone = greedy(padded(pieces))
+    assert [transcript.text for transcript in alone] == [names[1], names[3], names[2]]
+    assert long.text == " ".join(transcript.text for transcript in alone)
+    means = np.mean([transcript.signals for transcript in alone], axis=0)
     assert long.signals == pytest.approx(means.tolist(), abs=TOLERANCE)
     assert short.text == names[1]
 
 
-def test_tokens_that_whisper_suppresses_are_not_written(
-    spoken: SpeechSystem, greedy: Transcriber, tmp_path: Path
-) -> None:
-    """Those of generation_config.json: some never, some not as the first."""
+def test_suppressed_tokens_are_not_written(spoken: SpeechSystem, greedy: Transcriber, tmp_path: Path) -> None:
+    """Tokens listed in generation_config.json: some are never written, some not as the first token."""
     folder = shutil.copytree(spoken.path("whisper"), tmp_path / "whisper")
-    values = sounds()
-    plain = theirs(whisper(greedy), greedy, values)
+    values = clips()
+    plain = tokens_by_transformers(transformers_model(greedy), greedy, values)
     config = json.loads((folder / "generation_config.json").read_text())
     config |= {"suppress_tokens": [plain[0][1], 0x10000], "begin_suppress_tokens": [plain[1][0], 0]}
     (folder / "generation_config.json").write_text(json.dumps(config))
     careful = Transcriber(str(folder), num_beams=1, max_new_tokens=16)
-    found, model, words = careful(media(values)), whisper(careful), careful.decoder.tokenizer
-    wanted = theirs(model, careful, values)
-    assert wanted[0] != plain[0]
-    assert wanted[1] != plain[1]
-    assert all(plain[0][1] not in ids for ids in wanted)
-    assert all(ids and ids[0] != plain[1][0] for ids in wanted)
+    transcripts, model, words = careful(padded(values)), transformers_model(careful), careful.decoder.tokenizer
+    expected = tokens_by_transformers(model, careful, values)
+    assert expected[0] != plain[0]
+    assert expected[1] != plain[1]
+    assert all(plain[0][1] not in ids for ids in expected)
+    assert all(ids and ids[0] != plain[1][0] for ids in expected)
     never, first_too = ([plain[0][1]], [plain[0][1], plain[1][0], 0])
     compared = 0
-    for value, ids, one in zip(values, wanted, found, strict=True):  # probabilities are those of what is left
+    for value, ids, transcript in zip(
+        values, expected, transcripts, strict=True
+    ):  # probabilities are over the other tokens
         text = [*ids, 0][:16]
-        said = log_probs(model, careful, value, [*careful.decoder.begins, *text[:-1]])[
+        log_probs_of_text = log_probs(model, careful, value, [*careful.decoder.begins, *text[:-1]])[
             len(careful.decoder.begins) - 1 :
         ]
-        said[0, first_too] = said[1:, never] = -torch.inf
-        best = said[: len(text)].topk(2).values
-        if (best[:, 0] - best[:, 1]).min() < CLEAR:  # second choices were not taught; some are near ties
+        log_probs_of_text[0, first_too] = log_probs_of_text[1:, never] = -torch.inf
+        best = log_probs_of_text[: len(text)].topk(2).values
+        if (best[:, 0] - best[:, 1]).min() < CLEAR:  # the second-best token was not taught; some are near ties
             continue
         compared += 1
-        assert one.text == cast(str, words.decode(ids)).strip()
-        mean = said.log_softmax(-1)[range(len(text)), text].mean()
-        assert one.avg_logprob == pytest.approx(float(mean), abs=TOLERANCE)
+        assert transcript.text == cast(str, words.decode(ids)).strip()
+        mean = log_probs_of_text.log_softmax(-1)[range(len(text)), text].mean()
+        assert transcript.avg_logprob == pytest.approx(float(mean), abs=TOLERANCE)
     assert compared >= 3
-    # and silence is looked for among all
-    first = [one.no_speech_prob for one in found]
-    assert first == pytest.approx([one.no_speech_prob for one in greedy(media(values))], abs=1e-6)
+    # The probability of silence is over all tokens.
+    first = [transcript.no_speech_prob for transcript in transcripts]
+    assert first == pytest.approx([transcript.no_speech_prob for transcript in greedy(padded(values))], abs=1e-6)
 
 
 def test_the_compression_ratio_counts_bytes() -> None:
     text = "är det så? " * 30
-    heard = _transcript([Candidate(text, -0.5)], 0.1)
+    transcript = _transcript([Candidate(text, -0.5)], 0.1)
     raw = text.encode()
     assert len(raw) > len(text)
-    assert heard.compression_ratio == len(raw) / len(zlib.compress(raw)) > 5
+    assert transcript.compression_ratio == len(raw) / len(zlib.compress(raw)) > 5
     assert _transcript([Candidate("", -0.5)], 0.1).compression_ratio == 0
 
 
-def test_its_numbers_are_what_the_signals_encoder_reads(greedy: Transcriber) -> None:
+def test_the_signals_encoder_reads_its_signals(greedy: Transcriber) -> None:
     encoder = Signals()
     assert encoder.names == list(SIGNALS)
-    (heard,) = greedy(media(sounds()[:1]))
-    assert encoder.preprocess(tuple(heard.signals), 0.0, None).tolist() == pytest.approx(heard.signals)
+    (transcript,) = greedy(padded(clips()[:1]))
+    assert encoder.preprocess(tuple(transcript.signals), 0.0, None).tolist() == pytest.approx(transcript.signals)
     assert Transcript("", 0.0, 0.0, 0.0, 0.0).signals == [0.0] * 4
 
 
 def test_a_recipe_rebuilds_it(greedy: Transcriber) -> None:
     again = from_recipe(to_recipe(greedy), Transcriber)
     assert to_recipe(again) == to_recipe(greedy)
-    assert again(media(sounds()[:2])) == greedy(media(sounds()[:2]))  # to the bit, though one has written a while
+    assert again(padded(clips()[:2])) == greedy(padded(clips()[:2]))  # equal to the bit
     assert not any(parameter.requires_grad for parameter in again.parameters())
     assert not any(module.training for module in again.train().modules() if module is not again)
 
 
-def test_no_more_is_written_than_there_are_positions(spoken: SpeechSystem) -> None:
-    greedy = Transcriber(spoken.path("whisper"), num_beams=1, max_new_tokens=1000)
-    assert greedy.options.max_new_tokens == 96 - 4
-    assert greedy(media(sounds()[:1]))[0].text == next(iter(PHRASES))
+def test_the_text_is_limited_by_the_positions_of_the_model(spoken: SpeechSystem) -> None:
+    transcriber = Transcriber(spoken.path("whisper"), num_beams=1, max_new_tokens=1000)
+    assert transcriber.options.max_new_tokens == 96 - 4
+    assert transcriber(padded(clips()[:1]))[0].text == next(iter(PHRASES))
 
 
-def test_the_shell_writes_it(spoken: SpeechSystem, capsys: Any) -> None:
+def test_the_command_line_writes_the_transcript(spoken: SpeechSystem, capsys: Any) -> None:
     files = [spoken.path(f"{n}.wav") for n in range(4)]
     words = ["transcribe", spoken.path("whisper"), *files, "--json", "--num-beams", "2", "--device", "cpu"]
     assert main(words) == 0
@@ -220,5 +234,5 @@ def test_the_shell_writes_it(spoken: SpeechSystem, capsys: Any) -> None:
     assert [line["text"] for line in lines] == list(PHRASES)
     model = Transcriber(spoken.path("whisper"), num_beams=2)
     values = [model.preprocess(file, 0.0, None) for file in files]
-    for line, heard in zip(lines, model(pad_media(values)), strict=True):
-        assert line["signals"] == pytest.approx(heard.signals, abs=TOLERANCE)
+    for line, transcript in zip(lines, model(pad_media(values)), strict=True):
+        assert line["signals"] == pytest.approx(transcript.signals, abs=TOLERANCE)

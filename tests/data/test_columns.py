@@ -1,4 +1,4 @@
-"""Context and target in other columns; rows of text alone; rows of numbers."""
+"""Columns of context and target; rows with only a text; rows of signals."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def texts(folder: Path, *rows: dict[str, Any], stage: str = "fit", reads: bool = True, **options: Any) -> PairData:
-    """PairData for a model that hears, and reads a context if it ``reads``, on the ``rows``."""
+    """PairData on ``rows`` for a model of sounds that ``reads`` a context or not."""
     file = folder / "texts.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     split = {"fit": "train", "validate": "val"}.get(stage, stage)
@@ -37,13 +37,13 @@ def texts(folder: Path, *rows: dict[str, Any], stage: str = "fit", reads: bool =
 
 
 def drawn(pairs: PairData, epoch: int) -> dict[str, Batch]:
-    """The batches of an epoch of training, by the id of each row."""
+    """Row of each id in the batches of one training epoch."""
     loader = pairs.train_dataloader()
     loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
     return {name: batch for batch in loader for name in batch.ids}
 
 
-def test_rows_of_text_alone_feed_a_model_that_reads_them(tmp_path: Path, sounds: Path) -> None:
+def test_rows_with_only_a_text_feed_a_model_that_reads_contexts(tmp_path: Path, sounds: Path) -> None:
     rows = [
         {"id": "both", "audio": str(sounds / "1.wav"), "context": "a dog", "target": "t"},
         {"id": "text", "context": "a cat", "target": "t"},
@@ -67,7 +67,7 @@ def test_rows_of_text_alone_feed_a_model_that_reads_them(tmp_path: Path, sounds:
     assert set(drawn(texts(tmp_path, *rows, reads=False), 0)) == {"both", "sound"}
 
 
-def test_rows_of_text_alone_are_refused_where_nothing_reads_them(tmp_path: Path) -> None:
+def test_rows_with_only_a_text_are_refused_if_nothing_reads_them(tmp_path: Path) -> None:
     row = {"id": "text", "context": "a cat", "target": "t"}
     with pytest.raises(InputError, match=r"its rows of text alone feed none of the model's branches \(audio\)$"):
         texts(tmp_path, row, reads=False)
@@ -90,7 +90,7 @@ def test_the_first_field_that_has_a_text_is_the_context(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("field", ["asr", "context"])
-def test_of_several_texts_training_draws_one_each_epoch(tmp_path: Path, field: str) -> None:
+def test_training_draws_one_of_several_texts_each_epoch(tmp_path: Path, field: str) -> None:
     row = {"transcript": "r", field: ["one", "two", "three"], "target": "t"}
     rows = [row | {"id": str(n)} for n in range(8)]
     pairs = texts(tmp_path, *rows, context=field)
@@ -108,7 +108,7 @@ def test_of_several_texts_training_draws_one_each_epoch(tmp_path: Path, field: s
     assert {c for batch in first.val_dataloader() for c in batch.contexts} == {"one"}
 
 
-def test_what_is_written_may_stand_in_another_field(tmp_path: Path) -> None:
+def test_the_target_may_be_another_field(tmp_path: Path) -> None:
     rows = [
         {"id": "a", "context": "x", "wake": True, "captions": ["no"]},
         {"id": "b", "context": "x", "wake": False},
@@ -123,7 +123,7 @@ def test_what_is_written_may_stand_in_another_field(tmp_path: Path) -> None:
     assert [t for batch in labels.values() for t in batch.targets] == [t for b in batches.values() for t in b.targets]
 
 
-def test_a_row_without_what_is_to_be_written_is_a_fault(tmp_path: Path) -> None:
+def test_a_row_without_a_target_is_bad(tmp_path: Path) -> None:
     wrong = [{}, {"wake": None}, {"wake": " "}, {"wake": ["a"]}, {"wake": {"a": 1}}]
     rows = [{"id": str(n), "context": "x", **row} for n, row in enumerate([{"wake": True}, *wrong])]
     with pytest.raises(InputError) as error:
@@ -137,7 +137,7 @@ def test_a_row_without_what_is_to_be_written_is_a_fault(tmp_path: Path) -> None:
     assert batch.targets == [["true"], [], [], [], [], []]
 
 
-def test_numbers_stand_in_a_row_or_in_a_file(tmp_path: Path, sounds: Path) -> None:
+def test_signals_are_in_the_row_or_in_a_file(tmp_path: Path, sounds: Path) -> None:
     (tmp_path / "n.json").write_text("[3, 4]")
     np.save(tmp_path / "n.npy", np.array([5.0, 6.0]))
     (tmp_path / "three.json").write_text("[1, 2, 3]")

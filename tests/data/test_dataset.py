@@ -63,7 +63,7 @@ def test_pictures_and_sounds_in_one_manifest(tmp_path: Path, sounds: Path) -> No
     assert len(only.rows["train"].examples) == 8  # rows that are sound alone have nothing for this model
 
 
-def test_captions_are_drawn_anew_each_epoch_and_alike_in_workers(sounds: Path) -> None:
+def test_captions_are_drawn_each_epoch_and_equally_in_workers(sounds: Path) -> None:
     def drawn(workers: int) -> list[dict[str, list[str]]]:
         loader = alone(sounds, max_captions=1, num_workers=workers).train_dataloader()
         epochs = []
@@ -81,7 +81,7 @@ def test_captions_are_drawn_anew_each_epoch_and_alike_in_workers(sounds: Path) -
     assert all(len(texts) == 1 for epoch in first for texts in epoch.values())
 
 
-def test_preprocess_and_dataset_can_be_sent_to_spawned_workers(sounds: Path) -> None:
+def test_loader_and_dataset_are_pickled_to_spawned_workers(sounds: Path) -> None:
     pairs = alone(sounds)
     copy = pickle.loads(pickle.dumps(pairs.train_dataloader().dataset))
     draw = BucketSampler(pairs.rows["train"].keys, 4).batches(0)[0]

@@ -1,4 +1,4 @@
-"""Manifests with every kind of fault, and the line each one is reported at."""
+"""Manifests: fields, splits, tables, and every kind of fault with the line that is reported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_full_row(folder: Path) -> None:
     assert (example.split, example.extra, example.line) == ("train", {"fold": 7}, 1)
 
 
-def test_what_a_row_may_leave_out(folder: Path) -> None:
+def test_optional_fields(folder: Path) -> None:
     rows = [
         {"image": "a.jpg", "target": "t"},
         {"image": "z.zip::in/c.png", "captions": []},

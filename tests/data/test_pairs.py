@@ -1,4 +1,4 @@
-"""PairData in a real Trainer: rows are dealt out once, evaluation sees all, bad rows and options are refused."""
+"""PairData in a Trainer: each row once an epoch, all rows in evaluation, bad rows and options refused."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_sounds(tmp_path_factory.mktemp("sounds"))
 
 
-class Noting(Learner):
-    """A Learner that notes its ids in a file for each process; the buffer makes DDP talk in evaluation too."""
+class RecordingLearner(Learner):
+    """Learner that writes its ids to a file per process; its buffer makes DDP communicate in evaluation too."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Noting(Learner):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_two_processes_share_the_rows(tmp_path: Path, sounds: Path) -> None:
     run = trainer(tmp_path, strategy="ddp_fork", devices=2, max_epochs=2)
-    run.fit(Noting(tmp_path), datamodule=data(sounds, batch_size=3, eval_batch_size=2))
+    run.fit(RecordingLearner(tmp_path), datamodule=data(sounds, batch_size=3, eval_batch_size=2))
 
     def steps(kind: str, rank: int) -> list[list[str]]:
         return [json.loads(line) for line in (tmp_path / f"{kind}{rank}.jsonl").read_text().splitlines()]
@@ -66,7 +66,7 @@ def test_two_processes_share_the_rows(tmp_path: Path, sounds: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_lightning_must_not_deal_out_the_rows_again(tmp_path: Path, sounds: Path) -> None:
+def test_lightnings_distributed_sampler_is_refused(tmp_path: Path, sounds: Path) -> None:
     run = trainer(tmp_path, strategy="ddp_fork", devices=2, use_distributed_sampler=True)
     with pytest.raises(Exception, match=r"trainer\.use_distributed_sampler true in several processes: give false"):
         run.fit(Learner(), datamodule=data(sounds))
@@ -103,7 +103,7 @@ def test_training_draws_nothing_from_the_global_generators(sounds: Path) -> None
 
 @pytest.fixture
 def faulty(tmp_path: Path, sounds: Path) -> Path:
-    """Ten rows; 3 is text, 5 has no caption, 7 has no file, 9 has a header but broken sound (seen only in decoding)."""
+    """Ten rows: 3 is a text file, 5 has no caption, 7 no file, 9 broken samples (seen only in decoding)."""
     (tmp_path / "text.wav").write_text("no sound" * 50)
     soundfile.write(tmp_path / "late.flac", np.random.default_rng(0).uniform(-0.1, 0.1, 9000), RATE)
     flac = (tmp_path / "late.flac").read_bytes()
@@ -144,7 +144,7 @@ def test_bad_rows_are_skipped_and_counted(faulty: Path, workers: int, caplog: py
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_what_only_decoding_shows_stops_with_file_and_line(faulty: Path, workers: int) -> None:
+def test_a_fault_in_decoding_is_reported_with_file_and_line(faulty: Path, workers: int) -> None:
     lines = (faulty / "manifest.jsonl").read_text().splitlines()
     (faulty / "manifest.jsonl").write_text("\n".join(line for line in lines if '"r9"' in line or '"r1"' in line))
     with pytest.raises(InputError, match=r"manifest\.jsonl:2: .*late\.flac") as caught:
@@ -152,7 +152,7 @@ def test_what_only_decoding_shows_stops_with_file_and_line(faulty: Path, workers
     assert "\n" not in str(caught.value)
 
 
-def test_options_that_cannot_be_are_refused_by_name(tmp_path: Path, sounds: Path) -> None:
+def test_impossible_options_are_refused_by_name(tmp_path: Path, sounds: Path) -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"batch_size": 0}, "data.batch_size 0"),
         ({"eval_batch_size": -1}, "data.eval_batch_size -1"),

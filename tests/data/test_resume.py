@@ -1,4 +1,4 @@
-"""Resuming: an interrupted run goes on with the batches that it would have had."""
+"""Resuming: the batches of an interrupted run are those of the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def uninterrupted(folder: Path, sounds: Path, **options: Any) -> Learner:
 def resumed(
     folder: Path, sounds: Path, save: ModelCheckpoint, stop: int, workers: int, **options: Any
 ) -> tuple[Any, Any]:
-    """The learner that is stopped within step ``stop`` + 1, and the one that goes on from its last checkpoint."""
+    """Learner stopped in step ``stop`` + 1, and the learner resumed from its last checkpoint."""
     first, second = Learner(stop_after=stop), Learner()
     with pytest.raises(SystemExit):  # how Lightning ends a run that was interrupted
         trainer(folder, save, **options).fit(first, datamodule=data(sounds, num_workers=workers))
@@ -41,7 +41,7 @@ def resumed(
 @pytest.mark.filterwarnings("ignore:.*KeyboardInterrupt")
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize(("every", "stop"), [(2, 3), (7, 8), (5, 6), (10, 10)], ids=["0.4", "1.4", "0 end", "1 end"])
-def test_a_run_killed_in_mid_epoch_goes_on_as_if_uninterrupted(
+def test_a_run_stopped_within_an_epoch_is_resumed_with_the_same_batches(
     tmp_path: Path, sounds: Path, every: int, stop: int, workers: int
 ) -> None:
     whole = uninterrupted(tmp_path, sounds)

@@ -1,4 +1,4 @@
-"""Batch order: each row comes once an epoch in one process, rows of like length share a batch, batches are bounded."""
+"""Samplers: each row once an epoch in one process, rows of similar length in a batch, at most max_tokens a batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tiny.captioning_system import CaptioningSystem, build, error_message, quiet
 pytestmark = quietly
 
 
-def some_rows(count: int) -> list[RowKey]:
+def random_rows(count: int) -> list[RowKey]:
     draw = np.random.default_rng(count)
     kinds = [frozenset({"image"}), frozenset({"audio"})]
     return [RowKey(kinds[int(draw.integers(2))], 0.0, 1, int(draw.integers(3, 60))) for _ in range(count)]
@@ -24,8 +24,8 @@ def some_rows(count: int) -> list[RowKey]:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize(("most", "rows"), [(100, 8), (300, 1000), (40, 16)])
-def test_batches_hold_so_many_tokens(most: int, rows: int, world: int) -> None:
-    keys = some_rows(400)
+def test_batches_hold_at_most_max_tokens(most: int, rows: int, world: int) -> None:
+    keys = random_rows(400)
     ranks = [BucketSampler(keys, rows, rank=rank, world=world, max_tokens=most) for rank in range(world)]
     epochs = [[[draw.rows for draw in sampler.batches(epoch)] for sampler in ranks] for epoch in range(3)]
     for batches in epochs:
@@ -101,7 +101,7 @@ def test_every_row_once_an_epoch_by_one_process(count: int, size: int, world: in
         assert samplers[0].batches(0) != samplers[0].batches(1)
 
 
-def test_bucketing_saves_padding_and_keeps_chance() -> None:
+def test_bucketing_saves_padding_and_still_shuffles() -> None:
     keys = [RowKey(frozenset({"audio"}), *row.length) for row in rows(4000)]
 
     def padded(bucket: bool) -> int:

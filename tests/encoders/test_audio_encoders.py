@@ -1,4 +1,4 @@
-"""Encoders of sound against Transformers and torchaudio: the same weights called directly, with their extractors."""
+"""Audio encoders against Transformers and torchaudio: equal weights called directly, with their extractors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _clip(length: int, seed: int = 0) -> Tensor:
     return 0.3 * torch.sin(2 * torch.pi * 300 * time) + 0.1 * torch.randn(length, generator=generator)
 
 
-def _heard(encoder: Any, clip: Tensor) -> Features:
+def _features_of(encoder: Any, clip: Tensor) -> Features:
     return encoder(Media(clip[None], torch.tensor([len(clip)])))
 
 
@@ -61,17 +61,17 @@ def test_whisper_is_the_encoder_of_transformers(tmp_path: Path):
         with torch.no_grad():
             expected.append(model.encoder(one["input_features"]).last_hidden_state[0])
         counts.append(int(model._get_feat_extract_output_lengths(one["attention_mask"].sum())))
-    features = _heard(Whisper(str(folder)), clip)
+    features = _features_of(Whisper(str(folder)), clip)
     states = torch.cat([window[:count] for window, count in zip(expected, counts, strict=True)])
     assert counts == [100, 100, 35]
     assert_close(features.frames[0], states, atol=1e-4, rtol=1e-4)
     assert_close(features.pooled[0], states.mean(0), atol=1e-4, rtol=1e-4)
-    whole = _heard(Whisper(str(folder), window="whole", long="cut"), clip)
+    whole = _features_of(Whisper(str(folder), window="whole", long="cut"), clip)
     assert_close(whole.frames[0], expected[0], atol=1e-4, rtol=1e-4)
     assert not any("decoder" in name for name, _ in Whisper(str(folder)).named_parameters())
     bare = tmp_path / "bare"  # a folder without a preprocessor: sizes follow from the model
     shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("preprocessor_config.json"))
-    assert torch.equal(_heard(Whisper(str(bare)), clip).frames, features.frames)
+    assert torch.equal(_features_of(Whisper(str(bare)), clip).frames, features.frames)
 
 
 def test_asts_spectrogram_is_the_extractors():
@@ -95,14 +95,14 @@ def test_ast_is_the_model_of_transformers(length: int, tmp_path: Path):
     level = hf.ASTFeatureExtractor.from_pretrained(folder)(clip.numpy(), sampling_rate=16000, return_tensors="pt")
     with torch.no_grad():
         expected = model(level["input_values"])
-    features = _heard(AST(str(folder)), clip)
+    features = _features_of(AST(str(folder)), clip)
     assert_close(features.frames, expected.last_hidden_state, atol=1e-4, rtol=1e-4)
     assert_close(features.pooled, expected.pooler_output, atol=1e-4, rtol=1e-4)
     # 2 bands x 12 times; 9000 samples are 54 frames, and 6 patches begin within them
     assert features.mask.sum() == (26 if length == 40000 else 2 + 2 * 6)
 
 
-def test_asts_mask_marks_the_patches_that_hold_sound(tmp_path: Path):
+def test_asts_mask_marks_patches_within_the_clip(tmp_path: Path):
     folder = tiny.save_ast(tmp_path / "ast")
     extractor, encoder = hf.ASTFeatureExtractor.from_pretrained(folder), AST(str(folder))
     level, _ = encoder.fbank(Media(_clip(9000)[None], torch.tensor([9000])))
@@ -110,10 +110,10 @@ def test_asts_mask_marks_the_patches_that_hold_sound(tmp_path: Path):
     with torch.no_grad():
         patches, empty = (encoder.network.embeddings.patch_embeddings(picture) for picture in (level, nothing))
     holds = (patches - empty).abs().amax(2) > 1e-6
-    assert torch.equal(_heard(encoder, _clip(9000)).mask[:, 2:], holds)
+    assert torch.equal(_features_of(encoder, _clip(9000)).mask[:, 2:], holds)
 
 
-def test_ast_refuses_two_answers_to_one_question(tmp_path: Path):
+def test_ast_refuses_contradicting_options(tmp_path: Path):
     folder = tiny.save_ast(tmp_path / "ast")
     hf.ASTFeatureExtractor(num_mel_bins=32, max_length=1024).save_pretrained(folder)
     with pytest.raises(InputError, match=r"max_length is 128 in config\.json but 1024"):
@@ -149,7 +149,7 @@ def test_clap_is_the_model_of_transformers(fused: bool, tmp_path: Path, monkeypa
     encoder = Clap(str(folder))
     for length in (7000, 16000):
         expected = _reference_clap(folder, _clip(length), longer=False)
-        features = _heard(encoder, _clip(length))
+        features = _features_of(encoder, _clip(length))
         assert_close(features.pooled, expected.audio_embeds, atol=1e-4, rtol=1e-4)
         states = expected.last_hidden_state[0]  # (D bands times)
         order = [states[:, band, time] for time in range(states.shape[2]) for band in range(states.shape[1])]
@@ -159,12 +159,12 @@ def test_clap_is_the_model_of_transformers(fused: bool, tmp_path: Path, monkeypa
         monkeypatch.setattr(np.random, "choice", lambda places: places[len(places) // 2])
         for length, longer in ((50000, True), (16100, False), (16200, True)):
             expected = _reference_clap(folder, _clip(length), longer)
-            assert_close(_heard(encoder, _clip(length)).pooled, expected.audio_embeds, atol=1e-4, rtol=1e-4)
+            assert_close(_features_of(encoder, _clip(length)).pooled, expected.audio_embeds, atol=1e-4, rtol=1e-4)
     else:
         windows = [_reference_clap(folder, _clip(40000)[at : at + 16000], False) for at in (0, 16000, 32000)]
         mean = sum(window.audio_embeds * share for window, share in zip(windows, (0.4, 0.4, 0.2), strict=True))
-        assert_close(_heard(encoder, _clip(40000)).pooled, mean, atol=1e-4, rtol=1e-4)
-        cut = _heard(Clap(str(folder), long="cut"), _clip(40000))
+        assert_close(_features_of(encoder, _clip(40000)).pooled, mean, atol=1e-4, rtol=1e-4)
+        cut = _features_of(Clap(str(folder), long="cut"), _clip(40000))
         assert_close(cut.pooled, windows[0].audio_embeds, atol=1e-4, rtol=1e-4)
 
 
@@ -177,7 +177,7 @@ def test_speech_is_the_model_of_transformers(kind: str, norm: str, tmp_path: Pat
     inputs = hf.AutoFeatureExtractor.from_pretrained(folder)(clip.numpy(), sampling_rate=16000, return_tensors="pt")
     with torch.no_grad():
         expected = model(inputs["input_values"]).last_hidden_state
-    features = _heard(Speech(str(folder)), clip)
+    features = _features_of(Speech(str(folder)), clip)
     assert_close(features.frames, expected, atol=1e-5, rtol=1e-4)
     assert_close(features.pooled, expected.mean(1), atol=1e-5, rtol=1e-4)
 
@@ -199,22 +199,22 @@ def test_speech_is_the_bundle_of_torchaudio(
     with torch.no_grad():
         expected = bundle.get_model()(clip[None])[0]
     encoder = Speech("TINY")
-    assert_close(_heard(encoder, clip).frames, expected, atol=1e-5, rtol=1e-4)
+    assert_close(_features_of(encoder, clip).frames, expected, atol=1e-5, rtol=1e-4)
     for loaded in (Speech(str(file), config=str(config)), Speech(str(file), config="TINY")):
-        assert torch.equal(_heard(loaded, clip).frames, _heard(encoder, clip).frames)
+        assert torch.equal(_features_of(loaded, clip).frames, _features_of(encoder, clip).frames)
         assert loaded.identity.sha256 == encoder.identity.sha256
 
 
-def test_both_libraries_read_one_speech_model_alike(tmp_path: Path):
+def test_both_libraries_load_the_same_speech_model(tmp_path: Path):
     folder = tiny.save_speech(tmp_path / "hubert", "hubert", "group")
     imported = import_huggingface_model(hf.HubertModel.from_pretrained(folder))
     clip = _clip(9000)
     with torch.no_grad():
         expected = imported.eval()(clip[None])[0]
-    assert_close(_heard(Speech(str(folder)), clip).frames, expected, atol=1e-5, rtol=1e-4)
+    assert_close(_features_of(Speech(str(folder)), clip).frames, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_speech_says_what_would_work(tmp_path: Path):
+def test_speech_errors_name_the_remedy(tmp_path: Path):
     file, config = tiny.save_speech_file(tmp_path / "weights.pt", "Wav2Vec2", tiny.SPEECH)
     wrong = json.loads(config.read_text())
     wrong["params"]["encoder_embed_dims"] = 3
@@ -236,13 +236,13 @@ def test_speech_says_what_would_work(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("kind", "write"), [(Whisper, tiny.save_whisper), (AST, tiny.save_ast)])
-def test_what_is_not_heard_is_not_read(kind: Any, write: Any, tmp_path: Path):
+def test_weights_that_are_not_used_are_not_loaded(kind: Any, write: Any, tmp_path: Path):
     folder = write(tmp_path / "model")
     encoder = Whisper(str(folder), long="cut") if kind is Whisper else AST(str(folder))
     long = Waveform(_clip(16000 * 20).numpy(), 16000)
     read = encoder.preprocess(long, 1.0, None)
     assert len(read) < 16000 * 2.2
-    part, whole = _heard(encoder, read), _heard(encoder, _clip(16000 * 20)[16000:])
+    part, whole = _features_of(encoder, read), _features_of(encoder, _clip(16000 * 20)[16000:])
     assert_close(part.frames, whole.frames, atol=1e-6, rtol=1e-6)
     assert len(encoder.preprocess(long, 1.0, 1.5)) == 8000
 

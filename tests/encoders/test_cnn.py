@@ -1,4 +1,4 @@
-"""The small convolutional sound encoder: padding never shows, folders load and refuse, nothing trains."""
+"""Small convolutional sound encoder: padding has no influence, folders load or are refused, nothing is trained."""
 
 from pathlib import Path
 
@@ -58,8 +58,8 @@ def test_a_batch_equals_its_clips_one_at_a_time(encoder: cnn.Cnn):
         torch.testing.assert_close(together.pooled[row], alone.pooled[0], atol=1e-5, rtol=1e-5)
 
 
-def test_frames_cover_the_time_they_say(encoder: cnn.Cnn):
-    """A click far into silence moves only the frames near it: 2 s at 50 columns a second and stride 8."""
+def test_frames_cover_their_time_span(encoder: cnn.Cnn):
+    """A click in silence changes only the frames near it: 2 s at 50 columns a second and stride 8."""
     quiet = torch.zeros(32000)
     click = quiet.clone()
     click[24000:24050] = 0.9
@@ -69,7 +69,7 @@ def test_frames_cover_the_time_they_say(encoder: cnn.Cnn):
     assert not moved[:5].any()
 
 
-def test_louder_is_heard_and_silence_is_finite(encoder: cnn.Cnn):
+def test_loudness_changes_the_features_and_silence_is_finite(encoder: cnn.Cnn):
     clip = torch.randn(8000, generator=torch.Generator().manual_seed(2)) * 0.01
     assert not torch.allclose(encoder(_media([clip])).pooled, encoder(_media([clip * 50])).pooled)
     assert encoder(_media([torch.zeros(8000)])).pooled.isfinite().all()
@@ -81,7 +81,7 @@ def test_it_resamples_and_cuts(encoder: cnn.Cnn):
     assert encoder.preprocess(Waveform(tone, 44100), 0.25, 0.75).shape == (8000,)
 
 
-def test_it_is_frozen_and_knows_what_it_is(encoder: cnn.Cnn, folder: Path):
+def test_it_is_frozen_and_has_an_identity(encoder: cnn.Cnn, folder: Path):
     assert not encoder.train().net.norm.training
     assert not any(parameter.requires_grad for parameter in encoder.parameters())
     assert encoder.identity == cnn.Cnn(str(folder)).identity
@@ -90,7 +90,7 @@ def test_it_is_frozen_and_knows_what_it_is(encoder: cnn.Cnn, folder: Path):
 
 
 def test_the_front_end_is_that_of_panns():
-    """Mel power against the definition written out: Hann frames, FFT, Slaney bands, by other code than torchaudio."""
+    """Mel power against its definition (Hann frames, FFT, Slaney bands), without torchaudio."""
     transformers = pytest.importorskip("transformers.audio_utils")
     sizes = cnn.MelNetSizes()
     wave = torch.randn(sizes.rate, generator=torch.Generator().manual_seed(3))

@@ -1,4 +1,4 @@
-"""The contract of every encoder that loads what others trained: tiny random models of the real classes, from disk."""
+"""Contract of every encoder of pretrained weights, on tiny random models of the real classes, from disk."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ LENGTHS = (16000, 40000, 5000, 16000, 300, 33000)  # one to three windows, and l
 
 @pytest.fixture(scope="module")
 def shelf(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Encoder, Path]]:
-    """Each encoder once, and the folder that its model lies in."""
+    """Each encoder, and the folder of its model."""
     root, made = tmp_path_factory.mktemp("models"), {}
 
     def take(name: str) -> tuple[Encoder, Path]:
@@ -116,14 +116,14 @@ def _media(encoder: Encoder) -> Media:
     return _sounds() if encoder.input_kind == "audio" else _pictures(encoder)
 
 
-def _same(one: Features, other: Features, tolerance: float = 0.0) -> None:
+def _assert_same_features(one: Features, other: Features, tolerance: float = 0.0) -> None:
     assert torch.equal(one.mask, other.mask)
     assert_close(one.frames, other.frames, atol=tolerance, rtol=tolerance)
     assert_close(one.pooled, other.pooled, atol=tolerance, rtol=tolerance)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_it_says_its_widths_and_is_frozen(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
+def test_its_widths_are_those_of_its_features_and_it_is_frozen(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
     encoder, _ = shelf(name)
     media = _media(encoder)
     media.values.requires_grad_(True)
@@ -141,7 +141,7 @@ def test_it_says_its_widths_and_is_frozen(name: str, shelf: Callable[[str], tupl
     encoder.train()
     assert not any(module.training for module in encoder.modules())
     assert encoder.dim == 0 or features.frames[features.mask].std() > 0
-    _same(encoder(media), features)  # the same again, to the bit
+    _assert_same_features(encoder(media), features)  # the same again, to the bit
 
 
 @pytest.mark.parametrize("name", SOUNDS)
@@ -171,13 +171,13 @@ def test_a_batch_of_pictures_equals_them_one_at_a_time(name: str, shelf: Callabl
 
 
 @pytest.mark.parametrize("name", SOUNDS)
-def test_what_a_batch_is_padded_with_is_not_heard(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
+def test_padding_has_no_influence(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
     encoder, _ = shelf(name)
-    _same(encoder(_sounds(junk=0.5, extra=7000)), encoder(_sounds()), 1e-5)
+    _assert_same_features(encoder(_sounds(junk=0.5, extra=7000)), encoder(_sounds()), 1e-5)
 
 
 @pytest.mark.parametrize("name", SOUNDS)
-def test_sound_is_masked_where_it_ends(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
+def test_frames_after_the_end_are_masked(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
     encoder, _ = shelf(name)
     counts = encoder(_sounds((2000, 8000, 16000))).mask.sum(1).tolist()
     if name == "whisper-whole":
@@ -187,7 +187,7 @@ def test_sound_is_masked_where_it_ends(name: str, shelf: Callable[[str], tuple[E
 
 
 @pytest.mark.parametrize("name", SOUNDS)
-def test_preprocessing_travels_to_workers_and_resamples(
+def test_preprocessing_is_pickled_and_resamples(
     name: str, shelf: Callable[[str], tuple[Encoder, Path]], tmp_path: Path
 ):
     encoder, _ = shelf(name)
@@ -207,9 +207,7 @@ def test_preprocessing_travels_to_workers_and_resamples(
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_preprocessing_of_pictures_travels_to_workers(
-    name: str, shelf: Callable[[str], tuple[Encoder, Path]], tmp_path: Path
-):
+def test_preprocessing_of_pictures_is_pickled(name: str, shelf: Callable[[str], tuple[Encoder, Path]], tmp_path: Path):
     encoder, _ = shelf(name)
     Image.fromarray(np.random.default_rng(3).integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     pixels = pickle.loads(pickle.dumps(encoder.preprocess))(tmp_path / "a.png", 0.0, None)
@@ -223,13 +221,13 @@ def test_its_recipe_builds_it_again(name: str, shelf: Callable[[str], tuple[Enco
     encoder, _ = shelf(name)
     again = parts.from_recipe(parts.to_recipe(encoder), Encoder)
     media = _media(encoder)
-    _same(again(media), encoder(media))
+    _assert_same_features(again(media), encoder(media))
     assert again.identity == encoder.identity
     assert again.identity.revision is None
 
 
 @pytest.mark.parametrize("name", ["clip", "dinov2", "clap", "whisper", "ast", "wav2vec2-group", "torchaudio-group"])
-def test_identity_is_the_weights_and_not_the_place(
+def test_identity_depends_on_the_weights_not_on_the_path(
     name: str, shelf: Callable[[str], tuple[Encoder, Path]], tmp_path: Path
 ):
     encoder, path = shelf(name)
@@ -251,7 +249,7 @@ def test_identity_is_the_weights_and_not_the_place(
 
 
 @pytest.mark.parametrize("kind", [Clip, ViT, Clap, Whisper, Speech, AST])
-def test_what_it_cannot_read_is_refused_by_name(kind: type[Encoder], tmp_path: Path):
+def test_unreadable_files_are_refused_by_name(kind: type[Encoder], tmp_path: Path):
     with pytest.raises(InputError, match=r"nowhere"):
         kind(str(tmp_path / "nowhere"))  # type: ignore[call-arg]
     text = tiny.save_gpt2(tmp_path / "text")

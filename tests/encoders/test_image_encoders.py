@@ -1,4 +1,4 @@
-"""Encoders of pictures against open_clip and Transformers: the same weights called directly, with their processors."""
+"""Image encoders against open_clip and Transformers: equal weights called directly, with their processors."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_clip_takes_a_configuration_and_a_file_of_weights(tmp_path: Path):
     )
 
 
-def test_clip_says_what_would_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_clip_errors_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     cases: tuple[tuple[dict[str, Any], str], ...] = (
@@ -92,7 +92,7 @@ def test_clip_says_what_would_work(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def _cached(cache: Path, folder: Path, name: str) -> str:
-    """Lays ``folder`` into a hub cache as the hub's client does, and returns the commit."""
+    """Copy ``folder`` into a hub cache as the hub's client stores it, and return the commit."""
     commit = "0123456789abcdef0123456789abcdef01234567"
     place = cache / f"models--{name.replace('/', '--')}"
     shutil.copytree(folder, place / "snapshots" / commit)
@@ -101,7 +101,7 @@ def _cached(cache: Path, folder: Path, name: str) -> str:
     return commit
 
 
-def test_a_hub_name_brings_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_the_identity_of_a_hub_model_has_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     clip, dino = tiny.save_clip(tmp_path / "clip"), tiny.save_vision(tmp_path / "dino", "dinov2")
@@ -139,7 +139,7 @@ def test_vit_is_the_model_of_transformers(kind: str, tmp_path: Path):
     assert not text
 
 
-def test_a_classifier_has_no_pooler_and_none_is_made_up(tmp_path: Path):
+def test_a_classifier_without_a_pooler_gets_none(tmp_path: Path):
     folder = tiny.save_vision(tmp_path / "vit", "vit")
     encoder = ViT(str(folder))
     media = Media(torch.rand(2, 3, 32, 32), torch.ones(2, dtype=torch.long))
@@ -151,7 +151,7 @@ def test_a_classifier_has_no_pooler_and_none_is_made_up(tmp_path: Path):
     assert not any("pooler" in name for name, _ in encoder.named_parameters())
 
 
-def test_a_missing_tensor_is_never_made_up(tmp_path: Path):
+def test_a_missing_tensor_is_refused(tmp_path: Path):
     folder = tiny.save_vision(tmp_path / "dino", "dinov2")
     state = load_file(folder / "model.safetensors")
     gone = next(name for name in state if "attention" in name)
@@ -168,7 +168,7 @@ def test_a_model_that_hides_patches_at_random_is_refused(tmp_path: Path):
         ViT(str(tmp_path))
 
 
-def test_a_file_of_weights_does_not_tell_its_activation(tmp_path: Path):
+def test_a_file_of_weights_needs_a_given_activation(tmp_path: Path):
     (tmp_path / "weights.pt").write_bytes(b"")
     with pytest.raises(InputError, match="give the model ViT-B-32-quickgelu; others: give quick_gelu true or false"):
         Clip("ViT-B-32", str(tmp_path / "weights.pt"))
@@ -176,8 +176,8 @@ def test_a_file_of_weights_does_not_tell_its_activation(tmp_path: Path):
         Clip("ViT-B-32", str(tmp_path / "weights.pt"), quick_gelu=False)
 
 
-def test_the_activation_is_the_one_of_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """OpenAI's weights were trained with QuickGELU; open_clip only warns when they are put into a network without."""
+def test_openais_weights_use_quickgelu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """OpenAI's weights were trained with QuickGELU; open_clip only warns in a network without it."""
     described = {**tiny.CLIP}
     (tmp_path / "tiny-vit.json").write_text(json.dumps(described))
     open_clip.add_model_config(tmp_path)

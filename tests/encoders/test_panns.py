@@ -1,4 +1,4 @@
-"""Cnn14: published files, both readings, clips of one length, SpecAugment, and errors.
+"""Cnn14: published files, frames and summary, clips of one length, SpecAugment, and errors.
 
 Agreement with the original is tested in tests/parity/test_prefix_aac.py.
 """
@@ -33,11 +33,11 @@ def sound(samples: int, seed: int = 0) -> Tensor:
     return torch.randn(samples, generator=torch.Generator().manual_seed(seed)) * 0.1
 
 
-def heard(encoder: Cnn14, clip: Tensor) -> Any:
+def features_of(encoder: Cnn14, clip: Tensor) -> Any:
     return encoder(Media(clip[None], torch.tensor([len(clip)])))
 
 
-def test_a_published_file_and_what_it_is_called(file: Path) -> None:
+def test_published_file_names(file: Path) -> None:
     encoder = Cnn14(str(file), **PANNS)
     assert encoder.identity.source == str(file)
     assert len(encoder.identity.sha256) == 64
@@ -56,19 +56,19 @@ def test_the_mel_filters_of_the_file_are_used(file: Path, tmp_path: Path) -> Non
     assert torch.allclose(louder.net.log_mel(clip), plain.net.log_mel(clip) + 10.0, atol=1e-3)  # ten times: 10 dB
 
 
-def test_both_readings_are_of_one_map(file: Path) -> None:
+def test_frames_and_summary_are_of_one_feature_map(file: Path) -> None:
     plain = Cnn14(str(file), **PANNS, hop=320)
     whole = Cnn14(str(file), **PANNS, reading="prefix-aac")
     assert (whole.dim, whole.pooled_dim) == (8 * 4, 20)
     clip = sound(20000)
-    a, b = heard(plain, clip), heard(whole, clip)
+    a, b = features_of(plain, clip), features_of(whole, clip)
     assert torch.allclose(b.frames.unflatten(2, (8, 4)).mean(3), a.frames, atol=1e-6)
     assert torch.allclose(b.pooled, torch.sigmoid(whole.net.fc_audioset(a.pooled)), atol=1e-6)
-    assert heard(Cnn14(str(file), **PANNS), clip).frames.shape[1] == (20000 // 160 + 1) // 4  # PANNs' own hop
+    assert features_of(Cnn14(str(file), **PANNS), clip).frames.shape[1] == (20000 // 160 + 1) // 4  # PANNs' own hop
 
 
 @pytest.mark.parametrize(("seconds", "times"), [(29.6, 46), (30.0, 46), (29.0, 45)])
-def test_thirty_seconds_are_shortened_for_the_summary_alone(
+def test_thirty_seconds_are_shortened_for_the_summary_only(
     seconds: float, times: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The published code takes the maximum over three when exactly 46 frames come out."""
@@ -79,11 +79,11 @@ def test_thirty_seconds_are_shortened_for_the_summary_alone(
         for weight in encoder.net.parameters():
             weight.copy_(torch.rand(weight.shape))  # none is negative: something comes through
     values = sound(round(seconds * 16000)) * torch.linspace(0, 1, round(seconds * 16000)) ** 4
-    features = heard(encoder, values)
+    features = features_of(encoder, values)
     assert features.frames.shape == (1, times, 4)
     x = features.frames.transpose(1, 2)[..., None]  # (1 C T 1): one band is left
     monkeypatch.setattr(torch, "sigmoid", lambda logits: logits)  # which large numbers would saturate
-    features = heard(encoder, values)
+    features = features_of(encoder, values)
     shortened = torch.nn.functional.max_pool2d(x, (3, 1)) if times == 46 else x
     summary = encoder.net.fc_audioset(encoder.net.embedding(shortened))
     assert torch.allclose(features.pooled, summary, rtol=1e-5)
@@ -91,7 +91,7 @@ def test_thirty_seconds_are_shortened_for_the_summary_alone(
     assert not torch.allclose(features.pooled, encoder.net.fc_audioset(encoder.net.embedding(other)), rtol=1e-3)
 
 
-def test_clips_are_made_of_one_length(file: Path, tmp_path: Path) -> None:
+def test_clips_are_brought_to_one_length(file: Path, tmp_path: Path) -> None:
     encoder = Cnn14(str(file), **PANNS, seconds=1.0)
     for seconds in (0.5, 1.0, 2.5):
         values = sound(round(seconds * 16000)).numpy()
@@ -101,16 +101,16 @@ def test_clips_are_made_of_one_length(file: Path, tmp_path: Path) -> None:
         kept = min(16000, len(values))
         assert np.array_equal(read.numpy()[:kept], values[:kept])
         assert not read[kept:].any()
-        features = heard(encoder, read)
+        features = features_of(encoder, read)
         assert features.mask.all()
         raw = encoder(Media(torch.from_numpy(values)[None], torch.tensor([len(values)])))  # what a caller did not fit
         assert torch.equal(raw.frames, features.frames)
     together = encoder(Media(torch.stack([sound(16000, i) for i in range(3)]), torch.tensor([16000, 9000, 16000])))
-    alone = heard(encoder, sound(16000, 1)[:9000])
+    alone = features_of(encoder, sound(16000, 1)[:9000])
     assert torch.allclose(together.frames[1], alone.frames[0], atol=1e-5)
 
 
-def test_compressed_clips_keep_every_so_manieth_sample() -> None:
+def test_compressed_clips_keep_samples_at_equal_distances() -> None:
     encoder = Cnn14(None, **PANNS, seconds=1.0, longer="compress")
     values = torch.arange(40000, dtype=torch.float32) / 40000
     read = encoder.preprocess(Waveform(values, 16000), 0.0, None)
@@ -122,13 +122,13 @@ def test_compressed_clips_keep_every_so_manieth_sample() -> None:
     assert not short[8000:].any()
 
 
-def test_specaugment_and_dropout_only_where_it_learns() -> None:
+def test_specaugment_and_dropout_only_while_it_is_trained() -> None:
     torch.manual_seed(0)
     encoder = Cnn14(None, rate=16000, mels=64, channels=(4, 8), classes=5, seconds=4.0)
     clip = sound(64000)
     encoder.train()
-    first = heard(encoder, clip)
-    assert torch.equal(first.frames, heard(encoder, clip).frames)
+    first = features_of(encoder, clip)
+    assert torch.equal(first.frames, features_of(encoder, clip).frames)
     encoder.tune().train()
     seen: list[Tensor] = []
     encoder.net.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -146,7 +146,7 @@ def test_specaugment_and_dropout_only_where_it_learns() -> None:
     assert not encoder.net.training
 
 
-def test_what_does_not_fit_is_refused(file: Path, tmp_path: Path) -> None:
+def test_options_and_files_that_do_not_fit_are_refused(file: Path, tmp_path: Path) -> None:
     def refused(message: str, model: str | None = None, **options: Any) -> None:
         with pytest.raises(InputError, match=message):
             Cnn14(model if model is not None else str(file), **{**PANNS, **options})
@@ -169,4 +169,4 @@ def test_what_does_not_fit_is_refused(file: Path, tmp_path: Path) -> None:
 def test_other_rates(tmp_path: Path) -> None:
     encoder = Cnn14(str(tiny_encoders.save_panns(tmp_path / "32k.pth", 32000)), **{**PANNS, "rate": 32000})
     assert isinstance(encoder.net, Cnn14Net)
-    assert heard(encoder, sound(32000)).frames.shape[1] == 101 // 4
+    assert features_of(encoder, sound(32000)).frames.shape[1] == 101 // 4

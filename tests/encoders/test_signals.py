@@ -1,4 +1,4 @@
-"""Numbers as an input: read from where they stand, brought to the range of the training data, saved with it."""
+"""Signals (numbers as an input): reading, scaling to the range of the training data, which is saved with the model."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
 
 
 def config(spoken: SpeechSystem, mapper: dict[str, Any] = MINMAX, train: str = "train.jsonl") -> dict[str, Any]:
-    """Three numbers to GPT-2."""
+    """Recipe of a model that maps three numbers to GPT-2."""
     branch = {"encoder": recipe_part("encoders.signals.Signals", names=NAMES), "mapper": mapper}
     decoder = recipe_part("decoder.CausalDecoder", model=spoken.path("decoder"))
     made = spoken.config(branches={"signals": branch}, decoder=decoder)
@@ -49,7 +49,7 @@ def config(spoken: SpeechSystem, mapper: dict[str, Any] = MINMAX, train: str = "
 
 
 def manifest(spoken: SpeechSystem, name: str, signals: list[Any]) -> str:
-    """A manifest of rows with these numbers, next to the others."""
+    """Write a manifest of rows with these ``signals`` beside the others; return its name."""
     rows = [{"id": str(n), "signals": values, "target": "rain falls"} for n, values in enumerate(signals)]
     Path(spoken.path(name)).write_text("".join(json.dumps(row) + "\n" for row in rows))
     return name
@@ -58,7 +58,7 @@ def manifest(spoken: SpeechSystem, name: str, signals: list[Any]) -> str:
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-def test_numbers_are_read_from_where_they_stand(tmp_path: Path) -> None:
+def test_numbers_are_read_from_memory_files_and_archives(tmp_path: Path) -> None:
     encoder = Signals(NAMES)
     values = [0.5, -2.0, 1e6]
     (tmp_path / "list.json").write_text(json.dumps(values))
@@ -66,10 +66,10 @@ def test_numbers_are_read_from_where_they_stand(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for name in ("list.json", "array.npy"):
             archive.write(tmp_path / name, name)
-    places: list[Any] = [tuple(values), tmp_path / "list.json", str(tmp_path / "array.npy")]
-    places += [f"{tmp_path}/all.zip::list.json", f"{tmp_path}/all.zip::array.npy"]
-    read = [encoder.preprocess(place, 0.0, None) for place in places]
-    assert all(one.dtype == torch.float32 and one.tolist() == values for one in read)
+    sources: list[Any] = [tuple(values), tmp_path / "list.json", str(tmp_path / "array.npy")]
+    sources += [f"{tmp_path}/all.zip::list.json", f"{tmp_path}/all.zip::array.npy"]
+    read = [encoder.preprocess(source, 0.0, None) for source in sources]
+    assert all(tensor.dtype == torch.float32 and tensor.tolist() == values for tensor in read)
     features = encoder(pad_media(read[:2]))
     assert features.pooled.tolist() == [values, values]
     assert features.frames.shape == (2, 0, 0)
@@ -118,7 +118,7 @@ def test_numbers_in_memory_and_objects_are_refused(tmp_path: Path) -> None:
 
 
 def test_names_tell_encoders_apart() -> None:
-    """A mapper for other numbers fits none of these."""
+    """The mapper of an encoder of other names is refused."""
     same, other = Signals(list(NAMES)), Signals(NAMES[::-1])
     assert same.identity == Signals(NAMES).identity
     assert same.identity != other.identity
@@ -128,7 +128,7 @@ def test_names_tell_encoders_apart() -> None:
 # ---------------------------------------------------------------------------------------------------------- the range
 
 
-class Shown(Mapper):
+class FeaturesAsPrefix(Mapper):
     """Prefix that holds the features a mapper gets, unchanged."""
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
@@ -141,28 +141,28 @@ def features(values: list[list[float]]) -> Features:
     return Features(pooled.new_zeros(len(values), 0, 0), torch.zeros(len(values), 0, dtype=torch.bool), pooled)
 
 
-def test_numbers_are_scaled_by_what_was_observed_and_cut_off() -> None:
-    mapper = MinMax(Sizes(0, 3, 3), mapper=Shown)
+def test_numbers_are_scaled_by_the_observed_range_and_clamped() -> None:
+    mapper = MinMax(Sizes(0, 3, 3), mapper=FeaturesAsPrefix)
     with pytest.raises(InputError, match="MinMax: has seen no training data"):
         mapper(features([[0.0, 0.0, 0.0]]))
     mapper.observe(torch.tensor([[-2.0, 5.0, 100.0], [0.0, 5.0, 300.0]]))
     mapper.observe(torch.tensor([[2.0, 5.0, 200.0]]))
     shown = mapper(features([[-2.0, 5.0, 150.0], [2.0, 4.0, 300.0], [-9.0, 6.0, 99.0], [9.0, 5.0, 1e9]]))
-    wanted = [[0.0, 0.0, 0.25], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
+    expected = [[0.0, 0.0, 0.25], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
     assert isinstance(shown, Prefix)
-    assert shown.embeds[:, 0].tolist() == wanted  # a number that never changed is read as 0
-    again = MinMax(Sizes(0, 3, 3), mapper=Shown)
+    assert shown.embeds[:, 0].tolist() == expected  # a number that never changed is read as 0
+    again = MinMax(Sizes(0, 3, 3), mapper=FeaturesAsPrefix)
     again.load_state_dict(mapper.state_dict())
     assert again.known
     assert torch.equal(again.low, torch.tensor([-2.0, 5.0, 100.0]))
 
 
-def test_it_needs_a_summary() -> None:
+def test_minmax_needs_a_summary() -> None:
     with pytest.raises(InputError, match="MinMax reads the encoder's summary"):
         MinMax(Sizes(12, 0, 32), mapper=Linear)
 
 
-def test_it_is_built_again_from_its_recipe() -> None:
+def test_minmax_is_built_again_from_its_recipe() -> None:
     deep = partial(Deep, mapper=partial(MLP, length=2, hidden=4), hidden=4)
     mapper = MinMax(Sizes(0, 3, 32, 2, 4, 8), mapper=deep)
     mapper.observe(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]))
@@ -172,7 +172,7 @@ def test_it_is_built_again_from_its_recipe() -> None:
     assert torch.equal(again(inputs).keys, mapper(inputs).keys)
 
 
-def test_it_is_learned_from_the_rows_to_train_on_only(spoken: SpeechSystem, tmp_path: Path) -> None:
+def test_ranges_are_observed_in_training_rows_only(spoken: SpeechSystem, tmp_path: Path) -> None:
     recipe = config(spoken)
     val = manifest(spoken, "wider.jsonl", [[-1000.0, 50.0, 8.0], [1000.0, -50.0, 9.0]])
     recipe["data"]["init_args"]["val"] = [spoken.path(val)]
@@ -204,14 +204,16 @@ def test_it_is_learned_from_the_rows_to_train_on_only(spoken: SpeechSystem, tmp_
     ],
     ids=["deep", "parallel"],
 )
-def test_it_is_learned_inside_other_mappers(mapper: Any, where: str, spoken: SpeechSystem, tmp_path: Path) -> None:
+def test_ranges_are_observed_inside_other_mappers(
+    mapper: Any, where: str, spoken: SpeechSystem, tmp_path: Path
+) -> None:
     assert run("fit", spoken.recipe(config(spoken, mapper), tmp_path)) == 0
     saved = checkpoint_tensors(tmp_path / "checkpoints" / "last.ckpt")
     assert saved[f"model.mappers.signals.{where}.low"].tolist() == [-2.0, 0.0, 7.0]
     assert saved[f"model.mappers.signals.{where}.high"].tolist() == [5.0, 20.0, 7.0]
 
 
-def test_a_resumed_run_does_not_learn_it_anew(spoken: SpeechSystem, tmp_path: Path) -> None:
+def test_a_resumed_run_keeps_the_ranges(spoken: SpeechSystem, tmp_path: Path) -> None:
     name = manifest(spoken, "moved.jsonl", [[n, n, n] for n in range(8)])
 
     def constant() -> dict[str, Any]:
@@ -246,7 +248,7 @@ def test_rows_that_cannot_be_read_are_named_or_skipped(spoken: SpeechSystem, tmp
     assert kept["model.mappers.signals.high"].tolist() == [6.0] * 3
 
 
-def test_nothing_to_learn_it_from_is_said(spoken: SpeechSystem, tmp_path: Path, capfd: Any) -> None:
+def test_training_without_signals_is_refused(spoken: SpeechSystem, tmp_path: Path, capfd: Any) -> None:
     made = config(spoken)
     made["model"]["branches"]["audio"] = {
         "encoder": recipe_part("encoders.whisper.Whisper", model=spoken.path("whisper")),

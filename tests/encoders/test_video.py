@@ -1,4 +1,4 @@
-"""Videos through encoders of pictures: the features of each frame in a row, whatever else is in the batch."""
+"""Video encoder: the image encoder's features of each frame in order, independent of the batch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=KINDS)
 def pictures(request: Any, folder: Path) -> Encoder:
-    """An encoder of pictures."""
+    """Image encoder."""
     path = folder / request.param
     if request.param == "vit":
         return ViT(str(tiny.save_vision(path, "vit")))
@@ -88,7 +88,7 @@ def test_a_batch_equals_its_videos_one_at_a_time(pictures: Encoder, clips: list[
     assert (batch.pooled[0] - batch.pooled[2]).abs().max() > 1e-3
 
 
-def test_more_pictures_than_are_encoded_at_once(pictures: Encoder) -> None:
+def test_long_videos_are_encoded_in_pieces(pictures: Encoder) -> None:
     """70 frames go through the picture encoder in two pieces."""
     encoder, frames = Frames(pictures, frames=70), [frame(number, 70) for number in range(70)]
     features = encoder(pad_media([encoder.preprocess(FrameSequence(frames), 0.0, None)]))
@@ -97,14 +97,14 @@ def test_more_pictures_than_are_encoded_at_once(pictures: Encoder) -> None:
     assert_close(features.pooled[0], alone.pooled.mean(0), atol=1e-5, rtol=1e-5)
 
 
-def test_preprocessing_travels_to_workers_and_cuts(pictures: Encoder, clips: list[Path]) -> None:
+def test_preprocessing_is_pickled_and_cuts(pictures: Encoder, clips: list[Path]) -> None:
     preprocess = pickle.loads(pickle.dumps(Frames(pictures, frames=3).preprocess))
     expected = [pictures.preprocess(image, 0.0, None) for image in read_frames(clips[0], 3, 1.0, 2.5)]
     assert torch.equal(preprocess(clips[0], 1.0, 2.5), torch.stack(expected))
 
 
 def test_it_is_frozen_and_can_be_tuned(folder: Path, clips: list[Path]) -> None:
-    """Tuned, the picture encoder learns too; it is one of its parts."""
+    """In training, the image encoder is trained too; it is one of its parts."""
     path = folder / "tuned"
     encoder = Frames(Clip(str(tiny.save_clip(path))), frames=2)
     media = pad_media([encoder.preprocess(clips[0], 0.0, None)])
@@ -121,7 +121,7 @@ def test_it_is_frozen_and_can_be_tuned(folder: Path, clips: list[Path]) -> None:
     assert encoder.trained == ("",)
 
 
-def test_it_is_written_down_with_the_encoder_in_it(pictures: Encoder, clips: list[Path]) -> None:
+def test_its_recipe_holds_the_image_encoder(pictures: Encoder, clips: list[Path]) -> None:
     encoder = Frames(pictures, frames=2, read="summary")
     recipe = to_recipe(encoder)
     assert recipe["class_path"] == "mmprefix.encoders.video.Frames"
@@ -145,7 +145,7 @@ def test_wrong_options_are_refused(folder: Path) -> None:
             build()
 
 
-def test_pictures_of_several_sizes_are_refused_where_the_model_keeps_sizes(folder: Path) -> None:
+def test_pictures_of_several_sizes_are_refused_if_the_model_keeps_sizes(folder: Path) -> None:
     model = tiny.save_vision(folder / "sizes", "resnet")
     settings = json.loads((model / "preprocessor_config.json").read_text())
     (model / "preprocessor_config.json").write_text(json.dumps({**settings, "do_resize": False}))

@@ -1,4 +1,4 @@
-"""Filling the store: training on stored features equals plain training, and survives interruption at any moment."""
+"""Filling the feature store: training on it equals plain training; interrupted runs are continued."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def filled(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> 
     return root
 
 
-def test_the_store_holds_what_the_encoders_find(tiny: CaptioningSystem, filled: Path) -> None:
+def test_the_store_holds_the_features_of_the_encoders(tiny: CaptioningSystem, filled: Path) -> None:
     rows, _ = read_manifest(tiny.folder / "train.jsonl")
     encoders = {"image": Clip(tiny.path("pictures")), "audio": Cnn(tiny.path("sounds"))}
     for branch, encoder in encoders.items():
@@ -121,7 +121,7 @@ def test_a_full_store_is_read_and_nothing_is_encoded(
     assert all("mappers" in name for name in moved)
 
 
-def test_fit_fills_the_store_by_itself(tiny: CaptioningSystem, filled: Path, tmp_path: Path) -> None:
+def test_fit_fills_the_store(tiny: CaptioningSystem, filled: Path, tmp_path: Path) -> None:
     config = tiny.config()
     config["cache"] = str(tmp_path / "cache")
     assert run("fit", tiny.recipe(config, tmp_path / "half"), trainer__max_steps=2) == 0
@@ -131,7 +131,7 @@ def test_fit_fills_the_store_by_itself(tiny: CaptioningSystem, filled: Path, tmp
     assert len((tmp_path / "half" / "predictions.jsonl").read_text().splitlines()) == 7
 
 
-def test_frames_that_nobody_reads_are_not_kept(tiny: CaptioningSystem, tmp_path: Path) -> None:
+def test_frames_that_no_mapper_reads_are_not_stored(tiny: CaptioningSystem, tmp_path: Path) -> None:
     config = tiny.config(("image",))
     mapper = {"class_path": "mmprefix.mappers.mlp.MLP", "init_args": {"length": 3}}
     config["model"]["branches"]["image"]["mapper"] = mapper
@@ -176,7 +176,7 @@ def test_a_changed_file_is_encoded_anew(tiny: CaptioningSystem, filled: Path, tm
     assert len(after) == len(before) + 1  # a copy of another file has its key; a span has one of its own
 
 
-def test_files_that_cannot_be_read_are_named(tiny: CaptioningSystem, tmp_path: Path, capfd: Any) -> None:
+def test_unreadable_files_are_named(tiny: CaptioningSystem, tmp_path: Path, capfd: Any) -> None:
     folder = shutil.copytree(tiny.folder, tmp_path / "data")
     picture = (folder / "3.png").read_bytes()
     (folder / "3.png").write_bytes(picture[: len(picture) // 2])
@@ -192,7 +192,7 @@ def test_files_that_cannot_be_read_are_named(tiny: CaptioningSystem, tmp_path: P
     assert sorted(seen) == sorted({f"{kind}{n}" for kind in "ps" for n in range(6)} - {"p3"})
 
 
-def test_what_changes_cannot_be_kept(tiny: CaptioningSystem, tmp_path: Path, capfd: Any) -> None:
+def test_features_that_change_are_not_stored(tiny: CaptioningSystem, tmp_path: Path, capfd: Any) -> None:
     config = tiny.config()
     freeze = {"class_path": "mmprefix.training.UnfreezeUntil", "init_args": {"branch": "audio", "epochs": 1}}
     config["trainer"]["callbacks"] = [freeze]
@@ -208,7 +208,7 @@ def test_what_changes_cannot_be_kept(tiny: CaptioningSystem, tmp_path: Path, cap
 
 
 def start(recipe: Path, cache: Path, slow: float, *more: str) -> subprocess.Popen[bytes]:
-    """``mmprefix encode`` in a process of its own; each batch takes ``slow`` seconds and is written at once."""
+    """Start ``mmprefix encode`` in a new process; each batch takes ``slow`` seconds and is written immediately."""
     tests = Path(__file__).resolve().parents[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PL_", "COV_", "PYTEST"))}
     environment["PYTHONPATH"] = os.pathsep.join([str(tests.parent), str(tests)])
@@ -235,14 +235,14 @@ def finish(*processes: subprocess.Popen[bytes]) -> None:
 
 
 @pytest.fixture(scope="module")
-def in_one_go(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> dict[bytes, tuple[bytes, bytes]]:
+def uninterrupted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> dict[bytes, tuple[bytes, bytes]]:
     root = tmp_path_factory.mktemp("once")
     finish(start(tiny.recipe(tiny.config(), root), root / "cache", 0.0))
     return contents(root / "cache")
 
 
-def works(cache: Path) -> set[Path]:
-    """Claim files of all processes that have begun to encode, killed ones too."""
+def claims(cache: Path) -> set[Path]:
+    """Claim files of all processes that started to encode, killed ones included."""
     files: set[Path] = set()
     for file in cache.rglob("*.txt"):
         with suppress(FileNotFoundError):  # files of killed processes are removed
@@ -251,16 +251,16 @@ def works(cache: Path) -> set[Path]:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
-    tiny: CaptioningSystem, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
+def test_a_run_killed_at_any_moment_is_continued_to_the_same_bits(
+    tiny: CaptioningSystem, uninterrupted: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
     recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
     draw, kept = random.Random(0), [0]
     for _ in range(10):
-        before = works(cache)
+        before = claims(cache)
         process = start(recipe, cache, 0.2)
         deadline = time.monotonic() + 120
-        while works(cache) <= before:
+        while claims(cache) <= before:
             assert process.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -270,27 +270,27 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_bits(
         process.communicate()
         kept.append(len(contents(cache)))
     assert kept == sorted(kept)
-    assert 0 < kept[-1] < len(in_one_go)
+    assert 0 < kept[-1] < len(uninterrupted)
     finish(start(recipe, cache, 0.0))
-    assert contents(cache) == in_one_go
+    assert contents(cache) == uninterrupted
     assert not list(cache.rglob("*.txt"))  # nothing is left of killed processes
 
 
 @pytest.mark.slow
 def test_two_processes_share_the_work(
-    tiny: CaptioningSystem, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
+    tiny: CaptioningSystem, uninterrupted: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
     recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
     finish(*(start(recipe, cache, 0.5) for _ in range(2)))
-    assert contents(cache) == in_one_go  # and nothing occurs twice
+    assert contents(cache) == uninterrupted  # and nothing occurs twice
 
 
 @pytest.mark.slow
 def test_two_processes_of_one_trainer_share_the_work(
-    tiny: CaptioningSystem, in_one_go: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
+    tiny: CaptioningSystem, uninterrupted: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
     recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
     finish(start(recipe, cache, 0.3, "--trainer.devices=2", "--trainer.strategy=ddp"))
-    assert contents(cache) == in_one_go
+    assert contents(cache) == uninterrupted
     writers = {file.name.rpartition("-")[0] for file in cache.rglob("*.safetensors")}
     assert len(writers) >= 2

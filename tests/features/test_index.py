@@ -1,4 +1,4 @@
-"""The index of a feature store: all processes map one file, and one that is not of these very shards is never used."""
+"""Index of a feature store: all processes map one file; an index of other shards is never used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def entry(number: float) -> FeatureRow:
 
 
 def filled(root: Path, shards: int = 3, each: int = 5) -> FeatureStore:
-    """A store of entries 0, 1 ..., each under the key of its number; no index is written yet."""
+    """Store of entries 0, 1 ..., each under the key of its number, without an index."""
     store = FeatureStore(root, WIDTHS)
     for at in range(shards):
         numbers = range(at * each, at * each + each)
@@ -39,7 +39,7 @@ def filled(root: Path, shards: int = 3, each: int = 5) -> FeatureStore:
 
 
 def check(store: FeatureStore, count: int) -> None:
-    """All entries, and no others, are there."""
+    """Assert that the store has all entries and no others."""
     assert len(store) == count
     assert list(store) == sorted(feature_key(str(number)) for number in range(count))
     assert [float(store[feature_key(str(number))].pooled) for number in range(count)] == list(range(count))
@@ -181,7 +181,7 @@ def test_what_a_killed_writer_leaves_is_no_index(tmp_path: Path) -> None:
 
 
 def mapped(process: str = "self") -> set[int]:
-    """The inodes of all indices that a process has mapped."""
+    """Inodes of all index files that a process has mapped."""
     lines = [line.split() for line in Path(f"/proc/{process}/maps").read_text().splitlines()]
     return {int(line[4]) for line in lines if line[-1].endswith("/index")}
 

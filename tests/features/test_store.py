@@ -1,4 +1,4 @@
-"""The feature store: entries come back bit by bit, damage is noticed, keys follow content, folders follow encoders."""
+"""Feature store: entries equal to the bit, damage detected, keys by content, folders by encoder."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def entry(number: int, length: int, kind: torch.dtype = torch.float16) -> Featur
 # ----------------------------------------------------------------------------------------------------------- the store
 
 
-def test_what_is_put_in_comes_out(tmp_path: Path) -> None:
+def test_entries_are_read_back(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, WIDTHS)
     lengths = [4, 0, 7, 1, 2]
     entries = {feature_key(f"file {n}"): entry(n, length) for n, length in enumerate(lengths)}
@@ -88,7 +88,7 @@ def test_numbers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "header", "flip"])
-def test_a_damaged_shard_is_found_and_made_anew(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_detected_and_written_again(damage: str, tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, WIDTHS)
     for name in ("a", "b"):
         store.add(name, [feature_key(name)], [entry(ord(name), 5)])
@@ -121,7 +121,7 @@ def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------- the key
 
 
-def test_an_input_is_known_by_its_content_and_part(tmp_path: Path) -> None:
+def test_a_key_depends_on_content_and_time_span(tmp_path: Path) -> None:
     for name, text in (("a", "one"), ("b", "two"), ("c", "one")):
         (tmp_path / name).write_text(text)
     paths, memory = [str(tmp_path / name) for name in "abc"], tmp_path / "memory" / "inputs.sqlite"
@@ -145,7 +145,7 @@ def test_an_input_is_known_by_its_content_and_part(tmp_path: Path) -> None:
     assert {len(part) for part in parts} == {16}
 
 
-def test_a_description_tells_encoders_apart(tiny: CaptioningSystem, tmp_path: Path) -> None:
+def test_descriptions_of_different_encoders_differ(tiny: CaptioningSystem, tmp_path: Path) -> None:
     first = store_description(Clip(tiny.path("pictures")))
     copy = shutil.copytree(tiny.path("pictures"), tmp_path / "moved")
     assert store_description(Clip(str(copy))) == first  # its folder does not matter

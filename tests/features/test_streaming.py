@@ -1,4 +1,4 @@
-"""Shards that stream: what is in them, each row read once whatever workers and processes there are, resuming."""
+"""Streaming of shards: contents, each row read once by any number of workers and processes, resuming."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def shards(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def rows(shards: Path, split: str) -> dict[str, StreamedRow]:
-    """Rows of a split by id, as the library that defines the form reads them."""
+    """Rows of a split by id, read by webdataset, which defines the format."""
     files = sorted(str(file) for file in shards.glob(f"{split}-*.tar"))
     streamed = [decode_row(row) for row in webdataset.WebDataset(files, shardshuffle=False)]  # pyright: ignore
     assert len({row.example.id for row in streamed}) == len(streamed)
@@ -58,10 +58,10 @@ def test_shards_hold_rows_and_features(tiny: CaptioningSystem, shards: Path) -> 
     sounds = Cnn(tiny.path("sounds"))
     store = FeatureStore(shards.parent / "cache", store_description(sounds, "float32"))
     for split in ("train", "val", "test"):
-        wanted, _ = read_manifest(tiny.folder / f"{split}.jsonl")
+        expected, _ = read_manifest(tiny.folder / f"{split}.jsonl")
         rows_by_id = rows(shards, split)
-        assert rows_by_id.keys() == {row.id for row in wanted}
-        for row in wanted:
+        assert rows_by_id.keys() == {row.id for row in expected}
+        for row in expected:
             assert rows_by_id[row.id].example.captions == row.captions
             ((name, entry),) = rows_by_id[row.id].inputs.items()
             assert name in row.inputs
@@ -79,8 +79,8 @@ def stream(shards: Path, workers: int, rank: int = 0, world: int = 1, size: int 
     return Stream(tars, StreamOptions(size, 4, SampleOptions()), workers=workers, rank=rank, world=world)
 
 
-def drawn(shards: Path, workers: int, rank: int, world: int, epoch: int = 0, skip: int = 0) -> list[Batch]:
-    """Batches that a loader of so many workers gives to one process."""
+def batches_of(shards: Path, workers: int, rank: int, world: int, epoch: int = 0, skip: int = 0) -> list[Batch]:
+    """Batches of one process from a loader of ``workers`` workers."""
     from mmprefix.features.stream_data import StreamLoader
 
     tar_stream = stream(shards, workers, rank, world)
@@ -92,7 +92,7 @@ def drawn(shards: Path, workers: int, rank: int, world: int, epoch: int = 0, ski
 
 @pytest.mark.parametrize(("workers", "world"), [(0, 1), (2, 1), (3, 1), (0, 2), (2, 2), (0, 3)])
 def test_each_row_is_read_once(shards: Path, workers: int, world: int) -> None:
-    batches = [drawn(shards, workers, rank, world) for rank in range(world)]
+    batches = [batches_of(shards, workers, rank, world) for rank in range(world)]
     assert len({len(mine) for mine in batches}) == 1
     ids = [name for mine in batches for batch in mine for name in batch.ids]
     assert len(set(ids)) == len(ids)
@@ -104,12 +104,12 @@ def test_each_row_is_read_once(shards: Path, workers: int, world: int) -> None:
         assert len({name[0] for name in batch.ids}) == 1  # pictures and sounds share no batch
 
 
-def test_epochs_differ_and_can_be_drawn_again(shards: Path) -> None:
-    first, second = ([batch.ids for batch in drawn(shards, 2, 0, 1, epoch)] for epoch in (0, 1))
+def test_epochs_differ_and_can_be_repeated(shards: Path) -> None:
+    first, second = ([batch.ids for batch in batches_of(shards, 2, 0, 1, epoch)] for epoch in (0, 1))
     assert first != second
-    assert first == [batch.ids for batch in drawn(shards, 2, 0, 1, 0)]
+    assert first == [batch.ids for batch in batches_of(shards, 2, 0, 1, 0)]
     for skip in (1, 3, 5):
-        rest = {tuple(batch.ids) for batch in drawn(shards, 2, 0, 1, 0, skip)}
+        rest = {tuple(batch.ids) for batch in batches_of(shards, 2, 0, 1, 0, skip)}
         assert rest == {tuple(ids) for ids in first[skip:]}
 
 
@@ -133,8 +133,8 @@ def test_fit_streams(tiny: CaptioningSystem, shards: Path, tmp_path: Path) -> No
     assert metric_values(tmp_path, "val/loss")
 
 
-def test_a_broken_off_run_goes_on(tiny: CaptioningSystem, shards: Path, tmp_path: Path) -> None:
-    """At any step, in the bits that it would have had."""
+def test_an_interrupted_run_is_resumed(tiny: CaptioningSystem, shards: Path, tmp_path: Path) -> None:
+    """Stopped at any step, it ends with the bits of the uninterrupted run."""
     assert run("fit", streaming(tiny, tmp_path / "whole", str(shards))) == 0
     keep = {"every_n_train_steps": 1, "save_last": True}
     callbacks = [
@@ -203,7 +203,7 @@ def test_bad_options_are_refused(
     assert words in error_message("fit", recipe, capfd)
 
 
-def test_encode_says_what_it_needs(tiny: CaptioningSystem, shards: Path, tmp_path: Path, capfd: Any) -> None:
+def test_encode_names_missing_options(tiny: CaptioningSystem, shards: Path, tmp_path: Path, capfd: Any) -> None:
     recipe = tiny.recipe(tiny.config(), tmp_path)
     for options in ({"to": "webdataset"}, {"out": "x"}):
         message = error_message("encode", recipe, capfd, cache=tmp_path / "cache", **options)
@@ -212,8 +212,8 @@ def test_encode_says_what_it_needs(tiny: CaptioningSystem, shards: Path, tmp_pat
         write_webdataset(shards, {}, {}, encoders={}, rows=10, seed=0)
 
 
-def test_a_streamed_row_makes_the_sample_of_its_manifest(tiny: CaptioningSystem, tmp_path: Path) -> None:
-    """Same prompt, captions, context and user in each epoch, whichever way the row comes."""
+def test_a_streamed_row_gives_the_sample_of_its_manifest_row(tiny: CaptioningSystem, tmp_path: Path) -> None:
+    """Prompt, captions, context and user are equal in each epoch."""
     rows = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
     for n, row in enumerate(rows):
         row |= {"context": [f"{n} first", f"{n} second", f"{n} third"], "image": f"{tiny.folder}/0.png"}
@@ -238,4 +238,4 @@ def test_a_streamed_row_makes_the_sample_of_its_manifest(tiny: CaptioningSystem,
             assert samples[0] == samples[1]
             assert samples[0].user == (f"user {row.number % 3}" if row.number else "")
             drawn_texts.add((samples[0].context, *samples[0].targets))
-    assert len(drawn_texts) > 2 * len(examples)  # drawn anew each epoch
+    assert len(drawn_texts) > 2 * len(examples)  # drawn again each epoch

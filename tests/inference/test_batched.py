@@ -1,4 +1,4 @@
-"""Work one piece ahead: in order, really meanwhile, and with its errors where they belong."""
+"""Prefetch: results in order, computed one ahead in another thread, errors raised in their turn."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ def test_results_come_in_order() -> None:
     assert list(prefetch(lambda n: n, [])) == []
 
 
-def test_the_next_is_made_while_one_is_used() -> None:
-    begun = [threading.Event() for _ in range(3)]
+def test_the_next_result_is_computed_before_it_is_asked_for() -> None:
+    started = [threading.Event() for _ in range(3)]
 
     def make(number: int) -> int:
-        begun[number].set()
+        started[number].set()
         return number
 
     results = prefetch(make, range(3))
     assert next(results) == 0
-    assert begun[1].wait(10)  # nobody has asked for it yet
-    assert not begun[2].is_set()
+    assert started[1].wait(10)  # before next() asks for it
+    assert not started[2].is_set()
     assert list(results) == [1, 2]
 
 
-def test_an_error_comes_in_its_place() -> None:
+def test_an_error_is_raised_in_its_turn() -> None:
     def make(number: int) -> int:
         if number == 2:
             raise ValueError("the third")
@@ -40,7 +40,7 @@ def test_an_error_comes_in_its_place() -> None:
         next(results)
 
 
-def test_who_stops_early_waits_for_nothing_more() -> None:
+def test_closing_early_starts_no_further_work() -> None:
     made: list[int] = []
     results = prefetch(made.append, range(100))
     next(results)

@@ -1,4 +1,4 @@
-"""Predictor.choose and detect with every subset of the inputs, the verb, and what a validation measures of it."""
+"""Detection: Predictor.choose and detect with every subset of the inputs, the verb, metrics of a validation."""
 
 from __future__ import annotations
 
@@ -49,34 +49,35 @@ def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
 
 
 def inputs(orders: SluSystem, *names: str) -> list[dict[str, Any]]:
-    """Those of each row that are files or numbers, by name."""
+    """Files and numbers of each row among the inputs ``names``."""
     kept = [name for name in names if name != "text"]
     return [{k: orders.path(v) if k == "audio" else v for k, v in row.items() if k in kept} for row in orders.rows]
 
 
 def contexts(orders: SluSystem) -> list[str]:
+    """Transcript of each row."""
     return [row["transcript"] for row in orders.rows]
 
 
 # ------------------------------------------------------------------------------------------------------- in Python
 
 
-SUBSETS = [some for size in (1, 2, 3) for some in combinations(("audio", "signals", "text"), size)]
+SUBSETS = [names for size in (1, 2, 3) for names in combinations(("audio", "signals", "text"), size)]
 
 
 @pytest.mark.parametrize("names", SUBSETS, ids="+".join)
 @torch.no_grad()
 def test_any_subset_of_the_inputs(orders: SluSystem, model: Predictor, names: tuple[str, ...]) -> None:
     """Log odds are the difference of the two words' scores; a batch equals its rows."""
-    given, told = inputs(orders, *names), contexts(orders) if "text" in names else None
-    found = model.detect(None if names == ("text",) else given, context=told, batch_size=5)
-    assert len({round(odds, 5) for odds in found}) == 12
+    rows, texts = inputs(orders, *names), contexts(orders) if "text" in names else None
+    odds_of_rows = model.detect(None if names == ("text",) else rows, context=texts, batch_size=5)
+    assert len({round(odds, 5) for odds in odds_of_rows}) == 12
     for n in (0, 5, 11):
-        text = None if told is None else told[n]
-        (alone,) = model.detect(None if names == ("text",) else given[n], context=text)
-        assert found[n] == pytest.approx(alone, abs=TOLERANCE)
+        text = None if texts is None else texts[n]
+        (alone,) = model.detect(None if names == ("text",) else rows[n], context=text)
+        assert odds_of_rows[n] == pytest.approx(alone, abs=TOLERANCE)
         media = {name: model.model.encoder(name) for name in model.model.encoders if name in names}
-        sources = {name: tuple(value) if name == "signals" else value for name, value in given[n].items()}
+        sources = {name: tuple(value) if name == "signals" else value for name, value in rows[n].items()}
         values = {name: encoder.preprocess(sources[name], 0.0, None) for name, encoder in media.items()}
         batch = Batch(
             {k: mmprefix.types.Media(v[None], torch.tensor([len(v)])) for k, v in values.items()},
@@ -84,49 +85,49 @@ def test_any_subset_of_the_inputs(orders: SluSystem, model: Predictor, names: tu
         )  # fmt: skip
         prompts = model.model.prompts(batch)
         ((yes, no),) = model.model.decoder.score(model.model.prefill(batch), prompts, [list(ANSWERS)])
-        assert found[n] == pytest.approx(yes - no, abs=TOLERANCE)
+        assert odds_of_rows[n] == pytest.approx(yes - no, abs=TOLERANCE)
 
 
 def test_rows_may_have_different_inputs_in_one_call(orders: SluSystem, model: Predictor) -> None:
-    full, told = inputs(orders, "audio", "signals"), contexts(orders)
+    full, transcripts = inputs(orders, "audio", "signals"), contexts(orders)
     mixed: list[Any] = [full[0], full[1]["audio"], {"signals": full[2]["signals"]}, {}, full[4]["signals"], full[5]]
-    texts = ["", told[1], "", told[3], told[4], told[5]]
-    found = model.detect(mixed, context=texts, batch_size=2)
+    texts = ["", transcripts[1], "", transcripts[3], transcripts[4], transcripts[5]]
+    together = model.detect(mixed, context=texts, batch_size=2)
     alone = [
-        model.detect(None if one == {} else one, context=text or None)[0]
-        for one, text in zip(mixed, texts, strict=True)
+        model.detect(None if row == {} else row, context=text or None)[0]
+        for row, text in zip(mixed, texts, strict=True)
     ]
-    assert found == pytest.approx(alone, abs=TOLERANCE)
-    assert len({round(odds, 4) for odds in found}) == 6
+    assert together == pytest.approx(alone, abs=TOLERANCE)
+    assert len({round(odds, 4) for odds in together}) == 6
 
 
-def test_choices_are_weighed_against_each_other(orders: SluSystem, model: Predictor) -> None:
+def test_choices_have_normalised_log_probabilities(orders: SluSystem, model: Predictor) -> None:
     words = ["true", "false", "some rain", "a"]
     files = inputs(orders, "audio")[:4]
-    found = model.choose(files, words, context="the cat runs")
-    assert [list(row) for row in found] == [words] * 4
+    log_probs = model.choose(files, words, context="the cat runs")
+    assert [list(row) for row in log_probs] == [words] * 4
     scores = model.score([file for file in files for _ in words], words * 4, context="the cat runs")
-    for n, row in enumerate(found):
+    for n, row in enumerate(log_probs):
         assert math.fsum(map(math.exp, row.values())) == pytest.approx(1, abs=1e-5)
-        wanted = torch.tensor(scores[4 * n : 4 * n + 4]).log_softmax(0).tolist()
-        assert list(row.values()) == pytest.approx(wanted, abs=TOLERANCE)
+        expected = torch.tensor(scores[4 * n : 4 * n + 4]).log_softmax(0).tolist()
+        assert list(row.values()) == pytest.approx(expected, abs=TOLERANCE)
     (odds,) = model.detect(files[0], answers=("some rain", "a"), context="the cat runs")
-    assert odds == pytest.approx(found[0]["some rain"] - found[0]["a"], abs=TOLERANCE)
+    assert odds == pytest.approx(log_probs[0]["some rain"] - log_probs[0]["a"], abs=TOLERANCE)
     assert model.choose(None, words[:2], context="the cat runs")[0].keys() == {"true", "false"}
 
 
 def test_answers_are_saved_with_the_model(orders: SluSystem, model: Predictor, saved: Path, tmp_path: Path) -> None:
     files = inputs(orders, "audio", "signals")
-    wanted = model.detect(files)
+    expected = model.detect(files)
     again = mmprefix.load(saved, device="cpu")
-    assert again.detect(files) == pytest.approx(wanted, abs=TOLERANCE)
+    assert again.detect(files) == pytest.approx(expected, abs=TOLERANCE)
     again.save(tmp_path / "again")
-    assert mmprefix.load(tmp_path / "again", device="cpu").detect(files) == pytest.approx(wanted, abs=TOLERANCE)
+    assert mmprefix.load(tmp_path / "again", device="cpu").detect(files) == pytest.approx(expected, abs=TOLERANCE)
     (turned,) = again.detect(files[0], answers=(ANSWERS[1], ANSWERS[0]))
-    assert turned == pytest.approx(-wanted[0], abs=TOLERANCE)
+    assert turned == pytest.approx(-expected[0], abs=TOLERANCE)
 
 
-def test_what_makes_no_sense_is_refused(orders: SluSystem, model: Predictor) -> None:
+def test_impossible_calls_are_refused(orders: SluSystem, model: Predictor) -> None:
     audio = orders.sounds[0]
     bare = Predictor(model.model, ModelSettings(OPTIONS))
     hears = Predictor(orders.whisper_model(), ModelSettings(OPTIONS))
@@ -154,18 +155,19 @@ def test_what_makes_no_sense_is_refused(orders: SluSystem, model: Predictor) -> 
 
 
 def rows_of(text: str) -> list[dict[str, Any]]:
+    """Objects of JSON lines."""
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_files_are_detected_in_the_shell(orders: SluSystem, model: Predictor, saved: Path, shell: Shell) -> None:
+def test_files_are_detected_on_the_command_line(orders: SluSystem, model: Predictor, saved: Path, shell: Shell) -> None:
     files = orders.sounds[:3]
     code, out, err = shell("detect", saved, *files, "--json", "--device", "cpu")
     assert code == 0, err
     assert [line["file"] for line in rows_of(out)] == files
-    wanted = model.detect(files)
-    assert [line["score"] for line in rows_of(out)] == pytest.approx(wanted, abs=TOLERANCE)
+    expected = model.detect(files)
+    assert [line["score"] for line in rows_of(out)] == pytest.approx(expected, abs=TOLERANCE)
     code, out, _ = shell("detect", saved, *files, "--device", "cpu")
-    assert out == "".join(f"{file}: {odds:+.3f}\n" for file, odds in zip(files, wanted, strict=True))
+    assert out == "".join(f"{file}: {odds:+.3f}\n" for file, odds in zip(files, expected, strict=True))
     code, out, _ = shell("detect", saved, "--context", "a dog", "--json", "--device", "cpu", "--answers", "a, the")
     (line,) = rows_of(out)
     assert line["file"] == "text"
@@ -179,20 +181,20 @@ def test_a_manifest_is_detected_and_evaluated(
     out = tmp_path / "scores.jsonl"
     words = ("--manifest", orders.path("manifest.jsonl"), "--label-field", "wake", "--out", out, "--device", "cpu")
     chosen = () if names is None else ("--inputs", names)
-    code, said, err = shell("detect", saved, *words, *chosen, "--context-field", "transcript")
-    assert (code, said) == (0, f"wrote 12 lines: {out}\n"), err
+    code, output, err = shell("detect", saved, *words, *chosen, "--context-field", "transcript")
+    assert (code, output) == (0, f"wrote 12 lines: {out}\n"), err
     kept = ["audio", "signals", "text"] if names is None else names.split(",")
     files = None if kept == ["text"] else inputs(orders, *kept)
-    wanted = model.detect(files, context=contexts(orders) if "text" in kept else None)
+    expected = model.detect(files, context=contexts(orders) if "text" in kept else None)
     lines = rows_of(out.read_text())
-    assert [line["score"] for line in lines] == pytest.approx(wanted, abs=TOLERANCE)
+    assert [line["score"] for line in lines] == pytest.approx(expected, abs=TOLERANCE)
     assert [(line["id"], line["label"]) for line in lines] == [(row["id"], row["wake"]) for row in orders.rows]
     code, figures, _ = shell("evaluate", out, "--task", "detection", "--json")
     assert code == 0
-    found = json.loads(figures)
-    assert (found["targets"], found["nontargets"]) == (6, 6)
-    right = detection([line["score"] for line in lines], [row["wake"] for row in orders.rows])
-    assert found["scores"] == {name: right[name] for name in ("eer", "threshold", "auc")}
+    report = json.loads(figures)
+    assert (report["targets"], report["nontargets"]) == (6, 6)
+    metrics = detection([line["score"] for line in lines], [row["wake"] for row in orders.rows])
+    assert report["scores"] == {name: metrics[name] for name in ("eer", "threshold", "auc")}
 
 
 def test_one_split_with_words_for_labels(orders: SluSystem, saved: Path, shell: Shell, tmp_path: Path) -> None:
@@ -203,12 +205,12 @@ def test_one_split_with_words_for_labels(orders: SluSystem, saved: Path, shell: 
     code, _, err = shell("detect", saved, "--manifest", file, "--split", "val", "--out", out, "--device", "cpu")
     assert code == 0, err
     assert [line["id"] for line in rows_of(out.read_text())] == ["o0", "o8", "o9", "o10", "o11"]
-    code, said, _ = shell("evaluate", out, "--task", "detection", "--positive", "directed")
+    code, output, _ = shell("evaluate", out, "--task", "detection", "--positive", "directed")
     assert code == 0
-    assert "targets     3" in said
+    assert "targets     3" in output
 
 
-def test_what_is_wrong_is_said_in_one_line(orders: SluSystem, saved: Path, shell: Shell, tmp_path: Path) -> None:
+def test_wrong_arguments_give_one_line(orders: SluSystem, saved: Path, shell: Shell, tmp_path: Path) -> None:
     manifest, file = orders.path("manifest.jsonl"), orders.sounds[0]
     bare = orders.save(tmp_path / "bare", orders.whisper_model())
     texts = orders.path("texts.jsonl")
@@ -227,46 +229,46 @@ def test_what_is_wrong_is_said_in_one_line(orders: SluSystem, saved: Path, shell
         (saved, ("none.wav",), "none.wav: no such file"),
         (tmp_path / "nothing", (file,), "nothing"),
     ]
-    for place, words, message in cases:
-        assert message in shell.refuses("detect", place, *words, "--device", "cpu")
+    for directory, words, message in cases:
+        assert message in shell.refuses("detect", directory, *words, "--device", "cpu")
 
 
 # ------------------------------------------------------------------------------------------------------- in training
 
 
-def detects(orders: SluSystem, **data: Any) -> dict[str, Any]:
-    """A recipe of the detector of ``orders``, that learns whether it was woken."""
+def detection_recipe(orders: SluSystem, **data: Any) -> dict[str, Any]:
+    """Recipe of a detector that is trained on ``wake`` of each row; ``data`` are options of PairData."""
     config = orders.config("text")
-    ears = recipe_part("encoders.whisper.Whisper", model=orders.path("whisper"))
+    whisper = recipe_part("encoders.whisper.Whisper", model=orders.path("whisper"))
     sizes = {"length": 2, "hidden": 8}
     branches = {
-        "audio": {"encoder": ears, "mapper": recipe_part("mappers.mlp.MLP", **sizes)},
+        "audio": {"encoder": whisper, "mapper": recipe_part("mappers.mlp.MLP", **sizes)},
         "signals": {
             "encoder": recipe_part("encoders.signals.Signals"),
             "mapper": recipe_part("mappers.minmax.MinMax", mapper=recipe_part("mappers.mlp.MLP", **sizes)),
         },
     }
     config["model"] |= {"branches": branches, "answers": list(ANSWERS), "modality_dropout": 0.3}
-    given = {"root": str(orders.folder), "target": "wake", "context": ["asr", "transcript"], "batch_size": 4}
-    config["data"] = recipe_part("data.PairData", **{**given, **data})
+    options = {"root": str(orders.folder), "target": "wake", "context": ["asr", "transcript"], "batch_size": 4}
+    config["data"] = recipe_part("data.PairData", **{**options, **data})
     return config
 
 
 def test_a_validation_measures_the_log_odds(orders: SluSystem, tmp_path: Path, capfd: Any) -> None:
-    recipe = orders.recipe(detects(orders), tmp_path)
+    recipe = orders.recipe(detection_recipe(orders), tmp_path)
     assert run("fit", recipe, save_to=tmp_path / "model") == 0
     rows = report_rows(tmp_path, "val")
     by_id = {row["id"]: row for row in orders.rows}
     assert {row["id"]: row["references"] for row in rows} == {
         name: [str(by_id[name]["wake"]).lower()] for name in ("o8", "o9", "o10", "o11")
     }
-    found = detection([row["log_odds"] for row in rows], [row["references"] == ["true"] for row in rows])
+    metrics = detection([row["log_odds"] for row in rows], [row["references"] == ["true"] for row in rows])
     for name in ("eer", "auc", "threshold"):
-        assert metric_values(tmp_path, f"val/{name}")[-1] == pytest.approx(found[name], abs=1e-6)
+        assert metric_values(tmp_path, f"val/{name}")[-1] == pytest.approx(metrics[name], abs=1e-6)
     out = capfd.readouterr().out
     assert "eer" in out
     assert {row["group"] for row in rows} == {"audio+signals+text"}
-    # the saved model gives the same log odds to the same rows, by itself
+    # The saved model alone gives the same rows the same log odds.
     model = mmprefix.load(tmp_path / "model", device="cpu")
     assert model.settings.task == Detection(ANSWERS)
     named = [by_id[row["id"]] for row in rows]
@@ -275,18 +277,20 @@ def test_a_validation_measures_the_log_odds(orders: SluSystem, tmp_path: Path, c
     assert model.detect(files, context=texts) == pytest.approx([row["log_odds"] for row in rows], abs=1e-3)
     card = (tmp_path / "model" / "README.md").read_text()
     for name in ("eer", "auc", "threshold"):
-        assert f"| {name} | {found[name]:.4f} |" in card
+        assert f"| {name} | {metrics[name]:.4f} |" in card
 
 
-def test_figures_are_also_those_of_each_kind_of_input(orders: SluSystem, tmp_path: Path) -> None:
-    """Rows of which some have a text, some not: batches are of one kind, groups are of rows."""
+def test_metrics_are_also_reported_for_each_kind_of_input(orders: SluSystem, tmp_path: Path) -> None:
+    """Rows with and without a text: batches and groups are of one kind of input."""
     rows = [{**row, "audio": orders.path(row["audio"]), "asr": [], "transcript": None} for row in orders.rows]
     for n in (8, 9):
         rows[n]["asr"] = ["a dog"]
     for n in (10, 11):
         del rows[n]["signals"]
     file = write_manifest(tmp_path / "m.jsonl", rows)
-    recipe = orders.recipe(detects(orders, root=None, train=str(file), val=str(file), where={"split": "val"}), tmp_path)
+    recipe = orders.recipe(
+        detection_recipe(orders, root=None, train=str(file), val=str(file), where={"split": "val"}), tmp_path
+    )
     assert run("fit", recipe, trainer__max_epochs=1) == 0
     groups = {row["id"]: row["group"] for row in report_rows(tmp_path, "val")}
     assert groups == {"o8": "audio+signals+text", "o9": "audio+signals+text", "o10": "audio", "o11": "audio"}
@@ -295,22 +299,24 @@ def test_figures_are_also_those_of_each_kind_of_input(orders: SluSystem, tmp_pat
     assert len(metric_values(tmp_path, "val/eer")) == 1
 
 
-def test_answers_that_nothing_is_called_by_are_told_of(orders: SluSystem, tmp_path: Path) -> None:
-    config = detects(orders)
+def test_a_warning_tells_that_no_reference_is_an_answer(orders: SluSystem, tmp_path: Path) -> None:
+    config = detection_recipe(orders)
     config["model"]["answers"] = ["yes", "no"]
-    with collect_warnings() as said:
+    with collect_warnings() as warnings:
         assert run("fit", orders.recipe(config, tmp_path), trainer__max_epochs=1) == 0
-    assert "No eer and auc: 0 of 4 references are 'yes'; they need both kinds." in said
+    assert "No eer and auc: 0 of 4 references are 'yes'; they need both kinds." in warnings
 
 
-def test_a_target_that_is_missing_is_a_fault(orders: SluSystem, tmp_path: Path, capfd: Any) -> None:
+def test_a_missing_target_is_a_bad_row(orders: SluSystem, tmp_path: Path, capfd: Any) -> None:
     rows = [{**row, "audio": orders.path(row["audio"])} for row in orders.rows]
     del rows[1]["wake"]
     file = write_manifest(tmp_path / "m.jsonl", rows)
-    recipe = orders.recipe(detects(orders, root=None, train=str(file)), tmp_path)
-    said = error_message("fit", recipe, capfd)
-    assert said.startswith("1 bad row (data.on_bad skip would leave them out)")
+    recipe = orders.recipe(detection_recipe(orders, root=None, train=str(file)), tmp_path)
+    message = error_message("fit", recipe, capfd)
+    assert message.startswith("1 bad row (data.on_bad skip would leave them out)")
     assert run("fit", recipe, data__init_args__on_bad="skip", trainer__max_epochs=1) == 0
-    assert run("predict", recipe, ckpt_path="last", data__init_args__predict=str(file)) == 0  # which needs none
+    assert (
+        run("predict", recipe, ckpt_path="last", data__init_args__predict=str(file)) == 0
+    )  # prediction needs no target
     lines = rows_of((tmp_path / "predictions.jsonl").read_text())
     assert [(line["id"], line["references"]) for line in lines][:3] == [("o0", ["true"]), ("o1", []), ("o2", ["true"])]

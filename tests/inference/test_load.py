@@ -1,4 +1,4 @@
-"""What was saved is what is loaded: from a directory that moved, over an earlier one, in another type, from a hub."""
+"""Save and load: a moved directory, moved frozen parts, overwriting, device and dtype, the model hub."""
 
 from __future__ import annotations
 
@@ -23,48 +23,24 @@ from mmprefix.saved_model import ModelSettings, TrainingRecord
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
 from tiny import models as tiny_models
-from tiny.models import assert_same_candidates, media_files
+from tiny.models import assert_same_candidates
+
+# ------------------------------------------------------------------------------------------------------ save and load
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return tiny_models.frozen_parts(tmp_path_factory.mktemp("parts"))
-
-
-@pytest.fixture(scope="module")
-def saved(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Model directories: for sounds, for pictures, for both."""
-    folder = tmp_path_factory.mktemp("saved")
-    names = {"audio": ("audio",), "image": ("image",), "both": ("image", "audio")}
-    return {kind: tiny_models.save_model(folder / kind, parts, *branches) for kind, branches in names.items()}
-
-
-@pytest.fixture(scope="module")
-def model(saved: dict[str, Path]) -> Predictor:
-    return mmprefix.load(saved["both"], device="cpu")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return media_files(tmp_path_factory.mktemp("media"))
-
-
-# ----------------------------------------------------------------------------------------------- save, load, move on
-
-
-def test_a_saved_model_is_the_same_model_wherever_it_stands(
+def test_a_moved_directory_loads_the_same_model(
     model: Predictor, saved: dict[str, Path], files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wanted = model.candidates(files)
+    expected = model.candidates(files)
     model.save(tmp_path / "again")
     assert (tmp_path / "again" / "mmprefix.yaml").read_text() == (saved["both"] / "mmprefix.yaml").read_text()
     shutil.move(tmp_path / "again", tmp_path / "elsewhere")
     monkeypatch.chdir(tmp_path)
-    for place in (tmp_path / "elsewhere", "elsewhere", "./elsewhere"):
-        assert_same_candidates(mmprefix.load(place, device="cpu").candidates(files), wanted, 1e-6)
+    for folder in (tmp_path / "elsewhere", "elsewhere", "./elsewhere"):
+        assert_same_candidates(mmprefix.load(folder, device="cpu").candidates(files), expected, 1e-6)
 
 
-def test_what_a_model_was_saved_with_is_kept(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
+def test_settings_and_card_survive_saving_again(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
     own = GenerateOptions(max_new_tokens=5, num_beams=3, length_penalty=0.5)
     settings = ModelSettings(own, "a dog", TrainingRecord(["x.jsonl"], figures={"cider_d": 1.5}))
     first = Predictor(tiny_models.build_model(parts, "audio"), settings)
@@ -98,23 +74,23 @@ def test_saving_replaces_a_model_and_nothing_else(model: Predictor, saved: dict[
         model.save(tmp_path / "file")
 
 
-def test_a_frozen_part_that_moved(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
-    there = {name: shutil.copytree(place, tmp_path / "first" / name) for name, place in parts.items()}
-    directory = tiny_models.save_model(tmp_path / "m", there, "image", "audio")
-    wanted = mmprefix.load(directory, device="cpu")(files)
+def test_moved_frozen_parts_are_given_by_name(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
+    copied = {name: shutil.copytree(folder, tmp_path / "first" / name) for name, folder in parts.items()}
+    directory = tiny_models.save_model(tmp_path / "m", copied, "image", "audio")
+    expected = mmprefix.load(directory, device="cpu")(files)
     (tmp_path / "first").rename(tmp_path / "second")
     moved = {name: str(tmp_path / "second" / name) for name in parts}
     for left in ("image", "audio", "decoder"):
-        given = {name: place for name, place in moved.items() if name != left}
+        others = {name: folder for name, folder in moved.items() if name != left}
         with pytest.raises(InputError) as error:
-            mmprefix.load(directory, parts=given)
+            mmprefix.load(directory, parts=others)
         part = "decoder" if left == "decoder" else f"encoder of branch '{left}'"
         assert f"the {part} is not at {tmp_path}/first/{left}" in str(error.value)
         assert f"--part {left}=PLACE in the shell, parts={{'{left}': PLACE}} in Python" in str(error.value)
     again = mmprefix.load(directory, device="cpu", parts=moved)
-    assert again(files) == wanted
-    again.save(tmp_path / "n")  # which knows the new places
-    assert mmprefix.load(tmp_path / "n", device="cpu")(files) == wanted
+    assert again(files) == expected
+    again.save(tmp_path / "n")  # with the new folders in its recipe
+    assert mmprefix.load(tmp_path / "n", device="cpu")(files) == expected
     with pytest.raises(InputError, match="part 'ear': this model has image, audio, decoder"):
         mmprefix.load(directory, parts={"ear": "x"})
     with pytest.raises(InputError, match=f"{tmp_path}/third"):
@@ -134,7 +110,7 @@ def test_other_weights_are_refused_by_name(saved: dict[str, Path], parts: dict[s
         mmprefix.load(saved["audio"], parts={"audio": str(ear)})
 
 
-def test_directories_that_are_no_model(saved: dict[str, Path], tmp_path: Path) -> None:
+def test_directories_that_are_no_saved_model_are_refused(saved: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"none: |'.*none': no such folder"):
         mmprefix.load(tmp_path / "none")
     with pytest.raises(InputError, match="is no saved model"):
@@ -156,7 +132,7 @@ def test_directories_that_are_no_model(saved: dict[str, Path], tmp_path: Path) -
             mmprefix.load(broken)
 
 
-def test_a_recipe_of_a_stranger_calls_nothing_but_parts(saved: dict[str, Path], tmp_path: Path) -> None:
+def test_an_untrusted_recipe_calls_no_class_but_parts(saved: dict[str, Path], tmp_path: Path) -> None:
     directory = Path(shutil.copytree(saved["audio"], tmp_path / "m"))
     data = yaml.safe_load((directory / "mmprefix.yaml").read_text())
     data["recipe"]["decoder"] = {"class_path": "pathlib.Path.touch", "init_args": {"model": str(tmp_path / "pwned")}}
@@ -183,11 +159,11 @@ def test_bfloat16_runs_and_stays_close(
     assert small.model.decoder.lm.dtype == torch.bfloat16  # type: ignore[union-attr]
     assert all(p.dtype == torch.float32 for p in small.model.mappers.parameters())
     texts = ["a dog barks"] * len(files)
-    found, exact = small.score(files, texts), model.score(files, texts)
-    assert found == pytest.approx(exact, rel=0.03)
-    assert found != exact
+    scores, exact = small.score(files, texts), model.score(files, texts)
+    assert scores == pytest.approx(exact, rel=0.03)
+    assert scores != exact
     assert all(isinstance(text, str) for text in small(files))
-    small.save(tmp_path / "m")  # how it computes is no part of what it is
+    small.save(tmp_path / "m")  # the dtype of a run is not saved
     assert (tmp_path / "m" / "mmprefix.yaml").read_text() == (saved["both"] / "mmprefix.yaml").read_text()
 
 
@@ -205,25 +181,27 @@ def test_to_changes_the_type_of_a_loaded_model(saved: dict[str, Path], model: Pr
 # --------------------------------------------------------------------------------------------------------- model hub
 
 
-def test_what_is_uploaded_to_a_hub(model: Predictor, saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the network: each call is held to the real method's parameters, and reads the folder that it is given."""
+def test_push_to_hub_uploads_the_saved_directory(
+    model: Predictor, saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hub calls recorded instead of sent: each is bound to the real method's signature, and its folder is read."""
     calls: list[tuple[str, dict[str, Any]]] = []
     sent: dict[str, bytes] = {}
 
-    def stand_in(name: str) -> Any:
+    def recorder(name: str) -> Any:
         signature = inspect.signature(getattr(HfApi, name))
 
         def call(self: HfApi, *args: Any, **kwargs: Any) -> str:
-            given = signature.bind(self, *args, **kwargs).arguments
-            calls.append((name, {k: v for k, v in given.items() if k != "self"}))
+            arguments = signature.bind(self, *args, **kwargs).arguments
+            calls.append((name, {k: v for k, v in arguments.items() if k != "self"}))
             if name == "upload_folder":
-                sent.update({file.name: file.read_bytes() for file in Path(given["folder_path"]).iterdir()})
+                sent.update({file.name: file.read_bytes() for file in Path(arguments["folder_path"]).iterdir()})
             return "https://hub.invalid/me/ears"
 
         return call
 
     for name in ("create_repo", "upload_folder"):
-        monkeypatch.setattr(HfApi, name, stand_in(name))
+        monkeypatch.setattr(HfApi, name, recorder(name))
     assert model.push_to_hub("me/ears", private=True) == "https://hub.invalid/me/ears"
     assert [name for name, _ in calls] == ["create_repo", "upload_folder"]
     assert calls[0][1] == {"repo_id": "me/ears", "private": True, "exist_ok": True}
@@ -234,18 +212,18 @@ def test_what_is_uploaded_to_a_hub(model: Predictor, saved: dict[str, Path], mon
 
 
 def snapshot(hub: Path, name: str, commit: str, folder: Path) -> Path:
-    """``folder`` as the commit ``commit`` of the repository OWNER/NAME, the way huggingface_hub keeps it on disk."""
+    """Copy ``folder`` into the cache ``hub`` as ``commit`` of OWNER/NAME; return the folder of the snapshot."""
     repository = hub / f"models--{name.replace('/', '--')}"
-    place = repository / "snapshots" / commit
-    place.mkdir(parents=True)
+    snapshot_folder = repository / "snapshots" / commit
+    snapshot_folder.mkdir(parents=True)
     (repository / "blobs").mkdir(exist_ok=True)
     for file in folder.iterdir():
         blob = repository / "blobs" / f"{commit[:8]}-{file.name}"
         shutil.copy(file, blob)
-        (place / file.name).symlink_to(os.path.relpath(blob, place))
+        (snapshot_folder / file.name).symlink_to(os.path.relpath(blob, snapshot_folder))
     (repository / "refs").mkdir(exist_ok=True)
     (repository / "refs" / "main").write_text(commit)
-    return place
+    return snapshot_folder
 
 
 _FROM_HUB = """
@@ -264,8 +242,10 @@ except mmprefix.InputError as error:
 
 
 @pytest.mark.slow
-def test_a_hub_repository_in_the_cache(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
-    """Decoder and model are both repositories; main of the decoder moves on, the model keeps to the commit it knows."""
+def test_a_model_is_loaded_from_the_hub_cache_by_commit(
+    parts: dict[str, Path], files: list[Path], tmp_path: Path
+) -> None:
+    """The main branch of the decoder moves on; the model still loads the commit that it was saved with."""
     hub = tmp_path / "home" / "hub"
     first, later, own = ("a1" * 20, "b2" * 20, "c3" * 20)
     snapshot(hub, "someone/tongue", first, parts["decoder"])
@@ -273,7 +253,7 @@ def test_a_hub_repository_in_the_cache(parts: dict[str, Path], files: list[Path]
     env.pop("HF_HUB_CACHE", None)
     env["PYTHONPATH"] = str(Path(__file__).resolve().parents[2])
     directory = tiny_models.save_model(tmp_path / "m", parts, "audio")
-    wanted = mmprefix.load(directory, device="cpu")(files[0])
+    expected = mmprefix.load(directory, device="cpu")(files[0])
     data = yaml.safe_load((directory / "mmprefix.yaml").read_text())
     data["recipe"]["decoder"]["init_args"] |= {"model": "someone/tongue", "revision": first}
     (directory / "mmprefix.yaml").write_text(yaml.safe_dump(data))
@@ -281,10 +261,10 @@ def test_a_hub_repository_in_the_cache(parts: dict[str, Path], files: list[Path]
     other = Path(tiny_decoders.save_decoder(tmp_path / "other", seed=9))
     snapshot(hub, "someone/tongue", later, other)
     command = [sys.executable, "-c", _FROM_HUB, str(files[0]), str(tmp_path / "again")]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[0] == str(wanted.encode())
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == str(expected.encode())
     assert lines[1] == first
     assert f"'revision': '{first}'" in lines[2]
     assert "'model': 'someone/tongue'" in lines[2]

@@ -1,4 +1,4 @@
-"""The model card: its example runs as it stands, its figures and tags are those of the task."""
+"""Model card: its example code runs, its metrics and tags are those of the task."""
 
 from __future__ import annotations
 
@@ -28,12 +28,8 @@ def orders(tmp_path_factory: pytest.TempPathFactory) -> SluSystem:
     return tiny_slu_system.build(tmp_path_factory.mktemp("orders"))
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return tiny_models.frozen_parts(tmp_path_factory.mktemp("parts"))
-
-
-def models(orders: SluSystem, parts: dict[str, Path], kind: str) -> PrefixLM:
+def model_of(orders: SluSystem, parts: dict[str, Path], kind: str) -> PrefixLM:
+    """Model of a case: captioning (image, audio, both) or understanding and detection over ``orders``."""
     if kind in ("image", "audio", "both"):
         return tiny_models.build_model(parts, *(("image", "audio") if kind == "both" else (kind,)))
     return {
@@ -62,9 +58,9 @@ CASES: list[tuple[str, str, str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "tag", "call", "said"), CASES)
-def test_the_example_is_right(
-    kind: str, tag: str, call: str, said: str, orders: SluSystem, parts: dict[str, Path], tmp_path: Path,
+@pytest.mark.parametrize(("kind", "tag", "call", "output"), CASES)
+def test_the_example_on_the_card_runs(
+    kind: str, tag: str, call: str, output: str, orders: SluSystem, parts: dict[str, Path], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: Any,
 ) -> None:  # fmt: skip
     task = {
@@ -73,7 +69,7 @@ def test_the_example_is_right(
         "speech-detection": Detection(("true", "false")),
     }[tag]
     settings = ModelSettings(trained=TrainingRecord(["train.jsonl"], "test", FIGURES), task=task)
-    directory = orders.save(tmp_path / "this directory", models(orders, parts, kind), settings)
+    directory = orders.save(tmp_path / "this directory", model_of(orders, parts, kind), settings)
     card = (directory / "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1]) == {
         "library_name": "mmprefix",
@@ -86,7 +82,7 @@ def test_the_example_is_right(
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
     exec(code, {})
-    assert said in capsys.readouterr().out
+    assert output in capsys.readouterr().out
     shown = dict(re.findall(r"^\| (\S+) \| (-?\d+\.\d+) \|$", card, re.MULTILINE))
     kept = {
         "captioning": {"loss", "cider_d", "exact_match"},

@@ -1,4 +1,4 @@
-"""The inference API: what goes in, in whatever company, comes out the same."""
+"""Predictor: captions and scores that do not depend on batch size, order, source or thread; refused calls."""
 
 from __future__ import annotations
 
@@ -20,36 +20,12 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.saved_model import ModelSettings
 from mmprefix.types import Prefix
 from tiny import models as tiny_models
-from tiny.models import RATE, assert_same_candidates, media_files, random_picture, sound_bytes, tone
+from tiny.models import RATE, assert_same_candidates, random_picture, sound_bytes, tone
+
+# -------------------------------------------------------------------------------------------------- inputs and options
 
 
-@pytest.fixture(scope="module")
-def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return tiny_models.frozen_parts(tmp_path_factory.mktemp("parts"))
-
-
-@pytest.fixture(scope="module")
-def saved(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Model directories: for sounds, for pictures, for both."""
-    folder = tmp_path_factory.mktemp("saved")
-    names = {"audio": ("audio",), "image": ("image",), "both": ("image", "audio")}
-    return {kind: tiny_models.save_model(folder / kind, parts, *branches) for kind, branches in names.items()}
-
-
-@pytest.fixture(scope="module")
-def model(saved: dict[str, Path]) -> Predictor:
-    return mmprefix.load(saved["both"], device="cpu")
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return media_files(tmp_path_factory.mktemp("media"))
-
-
-# ------------------------------------------------------------------------------------------------ one, many, and how
-
-
-def test_one_file_gives_a_text_and_a_list_gives_texts_in_its_order(model: Predictor, files: list[Path]) -> None:
+def test_a_file_gives_a_text_and_a_list_gives_texts_in_its_order(model: Predictor, files: list[Path]) -> None:
     texts = model(files)
     assert isinstance(texts, list)
     assert len(set(texts)) >= 6  # the inputs matter, so a wrong order would show
@@ -69,8 +45,8 @@ def test_a_batch_equals_one_at_a_time(
     assert_same_candidates(model.candidates(files, batch_size=batch_size, **options), alone)
 
 
-def test_inputs_with_different_branches_keep_their_places(model: Predictor, files: list[Path]) -> None:
-    """A sound between two sounds with pictures, by length: a batch must not take the places of those it leaves out."""
+def test_inputs_with_different_branches_keep_their_order(model: Predictor, files: list[Path]) -> None:
+    """Inputs that need another branch are left out of a batch; texts must come back in the order of the inputs."""
     sounds, pictures = files[0::2], files[1::2]
     inputs: list[Any] = [
         sounds[3],
@@ -83,17 +59,17 @@ def test_inputs_with_different_branches_keep_their_places(model: Predictor, file
     alone = [model.candidates(value, num_return=1)[0] for value in inputs]
     for batch_size in (1, 2, 16):
         assert_same_candidates(model.candidates(inputs, num_return=1, batch_size=batch_size), alone)
-    assert model(inputs[1]) != model(sounds[1])  # the picture is heeded beside the sound
+    assert model(inputs[1]) != model(sounds[1])  # the picture changes the caption of the sound
 
 
 def test_sources_in_memory_equal_the_file(model: Predictor, tmp_path: Path) -> None:
     values, drawing = tone(1.1, 330.0), random_picture(5)
-    sound, shown = tmp_path / "a.wav", tmp_path / "a.png"
+    sound, image = tmp_path / "a.wav", tmp_path / "a.png"
     sound.write_bytes(sound_bytes(np.round(values * 32767).astype(np.int16)))
-    drawing.save(shown)
+    drawing.save(image)
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.write(sound, "in/a.wav")
-        archive.write(shown, "in/a.png")
+        archive.write(image, "in/a.png")
     exact = np.round(values * 32767) / 32768
     sounds: list[Any] = [
         str(sound), sound, sound.read_bytes(), f"{tmp_path}/all.zip::in/a.wav", {"audio": sound},
@@ -101,48 +77,50 @@ def test_sources_in_memory_equal_the_file(model: Predictor, tmp_path: Path) -> N
         Waveform(np.round(values * 32767).astype(np.int16), RATE),
     ]  # fmt: skip
     pictures: list[Any] = [
-        str(shown), shown, shown.read_bytes(), f"{tmp_path}/all.zip::in/a.png", {"image": drawing}, drawing,
+        str(image), image, image.read_bytes(), f"{tmp_path}/all.zip::in/a.png", {"image": drawing}, drawing,
     ]  # fmt: skip
     for sources in (sounds, pictures):
-        found = model.candidates(sources, num_return=2)
-        assert_same_candidates(found, [found[0]] * len(sources))
-    assert model(sound) != model(shown)
+        candidates = model.candidates(sources, num_return=2)
+        assert_same_candidates(candidates, [candidates[0]] * len(sources))
+    assert model(sound) != model(image)
 
 
-def test_files_are_known_by_their_content_where_the_name_does_not_tell(
+def test_the_kind_of_a_file_without_a_known_suffix_is_read_from_its_content(
     model: Predictor, files: list[Path], tmp_path: Path
 ) -> None:
     sound = shutil.copy(files[0], tmp_path / "sound.data")
-    shown = shutil.copy(files[1], tmp_path / "picture.data")
-    assert model([sound, shown]) == model(files[:2])
+    image = shutil.copy(files[1], tmp_path / "picture.data")
+    assert model([sound, image]) == model(files[:2])
 
 
 def test_a_waveform_of_another_rate_is_resampled(model: Predictor) -> None:
     values = tone(1.0, 250.0, 44100)
-    there = soxr.resample(values, 44100, RATE, quality="HQ")
+    resampled = soxr.resample(values, 44100, RATE, quality="HQ")
     assert_same_candidates(
         model.candidates([Waveform(values, 44100), Waveform(torch.from_numpy(values), 44100)]),
-        model.candidates([Waveform(there, RATE)] * 2),
+        model.candidates([Waveform(resampled, RATE)] * 2),
     )
-    assert abs(model.score(Waveform(values, RATE), "a dog")[0] - model.score(Waveform(there, RATE), "a dog")[0]) > 1e-3
+    assert (
+        abs(model.score(Waveform(values, RATE), "a dog")[0] - model.score(Waveform(resampled, RATE), "a dog")[0]) > 1e-3
+    )
 
 
-def test_ogg_bytes_are_heard(model: Predictor, tmp_path: Path) -> None:
+def test_ogg_bytes_are_decoded(model: Predictor, tmp_path: Path) -> None:
     packed = sound_bytes(tone(1.5, 300.0), container="OGG")
     (tmp_path / "a.ogg").write_bytes(packed)
     assert model(packed) == model(tmp_path / "a.ogg")
 
 
 def test_prompts_stand_before_the_text(model: Predictor, files: list[Path]) -> None:
-    some = files[:4]
+    inputs = files[:4]
     prompts = ["a dog", "", "the cat runs over", "some rain"]
-    alone = [model(file, prompt=prompt) for file, prompt in zip(some, prompts, strict=True)]
-    assert model(some, prompt=prompts) == alone
-    assert alone[1] == model(some[1])
-    assert model(some, prompt="a dog")[0] == alone[0]
-    assert sum(a != b for a, b in zip(alone, model(some), strict=True)) >= 2
-    scored = model.score(some, ["barks"] * 4, prompt=prompts)
-    for file, prompt, value in zip(some, prompts, scored, strict=True):
+    alone = [model(file, prompt=prompt) for file, prompt in zip(inputs, prompts, strict=True)]
+    assert model(inputs, prompt=prompts) == alone
+    assert alone[1] == model(inputs[1])
+    assert model(inputs, prompt="a dog")[0] == alone[0]
+    assert sum(a != b for a, b in zip(alone, model(inputs), strict=True)) >= 2
+    scored = model.score(inputs, ["barks"] * 4, prompt=prompts)
+    for file, prompt, value in zip(inputs, prompts, scored, strict=True):
         assert value == pytest.approx(model.score(file, "barks", prompt=prompt)[0], abs=1e-4)
 
 
@@ -168,26 +146,26 @@ def test_a_seed_fixes_the_draw_whatever_the_batch(model: Predictor, files: list[
     assert sum(a != b for a, b in zip(model(files, seed=2), drawn, strict=True)) >= 7
 
 
-def test_own_options_give_way_to_those_of_a_call(parts: dict[str, Path], files: list[Path]) -> None:
-    """A model may be saved with any way of searching, and any other can be asked of it."""
+def test_options_of_a_call_override_the_saved_ones(parts: dict[str, Path], files: list[Path]) -> None:
+    """Any saved search settings can be overridden by any others."""
     plain = GenerateOptions(max_new_tokens=6)
     built = tiny_models.build_model(parts, "audio")
     sound = files[0]
-    ways = [
+    settings = [
         replace(plain, num_beams=3, num_return=2, ranking="clipcap"),
         replace(plain, num_beams=3, temperature=0.7),
         replace(plain, sample=True, temperature=0.7, top_p=0.9, seed=5),
         replace(plain, sample=True, num_return=3),
     ]
     greedy = Predictor(built, ModelSettings(plain))
-    for own in ways:
+    for own in settings:
         other = Predictor(built, ModelSettings(own))
         assert other(sound, num_beams=1) == greedy(sound)
         assert isinstance(other(sound), str)
         assert isinstance(other(sound, seed=3), str)
         assert len(other.candidates(sound, num_beams=4, num_return=3)[0]) == 3
         assert len(other.candidates(sound, num_return=5)[0]) == 5
-    sampled, unseeded = (Predictor(built, ModelSettings(way)) for way in (ways[2], replace(ways[2], seed=None)))
+    sampled, unseeded = (Predictor(built, ModelSettings(way)) for way in (settings[2], replace(settings[2], seed=None)))
     assert sampled(sound) == unseeded(sound, seed=5)
 
 
@@ -195,7 +173,7 @@ def test_own_options_give_way_to_those_of_a_call(parts: dict[str, Path], files: 
 
 
 def test_scores_are_the_sum_over_a_plain_pass(model: Predictor, files: list[Path]) -> None:
-    """The language model itself, run over prefix and text in one row, without our caches, masks and packing."""
+    """Reference: the language model over prefix and text in one row, without cache, mask and packing."""
     texts = ["a dog barks loudly.", "rain", "the cat runs over a green hill"]
     decoder: Any = model.model.decoder
     for file, prompt in ((files[0], ""), (files[1], "the old roof:")):
@@ -203,17 +181,17 @@ def test_scores_are_the_sum_over_a_plain_pass(model: Predictor, files: list[Path
         encoder = model.model.encoder(branch)
         media = mmprefix.types.Media(encoder.preprocess(file, 0.0, None)[None], torch.ones(1, dtype=torch.long))
         media = replace(media, lengths=media.lengths * (1 if branch == "image" else media.values.shape[-1]))
-        found = model.score(file, texts, prompt=prompt)
-        for text, value in zip(texts, found, strict=True):
+        scores = model.score(file, texts, prompt=prompt)
+        for text, value in zip(texts, scores, strict=True):
             ids = decoder.tokenizer(prompt + (" " if prompt else "") + text)["input_ids"] + [decoder.codec.eos]
             before = len(decoder.tokenizer(prompt)["input_ids"]) if prompt else 0
             with torch.no_grad():
                 prefix = cast(Prefix, model.model.build_prefix({branch: media})).embeds
                 embeds = torch.cat([prefix, decoder.lm.get_input_embeddings()(torch.tensor([ids]))], dim=1)
                 logits = decoder.lm(inputs_embeds=embeds).logits[0].log_softmax(-1)
-            at = prefix.shape[1] + before - 1
-            wanted = sum(float(logits[at + i, token]) for i, token in enumerate(ids[before:]))
-            assert value == pytest.approx(wanted, abs=1e-3)
+            first = prefix.shape[1] + before - 1
+            expected = sum(float(logits[first + i, token]) for i, token in enumerate(ids[before:]))
+            assert value == pytest.approx(expected, abs=1e-3)
 
 
 def test_scores_of_many_inputs_and_of_many_texts(model: Predictor, files: list[Path]) -> None:
@@ -268,7 +246,7 @@ def test_wrong_calls_are_refused_in_one_line(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
-def test_a_device_that_is_not_there_is_refused_by_name(saved: dict[str, Path]) -> None:
+def test_an_unavailable_device_is_refused_by_name(saved: dict[str, Path]) -> None:
     with pytest.raises(InputError, match="device 'cuda': cannot be used here"):
         mmprefix.load(saved["audio"], device="cuda")
 
@@ -276,14 +254,14 @@ def test_a_device_that_is_not_there_is_refused_by_name(saved: dict[str, Path]) -
 # ------------------------------------------------------------------------------------------------------ many threads
 
 
-def test_threads_get_what_one_after_another_gets(model: Predictor, files: list[Path]) -> None:
+def test_calls_from_several_threads_give_the_results_of_sequential_calls(model: Predictor, files: list[Path]) -> None:
     jobs: list[tuple[Any, dict[str, Any]]] = [
         (files[i % 9] if i % 3 else files[i % 5 : i % 5 + 3], options)
         for i, options in enumerate(
             [{}, {"num_beams": 3}, {"seed": 7}, {"prompt": "a dog"}, {"max_new_tokens": 3}, {"seed": 8}] * 4
         )
     ]
-    wanted = [model(given, **options) for given, options in jobs]
+    expected = [model(inputs, **options) for inputs, options in jobs]
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda job: model(job[0], **job[1]), jobs))
-    assert found == wanted
+        texts = list(pool.map(lambda job: model(job[0], **job[1]), jobs))
+    assert texts == expected

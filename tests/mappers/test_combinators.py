@@ -1,4 +1,4 @@
-"""Every combinator over every kind of child: it reads what the child reads, merges what the child merges."""
+"""Every combinator over every kind of child: it reads and merges as its children do."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def observed(mapper: Mapper) -> Mapper:
 
 
 def tensors(prefix: object) -> list[torch.Tensor]:
-    """Everything real in a prefix: embeddings, keys and values."""
+    """Embeddings, keys and values of the real positions of a prefix."""
     if isinstance(prefix, Prefix):
         return [prefix.embeds * prefix.mask[..., None], prefix.mask]
     if isinstance(prefix, DeepPrefix):
@@ -105,12 +105,12 @@ def test_a_combinator_reads_what_its_child_reads(child: Build, around: Callable[
 def test_a_combinator_merges_what_its_child_merges(child: Build, around: Callable[[Build], Build]) -> None:
     torch.manual_seed(2)
     mapper = observed(around(child)(SIZES))
-    wanted = mapper.eval()(features(), CONTEXT)
+    expected = mapper.eval()(features(), CONTEXT)
     before = {name: tensor.clone() for name, tensor in mapper.state_dict().items()}
     merged = mapper.train().merged()
     assert mapper.training
     assert merged.training
-    assert same(merged.eval()(features(), CONTEXT), wanted)
+    assert same(merged.eval()(features(), CONTEXT), expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in mapper.state_dict().items())
     assert not any(isinstance(part, Merging) for part in merged.modules())
     for part in merged.modules():
@@ -121,7 +121,7 @@ def test_a_combinator_merges_what_its_child_merges(child: Build, around: Callabl
         assert list(merged.state_dict()) == ["table"]
     again = builder_from_recipe(json.loads(json.dumps(to_recipe(merged))), Mapper)(SIZES)
     again.load_state_dict(merged.state_dict())
-    assert same(again.eval()(features(), CONTEXT), wanted)
+    assert same(again.eval()(features(), CONTEXT), expected)
     assert merged.merged() is merged
 
 

@@ -1,4 +1,4 @@
-"""Every mapper keeps the contract: shapes, masks, padding that does not matter, a recipe that rebuilds it."""
+"""Contract of every mapper: shapes, masks, no influence of padding, a recipe that builds it again."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_batch_equals_its_items_and_padding_is_not_read(mapper: Mapper) -> Non
         assert torch.allclose(together.embeds[b][together.mask[b]], alone.embeds[0][alone.mask[0]], atol=1e-5)
 
 
-def test_what_needs_no_frames_reads_none(mapper: Mapper) -> None:
+def test_a_mapper_of_summaries_reads_no_frames(mapper: Mapper) -> None:
     clean = features([7, 4, 1], pooled_of(mapper))
     none = Features(clean.frames[:, :0, :0], clean.mask[:, :0], clean.pooled)
     others = Features(clean.frames + 1, clean.mask, clean.pooled)
@@ -103,7 +103,7 @@ def test_dropout_only_in_training() -> None:
     assert torch.equal(mapper(inputs).embeds, mapper(inputs).embeds)
 
 
-def test_linear_counts_its_positions() -> None:
+def test_linear_stacks_frames_to_positions() -> None:
     prefix = Linear(Sizes(D, G, E), stack=3)(features([7, 4, 1]))
     assert prefix.mask.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
 
@@ -118,14 +118,14 @@ def test_parallel_joins_in_order() -> None:
     assert torch.equal(joined.mask, torch.cat([first.mask, second.mask], 1))
 
 
-def test_resampler_reads_a_summary_alone() -> None:
+def test_resampler_reads_a_summary_without_frames() -> None:
     mapper = Resampler(Sizes(0, G, E), length=3, heads=4)
     empty = Features(torch.zeros(2, 0, 0), torch.zeros(2, 0, dtype=torch.bool), torch.randn(2, G))
     assert mapper(empty).embeds.shape == (2, 3, E)
 
 
-def test_padding_has_no_part_in_batch_statistics() -> None:
-    """In training too: the statistics are those of the real frames alone."""
+def test_padding_has_no_influence_on_batch_statistics() -> None:
+    """In training, the statistics are those of the real frames only."""
     mapper = PrefixAAC(Sizes(D, G, E), dropout=0.0, heads=4, layers=1)
     twin = PrefixAAC(Sizes(D, G, E), dropout=0.0, heads=4, layers=1)
     twin.load_state_dict(mapper.state_dict())
@@ -148,7 +148,7 @@ def test_frames_have_positions_and_pieces_have_none() -> None:
     assert torch.allclose(overall(frames).embeds, same, atol=1e-5)
 
 
-def test_sinusoids_are_those_of_the_formula() -> None:
+def test_sinusoids_equal_the_formula() -> None:
     table = sinusoids(torch.zeros(1, 9, 6))
     for place in range(9):
         for i in range(3):
@@ -169,8 +169,8 @@ def test_published_sizes() -> None:
 
 
 @pytest.mark.parametrize("layers", [2, 3, 4])
-def test_an_mlp_has_as_many_linear_layers_as_asked(layers: int) -> None:
-    """A tanh behind each but the last, by hand."""
+def test_an_mlp_has_the_given_number_of_layers(layers: int) -> None:
+    """Reference by hand: a tanh after each layer but the last."""
     mapper = MLP(Sizes(D, G, E), length=5, hidden=6, layers=layers)
     weights = list(mapper.state_dict().values())
     assert len(weights) == 2 * layers
@@ -196,6 +196,6 @@ def test_an_mlp_has_as_many_linear_layers_as_asked(layers: int) -> None:
     (lambda: Resampler(Sizes(D, G, E), heads=5), "heads=5 does not divide"),
     (lambda: Transformer(Sizes(D, G, E), heads=5), "heads=5 does not divide"),
 ])  # fmt: skip
-def test_what_cannot_fit_is_refused(make: Callable[[], Mapper], message: str) -> None:
+def test_sizes_that_do_not_fit_are_refused(make: Callable[[], Mapper], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()

@@ -1,4 +1,4 @@
-"""Deep prefixes: against PEFT, Li & Liang's formula and Transformers' own cache; what is saved of them; training."""
+"""Deep prefixes against PEFT, Li & Liang's formula and Transformers' cache; merging, saving, training."""
 
 from __future__ import annotations
 
@@ -55,21 +55,25 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
 
 
 def nothing(count: int) -> Features:
+    """Features of no input."""
     empty = torch.zeros(count, 0)
     return Features(torch.zeros(count, 0, 0), empty.bool(), empty)
 
 
 def texts(count: int = 3) -> Batch:
+    """Batch of prompts and targets without inputs."""
     return Batch({}, PROMPTS[:count], TARGETS[:count], [""] * count, [str(n) for n in range(count)])
 
 
 def table_model(decoder: CausalDecoder, seed: int = 0, std: float = 1.0) -> tuple[PrefixLM, DeepTable]:
+    """Model of a random deep task prefix only, and its mapper."""
     torch.manual_seed(seed)
     model = PrefixLM({}, decoder, lambda sizes: DeepTable(sizes, length=P, std=std))
     return model, cast(DeepTable, model.task_prefix)
 
 
 def deep_over_learned(hidden: int | None = 12) -> Deep:
+    """Deep prefix over a learned table, by an MLP or a linear layer (``hidden`` None)."""
     torch.manual_seed(2)
     return Deep(DECODER, mapper=partial(Learned, length=P, std=1.0), hidden=hidden)
 
@@ -77,8 +81,8 @@ def deep_over_learned(hidden: int | None = 12) -> Deep:
 # ------------------------------------------------------------------------------------------- the values in the cache
 
 
-def by_hand(table: Tensor, layers: int, heads: int, k: int) -> list[tuple[Tensor, Tensor]]:
-    """The table's numbers, cut one by one: of a position first all keys, then all values, layer by layer."""
+def layers_by_hand(table: Tensor, layers: int, heads: int, k: int) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer from the table: for a position first all keys, then all values, layer by layer."""
     layer_pairs: list[tuple[Tensor, Tensor]] = []
     for layer in range(layers):
         pair: list[Tensor] = []
@@ -93,7 +97,7 @@ def by_hand(table: Tensor, layers: int, heads: int, k: int) -> list[tuple[Tensor
 
 
 def plain_pass(decoder: CausalDecoder, layers: list[tuple[Tensor, Tensor]], ids: list[int]) -> Tensor:
-    """Log-probabilities (N V) behind ``ids`` by Transformers' model, the layers in its cache and counted as places."""
+    """Log-probabilities (N V) after ``ids`` by Transformers' model with ``layers`` in its cache."""
     before, n = layers[0][0].shape[2], len(ids)
     out = cast(Any, decoder.lm)(
         input_ids=torch.tensor([ids]),
@@ -105,10 +109,10 @@ def plain_pass(decoder: CausalDecoder, layers: list[tuple[Tensor, Tensor]], ids:
 
 
 @pytest.mark.parametrize("kind", tiny_decoders.KINDS)
-def test_a_table_is_what_the_model_finds_in_its_cache(kind: str, tmp_path: Path) -> None:
+def test_a_table_equals_transformers_with_the_values_in_its_cache(kind: str, tmp_path: Path) -> None:
     decoder = CausalDecoder(tiny_decoders.save_decoder(tmp_path, kind))
     model, table = table_model(decoder)
-    layers = by_hand(table.table.detach(), decoder.layers, decoder.heads, decoder.head_width)
+    layers = layers_by_hand(table.table.detach(), decoder.layers, decoder.heads, decoder.head_width)
     state = model.prefill(texts())
     scores = decoder.score(state, PROMPTS, TARGETS)
     written = decoder.generate(state, PROMPTS, GenerateOptions(max_new_tokens=6))
@@ -119,22 +123,22 @@ def test_a_table_is_what_the_model_finds_in_its_cache(kind: str, tmp_path: Path)
         for target, value in zip(TARGETS[b], scores[b], strict=True):
             ids = [*before, *decoder.codec.target_ids(prompt, target)]
             log_probs = plain_pass(decoder, layers, ids[:-1])
-            places = torch.arange(len(before) - 1, len(ids) - 1)
-            wanted = log_probs[places, torch.tensor(ids)[places + 1]].sum()
-            assert value == pytest.approx(float(wanted), abs=1e-3)
+            positions = torch.arange(len(before) - 1, len(ids) - 1)
+            expected = log_probs[positions, torch.tensor(ids)[positions + 1]].sum()
+            assert value == pytest.approx(float(expected), abs=1e-3)
         line = list(before)
         while len(line) < len(before) + 6 and line[-1:] != [0] * (len(line) > len(before)):
             line.append(int(plain_pass(decoder, layers, line)[-1].argmax()))
         assert written[b][0].text == decoder.codec.decode(line[len(before) :])
 
 
-def theirs_to_ours(weight: Tensor) -> Tensor:
-    """Rows or columns in PEFT's order, (layer, key or value, head, number) in the last dimension, in ours."""
+def from_peft_order(weight: Tensor) -> Tensor:
+    """Last dimension from PEFT's order (layer, key or value, head, number) to ours."""
     return weight.unflatten(-1, (L, 2, H, K)).transpose(-4, -3).flatten(-4)
 
 
 @pytest.mark.parametrize("projected", [False, True])
-def test_it_is_prefix_tuning_as_peft_has_it(gpt2: CausalDecoder, projected: bool) -> None:
+def test_deep_prefixes_equal_pefts_prefix_tuning(gpt2: CausalDecoder, projected: bool) -> None:
     torch.manual_seed(4)
     settings = peft.PrefixTuningConfig(
         task_type=peft.TaskType.CAUSAL_LM,
@@ -152,12 +156,12 @@ def test_it_is_prefix_tuning_as_peft_has_it(gpt2: CausalDecoder, projected: bool
             encoder.transform[2].weight.mul_(5)
             inside.embeds.copy_(encoder.embedding.weight)
             ours[0].load_state_dict(encoder.transform[0].state_dict())
-            ours[2].weight.copy_(theirs_to_ours(encoder.transform[2].weight.T).T)
-            ours[2].bias.copy_(theirs_to_ours(encoder.transform[2].bias))
+            ours[2].weight.copy_(from_peft_order(encoder.transform[2].weight.T).T)
+            ours[2].bias.copy_(from_peft_order(encoder.transform[2].bias))
     else:
         mapper = DeepTable(DECODER, length=P)
         with torch.no_grad():
-            mapper.table.copy_(theirs_to_ours(encoder.embedding.weight))
+            mapper.table.copy_(from_peft_order(encoder.embedding.weight))
     model = PrefixLM({}, gpt2, lambda sizes: mapper)
     scores = gpt2.score(model.prefill(texts(2)), PROMPTS[:2], TARGETS[:2])
     for b in range(2):
@@ -165,15 +169,15 @@ def test_it_is_prefix_tuning_as_peft_has_it(gpt2: CausalDecoder, projected: bool
             before = gpt2.codec.subword_ids(PROMPTS[b])
             ids = [*before, *gpt2.codec.target_ids(PROMPTS[b], target)]
             log_probs = wrapped(input_ids=torch.tensor([ids[:-1]])).logits[0].log_softmax(-1)
-            places = torch.arange(len(before) - 1, len(ids) - 1)
-            wanted = log_probs[places, torch.tensor(ids)[places + 1]].sum()
-            assert value == pytest.approx(float(wanted), abs=1e-3)
+            positions = torch.arange(len(before) - 1, len(ids) - 1)
+            expected = log_probs[positions, torch.tensor(ids)[positions + 1]].sum()
+            assert value == pytest.approx(float(expected), abs=1e-3)
     plain = gpt2.score(gpt2.prefill(Prefix(torch.zeros(2, 0, E), torch.zeros(2, 0).bool())), PROMPTS[:2], TARGETS[:2])
     assert all(abs(a[0] - b[0]) > 0.1 for a, b in zip(scores, plain, strict=True))
 
 
 @pytest.mark.parametrize("hidden", [12, None])
-def test_over_a_learned_table_it_is_the_formula_of_li_and_liang(hidden: int | None) -> None:
+def test_deep_over_a_learned_table_equals_li_and_liangs_formula(hidden: int | None) -> None:
     """P = MLP(P'), (P, 2 L H K) cut into keys and values of layers and heads."""
     deep = deep_over_learned(hidden)
     weights = [tensor.detach() for tensor in deep.state_dict().values()]
@@ -182,7 +186,7 @@ def test_over_a_learned_table_it_is_the_formula_of_li_and_liang(hidden: int | No
         x = torch.tanh(x @ weights[1].T + weights[2])
     x = x @ weights[-2].T + weights[-1]
     prefix = deep(nothing(3))
-    for layer, (keys, values) in enumerate(by_hand(x, L, H, K)):
+    for layer, (keys, values) in enumerate(layers_by_hand(x, L, H, K)):
         for b in range(3):
             assert torch.allclose(prefix.keys[layer, b], keys[0], atol=1e-6)
             assert torch.allclose(prefix.values[layer, b], values[0], atol=1e-6)
@@ -194,7 +198,7 @@ def test_over_a_learned_table_it_is_the_formula_of_li_and_liang(hidden: int | No
 
 
 @pytest.mark.parametrize("twice", [False, True])
-def test_merged_it_makes_the_same_prefix_of_keys_and_values_alone(twice: bool) -> None:
+def test_the_merged_mapper_makes_the_same_prefix_from_keys_and_values_only(twice: bool) -> None:
     deep: list[Deep] = [deep_over_learned(), deep_over_learned(8)]
     pair = Parallel(DECODER, mappers=[lambda sizes: deep[0], lambda sizes: deep[1]])
     mapper = (pair if twice else deep[0]).eval()
@@ -210,7 +214,7 @@ def test_merged_it_makes_the_same_prefix_of_keys_and_values_alone(twice: bool) -
     assert merged.merged() is merged
 
 
-def test_what_reads_its_input_is_not_merged() -> None:
+def test_a_mapper_that_reads_its_input_is_not_merged() -> None:
     deep = Deep(Sizes(12, 6, E, L, H, K), mapper=partial(MLP, length=2))
     assert deep.merged() is deep
 
@@ -223,16 +227,16 @@ def test_a_saved_model_holds_keys_and_values_only(gpt2: CausalDecoder, tmp_path:
     assert {name: tuple(tensor.shape) for name, tensor in saved.items()} == {"task_prefix.table": (P, 2 * L * H * K)}
     again = load(tmp_path / "model", device="cpu").model
     for options in (GenerateOptions(max_new_tokens=6), GenerateOptions(max_new_tokens=6, num_beams=3, num_return=3)):
-        result, wanted = again.generate(texts(), options), model.generate(texts(), options)
-        assert [[c.text for c in row] for row in result] == [[c.text for c in row] for row in wanted]
-    result, wanted = (one.text_loss(texts()).nll for one in (again, model))
-    assert torch.allclose(result, wanted, atol=1e-4)
-    assert isinstance(model.task_prefix, Deep)  # what is still being trained stays as it was
+        result, expected = again.generate(texts(), options), model.generate(texts(), options)
+        assert [[c.text for c in row] for row in result] == [[c.text for c in row] for row in expected]
+    result, expected = (one.text_loss(texts()).nll for one in (again, model))
+    assert torch.allclose(result, expected, atol=1e-4)
+    assert isinstance(model.task_prefix, Deep)  # the trained mapper itself is unchanged
 
 
 @pytest.mark.parametrize("learned", [False, True])
-def test_for_whisper_small_it_is_less_than_a_megabyte(learned: bool, tmp_path: Path) -> None:
-    """12 layers of 12 heads of 64, 10 positions: 184,320 numbers, however they were learned."""
+def test_a_prefix_for_whisper_small_is_less_than_a_megabyte(learned: bool, tmp_path: Path) -> None:
+    """12 layers of 12 heads of 64, 10 positions: 184,320 numbers, merged or not."""
     sizes = Sizes(0, 0, 768, layers=12, heads=12, head_width=64)
     mapper: Mapper = DeepTable(sizes, length=10)
     if learned:
@@ -242,7 +246,7 @@ def test_for_whisper_small_it_is_less_than_a_megabyte(learned: bool, tmp_path: P
     assert (tmp_path / "model.safetensors").stat().st_size < 1_000_000
 
 
-# ------------------------------------------------------------------------------------------- made of what is heard
+# ----------------------------------------------------------------------------------------------- prefixes of an input
 
 
 OVER_FRAMES = partial(Deep, mapper=partial(Linear, stack=3), hidden=16)  # of ragged length
@@ -255,8 +259,8 @@ BUILD: dict[str, Callable[[Sizes], Mapper]] = {
 
 
 @pytest.fixture(params=BUILD)
-def listener(request: pytest.FixtureRequest, spoken: SpeechSystem) -> PrefixLM:
-    """Speech through Whisper's encoder to GPT-2, its frames as many as there is sound."""
+def model_of_sounds(request: pytest.FixtureRequest, spoken: SpeechSystem) -> PrefixLM:
+    """Model of sounds: Whisper's encoder, with frames for the length of the sound, and GPT-2."""
     torch.manual_seed(5)
     encoder, decoder = Whisper(spoken.path("whisper")), CausalDecoder(spoken.path("decoder"))
     model = PrefixLM({"audio": Branch(encoder, BUILD[request.param])}, decoder)
@@ -266,16 +270,17 @@ def listener(request: pytest.FixtureRequest, spoken: SpeechSystem) -> PrefixLM:
     return model
 
 
-def heard(seconds: tuple[float, ...] = (0.5, 1.7, 0.9)) -> Media:
+def sounds(seconds: tuple[float, ...] = (0.5, 1.7, 0.9)) -> Media:
     waves = [torch.from_numpy(tiny_speech_system.tone(200.0 + 500 * n, s)) for n, s in enumerate(seconds)]
     lengths = torch.tensor([len(wave) for wave in waves])
-    dirty = torch.full((len(waves), int(lengths.max())), 0.7)  # padding that must not be heard
+    dirty = torch.full((len(waves), int(lengths.max())), 0.7)  # padding that must have no influence
     for row, wave in zip(dirty, waves, strict=True):
         row[: len(wave)] = wave
     return Media(dirty, lengths)
 
 
-def alone(media: Media, batch: Batch, b: int) -> Batch:
+def single(media: Media, batch: Batch, b: int) -> Batch:
+    """Row ``b`` as a batch of its own, without padding."""
     one = Media(media.values[b : b + 1, : int(media.lengths[b])], media.lengths[b : b + 1])
     return replace(
         batch, inputs={"audio": one}, prompts=batch.prompts[b : b + 1], targets=batch.targets[b : b + 1],
@@ -283,36 +288,36 @@ def alone(media: Media, batch: Batch, b: int) -> Batch:
     )  # fmt: skip
 
 
-def test_a_batch_equals_its_items_in_loss_gradient_and_text(listener: PrefixLM) -> None:
-    media = heard()
+def test_a_batch_equals_its_items_in_loss_gradient_and_text(model_of_sounds: PrefixLM) -> None:
+    media = sounds()
     batch = replace(texts(), inputs={"audio": media})
-    loss = listener.text_loss(batch)
-    singles = [listener.text_loss(alone(media, batch, b)) for b in range(3)]
+    loss = model_of_sounds.text_loss(batch)
+    singles = [model_of_sounds.text_loss(single(media, batch, b)) for b in range(3)]
     assert torch.allclose(loss.nll, torch.cat([one.nll for one in singles]), atol=1e-3)
-    parameters = list(listener.mappers.parameters())
+    parameters = list(model_of_sounds.mappers.parameters())
     together = torch.autograd.grad(loss.nll.sum(), parameters)
     apart = torch.autograd.grad(torch.cat([one.nll for one in singles]).sum(), parameters)
     for a, b in zip(together, apart, strict=True):
         assert torch.allclose(a, b, atol=1e-4 * float(b.abs().max()))
         assert a.abs().max() > 0
     for options in (GenerateOptions(max_new_tokens=6), GenerateOptions(max_new_tokens=6, num_beams=3)):
-        written = listener.generate(batch, options)
+        written = model_of_sounds.generate(batch, options)
         for b in range(3):
-            (single,) = listener.generate(alone(media, batch, b), options)
-            assert [c.text for c in single] == [c.text for c in written[b]]
+            (candidates,) = model_of_sounds.generate(single(media, batch, b), options)
+            assert [c.text for c in candidates] == [c.text for c in written[b]]
 
 
-def test_it_depends_on_what_is_heard_and_is_as_long(listener: PrefixLM) -> None:
-    prefix = listener.build_prefix({"audio": heard()})
+def test_the_prefix_depends_on_the_sound_and_its_length(model_of_sounds: PrefixLM) -> None:
+    prefix = model_of_sounds.build_prefix({"audio": sounds()})
     deep = prefix.deep if isinstance(prefix, MixedPrefix) else prefix
     assert isinstance(deep, DeepPrefix)
     assert not torch.allclose(deep.keys[:, 0, :, :2], deep.keys[:, 1, :, :2], atol=1e-3)
     assert not torch.allclose(deep.values[:, 0, :, :2], deep.values[:, 1, :, :2], atol=1e-3)
-    ragged = not isinstance(getattr(listener.mappers["audio"], "mapper", None), Resampler)
+    ragged = not isinstance(getattr(model_of_sounds.mappers["audio"], "mapper", None), Resampler)
     assert (len(set(deep.mask.sum(1).tolist())) == 3) == ragged
 
 
-def test_several_are_joined_in_order_all_that_is_deep_below() -> None:
+def test_deep_and_soft_prefixes_are_concatenated_in_order() -> None:
     torch.manual_seed(6)
     one, two = deep_over_learned()(nothing(2)), deep_over_learned(None)(nothing(2))
     first, second = (Learned(Sizes(0, 0, E), length=n, std=1.0)(nothing(2)) for n in (3, 1))
@@ -331,7 +336,7 @@ def test_several_are_joined_in_order_all_that_is_deep_below() -> None:
 # ------------------------------------------------------------------------------------------------------------ details
 
 
-def test_dropout_hides_numbers_in_training_only() -> None:
+def test_dropout_in_training_only() -> None:
     table = DeepTable(DECODER, length=50, std=1.0, dropout=0.3)
     deep = Deep(DECODER, mapper=partial(Learned, length=50, std=1.0), dropout=0.3)
     for mapper in (table, deep):
@@ -342,7 +347,7 @@ def test_dropout_hides_numbers_in_training_only() -> None:
         assert not bool((mapper(nothing(2)).keys == 0).any())
     kept = table.train()(nothing(1)).keys
     shown = table.eval()(nothing(1)).keys
-    assert torch.allclose(kept[kept != 0], shown[kept != 0] / 0.7)  # what is left is as much larger
+    assert torch.allclose(kept[kept != 0], shown[kept != 0] / 0.7)  # the others are scaled up
 
 
 def test_sizes_are_those_of_the_decoder(gpt2: CausalDecoder) -> None:
@@ -361,7 +366,7 @@ def test_sizes_are_those_of_the_decoder(gpt2: CausalDecoder) -> None:
     (lambda: Deep(DECODER, mapper=DeepTable), "Deep: DeepTable makes a deep prefix already; leave Deep out"),
     (lambda: Deep(DECODER, mapper=partial(Parallel, mappers=[Learned, DeepTable])), "DeepTable makes a deep"),
 ])  # fmt: skip
-def test_what_cannot_be_is_refused(make: Callable[[], Mapper], message: str) -> None:
+def test_impossible_sizes_and_mappers_are_refused(make: Callable[[], Mapper], message: str) -> None:
     with pytest.raises(InputError, match=message):
         make()
 
@@ -369,7 +374,7 @@ def test_what_cannot_be_is_refused(make: Callable[[], Mapper], message: str) -> 
 # ----------------------------------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("kind", ["learned", "heard"])
+@pytest.mark.parametrize("kind", ["learned", "sounds"])
 def test_training_whisper_touches_the_prefix_and_nothing_else(kind: str, spoken: SpeechSystem, tmp_path: Path) -> None:
     encoder = recipe_part("encoders.whisper.Whisper", model=spoken.path("whisper"), window="whole")
     deep = recipe_part("mappers.deep.Deep", mapper=recipe_part("mappers.learned.Learned", length=3), hidden=8)
@@ -377,21 +382,21 @@ def test_training_whisper_touches_the_prefix_and_nothing_else(kind: str, spoken:
         branches={"audio": {"encoder": encoder}},
         decoder=recipe_part("seq2seq.CrossDecoder", model=spoken.path("whisper")),
     )
-    if kind == "heard":
+    if kind == "sounds":
         inside = recipe_part("mappers.resampler.Resampler", length=3, layers=1, heads=4, hidden=16)
         config["model"]["branches"]["audio"]["mapper"] = recipe_part("mappers.deep.Deep", mapper=inside, hidden=8)
     else:
         config["model"]["prefix"] = deep
     assert run("fit", spoken.recipe(config, tmp_path), save_to=tmp_path / "model", trainer__max_epochs=2) == 0
-    watch, own = training_record(tmp_path), "model.mappers." if kind == "heard" else "model.task_prefix."
-    moved = {name for name, tensor in watch.after.items() if not torch.equal(tensor, watch.before[name])}
-    assert moved == {name for name in watch.after if name.startswith(own)} == set(watch.gradients)
-    assert len(watch.after) > len(moved) + 60  # Whisper's two halves
+    record, own = training_record(tmp_path), "model.mappers." if kind == "sounds" else "model.task_prefix."
+    moved = {name for name, tensor in record.after.items() if not torch.equal(tensor, record.before[name])}
+    assert moved == {name for name in record.after if name.startswith(own)} == set(record.gradients)
+    assert len(record.after) > len(moved) + 60  # Whisper's two halves
     kept = checkpoint_tensors(tmp_path / "checkpoints" / "last.ckpt")
     assert kept.keys() == moved
-    assert all(torch.equal(kept[name], watch.after[name]) for name in kept)
+    assert all(torch.equal(kept[name], record.after[name]) for name in kept)
     saved = load_file(tmp_path / "model" / "model.safetensors")
-    assert kind == "heard" or {name: tuple(t.shape) for name, t in saved.items()} == {
+    assert kind == "sounds" or {name: tuple(t.shape) for name, t in saved.items()} == {
         "task_prefix.table": (3, 2 * 2 * 4 * 8)
     }
     model = load(tmp_path / "model", device="cpu")

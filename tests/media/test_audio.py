@@ -1,4 +1,4 @@
-"""Sounds of every format, whole and broken, as files and in memory."""
+"""Audio of every format, whole and broken, in files and in memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_sound_format_is_read_mixed_and_resampled(tmp_path: Path, kind: st
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac", "ogg", "mp3"])
-def test_a_part_is_the_slice_of_the_whole(tmp_path: Path, kind: str) -> None:
+def test_a_time_span_is_a_slice_of_the_whole(tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"noise.{kind}"
     soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(3 * RATE), RATE)
     whole, _ = read_samples(file)
@@ -73,7 +73,7 @@ def test_an_ogg_cut_between_two_pages_is_refused(tmp_path: Path) -> None:
         sound_seconds(file)
 
 
-def test_a_wav_from_a_pipe_announces_no_length_and_is_whole(tmp_path: Path) -> None:
+def test_a_wav_without_a_length_from_a_pipe_is_read_whole(tmp_path: Path) -> None:
     file = tmp_path / "pipe.wav"
     soundfile.write(file, tone(), RATE)
     data = bytearray(file.read_bytes())
@@ -90,7 +90,7 @@ def test_text_with_the_name_of_a_sound_is_refused(tmp_path: Path, name: str) -> 
     assert str(error.value).count(name) == 1  # nor does the reason, which FFmpeg gives, repeat it
 
 
-def test_sounds_without_samples_in_the_part(tmp_path: Path) -> None:
+def test_a_time_span_without_samples_is_refused(tmp_path: Path) -> None:
     empty, short = tmp_path / "empty.wav", tmp_path / "short.wav"
     soundfile.write(empty, np.zeros(0), RATE)
     soundfile.write(short, tone(), RATE)
@@ -112,7 +112,7 @@ def test_sounds_without_samples_in_the_part(tmp_path: Path) -> None:
         read_waveform(short, -5)
 
 
-def test_samples_that_are_no_numbers(tmp_path: Path) -> None:
+def test_samples_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     values = tone()
     values[7] = np.nan
     soundfile.write(tmp_path / "nan.wav", values, RATE, subtype="FLOAT")
@@ -142,7 +142,7 @@ def test_waveforms_in_memory() -> None:
         read_waveform(Waveform(tone(), 0), RATE)
 
 
-def test_sources_can_be_sent_to_workers(tmp_path: Path) -> None:
+def test_sources_are_pickled(tmp_path: Path) -> None:
     wave = pickle.loads(pickle.dumps(Waveform(tone(), RATE)))
     assert read_waveform(wave, RATE).shape == (RATE,)
 

@@ -57,19 +57,19 @@ def test_the_exif_rotation_is_applied(tmp_path: Path, orientation: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-def test_a_broken_exif_block_does_not_cost_the_picture(tmp_path: Path) -> None:
+def test_a_picture_with_a_broken_exif_block_is_read(tmp_path: Path) -> None:
     scene().save(tmp_path / "odd.jpg", exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff")
     assert near(read_picture(tmp_path / "odd.jpg"), (5, 10), (254, 0, 0))
 
 
-def test_a_colour_profile_does_not_stop_the_picture(tmp_path: Path) -> None:
+def test_a_picture_with_a_colour_profile_is_read(tmp_path: Path) -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     scene().save(tmp_path / "profile.jpg", icc_profile=profile)
     assert near(read_picture(tmp_path / "profile.jpg"), (35, 10), (0, 0, 254))
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
-def test_a_picture_that_is_cut_off_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+def test_a_truncated_picture_is_refused_by_name(tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"cut.{kind}"
     pixels = np.random.default_rng(0).integers(0, 255, (64, 96, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(file, kind)
@@ -80,7 +80,7 @@ def test_a_picture_that_is_cut_off_is_refused_by_name(tmp_path: Path, kind: str)
             read_picture(file)
 
 
-def test_what_is_no_picture_is_refused_by_name(tmp_path: Path) -> None:
+def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("This is no picture at all.\n" * 50)
     Image.fromarray(np.zeros((4, 4), np.float32)).save(tmp_path / "float.tiff")
     cases = [

@@ -1,4 +1,4 @@
-"""The table of input kinds: how each is recognised, and that every encoder's kind has a row."""
+"""Table of input kinds: recognition by suffix, bytes and type; a row for every encoder's kind."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_every_encoder_reads_a_kind_of_the_table() -> None:
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
-    """Files of each kind."""
+    """One file of each kind."""
     folder = tmp_path_factory.mktemp("kinds")
     for suffix in ("png", "jpg", "webp", "gif", "bmp", "tiff"):
         scene().save(folder / f"picture.{suffix}")
@@ -61,7 +61,7 @@ def test_a_file_without_a_name_is_recognised_by_its_first_bytes(
         assert kind_of(unnamed) == kind_of(file.read_bytes()) == kind, file
 
 
-def test_bytes_of_other_kinds_do_not_tell(samples: dict[str, list[Path]]) -> None:
+def test_unknown_bytes_have_no_kind(samples: dict[str, list[Path]]) -> None:
     assert {kind_of(file.read_bytes()) for file in (*samples["audio"], *samples["signals"])} == {None}
     assert kind_of(b"") is None
 

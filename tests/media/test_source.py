@@ -1,4 +1,4 @@
-"""Archives as folders of input files, and real files of the shared data sets."""
+"""Members of archives as input files, and real files of the shared data sets."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_damaged_member_is_refused_by_name(archive: Path) -> None:
         read_picture(f"{archive}::scene.png")
 
 
-def test_an_archive_written_anew_is_opened_anew(archive: Path) -> None:
+def test_a_rewritten_archive_is_opened_again(archive: Path) -> None:
     before = read_picture(f"{archive}::scene.png").size
     with zipfile.ZipFile(archive, "w") as handle:
         stream = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Videos of every container against PyAV's own frames; folders and lists of pictures; broken and foreign files."""
+"""Videos of every container against PyAV's frames; folders and lists of pictures; broken and other files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from mmprefix.media.video import pictures_in, read_frames, video_header
 from tiny.videos import CODECS, SIZE, decoded, frame, save_pictures, save_video
 
 
-def same_frames(result: list[Image.Image], expected: list[Image.Image]) -> None:
+def assert_same_frames(result: list[Image.Image], expected: list[Image.Image]) -> None:
     assert len(result) == len(expected)
     for ours, theirs in zip(result, expected, strict=True):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
 
 
-def shown_at(file: Path, times: list[float]) -> list[Image.Image]:
-    """The frames that a player shows at ``times``, each once, from a plain decode of the whole file."""
+def frames_at(file: Path, times: list[float]) -> list[Image.Image]:
+    """Frames that a player shows at ``times``, each once, from a decode of the whole file."""
     frames, starts = decoded(file)
     indices = [max(i for i, start in enumerate(starts) if start <= time + 1e-9) for time in times]
     return [frames[i] for i in dict.fromkeys(indices)]
@@ -47,7 +47,7 @@ def test_frames_are_those_that_pyav_decodes_at_the_middles_of_the_slots(tmp_path
     assert video_header(file, decode=True).frames == 40
     middles = [header.seconds * (slot + 0.5) / 8 for slot in range(8)]
     frames = read_frames(file, 8)
-    same_frames(frames, shown_at(file, middles))
+    assert_same_frames(frames, frames_at(file, middles))
     assert len({picture.tobytes() for picture in frames}) == 8
 
 
@@ -55,7 +55,7 @@ def test_frames_are_those_that_pyav_decodes_at_the_middles_of_the_slots(tmp_path
 def test_start_and_end_cut_the_video(clip: Path, start: float, end: float | None) -> None:
     last = min(end or 4.0, 4.0)
     middles = [start + (last - start) * (slot + 0.5) / 5 for slot in range(5)]
-    same_frames(read_frames(clip, 5, start, end), shown_at(clip, middles))
+    assert_same_frames(read_frames(clip, 5, start, end), frames_at(clip, middles))
     assert video_header(clip, start, end).seconds == pytest.approx(last - start)
     assert video_header(clip, start, end, decode=True).frames == len(
         [i for i in range(40) if i / 10 < last - 1e-9 and (i + 1) / 10 > start + 1e-9]
@@ -63,29 +63,29 @@ def test_start_and_end_cut_the_video(clip: Path, start: float, end: float | None
 
 
 def test_a_short_video_gives_each_frame_once(clip: Path, tmp_path: Path) -> None:
-    same_frames(read_frames(clip, 400), decoded(clip)[0])
+    assert_same_frames(read_frames(clip, 400), decoded(clip)[0])
     still = save_video(tmp_path / "still.mp4", count=1)
-    same_frames(read_frames(still, 8), decoded(still)[0])
+    assert_same_frames(read_frames(still, 8), decoded(still)[0])
 
 
-def test_a_long_video_is_sought_not_decoded_through(tmp_path: Path) -> None:
+def test_a_long_video_is_seeked_not_decoded_whole(tmp_path: Path) -> None:
     """Three frames of a minute: key frames are 5 seconds apart, so most of the file is never decoded."""
     file = save_video(tmp_path / "long.mp4", count=600, key_every=50)
-    same_frames(read_frames(file, 3), shown_at(file, [10.0, 30.0, 50.0]))
+    assert_same_frames(read_frames(file, 3), frames_at(file, [10.0, 30.0, 50.0]))
     late = save_video(tmp_path / "late.mp4", count=600, key_every=10000)  # one key frame, at the start
-    same_frames(read_frames(late, 3), shown_at(late, [10.0, 30.0, 50.0]))
+    assert_same_frames(read_frames(late, 3), frames_at(late, [10.0, 30.0, 50.0]))
 
 
 def test_bytes_and_zip_members_equal_the_file(clip: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         archive.write(clip, "in/clip.mp4")
     expected = read_frames(clip, 4)
-    same_frames(read_frames(clip.read_bytes(), 4), expected)
-    same_frames(read_frames(f"{tmp_path}/all.zip::in/clip.mp4", 4), expected)
+    assert_same_frames(read_frames(clip.read_bytes(), 4), expected)
+    assert_same_frames(read_frames(f"{tmp_path}/all.zip::in/clip.mp4", 4), expected)
 
 
-def test_a_turned_video_stands_upright(clip: Path, tmp_path: Path) -> None:
-    """A telephone writes the turn into the track header (ISO/IEC 14496-12, 8.3.2: a matrix of nine 16.16 numbers)."""
+def test_a_rotated_video_is_upright(clip: Path, tmp_path: Path) -> None:
+    """Telephones write the rotation into the track header (ISO/IEC 14496-12, 8.3.2: a matrix of nine 16.16 numbers)."""
     data = bytearray(clip.read_bytes())
     matrix = (
         data.index(b"tkhd") + 4 + 4 + 4 + 4 + 4 + 4 + 4 + 8 + 2 + 2 + 2 + 2
@@ -95,7 +95,7 @@ def test_a_turned_video_stands_upright(clip: Path, tmp_path: Path) -> None:
     turned = tmp_path / "turned.mp4"
     turned.write_bytes(data)
     expected = [picture.transpose(Image.Transpose.ROTATE_270) for picture in read_frames(clip, 3)]
-    same_frames(read_frames(turned, 3), expected)
+    assert_same_frames(read_frames(turned, 3), expected)
 
 
 # ------------------------------------------------------------------------------------------------------ single pictures
@@ -107,19 +107,19 @@ def test_a_folder_of_numbered_pictures_is_a_video_of_one_picture_a_second(tmp_pa
     (tmp_path / "pictures" / ".hidden.png").write_bytes(b"no picture")
     assert pictures_in(tmp_path / "pictures") == files  # 2.png before 10.png
     assert tuple(video_header(tmp_path / "pictures")) == (12.0, SIZE, 12)
-    same_frames(read_frames(tmp_path / "pictures", 4), [frame(n, 12) for n in (1, 4, 7, 10)])
-    same_frames(read_frames(tmp_path / "pictures", 50), [frame(n, 12) for n in range(12)])
-    same_frames(read_frames(tmp_path / "pictures", 50, 3.0, 5.0), [frame(n, 12) for n in (3, 4)])
+    assert_same_frames(read_frames(tmp_path / "pictures", 4), [frame(n, 12) for n in (1, 4, 7, 10)])
+    assert_same_frames(read_frames(tmp_path / "pictures", 50), [frame(n, 12) for n in range(12)])
+    assert_same_frames(read_frames(tmp_path / "pictures", 50, 3.0, 5.0), [frame(n, 12) for n in (3, 4)])
     assert video_header(tmp_path / "pictures", 3.0, 5.0, decode=True).frames == 2
 
 
-def test_a_list_of_pictures_has_the_rate_that_it_is_given(tmp_path: Path) -> None:
+def test_a_list_of_pictures_has_the_given_rate(tmp_path: Path) -> None:
     files = save_pictures(tmp_path / "pictures", 12)
     mixed: list[Any] = [files[0], str(files[1]), files[2].read_bytes(), frame(3, 12), *files[4:]]
     clip = FrameSequence(mixed, rate=4.0)
     assert video_header(clip, decode=True).seconds == 3.0
-    same_frames(read_frames(clip, 12), [frame(n, 12) for n in range(12)])
-    same_frames(read_frames(clip, 9, 1.0, 2.0), [frame(n, 12) for n in range(4, 8)])
+    assert_same_frames(read_frames(clip, 12), [frame(n, 12) for n in range(12)])
+    assert_same_frames(read_frames(clip, 9, 1.0, 2.0), [frame(n, 12) for n in range(4, 8)])
 
 
 # --------------------------------------------------------------------------------------------------------------- faults
@@ -127,8 +127,8 @@ def test_a_list_of_pictures_has_the_rate_that_it_is_given(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.9])
 @pytest.mark.parametrize("options", [{}, {"movflags": "faststart"}], ids=["index last", "index first"])
-def test_a_video_that_is_cut_off_is_refused_by_name(tmp_path: Path, share: float, options: dict[str, str]) -> None:
-    """With its index first, a cut file can be opened: the missing frames show when they are wanted."""
+def test_a_truncated_video_is_refused_by_name(tmp_path: Path, share: float, options: dict[str, str]) -> None:
+    """With its index first, a truncated file can be opened; reading the missing frames fails."""
     whole = save_video(tmp_path / "whole.mp4", count=100, options=options).read_bytes()
     (tmp_path / "cut.mp4").write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(InputError, match=r"cut\.mp4: "):
@@ -151,7 +151,7 @@ def test_parts_outside_the_video_are_refused(clip: Path, start: float, end: floa
         read_frames(clip, 4, start, end)
 
 
-def test_what_is_no_video_is_refused_by_name(tmp_path: Path) -> None:
+def test_other_files_are_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("This is no video at all.\n" * 50)
     (tmp_path / "none").mkdir()
     (tmp_path / "broken").mkdir()
@@ -185,7 +185,7 @@ def test_a_sound_without_pictures_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_playlist_opens_no_other_file(tmp_path: Path) -> None:
-    """FFmpeg would follow it: to any file of this machine, and into the network."""
+    """FFmpeg would follow its entries, to any file of the machine and into the network."""
     save_video(tmp_path / "part.ts")
     for name in ("list.m3u8", "list.mp4"):
         (tmp_path / name).write_text("#EXTM3U\n#EXT-X-TARGETDURATION:4\n#EXTINF:4,\npart.ts\n#EXT-X-ENDLIST\n")

@@ -1,4 +1,4 @@
-"""CaptionScores: a set of captions that is spread over batches and processes is scored as the whole that it is."""
+"""CaptionScores: captions spread over batches and processes are scored as one set."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_collected_scores_are_those_of_the_set() -> None:
 
 
 def _process(rank: int, folder: str) -> None:
-    """One of two processes: validates its share of seven examples with Lightning's own sampler, twice."""
+    """One of two processes: validate its share of seven examples with Lightning's sampler, twice."""
     import torch.distributed as dist
     from torch.utils.data.distributed import DistributedSampler
 
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     predictions, references = random_set(random.Random(6), 7)
-    model = _Listening()
+    model = _Validating()
     ids = [f"id{index}" for index in range(7)]
     sampler = DistributedSampler(ids, num_replicas=2, rank=rank, shuffle=False)  # pyright: ignore[reportArgumentType]
     seen = []
@@ -59,8 +59,8 @@ def _process(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
-class _Listening(LightningModule):
-    """A LightningModule that scores what its validation batches hold."""
+class _Validating(LightningModule):
+    """LightningModule that scores the captions of its validation batches."""
 
     def __init__(self) -> None:
         super().__init__()

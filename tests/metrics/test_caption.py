@@ -1,4 +1,4 @@
-"""Caption scores against recorded figures, against pycocoevalcap, and against what each measure promises."""
+"""Caption scores against recorded ones, against pycocoevalcap, and against properties of each measure."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_recorded_text_with_our_tokeniser(recorded: dict[str, Any]) -> None:
     assert_same_scores(scores_of(recorded["items"], "ptb"), recorded["ptb"])
 
 
-def test_recorded_ten_alone(recorded: dict[str, Any]) -> None:
+def test_recorded_scores_of_the_first_ten(recorded: dict[str, Any]) -> None:
     assert_same_scores(scores_of(recorded["items"][:10], "ptb"), recorded["first_ten_only_ptb"])
 
 
@@ -58,7 +58,7 @@ def test_pycocoevalcap_gives_the_same_on_random_tokens() -> None:
         )
 
 
-def test_common_length_is_that_of_the_table() -> None:
+def test_the_common_length_equals_a_table_of_lcs() -> None:
     rng = random.Random(5)
     for _ in range(200):
         first, second = ([rng.choice("abcd") for _ in range(rng.randrange(90))] for _ in range(2))
@@ -70,7 +70,7 @@ def test_common_length_is_that_of_the_table() -> None:
         assert common_length(first, second) == row[-1]
 
 
-def test_a_perfect_set_scores_full() -> None:
+def test_perfect_captions_have_the_best_scores() -> None:
     texts = [f"item {index} holds a very special thing number {index}" for index in range(5)]
     scores = caption(texts, [[text] for text in texts])
     for name in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "distinct", "exact_match"):
@@ -96,7 +96,7 @@ def test_diversity_length_and_exact_match() -> None:
     assert caption(predictions, references, "none")["exact_match"] == 0
 
 
-def test_empty_predictions_score_nothing() -> None:
+def test_empty_predictions_score_zero() -> None:
     scores = caption(["", "...", "a dog runs"], [["a dog"], ["a cat", "b"], ["a dog runs"]], per_item=True)
     for name in (*COCO, "length"):
         assert scores["items"][name][:2] == [0, 0], name

@@ -1,4 +1,4 @@
-"""EER, AUC and the DET curve against scikit-learn and by hand; its picture; what cannot be scored."""
+"""EER, AUC and the DET curve against scikit-learn and by hand; the plot; scores that are refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_curve_and_the_area_are_scikit_learns() -> None:
 
 
 def test_the_curve_holds_all_points_of_scikit_learns_det_curve() -> None:
-    """It leaves out points at the ends, where one of the rates does not change any more."""
+    """scikit-learn leaves out points at the ends, where one of the rates is constant."""
     for scores, labels in _cases(200):
         ours = det_curve(scores, labels)
         points = {tuple(point) for point in np.stack([ours.false_alarm, ours.miss], 1).round(9).tolist()}
@@ -87,9 +87,9 @@ def test_by_hand(scores: list, labels: list, eer: float, threshold: float, auc: 
 def test_neither_order_nor_scale_matter() -> None:
     scores, labels = _cases(2)[1]
     order = np.random.default_rng(1).permutation(len(scores))
-    want, scaled = detection(scores, labels), detection(3 * scores[order] - 2, labels[order].astype(bool))
-    assert (scaled["eer"], scaled["auc"]) == (want["eer"], want["auc"])
-    assert scaled["threshold"] == pytest.approx(3 * want["threshold"] - 2)
+    expected, scaled = detection(scores, labels), detection(3 * scores[order] - 2, labels[order].astype(bool))
+    assert (scaled["eer"], scaled["auc"]) == (expected["eer"], expected["auc"])
+    assert scaled["threshold"] == pytest.approx(3 * expected["threshold"] - 2)
 
 
 def test_infinite_scores_have_a_finite_threshold_where_there_is_one() -> None:
@@ -145,7 +145,7 @@ def test_the_picture_has_axes_by_the_normal_deviate_and_the_point(tmp_path: Path
 
 
 def _ticks(svg: str) -> list[tuple[str, str]]:
-    """Place and name of every tick of the x axis."""
+    """Position and label of every tick of the x axis."""
     axis = svg[svg.index('id="matplotlib.axis_1"') : svg.index('id="matplotlib.axis_2"')]
     ticks = re.findall(r'id="xtick_\d+">.*?<use [^>]*x="([\d.]+)".*?<!-- ([\d.]+) -->', axis, re.DOTALL)
     assert ticks

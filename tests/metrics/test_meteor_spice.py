@@ -1,4 +1,4 @@
-"""METEOR, SPICE and FENSE: real figures where the programs and models are, a plain reason where they are not."""
+"""METEOR, SPICE and FENSE: scores if programs and models are installed, else an error that names them."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_meteor_gives_the_recorded_figures() -> None:
     assert_same_scores(scores_of(recorded["items"], "none", "_tokens", ("meteor",)), recorded["ptb"], ("meteor",))
 
 
-def test_without_java_the_reason_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_java_the_error_names_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("pycocoevalcap")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NotAvailable, match="meteor is not available: no java on the PATH"):
         caption(["a dog"], [["a dog"]], extra=["meteor"])
 
 
-def test_a_java_program_that_stops_is_no_score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_java_program_that_fails_gives_no_score(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("pycocoevalcap")
     program = tmp_path / "java"
     program.write_text("#!/bin/sh\necho no memory >&2\nexit 1\n")

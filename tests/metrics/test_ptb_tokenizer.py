@@ -1,4 +1,4 @@
-"""The Treebank words: the documented rules one by one, and Stanford's own program on real captions."""
+"""Treebank tokens: the documented rules, and Stanford's program on real captions."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _recorded(item: dict) -> list[tuple[str, str]]:
 
 
 def stanford(texts: list[str]) -> list[str]:
-    """What Stanford's PTBTokenizer 3.4.1 makes of each text, as the COCO evaluation runs and filters it.
+    """Tokens of each text by Stanford's PTBTokenizer 3.4.1, run and filtered as in the COCO evaluation.
 
     A line that says "zz" stands between two texts: the program decides about a line's last period by the next word.
     """

@@ -1,4 +1,4 @@
-"""SLU-F1 against SLURP's own scorer; error rates against jiwer; what is missing, foreign, unknown or not a record."""
+"""SLU-F1 against SLURP's scorer; error rates against jiwer; missing, foreign, unknown and bad records."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _record(file: str, *slots: tuple[str, str], scenario: str = "play", action: 
 @needs_parity
 @pytest.mark.parametrize("file", RUNS)
 def test_equals_slurps_scorer(file: str) -> None:
-    """Micro and macro, every label, every column; the same labels and no other."""
+    """Micro and macro average, and every column of every label; no other labels."""
     recorded = json.loads((PARITY / "slurp_scores.json").read_text())
     run = next(run for run in recorded["runs"] if run["prediction_file"] == file)
     scores = slu(_lines(PARITY / file), _lines(PARITY / recorded["gold"]), per_label=True)
@@ -66,7 +66,7 @@ def test_equals_slurps_scorer(file: str) -> None:
 
 @needs_parity
 def test_both_forms_of_a_record_score_the_same() -> None:
-    """SLURP's records rewritten as ours, matched by an id that is the gold's slurp_id."""
+    """SLURP's records rewritten in our format, matched by the gold's slurp_id as id."""
     gold, theirs = _lines(PARITY / "slurp_gold.jsonl"), _lines(PARITY / RUNS[0])
     ours = []
     for record in theirs:
@@ -184,7 +184,7 @@ def test_intents_without_slots_and_slots_without_intents() -> None:
 
 
 def test_scenario_and_action_of_an_intent() -> None:
-    """The gold tells them where it has that intent, else the word before "_" is the scenario."""
+    """The gold gives them if it has that intent; else the word before "_" is the scenario."""
     gold = [
         {"id": 1, "intent": "podcasts", "scenario": "play", "action": "podcasts", "slots": {}},
         {"id": 2, "intent": "play_music", "scenario": "play", "action": "music", "slots": {}},
@@ -283,7 +283,7 @@ def test_bad_records_are_named(predictions: Any, references: Any, message: str) 
 # -------------------------------------------------------------------------------------------------- distances and rates
 
 
-def _by_the_table(a: str | list[str], b: str | list[str]) -> int:
+def _levenshtein_by_table(a: str | list[str], b: str | list[str]) -> int:
     row = list(range(len(b) + 1))
     for i, x in enumerate(a):
         last, row[0] = row[0], i + 1
@@ -297,8 +297,8 @@ def test_the_distance_is_levenshteins() -> None:
     for most, letters, cases in ((8, "ab", 3000), (90, "abcdefgh", 200)):
         for _ in range(cases):
             a, b = ("".join(rng.choices(letters, k=rng.randint(0, most))) for _ in range(2))
-            assert levenshtein(a, b) == _by_the_table(a, b), (a, b)
-            assert levenshtein(a.split("a"), b.split("a")) == _by_the_table(a.split("a"), b.split("a"))
+            assert levenshtein(a, b) == _levenshtein_by_table(a, b), (a, b)
+            assert levenshtein(a.split("a"), b.split("a")) == _levenshtein_by_table(a.split("a"), b.split("a"))
 
 
 def test_distances_of_two_fillers() -> None:

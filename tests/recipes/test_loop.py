@@ -1,4 +1,4 @@
-"""Training loop of small parts: bit for bit the steps of a loop written by hand, and no other effect."""
+"""Training loop of small parts: equal to the bit to a loop written by hand, without side effects."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def schedule(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.Lambd
     return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
 
 
-def by_hand(model: nn.Module) -> list[float]:
+def reference_loop(model: nn.Module) -> list[float]:
     """Train ``model`` as the loop should; return the loss of each step."""
     optimizer = torch.optim.AdamW(model.parameters(), 0.1)
     rates, losses = schedule(optimizer), []
@@ -64,7 +64,7 @@ def assert_same(first: nn.Module, second: nn.Module) -> None:
 def test_steps_equal_those_of_a_loop_written_by_hand():
     model, expected = network(), network()
     torch.manual_seed(1)
-    losses = by_hand(expected)
+    losses = reference_loop(expected)
     seen: list[float] = []
     watch = LambdaCallback(on_train_batch_end=lambda trainer, module, outputs, *_: seen.append(outputs["loss"].item()))
     torch.manual_seed(1)

@@ -73,8 +73,8 @@ def test_clotho(clotho: Path, tmp_path: Path, capsys: Shell) -> None:
 
 def test_clotho_captions_in_the_form_of_prefix_aac(clotho: Path, tmp_path: Path) -> None:
     run_program("clotho", clotho, "--out", tmp_path, "--captions", "prefix-aac")
-    wanted = ["a dog barks, twice.", "a dog, barking.", "dogs, two of them.", 'he says "go", it goes.', "line break."]
-    assert read_json_lines(tmp_path / "test.jsonl")[0]["captions"] == wanted
+    expected = ["a dog barks, twice.", "a dog, barking.", "dogs, two of them.", 'he says "go", it goes.', "line break."]
+    assert read_json_lines(tmp_path / "test.jsonl")[0]["captions"] == expected
 
 
 def test_clotho_version_1_has_no_validation_split_and_a_missing_split_is_skipped(

@@ -126,15 +126,15 @@ def test_world_program_makes_all_three(tmp_path: Path, capsys: pytest.CaptureFix
     figures = json.loads(capsys.readouterr().out)
     assert set(figures) == {"vision", "audio", "decoder", "seconds"}
     assert all(0 <= figures[name][key] <= 1 for name in ("vision", "audio") for key in ("known", "held_out"))
-    _see_hear_speak(tmp_path)
+    _load_all_three(tmp_path)
 
 
 def test_shipped_models_load_and_are_small():
     assert sum(file.stat().st_size for file in FROZEN.rglob("*") if file.is_file()) <= 12 * 2**20
-    _see_hear_speak(FROZEN)
+    _load_all_three(FROZEN)
 
 
-def _see_hear_speak(folder: Path) -> None:
+def _load_all_three(folder: Path) -> None:
     eye, ear = ViT(str(folder / "vision")), Whisper(str(folder / "audio"))
     tongue = CausalDecoder(str(folder / "decoder"))
     picture = next(world.sample("image", 0, new=True))

@@ -61,7 +61,7 @@ def test_no_question_asks_for_the_neighbour_of_a_word_that_occurs_twice(corpus: 
     assert {asker.earlier(["go", "go"]) for _ in range(20)} == {None}
 
 
-def test_words_of_a_kind_are_found_in_a_sentence(corpus: Corpus):
+def test_words_of_a_group_are_located_in_a_sentence(corpus: Corpus):
     kinds = [{"nine": 0, "am": 0, "ten": 0, "noon": 0, "wake": 1, "call": 1}]
     asker = Asker(Corpus(corpus.requests, {}, corpus.general, corpus.counts, kinds, corpus.views, corpus.near), 0)
     words = ["wake", "me", "at", "nine", "am", "or", "ten"]

@@ -69,7 +69,7 @@ def loaded(speech: Path, trained: tuple[Path, dict[str, Any]]) -> tuple[WhisperF
     return WhisperForConditionalGeneration.from_pretrained(trained[0]).eval(), windows
 
 
-def test_transformers_transcribes_what_was_learnt(
+def test_transformers_transcribes_the_trained_words(
     trained: tuple[Path, dict[str, Any]], loaded: tuple[WhisperForConditionalGeneration, torch.Tensor]
 ):
     model, windows = loaded
@@ -107,7 +107,7 @@ def test_our_encoder_gives_the_same_frames_as_transformers(
     torch.testing.assert_close(frames, expected, atol=1e-3, rtol=1e-3)
 
 
-def test_another_model_starts_from_what_was_learnt(speech: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path):
+def test_training_starts_from_an_earlier_model(speech: Path, trained: tuple[Path, dict[str, Any]], tmp_path: Path):
     again = _train(speech, tmp_path / "again", steps=1, lr=0, start=trained[0])
     assert again["train"] == trained[1]["train"]  # the same tokens: all was kept
     _train(speech, tmp_path / "new", **{"steps": 1, "lr": 0, "start": trained[0], "vocab-size": 290})

@@ -1,4 +1,4 @@
-"""The additions that CONTRIBUTING.md shows, made and used."""
+"""Examples of CONTRIBUTING.md: a mapper, an encoder, a decoder, an input kind and a verb, built and used."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ SETTINGS = ModelSettings(GenerateOptions(max_new_tokens=4))
 
 
 def block(mark: str) -> str:
-    """The fenced block below the comment ``mark``."""
+    """Fenced block below the comment ``mark``."""
     match = re.search(rf"<!-- run: {mark} -->\n```python\n(.*?)```", TEXT, re.DOTALL)
     assert match, f"CONTRIBUTING.md has no block {mark!r}"
     return match[1]
 
 
 @pytest.fixture
-def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the files that the page shows, importable."""
+def page_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Folder with the modules of the page, on the import path."""
     monkeypatch.syspath_prepend(str(tmp_path))
     for mark in ("mapper low_rank.py", "encoder colours.py", "decoder lower_case.py"):
         (tmp_path / mark.split()[1]).write_text(block(mark))
@@ -58,7 +58,7 @@ def texts(*targets: str) -> Batch:
     return Batch({}, [""] * count, [[text] for text in targets], [""] * count, [str(n) for n in range(count)])
 
 
-def test_a_mapper(shown: Path, gpt2: str) -> None:
+def test_a_mapper(page_modules: Path, gpt2: str) -> None:
     low_rank = importlib.import_module("low_rank").LowRank
     model = PrefixLM({}, CausalDecoder(gpt2), partial(low_rank, length=3, rank=2))
     model.text_loss(texts("a dog", "rain falls")).mean().backward()
@@ -71,18 +71,18 @@ def test_a_mapper(shown: Path, gpt2: str) -> None:
     }
 
 
-def test_an_encoder(shown: Path, gpt2: str) -> None:
+def test_an_encoder(page_modules: Path, gpt2: str) -> None:
     colours = importlib.import_module("colours").Colours
     model = PrefixLM({"image": Branch(colours(2), partial(MLP, length=2, hidden=4))}, CausalDecoder(gpt2))
-    Predictor(model, SETTINGS).save(shown / "model")
-    Image.new("RGB", (40, 30), (255, 0, 0)).save(shown / "red.png")
+    Predictor(model, SETTINGS).save(page_modules / "model")
+    Image.new("RGB", (40, 30), (255, 0, 0)).save(page_modules / "red.png")
     saved: Any = Predictor(PrefixLM.from_recipe(model.recipe()), SETTINGS)
-    assert isinstance(saved(shown / "red.png"), str)
-    pixels = colours(2).preprocess(shown / "red.png", 0.0, None)
+    assert isinstance(saved(page_modules / "red.png"), str)
+    pixels = colours(2).preprocess(page_modules / "red.png", 0.0, None)
     assert torch.allclose(pixels.mean((1, 2)), torch.tensor([1.0, 0.0, 0.0]), atol=0.01)
 
 
-def test_a_decoder(shown: Path, gpt2: str) -> None:
+def test_a_decoder(page_modules: Path, gpt2: str) -> None:
     decoder = importlib.import_module("lower_case").LowerCaseDecoder(gpt2)
     model = PrefixLM({}, decoder, partial(importlib.import_module("low_rank").LowRank, length=2))
     with torch.no_grad():

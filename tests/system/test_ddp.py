@@ -1,4 +1,4 @@
-"""Two processes train, test and predict as one: every row once, the same weights, the same figures, one model."""
+"""Two processes train, test and predict as one: every row once, equal weights and metrics, one model."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
 
 @pytest.fixture(scope="module")
 def pair(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a training by two processes, that the shell starts, over both branches."""
+    """Directory of a training of both branches by two processes, started by the command line."""
     root = tmp_path_factory.mktemp("pair")
     recipe = tiny.recipe(tiny.config(dropout=0.2), root)
     tests = Path(__file__).resolve().parents[1]
@@ -58,7 +58,7 @@ def test_each_row_is_trained_on_once_an_epoch_by_one_of_the_two(pair: Path) -> N
         assert sorted(name for ids in both for name in ids) == [f"{kind}{n}" for kind in "ps" for n in range(6)]
 
 
-def test_both_end_with_the_same_weights_and_one_checkpoint_and_one_model_are_written(pair: Path) -> None:
+def test_both_processes_end_with_equal_weights_and_write_one_checkpoint_and_model(pair: Path) -> None:
     first, second = training_record(pair, 0), training_record(pair, 1)
     assert same_tensors(first.after, second.after)
     assert not same_tensors(first.before, first.after)
@@ -73,14 +73,14 @@ def test_both_end_with_the_same_weights_and_one_checkpoint_and_one_model_are_wri
     assert len(torch.load(pair / "checkpoints" / "last.ckpt", weights_only=True)["random_states"]) == 2
 
 
-def test_the_figures_are_those_of_one_process(tiny: CaptioningSystem, pair: Path, tmp_path: Path) -> None:
+def test_metrics_equal_those_of_one_process(tiny: CaptioningSystem, pair: Path, tmp_path: Path) -> None:
     recipe = tiny.recipe(tiny.config(dropout=0.2), tmp_path)
     for verb, stage in (("validate", "val"), ("test", "test")):
         assert run(verb, recipe, ckpt_path=pair / "checkpoints" / "last.ckpt") == 0
-        one, two = report_rows(tmp_path, stage), report_rows(pair, stage)
-        assert len(two) == 7
-        assert [(row["id"], row["prediction"], row["references"]) for row in one] == [
-            (row["id"], row["prediction"], row["references"]) for row in two
+        alone, paired = report_rows(tmp_path, stage), report_rows(pair, stage)
+        assert len(paired) == 7
+        assert [(row["id"], row["prediction"], row["references"]) for row in alone] == [
+            (row["id"], row["prediction"], row["references"]) for row in paired
         ]
         for kind in ("", "image/", "audio/"):
             for name in ("loss", "cider_d", "bleu_4", "rouge_l", "distinct", "cider_d_shuffled"):
@@ -94,7 +94,7 @@ def test_the_figures_are_those_of_one_process(tiny: CaptioningSystem, pair: Path
 def test_two_processes_write_one_file_of_predictions(
     rows: int, tiny: CaptioningSystem, pair: Path, tmp_path: Path
 ) -> None:
-    """With one row the second process has none of its own, and must still come to where the two meet."""
+    """With one row the second process has none, and must still join the collective calls."""
     lines = (tiny.folder / "test.jsonl").read_text().splitlines()[:rows]
     manifest = tiny.folder / f"first{rows}.jsonl"
     manifest.write_text("".join(line + "\n" for line in lines))
@@ -102,7 +102,7 @@ def test_two_processes_write_one_file_of_predictions(
     config["data"]["init_args"] |= {"test": [str(manifest)], "eval_batch_size": 2}
     recipe = tiny.recipe(config, tmp_path)
     last = pair / "checkpoints" / "last.ckpt"
-    more = {"trainer__devices": 2, "trainer__strategy": "ddp_fork"}  # these begin as copies of this process
+    more = {"trainer__devices": 2, "trainer__strategy": "ddp_fork"}  # forked processes are copies of this one
     assert run("predict", recipe, ckpt_path=last, **more) == 0
     written = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
     assert [row["id"] for row in written] == [json.loads(line)["id"] for line in lines]
@@ -113,12 +113,12 @@ def test_two_processes_write_one_file_of_predictions(
         assert len(report_rows(tmp_path, "test")) == 1
 
 
-def test_forked_processes_bring_their_weights_home(tiny: CaptioningSystem, tmp_path: Path) -> None:
+def test_forked_processes_return_their_weights(tiny: CaptioningSystem, tmp_path: Path) -> None:
     recipe = tiny.recipe(tiny.config(), tmp_path)
     more = {"trainer__devices": 2, "trainer__strategy": "ddp_fork", "trainer__max_epochs": 1}
     assert run("fit", recipe, save_to=tmp_path / "model", **more) == 0
     after = {
         name: tensor for name, tensor in training_record(tmp_path).after.items() if name.startswith("model.mappers.")
     }
-    found = load(tmp_path / "model", device="cpu").model.trained
-    assert same_tensors({f"model.{name}": tensor for name, tensor in found.items()}, after)
+    trained = load(tmp_path / "model", device="cpu").model.trained
+    assert same_tensors({f"model.{name}": tensor for name, tensor in trained.items()}, after)

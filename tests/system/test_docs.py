@@ -1,4 +1,4 @@
-"""The pages on architecture: every file that they name is there, and the trace counts what they say."""
+"""docs/architecture.md: every file that it names exists, and the trace counts the files that it states."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_every_link_leads_to_a_file() -> None:
 
 def test_every_file_that_is_named_exists() -> None:
     names = re.findall(r"`([a-z_]+/[a-z_/]+\.py)`", PAGE)
-    places = [(ROOT / name, ROOT / "mmprefix" / name) for name in names]
-    assert [str(own) for own, packaged in places if not own.exists() and not packaged.exists()] == []
+    paths = [(ROOT / name, ROOT / "mmprefix" / name) for name in names]
+    assert [str(own) for own, packaged in paths if not own.exists() and not packaged.exists()] == []
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The README's commands, in its order, in an empty directory; hub names are met by tiny models in a real hub cache."""
+"""Commands of the README in order, in an empty directory; a hub cache holds tiny models under the recipes' names."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def block(mark: str) -> str:
-    """The fenced block below the comment ``mark``."""
-    found = re.search(rf"<!-- {mark} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert found, f"the README has no block {mark!r}"
-    return found[1]
+    """Fenced block below the comment ``mark``."""
+    match = re.search(rf"<!-- {mark} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert match, f"the README has no block {mark!r}"
+    return match[1]
 
 
-def statements(text: str) -> Iterator[str]:
-    """The commands of a block, each with its here-document."""
+def commands_of(text: str) -> Iterator[str]:
+    """Commands of a block, each with its here-document."""
     lines = iter(text.splitlines())
     for line in lines:
         whole = [line]
@@ -44,8 +44,8 @@ def statements(text: str) -> Iterator[str]:
 
 
 def run(text: str) -> None:
-    """A block as a shell would run it; ``mmprefix`` in this process, which has paid for the imports."""
-    for statement in statements(text):
+    """Run a block as a shell does; ``mmprefix`` runs in this process, which has done its imports."""
+    for statement in commands_of(text):
         if statement.startswith("mmprefix "):
             words = [w for word in shlex.split(statement, comments=True)[1:] for w in sorted(glob.glob(word)) or [word]]
             assert main(words) == 0, statement
@@ -54,8 +54,8 @@ def run(text: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An empty working directory, and a hub cache with tiny models under the names that the recipes ask for."""
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Empty working directory, with a hub cache of tiny models under the names that the recipes load."""
     directory, cache, tiny = (tmp_path_factory.mktemp(name) for name in ("work", "hub", "tiny"))
     hub_model(cache, "laion/clap-htsat-unfused", tiny_encoders.save_clap(tiny / "clap", fused=False))
     hub_model(cache, "openai-community/gpt2", Path(tiny_decoders.save_decoder(tiny / "gpt2")))
@@ -67,12 +67,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def trained(place: Path) -> Path:
-    """The quick start's own command, on fewer scenes."""
+def trained(workplace: Path) -> Path:
+    """Run of the quick start's command, on fewer scenes."""
     command = block("quickstart").strip().split(" && ")[-1].removeprefix(".venv/bin/")
     less = "--data.scenes 24 --data.val_scenes 4 --data.test_scenes 6 --trainer.max_epochs 1"
     run(f"{command} {less}")
-    return place / "runs" / "quickstart"
+    return workplace / "runs" / "quickstart"
 
 
 @pytest.mark.slow
@@ -95,23 +95,23 @@ def test_python(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
-def test_own_folder(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    if not (place / "runs/quickstart/samples").is_dir():
-        make_samples(place / "runs/quickstart/samples")
+def test_own_folder(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not (workplace / "runs/quickstart/samples").is_dir():
+        make_samples(workplace / "runs/quickstart/samples")
     run(block("run: own"))
-    said = capsys.readouterr().out
-    assert "sounds/audio-0006.wav: " in said
-    assert len((place / "runs/sounds/predictions.jsonl").read_text().splitlines()) == 2
-    saved = (place / "runs/sounds/model/mmprefix.yaml").read_text()
+    output = capsys.readouterr().out
+    assert "sounds/audio-0006.wav: " in output
+    assert len((workplace / "runs/sounds/predictions.jsonl").read_text().splitlines()) == 2
+    saved = (workplace / "runs/sounds/model/mmprefix.yaml").read_text()
     assert "openai-community/gpt2" in saved
-    assert COMMIT in saved  # the revision of what was loaded
+    assert COMMIT in saved  # the revision of the loaded decoder
     run(block("run: encode"))
-    (shard,) = (place / "features").rglob("*.safetensors")
+    (shard,) = (workplace / "features").rglob("*.safetensors")
     with safe_open(shard, "pt") as kept:
         assert len(kept.get_tensor("keys")) == 6  # each sound once
 
 
-def test_evaluate(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(block("run: evaluate"))
     assert "cider_d" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed ends with the bits of the run that was not."""
+"""Resuming: a killed and resumed run ends with the bits of the uninterrupted one."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
 
 
 def recipe(tiny: CaptioningSystem, root: Path) -> Path:
-    """Three epochs of four steps with dropout, a schedule, and sampling at validation: all that draws or counts."""
+    """Recipe of three epochs of four steps with dropout, a schedule, and sampling at validation."""
     config = tiny.config(dropout=0.3)
     config["trainer"] |= {"callbacks": [EVERY], "max_epochs": 3}
     config["model"] |= {"schedule": "linear", "generate": {"max_new_tokens": 4, "sample": True}}
@@ -49,7 +49,7 @@ def recipe(tiny: CaptioningSystem, root: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nobody disturbs."""
+    """Uninterrupted run."""
     root = tmp_path_factory.mktemp("whole")
     assert run("fit", recipe(tiny, root)) == 0
     return root
@@ -68,13 +68,13 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(
             [sys.executable, "-m", "mmprefix", *fit], env=environment, stdout=log, stderr=log, cwd=tmp_path
         )
         try:
-            step = _kept(killed, tmp_path, 6)
+            step = _step_kept(killed, tmp_path, 6)
             killed.send_signal(signal.SIGKILL)
         finally:
             killed.kill()
             code = killed.wait()
     assert code == -signal.SIGKILL
-    assert not (tmp_path / "process0.pt").exists()  # it did not come to its end
+    assert not (tmp_path / "process0.pt").exists()  # which is written at the end
     assert run("fit", made, ckpt_path="last") == 0
     seen, undisturbed = training_record(tmp_path), training_record(whole)
     assert 0 < len(seen.steps) <= 12 - step
@@ -83,8 +83,8 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(
     assert same_tensors(seen.after, undisturbed.after)
 
 
-def _kept(process: subprocess.Popen[bytes], root: Path, step: int) -> int:
-    """Waits until ``step`` or a later one is kept in last.ckpt, read again and again while it is written; which one."""
+def _step_kept(process: subprocess.Popen[bytes], root: Path, step: int) -> int:
+    """Wait until last.ckpt, read repeatedly while it is written, holds ``step`` or a later one; return its step."""
     limit = time.monotonic() + 240
     while time.monotonic() < limit and process.poll() is None:
         if _last(root).exists():
@@ -96,10 +96,10 @@ def _kept(process: subprocess.Popen[bytes], root: Path, step: int) -> int:
 
 
 @pytest.mark.parametrize(("crash", "kept"), [(4, 2), (5, 4), (7, 6)])
-def test_a_run_broken_off_anywhere_goes_on_with_the_same_bits(
+def test_a_failed_run_is_resumed_to_the_same_bits(
     crash: int, kept: int, tiny: CaptioningSystem, whole: Path, tmp_path: Path
 ) -> None:
-    """Checkpoints of mid-epoch (2, 6) and of an epoch's end (4), each older than the last step that was made."""
+    """Checkpoints within an epoch (2, 6) and at its end (4), each older than the last step."""
     made = recipe(tiny, tmp_path)
     assert (
         run("fit", made, **{"trainer__callbacks+": "tiny.captioning_system.Crash", "trainer__callbacks__at": crash})
@@ -125,7 +125,7 @@ def test_a_finished_run_goes_on_at_the_rates_of_its_new_length(tiny: CaptioningS
 
 
 def test_dropout_and_sampling_draw(whole: Path, tiny: CaptioningSystem, tmp_path: Path) -> None:
-    """What the tests above say of random numbers would be empty if none were drawn."""
+    """The tests above prove nothing about random numbers unless some are drawn."""
     assert run("fit", recipe(tiny, tmp_path), seed_everything=2) == 0
     assert training_record(tmp_path).steps == training_record(whole).steps
     start, other = training_record(tmp_path).before, training_record(whole).before
@@ -135,15 +135,15 @@ def test_dropout_and_sampling_draw(whole: Path, tiny: CaptioningSystem, tmp_path
     assert not torch.equal(draws, torch.get_rng_state())
 
 
-def test_how_often_one_looks_does_not_change_what_is_trained(
+def test_the_number_of_validations_does_not_change_the_training(
     tiny: CaptioningSystem, whole: Path, tmp_path: Path
 ) -> None:
-    """Validation samples captions here, from the generator that dropout draws from."""
+    """Validation samples captions from the generator that dropout uses."""
     assert run("fit", recipe(tiny, tmp_path), trainer__val_check_interval=1) == 0
     assert same_tensors(training_record(tmp_path).after, training_record(whole).after)
 
 
-def test_every_generator_goes_back() -> None:
+def test_the_state_of_every_generator_is_restored() -> None:
     state = rng_state()
 
     def draw() -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""A video from the manifest to the caption: checked, encoded once, trained on, saved, loaded, captioned."""
+"""Videos from manifest to caption: checked, encoded once, trained on, saved, loaded, captioned."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
 
 
 def config(tiny: CaptioningSystem) -> dict[str, Any]:
-    """The shipped recipe with tiny parts and the tiny data."""
+    """Shipped recipe with tiny parts and tiny data."""
     shipped, made = yaml.safe_load(RECIPE.read_text(encoding="utf-8")), tiny.config(())
     video = shipped["model"]["branches"]["video"]
     video["encoder"]["init_args"] |= {"frames": FRAMES}
@@ -101,7 +101,7 @@ def test_a_training_reads_every_form_and_saves(
     assert printed == [f"{file}: {text}".rstrip() for file, text in zip(words[1:3], model(words[1:3]), strict=True)]
 
 
-def test_a_manifest_written_elsewhere_still_finds_all_pictures_of_a_video(tmp_path: Path) -> None:
+def test_a_manifest_written_elsewhere_names_all_pictures_of_a_video(tmp_path: Path) -> None:
     row = {"video": ["list/1.png", "/videos/2.png"], "audio": "a.wav", "signals": [0.5, 1.0], "target": "x"}
     moved = relocated_paths(row, str(tmp_path / "in" / "m.jsonl"), str(tmp_path / "out" / "m.jsonl"))
     assert moved == {
@@ -109,7 +109,7 @@ def test_a_manifest_written_elsewhere_still_finds_all_pictures_of_a_video(tmp_pa
     }  # fmt: skip
 
 
-def test_every_way_to_give_a_video_equals_its_file(tiny: CaptioningSystem, fitted: Path) -> None:
+def test_every_source_of_a_video_equals_its_file(tiny: CaptioningSystem, fitted: Path) -> None:
     model = load(fitted / "model", device="cpu")
     file, folder = tiny.folder / "long.mp4", tiny.folder / "folder"
     names = [str(folder / f"{number + 1}.png") for number in range(12)]
@@ -149,7 +149,7 @@ def test_another_number_of_frames_is_refused(tiny: CaptioningSystem, fitted: Pat
 
 
 def stored(tiny: CaptioningSystem, cache: Path) -> tuple[Frames, FeatureStore]:
-    """The encoder of the recipe, and its feature store in ``cache``."""
+    """Encoder of the recipe, and its feature store in ``cache``."""
     encoder = Frames(Clip(tiny.path("pictures")), frames=FRAMES)
     return encoder, FeatureStore(cache, store_description(encoder, "float32"))
 
@@ -190,7 +190,7 @@ def test_a_changed_picture_is_a_changed_video(tmp_path: Path) -> None:
     assert content_hashes([str(folder)], tmp_path / "hashes.sqlite")[str(folder)] != first[str(folder)]
 
 
-def test_a_moved_encoder_finds_its_store_again(tiny: CaptioningSystem, tmp_path: Path) -> None:
+def test_a_moved_encoder_uses_its_store_again(tiny: CaptioningSystem, tmp_path: Path) -> None:
     shutil.copytree(tiny.path("pictures"), tmp_path / "moved")
     first, moved = (Frames(Clip(str(path)), FRAMES) for path in (tiny.path("pictures"), tmp_path / "moved"))
     assert store_description(first) == store_description(moved)
@@ -237,7 +237,7 @@ def test_check_data_measures_videos_and_names_bad_ones(
 # ------------------------------------------------------------------------------------------------------ the sound track
 
 
-def test_a_model_of_sounds_hears_a_videos_sound_track(tmp_path: Path) -> None:
+def test_a_model_of_sounds_reads_the_sound_track_of_a_video(tmp_path: Path) -> None:
     built = tiny_models.build_model(tiny_models.frozen_parts(tmp_path / "parts"), "audio")
     model = Predictor(built, ModelSettings(tiny_models.OPTIONS))
     values = tiny_models.tone(1.0, 300.0)

@@ -1,4 +1,4 @@
-"""A tiny random BERT with a tokenizer of twelve words, saved as Hugging Face saves it."""
+"""Tiny random BERT with a tokenizer of twelve words, in Hugging Face's files."""
 
 from __future__ import annotations
 

@@ -35,12 +35,12 @@ def scores_of(items: list[dict[str, Any]], tokenize: str, suffix: str = "", extr
 
 
 def assert_same_scores(
-    got: dict[str, Any], want: dict[str, Any], names: tuple[str, ...] = COCO, tolerance: float = 1e-9
+    actual: dict[str, Any], expected: dict[str, Any], names: tuple[str, ...] = COCO, tolerance: float = 1e-9
 ) -> None:
     """Assert that scores of every item and of the corpus agree, for each of ``names``."""
     for name in names:
-        assert got["items"][name] == pytest.approx(want["per_item"][name], abs=tolerance), name
-        assert got[name] == pytest.approx(want["corpus"][name], abs=tolerance), name
+        assert actual["items"][name] == pytest.approx(expected["per_item"][name], abs=tolerance), name
+        assert actual[name] == pytest.approx(expected["corpus"][name], abs=tolerance), name
 
 
 def random_set(rng: random.Random, items: int) -> tuple[list[str], list[list[str]]]:

@@ -25,7 +25,7 @@ END = "<|endoftext|>"
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer trained on a line of text."""
+    """Byte-level BPE tokenizer trained on a line of text."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
@@ -65,7 +65,7 @@ KINDS = ("gpt2", "opt", "llama", "qwen")
 
 
 def save_decoder(folder: Path, kind: str = "gpt2", seed: int = 0, sharp: float = 6.0) -> str:
-    """A random model of ``kind``, its weights scaled so that its choices are clear; returns the folder."""
+    """Save a random model of ``kind`` to ``folder``, weights scaled to make its choices clear; return the folder."""
     words = make_tokenizer()
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(_config(kind, len(words)))
@@ -79,6 +79,7 @@ def save_decoder(folder: Path, kind: str = "gpt2", seed: int = 0, sharp: float =
 
 
 def ragged_prefix(decoder: ComposedDecoder, lengths: list[int], seed: int = 0) -> Prefix:
+    """Random prefix whose rows have ``lengths`` real positions."""
     torch.manual_seed(seed)
     embeds = torch.randn(len(lengths), max(lengths), decoder.width)
     mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]

@@ -1,4 +1,4 @@
-"""Mappers of kinds that the library does not have yet: one that reads a context, one that reads nothing."""
+"""Mappers of kinds that the library does not have: one that reads a context, one that reads nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class LowRank(Mapper):
 
 
 class Merging(LowRank):
-    """A mapper that merges to another than itself, and reads the summary too."""
+    """Mapper that reads the summary and merges to another class."""
 
     def __init__(self, sizes: Sizes, *, length: int = 4) -> None:
         super().__init__(sizes, length=length)

@@ -99,9 +99,9 @@ def media_files(folder: Path) -> list[Path]:
 
 
 def assert_same_candidates(
-    result: list[list[Candidate]], wanted: list[list[Candidate]], tolerance: float = 1e-4
+    actual: list[list[Candidate]], expected: list[list[Candidate]], tolerance: float = 1e-4
 ) -> None:
     """Assert equal texts in equal order, and scores that differ by less than ``tolerance``."""
-    assert [[c.text for c in row] for row in result] == [[c.text for c in row] for row in wanted]
-    scores = [[[c.score for c in row] for row in rows] for rows in (result, wanted)]
+    assert [[c.text for c in row] for row in actual] == [[c.text for c in row] for row in expected]
+    scores = [[[c.score for c in row] for row in rows] for rows in (actual, expected)]
     assert np.abs(np.array(scores[0]) - np.array(scores[1])).max() < tolerance

@@ -1,4 +1,4 @@
-"""PairData without a model: a module that fits one number, a trainer, and a folder of small sounds."""
+"""PairData without a language model: a module that fits one number, a trainer, and a folder of small sounds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ quietly = [
 
 
 class Learner(LightningModule):
-    """Fits one number to the sums of what it reads; remembers the ids of every step."""
+    """Module that fits one number to the sums of its inputs and records the ids of every step."""
 
     def __init__(self, branches: tuple[str, ...] = ("audio",), stop_after: int | None = None) -> None:
         super().__init__()
@@ -59,6 +59,7 @@ class Learner(LightningModule):
 
 
 def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    """Silent Trainer on the CPU, three epochs; checkpoints only with ``callbacks``."""
     options = {"max_epochs": 3, "num_sanity_val_steps": 0, "use_distributed_sampler": False, **options}
     return Trainer(
         accelerator="cpu",
@@ -73,11 +74,12 @@ def trainer(folder: Path, *callbacks: Callback, **options: Any) -> Trainer:
 
 
 def data(folder: Path, **options: Any) -> PairData:
+    """PairData over ``folder``, 4 rows a batch."""
     return PairData(root=str(folder), **{"batch_size": 4, "seed": 3, **options})
 
 
 def alone(folder: Path, branches: tuple[str, ...] = ("audio",), stage: str = "fit", **options: Any) -> PairData:
-    """PairData without a Trainer."""
+    """PairData that is set up without a Trainer."""
     pairs = data(folder, **options)
     pairs.inputs = Learner(branches).inputs
     pairs.setup(stage)
@@ -85,7 +87,7 @@ def alone(folder: Path, branches: tuple[str, ...] = ("audio",), stage: str = "fi
 
 
 def write_sounds(folder: Path) -> Path:
-    """19 training and 5 validation sounds of 20 to 210 ms, the last 3 of each split without a file of their own."""
+    """Write 19 training and 5 validation sounds of 20 to 221 ms and their manifest."""
     random = np.random.default_rng(0)
     lines = []
     for number in range(24):

@@ -1,4 +1,4 @@
-"""The command line in this process: words in; exit code, output and errors out."""
+"""Command line in this process: words in; exit code, output and errors out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmprefix.cli.main import main
 
 
 class Shell:
-    """``shell(words...)`` runs them and gives exit code, standard output and standard error."""
+    """Callable that runs ``mmprefix WORDS`` and returns exit code, standard output and standard error."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self.capsys = capsys
@@ -22,7 +22,7 @@ class Shell:
         return code, captured.out, captured.err
 
     def refuses(self, *words: str | Path) -> str:
-        """The one line that is said of wrong input, exit code 2."""
+        """Message, one line, of a run that is refused with exit code 2."""
         code, out, err = self(*words)
         assert code == 2, err
         assert "Traceback" not in out + err

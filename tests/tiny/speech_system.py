@@ -1,4 +1,4 @@
-"""A whole small speech system on disk: a Whisper that knows four tones by name, a GPT-2, sounds, and recipes."""
+"""Small speech system on disk: a Whisper that may be trained on four tones, a GPT-2, sounds, and recipes."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ BEGINS = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>
 
 
 def tone(pitch: float, seconds: float) -> np.ndarray:
-    """A sine (S,), float32."""
+    """Sine (S,), float32."""
     time = np.arange(round(seconds * RATE)) / RATE
     return (0.5 * np.sin(2 * np.pi * pitch * time)).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class SpeechSystem:
-    """Where whisper, decoder and data are. Each row has a sound, what is said in it, two numbers and a label."""
+    """Folder of whisper, decoder and data; each row has a sound, three numbers, a target and a context."""
 
     folder: Path
 
     def path(self, name: str) -> str:
-        """A path in the folder: whisper, decoder, 0.wav ..."""
+        """Path of a file or model in the folder: whisper, decoder, 0.wav ..."""
         return str(self.folder / name)
 
     def config(self, **model: Any) -> dict[str, Any]:
-        """The recipe of a training of one step on all 8 rows, as data; ``model`` are its options."""
+        """Recipe, as plain data, of a training of one step on all 8 rows; ``model`` are options of the model."""
         files = {split: [self.path(f"{split}.jsonl")] for split in ("train", "val")}
         optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}}
         return {
@@ -58,17 +58,17 @@ class SpeechSystem:
         }
 
     def recipe(self, config: dict[str, Any], root: Path) -> Path:
-        """``config`` written to ``root``/recipe.yaml; see ``tiny_captioning_system``."""
+        """Write ``config`` to ``root``/recipe.yaml, as ``CaptioningSystem.recipe`` does."""
         return CaptioningSystem(self.folder).recipe(config, root)
 
 
 def recipe_part(name: str, **init_args: Any) -> dict[str, Any]:
-    """``mmprefix.NAME`` in a recipe."""
+    """Recipe entry of the class ``mmprefix.NAME``."""
     return {"class_path": f"mmprefix.{name}", "init_args": init_args}
 
 
 def build(folder: Path, taught: bool = False) -> SpeechSystem:
-    """Makes the parts and the data; Whisper may be taught its four sayings, and what to make of ``others``."""
+    """Make parts and data in ``folder``; ``taught`` trains Whisper on ``PHRASES`` and ``noise_and_silence``."""
     folder.mkdir(parents=True, exist_ok=True)
     spoken = SpeechSystem(folder)
     tiny_whisper.save_whisper(folder / "whisper", sharp=1.0)
@@ -87,7 +87,7 @@ def build(folder: Path, taught: bool = False) -> SpeechSystem:
 
 
 def noise_and_silence() -> dict[str, np.ndarray]:
-    """Noise and silence, by what a taught Whisper writes of them."""
+    """Noise and silence, by the text that a taught Whisper writes for them."""
     noise = np.random.default_rng(0).normal(0, 0.1, RATE).astype(np.float32)
     return {"some rain": noise, "a hill": np.zeros(RATE // 2, dtype=np.float32)}
 
@@ -107,7 +107,7 @@ def _teach(spoken: SpeechSystem) -> None:
 
 
 def whisper_tensors(spoken: SpeechSystem, sounds: list[np.ndarray], texts: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """What Transformers' Whisper is trained on: spectrograms (B M F), tokens (B N), labels (B N, -100 where none)."""
+    """Training input of Transformers' Whisper: spectrograms (B M F), tokens (B N), labels (B N, -100 for none)."""
     extractor = hf.WhisperFeatureExtractor.from_pretrained(spoken.path("whisper"))
     words = hf.AutoTokenizer.from_pretrained(spoken.path("whisper"))
     inputs = extractor(sounds, sampling_rate=RATE, return_tensors="pt").input_features

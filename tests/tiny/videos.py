@@ -1,4 +1,4 @@
-"""Small videos made by PyAV: every frame has a colour of its own, so a frame tells its place."""
+"""Small videos made by PyAV: frames differ, so that each one shows its position."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def save_video(
     seed: int = 0,
     options: dict[str, str] | None = None,
 ) -> Path:
-    """A video of ``count`` frames at ``rate`` a second, with a key frame every ``key_every`` frames, in ``file``.
+    """Write a video of ``count`` frames at ``rate`` a second, with a key frame every ``key_every`` frames, to ``file``.
 
     The codec follows from the suffix; ``options`` are those of the container (``{"movflags": "faststart"}``).
     """
@@ -43,7 +43,7 @@ def save_video(
 
 
 def decoded(file: Path) -> tuple[list[Image.Image], list[float]]:
-    """All frames of ``file`` as PyAV decodes them from front to back, and the time of each from the first one on."""
+    """All frames of ``file`` in order, decoded by PyAV, and the time of each relative to the first."""
     with av.open(str(file)) as container:
         frames = list(container.decode(video=0))
     times = [float(picture.time or 0.0) for picture in frames]
@@ -51,7 +51,7 @@ def decoded(file: Path) -> tuple[list[Image.Image], list[float]]:
 
 
 def save_pictures(folder: Path, count: int, seed: int = 0) -> list[Path]:
-    """A folder of ``count`` numbered pictures (1.png, 2.png ... 10.png), in their order."""
+    """Write ``count`` numbered pictures (1.png, 2.png ... 10.png) to ``folder``; return them in order."""
     folder.mkdir(parents=True)
     files = [folder / f"{number + 1}.png" for number in range(count)]
     for number, file in enumerate(files):

@@ -1,4 +1,4 @@
-"""Tiny Whispers with Whisper's own special tokens, a tiny BART, and sounds to ask them about."""
+"""Tiny Whisper models with Whisper's special tokens, a tiny BART, and training until their choices are clear."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from mmprefix.types import Candidate
 from tiny import decoders as tiny_decoders
 
-STEPS, LEAD = 600, 3.0  # at most, and nats: a model that was taught is asked only once its answers are clear
+STEPS, LEAD = 600, 3.0  # at most so many steps, until every taught token leads by so many nats
 SPECIAL = [
     "<|startoftranscript|>", "<|en|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>", "<|nospeech|>",
     "<|notimestamps|>",
@@ -24,14 +24,14 @@ SPECIAL = [
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """The words of ``tiny_decoders`` with Whisper's special tokens."""
+    """Tokenizer of ``tiny.decoders`` with Whisper's special tokens."""
     words = tiny_decoders.make_tokenizer()
     words.add_tokens(cast(Any, [AddedToken(word, special=True) for word in SPECIAL]), special_tokens=True)
     return words
 
 
 def save_whisper(folder: Path, seed: int = 0, sharp: float = 4.0, window: int = 100, layers: int = 2) -> str:
-    """A random WhisperForConditionalGeneration that hears ``window`` / 50 seconds, its choices clear."""
+    """Save a random WhisperForConditionalGeneration with windows of ``window`` / 50 seconds and clear choices."""
     words = tokenizer()
     start = cast(int, words.convert_tokens_to_ids("<|startoftranscript|>"))
     config = hf.WhisperConfig(
@@ -50,26 +50,26 @@ def save_whisper(folder: Path, seed: int = 0, sharp: float = 4.0, window: int = 
 
 
 def loss_and_lead(logits: Tensor, labels: Tensor) -> tuple[Tensor, float]:
-    """The loss, and how far (nats) the right token leads where it leads least; labels (C N), -100 where none."""
+    """Loss, and the smallest lead (nats) of a right token over all others; labels (C N), -100 for none."""
     values, right = logits.detach()[labels >= 0], labels[labels >= 0][:, None]
     leads = values.gather(1, right) - values.scatter(1, right, -torch.inf).amax(1, keepdim=True)
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()), float(leads.min())
 
 
-def assert_same_hypotheses(found: Sequence[Candidate], wanted: Sequence[Candidate], tolerance: float) -> None:
-    """The same scores up to ``tolerance``, and the same texts where a score is well apart from those beside it."""
-    scores = [one.score for one in wanted]
-    assert [one.score for one in found] == pytest.approx(scores, abs=tolerance)
-    ends = [torch.inf, *scores, -torch.inf]
-    for one, other, before, after in zip(found, wanted, ends, ends[2:], strict=False):
+def assert_same_hypotheses(actual: Sequence[Candidate], expected: Sequence[Candidate], tolerance: float) -> None:
+    """Assert equal scores up to ``tolerance``, and equal texts where the neighbouring scores are far enough apart."""
+    scores = [candidate.score for candidate in expected]
+    assert [candidate.score for candidate in actual] == pytest.approx(scores, abs=tolerance)
+    bounds = [torch.inf, *scores, -torch.inf]
+    for own, other, before, after in zip(actual, expected, bounds, bounds[2:], strict=False):
         if min(before - other.score, other.score - after) > 20 * tolerance:
-            assert one.text == other.text
+            assert own.text == other.text
 
 
 def train_until_clear(model: torch.nn.Module, run: Callable[[], tuple[Tensor, float]], rate: float = 0.01) -> None:
-    """Trains until each token leads by ``LEAD``; ``run`` gives the loss and the least lead of a pass over all texts.
+    """Train until each token leads by ``LEAD``; ``run`` returns loss and smallest lead of a pass over all texts.
 
-    Processors round differently, and training multiplies that: a fixed number of steps teaches here and not there.
+    Processors round differently, and training multiplies that: a fixed number of steps would not do on all of them.
     """
     optimizer, least = torch.optim.Adam(model.parameters(), lr=rate), -torch.inf
     for _ in range(STEPS):
@@ -80,11 +80,11 @@ def train_until_clear(model: torch.nn.Module, run: Callable[[], tuple[Tensor, fl
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    raise AssertionError(f"after {STEPS} steps a token that was taught leads by {least:.2f} nats; {LEAD} are wanted")
+    raise AssertionError(f"after {STEPS} steps the smallest lead of a token is {least:.2f} nats; expected {LEAD}")
 
 
 def save_bart(folder: Path, seed: int = 0, sharp: float = 3.0) -> str:
-    """A random BartForConditionalGeneration."""
+    """Save a random BartForConditionalGeneration."""
     words = tiny_decoders.make_tokenizer()
     sizes: dict[str, Any] = {
         f"{half}_{name}": value

@@ -1,4 +1,4 @@
-"""The report of a validation: figures by kind of input, captions, logs, and warnings when the input is ignored."""
+"""Report of a validation: metrics by kind of input, captions, logs, and warnings if the input is ignored."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
 
 
 @pytest.fixture(scope="module")
-def deaf(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+def ignoring_run(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Directory of a run whose mappers learn nothing, and its warnings."""
-    root = tmp_path_factory.mktemp("deaf")
+    root = tmp_path_factory.mktemp("ignoring")
     config = tiny.config()
     config["model"]["optimizer"]["init_args"]["lr"] = 0.0
     with (
@@ -43,31 +43,31 @@ def row(name: str, prediction: str, *references: str, group: str = "image", **mo
 # ------------------------------------------------------------------------------------------------------------ a run
 
 
-def test_captions_stand_beside_references(tiny: CaptioningSystem, deaf: tuple[Path, list[str]]) -> None:
-    rows = report_rows(deaf[0], "val")
+def test_captions_are_reported_beside_references(tiny: CaptioningSystem, ignoring_run: tuple[Path, list[str]]) -> None:
+    rows = report_rows(ignoring_run[0], "val")
     manifest = [json.loads(line) for line in (tiny.folder / "val.jsonl").read_text().splitlines()]
     assert {row["id"]: row["references"] for row in rows} == {row["id"]: row["captions"] for row in manifest}
     assert all(row["media"].endswith((".png", ".wav")) and isinstance(row["prediction"], str) for row in rows)
-    (table,) = deaf[0].glob("logs/version_0/captions/val-step4.txt")
+    (table,) = ignoring_run[0].glob("logs/version_0/captions/val-step4.txt")
     text = table.read_text()
     assert text.count("reference  ") == len(manifest)
     assert [line.split()[:2] for line in text.splitlines()[1:3]] == [["audio", "3"], ["image", "4"]]
 
 
-def test_logs_are_there_without_asking(deaf: tuple[Path, list[str]]) -> None:
-    events = EventAccumulator(str(deaf[0] / "logs" / "version_0"), {"tensors": 0, "scalars": 0}).Reload()
+def test_logs_are_written_by_default(ignoring_run: tuple[Path, list[str]]) -> None:
+    events = EventAccumulator(str(ignoring_run[0] / "logs" / "version_0"), {"tensors": 0, "scalars": 0}).Reload()
     (text,) = events.Tensors("val/captions/text_summary")
     (table,) = text.tensor_proto.string_val
     assert table.decode().startswith("| id | written | references |")
     assert table.decode().count("\n") == 1 + 7
     assert len(events.Scalars("train/loss")) == 4
-    assert events.Scalars("val/loss")[0].value == pytest.approx(metric_values(deaf[0], "val/loss")[0])
-    assert len(metric_values(deaf[0], "train/loss")) == 4
-    assert (deaf[0] / "logs" / "version_0" / "config.yaml").is_file()
+    assert events.Scalars("val/loss")[0].value == pytest.approx(metric_values(ignoring_run[0], "val/loss")[0])
+    assert len(metric_values(ignoring_run[0], "train/loss")) == 4
+    assert (ignoring_run[0] / "logs" / "version_0" / "config.yaml").is_file()
 
 
-def test_the_figures_are_those_of_the_captions(deaf: tuple[Path, list[str]]) -> None:
-    rows = report_rows(deaf[0], "val")
+def test_metrics_are_those_of_the_captions(ignoring_run: tuple[Path, list[str]]) -> None:
+    rows = report_rows(ignoring_run[0], "val")
     for prefix, part in (
         ("val/", rows),
         ("val/image/", [row for row in rows if row["group"] == "image"]),
@@ -75,19 +75,19 @@ def test_the_figures_are_those_of_the_captions(deaf: tuple[Path, list[str]]) -> 
     ):
         expected = caption([row["prediction"] for row in part], [row["references"] for row in part])
         for name in ("cider_d", "rouge_l", "bleu_4", "distinct", "exact_match"):
-            assert metric_values(deaf[0], prefix + name)[-1] == pytest.approx(expected[name], abs=1e-6)
+            assert metric_values(ignoring_run[0], prefix + name)[-1] == pytest.approx(expected[name], abs=1e-6)
         loss = sum(row["nll"] for row in part) / sum(row["tokens"] for row in part)
-        assert metric_values(deaf[0], prefix + "loss")[-1] == pytest.approx(loss, abs=1e-6)
-        assert len(metric_values(deaf[0], prefix + "cider_d_shuffled")) == 1
+        assert metric_values(ignoring_run[0], prefix + "loss")[-1] == pytest.approx(loss, abs=1e-6)
+        assert len(metric_values(ignoring_run[0], prefix + "cider_d_shuffled")) == 1
 
 
-def test_a_model_that_ignores_its_input_is_warned_of(deaf: tuple[Path, list[str]]) -> None:
+def test_a_warning_for_a_model_that_ignores_its_input(ignoring_run: tuple[Path, list[str]]) -> None:
     for kind in ("image", "audio"):
-        assert any(f"The model ignores its {kind} input" in line for line in deaf[1]), deaf[1]
+        assert any(f"The model ignores its {kind} input" in line for line in ignoring_run[1]), ignoring_run[1]
 
 
 def test_a_model_that_reads_its_input_has_no_warning(tiny: CaptioningSystem, tmp_path: Path) -> None:
-    """Four pictures learnt by heart: the captions come to differ, and are the right ones."""
+    """Four memorised pictures: their captions differ and are right."""
     rows = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
     four = [row for row in rows if row["id"] in ("p0", "p1", "p2", "p3")]
     manifest = tmp_path / "four.jsonl"
@@ -120,7 +120,7 @@ def test_a_model_that_reads_its_input_has_no_warning(tiny: CaptioningSystem, tmp
 # ----------------------------------------------------------------------------------------------------- single reports
 
 
-def test_the_gap_is_how_much_worse_a_token_is_with_another_prefix() -> None:
+def test_the_gap_is_the_nll_per_token_behind_another_prefix_minus_its_own() -> None:
     report = Report([row("a", "a dog", "a dog"), row("b", "a cat", "a cat", nll=8.0, nll_shuffled=None)])
     scores = report.figures()
     assert scores["loss"] == pytest.approx((4 + 8) / 8)
@@ -128,14 +128,14 @@ def test_the_gap_is_how_much_worse_a_token_is_with_another_prefix() -> None:
     assert report.warnings() == []
 
 
-def test_one_caption_for_all_is_warned_of_but_not_where_all_references_are_alike() -> None:
+def test_a_warning_for_one_caption_of_all_unless_references_are_equal() -> None:
     same = [row(name, "a dog", f"a {name}") for name in "abc"]
     assert Report(same).warnings() == ["The model writes one and the same caption for all 3 image inputs."]
     assert Report([row(name, "a dog", "a dog") for name in "abc"]).warnings() == []
     assert Report(same[:1]).warnings() == []
 
 
-def test_an_ignored_kind_is_named_beside_one_that_is_heard() -> None:
+def test_the_warning_names_the_ignored_kind_only() -> None:
     good = [row(name, f"a {name}", f"a {name}") for name in "abc"]
     lost = [row(name, f"a {name}", f"a {name}", group="audio", nll_shuffled=4.0) for name in "abc"]
     (line,) = Report(good + lost).warnings()
@@ -151,19 +151,19 @@ def test_an_ignored_kind_is_named_beside_one_that_is_heard() -> None:
         [],
     ],
 )
-def test_empty_captions_and_missing_references_do_not_hurt(rows: list[ValidationRow]) -> None:
+def test_empty_captions_and_missing_references_are_reported(rows: list[ValidationRow]) -> None:
     report = Report(rows)
     assert all(value == value for value in report.figures().values())  # no NaN
     assert len(report.table(5).splitlines()) == 2 + bool(rows) + 3 * len(rows)
     assert isinstance(report.warnings(), list)
 
 
-def test_a_row_that_two_processes_give_counts_once() -> None:
+def test_a_row_of_two_processes_counts_once() -> None:
     assert len(Report([row("a", "a dog", "a dog"), row("a", "a dog", "a dog")]).rows) == 1
     assert len(Report([row("a", "a dog", "a dog"), row("a", "a dog", "a dog", group="audio")]).rows) == 2
 
 
-def test_what_is_detected_is_measured_over_all_and_over_each_kind() -> None:
+def test_detection_is_measured_over_all_and_over_each_kind() -> None:
     odds = {"a": 2.0, "b": 1.0, "c": -1.0, "d": 0.5, "e": 0.7, "f": -2.0}
     words = dict.fromkeys("abe", "directed") | dict.fromkeys("cdf", "other")
     rows = [
@@ -171,10 +171,10 @@ def test_what_is_detected_is_measured_over_all_and_over_each_kind() -> None:
         for name in odds
     ]
     report = Report(rows, "directed")
-    wanted = detection(list(odds.values()), [words[name] == "directed" for name in odds])
+    expected = detection(list(odds.values()), [words[name] == "directed" for name in odds])
     scores = report.figures()
     for name in ("eer", "auc", "threshold"):
-        assert scores[name] == wanted[name]
+        assert scores[name] == expected[name]
     for group, names in (("audio", "abc"), ("text", "def")):
         part = detection([odds[name] for name in names], [words[name] == "directed" for name in names])
         assert scores[f"{group}/auc"] == part["auc"]
@@ -182,7 +182,7 @@ def test_what_is_detected_is_measured_over_all_and_over_each_kind() -> None:
     assert report.table(0).splitlines()[0].split()[2:] == ["loss", "eer", "auc", "exact_match", "shuffled"]
 
 
-def test_labels_of_one_kind_only_are_warned_of() -> None:
+def test_a_warning_for_labels_of_one_kind_only() -> None:
     rows = [row(name, "yes", "yes", log_odds=1.0) for name in "abc"]
     for target, hits in (("yes", 3), ("no", 0)):
         report = Report(rows, target)

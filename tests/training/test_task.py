@@ -1,4 +1,4 @@
-"""Training through the shell: mappers learn, nothing frozen moves, and what a recipe says is what is done."""
+"""Training by the command line: mappers are trained, frozen weights are not, options of the recipe take effect."""
 
 from __future__ import annotations
 
@@ -38,27 +38,27 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
 
 @pytest.fixture(scope="module")
 def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of one training of both branches, tested and saved at its end."""
+    """Directory of one training of both branches, tested and saved at its end."""
     root = tmp_path_factory.mktemp("fit")
     recipe = tiny.recipe(tiny.config(), root)
     assert run("fit", recipe, save_to=root / "model", test_after_fit=True, trainer__max_epochs=6) == 0
     return root
 
 
-def part(state: dict[str, Any], *names: str) -> dict[str, Any]:
+def named(state: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: tensor for name, tensor in state.items() if name.startswith(names)}
 
 
-def test_mappers_learn_and_nothing_frozen_moves(fitted: Path) -> None:
-    seen = training_record(fitted)
+def test_mappers_are_trained_and_frozen_weights_are_unchanged(fitted: Path) -> None:
+    training = training_record(fitted)
     frozen = "model.encoders.", "model.decoder."
-    assert len(part(seen.before, *frozen)) > 40
-    assert same_tensors(part(seen.before, *frozen), part(seen.after, *frozen))
-    mappers = part(seen.before, "model.mappers.")
-    assert len(mappers) + len(part(seen.before, *frozen)) == len(seen.before)
+    assert len(named(training.before, *frozen)) > 40
+    assert same_tensors(named(training.before, *frozen), named(training.after, *frozen))
+    mappers = named(training.before, "model.mappers.")
+    assert len(mappers) + len(named(training.before, *frozen)) == len(training.before)
     for name, before in mappers.items():
-        assert not torch.equal(before, seen.after[name]), name
-    assert set(seen.gradients) == set(mappers)  # none for a frozen tensor, one for every other
+        assert not torch.equal(before, training.after[name]), name
+    assert set(training.gradients) == set(mappers)  # none for a frozen tensor, one for every other
 
 
 def test_the_loss_falls(fitted: Path) -> None:
@@ -80,7 +80,7 @@ def test_batches_are_of_one_kind_and_every_row_comes_once_an_epoch(fitted: Path)
         assert all(len({name[0] for name in batch}) == 1 for batch in ids)
 
 
-def test_the_optimiser_and_the_schedule_are_those_of_the_recipe(fitted: Path) -> None:
+def test_optimizer_and_schedule_are_those_of_the_recipe(fitted: Path) -> None:
     rates = training_record(fitted).rates
     assert len(rates) == 24
     assert rates[0] == pytest.approx(0.01 / 2)  # a warm-up of 5 % of 24 steps is one step
@@ -101,7 +101,7 @@ def test_a_checkpoint_is_used_by_every_verb(tiny: CaptioningSystem, fitted: Path
 
 
 def check_predictions(tiny: CaptioningSystem, root: Path, tested: list[dict[str, Any]]) -> None:
-    """predictions.jsonl has every row of the manifest once, in its order, with what the test wrote for it."""
+    """Assert that predictions.jsonl has every row of the manifest once, in order, with the prediction of the test."""
     manifest = [json.loads(line) for line in (tiny.folder / "test.jsonl").read_text().splitlines()]
     written = [json.loads(line) for line in (root / "predictions.jsonl").read_text().splitlines()]
     kinds = [row["id"][0] for row in manifest]
@@ -124,18 +124,18 @@ def test_predictions_can_be_evaluated(tiny: CaptioningSystem, fitted: Path, tmp_
     assert scores["cider_d"] == pytest.approx(metric_values(fitted, "test/cider_d")[-1], abs=1e-6)
 
 
-def test_a_prompt_is_no_kind_of_input(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
-    """It is the same for all; only a context that is read makes a group of its own."""
+def test_a_prompt_makes_no_group(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
+    """Groups differ in inputs and contexts; the prompt is common to all."""
     recipe = tiny.recipe(tiny.config(), tmp_path)
     last = fitted / "checkpoints" / "last.ckpt"
     assert run("validate", recipe, ckpt_path=last, data__init_args__prompt="a photo:") == 0
     assert {row["group"] for row in report_rows(tmp_path, "val")} == {"image", "audio"}
 
 
-def test_rows_of_the_same_name_in_two_manifests_are_all_reported(
+def test_rows_of_equal_ids_in_two_manifests_are_all_reported(
     tiny: CaptioningSystem, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Ids are unique in one manifest only, and rows without one are called by their line."""
+    """Ids are unique within a manifest only; a row without one is named by its line."""
     rows = [json.loads(line) for line in (tiny.folder / "train.jsonl").read_text().splitlines()]
     pictures = [row | {"image": str(tiny.folder / row["image"])} for row in rows if "image" in row]
     config = tiny.config(["image"])
@@ -157,9 +157,9 @@ def test_bfloat16_accumulation_and_clipping(tiny: CaptioningSystem, tmp_path: Pa
     config["model"]["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 1.0}}
     recipe = tiny.recipe(config, tmp_path)
     assert run("fit", recipe, trainer__max_epochs=1) == 0
-    seen = training_record(tmp_path)
-    assert len(seen.steps) == 4
-    moved = [(seen.after[name] - seen.before[name]).flatten() for name in seen.gradients]
+    training = training_record(tmp_path)
+    assert len(training.steps) == 4
+    moved = [(training.after[name] - training.before[name]).flatten() for name in training.gradients]
     assert 0 < torch.cat(moved).norm() <= 2 * 0.001 * 1.01  # two steps of SGD at rate 1, each clipped to this length
     assert all(math.isfinite(value) for value in metric_values(tmp_path, "train/loss"))
     assert math.isfinite(metric_values(tmp_path, "val/loss")[-1])
@@ -180,7 +180,7 @@ def cosine(done: float) -> float:
         ("cosine", 1, [1 / 2] + [cosine(n / 9) for n in range(9)]),
     ],
 )
-def test_schedules_are_the_closed_forms(kind: str, warmup: float, expected: list[float]) -> None:
+def test_schedules_equal_their_formulas(kind: str, warmup: float, expected: list[float]) -> None:
     schedule = lr_factor(kind, warmup, 10)
     assert [schedule(step) for step in range(10)] == pytest.approx(expected)
     assert schedule(50) == pytest.approx(1.0 if kind == "constant" else 0.0)  # past the end it stays
@@ -195,7 +195,7 @@ def test_schedules_are_the_closed_forms(kind: str, warmup: float, expected: list
         ({"save_to": "."}, "is not empty and no saved model"),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_the_first_step(
+def test_impossible_options_are_refused_before_the_first_step(
     options: dict[str, Any], message: str, tiny: CaptioningSystem, tmp_path: Path, capfd: Any
 ) -> None:
     if "save_to" in options:
@@ -226,7 +226,7 @@ def test_a_run_without_end_trains_at_a_constant_rate(tiny: CaptioningSystem, tmp
     assert len(rates) >= 5
 
 
-def test_dry_run_tells_sizes_and_stops(
+def test_a_dry_run_prints_sizes_and_stops(
     tiny: CaptioningSystem, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert run("fit", tiny.recipe(tiny.config(), tmp_path), dry_run=True) == 0
@@ -239,6 +239,6 @@ def test_dry_run_tells_sizes_and_stops(
     assert not (tmp_path / "process0.pt").exists()
 
 
-def test_a_mapper_is_all_that_a_checkpoint_of_the_shell_holds(fitted: Path) -> None:
+def test_a_checkpoint_of_the_command_line_holds_the_mappers_only(fitted: Path) -> None:
     names = checkpoint_tensors(fitted / "checkpoints" / "last.ckpt")
-    assert names.keys() == part(training_record(fitted).after, "model.mappers.").keys()
+    assert names.keys() == named(training_record(fitted).after, "model.mappers.").keys()

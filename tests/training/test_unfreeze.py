@@ -1,4 +1,4 @@
-"""An encoder that learns along: for as many epochs as asked, saved with what was trained, resumed, and started from."""
+"""UnfreezeUntil: an encoder trained for some epochs, saved, resumed, and used as the start of another training."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
 
 
 def config(tiny: CaptioningSystem, **callback: Any) -> dict[str, Any]:
-    """Sounds through a Cnn14, two mappers of Prefix-AAC, and the callback."""
+    """Recipe of sounds through a Cnn14, two mappers of Prefix-AAC, and the callback."""
     made = tiny.config(("audio",))
     aac = "mmprefix.mappers.prefix_aac.PrefixAAC"
     mappers = [
@@ -69,7 +69,7 @@ def part(state: dict[str, Any], start: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three epochs, the encoder learning for one; a checkpoint of each."""
+    """Training of three epochs, the encoder in the first only; a checkpoint of each."""
     root = tmp_path_factory.mktemp("fit")
     made = config(tiny, branch="audio", epochs=1)
     keep = {"filename": "{epoch}", "save_top_k": -1, "save_last": True}
@@ -80,7 +80,7 @@ def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> 
     return root
 
 
-def test_it_learns_for_so_many_epochs_and_is_saved(fitted: Path) -> None:
+def test_it_is_trained_for_the_given_epochs_and_saved(fitted: Path) -> None:
     first, second, third = (checkpoint_tensors(fitted / "checkpoints" / f"epoch={n}.ckpt") for n in range(3))
     before = training_record(fitted).before
     own = part(first, ENCODER)
@@ -94,10 +94,10 @@ def test_it_learns_for_so_many_epochs_and_is_saved(fitted: Path) -> None:
     assert not any(name.startswith("model.decoder.") for name in third)
 
 
-def test_it_is_in_training_mode_while_it_learns(
+def test_it_is_in_training_mode_while_it_is_trained(
     tiny: CaptioningSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And in no other step: a trainer leaves the modes of parts alone."""
+    """In other steps it is not: the Trainer does not change the modes of parts."""
     seen: list[tuple[bool, bool]] = []
     encode = Cnn14.encode
 
@@ -148,7 +148,9 @@ def test_every_verb_reads_the_checkpoint(tiny: CaptioningSystem, fitted: Path, t
 
 
 @pytest.mark.parametrize("after", [1, 2])
-def test_a_resumed_run_is_the_same_run(after: int, tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
+def test_a_resumed_run_equals_the_uninterrupted_one(
+    after: int, tiny: CaptioningSystem, fitted: Path, tmp_path: Path
+) -> None:
     """From a checkpoint taken while it was just frozen, and resumed epoch later."""
     recipe = tiny.recipe(config(tiny, branch="audio", epochs=1), tmp_path)
     ckpt = fitted / "checkpoints" / f"epoch={after - 1}.ckpt"
@@ -201,7 +203,7 @@ def test_a_training_starts_from_a_saved_model(tiny: CaptioningSystem, fitted: Pa
     assert len(saved) > 60
 
 
-def test_only_what_both_have_is_taken(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
+def test_only_common_parts_are_taken(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
     """One mapper of two."""
     made = config(tiny, branch="audio", epochs=1)
     made["model"]["start_from"] = str(fitted / "model")
@@ -214,10 +216,10 @@ def test_only_what_both_have_is_taken(tiny: CaptioningSystem, fitted: Path, tmp_
     assert len(own) < len(part(saved, "mappers."))
 
 
-def test_what_cannot_be_started_from_is_refused(
+def test_unusable_models_to_start_from_are_refused(
     tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any
 ) -> None:
-    def said(change: Any, name: str) -> str:
+    def message_of(change: Any, name: str) -> str:
         made = config(tiny, branch="audio", epochs=1)
         made["model"]["start_from"] = str(fitted / "model")
         change(made["model"])
@@ -237,10 +239,10 @@ def test_what_cannot_be_started_from_is_refused(
     def no_model(model: dict[str, Any]) -> None:
         model["start_from"] = str(tiny.folder)
 
-    assert "prefix_const' has the shape (2, 64), this model's (3, 64)" in said(longer, "a")
-    assert "was trained with another decoder than" in said(another, "b")
-    assert "no such folder" in said(nowhere, "c")
-    assert "is no saved model" in said(no_model, "d")
+    assert "prefix_const' has the shape (2, 64), this model's (3, 64)" in message_of(longer, "a")
+    assert "was trained with another decoder than" in message_of(another, "b")
+    assert "no such folder" in message_of(nowhere, "c")
+    assert "is no saved model" in message_of(no_model, "d")
     plain = config(tiny, branch="audio", epochs=1)
     plain["trainer"]["callbacks"] = []
     plain["model"]["start_from"] = str(fitted / "model")
@@ -248,10 +250,8 @@ def test_what_cannot_be_started_from_is_refused(
     assert "its encoder 'audio' was tuned; tune it here too (UnfreezeUntil)" in frozen
 
 
-def test_random_weights_that_nobody_trains_are_refused(
-    tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any
-) -> None:
-    """They could not be made again: a saved model would hear with others."""
+def test_random_frozen_weights_are_refused(tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any) -> None:
+    """They are not saved, so a loaded model would have others."""
     made = config(tiny, branch="audio", epochs=1)
     made["trainer"]["callbacks"] = []
     made["model"]["branches"]["audio"]["encoder"]["init_args"]["model"] = None
@@ -266,7 +266,7 @@ def test_random_weights_that_nobody_trains_are_refused(
 
 
 def test_a_resumed_run_does_not_start_again(tiny: CaptioningSystem, fitted: Path, tmp_path: Path) -> None:
-    """``start_from`` counts for the first start only: a checkpoint has what came of it."""
+    """``start_from`` has no effect on a resumed run: the checkpoint holds the trained tensors."""
     made = config(tiny, branch="audio", epochs=1)
     made["model"]["start_from"] = str(tmp_path / "gone")
     recipe = tiny.recipe(made, tmp_path)

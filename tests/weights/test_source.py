@@ -1,4 +1,4 @@
-"""Where frozen weights come from, and that a hash tells them apart."""
+"""Sources of frozen weights (folder, package, hub), and the hash that identifies them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tiny import decoders as tiny_decoders
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The model hub's folder on disk; no network is tried."""
+    """Cache of the model hub on disk; the network is not used."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
 
 
-def test_a_folder_is_itself_wherever_it_is_named_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_may_be_absolute_relative_or_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "models" / "own").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -36,12 +36,12 @@ def test_models_inside_the_package() -> None:
 
 
 @pytest.mark.parametrize("name", ["/nowhere/model", "./model", "~/model-that-is-not", "runs/parts/encoder", "../model"])
-def test_what_can_only_be_a_folder_is_not_looked_for_on_the_hub(name: str, tmp_path: Path) -> None:
+def test_a_path_is_never_searched_on_the_hub(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         sources.resolve_folder(name)
 
 
-def test_a_hub_name_that_cannot_be_had(offline: Path) -> None:
+def test_an_unavailable_hub_name_is_refused(offline: Path) -> None:
     for name in ("gpt2", "someone/model"):
         with pytest.raises(InputError) as error:
             sources.resolve_folder(name)
@@ -49,8 +49,8 @@ def test_a_hub_name_that_cannot_be_had(offline: Path) -> None:
         assert "\n" not in str(error.value)
 
 
-def test_a_hub_model_on_disk_knows_its_commit(offline: Path) -> None:
-    """The folders that huggingface_hub keeps; a decoder from there carries the commit in its identity."""
+def test_the_identity_of_a_cached_hub_model_has_its_commit(offline: Path) -> None:
+    """Cache in huggingface_hub's layout; the decoder's identity has the commit."""
     commits = "c0ffee00" * 5, "decade00" * 5
     repository = offline / "models--someone--tongue"
     for seed, commit in enumerate(commits):
@@ -68,22 +68,22 @@ def test_a_hub_model_on_disk_knows_its_commit(offline: Path) -> None:
         sources.resolve_folder("someone/tongue", "branch-that-is-not")
 
 
-def test_older_repositories_have_bin_files(offline: Path) -> None:
-    place = offline / "models--someone--old" / "snapshots" / ("ab" * 20)
-    place.mkdir(parents=True)
-    (place / "pytorch_model.bin").write_bytes(b"weights")
-    (place.parents[1] / "refs").mkdir()
-    (place.parents[1] / "refs" / "main").write_text("ab" * 20)
+def test_bin_files_of_older_repositories_are_weights(offline: Path) -> None:
+    snapshot = offline / "models--someone--old" / "snapshots" / ("ab" * 20)
+    snapshot.mkdir(parents=True)
+    (snapshot / "pytorch_model.bin").write_bytes(b"weights")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("ab" * 20)
     assert sources.provenance_of("someone/old", sources.resolve_folder("someone/old")).revision == "ab" * 20
 
 
-def test_the_hash_is_of_contents_in_order_of_name(tmp_path: Path) -> None:
+def test_the_hash_covers_contents_in_order_of_names(tmp_path: Path) -> None:
     parts = {"b.bin": b"two", "a.safetensors": b"one", "notes.txt": b"not a weight"}
     for name, content in parts.items():
         (tmp_path / name).write_bytes(content)
-    each = [hashlib.sha256(parts[name]).digest() for name in ("a.safetensors", "b.bin")]
+    digests = [hashlib.sha256(parts[name]).digest() for name in ("a.safetensors", "b.bin")]
     identity = sources.provenance_of("own", tmp_path)
-    assert identity == sources.Provenance("own", None, hashlib.sha256(b"".join(each)).hexdigest())
+    assert identity == sources.Provenance("own", None, hashlib.sha256(b"".join(digests)).hexdigest())
     assert identity.as_dict() == {"source": "own", "revision": None, "sha256": identity.sha256}
     moved = tmp_path / "elsewhere"
     moved.mkdir()
@@ -100,7 +100,7 @@ def test_a_folder_without_weights_has_no_identity(tmp_path: Path) -> None:
         sources.provenance_of("own", tmp_path)
 
 
-def test_json_objects_and_what_is_none(tmp_path: Path) -> None:
+def test_files_that_are_no_json_object_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     for text, message in (("{", "Expecting property name"), ("[1]", "expected a JSON object"), (None, "No such file")):
         if text is not None:
