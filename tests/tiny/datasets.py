@@ -18,6 +18,10 @@ from mmprefix.cli import main as cli
 from mmprefix.data.manifest import read_manifest
 
 RATE = 2000
+CLOTHO_COLUMNS = [f"caption_{number}" for number in range(1, 6)]
+CLOTHO_TEXTS = [
+    "A dog barks,  twice.", "a dog , barking", "Dogs, two of them", 'He says "go", it goes', "Line\nbreak.",
+]  # fmt: skip
 
 Shell = pytest.CaptureFixture[str]
 
