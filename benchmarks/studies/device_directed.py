@@ -1,10 +1,10 @@
-"""Device-directed speech: what each input tells alone, all together, and one model for every subset of them.
+"""Quality of device-directed speech detection: each input alone, all together, and one model for every subset of them.
 
     python -m benchmarks.studies.device_directed ../shared/data --sets ddsd_tts wakewords --out device_directed.json
 
-Transcripts and signals come from the recipe's own small Whisper. Text alone, audio alone, signals alone and all three
-are each trained for themselves, and one model with modality dropout is tested on each subset; three seeds each. Beside
-them stands logistic regression on the words of the transcript, and on the mean and spread of the log-mel bands.
+Transcripts and signals come from the recipe's own small Whisper. Text, audio, signals and all three each get a model of
+their own, and one model with modality dropout is tested on each of these subsets; three seeds each. Baselines are
+logistic regressions on the words of the transcript, and on mean and deviation of the log-mel bands.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,86 +23,124 @@ import torch
 import yaml
 
 import mmprefix
-from mmprefix.cli.main import main as shell
+from mmprefix.cli.main import main as run_mmprefix
 from mmprefix.media.audio import read_waveform
 from mmprefix.metrics import detection
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SUBSETS = {"text": ("text",), "audio": ("audio",), "signals": ("signals",), "all": ("audio", "signals", "text")}
 Row = dict[str, Any]
+Recipe = dict[str, Any]
 
 
-def transcribed(recipe: Mapping[str, Any], root: Path, folder: Path) -> list[Row]:
-    """The rows of the data set with what the recipe's Whisper makes of each: ``asr`` and ``signals``."""
+def transcribe(recipe: Mapping[str, Any], root: Path) -> list[Row]:
+    """The rows of the data set below ``root``, with transcript ("asr") and "signals" by the recipe's Whisper."""
     whisper = recipe["model"]["branches"]["audio"]["encoder"]["init_args"]["model"]
-    out = folder / "asr.jsonl"
-    if shell(["transcribe", whisper, "--manifest", str(root / "manifest.jsonl"), "--max-new-tokens", "40",
-              "--batch-size", "16", "--out", str(out)]):  # fmt: skip
-        raise SystemExit("the transcription failed")
-    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "asr.jsonl"
+        if run_mmprefix(["transcribe", whisper, "--manifest", str(root / "manifest.jsonl"), "--max-new-tokens", "40",
+                         "--batch-size", "16", "--out", str(out)]):  # fmt: skip
+            raise SystemExit("the transcription failed")
+        return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
 
 
-def train(
-    recipe: dict[str, Any], rows: Sequence[Row], inputs: Sequence[str], dropout: float, seed: int, folder: Path
-) -> Any:
-    """A model that reads ``inputs``, trained on the rows of split train."""
-    made = json.loads(json.dumps(recipe))
-    model = made["model"]
+def label_text(value: Any) -> str:
+    """A label as the recipe writes it: text, or JSON."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+@dataclass(frozen=True)
+class DetectionSet:
+    """Rows to train on and to test on, the field of their label, and the label that is to be detected."""
+
+    train_rows: list[Row]
+    test_rows: list[Row]
+    target: str
+    positive: str
+
+    def truth(self, rows: Sequence[Row]) -> list[bool]:
+        """True for each of ``rows`` that is to be detected."""
+        return [label_text(row[self.target]) == self.positive for row in rows]
+
+    def score(self, scores: Sequence[float]) -> dict[str, float]:
+        """EER and AUC of ``scores`` for the test rows."""
+        figures = detection(scores, self.truth(self.test_rows))
+        return {"eer": figures["eer"], "auc": figures["auc"]}
+
+
+def change_recipe(recipe: Recipe, inputs: Sequence[str]) -> Recipe:
+    """A copy of ``recipe`` that reads ``inputs`` only, encodes each clip once, and logs nothing."""
+    changed = json.loads(json.dumps(recipe))
+    model = changed["model"]
     model["branches"] = {name: branch for name, branch in model["branches"].items() if name in inputs}
     if "audio" in model["branches"]:
         model["branches"]["audio"]["encoder"]["class_path"] = "benchmarks.lib.cached_encoders.CachedWhisper"
     if "text" not in inputs:
         model["wording"] = {}
-        del made["data"]["init_args"]["context"]
-    model["modality_dropout"] = dropout
-    file = folder / "train.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows if row["split"] == "train"), encoding="utf-8")
-    made["data"]["init_args"] |= {"train": str(file), "val": None, "seed": seed}
-    made |= {"seed_everything": seed, "save_to": str(folder / "model")}
-    made["trainer"] |= {"default_root_dir": str(folder), "enable_progress_bar": False, "enable_model_summary": False,
-                        "logger": False, "enable_checkpointing": False}  # fmt: skip
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(made, sort_keys=False), encoding="utf-8")
-    if shell(["fit", "--config", str(folder / "recipe.yaml")]):
-        raise SystemExit("the training failed")
-    return mmprefix.load(folder / "model")
+        del changed["data"]["init_args"]["context"]
+    changed["trainer"] |= {"enable_progress_bar": False, "enable_model_summary": False, "logger": False,
+                           "enable_checkpointing": False}  # fmt: skip
+    return changed
 
 
-def test(model: Any, rows: Sequence[Row], inputs: Sequence[str], target: str, positive: str) -> dict[str, float]:
-    """EER and AUC of ``model`` where only ``inputs`` are given."""
-    given = [{name: row[name] for name in inputs if name != "text"} for row in rows]
-    for one in given:
-        one.update({"signals": tuple(one["signals"])} if "signals" in one else {})
-    contexts = [row["asr"] for row in rows] if "text" in inputs else None
-    files = given if any(given) else None
-    scores = model.detect(files, context=contexts, batch_size=32)
-    found = detection(scores, [label(row[target]) == positive for row in rows])
-    return {"eer": found["eer"], "auc": found["auc"]}
+def train(recipe: Recipe, rows: Sequence[Row], *, inputs: Sequence[str], dropout: float, seed: int) -> Any:
+    """Train a model that reads ``inputs`` on ``rows``, with modality dropout ``dropout``."""
+    changed = change_recipe(recipe, inputs)
+    changed["model"]["modality_dropout"] = dropout
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root)
+        file = folder / "train.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        changed["data"]["init_args"] |= {"train": str(file), "val": None, "seed": seed}
+        changed |= {"seed_everything": seed, "save_to": str(folder / "model")}
+        changed["trainer"]["default_root_dir"] = root
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
+        if run_mmprefix(["fit", "--config", str(folder / "recipe.yaml")]):
+            raise SystemExit("the training failed")
+        return mmprefix.load(folder / "model")
 
 
-def label(value: Any) -> str:
-    """A label as the recipe writes it."""
-    return value if isinstance(value, str) else json.dumps(value)
+def test(model: Any, data: DetectionSet, inputs: Sequence[str]) -> dict[str, float]:
+    """EER and AUC of ``model`` on the test rows if it gets only ``inputs``."""
+    names = [name for name in inputs if name != "text"]
+    files = [{name: row[name] for name in names} for row in data.test_rows]
+    for row in files:
+        row.update({"signals": tuple(row["signals"])} if "signals" in row else {})
+    contexts = [row["asr"] for row in data.test_rows] if "text" in inputs else None
+    return data.score(model.detect(files if names else None, context=contexts, batch_size=32))
 
 
-def plain(train_rows: Sequence[Row], rows: Sequence[Row], target: str, positive: str) -> dict[str, dict[str, float]]:
-    """Logistic regression on the transcript's words, and on statistics of the sound."""
+def train_and_test(recipe: Recipe, data: DetectionSet, seeds: Sequence[int]) -> dict[str, list[dict[str, float]]]:
+    """EER and AUC by seed: "own SUBSET" of a model for that subset, "one SUBSET" of the model for all subsets."""
+    runs: dict[str, list[dict[str, float]]] = {}
+    for seed in seeds:
+        for subset, inputs in SUBSETS.items():
+            model = train(recipe, data.train_rows, inputs=inputs, dropout=0.0, seed=seed)
+            runs.setdefault(f"own {subset}", []).append(test(model, data, inputs))
+        dropout = recipe["model"]["modality_dropout"]
+        model = train(recipe, data.train_rows, inputs=SUBSETS["all"], dropout=dropout, seed=seed)
+        for subset, inputs in SUBSETS.items():
+            runs.setdefault(f"one {subset}", []).append(test(model, data, inputs))
+    return runs
+
+
+def logistic_regression(data: DetectionSet) -> dict[str, dict[str, float]]:
+    """EER and AUC of logistic regressions on the transcript's "words", and on the "spectrum" of the sound."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    known, truth = ([label(row[target]) == positive for row in part] for part in (train_rows, rows))
     words = make_pipeline(
         TfidfVectorizer(token_pattern=r"\S+", ngram_range=(1, 2)), LogisticRegression(C=10, max_iter=1000)
     )
     sound = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    found = {}
-    for name, pipe, read in (("words", words, lambda row: row["asr"]), ("spectrum", sound, spectrum)):
-        pipe.fit([read(row) for row in train_rows], known)
-        scores = pipe.decision_function([read(row) for row in rows])
-        figures = detection([float(score) for score in scores], truth)
-        found[name] = {"eer": figures["eer"], "auc": figures["auc"]}
-    return found
+    figures = {}
+    for name, pipeline, read in (("words", words, lambda row: row["asr"]), ("spectrum", sound, spectrum)):
+        pipeline.fit([read(row) for row in data.train_rows], data.truth(data.train_rows))
+        scores = pipeline.decision_function([read(row) for row in data.test_rows])
+        figures[name] = data.score([float(score) for score in scores])
+    return figures
 
 
 def spectrum(row: Row) -> np.ndarray:
@@ -114,52 +153,52 @@ def spectrum(row: Row) -> np.ndarray:
     return torch.cat([bands.mean(1), bands.std(1)]).numpy()
 
 
-def say(runs: Sequence[Mapping[str, float]], key: str) -> str:
+def spread(runs: Sequence[Mapping[str, float]], key: str) -> str:
     """Mean and deviation over the seeds, in per cent."""
     values = [100 * run[key] for run in runs]
     return f"{statistics.mean(values):5.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:4.1f}"
 
 
+def report(name: str, results: Mapping[str, Any]) -> str:
+    """The table of one data set."""
+    lines = [
+        f"{name}: {results['test']} test rows, {results['targets']} of them targets",
+        f"{'':10} {'trained for it: EER %':>22} {'AUC %':>13} {'one model for all: EER %':>26} {'AUC %':>13}",
+    ]
+    for subset in SUBSETS:
+        own, one = results["runs"][f"own {subset}"], results["runs"][f"one {subset}"]
+        own_cells, one_cells = ((spread(runs, "eer"), spread(runs, "auc")) for runs in (own, one))
+        lines.append(f"{subset:10} {own_cells[0]:>22} {own_cells[1]:>13} {one_cells[0]:>26} {one_cells[1]:>13}")
+    for kind, figures in results["logistic_regression"].items():
+        eer, auc = 100 * figures["eer"], 100 * figures["auc"]
+        lines.append(f"logistic regression on {kind}: EER {eer:.1f} %, AUC {auc:.1f} %")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    """Trains, tests, and prints a table and a JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("data", type=Path, help="the folder that holds ddsd_tts and wakewords")
-    parser.add_argument("--sets", nargs="+", default=["ddsd_tts", "wakewords"], help="recipes, called like their data")
+    """Train, test, print the tables, write the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with ddsd_tts and wakewords")
+    parser.add_argument("--sets", nargs="+", default=["ddsd_tts", "wakewords"], help="recipes, named like their data")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    report: dict[str, Any] = {}
-    for name in args.sets:
+    results: dict[str, Any] = {}
+    for name in options.sets:
         recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
-        target, positive = recipe["data"]["init_args"]["target"], recipe["model"]["answers"][0]
-        with tempfile.TemporaryDirectory() as place:
-            rows = transcribed(recipe, args.data / name, Path(place))
-        known, held = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
-        found: dict[str, list[dict[str, float]]] = {}
-        for seed in args.seeds:
-            for subset, inputs in SUBSETS.items():
-                with tempfile.TemporaryDirectory() as place:
-                    model = train(recipe, rows, inputs, 0.0, seed, Path(place))
-                    found.setdefault(f"own {subset}", []).append(test(model, held, inputs, target, positive))
-            with tempfile.TemporaryDirectory() as place:
-                model = train(recipe, rows, SUBSETS["all"], recipe["model"]["modality_dropout"], seed, Path(place))
-                for subset, inputs in SUBSETS.items():
-                    found.setdefault(f"one {subset}", []).append(test(model, held, inputs, target, positive))
-        trivial = plain(known, held, target, positive)
-        report[name] = {"test": len(held), "targets": sum(label(row[target]) == positive for row in held),
-                        "runs": found, "logistic_regression": trivial}  # fmt: skip
-        print(f"{name}: {len(held)} test rows, {report[name]['targets']} of them targets")
-        print(f"{'':10} {'trained for it: EER %':>22} {'AUC %':>13} {'one model for all: EER %':>26} {'AUC %':>13}")
-        for subset in SUBSETS:
-            own, one = found[f"own {subset}"], found[f"one {subset}"]
-            print(
-                f"{subset:10} {say(own, 'eer'):>22} {say(own, 'auc'):>13} {say(one, 'eer'):>26} {say(one, 'auc'):>13}"
-            )
-        for kind, figures in trivial.items():
-            print(f"logistic regression on {kind}: EER {100 * figures['eer']:.1f} %, AUC {100 * figures['auc']:.1f} %")
-    if args.out:
-        args.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        rows = transcribe(recipe, options.data / name)
+        train_rows, test_rows = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
+        data = DetectionSet(train_rows, test_rows, recipe["data"]["init_args"]["target"], recipe["model"]["answers"][0])
+        results[name] = {
+            "test": len(data.test_rows),
+            "targets": sum(data.truth(data.test_rows)),
+            "runs": train_and_test(recipe, data, options.seeds),
+            "logistic_regression": logistic_regression(data),
+        }
+        print(report(name, results[name]))
+    if options.out:
+        options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
