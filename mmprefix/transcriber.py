@@ -83,6 +83,7 @@ class Transcriber(Part, nn.Module):
         self,
         model: str,
         revision: str | None = None,
+        *,
         language: str | None = "en",
         num_beams: int = 5,
         max_new_tokens: int = 100,
@@ -90,7 +91,7 @@ class Transcriber(Part, nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = Whisper(model, revision, window="whole", dtype=dtype)
-        self.decoder = _PlainWhisperDecoder(model, revision, language, dtype=dtype)
+        self.decoder = _PlainWhisperDecoder(model, revision, language=language, dtype=dtype)
         self.identity = self.decoder.identity
         room = self.decoder.max_positions - len(self.decoder.begins)
         max_new_tokens = min(max_new_tokens, room) if self.decoder.max_positions else max_new_tokens

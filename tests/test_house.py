@@ -40,6 +40,7 @@ RECIPE_CLASSES = {
     "Encoder",
     "Mapper",
     "Decoder",
+    "ComposedDecoder",
     "LightningModule",
     "LightningDataModule",
     "PairData",

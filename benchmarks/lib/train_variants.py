@@ -44,10 +44,11 @@ class FullLogitsDecoder(ComposedDecoder):
     """Makes logits at all positions that it runs, prefix and padding too; mmprefix makes them at target tokens only."""
 
     def forward_tokens(
-        self, state: State, cache: DynamicCache, embeds: Tensor, visible: Tensor, position_ids: Tensor
+        self, state: State, cache: DynamicCache, embeds: Tensor, *, visible: Tensor, position_ids: Tensor
     ) -> Tensor:
         """Embeddings (B N E) → logits (B N V), which stand in for the hidden states."""
-        return super().logits(super().forward_tokens(state, cache, embeds, visible, position_ids))
+        hidden = super().forward_tokens(state, cache, embeds, visible=visible, position_ids=position_ids)
+        return super().logits(hidden)
 
     def target_nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
         """Logits (R V), and for each of C target tokens its row → nll (C,)."""

@@ -83,7 +83,7 @@ def _clipcap(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
             "the released transformer: yes"
         )
     encoder = Clip(args.encoder, args.pretrained, normalize=args.normalize == "yes")
-    model = clipcap(tensors, str(file), encoder, args.decoder, args.heads)
+    model = clipcap(tensors, str(file), encoder, decoder=args.decoder, heads=args.heads)
     mapper = type(model.mappers["image"]).__name__ + (f" of {args.heads} heads" if has_heads(tensors) else "")
     log.info("mapper: %s; decoder: %s", mapper, _decoder(args.decoder, model))
     return model, file
@@ -107,7 +107,7 @@ def _prefix_aac(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
     relu = args.relu == "yes" if args.dataset == "both" else args.dataset == "audiocaps"
     trained = Trained(30.0 if args.dataset == "clotho" else 10.0, "compress" if args.dataset == "both" else "cut", relu)
     words = None if args.vocabulary is None else untrusted.read_vocabulary(untrusted.fetch_file(args.vocabulary))
-    model = prefix_aac(tensors, str(path), trained, args.decoder, words, args.heads)
+    model = prefix_aac(tensors, str(path), trained, decoder=args.decoder, words=words, heads=args.heads)
     message = "encoder and output head: those in the file; mappers of %d heads; decoder: %s"
     log.info(message, args.heads, _decoder(args.decoder, model))
     return model, path

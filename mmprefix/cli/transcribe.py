@@ -58,7 +58,8 @@ def _transcribe(args: argparse.Namespace, files: list[str | InputRef]) -> list[T
     logging.disable_progress_bar()
     language = None if args.language == "none" else args.language
     device = require_device(args.device or best_device())
-    model = Transcriber(args.model, args.revision, language, args.num_beams, args.max_new_tokens).to(device)
+    options = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
+    model = Transcriber(args.model, args.revision, language=language, **options).to(device)
     transcripts: list[Transcript] = []
     for start in range(0, len(files), args.batch_size):
         batch = [model.preprocess(*source_and_span(file)) for file in files[start : start + args.batch_size]]

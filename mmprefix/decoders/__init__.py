@@ -1,4 +1,4 @@
-"""Frozen language models that read a prefix and write."""
+"""Language models, frozen or tuned, that read a prefix and generate text."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Any causal language model of Hugging Face as a decoder."""
+"""Decoder over any causal language model of Hugging Face Transformers."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from mmprefix.weights.transformers import load_tokenizer
 class CausalDecoder(ComposedDecoder):
     """Any Hugging Face causal language model with a ``DynamicCache``: GPT-2, OPT, LLaMA, Qwen ...
 
-    On a CPU a frozen float32 model of up to 1 GiB is copied when it is first used, into a form that multiplies the few
-    rows of a search faster (``mmprefix.fast.small_batch_linear``).
+    On a CPU a frozen float32 model of up to 1 GiB is copied when it is first used, into a layout that multiplies the
+    few rows of a search faster (``mmprefix.fast.small_batch_linear``).
 
     Args:
         model, revision: a folder, ``mmprefix:NAME`` or a hub name, with its revision.
-        stop: a text that ends a caption (kept in it), such as "."; without one, captions are trained to end, and end,
-            with the model's end-of-text token.
-        frozen: False trains the language model too; it is then part of what is saved.
-        dtype: the type of the weights.
-        train_head: train an output head of its own, which starts as the model's.
-        noisy: leave the dropout of a frozen model on in training.
-        lora_rank, lora_alpha, lora_targets: a rank above 0 trains low-rank additions (see ``mmprefix.decoders.lora``)
-            to the layers whose names end in one of ``lora_targets`` (None: those that are usual for the model) beside
-            the prefix.
-        dropout: that of a model which is trained or noisy; None: its configuration's.
+        stop: a text that ends a caption and is kept in it, such as "."; without one, captions are trained to end, and
+            end, with the model's end-of-text token.
+        frozen: False trains the language model too; it is then saved with the trained parts.
+        dtype: dtype of the weights.
+        train_head: train a separate output head, initialized from the model's own.
+        noisy: keep the dropout of a frozen model active in training.
+        lora_rank, lora_alpha, lora_targets: a rank above 0 trains LoRA (``mmprefix.decoders.lora``) beside the prefix,
+            in the layers whose names end in one of ``lora_targets`` (None: PEFT's default layers for the model).
+        dropout: dropout of a trained or noisy model; None: that of its configuration.
     """
 
     def __init__(
         self,
         model: str,
         revision: str | None = None,
+        *,
         stop: str | None = None,
         frozen: bool = True,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",

@@ -1,8 +1,8 @@
-"""A decoder composed of three parts: a language model, a text codec, and an output head.
+"""Decoder composed of a language model, a text codec and an output head.
 
-The language model runs embeddings over a key-value cache and makes logits. The codec turns prompts, questions and
-targets into token ids and back. The head is the language model's own, or a trained one. ``CausalDecoder``,
-``WordDecoder`` and ``CrossDecoder`` choose the parts.
+The language model runs embeddings over a key-value cache and computes logits. The codec turns prompts, questions and
+targets into token ids and back. The head is the language model's own or a trained one. ``CausalDecoder``,
+``WordDecoder`` and ``CrossDecoder`` choose these parts.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from mmprefix.kv_cache.trie import build_trie
 from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, MixedPrefix
 from mmprefix.weights.source import Provenance
 
-Questions = list[list[str]]  # for each input one question a target
+Questions = list[list[str]]  # one question per target of each input
 
 
 class ComposedDecoder(Decoder):
-    """The contract of every decoder over a language model, a codec and a head.
+    """``Decoder`` over a language model, a codec and a head.
 
-    ``lm`` is the language model's network, and ``own_head`` the trained head (None: the language model's own makes the
-    logits); the names of saved tensors begin with these two. ``embed`` gives the embeddings of the tokens of texts
-    where they are not the language model's own.
+    ``lm`` is the network of the language model, ``own_head`` a trained head (None: the language model's own head
+    computes the logits); names of saved tensors begin with these two. ``embed`` replaces the language model's own
+    embeddings for the tokens of generated texts.
     """
 
     def __init__(
@@ -62,31 +62,31 @@ class ComposedDecoder(Decoder):
         self.max_positions = sizes.max_positions
         self.lora = language_model.adapt(tuning)
         self._text_embeddings = embed or language_model.embed
-        nn.Module.train(self, self.noisy or not self.frozen)  # a trainer leaves each part in the mode that it has
+        nn.Module.train(self, self.noisy or not self.frozen)  # Lightning leaves each module in its mode
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The language model's tokenizer."""
+        """Tokenizer of the language model."""
         return self.codec.tokenizer
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """A head of its own, and low-rank additions, are trained beside a frozen model too."""
-        beside = tuple(f"lm.{name}" for name in self.lora)
-        return super().trained or (*(("own_head.",) if self.own_head is not None else ()), *beside)
+        """Name prefixes of trained tensors: of a frozen model these are its own head and LoRA."""
+        lora = tuple(f"lm.{name}" for name in self.lora)
+        return super().trained or (*(("own_head.",) if self.own_head is not None else ()), *lora)
 
     def train(self, mode: bool = True) -> Self:
-        """A frozen model stays in evaluation mode whatever ``mode`` says, unless it is to be noisy."""
+        """Set the mode; a frozen model stays in evaluation mode unless it is noisy."""
         return super().train(mode and (self.noisy or not self.frozen))
 
     def prefill(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
-        """Embeddings (B P E) are run through the model once; keys and values (L B H P K) are taken as they are."""
+        """Run embeddings (B P E) through the model; keys and values (L B H P K) enter the cache directly."""
         if memory is not None:
-            raise InputError(f"decoder {self.identity.source!r}: has no cross-attention, so it can look at no frames")
+            raise InputError(f"decoder {self.identity.source!r}: has no cross-attention, so it cannot read frames")
         return self.prefill_with(prefix, None)
 
     def prefill_with(self, prefix: AnyPrefix, memory: Memory | None) -> State:
-        """The state after ``prefix``, with projected ``memory`` for cross-attention (or None)."""
+        """Prefill the cache with ``prefix``, given projected ``memory`` for cross-attention (or None)."""
         if isinstance(prefix, MixedPrefix):
             return self.extend(self.prefill_with(prefix.deep, memory), prefix.soft.embeds, prefix.soft.mask)
         if isinstance(prefix, DeepPrefix):
@@ -96,7 +96,7 @@ class ComposedDecoder(Decoder):
         return self.extend(State((), prefix.mask[:, :0], None, memory), prefix.embeds, prefix.mask)
 
     def append_prompts(self, state: State, prompts: list[str]) -> State:
-        """Where nothing was run yet (no prefix, or a deep one) an empty prompt is the begin-of-text token."""
+        """Append each input's prompt; an empty one is the begin-of-text token if no token or embedding was run yet."""
         if all(prompts):
             started = [True] * len(prompts)
         else:
@@ -104,11 +104,11 @@ class ComposedDecoder(Decoder):
         return self.append_ids(state, [self.codec.prompt_ids(p, not s) for p, s in zip(prompts, started, strict=True)])
 
     def append_questions(self, state: State, prompts: list[str], questions: list[str]) -> State:
-        """Each input's question, and all else that the model wants to read between prompt and text."""
+        """Append each input's question and any other tokens that the model needs between prompt and text."""
         return self.append_ids(state, [self.codec.question_ids(p, q) for p, q in zip(prompts, questions, strict=True)])
 
     def append_ids(self, state: State, ids: list[list[int]]) -> State:
-        """Read the language model's own tokens, any number for each input."""
+        """Append tokens of the language model, any number per input."""
         if not any(ids):
             return state
         width = max(map(len, ids))
@@ -117,7 +117,7 @@ class ComposedDecoder(Decoder):
         return self.extend(state, self.language_model.embed(padded), mask)
 
     def extend(self, state: State, embeds: Tensor, mask: Tensor) -> State:
-        """Run N more positions (B N E), real where ``mask`` (B N) says so, behind ``state`` → the longer state."""
+        """Run N more positions (B N E) after ``state``, real where ``mask`` (B N) is True → the longer state."""
         n = mask.shape[1]
         if not n:
             return state
@@ -125,12 +125,14 @@ class ComposedDecoder(Decoder):
         model.require_room(state, n, mask)
         visible = causal_mask(mask)
         position_ids = self.position_ids(state, (mask.cumsum(1) - 1).clamp(min=0))
-        end = torch.where(mask, torch.arange(1, n + 1, device=mask.device), 0).amax(1)  # 0: nothing real
+        end = torch.where(mask, torch.arange(1, n + 1, device=mask.device), 0).amax(1)  # 0: no real position
         last_index = (end - 1).clamp(min=0)
         narrows = model.narrows_last_layer
         cache = last_layer.cache_for(state.cache, self.layers) if narrows else cache_over(state.cache)
         with last_layer.only_at((last_index, n) if narrows else None):
-            hidden = self.forward_tokens(state, cache, embeds.to(model.dtype), visible, position_ids)
+            hidden = self.forward_tokens(
+                state, cache, embeds.to(model.dtype), visible=visible, position_ids=position_ids
+            )
         last = hidden[torch.arange(len(end), device=end.device), last_index]
         last = torch.where((end > 0)[:, None], last, 0.0 if state.last_hidden is None else state.last_hidden)
         layers = tuple((layer.keys, layer.values) for layer in cast(list[Any], cache.layers))
@@ -139,28 +141,28 @@ class ComposedDecoder(Decoder):
     def text_loss(
         self, state: State, prompts: list[str], targets: list[list[str]], questions: Questions | None = None
     ) -> TextLoss:
-        """All targets of an input are run in one row behind its state; logits exist only where a target token is.
+        """Run all targets of an input in one row after its state; logits are computed at target tokens only.
 
-        With ``questions`` a text is a question and its target: the prompt is read once for all questions.
+        With ``questions`` a text is a question and its target: the prompt is run once for all questions.
         """
         codec = self.codec
         if not questions or not any(questions):
             ids = [[codec.target_ids(p, t) for t in texts] for p, texts in zip(prompts, targets, strict=True)]
             return self.token_loss(self.append(state, prompts), ids)
         state = self.append_prompts(state, prompts)
-        asked = [[codec.question_ids(p, q) for q in row] for p, row in zip(prompts, questions, strict=True)]
+        question_ids = [[codec.question_ids(p, q) for q in row] for p, row in zip(prompts, questions, strict=True)]
         ids = [
             [before + codec.target_ids(q or p, t) for before, q, t in zip(own, row, texts, strict=True)]
-            for p, own, row, texts in zip(prompts, asked, questions, targets, strict=True)
+            for p, own, row, texts in zip(prompts, question_ids, questions, targets, strict=True)
         ]
-        return self.token_loss(state, ids, [[len(before) for before in own] for own in asked])
+        return self.token_loss(state, ids, [[len(before) for before in own] for own in question_ids])
 
     def token_loss(
         self, state: State, ids: list[list[list[int]]], question_lengths: list[list[int]] | None = None
     ) -> TextLoss:
-        """The loss of targets as token ids, behind a state that a token can follow.
+        """Loss of targets as token ids, after a state that a text can follow.
 
-        ``question_lengths`` counts the tokens at the start of each text that are given, not predicted.
+        ``question_lengths`` is the number of tokens at the start of each text that are input, not predicted.
         """
         rows = [[tokens[:-1] for tokens in texts] for texts in ids]  # the last token of a text predicts nothing
         device, packed = state.mask.device, pack_texts(rows)
@@ -170,7 +172,9 @@ class ComposedDecoder(Decoder):
         if packed.numel():
             tokens, text, offset = packed.to(device, non_blocking=True).unbind()
             visible, position_ids = text_mask(text, offset), self.position_ids(state, offset)
-            output = self.forward_tokens(state, cache_over(state.cache), self.embed(tokens), visible, position_ids)
+            output = self.forward_tokens(
+                state, cache_over(state.cache), self.embed(tokens), visible=visible, position_ids=position_ids
+            )
             real = (packed[1].flatten() >= 0).nonzero()[:, 0].to(device, non_blocking=True)
             hidden = torch.cat([hidden, output.flatten(0, 1).index_select(0, real)])  # (R E)
         row, target, text = plan_targets(ids, question_lengths)
@@ -188,7 +192,10 @@ class ComposedDecoder(Decoder):
         return TextLoss(total, counts[0], counts[1])
 
     def target_nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
-        """Target tokens (C,), each predicted by a row of hidden states (R E); both on the CPU → their nll (C,)."""
+        """Target tokens (C,), each predicted by a ``row`` (C,) of hidden states (R E) → nll (C,).
+
+        ``row`` and ``target`` are on the CPU.
+        """
         head = self.output_matrix() if "chunked_nll" in switches.ENABLED else None
         if head is not None:
             return chunked_nll(hidden, head, row, target)
@@ -196,55 +203,59 @@ class ComposedDecoder(Decoder):
 
     @torch.no_grad()
     def generate_from(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
-        """Texts behind a state that prompt and question were appended to; see ``GenerateOptions``."""
+        """Generate texts after a state that holds prompt and question; see ``GenerateOptions``."""
         groups = self.search_tokens(state, options, self.stop_ids(exactly=options.ranking == "clipcap"))
         return [[Candidate(self.codec.decode(ids), score) for ids, score in group] for group in groups]
 
     @torch.no_grad()
     def search_tokens(self, state: State, options: GenerateOptions, stops: Tensor) -> list[list[Hypothesis]]:
-        """Hypotheses as token ids, stop token included; ``stops`` (any number) are the ids that end one."""
+        """Search hypotheses as token ids, stop token included; ``stops`` (any number) are the ids that end one."""
         assert state.last_hidden is not None
         self.language_model.require_room(state, options.max_new_tokens)
         with open_tree(self, state, options.width, options.max_new_tokens - 1) as tree:
-            return search(self.logits(state.last_hidden), tree, options, stops, self.logits_processors(options, stops))
+            processors = self.logits_processors(options, stops)
+            return search(self.logits(state.last_hidden), tree, options, stops=stops, processors=processors)
 
     def logits_processors(self, options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
-        """Constraints on the next token of each hypothesis."""
+        """Logits processors: constraints on the next token of each hypothesis."""
         return processors_for(options, stops)
 
     @torch.no_grad()
     def choice_log_probs(self, state: State, choices: list[str], after: str) -> Tensor:
-        """The choices are one trie behind the state, run in one pass; (B C) float32.
+        """Total log-probability (B C) float32 of each choice; all are one trie after the state, run in one pass.
 
-        Raises InputError where two choices are the same tokens.
+        Raises InputError if two choices have the same tokens.
         """
         ids = [self.codec.choice_ids(after, text) for text in choices]
         if len({tuple(tokens) for tokens in ids}) < len(ids):
-            raise InputError(f"two of the choices are the same to this decoder: {', '.join(sorted(choices))}")
+            raise InputError(f"choices: two have the same tokens in this decoder: {', '.join(sorted(choices))}")
         trie = build_trie(ids, state.mask.device)
         self.language_model.require_room(state, int(trie.depth.max()) + 1 if len(trie.depth) else 1)
         hidden, count = self.language_model.last_hidden(state)[:, None], len(state.mask)
         if len(trie.tokens):
             nodes, depth = (part.expand(count, -1) for part in (trie.tokens, trie.depth))
             visible, position_ids = trie.visible.expand(count, -1, -1), self.position_ids(state, depth)
-            output = self.forward_tokens(state, cache_over(state.cache), self.embed(nodes), visible, position_ids)
+            output = self.forward_tokens(
+                state, cache_over(state.cache), self.embed(nodes), visible=visible, position_ids=position_ids
+            )
             hidden = torch.cat([hidden, output], dim=1)  # (B 1+M E)
-        edges = [self.logits(row).float().log_softmax(-1)[trie.node, trie.token] for row in hidden]  # a row at a time:
-        total = torch.zeros(count, len(choices), device=hidden.device)  # the vocabulary is wide
+        # one input at a time: the vocabulary is wide
+        edges = [self.logits(row).float().log_softmax(-1)[trie.node, trie.token] for row in hidden]
+        total = torch.zeros(count, len(choices), device=hidden.device)
         return total.index_add(1, trie.text_of_use, torch.stack(edges)[:, trie.edge_of_use])
 
     def forward_tokens(
-        self, state: State, cache: DynamicCache, embeds: Tensor, visible: Tensor, position_ids: Tensor
+        self, state: State, cache: DynamicCache, embeds: Tensor, *, visible: Tensor, position_ids: Tensor
     ) -> Tensor:
-        """See ``LanguageModel.forward_tokens``."""
-        return self.language_model.forward_tokens(state, cache, embeds, visible, position_ids)
+        """Run N tokens over the cache; see ``LanguageModel.forward_tokens``."""
+        return self.language_model.forward_tokens(state, cache, embeds, visible=visible, position_ids=position_ids)
 
     def position_ids(self, state: State, offset: Tensor) -> Tensor:
-        """Position ids (B N) of tokens that stand ``offset`` (B N) behind the state's real positions."""
+        """Position ids (B N) of tokens at ``offset`` (B N) after the state's real positions."""
         return self.language_model.position_ids(state, offset)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Tokens of texts (B N) → embeddings (B N E)."""
+        """Tokens of generated texts (B N) → embeddings (B N E)."""
         return self._text_embeddings(ids)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -252,23 +263,23 @@ class ComposedDecoder(Decoder):
         return self.language_model.logits(hidden) if self.own_head is None else self.own_head(hidden)
 
     def output_matrix(self) -> nn.Linear | None:
-        """The output matrix where it alone makes the logits and is not trained; else None."""
+        """Output matrix if it alone computes the logits and is not trained, else None."""
         head = self.language_model.output_matrix() if self.own_head is None else self.own_head
         return head if type(head) is nn.Linear and not head.weight.requires_grad else None
 
     def stop_ids(self, exactly: bool = False) -> Tensor:
-        """The token ids (any number) that end a text; see ``TextCodec.stop_ids``."""
+        """Token ids (any number) that end a text; see ``TextCodec.stop_ids``."""
         return self.codec.stop_ids(exactly).to(self.language_model.device)
 
     def count_tokens(self, texts: list[str]) -> list[int]:
-        """The number of tokens of each text, its end included."""
+        """Number of tokens of each text, end of text included."""
         return self.codec.count(texts)
 
     def compile_layers(self, backend: str = "inductor") -> None:
-        """Each layer by itself, for inputs of any length."""
+        """Compile each layer separately, for inputs of any length."""
         for layer in self.language_model.decoder_layers:
             layer.compile(dynamic=True, backend=backend)
 
     def recompute_layers(self) -> None:
-        """All layers but the last, of which little is kept anyway."""
+        """Checkpoint all layers but the last, which stores few activations anyway."""
         checkpoint_layers(self.language_model.decoder_layers[:-1])

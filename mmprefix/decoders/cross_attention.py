@@ -1,8 +1,9 @@
-"""The decoder half of a frozen encoder-decoder: it writes while its cross-attention looks at an encoder's frames.
+"""Decoder half of an encoder-decoder: it generates text while its cross-attention reads an encoder's frames.
 
-Whisper asked about speech: the question is the decoder's prompt, a learned deep prefix makes it answer instead of
-transcribe (Prompting Whisper for QA-driven Zero-shot End-to-end Spoken Language Understanding, Li, Keizer and
-Doddipatla, https://arxiv.org/abs/2406.15209; its wording and sizes are not known: the order of tokens here is chosen).
+Whisper answers questions about speech: the question is the decoder's prompt, a learned deep prefix makes it answer
+instead of transcribe (Prompting Whisper for QA-driven Zero-shot End-to-end Spoken Language Understanding, Li, Keizer
+and Doddipatla, https://arxiv.org/abs/2406.15209; its prompts and sizes are not published: the order of tokens used here
+is our choice).
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from transformers import (
 
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.language_model import LanguageModel, ModelSizes, Tuning, locate
-from mmprefix.decoders.seq2seq_codec import Seq2SeqCodec, WhisperCodec
+from mmprefix.decoders.text_codec import Seq2SeqCodec, WhisperCodec
 from mmprefix.errors import InputError
 from mmprefix.kv_cache.cache import additive_mask, attention_mask, cache_over
 from mmprefix.kv_cache.state import Layer, Memory, State
@@ -33,14 +34,14 @@ from mmprefix.types import AnyPrefix, Features, MixedPrefix, Prefix
 from mmprefix.weights import transformers
 from mmprefix.weights.transformers import load_tokenizer
 
-_pass_args: ContextVar[tuple[Tensor, Tensor | None]] = ContextVar("pass_args")  # position ids (B N), memory's mask
+_pass_args: ContextVar[tuple[Tensor, Tensor | None]] = ContextVar("pass_args")  # position ids (B N), memory mask
 
 
 class CrossAttentionModel(LanguageModel):
-    """The decoder half of Whisper, or of a text model like BART with both its halves.
+    """Decoder half of Whisper, or both halves of a text model like BART.
 
-    Transformers' decoders take no position ids, and no mask of the frames while a cache holds their keys. Hooks on
-    position embeddings and cross-attention bring both in (see ``hook``).
+    The decoders of Transformers take no position ids, and no mask of the frames while a cache holds their keys. Hooks
+    on position embeddings and cross-attention pass both (see ``hook``).
     """
 
     def __init__(self, lm: Any, name: str) -> None:
@@ -53,7 +54,7 @@ class CrossAttentionModel(LanguageModel):
         self.cross_attentions: list[Any] = [layer.encoder_attn for layer in half.layers]
 
     def hook(self) -> None:
-        """Let position embeddings and cross-attention take what ``forward_tokens`` passes beside their arguments."""
+        """Hook position embeddings and cross-attention to take position ids and mask from ``forward_tokens``."""
         for attention in self.cross_attentions:
             attention.register_forward_pre_hook(_mask_memory, with_kwargs=True)
         positions = cast(Any, self.stack).embed_positions
@@ -69,7 +70,7 @@ class CrossAttentionModel(LanguageModel):
         return Memory(tuple(cast(list[Layer], layers)), mask)
 
     def encode(self, ids: list[list[int]]) -> Memory:
-        """Texts as token ids, through a text model's encoder → what its decoder looks at."""
+        """Run texts as token ids through a text model's encoder → memory for its decoder's cross-attention."""
         width = max(map(len, ids))
         mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in ids], device=self.device)
         padded = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=self.device)
@@ -77,14 +78,14 @@ class CrossAttentionModel(LanguageModel):
         return self.project(frames, mask)
 
     def forward_tokens(
-        self, state: State, cache: DynamicCache, embeds: Tensor, visible: Tensor, position_ids: Tensor
+        self, state: State, cache: DynamicCache, embeds: Tensor, *, visible: Tensor, position_ids: Tensor
     ) -> Tensor:
-        """As for every language model; each token also looks at the state's memory."""
+        """N tokens (B N E) after the cache of ``state`` → hidden states (B N E'); each token also reads the memory."""
         assert state.memory is not None
         memory = state.memory
-        unpadded = not memory.mask.is_cuda and bool(memory.mask.all())  # a GPU would have to be waited for
+        unpadded = not memory.mask.is_cuda and bool(memory.mask.all())  # not on a GPU: the check would wait for it
         memory_mask = None if unpadded else additive_mask(memory.mask[:, None], embeds.dtype)
-        frames = embeds.new_zeros(1, 1, 1).expand(len(embeds), memory.mask.shape[1], 1)  # not read: keys are known
+        frames = embeds.new_zeros(1, 1, 1).expand(len(embeds), memory.mask.shape[1], 1)  # unused: the cache has keys
         with _passing(position_ids, memory_mask), self.own_precision():
             out = self.stack(
                 inputs_embeds=embeds,
@@ -96,18 +97,18 @@ class CrossAttentionModel(LanguageModel):
         return out.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states (... E) → logits (... V); BART adds a bias of its own."""
+        """Hidden states (... E) → logits (... V); BART adds a bias."""
         bias = getattr(self.lm, "final_logits_bias", None)
         logits = super().logits(hidden)
         return logits if bias is None else logits + bias[0]
 
     def output_matrix(self) -> nn.Linear | None:
-        """None where BART adds to its logits."""
+        """Output matrix; None for BART, which adds a bias to its logits."""
         return super().output_matrix() if getattr(self.lm, "final_logits_bias", None) is None else None
 
 
 def load_cross_attention(name: str, folder: Path, dtype: str) -> CrossAttentionModel:
-    """The model in ``folder`` without the half that is not needed. Raises InputError for one of another design."""
+    """Load the model in ``folder`` without the half that is not needed. Raises InputError for other architectures."""
     if transformers.model_type(name, folder) == "whisper":
         lm, _ = transformers.load_model(WhisperForConditionalGeneration, name, folder, dtype)
         lm.model.encoder = nn.Identity()  # its frames come from a branch
@@ -116,33 +117,35 @@ def load_cross_attention(name: str, folder: Path, dtype: str) -> CrossAttentionM
     layers = getattr(lm.get_decoder(), "layers", None) if hasattr(lm, "get_decoder") else None
     if not layers or not hasattr(layers[0], "encoder_attn") or not hasattr(lm.get_decoder(), "embed_positions"):
         raise InputError(
-            f"decoder {name!r}: a {lm.config.model_type!r} model has no cross-attention and learned positions as "
-            "Whisper and BART have them; CrossDecoder reads models like those"
+            f"decoder {name!r}: a {lm.config.model_type!r} model has no cross-attention and learned positions like "
+            "Whisper and BART; CrossDecoder needs both"
         )
     return CrossAttentionModel(lm, name)
 
 
 class CrossDecoder(ComposedDecoder):
-    """The decoder of Whisper, or of a text model like BART, behind the contract of every decoder.
+    """Decoder of Whisper, or of a text model like BART.
 
-    Whisper's looks at the frames of the model's branches (those of its own encoder, ``mmprefix.encoders.whisper``), and
-    reads ``<|startofprev|>`` prompt and question, then ``<|startoftranscript|>``, language, task and
-    ``<|notimestamps|>``; the answer follows. A text model's encoder reads the prompt, and its decoder the question.
+    Whisper's cross-attention reads the frames of the model's branches (of its own encoder,
+    ``mmprefix.encoders.whisper``). Its tokens are ``<|startofprev|>``, prompt and question, then
+    ``<|startoftranscript|>``, language, task and ``<|notimestamps|>``; the answer follows. A text model's encoder reads
+    the prompt, its decoder the question.
 
     Args:
         model: a folder, ``mmprefix:NAME`` or a hub name, with ``revision``.
-        language: Whisper's word for it; None where the model knows one language only.
-        task: Whisper's word for what to write.
+        language: Whisper's code for it; None for a model of one language.
+        task: Whisper's task, transcribe or translate.
         frozen, dtype, noisy, lora_rank, lora_alpha, lora_targets: as for ``CausalDecoder``.
 
-    Raises InputError for models whose positions are not learned embeddings (T5 and its like): texts of one input share
-    a row here.
+    Raises InputError for models whose positions are not learned embeddings (T5 and similar): the texts of one input are
+    packed in one row.
     """
 
     def __init__(
         self,
         model: str,
         revision: str | None = None,
+        *,
         language: str | None = "en",
         task: Literal["transcribe", "translate"] = "transcribe",
         frozen: bool = True,
@@ -168,35 +171,38 @@ class CrossDecoder(ComposedDecoder):
 
     @property
     def reads_speech(self) -> bool:
-        """Whether it looks at the frames of speech; else at its own encoder's output for the prompt."""
+        """True if cross-attention reads frames of speech; else it reads the encoder's output for the prompt."""
         return self._model.reads_speech
 
     @property
     def begins(self) -> list[int]:
-        """The tokens before every answer."""
+        """Tokens that precede every answer."""
         return self._codec.begins
 
     def prefill(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
-        """``memory`` (B T D) becomes keys and values once, for all texts and hypotheses."""
+        """Prefill the cache; ``memory`` (B T D) is projected to keys and values once, for all texts and hypotheses."""
         if not self.reads_speech:
             if memory is not None:
-                raise InputError(f"decoder {self.identity.source!r}: reads the prompt, so it can look at no frames")
+                raise InputError(f"decoder {self.identity.source!r}: its encoder reads text, so it cannot read frames")
             if isinstance(prefix, MixedPrefix) or (isinstance(prefix, Prefix) and prefix.mask.shape[1]):
-                raise InputError("embeddings before a text model's decoder would look at nothing; use a deep prefix")
+                raise InputError(
+                    "a text model's decoder cannot run a prefix of embeddings, for its encoder has not read "
+                    "the prompt yet; use a deep prefix"
+                )
             return self.prefill_with(prefix, None)
         if memory is None or not memory.frames.shape[1]:
-            raise InputError(f"decoder {self.identity.source!r}: looks at speech; give an input that has frames")
+            raise InputError(f"decoder {self.identity.source!r}: reads frames of speech; give an input that has frames")
         return self.prefill_with(prefix, self._model.project(memory.frames, memory.mask))
 
     def append_prompts(self, state: State, prompts: list[str]) -> State:
-        """Whisper's decoder reads the prompt; a text model's encoder does, and its decoder looks at that."""
+        """Append each input's prompt to Whisper's decoder; run it through a text model's encoder."""
         if isinstance(self._codec, WhisperCodec):
             return super().append_prompts(state, prompts)
         return replace(state, memory=self._model.encode([self._codec.source_ids(prompt) for prompt in prompts]))
 
     @torch.no_grad()
     def no_speech(self, state: State) -> Tensor:
-        """The probability (B) that Whisper finds no speech in the frames; 0 without a token for it."""
+        """Probability (B,) of Whisper's no-speech token; 0 if the tokenizer has none."""
         silence = self._codec.no_speech_ids() if isinstance(self._codec, WhisperCodec) else []
         if not silence:
             return torch.zeros(len(state.mask), device=self._model.device)
@@ -206,7 +212,7 @@ class CrossDecoder(ComposedDecoder):
 
 @contextmanager
 def _passing(position_ids: Tensor, memory_mask: Tensor | None) -> Iterator[None]:
-    """Pass the hooks below the arguments that Transformers' decoders do not take."""
+    """Within this context the hooks below pass on arguments that the decoders of Transformers do not take."""
     token = _pass_args.set((position_ids, memory_mask))
     try:
         yield
@@ -225,5 +231,5 @@ def _pass_position_ids(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> 
 
 
 def _one_row_an_input(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-    """BART's position embeddings expect the same positions in all rows, and give (1 B N E)."""
+    """Drop the first dimension of (1 B N E): BART's position embeddings expect the same positions in all rows."""
     return output[0] if output.dim() == 4 else output

@@ -1,4 +1,4 @@
-"""A language model of Transformers as a few functions: embed tokens, run them over a key-value cache, make logits."""
+"""Language model of Transformers as a few functions: embed tokens, run them over a key-value cache, compute logits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mmprefix.weights.source import Provenance
 
 @dataclass(frozen=True)
 class Tuning:
-    """Trained parts of a language model: all of it, LoRA's additions, or nothing. See ``CausalDecoder``."""
+    """Trained parts of a language model: all of it, LoRA, or nothing. See ``CausalDecoder``."""
 
     frozen: bool = True
     noisy: bool = False
@@ -36,7 +36,7 @@ class Tuning:
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """L layers, H key-value heads of width K, and positions (0: no limit known)."""
+    """L layers, H key-value heads of width K, and positions (0: no known limit)."""
 
     layers: int
     heads: int
@@ -45,10 +45,10 @@ class ModelSizes:
 
 
 class LanguageModel:
-    """A causal language model ``lm`` of Transformers with a ``DynamicCache``; ``stack`` is the module of its layers.
+    """Causal language model ``lm`` of Transformers with a ``DynamicCache``; ``stack`` is the module of its layers.
 
-    ``name`` is that of the folder or hub repository, for errors. A plain object: the decoder registers ``lm`` as its
-    own module, and the names of saved tensors begin with that.
+    ``name`` is its folder or hub repository, for error messages. A plain object, not a module: the decoder registers
+    ``lm`` as its own submodule, and names of saved tensors begin with ``lm``.
     """
 
     def __init__(self, lm: Any, name: str, stack: nn.Module, sizes: ModelSizes) -> None:
@@ -57,9 +57,9 @@ class LanguageModel:
         self.narrows_last_layer = False
 
     def adapt(self, tuning: Tuning) -> tuple[str, ...]:
-        """Freeze the model or not, set its dropout, add LoRA, then apply the fast patches.
+        """Freeze the model or not, set its dropout, add LoRA, then apply the fast patches → names of LoRA's parameters.
 
-        The names of LoRA's parameters in ``lm``. Raises InputError for LoRA in a model that is trained as a whole.
+        Raises InputError for LoRA in a model that is trained as a whole.
         """
         if tuning.frozen:
             self.lm.requires_grad_(False)
@@ -71,24 +71,24 @@ class LanguageModel:
         if tuning.lora_rank:
             if not tuning.frozen:
                 rank = tuning.lora_rank
-                raise InputError(f"decoder: lora_rank {rank} is for a frozen model; leave out one of the two")
+                raise InputError(f"decoder: lora_rank {rank} needs a frozen model; leave out one of the two")
             added = add_lora(self.lm, tuning.lora_rank, tuning.lora_alpha, tuning.lora_targets)
         self.narrows_last_layer = "last_layer" in prepare(self.lm, self.stack, self.sizes.layers, tuning.frozen)
         return added
 
     @property
     def decoder_layers(self) -> list[nn.Module]:
-        """The layers, first to last; none where they are not to be found."""
+        """Layers, first to last; empty if ``stack`` has no list of them."""
         return last_layer.decoder_layers(self.stack, self.sizes.layers)
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights."""
+        """Dtype of the weights."""
         return self.lm.get_input_embeddings().weight.dtype
 
     @property
     def device(self) -> torch.device:
-        """The device of the weights."""
+        """Device of the weights."""
         return self.lm.get_input_embeddings().weight.device
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -96,11 +96,11 @@ class LanguageModel:
         return self.lm.get_input_embeddings()(ids)
 
     def forward_tokens(
-        self, state: State, cache: DynamicCache, embeds: Tensor, visible: Tensor, position_ids: Tensor
+        self, state: State, cache: DynamicCache, embeds: Tensor, *, visible: Tensor, position_ids: Tensor
     ) -> Tensor:
-        """N tokens (B N E) behind the cache of ``state``, which grows by them → hidden states (B N E').
+        """Run N tokens (B N E) after ``state`` and append them to ``cache`` → hidden states (B N E').
 
-        ``visible`` (B N M) says which of the M tokens behind the state each of the N sees; all see the state.
+        ``visible`` (B N M): which of the M tokens after the state each of the N attends to; all attend to the state.
         """
         with self.own_precision():
             out = self.stack(
@@ -113,54 +113,54 @@ class LanguageModel:
         return out.last_hidden_state
 
     def own_precision(self) -> AbstractContextManager[Any]:
-        """No autocast around a model in half precision, whose copies would be for nothing."""
+        """Context that turns autocast off for a model in half precision, where its casts would be useless copies."""
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(self.device.type, enabled=False)
 
     def position_ids(self, state: State, offset: Tensor) -> Tensor:
-        """Position ids (B N) of tokens that stand ``offset`` (B N) behind the state's real positions."""
+        """Position ids (B N) of tokens at ``offset`` (B N) after the state's real positions."""
         return state.mask.sum(1, keepdim=True) + offset
 
     def last_hidden(self, state: State) -> Tensor:
-        """The hidden state (B E') after ``state``; zeros where nothing was run, which no logits are made of."""
+        """Hidden state (B E') after ``state``; zeros, never read by a logit, if nothing was run yet."""
         if state.last_hidden is not None:
             return state.last_hidden
         return torch.zeros(len(state.mask), self.head.in_features, dtype=self.dtype, device=self.device)
 
     @property
     def head(self) -> nn.Linear:
-        """The model's own output matrix."""
+        """Output matrix of the model."""
         return self.lm.get_output_embeddings()
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states (... E') → logits (... V) by the model's own output matrix."""
+        """Hidden states (... E') → logits (... V)."""
         return self.head(hidden)
 
     def output_matrix(self) -> nn.Linear | None:
-        """The model's own output matrix where it alone makes the logits; else None."""
+        """Output matrix of the model if it alone computes the logits, else None."""
         return self.head
 
     def require_room(self, state: State, more: int, real: Tensor | None = None) -> None:
-        """InputError where ``more`` positions are too many; padding among them, by ``real`` (B N), takes none."""
+        """Raise InputError if the model lacks positions for ``more`` tokens; by ``real`` (B N) padding needs none."""
         most = self.sizes.max_positions
-        if not most or state.mask.shape[1] + more <= most:  # a GPU need not be asked for the masks
+        if not most or state.mask.shape[1] + more <= most:  # no need to read the masks, perhaps from a GPU
             return
         used = int(state.mask.sum(1).max()) if state.mask.numel() else 0
         more = more if real is None else int(real.sum(1).max())
         if used + more > most:
             raise InputError(
                 f"the decoder {self.name!r} has {most} positions, "
-                f"but {more} more are needed after the {used} that prefix and prompt take; shorten one of them"
+                f"but {more} more are needed after the {used} of prefix and prompt; shorten one of them"
             )
 
 
 def locate(model: str, revision: str | None) -> tuple[Path, Provenance]:
-    """The folder of the model ``model`` (a folder, ``mmprefix:NAME`` or a hub name), and its provenance."""
+    """Folder and provenance of ``model`` (a folder, ``mmprefix:NAME`` or a hub name)."""
     folder = sources.resolve_folder(model, revision, weights=not dry_run.sizes_only())
     return folder, sources.provenance_of(model, folder)
 
 
 def load_causal(name: str, folder: Path, dtype: str) -> LanguageModel:
-    """The causal language model in ``folder``. Raises InputError where there is none or its logits are not plain."""
+    """Load the causal language model in ``folder``. Raises InputError if there is none or it scales its logits."""
     lm, _ = transformers.load_model(AutoModelForCausalLM, name, folder, dtype)
     config = lm.config.get_text_config()
     _refuse_scaled_logits(name, config)
@@ -173,14 +173,14 @@ def load_causal(name: str, folder: Path, dtype: str) -> LanguageModel:
 
 
 def _refuse_scaled_logits(name: str, config: Any) -> None:
-    """Logits are made by the output matrix alone, on caption positions only; a few models do more to them."""
+    """Raise InputError for models that do more than multiply by the output matrix, as is done at caption tokens."""
     for option in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(config, option, None):
-            raise InputError(f"decoder {name!r} changes its logits by {option!r}, which is not supported yet")
+            raise InputError(f"decoder {name!r}: its logits are changed by {option!r}, which is not supported yet")
 
 
 def copy_head(head: nn.Linear) -> nn.Linear:
-    """A trainable copy of an output matrix, in float32, that shares nothing with the model's embeddings."""
+    """Trainable copy of an output matrix, in float32, not tied to the model's embeddings."""
     copy = nn.Linear(head.in_features, head.out_features, bias=head.bias is not None, device=head.weight.device)
     copy.load_state_dict({name: value.float() for name, value in head.state_dict().items()})
     return copy

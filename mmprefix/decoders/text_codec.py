@@ -1,8 +1,11 @@
-"""Text codec: prompts, questions and targets → token ids, and ids → text."""
+"""Text codecs: prompts, questions and targets → token ids, and ids → text.
+
+For causal language models, for Whisper (its order of special tokens), and for text models like BART.
+"""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -10,26 +13,26 @@ from transformers import PreTrainedTokenizerBase
 
 from mmprefix.errors import InputError
 
-MAX_KEPT_TEXTS = 1 << 17  # texts whose tokens are kept
+MAX_KEPT_TEXTS = 1 << 17  # texts whose token ids are cached
 
 
 class TextCodec:
     """Subword tokens of a causal language model.
 
-    ``stop``: a text that ends a caption (kept in it), such as "."; None: the model's end-of-text token ends it.
-    ``name`` is the model's, for errors. Raises InputError where there is neither.
+    ``stop``: a text that ends a caption and is kept in it, such as "."; None: the model's end-of-text token ends it.
+    ``name`` of the model is for error messages. Raises InputError if there is neither.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str, stop: str | None = None) -> None:
         self.tokenizer, self.stop = tokenizer, stop
         self.eos = cast(int | None, tokenizer.eos_token_id)
         if stop is None and self.eos is None:
-            raise InputError(f"decoder {name!r}: its tokenizer has no end-of-text token; give stop='.' or the like")
+            raise InputError(f"decoder {name!r}: its tokenizer has no end-of-text token; give stop, such as '.'")
         self._ids: dict[str, list[int]] = {}
         self._stop_ids: Tensor | None = None
 
     def subword_ids(self, text: str) -> list[int]:
-        """The tokens of ``text`` alone. They are kept: a text comes again every epoch."""
+        """Token ids of ``text`` alone, cached: a text returns every epoch."""
         ids = self._ids.get(text)
         if ids is None:
             ids = cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
@@ -39,33 +42,33 @@ class TextCodec:
         return [*ids]
 
     def prompt_ids(self, prompt: str, first: bool) -> list[int]:
-        """The tokens of a prompt; ``first`` where nothing was read before: an empty one is the begin-of-text token."""
+        """Token ids of a prompt; with ``first`` (nothing precedes it) an empty one is the begin-of-text token."""
         begin = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.eos
         return self.subword_ids(prompt) or ([cast(int, begin)] if first and begin is not None else [])
 
     def question_ids(self, prompt: str, question: str) -> list[int]:
-        """The tokens between a prompt and a text."""
+        """Token ids between a prompt and a text."""
         return self.subword_ids(question)
 
     def target_ids(self, before: str, text: str) -> list[int]:
-        """The tokens of a text behind the text ``before`` (a question, else a prompt), its end included."""
+        """Token ids of a text that follows ``before`` (a question, else a prompt), end of text included."""
         space = " " if before and not before[-1].isspace() and not text[:1].isspace() else ""
         ids = self.subword_ids(space + text)
         return ids if self.stop is not None else [*ids, cast(int, self.eos)]
 
     def choice_ids(self, before: str, text: str) -> list[int]:
-        """The tokens of an allowed answer, ended even where answers are written without ``stop``."""
+        """Token ids of an allowed answer, with ``stop`` appended if the codec has one."""
         return self.target_ids(before, text) + ([] if self.stop is None else self.subword_ids(self.stop))
 
     def stop_ids(self, exactly: bool = False) -> Tensor:
-        """The token ids (any number) that end a text: end-of-text, or every token that completes the ``stop`` text.
+        """Token ids (any number) that end a text: end-of-text, and every token that contains the ``stop`` text.
 
-        ``exactly``: only the token that is the ``stop`` text and nothing more, as ClipCap's published code has it.
+        ``exactly``: only the token that equals the ``stop`` text, as in ClipCap's published code.
         """
         if exactly and self.stop is not None:
             ids = self.subword_ids(self.stop)
             if len(ids) != 1:
-                raise InputError(f"stop={self.stop!r}: is {len(ids)} tokens, and ranking='clipcap' stops at one token")
+                raise InputError(f"stop={self.stop!r}: has {len(ids)} tokens, but ranking='clipcap' stops at one token")
             return torch.tensor(ids)
         if self._stop_ids is None:
             ids = [] if self.eos is None else [self.eos]
@@ -74,16 +77,97 @@ class TextCodec:
                 ids += [i for i, word in enumerate(words) if self.stop in word]
                 if len(ids) <= (self.eos is not None):
                     raise InputError(
-                        f"stop={self.stop!r}: no single token of the decoder holds it; choose a shorter one"
+                        f"stop={self.stop!r}: no single token of the decoder contains it; choose a shorter one"
                     )
             self._stop_ids = torch.tensor(sorted(set(ids)))
         return self._stop_ids
 
     def decode(self, ids: list[int]) -> str:
-        """The text of token ids, special tokens left out."""
+        """Text of token ids, without special tokens."""
         return cast(str, self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     def count(self, texts: list[str]) -> list[int]:
-        """The number of tokens of each text, its end included."""
+        """Number of tokens of each text, end of text included."""
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         return [len(own) + (self.stop is None) for own in cast(list[list[int]], ids)]
+
+
+class WhisperCodec(TextCodec):
+    """``<|startofprev|>``, prompt, question, ``<|startoftranscript|>``, language, task, ``<|notimestamps|>``, answer.
+
+    ``begins`` are the ids from ``<|startoftranscript|>`` to ``<|notimestamps|>``. Raises InputError if the tokenizer
+    lacks one of them.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str, language: str | None, task: str) -> None:
+        super().__init__(tokenizer, name)
+        self.name = name
+        language_token = [] if language is None else [f"<|{language}|>"]
+        self.previous = self.special_ids(["<|startofprev|>"])
+        self.begins = self.special_ids(["<|startoftranscript|>", *language_token, f"<|{task}|>", "<|notimestamps|>"])
+
+    def prompt_ids(self, prompt: str, first: bool) -> list[int]:
+        """Token ids of the prompt as preceding text; none for an empty one."""
+        return [*self.previous, *self.subword_ids(f" {prompt}")] if prompt else []
+
+    def question_ids(self, prompt: str, question: str) -> list[int]:
+        """Token ids of the question, then those that begin an answer."""
+        before = self.previous if question and not prompt else []
+        return [*before, *(self.subword_ids(f" {question}") if question else []), *self.begins]
+
+    def target_ids(self, before: str, text: str) -> list[int]:
+        """Token ids of a text with a space before it, end of text included."""
+        return [*self.subword_ids(f" {text}"), cast(int, self.eos)]
+
+    def count(self, texts: list[str]) -> list[int]:
+        """Number of tokens of each text, end of text included."""
+        return [len(self.target_ids("", text)) for text in texts]
+
+    def no_speech_ids(self) -> list[int]:
+        """Id of the no-speech token, by its newer or older name; empty if the tokenizer has none."""
+        words = [w for w in ("<|nospeech|>", "<|nocaptions|>") if w in self.tokenizer.get_vocab()]
+        return self.special_ids(words[:1])
+
+    def special_ids(self, words: list[str]) -> list[int]:
+        """Ids of special tokens. Raises InputError for one that the tokenizer lacks."""
+        ids = [cast(int | None, self.tokenizer.convert_tokens_to_ids(word)) for word in words]
+        unknown = self.tokenizer.unk_token_id
+        for word, number in zip(words, ids, strict=True):
+            if number is None or (number == unknown and word != self.tokenizer.unk_token):
+                raise InputError(
+                    f"decoder {self.name!r}: its tokenizer has no {word}; it is not Whisper's, or lacks "
+                    "this language (give null for a model of one language)"
+                )
+        return cast(list[int], ids)
+
+
+class Seq2SeqCodec(TextCodec):
+    """Subword tokens of a text model like BART: its encoder reads the prompt, its decoder start tokens and question.
+
+    ``begins`` are the start token and, if the model has one, a forced first token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str, generation_config: Any) -> None:
+        super().__init__(tokenizer, name)
+        forced = getattr(generation_config, "forced_bos_token_id", None)
+        self.begins = [int(generation_config.decoder_start_token_id), *([] if forced is None else [int(forced)])]
+
+    def source_ids(self, prompt: str) -> list[int]:
+        """Token ids of a prompt for the encoder, special tokens included."""
+        return cast(list[int], self.tokenizer(prompt)["input_ids"])
+
+    def prompt_ids(self, prompt: str, first: bool) -> list[int]:
+        """Empty: the encoder reads the prompt."""
+        return []
+
+    def question_ids(self, prompt: str, question: str) -> list[int]:
+        """Token ids that begin every text, then those of the question."""
+        return [*self.begins, *self.subword_ids(question)]
+
+    def target_ids(self, before: str, text: str) -> list[int]:
+        """Token ids of a text, end of text included."""
+        return [*self.subword_ids(text), cast(int, self.eos)]
+
+    def count(self, texts: list[str]) -> list[int]:
+        """Number of tokens of each text, end of text included."""
+        return [len(self.target_ids("", text)) for text in texts]

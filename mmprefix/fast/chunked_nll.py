@@ -1,56 +1,75 @@
 """Chunked negative log-likelihood: targets after hidden states, without the logits of all positions at once.
 
 Claim: a vocabulary is wide; the logits of a batch, their softmax and its gradient are the largest tensors of a training
-step. Here a few rows at a time become logits, their log-likelihoods, and the gradient into the hidden states; only that
-gradient, as wide as the hidden states, is kept. Values to 2e-6 and gradients to 5e-6 of the plain formula's (the idea
-of fused linear cross-entropy, as in Liger Kernel, Hsu et al. 2024, https://arxiv.org/abs/2410.10989, here for a frozen
-matrix, and with a weight of its own for each target).
+step. Here logits, log-likelihoods and the gradient into the hidden states are computed for a few rows at a time; only
+that gradient, as wide as the hidden states, is kept. Values agree with the plain formula to 2e-6, gradients to 5e-6.
+The idea is fused linear cross-entropy, as in Liger Kernel (Hsu et al. 2024, https://arxiv.org/abs/2410.10989), here for
+a frozen matrix and with one weight per target.
 Measure: ``benchmarks/train_step.py`` (time) and ``benchmarks/memory.py`` (peak memory, also with a wider vocabulary).
 Off: ``MMPREFIX_FAST`` without ``chunked_nll``.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-MAX_ROWS, MIN_ROWS = 128, 32  # rows of logits at once: enough for fast matrix products, few enough to stay small
-MAX_LOGITS = 1 << 23  # logits at once, where that is more rows than MIN_ROWS
-ALIGN = 16  # numbers
-GPU_FACTOR = 8  # times as many of both on a GPU, which has more to do at once
+MAX_ROWS, MIN_ROWS = 128, 32  # rows of logits in a block: enough for fast matrix products, few enough to stay small
+MAX_LOGITS = 1 << 23  # logits in a block, unless MIN_ROWS rows are more
+ALIGN = 16  # fast products of half precision need rows whose length is a multiple of this
+GPU_FACTOR = 8  # rows and logits of a block on a GPU are this many times more
 
 
 def chunked_nll(hidden: Tensor, head: nn.Linear, row: Tensor, target: Tensor) -> Tensor:
     """Hidden states (R E), a frozen output matrix (V E) → the negative log-likelihood (C,) float32 of ``target`` (C,).
 
     Target c is predicted by hidden state ``row[c]``; a row may predict several targets, or none. The gradient goes into
-    the hidden states only. ``row`` and ``target`` are best on the CPU: nothing has to wait for a GPU then. Within
-    autocast the products are in its type.
+    the hidden states only. Keep ``row`` and ``target`` on the CPU: then nothing waits for a GPU. Within autocast the
+    products have its dtype.
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-    weight, bias = (None if part is None else part.to(dtype) for part in (head.weight, head.bias))
+    bias: Tensor | None = head.bias
+    matrix = _OutputMatrix(head.weight.to(dtype), None if bias is None else bias.to(dtype))
     with torch.autocast(kind, enabled=False):
-        return _TargetNLL.apply(hidden.to(dtype), weight, bias, row, target)  # pyright: ignore
+        return _TargetNLL.apply(hidden.to(dtype), matrix, _Targets(row, target))
+
+
+@dataclass(frozen=True)
+class _OutputMatrix:
+    """Frozen weight (V E) and bias (V,)."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """For each target its row of hidden states (C,) and its token id (C,)."""
+
+    row: Tensor
+    ids: Tensor
 
 
 class _TargetNLL(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, row: Tensor, target: Tensor) -> Tensor:
-        """Save the mean (R E) of the output matrix' rows under each row's softmax, of which the gradient is made."""
+    def forward(ctx: Any, hidden: Tensor, head: _OutputMatrix, targets: _Targets) -> Tensor:
+        """Save each row's mean (R E) of the output matrix under its softmax: the gradient is computed from it."""
+        weight, bias, row, target = head.weight, head.bias, targets.row, targets.ids
         factor = GPU_FACTOR if hidden.is_cuda else 1
         count, size = len(hidden), min(MAX_ROWS * factor, max(MIN_ROWS, MAX_LOGITS * factor // len(weight)))
         needs_grad = ctx.needs_input_grad[0]
         expected = torch.empty_like(hidden) if needs_grad else hidden.new_empty(0)
-        total = torch.empty(count, dtype=torch.float32, device=hidden.device)  # log of the sum over the vocabulary
+        total = torch.empty(count, dtype=torch.float32, device=hidden.device)  # log-sum-exp over the vocabulary
         chosen = torch.empty(len(row), dtype=torch.float32, device=hidden.device)
-        order = row.argsort()  # targets in the order of their rows, so that each block has a run of them
+        order = row.argsort()  # targets sorted by row: each block of rows has a contiguous run of them
         ends = torch.searchsorted(row[order], torch.arange(0, count + size, size, device=row.device).clamp(max=count))
         bounds = ends.tolist()
         order, row, target = (part.to(hidden.device, non_blocking=True) for part in (order, row, target))
-        padded = -(-len(weight) // ALIGN) * ALIGN  # fast products of half precision need rows aligned to such multiples
+        padded = -(-len(weight) // ALIGN) * ALIGN
         buffer = hidden.new_empty(min(size, count), padded)[:, : len(weight)]
         for block, start in enumerate(range(0, count, size)):
             part = hidden[start : start + size]
@@ -76,4 +95,4 @@ class _TargetNLL(torch.autograd.Function):
         share = above.new_zeros(len(expected)).index_add(0, row, above)
         gradient = expected * share[:, None]
         gradient = gradient.index_add(0, row, (weight[target] * -above[:, None]).to(gradient.dtype))
-        return gradient.to(expected.dtype), None, None, None, None
+        return gradient.to(expected.dtype), None, None

@@ -1,1 +1,1 @@
-"""Search: greedy, sampled, beams, over a shared KV cache."""
+"""Text generation over a shared KV cache: greedy search, sampling, beam search."""

@@ -1,7 +1,7 @@
 """Top-k next-token log-probabilities, a few hypotheses at a time, and the logits processors that constrain them.
 
-A vocabulary is wide, and a search needs a handful of its tokens. A few hypotheses' logits stay in the processor's cache
-from the softmax to the choice, and no (B W V) tensor is made.
+A vocabulary is wide, and a search needs a handful of its tokens. The logits of a few hypotheses stay in the CPU's cache
+from softmax to top-k, and no (B W V) tensor is made.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 from mmprefix.fast.chunked_topk import chunked_topk
 from mmprefix.generation.options import IMPOSSIBLE, GenerateOptions
 
-MAX_LOGITS = 1 << 20  # logits at once on a CPU
+MAX_LOGITS = 1 << 20  # logits in a block on a CPU
 
-# next-token log-probabilities (B W V) and the hypotheses (B W n) so far → constrained log-probabilities (B W V)
+# next-token log-probabilities (B W V) and hypotheses so far (B W n) → constrained log-probabilities (B W V)
 LogitsProcessor = Callable[[Tensor, Tensor], Tensor]
 
 
 class NextTokens:
-    """The next tokens of W hypotheses (B W n) of each of B inputs.
+    """Next-token log-probabilities of W hypotheses (B W n) of each of B inputs.
 
-    ``logits`` (B W V), or (B 1 V) where all hypotheses of an input are still equal.
+    ``logits`` (B W V), or (B 1 V) while all hypotheses of an input are equal.
     """
 
     def __init__(self, logits: Tensor, hypotheses: Tensor, processors: Sequence[LogitsProcessor]) -> None:
@@ -31,9 +31,9 @@ class NextTokens:
         self.hypotheses = hypotheses[:, : logits.shape[1]]
 
     def top(self, count: int, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and ids (B W C) of each hypothesis' likeliest tokens; C is ``count``, at most V.
+        """Log-probabilities and ids (B W C) of the likeliest tokens of each hypothesis; C is ``count``, at most V.
 
-        A ``temperature`` is applied behind the processors; the result sums to 1 again.
+        ``temperature`` is applied after the processors; probabilities sum to 1 again.
         """
         inputs, width, vocabulary = self.logits.shape
         count = min(count, vocabulary)
@@ -47,7 +47,7 @@ class NextTokens:
         return self._processed(slice(None), temperature).expand(-1, self.width, -1)
 
     def _processed(self, inputs: slice, temperature: float) -> Tensor:
-        """Log-probabilities of all tokens of some inputs."""
+        """Processed log-probabilities (b W V) of a slice of inputs."""
         log_probs = self.logits[inputs].float().log_softmax(-1)
         for processor in self.processors:
             log_probs = processor(log_probs, self.hypotheses[inputs])
@@ -55,7 +55,7 @@ class NextTokens:
 
 
 def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` greatest of values (... V) and their indices."""
+    """Greatest ``count`` of values (... V) and their indices, (... C) both."""
     if count == 1:
         greatest = values.max(-1, keepdim=True)
         return greatest.values, greatest.indices
@@ -63,7 +63,7 @@ def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def processors_for(options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
-    """The logits processors that ``options`` ask for; ``stops`` (any number) are the token ids that end a text."""
+    """Logits processors for ``options``; ``stops`` (any number) are the token ids that end a text."""
     processors: list[LogitsProcessor] = []
     if options.no_repeat_ngram_size:
         processors.append(NoRepeatNgram(options.no_repeat_ngram_size))
@@ -73,7 +73,7 @@ def processors_for(options: GenerateOptions, stops: Tensor) -> list[LogitsProces
 
 
 class SuppressTokens:
-    """Logits processor: ``tokens`` are impossible until a hypothesis has ``until`` tokens (None: for ever)."""
+    """Logits processor: ``tokens`` are excluded until a hypothesis has ``until`` tokens (None: always)."""
 
     def __init__(self, tokens: Tensor, until: int | None = None) -> None:
         self.tokens, self.until = tokens, until
@@ -85,7 +85,7 @@ class SuppressTokens:
 
 
 class NoRepeatNgram:
-    """Logits processor: no ``size`` tokens in a row come twice in a hypothesis."""
+    """Logits processor: no n-gram of ``size`` tokens occurs twice in a hypothesis."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -95,11 +95,13 @@ class NoRepeatNgram:
         if length < self.size:
             return log_probs
         windows = hypotheses.unfold(-1, self.size, 1)  # (B W n-size+1 size)
-        repeats = (windows[..., :-1] == hypotheses[..., None, length - before :]).all(-1)  # begins as the latest tokens
+        repeats = (windows[..., :-1] == hypotheses[..., None, length - before :]).all(
+            -1
+        )  # start equals the latest tokens
         penalty = torch.where(repeats, IMPOSSIBLE, 0.0).to(log_probs.dtype)
         return log_probs.scatter_add(-1, windows[..., -1], penalty)
 
 
 def renormalize(log_probs: Tensor, hypotheses: Tensor) -> Tensor:
-    """Logits processor: the possible tokens' probabilities sum to 1 again."""
+    """Logits processor: the probabilities of the remaining tokens sum to 1 again."""
     return log_probs.log_softmax(-1)

@@ -1,8 +1,8 @@
 """Search over a shared KV cache: each step appends one token to every hypothesis; a tree mask hides other hypotheses.
 
-A decoder has read prefix and prompt once: a state. Every step adds W nodes to each input's tree behind it, one for each
-hypothesis, and a mask says which nodes are a hypothesis' own ancestors. So the keys and values of the state are stored
-once an input, and no cache is copied or reordered when beams change their order. Finished inputs leave the batch.
+A decoder has run prefix and prompt once: a state. Every step adds W nodes to the token tree after each input's state,
+one per hypothesis, and a mask lets a hypothesis attend to its own ancestors. So keys and values of the state are stored
+once per input, and no cache is copied or reordered when beams change their order. Finished inputs leave the batch.
 """
 
 from __future__ import annotations
@@ -23,20 +23,25 @@ from mmprefix.kv_cache.cache import preallocated_cache, select_rows
 from mmprefix.kv_cache.protocols import TokenTree, TreeModel
 from mmprefix.kv_cache.state import State
 
-COMPACT_BELOW = 0.75  # part of the batch that is still active from which finished inputs are dropped: it costs a copy
+COMPACT_BELOW = 0.75  # finished inputs are dropped once no larger part of the batch is active: that copies the cache
 
 
 def search(
-    first: Tensor, tree: TokenTree, options: GenerateOptions, stops: Tensor, processors: Sequence[LogitsProcessor]
+    first: Tensor,
+    tree: TokenTree,
+    options: GenerateOptions,
+    *,
+    stops: Tensor,
+    processors: Sequence[LogitsProcessor],
 ) -> list[list[Hypothesis]]:
-    """Each input's hypotheses, the best first.
+    """Search hypotheses for each input; the best comes first.
 
-    ``first`` (B V) are the logits after the state; ``stops`` (any number) are the token ids that end a hypothesis.
+    ``first`` (B V): logits after the state. ``stops`` (any number): token ids that end a hypothesis.
     """
     width, count, steps = options.width, len(first), options.max_new_tokens
     strategy = strategy_for(options, count, stops)
     results: list[list[Hypothesis]] = [[]] * count
-    inputs = torch.arange(count, device=first.device)  # those that are still in the batch
+    inputs = torch.arange(count, device=first.device)  # inputs still in the batch
     own = torch.eye(width, dtype=torch.bool, device=first.device)[None]
     ancestry = own[:, :, :0].expand(count, -1, -1)
     next_tokens = NextTokens(first[:, None], strategy.tokens, processors)
@@ -48,11 +53,12 @@ def search(
         inherited = ancestry.gather(1, parents[..., None].expand(-1, -1, ancestry.shape[-1]))
         ancestry = torch.cat([inherited, own.expand(len(inputs), -1, -1)], dim=-1)  # (B W M)
         if tree.should_compact(active, len(inputs)):
-            done, rows = (~strategy.active).nonzero()[:, 0], strategy.active.nonzero()[:, 0]
+            done, open_rows = (~strategy.active).nonzero()[:, 0], strategy.active.nonzero()[:, 0]
             for b, hypotheses in zip(_numbers(inputs[done]), strategy.select(done).finished(), strict=True):
                 results[b] = hypotheses
-            strategy, inputs, ancestry, tokens = strategy.select(rows), inputs[rows], ancestry[rows], tokens[rows]
-            tree.select(rows)
+            strategy, inputs = strategy.select(open_rows), inputs[open_rows]
+            ancestry, tokens = ancestry[open_rows], tokens[open_rows]
+            tree.select(open_rows)
         next_tokens = NextTokens(tree.step(tokens, ancestry), strategy.tokens, processors)
     for b, hypotheses in zip(_numbers(inputs), strategy.finished(), strict=True):
         results[b] = hypotheses
@@ -64,9 +70,9 @@ def _numbers(values: Tensor) -> list[int]:
 
 
 def can_record(decoder: TreeModel, state: State, steps: int) -> bool:
-    """Whether a search behind ``state`` runs where it can be recorded, and is long enough.
+    """True if a search after ``state`` runs on a GPU and is long enough to be recorded.
 
-    A model that could not be recorded keeps fixed buffers, and its steps are run singly: its results keep their bits.
+    A model whose recording failed keeps fixed buffers and runs step by step: its results keep their bits.
     """
     on_gpu = state.mask.is_cuda and "cuda_graph" in switches.ENABLED
     return on_gpu and steps >= cuda_graph.MIN_STEPS and not decoder.lm.training
@@ -74,7 +80,7 @@ def can_record(decoder: TreeModel, state: State, steps: int) -> bool:
 
 @contextmanager
 def open_tree(decoder: TreeModel, state: State, width: int, steps: int) -> Generator[TokenTree]:
-    """A tree of at most ``steps`` steps of ``width`` nodes behind ``state``."""
+    """Token tree of at most ``steps`` steps of ``width`` nodes after ``state``."""
     if can_record(decoder, state, steps):
         with cuda_graph.open_graph_tree(decoder, state, width, steps) as tree:
             yield tree
@@ -83,22 +89,25 @@ def open_tree(decoder: TreeModel, state: State, width: int, steps: int) -> Gener
 
 
 class EagerTree:
-    """A tree (``TokenTree``) whose cache becomes longer with each step."""
+    """``TokenTree`` whose cache grows with each step."""
 
     def __init__(self, decoder: TreeModel, state: State, room: int) -> None:
         self.decoder, self.cache = decoder, preallocated_cache(state.cache, room)
-        self.state = replace(state, cache=(), last_hidden=None)  # the parts that a step reads
-        self.buffer: Tensor | None = None  # for the logits of a step: memory that was never used is slow to write
+        self.state = replace(state, cache=(), last_hidden=None)  # a step reads mask and memory only
+        self.buffer: Tensor | None = None  # for the logits of a step: writing to fresh memory is slow
 
     def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:
-        """Tokens (B W), one for each hypothesis → logits (B W V), to be read before the next step."""
+        """Add a node for each hypothesis, ``tokens`` (B W) → logits (B W V), valid until the next step."""
         decoder, state = self.decoder, self.state
         depth = torch.full_like(tokens, ancestry.shape[-1] // tokens.shape[1] - 1)
         position_ids = decoder.position_ids(state, depth)
-        return self._logits(decoder.forward_tokens(state, self.cache, decoder.embed(tokens), ancestry, position_ids))
+        hidden = decoder.forward_tokens(
+            state, self.cache, decoder.embed(tokens), visible=ancestry, position_ids=position_ids
+        )
+        return self._logits(hidden)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states (B W E') → (B W V)."""
+        """Hidden states (B W E') → logits (B W V)."""
         head, rows = self.decoder.output_matrix(), hidden.flatten(0, 1)
         few = len(rows) <= small_batch_linear.MAX_ROWS
         if head is None or few or hidden.device.type != "cpu" or cast(Tensor | None, head.bias) is not None:
@@ -109,7 +118,7 @@ class EagerTree:
         return product.view(*hidden.shape[:2], -1)
 
     def should_compact(self, active: int, count: int) -> bool:
-        """Whether enough inputs have finished to pay for a copy of the cache."""
+        """True if enough inputs have finished to pay for a copy of the cache."""
         return active <= COMPACT_BELOW * count
 
     def select(self, rows: Tensor) -> None:

@@ -1,6 +1,6 @@
-"""Search strategies: greedy or sampled hypotheses, beam search as Hugging Face's, beams as ClipCap's published code.
+"""Search strategies: greedy search or sampling, beam search as in Hugging Face, beam search as in ClipCap's code.
 
-A strategy holds W hypotheses for each of B inputs as tensors, and steps all of them at once.
+A strategy holds W hypotheses for each of B inputs as tensors and steps all of them together.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from torch import Tensor
 from mmprefix.generation.next_tokens import NextTokens
 from mmprefix.generation.options import IMPOSSIBLE, GenerateOptions
 
-Hypothesis = tuple[list[int], float]  # token ids without what ended them, and the score
+Hypothesis = tuple[list[int], float]  # token ids, stop token included, and score
 
 
 class SearchStrategy(Protocol):
-    """The choice of the next tokens: W open hypotheses for each of B inputs (``GenerateOptions.width``)."""
+    """Choice of the next tokens of W open hypotheses (``GenerateOptions.width``) for each of B inputs."""
 
-    tokens: Tensor  # (B W n), the open hypotheses so far
+    tokens: Tensor  # (B W n), open hypotheses so far
 
     @property
     def active(self) -> Tensor:
@@ -28,25 +28,25 @@ class SearchStrategy(Protocol):
         ...
 
     def step(self, next_tokens: NextTokens) -> tuple[Tensor, Tensor]:
-        """Append one token to every hypothesis → the parents (B W) among the hypotheses, and the tokens (B W)."""
+        """Append one token to every hypothesis → its parent (B W) among the former hypotheses, and the tokens (B W)."""
         ...
 
     def select(self, rows: Tensor) -> Self:
-        """The strategy with the inputs ``rows`` alone."""
+        """Strategy with the inputs ``rows`` alone."""
         ...
 
     def finished(self) -> list[list[Hypothesis]]:
-        """Each input's finished hypotheses, the best first."""
+        """Finished hypotheses of each input, the best first."""
         ...
 
 
 class BatchedState:
-    """A strategy's tensors (B ...), from which inputs can be selected; ``shared`` names those without inputs."""
+    """Tensors (B ...) of a strategy, from which inputs can be selected; ``shared`` names those that have no B."""
 
     shared = ("stops",)
 
     def select(self, rows: Tensor) -> Self:
-        """The strategy with the inputs ``rows`` alone."""
+        """Strategy with the inputs ``rows`` alone."""
         selected = copy(self)
         for name, value in vars(self).items():
             if isinstance(value, Tensor) and name not in self.shared:
@@ -55,7 +55,7 @@ class BatchedState:
 
 
 class GreedyOrSampled(BatchedState):
-    """Greedy or sampled hypotheses, ``width`` of them side by side and independent."""
+    """Greedy search or sampling: ``width`` independent hypotheses."""
 
     def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
         self.options, self.stops = options, stops
@@ -84,11 +84,11 @@ class GreedyOrSampled(BatchedState):
         scaled = (log_probs / self.options.temperature).log_softmax(-1)
         if self.options.top_p < 1:
             ranked, order = scaled.sort(dim=-1, descending=True)
-            before = ranked.exp().cumsum(-1) - ranked.exp()  # the mass of all likelier tokens
+            before = ranked.exp().cumsum(-1) - ranked.exp()  # probability of all likelier tokens
             ranked = ranked.masked_fill(before >= self.options.top_p, float("-inf"))
             scaled = torch.empty_like(ranked).scatter(-1, order, ranked)
-        # the Gumbel trick: adding this noise makes the maximum a draw; one noise for all inputs where a seed is set,
-        # so that an input's text does not depend on its neighbours
+        # Gumbel-max trick: with this noise the argmax is a sample. With a seed all inputs share one noise, so that the
+        # text of an input does not depend on the rest of the batch
         shape = log_probs.shape[1:] if self.generator else log_probs.shape
         noise = torch.rand(shape, generator=self.generator, dtype=torch.float64).clamp(min=1e-300)
         gumbel = -(-noise.log()).clamp(min=1e-300).log()
@@ -104,7 +104,7 @@ class GreedyOrSampled(BatchedState):
 
 
 class BeamSearch(BatchedState):
-    """Beam search that keeps finished hypotheses apart; the rule of Hugging Face's ``generate``.
+    """Beam search that keeps finished hypotheses apart, as ``generate`` of Hugging Face does.
 
     Twice as many continuations as beams are compared; those among the best ``num_beams`` that end are finished, the
     best others stay open. An input is done when its best open hypothesis, by its score so far, is no better than its
@@ -126,7 +126,7 @@ class BeamSearch(BatchedState):
     def step(self, next_tokens: NextTokens) -> tuple[Tensor, Tensor]:
         length = self.tokens.shape[-1] + 1
         log_probs, tokens = next_tokens.top(self.keep, self.options.temperature)  # (B W c)
-        total = (self.score[..., None] + log_probs).flatten(1)  # the best of all are among the best of each
+        total = (self.score[..., None] + log_probs).flatten(1)  # the best overall are among the best of each
         score, index = total.topk(min(self.keep, total.shape[-1]), dim=-1)  # (B C)
         parents, tokens = index // log_probs.shape[-1], tokens.flatten(1).gather(1, index)
         hypotheses = torch.cat([_take(self.tokens, parents), tokens[..., None]], dim=-1)  # (B C length)
@@ -157,9 +157,9 @@ class BeamSearch(BatchedState):
 
 
 class ClipCapBeamSearch(BatchedState):
-    """The beams of ClipCap's published code: the mean log-probability of a hypothesis ranks it at every step.
+    """Beam search of ClipCap's published code: the mean log-probability of a hypothesis ranks it at every step.
 
-    A finished hypothesis stays among the beams with its length frozen; the search ends when all beams have.
+    A finished hypothesis stays among the beams with its length fixed; the search ends when all beams are finished.
     """
 
     def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
@@ -200,7 +200,7 @@ class ClipCapBeamSearch(BatchedState):
 
 
 def strategy_for(options: GenerateOptions, batch: int, stops: Tensor) -> SearchStrategy:
-    """The strategy that ``options`` ask for; ``stops`` (any number) are the token ids that end a hypothesis."""
+    """Strategy for ``options``; ``stops`` (any number) are the token ids that end a hypothesis."""
     if options.num_beams == 1:
         return GreedyOrSampled(batch, stops, options, stops.device)
     beams = ClipCapBeamSearch if options.ranking == "clipcap" else BeamSearch
@@ -213,7 +213,7 @@ def _take(hypotheses: Tensor, index: Tensor) -> Tensor:
 
 
 def _ranked(tokens: Tensor, length: Tensor, score: Tensor, count: int) -> list[list[Hypothesis]]:
-    """The ``count`` best hypotheses (B W N) of an input, cut to their lengths (B W), impossible ones left out."""
+    """Best ``count`` hypotheses (B W N) of each input, cut to their lengths (B W), without excluded ones."""
     order = score.argsort(dim=-1, descending=True, stable=True)[:, :count]
     ids, lengths, scores = (_take(tokens, order), length.gather(1, order), score.gather(1, order))
     rows = zip(*(cast(list[Any], part.tolist()) for part in (ids, lengths, scores)), strict=True)  # pyright: ignore

@@ -197,7 +197,7 @@ class Predictor:
         """
         wanted, framing = tasks.schema_of(self.settings, schema), tasks.framing_of(self.settings, framing)
         request = self._request(_inputs(files, context), {"context": context, "batch_size": batch_size})
-        rows = tasks.understand(self.model, request, wanted, framing, self.options)
+        rows = tasks.understand(self.model, request, wanted, framing=framing, options=self.options)
         several = as_list(files)[1] if files is not None else not isinstance(context, str)
         return rows if several else rows[0]
 

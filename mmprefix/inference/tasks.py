@@ -48,7 +48,7 @@ def answers_of(settings: ModelSettings, answers: Sequence[str] | None) -> tuple[
 
 
 def understand(
-    model: PrefixLM, request: BatchRequest, schema: Schema, framing: Framing, options: GenerateOptions
+    model: PrefixLM, request: BatchRequest, schema: Schema, *, framing: Framing, options: GenerateOptions
 ) -> list[dict[str, Any]]:
     """For each input {"intent", "slots", "scores"}; see ``mmprefix.slu.questions.parse_answers``."""
     questions = build_questions(schema, framing)

@@ -1,1 +1,1 @@
-"""The decoder's key-value cache: a prefix and all text that is read behind it."""
+"""Key-value cache of a decoder: a prefix and all text that follows it."""

@@ -1,6 +1,6 @@
 """Packed texts: several texts of an input in one row, and a plan of which hidden state predicts which token.
 
-All of it is known before a model has computed anything, so it is made on the CPU, where nothing waits for a GPU.
+Both depend on token ids alone, so they are computed on the CPU and nothing waits for a GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Numbers = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def pack_texts(rows: list[list[list[int]]]) -> Tensor:
-    """Texts as token ids, one list an input → (3 B N): ids, text number (-1 where padding), offset in the text."""
+    """Pack texts as token ids, one list per input → (3 B N): ids, text number (-1 in padding), offset in the text."""
     lengths, owner, number = _texts(rows)
     flat, text, offset = _tokens(rows, lengths)
     widths = np.bincount(owner, lengths, len(rows)).astype(np.int64)  # tokens of each input
@@ -28,10 +28,10 @@ def pack_texts(rows: list[list[list[int]]]) -> Tensor:
 
 
 def plan_targets(ids: list[list[list[int]]], question_lengths: list[list[int]] | None = None) -> Tensor:
-    """(3 C), for every target token: the row of hidden states that predicts it, its id, and the number of its text.
+    """Plan (3 C) of target tokens: the row of hidden states that predicts each, its id, and the number of its text.
 
-    Rows are first the B states (which predict first tokens, for all texts of an input at once), then all packed
-    tokens in order. ``question_lengths`` counts the tokens at the start of each text that are a question: no targets.
+    Rows are the B states first (each predicts the first tokens of all texts of its input), then all packed tokens in
+    order. ``question_lengths``: number of tokens at the start of each text that are a question, not targets.
     """
     lengths, owner, _ = _texts(ids)
     flat, text, offset = _tokens(ids, lengths)
@@ -45,14 +45,14 @@ def plan_targets(ids: list[list[list[int]]], question_lengths: list[list[int]] |
 
 
 def _texts(rows: list[list[list[int]]]) -> tuple[Numbers, Numbers, Numbers]:
-    """For each text: its number of tokens, its input, and its number among that input's texts."""
+    """Length of each text, index of its input, and its number among that input's texts."""
     lengths = _numbers(len(tokens) for texts in rows for tokens in texts)
     owner = _numbers(b for b, texts in enumerate(rows) for _ in texts)
     return lengths, owner, _numbers(n for texts in rows for n in range(len(texts)))
 
 
 def _tokens(rows: list[list[list[int]]], lengths: Numbers) -> tuple[Numbers, Numbers, Numbers]:
-    """For each token: its id, the number of its text, and its offset there."""
+    """Id of each token, the number of its text, and its offset in that text."""
     flat = _numbers(chain.from_iterable(chain.from_iterable(rows)))
     text = np.arange(len(lengths)).repeat(lengths)
     return flat, text, np.arange(len(flat)) - (lengths.cumsum() - lengths)[text]

@@ -1,4 +1,4 @@
-"""Protocols between a search's token tree and the decoder that computes its steps."""
+"""Protocols between the token tree of a search and the decoder that computes its steps."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from mmprefix.kv_cache.state import State
 
 
 class TreeModel(Protocol):
-    """The part of a decoder that a tree of hypotheses needs: embeddings, a pass over the cache, logits."""
+    """Part of a decoder that a token tree needs: embeddings, a forward pass over the cache, logits."""
 
     lm: nn.Module
 
     def forward_tokens(
-        self, state: State, cache: DynamicCache, embeds: Tensor, visible: Tensor, position_ids: Tensor
+        self, state: State, cache: DynamicCache, embeds: Tensor, *, visible: Tensor, position_ids: Tensor
     ) -> Tensor:
-        """N tokens (B N E) behind the cache of ``state``, which grows by them → hidden states (B N E')."""
+        """Run N tokens (B N E) after ``state`` and append them to ``cache`` → hidden states (B N E').
+
+        ``visible`` (B N M): which of the M tokens after the state each of the N attends to.
+        """
         ...
 
     def position_ids(self, state: State, offset: Tensor) -> Tensor:
-        """Position ids (B N) of tokens that stand ``offset`` (B N) behind the state's real positions."""
+        """Position ids (B N) of tokens at ``offset`` (B N) after the state's real positions."""
         ...
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -34,22 +37,22 @@ class TreeModel(Protocol):
         ...
 
     def output_matrix(self) -> nn.Linear | None:
-        """The output matrix where it alone makes the logits and is not trained; else None."""
+        """Output matrix if it alone computes the logits and is not trained, else None."""
         ...
 
 
 class TokenTree(Protocol):
-    """The states of B inputs and the nodes behind them: each step adds W, one for each hypothesis."""
+    """States of B inputs and the nodes after them; each step adds W nodes, one per hypothesis."""
 
     def step(self, tokens: Tensor, ancestry: Tensor) -> Tensor:
-        """Add a node for each hypothesis, ``tokens`` (B W) → the logits (B W V) after them.
+        """Add a node for each hypothesis, ``tokens`` (B W) → logits (B W V) after them.
 
-        ``ancestry`` (B W M), True where one of the M nodes belongs to a hypothesis; the new nodes are last.
+        ``ancestry`` (B W M): True for those of the M nodes that belong to a hypothesis; the new nodes are last.
         """
         ...
 
     def should_compact(self, active: int, count: int) -> bool:
-        """Whether to drop finished inputs from the batch now (costs one copy of the cache); ``active`` are not."""
+        """True if dropping finished inputs from the batch pays for one copy of the cache; ``active`` remain."""
         ...
 
     def select(self, rows: Tensor) -> None:

@@ -1,8 +1,8 @@
-"""A decoder's state after reading a prefix and text: keys, values, and the hidden state that predicts the next token.
+"""State of a decoder after prefix and prompt: key-value cache, and the hidden state that predicts the next token.
 
-A prefix of any kind becomes the start of the model's key-value cache. A prompt lengthens it for all texts that follow.
-Captions in training and hypotheses in search are several texts behind one state: they stand in one row, and a mask lets
-each token see the state and its own text. One pass, nothing copied.
+A prefix of any kind becomes the start of the model's key-value cache. A prompt extends it for all texts that follow.
+Captions in training and hypotheses in search are several texts after one state: they share a row, and a mask lets each
+token attend to the state and to its own text, in one pass and without copies.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Memory:
 
 @dataclass(frozen=True)
 class State:
-    """The key-value cache of B inputs: one entry a layer, a mask of real positions, and the last hidden state.
+    """Key-value cache of B inputs: one entry per layer, a mask of real positions, and the last hidden state.
 
-    ``cache`` L pairs (B H T K) · ``mask`` (B T) · ``last_hidden`` (B E), the hidden state after the last real position,
-    from which the first token is predicted; None while no token or embedding has been run (nothing read, or a deep
-    prefix), zeros for an input of which none was real. ``memory`` where the decoder has cross-attention.
+    ``cache`` L pairs (B H T K) · ``mask`` (B T) · ``last_hidden`` (B E), the hidden state at the last real position,
+    which predicts the first token; None while no token or embedding has been run (no prefix, or a deep one), zeros for
+    an input without a real position · ``memory`` if the decoder has cross-attention.
     """
 
     cache: tuple[Layer, ...]
@@ -38,7 +38,7 @@ class State:
     memory: Memory | None = None
 
     def select(self, rows: Tensor) -> State:
-        """The state of the inputs ``rows``, in that order."""
+        """State of the inputs ``rows``, in that order."""
 
         def selected(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
             return tuple((keys[rows], values[rows]) for keys, values in layers)
@@ -48,5 +48,5 @@ class State:
         return State(selected(self.cache), self.mask[rows], last, memory)
 
     def roll(self, by: int) -> State:
-        """The state with each input replaced by the one ``by`` rows further."""
+        """State with the inputs rotated by ``by`` rows, as ``torch.roll`` does."""
         return self.select(torch.arange(len(self.mask), device=self.mask.device).roll(by))

@@ -1,4 +1,4 @@
-"""Allowed answers as a trie: a common beginning is read once, and one pass scores all answers."""
+"""Trie of allowed answers: a shared beginning is run once, and one pass scores all answers."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torch import Tensor
 
 
 class Trie(NamedTuple):
-    """M nodes below a root (the cached state), and the edges whose log-probabilities the texts need.
+    """M nodes below a root (the cached state), and E edges whose log-probabilities add up to those of the texts.
 
-    ``tokens`` (M,) and ``depth`` (M,) of the nodes, 0 below the root · ``visible`` (M M), True from a node to itself
-    and its ancestors · ``node`` (E,), for each edge 0 for the root and m + 1 for node m, and ``token`` (E,), the token
-    predicted there · ``edge_of_use`` (R,) and ``text_of_use`` (R,): text r uses edge r, for all tokens of all texts.
+    ``tokens`` (M,) and ``depth`` (M,) of the nodes; depth is 0 just below the root · ``visible`` (M M), True from a
+    node to itself and its ancestors · ``node`` (E,), the start of each edge: 0 for the root, m + 1 for node m ·
+    ``token`` (E,), the token predicted there · ``edge_of_use`` (R,) and ``text_of_use`` (R,): for each of the R tokens
+    of all texts its edge and its text.
     """
 
     tokens: Tensor
@@ -27,7 +28,7 @@ class Trie(NamedTuple):
 
 
 def build_trie(texts: Sequence[Sequence[int]], device: torch.device) -> Trie:
-    """The trie of ``texts`` as token ids, each with its end; no text may be empty."""
+    """Build the trie of ``texts`` as token ids, each with its end; no text may be empty."""
     nodes: dict[tuple[int, ...], int] = {}
     edges: dict[tuple[int, int], int] = {}
     uses: list[tuple[int, int]] = []

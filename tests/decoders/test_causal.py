@@ -150,10 +150,10 @@ def test_inputs_that_are_done_leave_the_batch(decoder: ComposedDecoder, monkeypa
             run = decoder.forward_tokens
 
             def counted(
-                state: State, cache: Any, embeds: Tensor, *rest: Any, run: Any = run, into: Any = sizes
+                state: State, cache: Any, embeds: Tensor, run: Any = run, into: Any = sizes, **options: Any
             ) -> Tensor:
                 into.append(len(embeds))
-                return run(state, cache, embeds, *rest)
+                return run(state, cache, embeds, **options)
 
             monkeypatch.setattr(search_module, "COMPACT_BELOW", leave)
             monkeypatch.setattr(decoder, "forward_tokens", counted)
@@ -324,9 +324,9 @@ def test_what_does_not_fit_is_refused(gpt2: ComposedDecoder, tmp_path: Path) -> 
     ({"top_p": 0.5}, "top_p=0.5.*sample=True"),
     ({"temperature": 0.5}, "greedy"),
     ({"temperature": 0.0, "sample": True}, "above 0"),
-    ({"seed": 1}, "only sampling draws"),
-    ({"sample": True, "num_beams": 2}, "single texts"),
-    ({"ranking": "clipcap"}, "rule for beams"),
+    ({"seed": 1}, "seed=1: is for sampling only"),
+    ({"sample": True, "num_beams": 2}, "num_beams=2: sample=True draws texts without beams"),
+    ({"ranking": "clipcap"}, "for beam search only"),
 ])  # fmt: skip
 def test_contradictions_are_refused(options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):

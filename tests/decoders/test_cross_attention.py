@@ -186,7 +186,7 @@ def test_a_trie_of_choices_gives_what_each_text_scores(whisper: CrossDecoder) ->
     assert torch.allclose(totals, torch.tensor(scores), atol=1e-3)
     found = whisper.score_choices(whisper.append_prompts(state, ["", ""]), ["", ""], choices, ["which?", "which?"])
     assert torch.allclose(found.exp().sum(1), torch.ones(2), atol=1e-5)
-    with pytest.raises(InputError, match="two of the choices are the same"):
+    with pytest.raises(InputError, match="choices: two have the same tokens"):
         whisper.score_choices(whisper.append_prompts(state, ["", ""]), ["", ""], ["a dog", "a dog"])
 
 
@@ -212,7 +212,11 @@ def test_the_content_looks_at_itself_in_the_same_ratios_behind_a_deep_prefix(whi
         state = whisper.prefill(lead, memory([30]))
         places = torch.arange(n)[None] + 5  # the places that they have behind the prefix, both times
         whisper.forward_tokens(
-            state, cache_over(state.cache), whisper.embed(ids), torch.ones(1, n, n).bool().tril(), places
+            state,
+            cache_over(state.cache),
+            whisper.embed(ids),
+            visible=torch.ones(1, n, n).bool().tril(),
+            position_ids=places,
         )
         content, queries = seen.pop(), None
         seen.clear()
@@ -253,9 +257,9 @@ def test_bart_gives_what_transformers_gives(bart: CrossDecoder) -> None:
 def test_what_cannot_be_is_refused(whisper: CrossDecoder, bart: CrossDecoder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give an input that has frames"):
         whisper.prefill(none(whisper, 1))
-    with pytest.raises(InputError, match="can look at no frames"):
+    with pytest.raises(InputError, match="its encoder reads text, so it cannot read frames"):
         bart.prefill(none(bart, 1), memory([3]))
-    with pytest.raises(InputError, match="would look at nothing"):
+    with pytest.raises(InputError, match="cannot run a prefix of embeddings"):
         bart.generate(bart.prefill(soft(bart, [2])), ["a dog"], GenerateOptions())
     with pytest.raises(InputError, match=r"has no <\|fr\|>"):
         CrossDecoder(str(whisper.identity.source), language="fr")

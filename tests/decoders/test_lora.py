@@ -116,7 +116,7 @@ def test_whisper_takes_them_too(spoken: SpeechSystem) -> None:
     assert len(decoder.trained) == 2 * 2 * 2 * 2  # layers, attentions, projections, A and B
     wanted = {name for name, parameter in decoder.named_parameters() if parameter.requires_grad}
     assert wanted == set(decoder.trained)
-    with pytest.raises(InputError, match=r"lora_targets None: PEFT knows no usual layers of a 'whisper' model"):
+    with pytest.raises(InputError, match=r"lora_targets None: PEFT has no default layers for a 'whisper' model"):
         CrossDecoder(spoken.path("whisper"), lora_rank=2)
 
 
@@ -127,7 +127,7 @@ def test_whisper_takes_them_too(spoken: SpeechSystem) -> None:
         ({"lora_rank": 2, "lora_targets": ["ln_1"]}, r"lora_targets \['ln_1'\]: .*is not supported"),
         ({"lora_rank": 2, "lora_targets": []}, r"lora_targets \[\]: "),
         ({"lora_rank": -1}, "lora_rank -1: give a number from 1 on, or 0"),
-        ({"lora_rank": 2, "frozen": False}, "lora_rank 2 is for a frozen model"),
+        ({"lora_rank": 2, "frozen": False}, "lora_rank 2 needs a frozen model"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, Any], message: str, spoken: SpeechSystem) -> None:

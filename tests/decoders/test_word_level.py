@@ -166,7 +166,7 @@ def test_as_published(folder: str) -> None:
     assert quirky.score(quirky.prefill(given), [""], [["a dog barks"]])[0][0] == pytest.approx(want, abs=1e-4)
     assert quirky.codec.decode([4, 10, 5]) == "loudly rings,."
     assert WordDecoder(folder, WORDS).codec.decode([4, 10, 5]) == "loudly. rings,"
-    with pytest.raises(InputError, match="word 0 has the logit 0 there, and here it is '<eos>'"):
+    with pytest.raises(InputError, match="the logit of word 0 is fixed at 0, and word 0 is '<eos>'"):
         WordDecoder(folder, [END, "a"], as_published=True)
     with pytest.raises(InputError, match=r"400 words, but .* has only 320 embeddings"):
         WordDecoder(folder, ["!", END, *(f"w{i}" for i in range(398))], as_published=True)

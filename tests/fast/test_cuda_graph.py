@@ -107,9 +107,9 @@ def test_hypotheses_equal_those_of_a_growing_cache(
     forward = decoder.forward_tokens
     count: list[int] = []
 
-    def counted(*args: Any) -> Tensor:
+    def counted(*args: Any, **kwargs: Any) -> Tensor:
         count.append(len(args[2]))
-        return forward(*args)
+        return forward(*args, **kwargs)
 
     for seed in range(3):
         state = prefilled(decoder, [4, 2, 5, 3, 5, 1], seed)
@@ -131,7 +131,7 @@ def test_hypotheses_equal_those_of_a_growing_cache(
 def test_a_recording_serves_the_next_search(decoder: ComposedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     state, stops = prefilled(decoder, [3, 4], 0), torch.tensor([decoder.lm.config.vocab_size - 1])
     expected = searched(decoder, state, SEARCHES[1], stops)
-    monkeypatch.setattr(decoder, "forward_tokens", lambda *_: pytest.fail("a step was run"))
+    monkeypatch.setattr(decoder, "forward_tokens", lambda *_, **__: pytest.fail("a step was run"))
     assert_same(searched(decoder, state, SEARCHES[1], stops), expected)
 
 
@@ -175,8 +175,8 @@ def test_a_model_that_cannot_be_recorded_is_run(tmp_path: Path, monkeypatch: pyt
     expected = searched(decoder, state, SEARCHES[1], torch.tensor([1]))
     forward = decoder.forward_tokens
 
-    def synchronizing(*args: Any) -> Tensor:
-        hidden = forward(*args)
+    def synchronizing(*args: Any, **kwargs: Any) -> Tensor:
+        hidden = forward(*args, **kwargs)
         assert hidden.sum().item() < float("inf")
         return hidden
 

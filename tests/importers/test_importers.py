@@ -491,7 +491,9 @@ def test_the_imported_model_is_the_published_one(shelf: Shelf) -> None:
     state, words = shelf.aac(), (shelf.folder / "words.txt").read_text().split()
     values = torch.from_numpy(tone(2.0, 500.0))[None]
     for relu in (True, False):
-        model = prefix_aac(state, "x", Trained(2.0, "cut", relu), str(shelf.decoder), words, 4).eval()
+        model = prefix_aac(
+            state, "x", Trained(2.0, "cut", relu), decoder=str(shelf.decoder), words=words, heads=4
+        ).eval()
         found = model.build_prefix({"audio": mmprefix.types.Media(values, torch.tensor([values.shape[1]]))})
         assert isinstance(found, Prefix)
         assert found.mask.all()

@@ -137,7 +137,7 @@ def test_impossible_calls_are_refused(orders: SluSystem, model: Predictor) -> No
         model.choose(audio, ["true"])
     with pytest.raises(InputError, match=r"choices \['true'\]: give two or more"):
         model.choose(audio, "true")  # no list of letters
-    with pytest.raises(InputError, match="two of the choices are the same to this decoder"):
+    with pytest.raises(InputError, match="choices: two have the same tokens in this decoder"):
         model.choose(audio, ["true", "true"])
     with pytest.raises(InputError, match="no input given; give a file, a list of files, or a context"):
         model.detect()

@@ -233,7 +233,7 @@ def test_wrong_calls_are_refused_in_one_line(
         (lambda: model(files[0], num_beams=0), "num_beams=0: must be at least 1"),
         (lambda: model(files[0], max_new_tokens=0), "max_new_tokens=0: must be at least 1"),
         (lambda: model(files[0], max_new_tokens=500), "has 128 positions"),
-        (lambda: model(files[0], seed=1, num_beams=3), "num_beams=3: sample=True draws single texts"),
+        (lambda: model(files[0], seed=1, num_beams=3), "num_beams=3: sample=True draws texts without beams"),
         (lambda: model.candidates(files[0], num_beams=2, num_return=3), "num_return=3"),
         (lambda: mmprefix.load(saved["audio"], device="quantum"), "device 'quantum': cannot be used here"),
         (lambda: mmprefix.load(saved["audio"], dtype="int8"), "dtype 'int8': give one of float32, bfloat16, float16"),  # type: ignore[arg-type]

@@ -168,7 +168,7 @@ def test_the_importer_brings_in_the_recorded_model(name: str, tmp_path: Path) ->
     state["gpt.lm_head.weight"] = state["gpt.transformer.wte.weight"]
     gpt2(tmp_path / "gpt2", config, state)
     encoder = Clip(str(tiny_encoders.save_clip(tmp_path / "clip", {**tiny_encoders.CLIP, "embed_dim": c["D"]})))
-    model = clipcap(state, "fixture", encoder, str(tmp_path / "gpt2")).eval()
+    model = clipcap(state, "fixture", encoder, decoder=str(tmp_path / "gpt2")).eval()
     assert model.decoder.frozen
     given, wanted = ("clip_prefix_0", "embed_0") if name == "clipcap_beam" else ("prefix", "prefix_projection")
     prefix = model.build_prefix({"image": summary(tensors[given])})

@@ -171,7 +171,9 @@ class Whole:
         given = state | {name: torch.tensor(0) for name in counters}
         given["audio_encoder.logmel_extractor.melW"] = load_case("aac_cnn14")[1]["melW"]
         words = [END if i == 13 else f"w{i}" for i in range(c["vocab"])]
-        self.model = prefix_aac(given, "fixture", Trained(c["seconds"], "cut", True), str(folder), words).eval()
+        self.model = prefix_aac(
+            given, "fixture", Trained(c["seconds"], "cut", True), decoder=str(folder), words=words
+        ).eval()
         self.mapper, decoder = self.model.mappers["audio"], self.model.decoder
         assert isinstance(decoder, WordDecoder)
         assert decoder.frozen  # the language model in the file is the one in the folder
