@@ -1,7 +1,7 @@
-"""A frozen Whisper as a recogniser: the transcript of speech, and signals of its confidence, for a decoder to read.
+"""Speech recognition by a frozen Whisper: transcripts and their confidence signals, as input for a decoder.
 
-The signals stand in for those of a recogniser with a lattice (graph cost, acoustic cost, confidence, alternatives), as
-device-directed speech detection uses them (Wagner et al., https://arxiv.org/abs/2403.14438), where there is none.
+The signals replace those of a recognizer with a lattice (graph cost, acoustic cost, confidence, alternatives) in
+device-directed speech detection (Wagner et al., https://arxiv.org/abs/2403.14438).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.parts import Part
 from mmprefix.types import Candidate, Media, Prefix
 
-_MAX_WINDOWS = 16  # windows that are transcribed in one batch
+_MAX_WINDOWS = 16  # windows of a batch
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """A transcript, and four numbers about it.
+    """Transcript and four confidence signals.
 
-    ``avg_logprob``: mean log-probability of the text's tokens, its end included · ``no_speech_prob``: probability of
-    ``<|nospeech|>`` in place of a text · ``compression_ratio``: bytes of the text over its bytes compressed, high where
-    it repeats itself · ``nbest_spread``: mean log-probability of the best text less that of the last of the beams.
+    ``avg_logprob``: mean log-probability of the text's tokens, end of text included · ``no_speech_prob``: probability
+    of ``<|nospeech|>`` in place of a text · ``compression_ratio``: bytes of the text over its compressed bytes, high
+    for a text that repeats itself · ``nbest_spread``: mean log-probability of the best text minus that of the last beam.
     """
 
     text: str
@@ -44,15 +44,15 @@ class Transcript:
 
     @property
     def signals(self) -> list[float]:
-        """The four numbers, in the order of ``mmprefix.encoders.signals.SIGNALS``."""
+        """Four signals in the order of ``mmprefix.encoders.signals.SIGNALS``."""
         return [getattr(self, name) for name in SIGNALS]
 
 
 class _PlainWhisperDecoder(CrossDecoder):
-    """Whisper's decoder without the tokens that its generation_config.json suppresses, as in Whisper's own decoding."""
+    """Decoder of Whisper that suppresses the tokens in its generation_config.json, as Whisper's own decoding does."""
 
     def logits_processors(self, options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
-        """Those of every decoder, behind the suppression of tokens; the remaining probabilities sum to 1."""
+        """Suppress tokens, renormalize, then apply the processors of every decoder."""
         config = cast(Any, self.lm).generation_config
         always, first = (
             torch.tensor(ids or [], dtype=torch.long, device=stops.device)
@@ -67,14 +67,14 @@ class _PlainWhisperDecoder(CrossDecoder):
 
 
 class Transcriber(Part, nn.Module):
-    """Whisper as it is, no prefix: speech in, text out.
+    """Whisper without a prefix: speech to text.
 
-    A clip longer than Whisper's window (30 s) is transcribed window by window; its numbers are the means of theirs.
+    A clip longer than Whisper's window (30 s) is transcribed window by window; its signals are the means over windows.
 
     Args:
         model, revision, language, dtype: as for ``CrossDecoder``.
-        num_beams: beams of the search; the spread is 0 with one.
-        max_new_tokens: longest text of a window, if the model has positions for it.
+        num_beams: beams of the search; with one beam ``nbest_spread`` is 0.
+        max_new_tokens: maximum tokens per window, at most the positions that the model has.
     """
 
     trained: tuple[str, ...] = ()
@@ -100,17 +100,17 @@ class Transcriber(Part, nn.Module):
 
     @torch.no_grad()
     def forward(self, media: Media) -> list[Transcript]:
-        """Samples (B S) → the transcript of each."""
-        cut = split_windows(media, self.encoder.size, join=True)
-        batches = zip(cut.values.split(_MAX_WINDOWS), cut.lengths.split(_MAX_WINDOWS), strict=True)
+        """Samples (B S) → transcript of each clip."""
+        windows = split_windows(media, self.encoder.size, join=True)
+        batches = zip(windows.values.split(_MAX_WINDOWS), windows.lengths.split(_MAX_WINDOWS), strict=True)
         parts = [part for values, lengths in batches for part in self._transcribe(Media(values, lengths))]
         by_clip: list[list[Transcript]] = [[] for _ in media.lengths]
-        for owner, part in zip(cut.owner.tolist(), parts, strict=True):
+        for owner, part in zip(windows.owner.tolist(), parts, strict=True):
             by_clip[owner].append(part)
-        return [_joined(own) for own in by_clip]
+        return [_join(own) for own in by_clip]
 
     def _transcribe(self, media: Media) -> list[Transcript]:
-        """Samples (N S) of one window or less → the transcript of each."""
+        """Samples (N S) of at most one window → transcript of each."""
         count, decoder = len(media.lengths), self.decoder
         empty = torch.zeros(count, 0, decoder.width, device=media.values.device)
         state = decoder.prefill(Prefix(empty, empty[..., 0].bool()), self.encoder(media))
@@ -119,16 +119,17 @@ class Transcriber(Part, nn.Module):
 
 
 def _transcript(texts: list[Candidate], no_speech_prob: float) -> Transcript:
+    """Transcript of a window from its candidates, the best first."""
     best = texts[0]
     raw = best.text.encode()
     ratio = len(raw) / len(zlib.compress(raw)) if raw else 0.0
     return Transcript(best.text, best.score, no_speech_prob, ratio, best.score - texts[-1].score, tuple(texts))
 
 
-def _joined(parts: list[Transcript]) -> Transcript:
-    """The transcript of a clip, from those of its windows."""
+def _join(parts: list[Transcript]) -> Transcript:
+    """Transcript of a clip from those of its windows."""
     if len(parts) == 1:
         return parts[0]
     text = " ".join(part.text for part in parts if part.text)
-    numbers = [sum(values) / len(parts) for values in zip(*(part.signals for part in parts), strict=True)]
-    return Transcript(text, *numbers, nbest=(Candidate(text, numbers[0]),))
+    signals = [sum(values) / len(parts) for values in zip(*(part.signals for part in parts), strict=True)]
+    return Transcript(text, *signals, nbest=(Candidate(text, signals[0]),))

@@ -90,10 +90,10 @@ def _clipcap(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
 
 
 def _prefix_aac(args: argparse.Namespace) -> tuple[PrefixLM, Path]:
-    from mmprefix.importers.prefix_aac import Trained, aac_tensors, prefix_aac
+    from mmprefix.importers.prefix_aac import Trained, prefix_aac, read_aac
     from mmprefix.weights import untrusted
 
-    tensors, path = aac_tensors(args.checkpoint)
+    tensors, path = read_aac(args.checkpoint)
     if args.dataset is None:
         raise InputError(
             f"--dataset: {path} does not say what it was trained on, and the length of clips and a ReLU in its mappers "

@@ -29,7 +29,7 @@ class CausalDecoder(ComposedDecoder):
         dropout: dropout of a trained or noisy model; None: that of its configuration.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (options of a recipe)
         self,
         model: str,
         revision: str | None = None,

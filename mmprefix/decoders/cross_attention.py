@@ -141,7 +141,7 @@ class CrossDecoder(ComposedDecoder):
     packed in one row.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (options of a recipe)
         self,
         model: str,
         revision: str | None = None,

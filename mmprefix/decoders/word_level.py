@@ -124,7 +124,7 @@ class WordEmbeddings:
 class ZeroFirstHead(nn.Linear):
     """Output head (V E') in which the logit of word 0 is always 0."""
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as ``nn.Linear`` names it)
         """Hidden states (... E') → logits (... V)."""
         logits = super().forward(input)
         return logits.index_fill(-1, torch.zeros(1, dtype=torch.long, device=logits.device), 0.0)

@@ -1,8 +1,8 @@
-"""Activation checkpointing for layers that write into a cache: of each layer only its input, keys and values are kept.
+"""Activation checkpointing for layers that write into a cache: only input, keys and values of a layer are stored.
 
-Claim: all else that a layer's gradient needs is computed a second time in the backward pass (Chen et al. 2016,
-https://arxiv.org/abs/1604.06174): losses and gradients have the same bits, from less memory and in more time.
-Transformers' own form of it gives up the cache, which here is what a prefix is read into.
+Claim: the other activations of a layer are recomputed in the backward pass (Chen et al. 2016,
+https://arxiv.org/abs/1604.06174): losses and gradients have the same bits, with less memory and more time.
+The checkpointing of Transformers turns the cache off, which holds the prefix here.
 Measure: ``benchmarks/memory.py`` and ``benchmarks/train_step.py --extra-variants recompute``.
 Off: the default; ``model.recompute: true`` (``Decoder.recompute_layers``) turns it on.
 """
@@ -29,13 +29,13 @@ def checkpoint_layers(layers: list[nn.Module]) -> None:
 
 
 class CheckpointedLayer:
-    """``forward`` of the layer number ``index``; where gradients are on, its activations are not kept."""
+    """``forward`` of layer number ``index``; with gradients enabled its activations are not stored."""
 
     def __init__(self, layer: nn.Module, index: int) -> None:
         self.layer, self.index = layer, index
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """The layer's output; its keys and values go into the cache that is among its arguments."""
+        """Output of the layer; its keys and values go into the cache among its arguments."""
         forward = type(self.layer).forward
         cache = next((value for value in (*args, *kwargs.values()) if isinstance(value, Cache)), None)
         if cache is None or not torch.is_grad_enabled():
@@ -61,14 +61,14 @@ def _own(cache: Cache) -> Cache:
 
 
 def _layer(cache: Cache, index: int) -> DynamicLayer:
-    """The part of a cache that layer ``index`` writes into, created where it is missing."""
+    """Layer ``index`` of a cache, created if it is missing."""
     layers = _own(cache).layers
     layers.extend(DynamicLayer() for _ in range(index + 1 - len(layers)))
     return cast(DynamicLayer, layers[index])
 
 
 def _single_layer_cache(cache: Cache, index: int, before: tuple[Tensor | None, Tensor | None] | None) -> Cache:
-    """A cache for layer ``index`` alone, with the keys and values that it had ``before``."""
+    """Cache for layer ``index`` alone, with the keys and values that it had ``before``."""
     fresh = DynamicLayer() if before is None else set_layer(DynamicLayer(), *cast(Layer, before))
     own = DynamicCache()
     own.layers.extend([*_own(cache).layers[:index], fresh])

@@ -1,8 +1,8 @@
 """Top-k by chunks: the greatest of many values without sorting copies of all of them.
 
-Claim: on a CPU ``torch.topk`` sorts copies of all values with their indices. The greatest of each chunk of 64 are
-sorted instead, and then the chunks that the first ``count`` of them are in. Values and indices are those of ``topk``.
-Measure: ``benchmarks/generate.py``, beams, with and without.
+Claim: on a CPU ``torch.topk`` sorts copies of all values with their indices. Here the maxima of chunks of 64 are sorted
+first, and then the values of the chunks with the ``count`` greatest maxima. Values and indices are those of ``topk``.
+Measure: ``benchmarks/generate.py``, beam search, with and without.
 Off: ``MMPREFIX_FAST`` without ``chunked_topk``.
 """
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from mmprefix.fast import switches
 
-CHUNK = 64  # tokens whose greatest is compared first
+CHUNK = 64  # values of a chunk, whose maximum is compared first
 
 
 def chunked_topk(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` greatest of values (... V) and their indices, (... C) both, the greatest first."""
+    """Greatest ``count`` of values (... V) and their indices, (... C) both, in descending order."""
     chunks = values.shape[-1] // CHUNK
     if values.device.type != "cpu" or chunks < 4 * count or "chunked_topk" not in switches.ENABLED:
         return values.topk(count, dim=-1)

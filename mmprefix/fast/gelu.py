@@ -1,8 +1,8 @@
-"""Fused GELU: torch's own kernel in the place of a library's formula.
+"""Fused GELU: one kernel of torch in place of a formula in eight operations.
 
-Claim: the tanh form of GELU that Transformers writes out in eight passes (GPT-2's) is one kernel of torch; results are
-equal up to rounding (1e-12 in float64).
-Measure: ``benchmarks/train_step.py``, with and without; the eight passes read and write (B N 4E) numbers each.
+Claim: the tanh approximation of GELU, which Transformers computes in eight operations (for GPT-2), is one kernel of
+torch; results are equal up to rounding (1e-12 in float64).
+Measure: ``benchmarks/train_step.py``, with and without; each of the eight operations reads and writes (B N 4E) numbers.
 Off: ``MMPREFIX_FAST`` without ``gelu``.
 """
 

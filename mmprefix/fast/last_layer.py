@@ -1,14 +1,14 @@
-"""Last layer at one position: in a prefill, its attention and feed-forward are computed behind the last position only.
+"""Last layer at one position: in a prefill its attention and feed-forward are computed at the last position only.
 
-Claim: a state keeps two things of its positions: keys and values in each layer, and the hidden state after the last
-one. In the last layer all else is computed for nobody. What is kept is the same up to rounding, so are gradients.
+Claim: a state holds the keys and values of each layer and the hidden state at the last position. Everything else that
+the last layer computes is unused. Results and gradients are equal up to rounding.
 Measure: ``tests/fast/test_last_layer.py`` counts the operations that are saved; ``benchmarks/train_step.py`` times a
 step, with and without.
 Off: ``MMPREFIX_FAST`` without ``last_layer``.
 
-The layer is run twice. The first run, on all positions, is ended by an exception as soon as its keys and values are in
-the cache; the second, on the last positions alone, finds them there. Arguments that belong to positions are known by
-their shape and name (see ``_narrow``).
+The layer is run twice. An exception ends the first run, on all positions, as soon as keys and values are in the cache;
+the second run, on the last positions alone, reads them there. Arguments that belong to positions are recognized by
+shape and name (see ``_narrow``).
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from transformers.cache_utils import DynamicLayer
 from mmprefix.kv_cache.cache import cache_over, set_layer
 from mmprefix.kv_cache.state import Layer
 
-_wanted: ContextVar[tuple[Tensor, int] | None] = ContextVar("wanted", default=None)  # positions (B) of N, and N
+_selected: ContextVar[tuple[Tensor, int] | None] = ContextVar("selected", default=None)  # positions (B,) of N, and N
 
 
-class _KeysValuesStored(Exception):
+class _KeysValuesStored(Exception):  # noqa: N818 (no error: it ends a run)
     """Ends a layer's run as soon as its keys and values are in the cache."""
 
 
 class _CaptureKeysValues(DynamicLayer):
-    """The last layer's part of a cache: it takes new keys and values once, and from then on only gives them."""
+    """Last layer of a cache: its first update stores keys and values, later ones only return them."""
 
     stored = False
 
@@ -46,7 +46,7 @@ class _CaptureKeysValues(DynamicLayer):
 
 
 def cache_for(layers: tuple[Layer, ...], count: int) -> DynamicCache:
-    """A cache of ``count`` layers that begins with ``layers`` (none, or all), for one run within ``only_at``."""
+    """Cache of ``count`` layers that begins with ``layers`` (none, or all), for one run within ``only_at``."""
     cache = cache_over(layers)
     cache.layers.extend(DynamicLayer() for _ in range(count - len(layers)))
     cache.layers[-1] = set_layer(_CaptureKeysValues(), *layers[-1]) if layers else _CaptureKeysValues()
@@ -54,20 +54,20 @@ def cache_for(layers: tuple[Layer, ...], count: int) -> DynamicCache:
 
 
 @contextmanager
-def only_at(wanted: tuple[Tensor, int] | None) -> Iterator[None]:
+def only_at(selected: tuple[Tensor, int] | None) -> Iterator[None]:
     """Within this context the last layer runs at ``positions`` (B,) of N only; its output is broadcast to all N.
 
-    ``wanted`` is (positions, N); None: nothing changes.
+    ``selected`` is (positions, N); None: the layer runs at all positions.
     """
-    token = _wanted.set(wanted)
+    token = _selected.set(selected)
     try:
         yield
     finally:
-        _wanted.reset(token)
+        _selected.reset(token)
 
 
 def install(model: nn.Module, count: int) -> bool:
-    """Hook the last of the ``count`` layers of ``model``; False where its layers are not to be found."""
+    """Hook the last of the ``count`` layers of ``model``; False if it has no list of them."""
     layers = decoder_layers(model, count)
     if layers:
         layers[-1].register_forward_pre_hook(_narrow, with_kwargs=True)
@@ -76,7 +76,7 @@ def install(model: nn.Module, count: int) -> bool:
 
 
 def decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:
-    """The ``count`` layers of a model; none where they are not to be found."""
+    """Layers of a model that has a list of ``count`` of them; empty for others."""
     for module in model.modules():
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return list(module)
@@ -84,11 +84,11 @@ def decoder_layers(model: nn.Module, count: int) -> list[nn.Module]:
 
 
 def _narrow(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
-    """Store the keys and values of all positions, then leave the arguments at the wanted positions only."""
-    wanted = _wanted.get()
-    if wanted is None:
+    """Store the keys and values of all positions, then reduce the arguments to the selected positions."""
+    selected = _selected.get()
+    if selected is None:
         return None
-    positions, count = wanted
+    positions, count = selected
     with only_at(None), suppress(_KeysValuesStored):
         layer(*args, **kwargs)
 
@@ -98,7 +98,7 @@ def _narrow(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         return value.expand(shape).gather(dim, index)
 
     def narrowed(value: Any, name: str = "") -> Any:
-        """Attention masks (B 1 N T), position ids (B N) and rotary embeddings (B N K) at the wanted positions."""
+        """Attention masks (B 1 N T), position ids (B N) and rotary embeddings (B N K) at the selected positions."""
         if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2] == count:
             return gather(value, 2)
         if name == "position_ids" and isinstance(value, Tensor):
@@ -113,9 +113,9 @@ def _narrow(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _widen(layer: nn.Module, args: Any, output: Any) -> Any:
     """Broadcast the output at one position to all N."""
-    wanted = _wanted.get()
-    if wanted is None:
+    selected = _selected.get()
+    if selected is None:
         return None
     if isinstance(output, tuple):
-        return output[0].expand(-1, wanted[1], -1), *output[1:]
-    return output.expand(-1, wanted[1], -1)
+        return output[0].expand(-1, selected[1], -1), *output[1:]
+    return output.expand(-1, selected[1], -1)

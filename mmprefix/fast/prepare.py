@@ -1,4 +1,4 @@
-"""The patches of a language model, in their order."""
+"""Patches of a language model, in their order."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mmprefix.fast.small_batch_linear import patch_linears
 
 
 def prepare(lm: nn.Module, stack: nn.Module, layers: int, frozen: bool) -> frozenset[str]:
-    """Patch ``lm``, whose ``layers`` layers are in ``stack``; the names of the patches that were applied.
+    """Patch ``lm``, whose ``layers`` layers are in ``stack`` → the names of the applied patches.
 
-    It is called once, when the model is loaded and frozen and LoRA has been added (LoRA's layers wrap those of the
-    model, whose ``forward`` is patched here):
+    Called once, after the model is loaded and frozen and LoRA is added (LoRA's layers wrap those of the model, whose
+    ``forward`` is patched here):
 
     1. ``gelu`` replaces activation modules by torch's own.
     2. ``last_layer`` hooks the last layer; the hooks do nothing outside of ``last_layer.only_at``.
-    3. ``small_batch_linear``, for a ``frozen`` model alone, replaces ``forward`` of every linear layer.
+    3. ``small_batch_linear``, for a ``frozen`` model only, replaces ``forward`` of every linear layer.
 
-    Behind these, and changing more than speed: ``CrossDecoder`` hooks position embeddings and cross-attention of its
-    model (see ``decoders.cross_attention``); ``Decoder.recompute_layers`` replaces ``forward`` of the layers but the
-    last (see ``activation_checkpointing``); ``Decoder.compile_layers`` compiles them.
+    Later changes, not only of speed: ``CrossDecoder`` hooks position embeddings and cross-attention of its model (see
+    ``decoders.cross_attention``); ``Decoder.recompute_layers`` replaces ``forward`` of all layers but the last (see
+    ``activation_checkpointing``); ``Decoder.compile_layers`` compiles the layers.
     """
     applied: set[str] = set()
     if "gelu" in switches.ENABLED:

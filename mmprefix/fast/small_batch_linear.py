@@ -1,14 +1,13 @@
-"""Linear layers for few rows on a CPU: a search multiplies one row a beam, and memory takes the time.
+"""Linear layers for few rows on a CPU: a search multiplies one row per beam, which is bound by memory.
 
-Claim: torch's matrix product is made for many rows. From a copy of a matrix that is laid out for it, oneDNN multiplies
-two to a few dozen rows in about two thirds of the time; sums are the same up to their order. Only matrices that no
-training changes are copied. The kernel depends on the number of rows and on the model, never on earlier calls, so a
-result has the same bits in a fresh process and after hours of work (``tests/fast/test_history.py``): a matrix is copied
-at its first product of a few rows. A single row is no faster from the copy, but a usual matrix-vector product adds up
-in an order that depends on where in memory the weights begin, which a copied model, or one in another file, has
-elsewhere.
-Measure: for the size of GPT-2 small all copies together take about half a second on one core, which one caption of 20
-tokens by five beams gains back. ``benchmarks/generate.py``, with and without.
+Claim: torch's matrix product is made for many rows. With a copy of the matrix in its own layout, oneDNN multiplies two
+to a few dozen rows in about two thirds of the time; sums are equal up to their order. Only matrices that are not
+trained are copied, each at its first product of a few rows. The kernel depends on the number of rows and on the model,
+never on earlier calls, so a result has the same bits in a fresh process and after hours of work
+(``tests/fast/test_history.py``). A single row is no faster with the copy, but torch's matrix-vector product adds in an
+order that depends on the address of the weights, which differs in a copied model or in one from another file.
+Measure: all copies of a model of GPT-2 small's size take about half a second on one core, which is regained by one
+caption of 20 tokens with five beams. ``benchmarks/generate.py``, with and without.
 Off: ``MMPREFIX_FAST`` without ``small_batch_linear``.
 """
 
@@ -21,8 +20,8 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from transformers.pytorch_utils import Conv1D
 
-MAX_ROWS = 48  # rows; from this number on the usual product is as fast
-MAX_COPY_BYTES = 1 << 30  # bytes that all copies of a model may take together; a larger model stays as it is
+MAX_ROWS = 48  # with more rows torch's product is as fast
+MAX_COPY_BYTES = 1 << 30  # of all copies of a model; a larger model is not patched
 
 
 def patch_linears(model: nn.Module) -> bool:
@@ -36,11 +35,10 @@ def patch_linears(model: nn.Module) -> bool:
 
 
 class WeightKey:
-    """Key of what is computed from a weight and kept: equal to another one as long as the weight's numbers are.
+    """Key of a value that is computed from a weight and cached: keys are equal while the weight is unchanged.
 
-    A change in place and other weights in their stead are noticed; a change through ``weight.data`` is not, nor one of
-    a tensor made in inference mode. It holds a reference to the storage rather than its address, which new weights may
-    be given once the old ones are gone.
+    Changes in place and new weights are detected; changes through ``weight.data``, or of a tensor made in inference
+    mode, are not. The key holds a reference to the storage, not its address, which new weights could reuse.
     """
 
     def __init__(self, weight: Tensor) -> None:
@@ -51,40 +49,37 @@ class WeightKey:
         return isinstance(other, WeightKey) and self._key == other._key
 
     def __reduce__(self) -> Any:
-        return object, ()  # a copy of a model has other weights
+        return object, ()  # equals no key: a copied model has other weights
 
 
 class SmallBatchLinear:
-    """``forward`` of a linear layer, its kernel chosen by the number of rows. A changed weight is copied again."""
+    """``forward`` of a linear layer with the kernel chosen by the number of rows. A changed weight is copied again."""
 
     def __init__(self, layer: nn.Linear | Conv1D) -> None:
         self.layer = layer
-        self.min_rows = 2 if isinstance(layer, Conv1D) else 1  # a Conv1D's matrix lies so that a single row is as fast
+        self.min_rows = 2 if isinstance(layer, Conv1D) else 1  # the layout of Conv1D is as fast for a single row
         self.packed_weight: Tensor | None = None
         self.copy_key: object = None
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """(... I) → (... O)."""
+        """Apply the layer: (... I) → (... O)."""
         weight = self.layer.weight
         count = rows.numel() // rows.shape[-1]
         if not (
             self.min_rows <= count <= MAX_ROWS
             and not weight.requires_grad
-            and not weight.is_inference()  # its changes are not counted
+            and not weight.is_inference()  # its changes are not detected
             and not (torch.is_grad_enabled() and rows.requires_grad)
             and weight.device.type == "cpu"
             and weight.dtype == rows.dtype == torch.float32
         ):
-            return self._usual(rows)
+            return self._plain(rows)
         return torch.ops.mkldnn._linear_pointwise(rows, self._packed(weight), self.layer.bias, "none", [], "")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {
-            **vars(self),
-            "packed_weight": None,
-        }  # oneDNN's own layout; made again at the next call
+        return {**vars(self), "packed_weight": None}  # in oneDNN's layout, made again at the next call
 
-    def _usual(self, rows: Tensor) -> Tensor:
+    def _plain(self, rows: Tensor) -> Tensor:
         return type(self.layer).forward(self.layer, rows)  # pyright: ignore
 
     def _packed(self, weight: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
-"""The switch of all fast paths: the environment variable ``MMPREFIX_FAST`` names those that are used.
+"""Switch of the fast paths: the environment variable ``MMPREFIX_FAST`` names those in use.
 
-Unset: all. Empty: none. ``MMPREFIX_FAST=gelu,last_layer``: these alone. It is read once, at the first import.
+Unset: all. Empty: none. ``MMPREFIX_FAST=gelu,last_layer``: only these two. It is read once, at the first import.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ NAMES = ("gelu", "last_layer", "small_batch_linear", "chunked_nll", "chunked_top
 
 
 def parse(value: str | None) -> frozenset[str]:
-    """The fast paths that ``value`` of MMPREFIX_FAST names. Raises InputError for a name that is none."""
+    """Fast paths named by ``value`` of MMPREFIX_FAST. Raises InputError for an unknown name."""
     if value is None:
         return frozenset(NAMES)
     names = [name.strip() for name in value.split(",") if name.strip()]

@@ -1,1 +1,1 @@
-"""Checkpoints of the original code → a model of this package."""
+"""Importers of other programs' checkpoints: ClipCap and Prefix-AAC."""

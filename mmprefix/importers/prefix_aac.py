@@ -1,6 +1,7 @@
-"""Prefix-AAC's checkpoints (https://github.com/MinkyuKim26/Prefix_AAC_ICASSP2023): encoder, mappers, GPT-2 and head.
+"""Importer of Prefix-AAC's checkpoints (https://github.com/MinkyuKim26/Prefix_AAC_ICASSP2023).
 
-Keys: audio_encoder.*, temporal_mappingnetwork.*, global_mappingnetwork.*, gpt.* and language_header.weight.
+Encoder, mappers, GPT-2 and head. Names: audio_encoder.*, temporal_mappingnetwork.*, global_mappingnetwork.*, gpt.* and
+language_header.weight.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -20,7 +21,15 @@ from mmprefix.encoders import panns
 from mmprefix.encoders.base import EncoderMode
 from mmprefix.encoders.panns import Cnn14
 from mmprefix.errors import InputError
-from mmprefix.importers.tensor_map import TensorMap, check, fill, language_model, same, slots, without_buffers
+from mmprefix.importers.tensor_map import (
+    TensorMap,
+    check,
+    fill,
+    is_equal,
+    language_model_maps,
+    tensor_maps,
+    without_buffers,
+)
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_aac import PrefixAAC, sinusoids
@@ -30,103 +39,119 @@ from mmprefix.weights import untrusted
 
 @dataclass(frozen=True)
 class Trained:
-    """What the tensors of a model do not tell: the seconds it hears, how of longer clips, a ReLU in its mappers."""
+    """Properties of a model that its tensors do not determine.
+
+    ``seconds`` of audio that it reads, ``longer``: treatment of longer clips, ``relu``: a ReLU in its mappers.
+    """
 
     seconds: float
-    longer: str
+    longer: Literal["cut", "compress"]
     relu: bool
 
 
-def prefix_aac(
-    given: dict[str, Tensor], file: str, trained: Trained, decoder: str, words: list[str] | None = None, heads: int = 8
-) -> PrefixLM:
-    """The model in Prefix-AAC's tensors, its tuned encoder included; ``words``: of its own vocabulary, if it has one.
+@dataclass(frozen=True)
+class _Checkpoint:
+    """Tensors by name, and the file that they are from, for error messages."""
 
-    Raises InputError for tensors that are not Prefix-AAC's, and words that are not as many as its head writes.
+    tensors: Mapping[str, Tensor]
+    file: str
+
+
+def prefix_aac(
+    tensors: dict[str, Tensor],
+    file: str,
+    trained: Trained,
+    *,
+    decoder: str,
+    words: list[str] | None = None,
+    heads: int = 8,
+) -> PrefixLM:
+    """Build the model from Prefix-AAC's tensors, tuned encoder included; ``words`` is its own vocabulary, if any.
+
+    Raises InputError for tensors that are not Prefix-AAC's, and for a number of words that is not that of its head.
     """
-    given = without_buffers(given)
-    if "language_header.weight" not in given or given["language_header.weight"].ndim != 2:
+    tensors = without_buffers(tensors)
+    if "language_header.weight" not in tensors or tensors["language_header.weight"].ndim != 2:
         raise InputError(f"{file}: holds no matrix 'language_header.weight'; is it a checkpoint of Prefix-AAC?")
-    lm = _aac_decoder(given, file, decoder, words, frozen=True)
-    model = _aac_model(given, file, trained, lm, heads)
+    checkpoint = _Checkpoint(tensors, file)
+    lm = _build_decoder(checkpoint, decoder, words, frozen=True)
+    model = _build_model(checkpoint, trained, lm, heads)
     constants = {
         name: value
-        for name, value in given.items()
+        for name, value in tensors.items()
         if name.startswith("audio_encoder.spectrogram_extractor.") or name.endswith("pos_encoder.pe")
     }
-    _refuse_other_constants(model, constants, file)
-    rest = {name: value for name, value in given.items() if name not in constants}
-    has_gpt = any(name.startswith("gpt.") for name in rest)
-    check([*aac_slots(model), *(language_model(lm, whole=False) if has_gpt else [])], rest, file, "Prefix-AAC")
-    if has_gpt and not same(language_model(lm, whole=False), rest):
-        model.decoder = _aac_decoder(given, file, decoder, words, frozen=False)
-        fill(language_model(model.decoder, whole=False), rest)
-    fill(aac_slots(model), rest)
+    _require_equal_constants(model, constants, file)
+    weights = {name: value for name, value in tensors.items() if name not in constants}
+    has_gpt = any(name.startswith("gpt.") for name in weights)
+    lm_maps = language_model_maps(lm, whole=False) if has_gpt else []
+    check([*aac_maps(model), *lm_maps], weights, file, "Prefix-AAC")
+    if has_gpt and not is_equal(lm_maps, weights):
+        tuned = model.decoder = _build_decoder(checkpoint, decoder, words, frozen=False)
+        fill(language_model_maps(tuned, whole=False), weights)
+    fill(aac_maps(model), weights)
     return model
 
 
-def aac_slots(model: PrefixLM) -> list[TensorMap]:
-    """The slots of encoder, mappers and output head by Prefix-AAC's names."""
+def aac_maps(model: PrefixLM) -> list[TensorMap]:
+    """Maps of encoder, mappers and output head to Prefix-AAC's names."""
     encoder, decoder = cast(Cnn14, model.encoder("audio")), cast(ComposedDecoder, model.decoder)
-    temporal, overall = cast(Parallel, model.mappers["audio"]).mappers
+    temporal, overall = (cast(PrefixAAC, mapper) for mapper in cast(Parallel, model.mappers["audio"]).mappers)
+    bands = encoder.dim // encoder.init_args["channels"][-1]
     assert decoder.own_head is not None
     return [
-        *slots("audio_encoder.", panns.tensors_of(encoder.net)),
-        *_mapper_slots(
-            "temporal_mappingnetwork.", cast(PrefixAAC, temporal), encoder.dim // encoder.init_args["channels"][-1]
-        ),
-        *_mapper_slots("global_mappingnetwork.", cast(PrefixAAC, overall), cast(PrefixAAC, overall).size),
-        *slots("language_header.", decoder.own_head.state_dict()),
+        *tensor_maps("audio_encoder.", panns.tensors_of(encoder.net)),
+        *_mapper_maps("temporal_mappingnetwork.", temporal, bands),
+        *_mapper_maps("global_mappingnetwork.", overall, overall.size),
+        *tensor_maps("language_header.", decoder.own_head.state_dict()),
     ]
 
 
-def _mapper_slots(prefix: str, mapper: PrefixAAC, kernel: int) -> list[TensorMap]:
-    """A mapper's slots; its first layer is a convolution there, over ``kernel`` bands or values of the summary."""
-    found = []
+def _mapper_maps(prefix: str, mapper: PrefixAAC, kernel: int) -> list[TensorMap]:
+    """Maps of a mapper; in the file its first layer is a convolution over ``kernel`` bands or values of the summary."""
+    maps: list[TensorMap] = []
     for name, value in mapper.state_dict().items():
         theirs = name.replace("norm.", "bn_conv.") if name.startswith("norm.") else name.replace("project.", "conv.", 1)
         theirs = name if name.startswith("transformer.") else theirs
         shape = tuple(value.shape)
         if name == "project.weight":
             shape = (shape[0], shape[1] // kernel, 1, kernel)
-        found.append(TensorMap(prefix + theirs, shape, value))
-    return found
+        maps.append(TensorMap(prefix + theirs, shape, value))
+    return maps
 
 
-def _aac_decoder(
-    given: Mapping[str, Tensor], file: str, name: str, words: list[str] | None, frozen: bool
-) -> ComposedDecoder:
-    count = given["language_header.weight"].shape[0]
+def _build_decoder(checkpoint: _Checkpoint, name: str, words: list[str] | None, frozen: bool) -> ComposedDecoder:
+    """Decoder over the language model ``name`` with a head of the checkpoint's size."""
+    count = checkpoint.tensors["language_header.weight"].shape[0]
     if words is not None and len(words) != count:
-        raise InputError(f"--vocabulary: has {len(words)} words, but the head of {file} writes {count}")
+        raise InputError(f"--vocabulary: has {len(words)} words, but the head of {checkpoint.file} has {count}")
     if words is not None:
         return WordDecoder(name, words, frozen=frozen, as_published=True)
     decoder = CausalDecoder(name, stop=".", frozen=frozen, train_head=True)
-    rows = cast(Any, decoder.own_head).out_features
+    rows = decoder.language_model.head.out_features
     if rows != count:
         raise InputError(
-            f"{file}: its head writes {count} words and not the {rows} tokens of {name!r}; "
+            f"{checkpoint.file}: its head has {count} words, not the {rows} tokens of {name!r}; "
             "give the list of its words: --vocabulary FILE (the authors' repository has it)"
         )
     return decoder
 
 
-def _aac_model(
-    given: Mapping[str, Tensor], file: str, trained: Trained, decoder: ComposedDecoder, heads: int
-) -> PrefixLM:
+def _build_model(checkpoint: _Checkpoint, trained: Trained, decoder: ComposedDecoder, heads: int) -> PrefixLM:
+    """Model of the sizes that the tensors have, its weights not filled yet."""
+    tensors, file = checkpoint.tensors, checkpoint.file
+    block = "audio_encoder.conv_block"
     try:
-        classes = given["audio_encoder.fc_audioset.weight"].shape[0]
-        blocks = sorted({int(name[24:].split(".")[0]) for name in given if name.startswith("audio_encoder.conv_block")})
-        widths = tuple(given[f"audio_encoder.conv_block{i}.conv1.weight"].shape[0] for i in blocks)
-        bands = given["audio_encoder.bn0.weight"].shape[0]
+        classes = tensors["audio_encoder.fc_audioset.weight"].shape[0]
+        blocks = sorted({int(name.removeprefix(block).split(".")[0]) for name in tensors if name.startswith(block)})
+        widths = tuple(tensors[f"{block}{i}.conv1.weight"].shape[0] for i in blocks)
+        bands = tensors["audio_encoder.bn0.weight"].shape[0]
         encoder = Cnn14(
-            None, rate=16000, reading="prefix-aac", seconds=trained.seconds, longer=cast(Any, trained.longer),
-            mels=bands, channels=widths, classes=classes,
+            None, rate=16000, reading="prefix-aac", seconds=trained.seconds, longer=trained.longer, mels=bands,
+            channels=widths, classes=classes,
         )  # fmt: skip
-        temporal, overall = (
-            _aac_mapper(given, f"{kind}_mappingnetwork", reads, encoder, trained.relu, heads)
-            for kind, reads in (("temporal", "frames"), ("global", "summary"))
-        )
+        temporal = _build_mapper(tensors, "frames", encoder, heads=heads, relu=trained.relu)
+        overall = _build_mapper(tensors, "summary", encoder, heads=heads, relu=trained.relu)
     except InputError as error:  # sizes that no model can have
         raise InputError(f"{file}: {error}") from error
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
@@ -136,20 +161,22 @@ def _aac_model(
     return PrefixLM({"audio": Branch(encoder, lambda sizes: Parallel(sizes, mappers=mappers))}, decoder)
 
 
-def _aac_mapper(
-    given: Mapping[str, Tensor], name: str, reads: str, encoder: Cnn14, relu: bool, heads: int
+def _build_mapper(
+    tensors: Mapping[str, Tensor], reads: Literal["frames", "summary"], encoder: Cnn14, *, heads: int, relu: bool
 ) -> PrefixAAC:
-    length, width = given[f"{name}.prefix_const"].shape
-    layers = {key.split(".")[3] for key in given if key.startswith(f"{name}.transformer.layers.")}
-    kernel = given[f"{name}.conv.weight"].shape[-1]
+    """Temporal (``frames``) or global (``summary``) mapper of the sizes that the tensors have."""
+    name = "temporal_mappingnetwork" if reads == "frames" else "global_mappingnetwork"
+    length, width = tensors[f"{name}.prefix_const"].shape
+    layers = {key.split(".")[3] for key in tensors if key.startswith(f"{name}.transformer.layers.")}
+    kernel = tensors[f"{name}.conv.weight"].shape[-1]
     return PrefixAAC(
-        Sizes(encoder.dim, encoder.pooled_dim, width), reads=cast(Any, reads), length=length, layers=len(layers),
-        heads=heads, relu=relu, pieces=-(-encoder.pooled_dim // kernel),
+        Sizes(encoder.dim, encoder.pooled_dim, width), reads=reads, length=length, layers=len(layers), heads=heads,
+        relu=relu, pieces=-(-encoder.pooled_dim // kernel),
     )  # fmt: skip
 
 
-def _refuse_other_constants(model: PrefixLM, constants: Mapping[str, Tensor], file: str) -> None:
-    """What the published code computes and saves all the same must be what is computed here."""
+def _require_equal_constants(model: PrefixLM, constants: Mapping[str, Tensor], file: str) -> None:
+    """Raise InputError where constants that the published code saves differ from those computed here."""
     spectrum = {name.removeprefix("audio_encoder."): value for name, value in constants.items()}
     panns.refuse_other_spectrum(cast(Cnn14, model.encoder("audio")).net, spectrum, file)
     for name, value in constants.items():
@@ -161,19 +188,19 @@ def _refuse_other_constants(model: PrefixLM, constants: Mapping[str, Tensor], fi
             raise InputError(f"{file}: the positions in {name!r} are not sinusoids")
 
 
-def aac_tensors(source: str) -> tuple[dict[str, Tensor], Path]:
-    """The tensors of a whole checkpoint, or of a folder with one file for each trained part (as the authors give both).
+def read_aac(source: str) -> tuple[dict[str, Tensor], Path]:
+    """Tensors and path of a whole checkpoint, or of a folder with one file per trained part (the authors give both).
 
     Raises InputError for a folder that lacks a part.
     """
     path = untrusted.fetch_file(source)
     if path.is_file():
         return untrusted.read_tensors(path), path
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for part in ("audio_encoder", "temporal_mappingnetwork", "global_mappingnetwork", "language_header"):
         files = sorted(path.glob(f"{part}*.pt"))
         if len(files) != 1:
             raise InputError(f"{path}: expected one file {part}*.pt in the folder, found {len(files)}")
         for name, value in untrusted.read_tensors(files[0]).items():
-            found[name if name.startswith(f"{part}.") else f"{part}.{name}"] = value
-    return found, path
+            tensors[name if name.startswith(f"{part}.") else f"{part}.{name}"] = value
+    return tensors, path

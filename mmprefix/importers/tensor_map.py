@@ -1,10 +1,9 @@
-"""Our tensors as another program's checkpoint calls and shapes them: checked first, filled then."""
+"""Map from tensors of our models to their names and shapes in another program's checkpoint: checked, then copied."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -17,41 +16,41 @@ _BUFFERS = (".attn.bias", ".attn.masked_bias")  # masks that older versions of T
 
 @dataclass(frozen=True)
 class TensorMap:
-    """A tensor of ours that is filled from a file: what it is called there, and the shape that it has there."""
+    """Tensor ``own`` of a model, with its name and shape in a file."""
 
     name: str
     shape: tuple[int, ...]
     own: Tensor
 
 
-def slots(prefix: str, own: Mapping[str, Tensor]) -> list[TensorMap]:
-    """Slots for tensors that have the same shape in a file, and the same name behind ``prefix``."""
+def tensor_maps(prefix: str, own: Mapping[str, Tensor]) -> list[TensorMap]:
+    """Maps of tensors whose names in a file are ours with ``prefix`` before them, and whose shapes are equal."""
     return [TensorMap(prefix + name, tuple(value.shape), value) for name, value in own.items()]
 
 
-def check(wanted: Iterable[TensorMap], given: Mapping[str, Tensor], file: str, model: str) -> None:
-    """Refuses, by name, the first tensor that is missing, unknown or misshapen."""
-    untrusted.compare({slot.name: slot.shape for slot in wanted}, given, file, model)
+def language_model_maps(decoder: ComposedDecoder, whole: bool) -> list[TensorMap]:
+    """Maps of a decoder's language model; ``whole``: with its output head, as ClipCap saves it."""
+    lm = decoder.lm if whole else decoder.lm.base_model
+    return tensor_maps("gpt.", lm.state_dict())
+
+
+def check(maps: Iterable[TensorMap], tensors: Mapping[str, Tensor], file: str, model: str) -> None:
+    """Raise InputError with the name of the first tensor that is missing, unknown or has another shape."""
+    untrusted.compare({entry.name: entry.shape for entry in maps}, tensors, file, model)
 
 
 @torch.no_grad()
-def fill(wanted: Iterable[TensorMap], given: Mapping[str, Tensor]) -> None:
-    """Copies what was checked."""
-    for slot in wanted:
-        slot.own.copy_(given[slot.name].reshape(slot.own.shape))
+def fill(maps: Iterable[TensorMap], tensors: Mapping[str, Tensor]) -> None:
+    """Copy checked ``tensors`` into the model."""
+    for entry in maps:
+        entry.own.copy_(tensors[entry.name].reshape(entry.own.shape))
 
 
-def language_model(decoder: ComposedDecoder, whole: bool) -> list[TensorMap]:
-    """The slots of a decoder's language model; ``whole``: with its output head, as ClipCap saves it."""
-    lm = decoder.lm if whole else decoder.lm.base_model
-    return slots("gpt.", cast(dict[str, Tensor], lm.state_dict()))
+def is_equal(maps: Iterable[TensorMap], tensors: Mapping[str, Tensor]) -> bool:
+    """True if the tensors of a file are bit for bit those of the model."""
+    return all(torch.equal(entry.own, tensors[entry.name].to(entry.own.dtype)) for entry in maps)
 
 
-def same(wanted: Iterable[TensorMap], given: Mapping[str, Tensor]) -> bool:
-    """Whether a file's tensors are those that are there already, to the bit."""
-    return all(torch.equal(slot.own, given[slot.name].to(slot.own.dtype)) for slot in wanted)
-
-
-def without_buffers(given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors without masks that were saved with them."""
-    return {name: value for name, value in given.items() if not (name.startswith("gpt.") and name.endswith(_BUFFERS))}
+def without_buffers(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without attention masks saved among them."""
+    return {name: value for name, value in tensors.items() if not (name.startswith("gpt.") and name.endswith(_BUFFERS))}

@@ -1,4 +1,4 @@
-"""Tasks beside captioning: scores of allowed answers, log odds of two, intent and slots by a schema's questions."""
+"""Tasks other than captioning: scores of allowed answers, log odds of two, intent and slots by a schema's questions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmprefix.types import Batch
 
 
 def choose(model: PrefixLM, request: BatchRequest, choices: Sequence[str]) -> list[dict[str, float]]:
-    """For each input the log-probability of each of ``choices``, renormalized over them."""
+    """Log-probability of each of ``choices`` for each input, renormalized over them."""
     allowed = [choices] if isinstance(choices, str) else list(choices)
     if len(allowed) < 2:
         raise InputError(f"choices {allowed}: give two or more")
@@ -35,12 +35,12 @@ def choose(model: PrefixLM, request: BatchRequest, choices: Sequence[str]) -> li
 
 
 def detect(model: PrefixLM, request: BatchRequest, answers: tuple[str, str]) -> list[float]:
-    """For each input the log odds of the first of two answers against the second."""
+    """Log odds of the first of two answers against the second, for each input."""
     return [row[answers[0]] - row[answers[1]] for row in choose(model, request, answers)]
 
 
 def answers_of(settings: ModelSettings, answers: Sequence[str] | None) -> tuple[str, str]:
-    """The two answers of a call, by default those that the model was trained with; InputError where there are none."""
+    """Two answers of a call, by default those of the model's training. Raises InputError if there are none."""
     words = answers or (settings.task.answers if isinstance(settings.task, Detection) else ())
     if len(words) != 2:
         raise InputError("answers: this model has none of its own; give two words, the first for what is detected")
@@ -50,7 +50,7 @@ def answers_of(settings: ModelSettings, answers: Sequence[str] | None) -> tuple[
 def understand(
     model: PrefixLM, request: BatchRequest, schema: Schema, *, framing: Framing, options: GenerateOptions
 ) -> list[dict[str, Any]]:
-    """For each input {"intent", "slots", "scores"}; see ``mmprefix.slu.questions.parse_answers``."""
+    """Intent and slots, {"intent", "slots", "scores"} for each input; see ``mmprefix.slu.questions.parse_answers``."""
     questions = build_questions(schema, framing)
     return run_batched(
         model, request, lambda batch: answer_batch(model, batch, schema, questions=questions, options=options)
@@ -58,7 +58,7 @@ def understand(
 
 
 def schema_of(settings: ModelSettings, schema: str | Path | Schema | None) -> Schema:
-    """The schema of a call, by default the one that the model was trained with; InputError where there is none."""
+    """Schema of a call, by default that of the model's training. Raises InputError if there is none."""
     if isinstance(schema, Schema):
         return schema
     trained = settings.task.schema if isinstance(settings.task, Understanding) else None
@@ -69,6 +69,6 @@ def schema_of(settings: ModelSettings, schema: str | Path | Schema | None) -> Sc
 
 
 def framing_of(settings: ModelSettings, framing: Framing | None) -> Framing:
-    """The framing of a call, by default the one that the model was trained with, or else "choice"."""
+    """Framing of a call, by default that of the model's training, or else "choice"."""
     trained = settings.task.framing if isinstance(settings.task, Understanding) else None
     return framing or cast(Framing, trained or "choice")

@@ -1,4 +1,4 @@
-"""Semantic frames (intent and slots of an utterance), read from records of SLURP's form or of ours.
+"""Semantic frames (intent and slots of an utterance), read from records in SLURP's form or in ours.
 
 SLURP's records (https://aclanthology.org/2020.emnlp-main.588) have ``scenario``, ``action`` and ``entities``: a list of
 ``{"type", "filler"}``, or in its gold file ``{"type", "span"}``, where ``span`` holds indices into ``tokens``. Our
@@ -81,7 +81,7 @@ def _slurp(record: Mapping[str, Any], location: str, gold: bool) -> Frame:
 
 
 def _has_label(record: Mapping[str, Any], name: str) -> bool:
-    """Whether the record has the label; a null is one for intent, but none for scenario and action."""
+    """True if the record has the label; null is a label for intent, but not for scenario and action."""
     return record.get(name) is not None or (name == "intent" and name in record)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints in the released formats become saved models that caption; broken and hostile ones are refused by name."""
+"""Importers: released checkpoints become saved models that caption; broken and malicious ones are refused by name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from benchmarks.lib import released_checkpoints
 from mmprefix.cli.main import main
 from mmprefix.decoders.word_level import END
 from mmprefix.errors import InputError
-from mmprefix.importers.prefix_aac import Trained, aac_slots, prefix_aac
-from mmprefix.importers.tensor_map import TensorMap, check, fill, same, slots, without_buffers
+from mmprefix.importers.prefix_aac import Trained, aac_maps, prefix_aac
+from mmprefix.importers.tensor_map import TensorMap, check, fill, is_equal, tensor_maps, without_buffers
 from mmprefix.types import Prefix
 from mmprefix.weights import dry_run
 from tiny import encoders as tiny_encoders
@@ -44,7 +44,7 @@ KINDS = {
 
 
 class Shelf:
-    """Frozen parts on disk, the released states that belong to them, and the importer as a shell has it."""
+    """Frozen parts on disk, checkpoints in the released form for them, and arguments of the shell's importer."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -96,13 +96,13 @@ def bytes_of(tensors: dict[str, Tensor]) -> int:
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """The one line that is said of what is refused."""
+    """Error message of one line with which the shell refuses an import."""
     capsys.readouterr()
     assert main(["import", *map(str, words)]) == 2
-    said = capsys.readouterr().err.strip()
-    assert "\n" not in said
-    assert said.startswith("mmprefix: ")
-    return said.removeprefix("mmprefix: ")
+    message = capsys.readouterr().err.strip()
+    assert "\n" not in message
+    assert message.startswith("mmprefix: ")
+    return message.removeprefix("mmprefix: ")
 
 
 # ------------------------------------------------------------------------------------------------------------ ClipCap
@@ -114,9 +114,9 @@ def test_clipcap(kind: str, shelf: Shelf, tmp_path: Path) -> None:
     target = tmp_path / "model"
     assert main(["import", "clipcap", str(tmp_path / "coco.pt"), str(target), *shelf.clip_words()]) == 0
     kept = load_file(target / "model.safetensors")
-    given = {k: v for k, v in shelf.clipcap(kind).items() if k.startswith("clip_project.")}
-    assert sorted(t.shape for t in kept.values()) == sorted(t.shape for t in given.values())  # nothing of GPT-2
-    assert sum(f.stat().st_size for f in target.iterdir()) < bytes_of(given) + 16000
+    released = {k: v for k, v in shelf.clipcap(kind).items() if k.startswith("clip_project.")}
+    assert sorted(t.shape for t in kept.values()) == sorted(t.shape for t in released.values())  # nothing of GPT-2
+    assert sum(f.stat().st_size for f in target.iterdir()) < bytes_of(released) + 16000
     model = mmprefix.load(target, device="cpu")
     assert isinstance(model(shelf.folder / "picture.png", max_new_tokens=5), str)
     assert model.options.ranking == "clipcap"
@@ -124,13 +124,13 @@ def test_clipcap(kind: str, shelf: Shelf, tmp_path: Path) -> None:
     encoder = model.model.encoder("image")
     pooled = torch.randn(3, encoder.pooled_dim)
     features = mmprefix.types.Features(torch.zeros(3, 0, 0), torch.zeros(3, 0, dtype=torch.bool), pooled)
-    found = model.model.mappers["image"](features).embeds
-    assert torch.allclose(found, by_hand(kind, given, pooled), atol=1e-5)
+    embeds = model.model.mappers["image"](features).embeds
+    assert torch.allclose(embeds, published_mapper(kind, released, pooled), atol=1e-5)
 
 
-def by_hand(kind: str, given: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The published mappers as plain tensor operations."""
-    t = {name.removeprefix("clip_project."): value for name, value in given.items()}
+def published_mapper(kind: str, tensors: dict[str, Tensor], x: Tensor) -> Tensor:
+    """ClipCap's published mappers as plain tensor operations."""
+    t = {name.removeprefix("clip_project."): value for name, value in tensors.items()}
     f = torch.nn.functional
     if kind == "linear":
         return f.linear(x, t["weight"], t["bias"]).view(len(x), -1, 32)
@@ -140,11 +140,11 @@ def by_hand(kind: str, given: dict[str, Tensor], x: Tensor) -> Tensor:
     x = f.linear(x, t["linear.weight"], t["linear.bias"]).view(len(x), -1, 32)
     n = x.shape[1]
     x = torch.cat([x, t["prefix_const"].expand(len(x), -1, -1)], dim=1)
-    return attended(x, t, layers=2, heads=8)[:, n:]
+    return published_transformer(x, t, layers=2, heads=8)[:, n:]
 
 
-def attended(x: Tensor, t: dict[str, Tensor], layers: int, heads: int) -> Tensor:
-    """The published transformer of both programs."""
+def published_transformer(x: Tensor, t: dict[str, Tensor], layers: int, heads: int) -> Tensor:
+    """Transformer of both published programs as plain tensor operations."""
     f, size = torch.nn.functional, 32 // heads
     for i in range(layers):
         p = {name.split(".", 3)[3]: value for name, value in t.items() if name.startswith(f"transformer.layers.{i}.")}
@@ -166,7 +166,9 @@ def test_a_tuned_gpt2_is_kept_and_old_buffers_are_dropped(shelf: Shelf, tmp_path
     for i in range(2):
         old[f"gpt.transformer.h.{i}.attn.bias"] = torch.ones(1, 1, 128, 128, dtype=torch.uint8).tril()
         old[f"gpt.transformer.h.{i}.attn.masked_bias"] = torch.tensor(-1e4)
-    torch.save(old, tmp_path / "tuned.pt", _use_new_zipfile_serialization=False)  # as torch wrote in those days
+    torch.save(
+        old, tmp_path / "tuned.pt", _use_new_zipfile_serialization=False
+    )  # the format of older versions of torch
     target = tmp_path / "model"
     assert main(["import", "clipcap", str(tmp_path / "tuned.pt"), str(target), *shelf.clip_words()]) == 0
     model = mmprefix.load(target, device="cpu")
@@ -177,7 +179,7 @@ def test_a_tuned_gpt2_is_kept_and_old_buffers_are_dropped(shelf: Shelf, tmp_path
     del state["gpt.lm_head.weight"]  # tied: saved once
     size = sum(f.stat().st_size for f in target.iterdir())
     assert bytes_of(state) <= size < bytes_of(state) + 20000
-    model.save(tmp_path / "again")  # what was imported goes on being said
+    model.save(tmp_path / "again")  # the origin is kept
     assert "imported" in (tmp_path / "again" / "mmprefix.yaml").read_text()
     assert "tuned.pt" in (tmp_path / "again" / "README.md").read_text()
 
@@ -191,11 +193,11 @@ def test_a_mapper_alone_is_enough(shelf: Shelf, tmp_path: Path) -> None:
 
 def test_a_file_of_the_hub(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = "0123456789abcdef0123456789abcdef01234567"
-    place = tmp_path / "hub" / "models--owner--name"
-    (place / "snapshots" / commit / "sub").mkdir(parents=True)
-    (place / "refs").mkdir()
-    (place / "refs" / "main").write_text(commit)
-    torch.save(shelf.clipcap("mlp"), place / "snapshots" / commit / "sub" / "coco.pt")
+    repo = tmp_path / "hub" / "models--owner--name"
+    (repo / "snapshots" / commit / "sub").mkdir(parents=True)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(commit)
+    torch.save(shelf.clipcap("mlp"), repo / "snapshots" / commit / "sub" / "coco.pt")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     for number, name in enumerate(("hf://owner/name/sub/coco.pt", f"hf://owner/name@{commit}/sub/coco.pt")):
@@ -204,7 +206,9 @@ def test_a_file_of_the_hub(shelf: Shelf, tmp_path: Path, monkeypatch: pytest.Mon
         assert isinstance(model(shelf.folder / "picture.png", max_new_tokens=2), str)
 
 
-def test_what_a_file_cannot_tell_is_asked_for(shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_options_that_a_file_does_not_determine_are_required(
+    shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save(shelf.clipcap("mlp"), tmp_path / "c.pt")
     torch.save(shelf.aac(), tmp_path / "a.pt")
     clip, gpt = str(shelf.folder / "clip"), ["--decoder", shelf.decoder]
@@ -212,11 +216,11 @@ def test_what_a_file_cannot_tell_is_asked_for(shelf: Shelf, tmp_path: Path, caps
     assert "--normalize: " in refusal(capsys, "clipcap", tmp_path / "c.pt", tmp_path / "m", "--encoder", clip, *gpt)
     assert "--dataset: " in refusal(capsys, "prefix-aac", tmp_path / "a.pt", tmp_path / "m", *gpt)
     both = ["--dataset", "both", "--heads", 4, *gpt]
-    assert "--relu: say yes or no" in refusal(capsys, "prefix-aac", tmp_path / "a.pt", tmp_path / "m", *both)
+    assert "--relu: give yes or no" in refusal(capsys, "prefix-aac", tmp_path / "a.pt", tmp_path / "m", *both)
     no_words = ["--dataset", "clotho", "--heads", 4, *gpt]
-    said = refusal(capsys, "prefix-aac", tmp_path / "a.pt", tmp_path / "m", *no_words)
-    assert "its head writes 40 words" in said
-    assert "--vocabulary FILE" in said
+    message = refusal(capsys, "prefix-aac", tmp_path / "a.pt", tmp_path / "m", *no_words)
+    assert "its head has 40 words" in message
+    assert "--vocabulary FILE" in message
     (tmp_path / "few.txt").write_text("<eos>\na\n")
     few = [*no_words, "--vocabulary", tmp_path / "few.txt"]
     assert "has 2 words, but the head" in refusal(capsys, "prefix-aac", tmp_path / "a.pt", tmp_path / "m", *few)
@@ -260,7 +264,7 @@ def test_prefix_aac(shelf: Shelf, tmp_path: Path) -> None:
     ("clotho", 30.0, "cut", False), ("audiocaps", 10.0, "cut", True), ("both", 10.0, "compress", True)
 ])  # fmt: skip
 def test_each_data_set(dataset: str, seconds: float, longer: str, relu: bool, shelf: Shelf, tmp_path: Path) -> None:
-    """With GPT-2's own tokens, as the authors train across data sets; ends with a full stop."""
+    """With GPT-2's own tokens, as the authors train across data sets; a caption ends with a full stop."""
     torch.save(shelf.aac(words=WORDS), tmp_path / "aac.pt")
     words = ["--dataset", dataset, "--decoder", str(shelf.decoder), "--heads", "4"]
     words += ["--relu", "yes"] if dataset == "both" else []
@@ -286,12 +290,12 @@ def test_the_parts_of_prefix_aac_in_a_folder(shelf: Shelf, tmp_path: Path, capsy
     torch.save(state, tmp_path / "whole.pt")
     for source, name in ((folder, "a"), (tmp_path / "whole.pt", "b")):
         assert main(["import", "prefix-aac", str(source), str(tmp_path / name), *shelf.aac_words()]) == 0
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    from_parts, from_whole = (load_file(tmp_path / name / "model.safetensors") for name in "ab")
+    assert from_parts.keys() == from_whole.keys()
+    assert all(torch.equal(from_parts[name], from_whole[name]) for name in from_parts)
     (folder / "language_header_in_Audiocaps.pt").unlink()
-    said = refusal(capsys, "prefix-aac", folder, tmp_path / "c", *shelf.aac_words())
-    assert "expected one file language_header*.pt" in said
+    message = refusal(capsys, "prefix-aac", folder, tmp_path / "c", *shelf.aac_words())
+    assert "expected one file language_header*.pt" in message
 
 
 def test_another_language_model_in_the_file_is_kept(shelf: Shelf, tmp_path: Path) -> None:
@@ -311,7 +315,7 @@ def test_the_keys_of_a_real_size_model_are_those_of_the_original() -> None:
     assert released_checkpoints.PrefixAacSizes().shapes(released_checkpoints.Gpt2Sizes()) == theirs
     model = real_size()
     constants = {name for name in theirs if ".stft." in name or name.endswith("pos_encoder.pe")}
-    ours = {slot.name: slot.shape for slot in aac_slots(model)}
+    ours = {entry.name: entry.shape for entry in aac_maps(model)}
     lm = {name: shape for name, shape in theirs.items() if name.startswith("gpt.")}
     assert {**ours, **lm} == {name: shape for name, shape in theirs.items() if name not in constants}
     counts = recorded["n_parameters"]
@@ -325,7 +329,7 @@ def test_the_keys_of_a_real_size_model_are_those_of_the_original() -> None:
 
 
 def real_size() -> Any:
-    """A Prefix-AAC model of the published size, without weights."""
+    """Prefix-AAC model of the published size, without weights."""
     from mmprefix.decoders.word_level import WordDecoder
     from mmprefix.encoders.panns import Cnn14
     from mmprefix.mappers.parallel import Parallel
@@ -340,26 +344,26 @@ def real_size() -> Any:
     return PrefixLM({"audio": Branch(encoder, mapper)}, decoder)
 
 
-def test_slots_are_checked_first_and_filled_then() -> None:
+def test_tensors_are_checked_before_any_is_filled() -> None:
     own = {"a.weight": torch.zeros(2, 6), "a.bias": torch.zeros(2)}
-    wanted = [TensorMap("x.weight", (2, 3, 1, 2), own["a.weight"]), *slots("x.", {"bias": own["a.bias"]})]
-    given = {"x.weight": torch.arange(12.0).view(2, 3, 1, 2), "x.bias": torch.ones(2)}
+    maps = [TensorMap("x.weight", (2, 3, 1, 2), own["a.weight"]), *tensor_maps("x.", {"bias": own["a.bias"]})]
+    tensors = {"x.weight": torch.arange(12.0).view(2, 3, 1, 2), "x.bias": torch.ones(2)}
     with pytest.raises(InputError, match=r"file: tensor 'x\.bias' of M has the shape"):
-        check(wanted, {**given, "x.bias": torch.ones(3)}, "file", "M")
+        check(maps, {**tensors, "x.bias": torch.ones(3)}, "file", "M")
     assert not own["a.bias"].any()  # nothing was filled
-    check(wanted, given, "file", "M")
-    fill(wanted, given)
+    check(maps, tensors, "file", "M")
+    fill(maps, tensors)
     assert torch.equal(own["a.weight"], torch.arange(12.0).view(2, 6))
-    assert same([wanted[1]], given)
-    assert not same([wanted[1]], {"x.bias": torch.zeros(2)})
+    assert is_equal([maps[1]], tensors)
+    assert not is_equal([maps[1]], {"x.bias": torch.zeros(2)})
     old = {"gpt.h.0.attn.bias": own["a.bias"], "gpt.h.0.attn.c_attn.bias": own["a.bias"], "x.attn.bias": own["a.bias"]}
     assert without_buffers(old).keys() == {"gpt.h.0.attn.c_attn.bias", "x.attn.bias"}
 
 
-# ------------------------------------------------------------------------------------------------ broken and hostile
+# ------------------------------------------------------------------------------------------------ broken and malicious
 
 
-class Hostile:
+class Malicious:
     """Runs a command when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
@@ -376,18 +380,18 @@ def test_code_in_a_checkpoint_never_runs(
     state = shelf.clipcap("mlp") if system == "clipcap" else shelf.aac()
     words = shelf.clip_words() if system == "clipcap" else shelf.aac_words()
     mark, file = tmp_path / "ran", tmp_path / "evil.pt"
-    for hostile in ({**state, "x": Hostile(mark)}, Hostile(mark), {"model": Hostile(mark)}):
+    for malicious in ({**state, "x": Malicious(mark)}, Malicious(mark), {"model": Malicious(mark)}):
         for zipped in (True, False):
-            torch.save(hostile, file, _use_new_zipfile_serialization=zipped)
+            torch.save(malicious, file, _use_new_zipfile_serialization=zipped)
             assert "is refused: it would have posix.system run" in refusal(capsys, system, file, tmp_path / "m", *words)
-    file.write_bytes(pickle.dumps({"a": Hostile(mark)}))
+    file.write_bytes(pickle.dumps({"a": Malicious(mark)}))
     assert "is no checkpoint" in refusal(capsys, system, file, tmp_path / "m", *words)
     vocabulary = tmp_path / "words.pickle"
-    vocabulary.write_bytes(pickle.dumps(["a", Hostile(mark)]))
+    vocabulary.write_bytes(pickle.dumps(["a", Malicious(mark)]))
     if system == "prefix-aac":
         torch.save(state, file)
-        said = refusal(capsys, system, file, tmp_path / "m", *words, "--vocabulary", vocabulary)
-        assert "wants posix.system, and is refused" in said
+        message = refusal(capsys, system, file, tmp_path / "m", *words, "--vocabulary", vocabulary)
+        assert "wants posix.system, and is refused" in message
     assert not mark.exists()
     assert not (tmp_path / "m").exists()
 
@@ -409,9 +413,9 @@ def test_odd_tensors_are_refused_by_name(
         (shelf.aac(), shelf.aac_words()) if system == "prefix-aac" else (shelf.clipcap("mlp"), shelf.clip_words())
     )
     torch.save({**state, name: value}, tmp_path / "odd.pt")
-    said = refusal(capsys, system, tmp_path / "odd.pt", tmp_path / "m", *words)
-    assert "odd.pt" in said
-    assert name in said or "division by zero" in said or "by zero" in said or "dimension" in said
+    message = refusal(capsys, system, tmp_path / "odd.pt", tmp_path / "m", *words)
+    assert "odd.pt" in message
+    assert name in message or "division by zero" in message or "by zero" in message or "dimension" in message
     assert not (tmp_path / "m").exists()
 
 
@@ -423,8 +427,8 @@ def test_a_mapper_for_another_decoder_is_refused(
         released_checkpoints.clipcap_shapes(features=24, gpt=wide, **KINDS["transformer"])
     )
     torch.save({k: v for k, v in state.items() if k.startswith("clip_project.")}, tmp_path / "wide.pt")
-    said = refusal(capsys, "clipcap", tmp_path / "wide.pt", tmp_path / "m", *shelf.clip_words())
-    assert "its mapper is for a decoder of width 64, --decoder has 32" in said
+    message = refusal(capsys, "clipcap", tmp_path / "wide.pt", tmp_path / "m", *shelf.clip_words())
+    assert "its mapper is for a decoder of width 64, --decoder has 32" in message
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "prefix-aac"])
@@ -436,23 +440,23 @@ def test_broken_checkpoints_are_refused_by_name(
     words = shelf.aac_words() if kind == "prefix-aac" else shelf.clip_words()
     file = tmp_path / "broken.pt"
 
-    def said(broken: Any) -> str:
+    def message_for(broken: Any) -> str:
         torch.save(broken, file)
-        found = refusal(capsys, system, file, tmp_path / "m", *words)
-        assert str(file) in found
-        return found
+        message = refusal(capsys, system, file, tmp_path / "m", *words)
+        assert str(file) in message
+        return message
 
     for name, value in list(state.items())[:: 5 if kind == "prefix-aac" else 2]:
         if name in ("gpt.lm_head.weight",) or value.numel() == 1:
             continue
         if ".stft." in name or name.endswith("pos_encoder.pe"):
-            continue  # computed by the original: may be left out
+            continue  # constants of the original may be missing
         without = {k: v for k, v in state.items() if k != name}
-        assert "'" in said(without), name  # the tensor is named, or one that tells a size
+        assert "'" in message_for(without), name  # names the tensor, or one that determines a size
         if value.ndim:
-            said({**state, name: torch.zeros(*value.shape[:-1], value.shape[-1] + 1)})
-    assert "'extra.weight', which " in said({**state, "extra.weight": torch.ones(2)})
-    assert "is no tensor" in said({**state, "epoch": 3})
+            message_for({**state, name: torch.zeros(*value.shape[:-1], value.shape[-1] + 1)})
+    assert "'extra.weight', which " in message_for({**state, "extra.weight": torch.ones(2)})
+    assert "is no tensor" in message_for({**state, "epoch": 3})
     torch.save(state, file)
     whole = file.read_bytes()
     for part in (0, 10, len(whole) // 2, len(whole) - 30):
@@ -465,16 +469,18 @@ def test_broken_checkpoints_are_refused_by_name(
     assert not (tmp_path / "m").exists()
 
 
-def test_nothing_that_is_there_is_lost(shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_with_other_files_is_left_alone(
+    shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     torch.save(shelf.clipcap("mlp"), tmp_path / "c.pt")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    said = refusal(capsys, "clipcap", tmp_path / "c.pt", tmp_path / "mine", *shelf.clip_words())
-    assert "is not empty and no saved model" in said
+    message = refusal(capsys, "clipcap", tmp_path / "c.pt", tmp_path / "mine", *shelf.clip_words())
+    assert "is not empty and no saved model" in message
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
 
-def test_other_constants_than_those_computed_are_refused(
+def test_constants_that_differ_from_the_computed_ones_are_refused(
     shelf: Shelf, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     state = shelf.aac()
@@ -487,23 +493,23 @@ def test_other_constants_than_those_computed_are_refused(
 
 
 def test_the_imported_model_is_the_published_one(shelf: Shelf) -> None:
-    """From the same tensors as plain operations: sound to prefix, at sizes that no fixture has."""
+    """Sound to prefix equals plain operations on the same tensors, at sizes that no fixture has."""
     state, words = shelf.aac(), (shelf.folder / "words.txt").read_text().split()
     values = torch.from_numpy(tone(2.0, 500.0))[None]
     for relu in (True, False):
         model = prefix_aac(
             state, "x", Trained(2.0, "cut", relu), decoder=str(shelf.decoder), words=words, heads=4
         ).eval()
-        found = model.build_prefix({"audio": mmprefix.types.Media(values, torch.tensor([values.shape[1]]))})
-        assert isinstance(found, Prefix)
-        assert found.mask.all()
+        prefix = model.build_prefix({"audio": mmprefix.types.Media(values, torch.tensor([values.shape[1]]))})
+        assert isinstance(prefix, Prefix)
+        assert prefix.mask.all()
         expected = sound_to_prefix(state, values, relu)
         assert expected.shape == (1, 5, 32)
-        assert torch.allclose(found.embeds, expected, atol=1e-4, rtol=1e-4)
+        assert torch.allclose(prefix.embeds, expected, atol=1e-4, rtol=1e-4)
 
 
 def sound_to_prefix(state: dict[str, Tensor], values: Tensor, relu: bool) -> Tensor:
-    """Prefix-AAC as plain operations on its tensors, spectrum included."""
+    """Prefix of Prefix-AAC by plain operations on its tensors, spectrum included."""
     f = torch.nn.functional
     t = {name.removeprefix("audio_encoder."): value for name, value in state.items()}
 
@@ -524,12 +530,12 @@ def sound_to_prefix(state: dict[str, Tensor], values: Tensor, relu: bool) -> Ten
     y = x.mean(3)
     y = f.linear(y.amax(2) + y.mean(2), t["fc1.weight"], t["fc1.bias"]).relu()
     tags = f.linear(y, t["fc_audioset.weight"], t["fc_audioset.bias"]).sigmoid()
-    found = []
-    for kind, given in (("temporal", x), ("global", f.pad(tags, (0, 1))[:, None, None])):
+    parts = []
+    for kind, features in (("temporal", x), ("global", f.pad(tags, (0, 1))[:, None, None])):
         name = f"{kind}_mappingnetwork"
         kernel = t[f"{name}.conv.weight"].shape[-1]
         y = f.conv2d(
-            given, t[f"{name}.conv.weight"], t[f"{name}.conv.bias"], stride=(1, 1 if kind == "temporal" else kernel)
+            features, t[f"{name}.conv.weight"], t[f"{name}.conv.bias"], stride=(1, 1 if kind == "temporal" else kernel)
         )
         y = norm(y, f"{name}.bn_conv")
         y = (y.relu() if relu else y).flatten(2).transpose(1, 2)
@@ -540,5 +546,5 @@ def sound_to_prefix(state: dict[str, Tensor], values: Tensor, relu: bool) -> Ten
         own = {
             key.removeprefix(f"{name}."): value for key, value in t.items() if key.startswith(f"{name}.transformer.")
         }
-        found.append(attended(y, own, layers=1, heads=4)[:, -len(const) :])
-    return torch.cat(found, dim=1)
+        parts.append(published_transformer(y, own, layers=1, heads=4)[:, -len(const) :])
+    return torch.cat(parts, dim=1)

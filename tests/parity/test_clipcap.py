@@ -31,7 +31,7 @@ def summary(pooled: Tensor) -> Features:
 
 
 def gpt2(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> CausalDecoder:
-    """The fixture's language model on disk, loaded as any other."""
+    """Decoder over the recorded language model, saved to ``folder`` and loaded from there."""
     model = GPT2LMHeadModel(GPT2Config(**config["config"]["gpt2"]))
     tensors = {k.removeprefix("gpt."): v for k, v in state.items() if k.startswith("gpt.")}
     tensors["lm_head.weight"] = tensors["transformer.wte.weight"]  # tied: the later key wins
@@ -42,7 +42,7 @@ def gpt2(folder: Path, config: dict[str, Any], state: dict[str, Tensor]) -> Caus
 
 
 def mapper(config: dict[str, Any], state: dict[str, Tensor], width: int) -> Mapper:
-    """The fixture's mapper, its weights under their original names."""
+    """Recorded mapper, its weights under their original names."""
     c = config["config"]
     if c.get("mapping", "mlp").startswith("mlp"):
         built: Mapper = MLP(Sizes(0, c["D"], width), length=c["prefix_length"])
@@ -74,11 +74,11 @@ def test_mapper(name: str) -> None:
     total = sum(float(t.double().sum()) for t in state.values())
     size = sum(float(t.double().abs().sum()) for t in state.values())
     rounding = 1e-7 * size  # a processor's logarithm and cosine may differ in the last digit of float32
-    assert total == pytest.approx(config["fill"]["filled_total"]["sum"], rel=0, abs=rounding)  # the rule was followed
+    assert total == pytest.approx(config["fill"]["filled_total"]["sum"], rel=0, abs=rounding)  # weights as recorded
     built.load_state_dict(state)
-    found = built(summary(tensors["input"]))
-    assert found.mask.all()
-    assert relative_error(found.embeds, tensors["output"]) < 1e-5
+    prefix = built(summary(tensors["input"]))
+    assert prefix.mask.all()
+    assert relative_error(prefix.embeds, tensors["output"]) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["clipcap_loss_mlp", "clipcap_loss_transformer"])
@@ -92,33 +92,33 @@ def test_loss_and_gradients(name: str, tmp_path: Path) -> None:
 
     lengths = config["config"]["lengths"]
     tokens = [row[:n].tolist() for row, n in zip(tensors["tokens"], lengths, strict=True)]
-    trunk = decoder.prefill(prefix)
-    assert trunk.last_hidden is not None
-    assert relative_error(decoder.logits(trunk.last_hidden)[:, :64], tensors["logits_slice"][:, 0]) < 1e-5
+    prefilled = decoder.prefill(prefix)
+    assert prefilled.last_hidden is not None
+    assert relative_error(decoder.logits(prefilled.last_hidden)[:, :64], tensors["logits_slice"][:, 0]) < 1e-5
 
-    found = decoder.token_loss(trunk, [[row] for row in tokens])
-    total = found.nll.sum()
+    losses = decoder.token_loss(prefilled, [[row] for row in tokens])
+    total = losses.nll.sum()
     scored = sum(lengths)
     for b, row in enumerate(tokens):
-        for place, token in enumerate(row):
-            if token == 0:  # the original never scores token 0, not even a genuine one: take its part away
+        for position, token in enumerate(row):
+            if token == 0:  # the original never scores token 0, even inside a text: subtract its part
                 texts: list[list[list[int]]] = [[] for _ in tokens]
-                texts[b] = [row[: place + 1], row[:place]]
-                cut = decoder.token_loss(trunk, texts)
+                texts[b] = [row[: position + 1], row[:position]]
+                cut = decoder.token_loss(prefilled, texts)
                 total = total - (cut.nll[0] - cut.nll[1])
                 scored -= 1
     assert scored == config["n_scored_tokens"]
     loss = total / scored
     assert float(loss) == pytest.approx(config["loss"], rel=1e-5)
     loss.backward()
-    for key, want in config["mapper_grads"].items():
+    for key, recorded in config["mapper_grads"].items():
         gradient = built.get_parameter(key).grad
         assert gradient is not None
-        assert float(gradient.norm()) == pytest.approx(want["norm"], rel=1e-4)
-        assert float(gradient.abs().sum()) == pytest.approx(want["abs_sum"], rel=1e-4)
+        assert float(gradient.norm()) == pytest.approx(recorded["norm"], rel=1e-4)
+        assert float(gradient.abs().sum()) == pytest.approx(recorded["abs_sum"], rel=1e-4)
     nll = tensors["per_token_nll"].sum(1)
     plain = [b for b, row in enumerate(tokens) if 0 not in row]
-    assert relative_error(found.nll[plain], nll[plain]) < 1e-5
+    assert relative_error(losses.nll[plain], nll[plain]) < 1e-5
 
 
 @pytest.mark.parametrize("run", range(4))
@@ -126,43 +126,43 @@ def test_beam_search(run: int, tmp_path: Path) -> None:
     config, tensors = load_case("clipcap_beam")
     state = draw_weights(config)
     decoder = gpt2(tmp_path, config, state)
-    want = config["runs"][run]
-    prefix = mapper(config, state, decoder.width)(summary(tensors[f"clip_prefix_{want['prefix']}"]))
-    assert relative_error(prefix.embeds, tensors[f"embed_{want['prefix']}"]) < 1e-5
+    recorded = config["runs"][run]
+    prefix = mapper(config, state, decoder.width)(summary(tensors[f"clip_prefix_{recorded['prefix']}"]))
+    assert relative_error(prefix.embeds, tensors[f"embed_{recorded['prefix']}"]) < 1e-5
     options = GenerateOptions(
-        max_new_tokens=want["entry_length"],
-        num_beams=want["beam_size"],
-        num_return=want["beam_size"],
-        temperature=want["temperature"],
+        max_new_tokens=recorded["entry_length"],
+        num_beams=recorded["beam_size"],
+        num_return=recorded["beam_size"],
+        temperature=recorded["temperature"],
         ranking="clipcap",
     )
-    stop = torch.tensor([want["stop_token_id"]])
-    lines = decoder.search_tokens(decoder.prefill(prefix), options, stop)[0]
-    assert [ids for ids, _ in lines] == want["sequences"]
-    assert [score for _, score in lines] == pytest.approx(want["scores"], rel=1e-4)
-    greedy = decoder.search_tokens(decoder.prefill(prefix), GenerateOptions(max_new_tokens=want["entry_length"]), stop)[
-        0
-    ][0][0]
-    assert greedy == want["generate2_top_p_0.8"]
+    stop = torch.tensor([recorded["stop_token_id"]])
+    hypotheses = decoder.search_tokens(decoder.prefill(prefix), options, stop)[0]
+    assert [ids for ids, _ in hypotheses] == recorded["sequences"]
+    assert [score for _, score in hypotheses] == pytest.approx(recorded["scores"], rel=1e-4)
+    greedy = decoder.search_tokens(
+        decoder.prefill(prefix), GenerateOptions(max_new_tokens=recorded["entry_length"]), stop
+    )[0][0][0]
+    assert greedy == recorded["generate2_top_p_0.8"]
 
 
 def test_beam_search_in_one_batch(tmp_path: Path) -> None:
-    """The recorded prefixes together, where they share their settings, give what each gave alone."""
+    """Recorded prefixes with equal settings, searched in one batch, give the hypotheses recorded for each alone."""
     config, tensors = load_case("clipcap_beam")
     decoder = gpt2(tmp_path, config, draw_weights(config))
     embeds = torch.cat([tensors[f"embed_{i}"] for i in range(4)])
     options = GenerateOptions(max_new_tokens=20, num_beams=5, num_return=5, ranking="clipcap")
     runs = [r for r in config["runs"] if r["temperature"] == 1]
     assert {r["stop_token_id"] for r in runs} == {13, 553}
-    for want in runs:
+    for recorded in runs:
         prefix = Prefix(embeds, torch.ones(embeds.shape[:2], dtype=torch.bool))
-        lines = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([want["stop_token_id"]]))
-        assert [ids for ids, _ in lines[want["prefix"]]] == want["sequences"]
+        groups = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([recorded["stop_token_id"]]))
+        assert [ids for ids, _ in groups[recorded["prefix"]]] == recorded["sequences"]
 
 
 @pytest.mark.parametrize("name", ["clipcap_beam", "clipcap_loss_mlp", "clipcap_loss_transformer"])
-def test_the_importer_brings_in_the_recorded_model(name: str, tmp_path: Path) -> None:
-    """By the original's names, sizes read off the tensors: the prefix is the recorded one, and the words are."""
+def test_the_importer_builds_the_recorded_model(name: str, tmp_path: Path) -> None:
+    """From the original's names, with sizes read off the tensors: prefix and hypotheses are the recorded ones."""
     config, tensors = load_case(name)
     state, c = draw_weights(config), config["config"]
     state["gpt.lm_head.weight"] = state["gpt.transformer.wte.weight"]
@@ -170,14 +170,14 @@ def test_the_importer_brings_in_the_recorded_model(name: str, tmp_path: Path) ->
     encoder = Clip(str(tiny_encoders.save_clip(tmp_path / "clip", {**tiny_encoders.CLIP, "embed_dim": c["D"]})))
     model = clipcap(state, "fixture", encoder, decoder=str(tmp_path / "gpt2")).eval()
     assert model.decoder.frozen
-    given, wanted = ("clip_prefix_0", "embed_0") if name == "clipcap_beam" else ("prefix", "prefix_projection")
-    prefix = model.build_prefix({"image": summary(tensors[given])})
+    source, target = ("clip_prefix_0", "embed_0") if name == "clipcap_beam" else ("prefix", "prefix_projection")
+    prefix = model.build_prefix({"image": summary(tensors[source])})
     assert isinstance(prefix, Prefix)
-    assert relative_error(prefix.embeds, tensors[wanted]) < 1e-5
+    assert relative_error(prefix.embeds, tensors[target]) < 1e-5
     if name == "clipcap_beam":
         run = config["runs"][0]
         options = GenerateOptions(max_new_tokens=run["entry_length"], num_beams=5, num_return=5, ranking="clipcap")
         decoder = model.decoder
         assert isinstance(decoder, CausalDecoder)
-        lines = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([run["stop_token_id"]]))[0]
-        assert [ids for ids, _ in lines] == run["sequences"]
+        hypotheses = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([run["stop_token_id"]]))[0]
+        assert [ids for ids, _ in hypotheses] == run["sequences"]

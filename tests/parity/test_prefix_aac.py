@@ -26,7 +26,7 @@ pytestmark = needs_parity
 
 
 def wave(recipe: dict[str, Any]) -> Tensor:
-    """The waveform (S,) of a fixture's recipe."""
+    """Waveform (S,) of a recorded recipe."""
     t = torch.arange(recipe["n"], dtype=torch.float64) / 16000
     x = sum((a * torch.sin(2 * math.pi * f * t + p) for a, f, p in recipe["sines"]), torch.zeros_like(t))
     x = (x * (1 + 0.5 * torch.sin(2 * math.pi * recipe["am_hz"] * t))).float()
@@ -35,7 +35,7 @@ def wave(recipe: dict[str, Any]) -> Tensor:
 
 
 def weights(config: dict[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a case by the original's names, without those that its code computes or counts."""
+    """Tensors of a case by the original's names, without constants and counters."""
     fill = config["fill"]
     return {
         key["key"]: draw_parameter(key["key"], key["shape"], 1000 * fill["case"] + key["i"])
@@ -45,20 +45,20 @@ def weights(config: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def fill_encoder(encoder: Cnn14, tensors: dict[str, Tensor]) -> None:
-    """The constants of the encoder are its own; all else comes from ``tensors``."""
+    """Fill the encoder from ``tensors``; its constants stay."""
     own = panns.tensors_of(encoder.net)
-    given = {name: tensors.get(name, value) for name, value in own.items()}
+    filled = {name: tensors.get(name, value) for name, value in own.items()}
     assert {name for name in own if name not in tensors} == {
         name for name in own if name == "logmel_extractor.melW" or name.endswith("num_batches_tracked")
     }
-    panns.fill(encoder.net, given, "fixture")
+    panns.fill(encoder.net, filled, "fixture")
 
 
 @pytest.fixture(scope="module")
 def cnn14() -> Cnn14:
     config, tensors = load_case("aac_cnn14")
     encoder = Cnn14(None, rate=16000, reading="prefix-aac")
-    # the original was built for up to 14 kHz at 16 kHz, beyond what PANNs publishes: the filters are those recorded
+    # the original's mel filters reach 14 kHz at a rate of 16 kHz, unlike those of PANNs: take the recorded ones
     encoder.net.mel.copy_(tensors["melW"])
     fill_encoder(encoder, weights(config))
     return encoder
@@ -74,11 +74,11 @@ def test_cnn14(number: int, cnn14: Cnn14) -> None:
     assert cnn14.net.log_mel(values[None]).shape == (1, case["logmel_frames"], 64)
     if number == 0:
         assert (cnn14.net.log_mel(values[None])[0] - tensors["logmel_0"]).abs().max() < 1e-2  # decibels
-    found = cnn14(Media(values[None], torch.tensor([len(values)])))
+    features = cnn14(Media(values[None], torch.tensor([len(values)])))
     expected = tensors[f"temporal_{number}"].reshape(2048, -1, 2).permute(1, 0, 2).flatten(1)[None]
-    assert found.frames.shape == expected.shape
-    assert relative_error(found.frames, expected) < 5e-5
-    assert (found.pooled - tensors[f"global_{number}"].reshape(1, -1)).abs().max() < 2e-4
+    assert features.frames.shape == expected.shape
+    assert relative_error(features.frames, expected) < 5e-5
+    assert (features.pooled - tensors[f"global_{number}"].reshape(1, -1)).abs().max() < 2e-4
 
 
 @pytest.mark.slow
@@ -87,8 +87,8 @@ def test_the_logits_of_cnn14(cnn14: Cnn14, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(torch, "sigmoid", lambda logits: logits)
     for number, case in enumerate(config["inputs"]):
         values = wave(case["wave"])
-        found = cnn14(Media(values[None], torch.tensor([len(values)])))
-        assert relative_error(found.pooled, tensors[f"global_logit_{number}"].reshape(1, -1)) < 5e-5
+        features = cnn14(Media(values[None], torch.tensor([len(values)])))
+        assert relative_error(features.pooled, tensors[f"global_logit_{number}"].reshape(1, -1)) < 5e-5
 
 
 @pytest.mark.slow
@@ -105,14 +105,14 @@ def test_each_stage_of_cnn14(cnn14: Cnn14) -> None:
     for case in config["inputs"]:
         values = wave(case["wave"])
         cnn14(Media(values[None], torch.tensor([len(values)])))
-        wanted = {name: stage["abs_sum"] for name, stage in case["stage_outputs"].items()}
-        assert sums == pytest.approx(wanted, rel=1e-5)
+        recorded = {name: stage["abs_sum"] for name, stage in case["stage_outputs"].items()}
+        assert sums == pytest.approx(recorded, rel=1e-5)
     for hook in hooks:
         hook.remove()
 
 
 def mapper_of(config: dict[str, Any], state: dict[str, Tensor]) -> PrefixAAC:
-    """The fixture's mapper with its weights, its sizes read off them."""
+    """Recorded mapper with its weights and sizes."""
     c = config["config"]
     built = PrefixAAC(
         Sizes(4096, 527, c["width"]),
@@ -126,7 +126,7 @@ def mapper_of(config: dict[str, Any], state: dict[str, Tensor]) -> PrefixAAC:
 
 
 def translate(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The original's mapper tensors under our names; a convolution over bands is one layer on channels and bands."""
+    """Original mapper tensors under our names; a convolution over bands is one layer on channels and bands."""
     return {
         key.replace("bn_conv.", "norm.").replace("conv.", "project."): value.flatten(1)
         if key == "conv.weight"
@@ -141,24 +141,24 @@ def translate(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def test_mapper(name: str) -> None:
     config, tensors = load_case(name)
     built = mapper_of(config, weights(config))
-    given = tensors.get("input")
+    values = tensors.get("input")
     c, case = config["config"], config["fill"]["case"]
-    if given is None:
+    if values is None:
         shape = (c["batch"], 2048, c["T"], 2) if c["kind"] == "temporal" else (c["batch"], 527)
-        given = torch.randn(shape, generator=torch.Generator().manual_seed(1000 * case + 900))
-        given = given.clamp(min=0) if c["kind"] == "temporal" else torch.sigmoid(2 * given)
-    assert float(given.double().sum()) == pytest.approx(config["inputs"]["sum"], rel=1e-6)
-    b = len(given)
+        values = torch.randn(shape, generator=torch.Generator().manual_seed(1000 * case + 900))
+        values = values.clamp(min=0) if c["kind"] == "temporal" else torch.sigmoid(2 * values)
+    assert float(values.double().sum()) == pytest.approx(config["inputs"]["sum"], rel=1e-6)
+    b = len(values)
     if c["kind"] == "temporal":
-        frames = given.permute(0, 2, 1, 3).flatten(2)
+        frames = values.permute(0, 2, 1, 3).flatten(2)
         features = Features(frames, torch.ones(frames.shape[:2], dtype=torch.bool), torch.zeros(b, 527))
     else:
-        features = Features(torch.zeros(b, 0, 4096), torch.zeros(b, 0, dtype=torch.bool), given)
+        features = Features(torch.zeros(b, 0, 4096), torch.zeros(b, 0, dtype=torch.bool), values)
     assert relative_error(built(features).embeds, tensors["output"]) < 1e-5
 
 
 class Whole:
-    """The recorded whole model, from sound to words, brought in by the importer under the original's names."""
+    """Recorded model from sound to words, built by the importer from the original's names."""
 
     def __init__(self, folder: Path) -> None:
         self.config, self.tensors = load_case("aac_full")
@@ -168,11 +168,11 @@ class Whole:
         lm.save_pretrained(folder)
         make_tokenizer().save_pretrained(folder)
         counters = [key["key"] for key in self.config["fill"]["keys"] if key["key"].endswith("num_batches_tracked")]
-        given = state | {name: torch.tensor(0) for name in counters}
-        given["audio_encoder.logmel_extractor.melW"] = load_case("aac_cnn14")[1]["melW"]
+        checkpoint = state | {name: torch.tensor(0) for name in counters}
+        checkpoint["audio_encoder.logmel_extractor.melW"] = load_case("aac_cnn14")[1]["melW"]
         words = [END if i == 13 else f"w{i}" for i in range(c["vocab"])]
         self.model = prefix_aac(
-            given, "fixture", Trained(c["seconds"], "cut", True), decoder=str(folder), words=words
+            checkpoint, "fixture", Trained(c["seconds"], "cut", True), decoder=str(folder), words=words
         ).eval()
         self.mapper, decoder = self.model.mappers["audio"], self.model.decoder
         assert isinstance(decoder, WordDecoder)
@@ -204,18 +204,18 @@ def test_from_sound_to_gradients(whole: Whole) -> None:
     lengths = config["config"]["lengths"]
     tokens = [row[:n].tolist() for row, n in zip(tensors["tokens"], lengths, strict=True)]
     assert all(0 not in row for row in tokens)
-    found = whole.decoder.token_loss(state, [[row] for row in tokens])
-    assert float(found.mean().detach()) == pytest.approx(config["loss"], rel=1e-5)
-    assert relative_error(found.nll, tensors["per_token_nll"].sum(1)) < 1e-5
-    found.mean().backward()
+    losses = whole.decoder.token_loss(state, [[row] for row in tokens])
+    assert float(losses.mean().detach()) == pytest.approx(config["loss"], rel=1e-5)
+    assert relative_error(losses.nll, tensors["per_token_nll"].sum(1)) < 1e-5
+    losses.mean().backward()
     temporal, overall = cast(Any, whole.mapper).mappers
-    for name, want in config["grads"].items():
+    for name, recorded in config["grads"].items():
         part, _, key = name.partition(".")
         holder = {"temporal_mappingnetwork": temporal, "global_mappingnetwork": overall}.get(part)
         ours = key.replace("bn_conv.", "norm.").replace("conv.", "project.")
         gradient = (whole.decoder.own_head if holder is None else holder).get_parameter(ours).grad  # type: ignore[union-attr]
         assert gradient is not None
-        assert float(gradient.norm()) == pytest.approx(want["norm"], rel=1e-3)
+        assert float(gradient.norm()) == pytest.approx(recorded["norm"], rel=1e-3)
 
 
 @pytest.mark.slow
@@ -229,14 +229,14 @@ def test_beam_search(whole: Whole) -> None:
         head.weight[beam["swap_rows"]] = head.weight[beam["swap_rows"][::-1]]
     prefix = Prefix(whole.tensors["prefix"], torch.ones(2, 26, dtype=torch.bool))
     options = GenerateOptions(max_new_tokens=67, num_beams=5, num_return=5, ranking="clipcap")
-    lines = whole.decoder.search_tokens(whole.decoder.prefill(prefix), options, whole.decoder.stop_ids())
+    groups = whole.decoder.search_tokens(whole.decoder.prefill(prefix), options, whole.decoder.stop_ids())
     greedy = whole.decoder.search_tokens(
         whole.decoder.prefill(prefix), GenerateOptions(max_new_tokens=67), whole.decoder.stop_ids()
     )
     for run in beam["runs"]:
         item = run["item"]
-        assert [ids for ids, _ in lines[item]] == run["sequences"]
-        assert [score for _, score in lines[item]] == pytest.approx(run["scores"], rel=1e-4)
+        assert [ids for ids, _ in groups[item]] == run["sequences"]
+        assert [score for _, score in groups[item]] == pytest.approx(run["scores"], rel=1e-4)
         assert greedy[item][0][0] == run["generate_top_p_0.8"]
     with torch.no_grad():
         head.weight.copy_(before)
