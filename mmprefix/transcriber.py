@@ -32,7 +32,7 @@ class Transcript:
 
     ``avg_logprob``: mean log-probability of the text's tokens, end of text included · ``no_speech_prob``: probability
     of ``<|nospeech|>`` in place of a text · ``compression_ratio``: bytes of the text over its compressed bytes, high
-    for a text that repeats itself · ``nbest_spread``: mean log-probability of the best text minus that of the last beam.
+    for a repetitive text · ``nbest_spread``: mean log-probability of the best text minus that of the last beam.
     """
 
     text: str

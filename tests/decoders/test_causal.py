@@ -1,4 +1,4 @@
-"""The decoder against Hugging Face's own model: losses, scores, greedy and beam texts, padding, freezing."""
+"""CausalDecoder against Hugging Face's own model: losses, scores, greedy and beam search, padding, freezing."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> ComposedDecoder:
 
 
 def reference_log_probs(decoder: ComposedDecoder, prefix: Tensor, prompt: str, target: str) -> Tensor:
-    """Log-probability of each target token by one plain pass of the Hugging Face model over prefix, prompt, target."""
-    words, lm = decoder.tokenizer, decoder.lm
-    before = words(prompt)["input_ids"] if prompt else []
-    said = [*words((" " if prompt else "") + target)["input_ids"], decoder.codec.eos]
-    ids = torch.tensor([[*before, *said]])
+    """Log-probability of each target token, by one plain pass of the Hugging Face model over prefix, prompt, target."""
+    tokenizer, lm = decoder.tokenizer, decoder.lm
+    before = tokenizer(prompt)["input_ids"] if prompt else []
+    after = [*tokenizer((" " if prompt else "") + target)["input_ids"], decoder.codec.eos]
+    ids = torch.tensor([[*before, *after]])
     embeds = torch.cat([prefix[None], lm.get_input_embeddings()(ids)], dim=1)
     logits = lm(inputs_embeds=embeds).logits[0].log_softmax(-1)
     first = len(prefix) + len(before) - 1
-    return logits[range(first, first + len(said)), said]
+    return logits[range(first, first + len(after)), after]
 
 
 def test_score_equals_a_plain_pass(decoder: ComposedDecoder) -> None:
     prefix = ragged_prefix(decoder, [5, 3, 4])
-    found = decoder.score(decoder.prefill(prefix), PROMPTS, TARGETS)
+    scores = decoder.score(decoder.prefill(prefix), PROMPTS, TARGETS)
     for b, texts in enumerate(TARGETS):
-        for text, score in zip(texts, found[b], strict=True):
-            want = reference_log_probs(decoder, prefix.embeds[b][prefix.mask[b]], PROMPTS[b], text).sum()
-            assert score == pytest.approx(float(want), abs=1e-3, rel=1e-5)
+        for text, score in zip(texts, scores[b], strict=True):
+            expected = reference_log_probs(decoder, prefix.embeds[b][prefix.mask[b]], PROMPTS[b], text).sum()
+            assert score == pytest.approx(float(expected), abs=1e-3, rel=1e-5)
 
 
 def test_gradient_equals_a_plain_pass(decoder: ComposedDecoder) -> None:
@@ -80,11 +80,11 @@ def test_search_equals_hugging_face(decoder: ComposedDecoder, beams: int, penalt
     for seed in range(4):
         prefix = ragged_prefix(decoder, [4, 4, 4], seed)
         options = GenerateOptions(max_new_tokens=12, num_beams=beams, num_return=beams, length_penalty=penalty)
-        # any token may be the one that ends a text: take one that this model likes to write
+        # any token may end a text: take one that this model generates
         plain = decoder.search_tokens(decoder.prefill(prefix), GenerateOptions(max_new_tokens=8), torch.tensor([0]))
         stop = plain[seed % 3][0][0][5]
-        found = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([stop]))
-        theirs = decoder.lm.generate(
+        groups = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([stop]))
+        output = decoder.lm.generate(
             inputs_embeds=prefix.embeds,
             attention_mask=prefix.mask.long(),
             max_new_tokens=12,
@@ -97,28 +97,28 @@ def test_search_equals_hugging_face(decoder: ComposedDecoder, beams: int, penalt
             return_dict_in_generate=True,
             output_scores=True,
         )
-        flat = [line for lines in found for line in lines]
-        assert len(flat) == 3 * beams
-        for i, (ids, score) in enumerate(flat):
-            assert theirs.sequences[i, : len(ids)].tolist() == ids
+        hypotheses = [hypothesis for group in groups for hypothesis in group]
+        assert len(hypotheses) == 3 * beams
+        for i, (ids, score) in enumerate(hypotheses):
+            assert output.sequences[i, : len(ids)].tolist() == ids
             ends += ids[-1] == stop and len(ids) < 12
             if beams > 1:
-                assert score == pytest.approx(float(theirs.sequences_scores[i]), abs=1e-3)
-    assert ends or penalty  # lines that end early were among them, at least where long ones are not preferred
+                assert score == pytest.approx(float(output.sequences_scores[i]), abs=1e-3)
+    assert ends or penalty  # some ended early, at least where long ones are not preferred
 
 
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize(("least", "size"), [(6, 0), (0, 1), (0, 2), (9, 3)])
-def test_rules_equal_hugging_face(decoder: ComposedDecoder, beams: int, least: int, size: int) -> None:
+def test_logits_processors_equal_hugging_face(decoder: ComposedDecoder, beams: int, least: int, size: int) -> None:
     changed = 0
     for seed in range(6):
         prefix = ragged_prefix(decoder, [4, 4], seed)
         plain = GenerateOptions(max_new_tokens=12, num_beams=beams)
         options = replace(plain, min_new_tokens=least, no_repeat_ngram_size=size)
         free = decoder.search_tokens(decoder.prefill(prefix), plain, torch.tensor([1]))
-        stop = free[0][0][0][:3][-1] if least else 0  # a token that ends lines early, where they are not to
-        found = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([stop]))
-        theirs = decoder.lm.generate(
+        stop = free[0][0][0][:3][-1] if least else 0  # a token that would end hypotheses too early
+        groups = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([stop]))
+        output = decoder.lm.generate(
             inputs_embeds=prefix.embeds,
             attention_mask=prefix.mask.long(),
             max_new_tokens=12,
@@ -129,23 +129,23 @@ def test_rules_equal_hugging_face(decoder: ComposedDecoder, beams: int, least: i
             eos_token_id=stop,
             pad_token_id=1,
         )
-        for i, lines in enumerate(found):
-            ids = lines[0][0]
-            assert theirs[i, : len(ids)].tolist() == ids
+        for i, hypotheses in enumerate(groups):
+            ids = hypotheses[0][0]
+            assert output[i, : len(ids)].tolist() == ids
             assert len(ids) >= least
             changed += ids != decoder.search_tokens(decoder.prefill(prefix), plain, torch.tensor([stop]))[i][0][0]
     assert changed
 
 
-def test_inputs_that_are_done_leave_the_batch(decoder: ComposedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The texts stay the same; what is run becomes less."""
+def test_finished_inputs_are_dropped_from_the_batch(decoder: ComposedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypotheses stay the same, and fewer rows are run."""
     saved = 0
     for options in SEARCHES:
         prefix = ragged_prefix(decoder, [4, 2, 5, 3, 4, 1], seed=1)
         free = decoder.search_tokens(decoder.prefill(prefix), replace(options, num_return=1), torch.tensor([1]))
-        stops = torch.tensor([free[row][0][0][:place][-1] for row, place in ((0, 1), (2, 2), (4, 4))])
-        lines, rows = [], []
-        for leave in (0.0, 1.0):
+        stops = torch.tensor([free[row][0][0][:end][-1] for row, end in ((0, 1), (2, 2), (4, 4))])
+        results, rows = [], []
+        for threshold in (0.0, 1.0):
             sizes: list[int] = []
             run = decoder.forward_tokens
 
@@ -155,14 +155,14 @@ def test_inputs_that_are_done_leave_the_batch(decoder: ComposedDecoder, monkeypa
                 into.append(len(embeds))
                 return run(state, cache, embeds, **options)
 
-            monkeypatch.setattr(search_module, "COMPACT_BELOW", leave)
+            monkeypatch.setattr(search_module, "COMPACT_BELOW", threshold)
             monkeypatch.setattr(decoder, "forward_tokens", counted)
-            lines.append(decoder.search_tokens(decoder.prefill(prefix), options, stops))
+            results.append(decoder.search_tokens(decoder.prefill(prefix), options, stops))
             monkeypatch.setattr(decoder, "forward_tokens", run)
             rows.append(sum(sizes))
-        for stayed, left in zip(*lines, strict=True):
-            assert [ids for ids, _ in stayed] == [ids for ids, _ in left]
-            assert [score for _, score in stayed] == pytest.approx([score for _, score in left], abs=1e-4)
+        for kept, dropped in zip(*results, strict=True):
+            assert [ids for ids, _ in kept] == [ids for ids, _ in dropped]
+            assert [score for _, score in kept] == pytest.approx([score for _, score in dropped], abs=1e-4)
         saved += rows[0] - rows[1]
     assert saved
 
@@ -212,7 +212,7 @@ def test_a_state_can_be_used_again(gpt2: ComposedDecoder) -> None:
 
 
 def test_a_deep_prefix_is_the_same_cache(decoder: ComposedDecoder) -> None:
-    """Keys and values that embeddings gave, put in as a deep prefix, continue in the same way."""
+    """Keys and values computed from embeddings, taken as a deep prefix, give the same scores."""
     prefix = ragged_prefix(decoder, [5, 3, 4])
     soft = decoder.prefill(prefix)
     keys, values = (torch.stack([layer[i] for layer in soft.cache]) for i in (0, 1))
@@ -220,25 +220,27 @@ def test_a_deep_prefix_is_the_same_cache(decoder: ComposedDecoder) -> None:
     deep = decoder.prefill(DeepPrefix(keys, values, prefix.mask))
     prompts = ["the", "a", "some"]
     assert decoder.score(deep, prompts, TARGETS) == decoder.score(soft, prompts, TARGETS)
-    empty = decoder.generate(deep, ["", "", ""], GenerateOptions(max_new_tokens=3))  # begins with the begin token
+    empty = decoder.generate(
+        deep, ["", "", ""], GenerateOptions(max_new_tokens=3)
+    )  # each begins with the begin-of-text token
     assert len(empty) == 3
 
 
 def test_sampling_follows_the_distribution(gpt2: ComposedDecoder) -> None:
-    """First tokens of many draws against the model's own probabilities."""
+    """First tokens of many samples have the model's own distribution."""
     prefix = ragged_prefix(gpt2, [4])
     state = gpt2.prefill(prefix)
     assert state.last_hidden is not None
-    want = gpt2.logits(state.last_hidden)[0].softmax(-1)
+    probs = gpt2.logits(state.last_hidden)[0].softmax(-1)
     options = GenerateOptions(max_new_tokens=1, sample=True, num_return=4000, seed=1)
-    lines = gpt2.search_tokens(state, options, torch.tensor([0]))[0]
-    counts = torch.bincount(torch.tensor([ids[0] for ids, _ in lines]), minlength=len(want))
-    expected = want * len(lines)
-    chi_square, freedom = float(((counts - expected) ** 2 / expected).sum()), len(want) - 1
+    hypotheses = gpt2.search_tokens(state, options, torch.tensor([0]))[0]
+    counts = torch.bincount(torch.tensor([ids[0] for ids, _ in hypotheses]), minlength=len(probs))
+    expected = probs * len(hypotheses)
+    chi_square, freedom = float(((counts - expected) ** 2 / expected).sum()), len(probs) - 1
     assert abs(chi_square - freedom) < 4 * (2 * freedom) ** 0.5
     top = GenerateOptions(max_new_tokens=1, sample=True, num_return=500, seed=1, top_p=0.3)
     drawn = {ids[0] for ids, _ in gpt2.search_tokens(state, top, torch.tensor([0]))[0]}
-    ranked, order = want.sort(descending=True)
+    ranked, order = probs.sort(descending=True)
     allowed = int((ranked.cumsum(0) - ranked < 0.3).sum())
     assert drawn <= set(order[:allowed].tolist())
 
@@ -247,7 +249,7 @@ def test_stop_text(tmp_path: Path) -> None:
     decoder = CausalDecoder(save_decoder(tmp_path, seed=3), stop=".")
     names = decoder.tokenizer.batch_decode([[int(i)] for i in decoder.stop_ids()])
     assert all("." in name or name == "<|endoftext|>" for name in names)
-    assert decoder.codec.target_ids("", "a dog.")[-1] != decoder.codec.eos  # the caption's own stop ends it
+    assert decoder.codec.target_ids("", "a dog.")[-1] != decoder.codec.eos  # the stop text of the caption ends it
     prefix = ragged_prefix(decoder, [4, 4])
     for candidates in decoder.generate(decoder.prefill(prefix), ["", ""], GenerateOptions(max_new_tokens=40)):
         assert "." not in candidates[0].text[:-1]
@@ -255,7 +257,7 @@ def test_stop_text(tmp_path: Path) -> None:
         CausalDecoder(str(tmp_path), stop="never there").stop_ids()
 
 
-def test_frozen_for_ever(gpt2: ComposedDecoder) -> None:
+def test_a_frozen_decoder_stays_frozen(gpt2: ComposedDecoder) -> None:
     gpt2.train()
     assert not any(module.training for module in gpt2.modules())
     assert not any(p.requires_grad for p in gpt2.parameters())
@@ -284,13 +286,13 @@ def test_autocast_leaves_half_precision_alone(gpt2: ComposedDecoder) -> None:
         assert torch.equal(half.loss(half.prefill(prefix), PROMPTS, TARGETS), alone)
 
 
-def test_a_text_is_spelt_once(gpt2: ComposedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = gpt2.score(gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS)
-    monkeypatch.setattr(type(gpt2.tokenizer), "__call__", lambda *_, **__: pytest.fail("a text is spelt again"))
-    assert gpt2.score(gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS) == wanted
+def test_a_text_is_tokenized_once(gpt2: ComposedDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = gpt2.score(gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS)
+    monkeypatch.setattr(type(gpt2.tokenizer), "__call__", lambda *_, **__: pytest.fail("a text is tokenized again"))
+    assert gpt2.score(gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS) == scores
 
 
-def test_what_does_not_fit_is_refused(gpt2: ComposedDecoder, tmp_path: Path) -> None:
+def test_too_many_positions_and_broken_models_are_refused(gpt2: ComposedDecoder, tmp_path: Path) -> None:
     state = gpt2.prefill(ragged_prefix(gpt2, [100]))
     with pytest.raises(InputError, match=r"has 128 positions, but 40 more.*after the 100"):
         gpt2.generate(state, [""], GenerateOptions(max_new_tokens=40))

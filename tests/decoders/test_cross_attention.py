@@ -1,4 +1,4 @@
-"""CrossDecoder: against Transformers on the same models, batches against single inputs, deep prefixes, questions."""
+"""CrossDecoder against Transformers on the same models; batches against single inputs; deep prefixes; questions."""
 
 from __future__ import annotations
 
@@ -64,17 +64,17 @@ def row(prefix: Any, b: int) -> Any:
     return Prefix(prefix.embeds[b : b + 1, real], real[real][None])
 
 
-def alone(found: Features, b: int) -> Features:
-    real = found.mask[b]
-    return Features(found.frames[b : b + 1, real], real[real][None], found.pooled[b : b + 1])
+def alone(features: Features, b: int) -> Features:
+    real = features.mask[b]
+    return Features(features.frames[b : b + 1, real], real[real][None], features.pooled[b : b + 1])
 
 
-def none(decoder: CrossDecoder, count: int) -> Prefix:
+def no_prefix(decoder: CrossDecoder, count: int) -> Prefix:
     return Prefix(torch.zeros(count, 0, decoder.width), torch.zeros(count, 0, dtype=torch.bool))
 
 
-def theirs(decoder: CrossDecoder, ids: list[int], frames: Tensor, prefix: DeepPrefix | None) -> Tensor:
-    """The log-probabilities (N V) that Transformers' own model gives behind ``ids``."""
+def reference_log_probs(decoder: CrossDecoder, ids: list[int], frames: Tensor, prefix: DeepPrefix | None) -> Tensor:
+    """Log-probabilities (N V) of Transformers' own model after each of ``ids``."""
     model = cast(Any, decoder.lm)
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     if prefix is not None:
@@ -88,11 +88,11 @@ def special(decoder: CrossDecoder, *words: str) -> list[int]:
 
 
 @pytest.mark.parametrize("prefixed", [False, True])
-def test_whisper_gives_what_transformers_gives(whisper: CrossDecoder, prefixed: bool) -> None:
-    heard = memory([70, 70, 70])
-    prefix = deep(whisper, [4, 4, 4]) if prefixed else none(whisper, 3)
-    found = whisper.score(
-        whisper.prefill(prefix, heard),
+def test_whisper_scores_equal_transformers(whisper: CrossDecoder, prefixed: bool) -> None:
+    frames = memory([70, 70, 70])
+    prefix = deep(whisper, [4, 4, 4]) if prefixed else no_prefix(whisper, 3)
+    scores = whisper.score(
+        whisper.prefill(prefix, frames),
         ["", "", ""],
         TARGETS,
         [[q] * len(t) for q, t in zip(QUESTIONS, TARGETS, strict=True)],
@@ -101,32 +101,33 @@ def test_whisper_gives_what_transformers_gives(whisper: CrossDecoder, prefixed: 
     task = special(whisper, "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
     for b, (question, targets) in enumerate(zip(QUESTIONS, TARGETS, strict=True)):
         before = [*(special(whisper, "<|startofprev|>") if question else []), *text(question), *task]
-        for target, value in zip(targets, found[b], strict=True):
+        for target, value in zip(targets, scores[b], strict=True):
             ids = [*before, *text(target), 0]
-            wanted = theirs(whisper, ids[:-1], alone(heard, b).frames, row(prefix, b) if prefixed else None)
-            places = torch.arange(len(before) - 1, len(ids) - 1)
-            assert value == pytest.approx(float(wanted[places, torch.tensor(ids)[places + 1]].sum()), abs=1e-3)
+            own = row(prefix, b) if prefixed else None
+            log_probs = reference_log_probs(whisper, ids[:-1], alone(frames, b).frames, own)
+            positions = torch.arange(len(before) - 1, len(ids) - 1)
+            assert value == pytest.approx(float(log_probs[positions, torch.tensor(ids)[positions + 1]].sum()), abs=1e-3)
 
 
 @pytest.mark.parametrize("beams", [1, 4])
 @pytest.mark.parametrize("prefixed", [False, True])
-def test_whisper_writes_what_transformers_writes(whisper: CrossDecoder, beams: int, prefixed: bool) -> None:
-    heard, model = memory([60]), cast(Any, whisper.lm)
+def test_whisper_texts_equal_transformers(whisper: CrossDecoder, beams: int, prefixed: bool) -> None:
+    model = cast(Any, whisper.lm)
     start = special(whisper, "<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
-    told = [*special(whisper, "<|startofprev|>"), *whisper.codec.subword_ids(" which dog?"), *start]
+    ids = [*special(whisper, "<|startofprev|>"), *whisper.codec.subword_ids(" which dog?"), *start]
     for seed in range(4):
-        prefix = deep(whisper, [3], seed) if prefixed else none(whisper, 1)
+        prefix = deep(whisper, [3], seed) if prefixed else no_prefix(whisper, 1)
         cache: Any = EncoderDecoderCache(DynamicCache(), DynamicCache())
         if isinstance(prefix, DeepPrefix):
             layers = zip(prefix.keys, prefix.values, strict=True)
             cache = EncoderDecoderCache(
                 DynamicCache([(k.repeat(beams, 1, 1, 1), v.repeat(beams, 1, 1, 1)) for k, v in layers]), DynamicCache()
             )
-        width = len(told) + (3 if prefixed else 0)
-        line = cast(Any, GenerationMixin).generate(
+        width = len(ids) + (3 if prefixed else 0)
+        output = cast(Any, GenerationMixin).generate(
             model,
             encoder_outputs=BaseModelOutput(last_hidden_state=memory([60], seed).frames),
-            decoder_input_ids=torch.tensor([told]),
+            decoder_input_ids=torch.tensor([ids]),
             decoder_attention_mask=torch.ones(1, width, dtype=torch.long),
             past_key_values=cache,
             max_new_tokens=10,
@@ -134,63 +135,60 @@ def test_whisper_writes_what_transformers_writes(whisper: CrossDecoder, beams: i
             do_sample=False,
             length_penalty=1.0,
         )
-        wanted = cast(str, whisper.tokenizer.decode(line[0, len(told) :], skip_special_tokens=True)).strip()
+        expected = cast(str, whisper.tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True)).strip()
         state = whisper.prefill(prefix, memory([60], seed))
         options = GenerateOptions(max_new_tokens=10, num_beams=beams)
-        assert whisper.generate(state, [""], options, ["which dog?"])[0][0].text == wanted
-    assert heard.frames.shape[1] == 60
+        assert whisper.generate(state, [""], options, ["which dog?"])[0][0].text == expected
 
 
 @pytest.mark.parametrize("beams", [1, 3])
 @pytest.mark.parametrize("kind", ["none", "soft", "deep", "mixed"])
 @pytest.mark.parametrize("prompt", ["", "the cat"])
-def test_a_batch_of_ragged_speech_gives_what_its_inputs_give_alone(
-    whisper: CrossDecoder, beams: int, kind: str, prompt: str
-) -> None:
-    heard = memory([70, 31, 52])
+def test_a_batch_of_ragged_speech_equals_its_items(whisper: CrossDecoder, beams: int, kind: str, prompt: str) -> None:
+    frames = memory([70, 31, 52])
     prefix: Any = {
-        "none": none(whisper, 3),
+        "none": no_prefix(whisper, 3),
         "soft": soft(whisper, [2, 4, 3]),
         "deep": deep(whisper, [4, 2, 3]),
         "mixed": MixedPrefix(deep(whisper, [4, 2, 3]), soft(whisper, [1, 3, 2])),
     }[kind]
     options = GenerateOptions(max_new_tokens=8, num_beams=beams, num_return=beams)
     prompts = [prompt, "", prompt]
-    state = whisper.prefill(prefix, heard)
-    found = whisper.generate(state, prompts, options, QUESTIONS)
+    state = whisper.prefill(prefix, frames)
+    groups = whisper.generate(state, prompts, options, QUESTIONS)
     scores = whisper.score(state, prompts, TARGETS, [[q] * len(t) for q, t in zip(QUESTIONS, TARGETS, strict=True)])
-    weights = whisper.score_choices(
+    log_probs = whisper.score_choices(
         whisper.append_prompts(state, prompts), prompts, ["a dog", "a bell", "rain falls"], QUESTIONS
     )
     for b in range(3):
-        own = row(prefix, b) if kind != "none" else none(whisper, 1)
-        single = whisper.prefill(own, alone(heard, b))
-        one = whisper.generate(single, prompts[b : b + 1], options, QUESTIONS[b : b + 1])[0]
-        assert [c.text for c in one] == [c.text for c in found[b]]
-        assert [c.score for c in one] == pytest.approx([c.score for c in found[b]], abs=1e-4)
-        again = whisper.score(single, prompts[b : b + 1], TARGETS[b : b + 1], [[QUESTIONS[b]] * len(TARGETS[b])])
-        assert again[0] == pytest.approx(scores[b], abs=1e-3)
-        lone = whisper.score_choices(
+        own = row(prefix, b) if kind != "none" else no_prefix(whisper, 1)
+        single = whisper.prefill(own, alone(frames, b))
+        candidates = whisper.generate(single, prompts[b : b + 1], options, QUESTIONS[b : b + 1])[0]
+        assert [c.text for c in candidates] == [c.text for c in groups[b]]
+        assert [c.score for c in candidates] == pytest.approx([c.score for c in groups[b]], abs=1e-4)
+        own_scores = whisper.score(single, prompts[b : b + 1], TARGETS[b : b + 1], [[QUESTIONS[b]] * len(TARGETS[b])])
+        assert own_scores[0] == pytest.approx(scores[b], abs=1e-3)
+        own_log_probs = whisper.score_choices(
             whisper.append_prompts(single, prompts[b : b + 1]), prompts[b : b + 1], ["a dog", "a bell", "rain falls"],
             QUESTIONS[b : b + 1],
         )  # fmt: skip
-        assert torch.allclose(lone[0], weights[b], atol=1e-3)
+        assert torch.allclose(own_log_probs[0], log_probs[b], atol=1e-3)
 
 
-def test_a_trie_of_choices_gives_what_each_text_scores(whisper: CrossDecoder) -> None:
-    heard, prefix = memory([40, 70]), deep(whisper, [3, 3])
+def test_a_trie_of_choices_equals_the_score_of_each_text(whisper: CrossDecoder) -> None:
+    frames, prefix = memory([40, 70]), deep(whisper, [3, 3])
     choices = ["a dog", "a dog barks", "rain", "a bell", "rain falls on the roof"]
-    state = whisper.prefill(prefix, heard)
+    state = whisper.prefill(prefix, frames)
     totals = whisper.choice_log_probs(whisper.append(state, ["", ""], ["which?", "which?"]), choices, "?")
     scores = whisper.score(state, ["", ""], [choices, choices], [["which?"] * 5] * 2)
     assert torch.allclose(totals, torch.tensor(scores), atol=1e-3)
-    found = whisper.score_choices(whisper.append_prompts(state, ["", ""]), ["", ""], choices, ["which?", "which?"])
-    assert torch.allclose(found.exp().sum(1), torch.ones(2), atol=1e-5)
+    log_probs = whisper.score_choices(whisper.append_prompts(state, ["", ""]), ["", ""], choices, ["which?", "which?"])
+    assert torch.allclose(log_probs.exp().sum(1), torch.ones(2), atol=1e-5)
     with pytest.raises(InputError, match="choices: two have the same tokens"):
         whisper.score_choices(whisper.append_prompts(state, ["", ""]), ["", ""], ["a dog", "a dog"])
 
 
-def test_training_reaches_keys_and_values_and_nothing_else(whisper: CrossDecoder) -> None:
+def test_gradients_reach_keys_and_values_only(whisper: CrossDecoder) -> None:
     prefix = deep(whisper, [3, 3])
     keys, values = prefix.keys.requires_grad_(), prefix.values.requires_grad_()
     state = whisper.prefill(DeepPrefix(keys, values, prefix.mask), memory([70, 40]))
@@ -199,53 +197,55 @@ def test_training_reaches_keys_and_values_and_nothing_else(whisper: CrossDecoder
     assert all(parameter.grad is None for parameter in whisper.parameters())
 
 
-def test_the_content_looks_at_itself_in_the_same_ratios_behind_a_deep_prefix(whisper: CrossDecoder) -> None:
-    """When Do Prompting and Prefix-Tuning Work? (https://arxiv.org/abs/2310.19698): a prefix takes attention away from
-    the content, and shares what is left as before; so it is in the first layer, where the content is the same."""
+def test_a_deep_prefix_keeps_the_ratios_of_attention_among_content(whisper: CrossDecoder) -> None:
+    """A prefix takes attention away from the content, and the rest is shared as before, in the first layer.
+
+    When Do Prompting and Prefix-Tuning Work? (https://arxiv.org/abs/2310.19698). In later layers the content differs.
+    """
     layer = cast(Any, whisper.lm).get_decoder().layers[0].self_attn
-    seen: list[tuple[Tensor, Tensor]] = []
-    project = layer.q_proj.register_forward_hook(lambda module, args, out: seen.append((args[0], out)))
+    calls: list[tuple[Tensor, Tensor]] = []
+    project = layer.q_proj.register_forward_hook(lambda module, args, out: calls.append((args[0], out)))
     ids = torch.tensor([whisper.codec.subword_ids(" a dog barks loudly. the cat runs")])
     n, weights = ids.shape[1], []
     for prefix in (None, deep(whisper, [5])):
-        lead = none(whisper, 1) if prefix is None else prefix
-        state = whisper.prefill(lead, memory([30]))
-        places = torch.arange(n)[None] + 5  # the places that they have behind the prefix, both times
+        start = no_prefix(whisper, 1) if prefix is None else prefix
+        state = whisper.prefill(start, memory([30]))
+        position_ids = torch.arange(n)[None] + 5  # positions after the prefix, in both runs
         whisper.forward_tokens(
             state,
             cache_over(state.cache),
             whisper.embed(ids),
             visible=torch.ones(1, n, n).bool().tril(),
-            position_ids=places,
+            position_ids=position_ids,
         )
-        content, queries = seen.pop(), None
-        seen.clear()
+        content, queries = calls.pop(), None
+        calls.clear()
         heads = (whisper.heads, whisper.head_width)
         queries = content[1].unflatten(2, heads).transpose(1, 2) * layer.scaling
         keys = layer.k_proj(content[0]).unflatten(2, heads).transpose(1, 2)
         keys = keys if prefix is None else torch.cat([prefix.keys[0], keys], dim=2)
-        hidden = torch.ones(n, n).triu(1).bool()
-        hidden = hidden if prefix is None else torch.cat([torch.zeros(n, 5).bool(), hidden], dim=1)
-        weights.append((queries @ keys.transpose(2, 3)).masked_fill(hidden, -torch.inf).softmax(-1)[..., -n:])
+        masked = torch.ones(n, n).triu(1).bool()
+        masked = masked if prefix is None else torch.cat([torch.zeros(n, 5).bool(), masked], dim=1)
+        weights.append((queries @ keys.transpose(2, 3)).masked_fill(masked, -torch.inf).softmax(-1)[..., -n:])
     project.remove()
     plain, prefixed = weights
-    assert bool((prefixed.sum(-1) < 0.999).any())  # the prefix does take some
+    assert bool((prefixed.sum(-1) < 0.999).any())  # the prefix receives attention
     assert torch.allclose(prefixed / prefixed.sum(-1, keepdim=True), plain, atol=1e-5)
 
 
-def test_bart_gives_what_transformers_gives(bart: CrossDecoder) -> None:
+def test_bart_scores_equal_transformers(bart: CrossDecoder) -> None:
     prompts = ["the cat runs over a green hill", "rain"]
     prefix = deep(bart, [3, 3])
-    found = bart.score(bart.prefill(prefix), prompts, [["a dog", "a bell rings"], ["the roof"]])
+    scores = bart.score(bart.prefill(prefix), prompts, [["a dog", "a bell rings"], ["the roof"]])
     model = cast(Any, bart.lm)
     for b, texts in enumerate([["a dog", "a bell rings"], ["the roof"]]):
         source = torch.tensor([bart.codec.subword_ids(prompts[b])])
         frames = model.get_encoder()(input_ids=source).last_hidden_state
-        for text, value in zip(texts, found[b], strict=True):
+        for text, value in zip(texts, scores[b], strict=True):
             ids = [0, *bart.codec.subword_ids(text), 0]
-            wanted = theirs(bart, ids[:-1], frames, row(prefix, b))
+            log_probs = reference_log_probs(bart, ids[:-1], frames, row(prefix, b))
             assert value == pytest.approx(
-                float(wanted[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].sum()), abs=1e-3
+                float(log_probs[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].sum()), abs=1e-3
             )
     options = GenerateOptions(max_new_tokens=6, num_beams=3)
     together = bart.generate(bart.prefill(prefix), prompts, options)
@@ -254,11 +254,11 @@ def test_bart_gives_what_transformers_gives(bart: CrossDecoder) -> None:
         assert [c.text for c in single] == [c.text for c in together[b]]
 
 
-def test_what_cannot_be_is_refused(whisper: CrossDecoder, bart: CrossDecoder, tmp_path: Path) -> None:
+def test_impossible_inputs_and_models_are_refused(whisper: CrossDecoder, bart: CrossDecoder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give an input that has frames"):
-        whisper.prefill(none(whisper, 1))
+        whisper.prefill(no_prefix(whisper, 1))
     with pytest.raises(InputError, match="its encoder reads text, so it cannot read frames"):
-        bart.prefill(none(bart, 1), memory([3]))
+        bart.prefill(no_prefix(bart, 1), memory([3]))
     with pytest.raises(InputError, match="cannot run a prefix of embeddings"):
         bart.generate(bart.prefill(soft(bart, [2])), ["a dog"], GenerateOptions())
     with pytest.raises(InputError, match=r"has no <\|fr\|>"):

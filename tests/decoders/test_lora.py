@@ -1,4 +1,4 @@
-"""LoRA in a frozen decoder: what is trained and saved, and what is said where it cannot be."""
+"""LoRA in a frozen decoder: trained and saved parameters, the formula, refusals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
 
 @pytest.fixture(scope="module")
 def fitted(spoken: SpeechSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two steps of a mapper and LoRA together."""
+    """Training of two epochs, of a mapper and LoRA together."""
     root = tmp_path_factory.mktemp("fit")
     assert run("fit", spoken.recipe(config(spoken), root), save_to=root / "model", trainer__max_epochs=2) == 0
     return root
@@ -45,25 +45,25 @@ def config(spoken: SpeechSystem, **decoder: Any) -> dict[str, Any]:
     return spoken.config(branches={"audio": audio}, decoder=recipe_part("decoder.CausalDecoder", **arguments))
 
 
-def test_only_the_additions_and_the_prefix_are_trained(fitted: Path) -> None:
-    found = training_record(fitted)
-    moved = {name for name, tensor in found.after.items() if not torch.equal(tensor, found.before[name])}
-    additions = {name for name in found.after if ".lora_" in name}
+def test_only_lora_and_mapper_are_trained(fitted: Path) -> None:
+    record = training_record(fitted)
+    moved = {name for name, tensor in record.after.items() if not torch.equal(tensor, record.before[name])}
+    lora = {name for name in record.after if ".lora_" in name}
     layers = {"h.0.attn.c_attn.lora_A", "h.0.attn.c_attn.lora_B", "h.1.attn.c_attn.lora_A", "h.1.attn.c_attn.lora_B"}
-    assert additions == {f"model.decoder.lm.transformer.{layer}.default.weight" for layer in layers}
-    mapper = {name for name in found.after if name.startswith("model.mappers.")}
-    assert moved == additions | mapper == set(found.gradients)
-    assert len(found.after) > len(moved) + 40  # all others have the same bits
+    assert lora == {f"model.decoder.lm.transformer.{layer}.default.weight" for layer in layers}
+    mapper = {name for name in record.after if name.startswith("model.mappers.")}
+    assert moved == lora | mapper == set(record.gradients)
+    assert len(record.after) > len(moved) + 40  # the others keep their bits
 
 
-def test_what_is_saved_is_what_was_trained(fitted: Path) -> None:
-    found = {
+def test_the_trained_tensors_are_saved(fitted: Path) -> None:
+    trained = {
         name: tensor for name, tensor in training_record(fitted).after.items() if ".lora_" in name or "mappers" in name
     }
     saved = load_file(fitted / "model" / "model.safetensors")
     for kept in (checkpoint_tensors(fitted / "checkpoints" / "last.ckpt"), {f"model.{n}": t for n, t in saved.items()}):
-        assert kept.keys() == found.keys()
-        assert all(torch.equal(kept[name], found[name]) for name in kept)
+        assert kept.keys() == trained.keys()
+        assert all(torch.equal(kept[name], trained[name]) for name in kept)
 
 
 def test_a_saved_model_scores_as_the_trained_one(spoken: SpeechSystem, fitted: Path, tmp_path: Path) -> None:
@@ -81,26 +81,26 @@ def test_a_saved_model_scores_as_the_trained_one(spoken: SpeechSystem, fitted: P
     assert all(abs(a - b) > 1e-3 for a, b in zip(scores, without, strict=True))
 
 
-def test_it_changes_nothing_before_it_is_trained_and_is_the_formula_after(spoken: SpeechSystem) -> None:
-    """c_attn(x) + alpha / rank * B A x."""
+def test_lora_is_zero_at_first_and_follows_its_formula(spoken: SpeechSystem) -> None:
+    """Output c_attn(x) + alpha / rank * B A x, with B = 0 at first."""
     torch.manual_seed(3)
     plain = CausalDecoder(spoken.path("decoder"))
-    added = CausalDecoder(spoken.path("decoder"), lora_rank=4, lora_alpha=12.0)
+    with_lora = CausalDecoder(spoken.path("decoder"), lora_rank=4, lora_alpha=12.0)
     prefix = Prefix(torch.randn(2, 3, 32), torch.ones(2, 3, dtype=torch.bool))
     targets = [["a dog"], ["rain falls"]]
-    assert added.score(added.prefill(prefix), ["", ""], targets) == plain.score(
+    assert with_lora.score(with_lora.prefill(prefix), ["", ""], targets) == plain.score(
         plain.prefill(prefix), ["", ""], targets
     )
     with torch.no_grad():
-        for layer, base in zip(added.lm.transformer.h, plain.lm.transformer.h, strict=True):
+        for layer, base in zip(with_lora.lm.transformer.h, plain.lm.transformer.h, strict=True):
             b, a = (layer.attn.c_attn.__getattr__(name)["default"].weight for name in ("lora_B", "lora_A"))
             b.normal_(std=0.2)
             base.attn.c_attn.weight += (12.0 / 4 * b @ a).T
-    found, wanted = (d.score(d.prefill(prefix), ["", ""], targets) for d in (added, plain))
-    assert torch.tensor(found).flatten().tolist() == pytest.approx(torch.tensor(wanted).flatten().tolist(), rel=1e-5)
+    scores, expected = (d.score(d.prefill(prefix), ["", ""], targets) for d in (with_lora, plain))
+    assert torch.tensor(scores).flatten().tolist() == pytest.approx(torch.tensor(expected).flatten().tolist(), rel=1e-5)
 
 
-def test_additions_are_held_in_float32_whatever_the_model_is_in(spoken: SpeechSystem) -> None:
+def test_lora_is_in_float32_whatever_the_dtype_of_the_model(spoken: SpeechSystem) -> None:
     decoder = CausalDecoder(spoken.path("decoder"), dtype="bfloat16", lora_rank=2)
     kinds = {name: parameter.dtype for name, parameter in decoder.named_parameters()}
     assert {kinds[name] for name in decoder.trained} == {torch.float32}
@@ -110,12 +110,11 @@ def test_additions_are_held_in_float32_whatever_the_model_is_in(spoken: SpeechSy
     assert all(p.grad is not None for p in decoder.parameters() if p.requires_grad)
 
 
-def test_whisper_takes_them_too(spoken: SpeechSystem) -> None:
-    """In its attention to itself and to speech."""
+def test_whisper_has_lora_in_self_attention_and_cross_attention(spoken: SpeechSystem) -> None:
     decoder = CrossDecoder(spoken.path("whisper"), lora_rank=2, lora_targets=["q_proj", "v_proj"])
     assert len(decoder.trained) == 2 * 2 * 2 * 2  # layers, attentions, projections, A and B
-    wanted = {name for name, parameter in decoder.named_parameters() if parameter.requires_grad}
-    assert wanted == set(decoder.trained)
+    trainable = {name for name, parameter in decoder.named_parameters() if parameter.requires_grad}
+    assert trainable == set(decoder.trained)
     with pytest.raises(InputError, match=r"lora_targets None: PEFT has no default layers for a 'whisper' model"):
         CrossDecoder(spoken.path("whisper"), lora_rank=2)
 
@@ -130,13 +129,13 @@ def test_whisper_takes_them_too(spoken: SpeechSystem) -> None:
         ({"lora_rank": 2, "frozen": False}, "lora_rank 2 needs a frozen model"),
     ],
 )
-def test_what_cannot_be_is_refused(options: dict[str, Any], message: str, spoken: SpeechSystem) -> None:
+def test_impossible_options_are_refused(options: dict[str, Any], message: str, spoken: SpeechSystem) -> None:
     with pytest.raises(InputError, match=message) as caught:
         CausalDecoder(spoken.path("decoder"), **options)
     assert "\n" not in str(caught.value)
 
 
-def test_without_peft_there_is_a_plain_word(spoken: SpeechSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_peft_the_message_says_what_to_install(spoken: SpeechSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)  # as if it were not installed
     CausalDecoder(spoken.path("decoder"))
     with pytest.raises(InputError, match=r"lora_rank: needs PEFT; install mmprefix\[peft\]"):

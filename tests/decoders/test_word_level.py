@@ -1,4 +1,4 @@
-"""Whole words as output: what is read and written, against plain passes of the language model; saved with the words."""
+"""Word-level decoder against plain passes of the language model; saved with its vocabulary."""
 
 from __future__ import annotations
 
@@ -37,134 +37,137 @@ def decoder(folder: str) -> WordDecoder:
     return WordDecoder(folder, WORDS)
 
 
-def prefix(decoder: ComposedDecoder, lengths: list[int]) -> Prefix:
+def random_prefix(decoder: ComposedDecoder, lengths: list[int]) -> Prefix:
     torch.manual_seed(1)
     embeds = torch.randn(len(lengths), max(lengths), decoder.width)
     return Prefix(embeds, torch.arange(max(lengths)) < torch.tensor(lengths)[:, None])
 
 
-def mean_of_pieces(decoder: WordDecoder, word: str) -> Tensor:
-    """What the model reads for a word, worked out on its own."""
+def mean_of_subwords(decoder: WordDecoder, word: str) -> Tensor:
+    """Mean embedding of the model's own tokens for a word."""
     ids = [decoder.tokenizer.eos_token_id] if word == END else decoder.tokenizer(f" {word}")["input_ids"]
     return decoder.lm.get_input_embeddings().weight[ids].mean(0)
 
 
 @torch.no_grad()
-def by_hand(decoder: WordDecoder, given: Tensor, words: list[str]) -> Tensor:
-    """Log-probability of each word and of the end behind a prefix (P E): one pass of the model, and the head."""
-    read = torch.stack([mean_of_pieces(decoder, word) for word in words])
-    hidden = decoder.lm.transformer(inputs_embeds=torch.cat([given, read])[None]).last_hidden_state[0]
+def plain_log_probs(decoder: WordDecoder, prefix: Tensor, words: list[str]) -> Tensor:
+    """Log-probabilities of each word and of ``<eos>`` after a prefix (P E), by one pass of the model and the head."""
+    words_read = torch.stack([mean_of_subwords(decoder, word) for word in words])
+    hidden = decoder.lm.transformer(inputs_embeds=torch.cat([prefix, words_read])[None]).last_hidden_state[0]
     assert decoder.own_head is not None
-    logits = (hidden @ decoder.own_head.weight.T)[len(given) - 1 :].log_softmax(-1)
+    logits = (hidden @ decoder.own_head.weight.T)[len(prefix) - 1 :].log_softmax(-1)
     return torch.stack([logits[i, WORDS.index(word)] for i, word in enumerate([*words, END])])
 
 
 def test_scores_equal_a_plain_pass(decoder: WordDecoder) -> None:
-    given = prefix(decoder, [4, 2])
-    found = decoder.score(decoder.prefill(given), ["", ""], TEXTS)
+    prefix = random_prefix(decoder, [4, 2])
+    scores = decoder.score(decoder.prefill(prefix), ["", ""], TEXTS)
     for b, texts in enumerate(TEXTS):
-        for text, score in zip(texts, found[b], strict=True):
-            want = by_hand(decoder, given.embeds[b][given.mask[b]], text.split()).sum().item()
-            assert score == pytest.approx(want, abs=1e-4)
+        for text, score in zip(texts, scores[b], strict=True):
+            expected = plain_log_probs(decoder, prefix.embeds[b][prefix.mask[b]], text.split()).sum().item()
+            assert score == pytest.approx(expected, abs=1e-4)
 
 
 def test_unknown_words_are_unknown(decoder: WordDecoder, folder: str) -> None:
-    given = prefix(decoder, [3])
-    state = decoder.prefill(given)
+    prefix = random_prefix(decoder, [3])
+    state = decoder.prefill(prefix)
     both = decoder.score(state, [""], [["a zebra barks", f"a {UNKNOWN} barks"]])[0]
     assert both[0] == pytest.approx(both[1])
     strict = WordDecoder(folder, [word for word in WORDS if word != UNKNOWN])
     with pytest.raises(InputError, match="the word 'zebra' of 'a zebra barks' is not among its 11 words"):
-        strict.score(strict.prefill(given), [""], [["a zebra barks"]])
+        strict.score(strict.prefill(prefix), [""], [["a zebra barks"]])
 
 
-def test_what_is_written_is_the_likeliest_of_all_texts(decoder: WordDecoder) -> None:
-    """Greedy against a loop of plain passes; beams wide enough see at least as much."""
+def test_greedy_search_equals_plain_passes(decoder: WordDecoder) -> None:
+    """Greedy search equals a loop of plain passes; a beam search of eight scores at least as high."""
     assert decoder.own_head is not None
     with torch.no_grad():
         decoder.own_head.weight.mul_(3)
-    given = prefix(decoder, [4])
+    prefix = random_prefix(decoder, [4])
     words: list[str] = []
     while len(words) < 6:
-        read = [mean_of_pieces(decoder, word) for word in words]
-        embeds = torch.cat([given.embeds[0], *(one[None] for one in read)])[None]
+        read_words = [mean_of_subwords(decoder, word) for word in words]
+        embeds = torch.cat([prefix.embeds[0], *(word_embeds[None] for word_embeds in read_words)])[None]
         hidden = decoder.lm.transformer(inputs_embeds=embeds).last_hidden_state[0, -1]
         word = WORDS[int((decoder.own_head.weight @ hidden).argmax())]
         if word == END:
             break
         words.append(word)
-    (found,) = decoder.generate(decoder.prefill(given), [""], GenerateOptions(max_new_tokens=6))
-    assert found[0].text == " ".join(words)
-    (best,) = decoder.generate(decoder.prefill(given), [""], GenerateOptions(max_new_tokens=6, num_beams=8))
-    assert best[0].score >= found[0].score - 1e-5
+    (greedy,) = decoder.generate(decoder.prefill(prefix), [""], GenerateOptions(max_new_tokens=6))
+    assert greedy[0].text == " ".join(words)
+    (best,) = decoder.generate(decoder.prefill(prefix), [""], GenerateOptions(max_new_tokens=6, num_beams=8))
+    assert best[0].score >= greedy[0].score - 1e-5
 
 
 def test_a_prompt_is_read_in_the_models_own_tokens(decoder: WordDecoder) -> None:
-    given = prefix(decoder, [3])
-    told = decoder.score(decoder.prefill(given), ["the cat"], [["a dog"]])[0][0]
+    prefix = random_prefix(decoder, [3])
+    score = decoder.score(decoder.prefill(prefix), ["the cat"], [["a dog"]])[0][0]
     ids = torch.tensor(decoder.tokenizer("the cat")["input_ids"])
-    longer = torch.cat([given.embeds[0], decoder.lm.get_input_embeddings()(ids)])
-    assert told == pytest.approx(by_hand(decoder, longer, ["a", "dog"]).sum().item(), abs=1e-4)
+    longer = torch.cat([prefix.embeds[0], decoder.lm.get_input_embeddings()(ids)])
+    assert score == pytest.approx(plain_log_probs(decoder, longer, ["a", "dog"]).sum().item(), abs=1e-4)
 
 
-def test_only_the_head_learns(decoder: WordDecoder) -> None:
+def test_only_the_head_is_trained(decoder: WordDecoder) -> None:
     before = {name: value.clone() for name, value in decoder.state_dict().items()}
     assert [name for name, p in decoder.named_parameters() if p.requires_grad] == ["own_head.weight"]
     assert decoder.trained == ("own_head.",)
-    optimiser = torch.optim.SGD([p for p in decoder.parameters() if p.requires_grad], lr=0.1)
+    optimizer = torch.optim.SGD([p for p in decoder.parameters() if p.requires_grad], lr=0.1)
     losses = []
     for _ in range(30):
-        loss = decoder.loss(decoder.prefill(prefix(decoder, [4, 2])), ["", ""], TEXTS)
-        optimiser.zero_grad()
+        loss = decoder.loss(decoder.prefill(random_prefix(decoder, [4, 2])), ["", ""], TEXTS)
+        optimizer.zero_grad()
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.5
     changed = {name for name, value in decoder.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"own_head.weight"}
 
 
-def test_a_tuned_model_reads_words_by_what_it_has_become(folder: str) -> None:
-    """The embeddings of words follow those of their pieces, in training and after it."""
+def test_word_embeddings_follow_a_tuned_model(folder: str) -> None:
+    """Embeddings of words follow those of their subwords, in training and after it."""
     decoder = WordDecoder(folder, WORDS, frozen=False)
     assert decoder.trained == ("",)
     source = decoder.lm.get_input_embeddings().weight
-    for learns in (True, False):
-        decoder.train(learns)
+    for trains in (True, False):
+        decoder.train(trains)
         for _ in range(2):
-            with torch.set_grad_enabled(learns):
-                read = decoder.embed(torch.tensor([[WORDS.index("barks")]]))[0, 0]
-            assert torch.allclose(read, mean_of_pieces(decoder, "barks"), atol=1e-6)
-            assert read.requires_grad == learns
-            if learns:
+            with torch.set_grad_enabled(trains):
+                embedding = decoder.embed(torch.tensor([[WORDS.index("barks")]]))[0, 0]
+            assert torch.allclose(embedding, mean_of_subwords(decoder, "barks"), atol=1e-6)
+            assert embedding.requires_grad == trains
+            if trains:
                 with torch.no_grad():
                     source.add_(0.1)
-    decoder.load_state_dict({name: value * 2 for name, value in decoder.state_dict().items()})  # seen without ``train``
-    for reader in (decoder, deepcopy(decoder)):
+    doubled = {name: value * 2 for name, value in decoder.state_dict().items()}
+    decoder.load_state_dict(doubled)  # without a call of ``train``
+    for model in (decoder, deepcopy(decoder)):
         with torch.no_grad():
-            read = reader.embed(torch.tensor([[WORDS.index("barks")]]))[0, 0]
-        assert torch.allclose(read, mean_of_pieces(decoder, "barks"), atol=1e-6)
+            embedding = model.embed(torch.tensor([[WORDS.index("barks")]]))[0, 0]
+        assert torch.allclose(embedding, mean_of_subwords(decoder, "barks"), atol=1e-6)
     frozen = WordDecoder(folder, WORDS).eval()
     with torch.inference_mode():
         frozen.embed(torch.tensor([[1]]))
-    frozen.loss(frozen.prefill(prefix(frozen, [3])), [""], [["a dog"]]).backward()  # what was kept can be trained on
+    loss = frozen.loss(frozen.prefill(random_prefix(frozen, [3])), [""], [["a dog"]])
+    loss.backward()  # through the cached table
 
 
 def test_as_published(folder: str) -> None:
-    """Word i is read by row i of the model's embeddings, the logit of word 0 is 0, and a text has one full stop."""
+    """Word i is embedded by row i of the model's embeddings, the logit of word 0 is 0, a text has one full stop."""
     torch.manual_seed(0)
-    quirky = WordDecoder(folder, WORDS, as_published=True)
-    given = prefix(quirky, [4])
+    published = WordDecoder(folder, WORDS, as_published=True)
+    prefix = random_prefix(published, [4])
     ids = [WORDS.index(word) for word in ("a", "dog", "barks")]
-    read = quirky.lm.get_input_embeddings().weight[ids]
-    hidden = quirky.lm.transformer(inputs_embeds=torch.cat([given.embeds[0], read])[None]).last_hidden_state[0]
-    assert quirky.own_head is not None
-    logits = hidden @ quirky.own_head.weight.T
+    embeds = published.lm.get_input_embeddings().weight[ids]
+    hidden = published.lm.transformer(inputs_embeds=torch.cat([prefix.embeds[0], embeds])[None]).last_hidden_state[0]
+    assert published.own_head is not None
+    logits = hidden @ published.own_head.weight.T
     logits[:, 0] = 0.0
-    lines = logits[3:].log_softmax(-1).detach()
-    want = sum(float(lines[i, n]) for i, n in enumerate([*ids, WORDS.index(END)]))
-    assert quirky.score(quirky.prefill(given), [""], [["a dog barks"]])[0][0] == pytest.approx(want, abs=1e-4)
-    assert quirky.codec.decode([4, 10, 5]) == "loudly rings,."
+    log_probs = logits[3:].log_softmax(-1).detach()
+    expected = sum(float(log_probs[i, n]) for i, n in enumerate([*ids, WORDS.index(END)]))
+    score = published.score(published.prefill(prefix), [""], [["a dog barks"]])[0][0]
+    assert score == pytest.approx(expected, abs=1e-4)
+    assert published.codec.decode([4, 10, 5]) == "loudly rings,."
     assert WordDecoder(folder, WORDS).codec.decode([4, 10, 5]) == "loudly. rings,"
     with pytest.raises(InputError, match="the logit of word 0 is fixed at 0, and word 0 is '<eos>'"):
         WordDecoder(folder, [END, "a"], as_published=True)
@@ -175,15 +178,15 @@ def test_as_published(folder: str) -> None:
 def test_a_recipe_holds_the_words(folder: str, tmp_path: Path) -> None:
     file = tmp_path / "words.txt"
     file.write_text("".join(f"{word}\n" for word in WORDS))
-    made = WordDecoder(folder, str(file))
-    described = to_recipe(made)
+    decoder = WordDecoder(folder, str(file))
+    recipe = to_recipe(decoder)
     file.unlink()
-    again: Any = from_recipe(described, WordDecoder)
-    assert again.words == WORDS
+    rebuilt: Any = from_recipe(recipe, WordDecoder)
+    assert rebuilt.words == WORDS
     contents = {"json": json.dumps(WORDS).encode(), "pickle": pickle.dumps(WORDS), "crlf": "\r\n".join(WORDS).encode()}
-    for format, content in contents.items():
-        (tmp_path / format).write_bytes(content)
-        assert WordDecoder(folder, str(tmp_path / format)).words == WORDS
+    for form, content in contents.items():
+        (tmp_path / form).write_bytes(content)
+        assert WordDecoder(folder, str(tmp_path / form)).words == WORDS
     with pytest.raises(InputError, match="its 2 words lack '<eos>'"):
         WordDecoder(folder, ["a", "b"])
     with pytest.raises(InputError, match="no such file"):
@@ -194,27 +197,27 @@ def test_a_recipe_holds_the_words(folder: str, tmp_path: Path) -> None:
             WordDecoder(folder, str(tmp_path / "broken"))
 
 
-def test_the_first_head_takes_rows_by_word(folder: str) -> None:
+def test_a_saved_head_is_assigned_by_word(folder: str) -> None:
     old = {"decoder.own_head.weight": torch.arange(3.0)[:, None].expand(3, 32), "mappers.x": torch.ones(2)}
     new = WordDecoder(folder, ["a", END, "hill", "dog"])
     assert new.own_head is not None
     before = new.own_head.weight.detach().clone()
-    found = new.remap_saved(old, {"vocabulary": ["dog", "a", END]})
-    weight = found["decoder.own_head.weight"]
+    remapped = new.remap_saved(old, {"vocabulary": ["dog", "a", END]})
+    weight = remapped["decoder.own_head.weight"]
     assert weight[:, 0].tolist()[:2] == [1.0, 2.0]
     assert weight[3, 0] == 0.0
-    assert torch.equal(weight[2], before[2])  # a word that the other did not have
-    assert torch.equal(found["mappers.x"], old["mappers.x"])
+    assert torch.equal(weight[2], before[2])  # a word without a saved row
+    assert torch.equal(remapped["mappers.x"], old["mappers.x"])
     assert new.remap_saved(old, {}) == old
 
 
-def test_a_head_of_its_own_over_the_models_tokens(folder: str) -> None:
+def test_a_separate_head_over_the_models_tokens(folder: str) -> None:
     plain, own = CausalDecoder(folder, stop="."), CausalDecoder(folder, stop=".", train_head=True)
-    given = prefix(plain, [4])
-    scores = [one.score(one.prefill(given), [""], [["a dog barks."]])[0][0] for one in (plain, own)]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-5)  # it starts as the model's
+    prefix = random_prefix(plain, [4])
+    scores = [decoder.score(decoder.prefill(prefix), [""], [["a dog barks."]])[0][0] for decoder in (plain, own)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)  # initialized from the model's head
     assert own.trained == ("own_head.",)
-    own.loss(own.prefill(given), [""], [["a dog."]]).backward()
+    own.loss(own.prefill(prefix), [""], [["a dog."]]).backward()
     assert [name for name, p in own.named_parameters() if p.grad is not None] == ["own_head.weight"]
     assert own.own_head is not None
     with torch.no_grad():
@@ -222,29 +225,29 @@ def test_a_head_of_its_own_over_the_models_tokens(folder: str) -> None:
     assert torch.equal(own.lm.get_input_embeddings().weight, plain.lm.get_input_embeddings().weight)
 
 
-def test_the_published_search_stops_at_the_very_token(folder: str) -> None:
+def test_the_published_search_stops_at_the_exact_token(folder: str) -> None:
     decoder = CausalDecoder(folder, stop=".")
-    alone = decoder.tokenizer(".", add_special_tokens=False)["input_ids"]
-    assert decoder.stop_ids(exactly=True).tolist() == alone
+    exact = decoder.tokenizer(".", add_special_tokens=False)["input_ids"]
+    assert decoder.stop_ids(exactly=True).tolist() == exact
     with pytest.raises(InputError, match="stops at one token"):
         CausalDecoder(folder, stop="ba").stop_ids(exactly=True)
-    assert set(decoder.stop_ids().tolist()) > set(alone)  # the end of text too, and tokens that end with a full stop
+    assert set(decoder.stop_ids().tolist()) > set(exact)  # the end of text too, and tokens that end with a full stop
 
 
-def test_noise_of_a_frozen_model_is_an_option(folder: str) -> None:
+def test_dropout_of_a_frozen_model_is_an_option(folder: str) -> None:
     for noisy in (False, True):
         decoder = CausalDecoder(folder, noisy=noisy).train()
-        given = prefix(decoder, [4])
-        first, again = (decoder.loss(decoder.prefill(given), [""], [["a dog"]]).item() for _ in range(2))
-        assert (first == again) != noisy
+        prefix = random_prefix(decoder, [4])
+        first, second = (decoder.loss(decoder.prefill(prefix), [""], [["a dog"]]).item() for _ in range(2))
+        assert (first == second) != noisy
         decoder.eval()
-        first, again = (decoder.loss(decoder.prefill(given), [""], [["a dog"]]).item() for _ in range(2))
-        assert first == again
+        first, second = (decoder.loss(decoder.prefill(prefix), [""], [["a dog"]]).item() for _ in range(2))
+        assert first == second
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_a_decoder_is_in_the_mode_that_training_wants(frozen: bool, folder: str) -> None:
-    """A trainer leaves parts in the mode that they are in: dropout is on where the model is tuned, and only there."""
+def test_a_decoder_is_built_in_its_training_mode(frozen: bool, folder: str) -> None:
+    """Lightning leaves modules in their mode: dropout is on in a tuned or noisy model only."""
     assert CausalDecoder(folder, frozen=frozen).lm.training is not frozen
     assert CausalDecoder(folder, frozen=True, noisy=True).lm.training
     assert not CausalDecoder(folder, frozen=frozen).eval().lm.training
