@@ -19,7 +19,6 @@ from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.inference.predictor import Predictor, load
-from mmprefix.kv_cache.trie import build_trie
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
@@ -274,20 +273,6 @@ def test_a_model_without_mappers_is_saved_and_built_again(
 
 
 # ------------------------------------------------------------------------------------------------------------- choices
-
-
-def test_a_trie_reads_what_texts_have_in_common_once() -> None:
-    texts = [[5, 6, 0], [5, 7, 0], [5, 0], [8, 0]]
-    tree = build_trie(texts, torch.device("cpu"))
-    assert tree.tokens.tolist() == [5, 6, 7, 8]
-    assert tree.depth.tolist() == [0, 1, 1, 0]
-    expected = [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
-    assert tree.visible.long().tolist() == expected
-    spelled: list[list[int]] = [[] for _ in texts]
-    for edge, text in zip(tree.edge_of_use.tolist(), tree.text_of_use.tolist(), strict=True):
-        spelled[text].append(int(tree.token[edge]))
-    assert spelled == texts
-    assert len(tree.token) == len(set(zip(tree.node.tolist(), tree.token.tolist(), strict=True))) == 8
 
 
 @pytest.mark.parametrize("stop", [None, "."])
