@@ -100,8 +100,8 @@ SECTIONS = [
         "feature_store",
         "feature_store",
         "",
-        "One entry at random, results by its key and copied, against a bare memory map of the same numbers; all "
-        "files in the page cache. Memory is the proportional set size beyond that of a process without a store.",
+        "One random entry, read by its key and copied, against a bare memory map of as many numbers; all files in "
+        "the page cache. Memory is the proportional set size beyond that of a process without a store.",
     ),
     PageSection(
         "A second epoch",

@@ -44,7 +44,7 @@ class _InMemory(Encoder):
         options = str({key: value for key, value in self.init_args.items() if key != "model"})
         key = (self.identity.sha256 + options, hashlib.sha256(clip.numpy().tobytes()).digest())
         if key not in self._features:
-            alone = super().encode(Media(clip[None], torch.tensor([len(clip)])))  # type: ignore[safe-super]
+            alone = super().encode(Media(clip[None], torch.tensor([len(clip)])))
             self._features[key] = (alone.frames[0], alone.pooled[0])
         return self._features[key]
 
