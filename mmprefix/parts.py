@@ -1,10 +1,10 @@
-"""Parts record their constructor arguments, so that any model can be written as a recipe and built again.
+"""Parts: classes that record their constructor arguments, so that a model can be written as a recipe and rebuilt.
 
 Encoders, mappers and decoders are parts. ``to_recipe(part)`` gives ``{class_path, init_args}``, the form that the
-Lightning CLI reads; ``from_recipe(recipe, contract)`` gives the part back. Nothing is declared twice.
+Lightning CLI reads; ``from_recipe(recipe, contract)`` builds the part again. Nothing is declared twice.
 
-A class path in a recipe or a saved model is public: ``mmprefix.decoders.CausalDecoder``, in whichever file the class
-is. ``RENAMED`` keeps the paths of earlier versions readable, ``DROPPED`` their options.
+A class path in a recipe or a saved model is public and does not depend on the file of the class:
+``mmprefix.decoders.CausalDecoder``. ``RENAMED`` and ``DROPPED`` keep recipes of earlier versions readable.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeGuard, TypeVar
 
 from mmprefix.errors import InputError
 
 P = TypeVar("P", bound="Part")
 
-RENAMED = {  # class path of an earlier version → today's
+RENAMED = {  # class path of an earlier version → current one
     "mmprefix.checkpoint_io.AtomicCheckpointIO": "mmprefix.training.AtomicCheckpointIO",
     "mmprefix.decoder.CausalDecoder": "mmprefix.decoders.CausalDecoder",
     "mmprefix.mappers.deep.Deep": "mmprefix.mappers.prefix_tuning.Deep",
@@ -35,7 +35,7 @@ RENAMED = {  # class path of an earlier version → today's
 }
 
 _SIZES = ("dim", "pooled_dim", "width")
-DROPPED = {  # class path → options of an earlier version that are now taken from encoder and decoder (``Sizes``)
+DROPPED = {  # class path → options of earlier versions whose values now come from encoder and decoder (``Sizes``)
     **{
         f"mmprefix.mappers.{name}": _SIZES
         for name in ("learned.Learned", "linear.Linear", "minmax.MinMax", "mlp.MLP", "parallel.Parallel")
@@ -52,28 +52,39 @@ DROPPED = {  # class path → options of an earlier version that are now taken f
 
 
 def with_current_names(data: Any) -> Any:
-    """``data`` (plain: dicts, lists, strings ...) with every class path of an earlier version replaced by today's."""
-    if isinstance(data, dict):
-        return {key: with_current_names(value) for key, value in cast(dict[Any, Any], data).items()}
-    if isinstance(data, list):
-        return [with_current_names(value) for value in cast(list[Any], data)]
+    """Plain ``data`` (dicts, lists, strings ...) with class paths of earlier versions replaced by current ones."""
+    if _is_dict(data):
+        return {key: with_current_names(value) for key, value in data.items()}
+    if _is_list(data):
+        return [with_current_names(value) for value in data]
     return RENAMED.get(data, data) if isinstance(data, str) else data
 
 
 def without_sizes(data: Any) -> Any:
-    """``data`` without the options in ``DROPPED``, which saved models of earlier versions hold."""
-    if isinstance(data, dict):
-        items = {key: without_sizes(value) for key, value in cast(dict[Any, Any], data).items()}
+    """Plain ``data`` without the options in ``DROPPED``, which saved models of earlier versions hold."""
+    if _is_dict(data):
+        items = {key: without_sizes(value) for key, value in data.items()}
         dropped, options = DROPPED.get(str(items.get("class_path"))), items.get("init_args")
-        if dropped and isinstance(options, dict):
-            options = cast(dict[str, Any], options)
+        if dropped and _is_dict(options):
             items["init_args"] = {name: value for name, value in options.items() if name not in dropped}
         return items
-    return [without_sizes(value) for value in cast(list[Any], data)] if isinstance(data, list) else data
+    return [without_sizes(value) for value in data] if _is_list(data) else data
+
+
+def _is_dict(data: Any) -> TypeGuard[dict[Any, Any]]:
+    return isinstance(data, dict)
+
+
+def _is_list(data: Any) -> TypeGuard[list[Any]]:
+    return isinstance(data, list)
+
+
+def _is_tuple(data: Any) -> TypeGuard[tuple[Any, ...]]:
+    return isinstance(data, tuple)
 
 
 def lazy_exports(package: str, names: dict[str, str]) -> Callable[[str], Any]:
-    """Module ``__getattr__`` (PEP 562) for ``package``: public names, each imported from its file at first use."""
+    """Module ``__getattr__`` (PEP 562) of ``package``: imports each public name from its file at first use."""
 
     def get(name: str) -> Any:
         if name not in names:
@@ -84,23 +95,23 @@ def lazy_exports(package: str, names: dict[str, str]) -> Callable[[str], Any]:
 
 
 def class_path(cls: type) -> str:
-    """Public path of a class: of the package that exports it, else of its file."""
+    """Public path of a class: that of the package which exports it, otherwise that of its file."""
     package = sys.modules.get(cls.__module__.rpartition(".")[0])
     public = package is not None and cls.__qualname__ in getattr(package, "__all__", ())
     return f"{package.__name__ if public and package else cls.__module__}.{cls.__qualname__}"
 
 
 class Part:
-    """Base of building blocks whose constructor arguments are plain values, lists, dicts or other parts.
+    """Base class of parts: their constructor arguments are plain values, lists, dicts or other parts.
 
     A subclass may declare:
 
-    - ``path_options``: options that can name a file or folder on disk; a saved model holds them as absolute paths.
-    - ``source_options``: options that say where weights are and in which precision they are loaded, not what is
-      computed from them; a saved model may be loaded with others.
-    - ``wraps``: the option that holds the part whose weights these are (the picture encoder in a video encoder).
-    - ``deferred``: the first constructor argument is not in a recipe, but given by the model that the part belongs to.
-      Its recipe then becomes a function of that argument (``builder_from_recipe``).
+    - ``path_options``: options that may name a file or folder on disk; a saved model holds them as absolute paths.
+    - ``source_options``: options for the location and precision of weights, which do not change the computation; a
+      saved model may be loaded with other values.
+    - ``wraps``: option that holds the part which owns the weights (the picture encoder in a video encoder).
+    - ``deferred``: the first constructor argument is not in a recipe, but comes from the model that owns the part.
+      Its recipe is then a function of that argument (``builder_from_recipe``).
     """
 
     path_options: ClassVar[tuple[str, ...]] = ("model",)
@@ -115,7 +126,7 @@ class Part:
         return part
 
     def recipe_args(self) -> dict[str, Any]:
-        """Constructor arguments for the recipe; override where it should hold other values than were passed."""
+        """Constructor arguments in the recipe; override where it needs other values than the ones passed."""
         return dict(self.init_args)
 
 
@@ -123,46 +134,46 @@ def _bind(cls: type, part: object, args: tuple[Any, ...], kwargs: dict[str, Any]
     signature = inspect.signature(cls.__init__)
     try:
         bound = signature.bind(part, *args, **kwargs)
-    except TypeError:  # a copy or an unpickled part, whose state follows; or a call that __init__ itself refuses
+    except TypeError:  # a copy or an unpickled part, whose state follows; or arguments that __init__ itself refuses
         return {}
     bound.apply_defaults()
     arguments = dict(list(bound.arguments.items())[1:])
     for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:  # **more: its members are arguments like any other
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:  # the members of **options are arguments like the others
             arguments |= arguments.pop(name)
     return arguments
 
 
 def to_recipe(value: Any) -> Any:
-    """``value`` as plain data: parts become ``{class_path, init_args}``, paths strings, containers are walked."""
+    """Plain data of ``value``: parts as ``{class_path, init_args}``, paths as strings, containers converted inside."""
     if isinstance(value, Part):
         args = {name: to_recipe(item) for name, item in value.recipe_args().items()}
         return {"class_path": class_path(type(value)), "init_args": args}
-    if isinstance(value, dict):
-        return {str(key): to_recipe(item) for key, item in cast(dict[Any, Any], value).items()}
-    if isinstance(value, list | tuple):
-        return [to_recipe(item) for item in cast(list[Any], value)]
+    if _is_dict(value):
+        return {str(key): to_recipe(item) for key, item in value.items()}
+    if _is_list(value) or _is_tuple(value):
+        return [to_recipe(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
 def from_recipe(data: dict[str, Any], contract: type[P]) -> P:
     """Build the part that ``data`` (``{class_path, init_args}``) describes.
 
-    Raises InputError when the class cannot be imported, is no ``contract``, or refuses its arguments: a recipe
-    may come from a stranger, so nothing but a part of the wanted kind is ever called.
+    Raises InputError when the class cannot be imported, is not a subclass of ``contract``, or refuses its arguments. A
+    recipe may come from an untrusted source, so only parts of the requested class are ever called.
     """
     return builder_from_recipe(data, contract)()
 
 
 def builder_from_recipe(data: dict[str, Any], contract: type[P]) -> Callable[..., P]:
-    """Constructor of the part that ``data`` describes, for a ``deferred`` part a function of its first argument.
+    """Constructor of the part that ``data`` describes; for a ``deferred`` part a function of its first argument.
 
-    Raises InputError as ``from_recipe`` does: for class and option names at once, for values when it is called.
+    Raises InputError as ``from_recipe`` does: for class and option names immediately, for values when called.
     """
-    data = cast(dict[str, Any], without_sizes(with_current_names(data)))
+    data = without_sizes(with_current_names(data))
     path = str(data.get("class_path", ""))
     cls = resolve_class(path, contract)
-    options = cast(dict[str, Any], data.get("init_args") or {})
+    options: dict[str, Any] = data.get("init_args") or {}
     arguments = {name: _rebuild(value) for name, value in options.items()}
     try:
         inspect.signature(cls).bind_partial(**arguments)
@@ -179,7 +190,7 @@ def builder_from_recipe(data: dict[str, Any], contract: type[P]) -> Callable[...
 
 
 def resolve_class(path: str, contract: type[P]) -> type[P]:
-    """Import the class at ``path``, today's or an earlier one. Raises InputError where it is no ``contract``."""
+    """Import the class at ``path``, current or of an earlier version; InputError unless it is a ``contract``."""
     path = RENAMED.get(path, path)
     module, _, name = path.rpartition(".")
     try:
@@ -187,17 +198,16 @@ def resolve_class(path: str, contract: type[P]) -> type[P]:
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"recipe: class_path {path!r} cannot be imported ({error})") from error
     if not (isinstance(cls, type) and issubclass(cls, contract)):
-        raise InputError(f"recipe: class_path {path!r} is no {contract.__name__}")
+        raise InputError(f"recipe: class_path {path!r} is not a subclass of {contract.__name__}")
     return cls
 
 
 def _rebuild(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_rebuild(item) for item in cast(list[Any], value)]
-    if not isinstance(value, dict):
+    if _is_list(value):
+        return [_rebuild(item) for item in value]
+    if not _is_dict(value):
         return value
-    items = cast(dict[str, Any], value)
-    if "class_path" not in items:
-        return {name: _rebuild(item) for name, item in items.items()}
-    build = builder_from_recipe(items, Part)
-    return build if resolve_class(str(items["class_path"]), Part).deferred else build()
+    if "class_path" not in value:
+        return {name: _rebuild(item) for name, item in value.items()}
+    build = builder_from_recipe(value, Part)
+    return build if resolve_class(str(value["class_path"]), Part).deferred else build()

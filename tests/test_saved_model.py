@@ -131,18 +131,21 @@ def test_frozen_parts_may_move(tiny: CaptioningSystem, fitted: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda saved: saved["recipe"]["decoder"].update(class_path="os.system"), "'os.system' is no Decoder"),
+        (
+            lambda saved: saved["recipe"]["decoder"].update(class_path="os.system"),
+            "is not a subclass of Decoder",
+        ),
         (
             lambda saved: saved["recipe"]["decoder"].update(
                 class_path="subprocess.Popen", init_args={"args": ["touch", "ran"]}
             ),
-            "'subprocess.Popen' is no Decoder",
+            "'subprocess.Popen' is not a subclass of Decoder",
         ),
         (
             lambda saved: saved["recipe"]["branches"]["image"].update(
                 mapper={"class_path": "mmprefix.encoders.cnn.Cnn", "init_args": {"model": "x"}}
             ),
-            "'mmprefix.encoders.cnn.Cnn' is no Mapper",
+            "'mmprefix.encoders.cnn.Cnn' is not a subclass of Mapper",
         ),
         (lambda saved: saved["recipe"]["decoder"].update(class_path="no.such.Thing"), "'no.such.Thing' cannot be"),
         (lambda saved: saved["recipe"]["branches"].pop("audio"), "encoder of branch 'audio'"),

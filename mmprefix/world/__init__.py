@@ -1,8 +1,7 @@
-"""The embedded default: a tiny world of pictures and sounds made in code, and frozen models that were trained on it.
+"""Embedded example: synthetic pictures and sounds of a tiny world, and frozen models trained on them.
 
 ``make`` writes data sets, ``draw`` and ``render`` show one scene, ``captions`` lists every caption of it, ``held_out``
-tells scenes that no mapper is trained on. The models lie in ``frozen``; they are made by
-``recipes/pretrain/world.py``.
+is true of scenes that no mapper is trained on. The models are in ``frozen``; ``recipes/pretrain/world.py`` makes them.
 """
 
 from typing import TYPE_CHECKING

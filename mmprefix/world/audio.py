@@ -1,4 +1,4 @@
-"""Sounds of the tiny world: a `Sound` rendered at 16 kHz, with pitches, lengths, gaps and loudness from its seed."""
+"""Sounds of the tiny world: a ``Sound`` at 16 kHz, with exact pitches, lengths, gaps and loudness from its seed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Wave = NDArray[np.float32]
 
 
 def render(scene: Sound) -> Wave:
-    """``scene`` as a waveform of float32 in [-1, 1] at RATE, one to two seconds; the same scene, the same samples."""
+    """Waveform of ``scene``: float32 in [-1, 1] at RATE, one to two seconds. Deterministic."""
     rng = np.random.default_rng(scene.seed)
     marks = spans(scene)
     wave = np.zeros(int(max(marks[-1][1] + 0.05, rng.uniform(1.0, LONGEST)) * RATE))
@@ -39,7 +39,7 @@ def spans(scene: Sound) -> list[tuple[float, float]]:
 
 
 def _event(event: Event, seconds: float, rng: np.random.Generator) -> NDArray[np.float64]:
-    """One event with soft edges of 10 ms, at most 1 in size."""
+    """Waveform of one event in [-1, 1], with edges faded over 10 ms."""
     time = np.arange(int(seconds * RATE)) / RATE
     wave = _timbre(event.kind, time, rng.uniform(*_HERTZ[event.pitch]), rng)
     edge = np.minimum(1.0, np.minimum(time, time[::-1]) / 0.01)
@@ -60,7 +60,7 @@ def _timbre(kind: str, time: NDArray[np.float64], hertz: float, rng: np.random.G
         octaves = np.linspace(-0.7, 0.7, len(time))
         path = hertz * 2 ** (octaves if kind == "rising sweep" else -octaves)
         return np.sin(2 * np.pi * np.cumsum(path) / RATE)
-    if kind == "hiss":  # noise around the pitch: white noise moved there and smoothed
+    if kind == "hiss":  # noise around the pitch: smoothed white noise, shifted in frequency
         width = int(RATE / (0.35 * hertz))
         noise = [np.convolve(rng.normal(size=len(time)), np.hanning(width), mode="same") for _ in range(2)]
         band = noise[0] * np.cos(turns) + noise[1] * np.sin(turns)

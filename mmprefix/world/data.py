@@ -1,4 +1,4 @@
-"""The tiny world as a data module: its files are made at the first start and used again at the next."""
+"""Data module of the tiny world: its files are made at the first start and reused afterwards."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from mmprefix.world.scenes import Medium
 
 
 class WorldData(PairData):
-    """Scenes written to ``directory`` as png, wav and manifests, then read like any other data.
+    """Scenes, written to ``directory`` as png, wav and manifests, and read like any other data.
 
     Args:
-        directory: folder of manifests and files; those already made with the same numbers are used again.
-        samples: folder of a dozen held-out scenes of each kind to try the model on; None: no such folder.
-        kinds: "image", "audio" or both; one for each branch of the model.
-        scenes: scenes of each kind to train on.
-        val_scenes: scenes of each kind to validate on; of known combinations.
-        test_scenes: scenes of each kind to test on; of held-out combinations.
-        captions_each: captions of each scene to train on.
-        batch_size: scenes a batch in training.
-        eval_batch_size: scenes a batch elsewhere; None: as in training.
-        num_workers: processes that read files; 0: the main process does.
-        seed: of the scenes and of their order.
-        max_captions: captions a scene and epoch, drawn anew each epoch; None: all.
+        directory: folder of manifests and files, reused if made with the same numbers.
+        samples: folder of twelve held-out scenes of each kind to try the model on; None: no such folder.
+        kinds: "image", "audio" or both: one for each branch of the model.
+        scenes: training scenes of each kind.
+        val_scenes: validation scenes of each kind, of known combinations.
+        test_scenes: test scenes of each kind, of held-out combinations.
+        captions_each: captions of each training scene.
+        batch_size: scenes per batch in training.
+        eval_batch_size: scenes per batch in evaluation; None: as in training.
+        num_workers: processes that read files; 0: only the main process.
+        seed: seed of the scenes and of their order.
+        max_captions: captions per scene and epoch, drawn anew each epoch; None: all.
     """
 
     def __init__(  # noqa: PLR0913 (options of a recipe)

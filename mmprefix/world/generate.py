@@ -1,4 +1,4 @@
-"""Scenes as files: png, wav and manifests. One seed gives the same bytes; a folder is written whole or not at all."""
+"""Scenes written to files: png, wav and manifests. A seed determines the bytes; a folder is written whole or not."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def make(
     There are ``train.jsonl``, ``val.jsonl`` and ``test.jsonl`` (``id``, ``image`` or ``audio``, ``captions``,
     ``split``) and a folder of files for each. Training and validation show known combinations, the test held-out
     ones. A training row has ``captions_each`` of its captions, every other row all. A directory that was finished
-    with the same numbers is left as it is, one of other numbers is made anew.
+    with the same numbers stays as it is; one with other numbers is made anew.
 
-    Raises InputError when ``directory`` holds anything else.
+    Raises InputError when ``directory`` holds other files.
     """
     directory = Path(directory)
     counts = {"train": train, "val": val, "test": test}
@@ -50,7 +50,7 @@ def make(
             raise InputError(f"{directory}: holds other files; give a new directory for the world")
         if json.loads((directory / _PLAN).read_text()) == plan:
             return directory
-    with _whole(directory) as fresh:
+    with _replacing(directory) as fresh:
         for split, count in counts.items():
             rows: list[dict[str, object]] = []
             for kind in kinds:
@@ -70,8 +70,8 @@ def make_samples(
     directory.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, object]] = []
     for kind in kinds:
-        some = islice(sample(kind, 3 * seed + SPLITS.index("test"), new=True), count)
-        rows += _write(some, directory, kind, split="test", most=None)
+        scenes = islice(sample(kind, 3 * seed + SPLITS.index("test"), new=True), count)
+        rows += _write(scenes, directory, kind, split="test", most=None)
     _write_manifest(rows, directory / "manifest.jsonl")
     return directory
 
@@ -100,7 +100,7 @@ def _write_manifest(rows: Iterable[dict[str, object]], file: Path) -> None:
 
 
 @contextmanager
-def _whole(directory: Path) -> Iterator[Path]:
+def _replacing(directory: Path) -> Iterator[Path]:
     """Fresh directory that replaces ``directory`` only when the ``with`` block ends without error."""
     fresh = directory.with_name(f".{directory.name}-{os.getpid()}")
     shutil.rmtree(fresh, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Captions of a scene: a few sentence forms, so that all of them can be listed, and a caption parsed."""
+"""Captions of a scene, from a few sentence forms: all can be listed, and a caption can be parsed."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ FORMS: dict[str, tuple[str, ...]] = {
 
 
 def captions(scene: Scene) -> list[str]:
-    """Every caption of ``scene``: all its sentence forms, three or four, all different."""
+    """All captions of ``scene``, one for each of its sentence forms (three or four), all different."""
     form, parts = _parts(scene)
     place = scene.place if isinstance(scene, Picture) else ""
     return [_sentence(sentence, parts, place) for sentence in FORMS[form]]
 
 
 def notes(scene: Scene) -> str:
-    """Key words of ``scene`` instead of a sentence: its parts in order, then their arrangement."""
+    """Key words of ``scene``: its parts in order, then their arrangement."""
     form, parts = _parts(scene)
     how = scene.place if isinstance(scene, Picture) and scene.place else form.split()[0]
     return " " + " ".join([*(" ".join(part) for part in parts), how])
 
 
 def _parts(scene: Scene) -> tuple[str, list[tuple[str, str, str]]]:
-    """The key of ``scene`` in FORMS, and the three words of each thing or event."""
+    """Key of ``scene`` in FORMS, and the three words of each thing or event."""
     if isinstance(scene, Sound):
         return f"sound {len(scene.events)}", [(event.length, event.pitch, event.kind) for event in scene.events]
     form = "single" if scene.layout == "single" else f"{scene.layout} {len(scene.things)}"
@@ -53,7 +53,7 @@ def _parts(scene: Scene) -> tuple[str, list[tuple[str, str, str]]]:
 
 
 def parse(caption: str) -> Scene | None:
-    """The scene that ``caption`` describes (with seed 0), None when it is no sentence of this world."""
+    """Scene that ``caption`` describes (with seed 0); None when it is not a sentence of this world."""
     for form, pattern in _patterns():
         if match := pattern.fullmatch(caption):
             return _scene(form, match.groupdict())
@@ -67,7 +67,7 @@ def _sentence(sentence: str, parts: list[tuple[str, str, str]], place: str) -> s
 
 @cache
 def _patterns() -> list[tuple[str, re.Pattern[str]]]:
-    """Each sentence form as a pattern."""
+    """Pattern of each sentence form, after its key in FORMS."""
     return [(form, re.compile(_pattern(form, sentence))) for form, sentences in FORMS.items() for sentence in sentences]
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the tiny world: a `Picture` drawn on 64 x 64 pixels, with shades, places and noise from its seed."""
+"""Pictures of the tiny world: a ``Picture`` of 64 x 64 pixels, with shades, exact positions and noise from its seed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from mmprefix.world.scenes import PLACES, Picture
 
 SIDE = 64  # pixels
-_FINE = 4  # drawn this much larger, then averaged: smooth edges
+_FINE = 4  # factor of supersampling, for smooth edges
 _RADII = {"small": (5.2, 6.0), "large": (9.0, 10.0)}  # pixels
 _SHADES = {
     "red": (215, 35, 40),
@@ -23,7 +23,7 @@ _SHADES = {
 
 
 def draw(scene: Picture) -> Image.Image:
-    """``scene`` as an RGB picture of SIDE x SIDE pixels; the same scene always gives the same pixels."""
+    """RGB picture of ``scene``, SIDE x SIDE pixels. Deterministic."""
     rng = np.random.default_rng(scene.seed)
     dark = tuple(int(value) for value in rng.integers(10, 60) + rng.integers(0, 16, 3))
     canvas = Image.new("RGB", (SIDE * _FINE, SIDE * _FINE), dark)
@@ -41,11 +41,11 @@ _SPOTS = {
     name: (0.5 + 0.27 * (("right" in name) - ("left" in name)), 0.5 + 0.27 * (("bottom" in name) - ("top" in name)))
     for name in PLACES
 }
-"""Centre of a single thing by its place, as shares of width and height."""
+"""Centre of a single thing by its place, as fractions of width and height."""
 
 
 def circles(scene: Picture) -> list[tuple[float, float, float]]:
-    """The circle around each thing: x, y and radius in pixels; inside the picture, apart from the others."""
+    """Circle around each thing (x, y and radius in pixels), inside the picture and apart from the others."""
     rng = np.random.default_rng([scene.seed, 1])
     if scene.layout == "single":
         spots = [_SPOTS[scene.place]]
@@ -84,6 +84,6 @@ def _stamp(
 
 
 def _corners(x: float, y: float, radii: tuple[float, ...]) -> list[tuple[float, float]]:
-    """Corners around (x, y), evenly spread from the top, each at its own distance."""
+    """Corners around (x, y) at equal angles from the top, each at its radius."""
     turns = [2 * math.pi * index / len(radii) - math.pi / 2 for index in range(len(radii))]
     return [(x + r * math.cos(turn), y + r * math.sin(turn)) for r, turn in zip(radii, turns, strict=True)]

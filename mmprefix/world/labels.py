@@ -1,4 +1,4 @@
-"""Labels of scenes, for each frame and for the scene as a whole; the frozen encoders learned to name them."""
+"""Labels of each frame and of the whole scene, which the frozen encoders were trained to predict."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from mmprefix.world.scenes import (
 
 PATCH = 8  # pixels
 FRAME = 0.04  # seconds: two hops of the spectrogram
-NOTHING = -100  # label of an attribute where there is none
+NOTHING = -100  # label of an absent attribute
 
 FRAME_CLASSES: dict[Medium, tuple[int, ...]] = {
     "image": (len(SIZES), len(COLOURS), len(SHAPES), 3),
     "audio": (len(LENGTHS), len(PITCHES), len(KINDS), 3),
 }
-"""Numbers of classes of a frame's labels: first attribute, second, third, and rank (0: background)."""
+"""Numbers of classes of a frame's labels: first, second and third attribute, and rank (0: background)."""
 ARRANGEMENTS = (*PLACES, "row", "column", "sound 1", "sound 2")
 """Classes of the summary's last label."""
 

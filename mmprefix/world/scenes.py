@@ -1,10 +1,10 @@
-"""Scenes of the tiny world: things in pictures, events in sounds, and the combinations that are held out.
+"""Scenes of the tiny world: things in pictures, events in sounds, and the held-out combinations.
 
 A picture shows one thing (a size, a colour, a shape) in one of five places, or two in a row or a column; a sound is
 one event or two (a length, a pitch, a kind), one after the other. Some pairs of colour and shape, some triples of
 length, pitch and kind, and some orders of two neighbours are in no scene that a mapper is trained or validated on.
-The frozen parts were trained on them, as CLIP and GPT-2 were trained on most things; the mapper was not: captioning
-such a scene tests generalisation, not memory.
+The frozen parts were trained on them, as CLIP and GPT-2 were trained on most things, but the mapper was not: captions
+of such a scene test generalisation, not memory.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Picture:
-    """Things from left to right or from top to bottom; ``place`` is where a single one stands, else empty.
+    """Things from left to right or from top to bottom; ``place`` is the place of a single thing, otherwise empty.
 
-    ``seed`` fixes what no caption tells: exact positions, shades, the background, noise.
+    ``seed`` fixes what captions leave open: exact positions, shades, the background, noise.
     """
 
     things: tuple[Thing, ...]
@@ -80,7 +80,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Sound:
-    """Events in the order of time; ``seed`` fixes exact pitches, lengths, gaps and loudness."""
+    """Events in order of time; ``seed`` fixes exact pitches, lengths, gaps and loudness."""
 
     events: tuple[Event, ...]
     seed: int = 0
@@ -99,14 +99,14 @@ def held_out(scene: Scene) -> bool:
 
 
 def new_part(scene: Scene) -> bool:
-    """True when a single thing or event of ``scene`` is already such a combination."""
+    """True when a single thing or event of ``scene`` is a held-out combination."""
     if isinstance(scene, Picture):
         return any((thing.colour, thing.shape) in HELD_OUT_PARTS for thing in scene.things)
     return any((event.length, event.pitch, event.kind) in HELD_OUT_PARTS for event in scene.events)
 
 
 def sample(medium: Medium, seed: int, new: bool) -> Iterator[Scene]:
-    """Endless random scenes: held-out ones when ``new``, else only scenes that a mapper may be trained on."""
+    """Endless random scenes: held-out ones when ``new``, otherwise those that a mapper may be trained on."""
     rng = np.random.default_rng([seed, int(new), medium == "audio"])
     while True:
         scene = _picture(rng) if medium == "image" else _sound(rng)

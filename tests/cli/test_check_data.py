@@ -1,4 +1,4 @@
-"""check-data on manifests with every kind of bad row, and on real data."""
+"""``mmprefix check-data`` on manifests with every kind of bad row, and on real data."""
 
 from __future__ import annotations
 
@@ -236,8 +236,8 @@ def test_the_texts_of_slurp_fit_their_schema(capsys: pytest.CaptureFixture[str])
     assert sum(figures["intents"].values()) == 4431
     assert len([name for name, count in figures["intents"].items() if count]) > 40
     assert figures["in_transcript"] > 0.99 * figures["free"]
-    given = ("--split", "test", "--schema", "slurp", "--intent-field", "scenario+action")
-    assert check.run(options(str(file), *given)) == 0
+    words = ("--split", "test", "--schema", "slurp", "--intent-field", "scenario+action")
+    assert check.run(options(str(file), *words)) == 0
     assert "724 rows, 0 bad" in capsys.readouterr().out
 
 

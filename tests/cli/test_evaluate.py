@@ -1,4 +1,4 @@
-"""`mmprefix evaluate`, each of its tasks: what it prints, and what it says about a bad file."""
+"""`mmprefix evaluate`, each of its tasks: printed figures, and error messages about bad files."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ def _run(*arguments: object) -> int:
 def test_a_table_of_all_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(_file(tmp_path, ROWS[0], "", ROWS[1], ROWS[2])) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    want = caption([row["prediction"] for row in ROWS], [row["references"] for row in ROWS])
+    expected = caption([row["prediction"] for row in ROWS], [row["references"] for row in ROWS])
     assert rows[:2] == [["tokenizer", "ptb"], ["items", "3"]]
-    assert rows[2:] == [[name, f"{want[name]:.4f}"] for name in NAMES]
+    assert rows[2:] == [[name, f"{expected[name]:.4f}"] for name in NAMES]
 
 
 def test_json_in_full_precision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _run(_file(tmp_path, *ROWS), "--json", "--tokenize", "none", "--metrics", "cider_d, exact_match") == 0
-    want = caption([row["prediction"] for row in ROWS], [row["references"] for row in ROWS], "none")
+    expected = caption([row["prediction"] for row in ROWS], [row["references"] for row in ROWS], "none")
     assert json.loads(capsys.readouterr().out) == {
         "task": "caption",
         "tokenizer": "none",
         "items": 3,
-        "scores": {"cider_d": want["cider_d"], "exact_match": want["exact_match"]},
+        "scores": {"cider_d": expected["cider_d"], "exact_match": expected["exact_match"]},
         "not_available": {},
     }
 
 
-def test_what_is_not_available_is_said_beside_the_rest(
+def test_unavailable_metrics_are_reported_beside_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -75,7 +75,7 @@ def test_what_is_not_available_is_said_beside_the_rest(
     assert "fluency detector" in report["not_available"]["fense"]
 
 
-def test_measures_on_demand_come_with_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_extra_metrics_are_printed_with_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = save_bert(tmp_path / "sentences", 1)
     options = ["--metrics", "sbert_sim,bleu_1", "--fense-sentences", folder, "--json"]
     assert _run(_file(tmp_path, *ROWS), *options) == 0
@@ -85,7 +85,7 @@ def test_measures_on_demand_come_with_the_rest(tmp_path: Path, capsys: pytest.Ca
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"id": "x", ', ":2: not JSON ("),
         ("[1]", ":2: a line must be an object"),
@@ -99,11 +99,11 @@ def test_measures_on_demand_come_with_the_rest(tmp_path: Path, capsys: pytest.Ca
         ({"id": "a", "prediction": "a", "references": ["a"]}, ":2: id 'a' is already used in line 1"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: object, said: str) -> None:
+def test_a_bad_line_is_named(tmp_path: Path, line: object, message: str) -> None:
     path = _file(tmp_path, ROWS[0], line)
     with pytest.raises(InputError) as error:
         _run(path)
-    assert str(error.value).startswith(str(path) + said)
+    assert str(error.value).startswith(str(path) + message)
     assert "\n" not in str(error.value)
 
 
@@ -125,7 +125,7 @@ def test_a_byte_order_mark_and_windows_lines_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--gold", "gold.jsonl"], "--gold belongs to --task slu; here --task is caption"),
         (["--task", "slu", "--det", "a.png"], "--det belongs to --task detection; here --task is slu"),
@@ -138,10 +138,10 @@ def test_a_byte_order_mark_and_windows_lines_are_read(tmp_path: Path) -> None:
         (["--metrics", ","], "--metrics ,: no such metric"),
     ],
 )
-def test_a_wrong_option_is_named(tmp_path: Path, options: list[str], said: str) -> None:
+def test_a_wrong_option_is_named(tmp_path: Path, options: list[str], message: str) -> None:
     with pytest.raises(InputError) as error:
         _run(_file(tmp_path, *ROWS), *options)
-    assert str(error.value).startswith(said)
+    assert str(error.value).startswith(message)
 
 
 # --------------------------------------------------------------------------------------------------------- --task slu
@@ -164,50 +164,50 @@ def _slu(folder: Path, *options: str, predictions: list = ORDERS, gold: list = M
     return _run(files[0], "--task", "slu", "--gold", files[1], *options)
 
 
-def _said(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    """What was printed, by the first column."""
+def _printed(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """Printed table by its first column."""
     lines = capsys.readouterr().out.splitlines()
-    return {name: said.strip() for name, _, said in (line.partition("  ") for line in lines)}
+    return {name: value.strip() for name, _, value in (line.partition("  ") for line in lines)}
 
 
-def test_slu_prints_all_figures_and_all_that_is_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_slu_prints_all_figures_and_what_is_not_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _slu(tmp_path) == 0
-    said, want = _said(capsys), slu(ORDERS, MEANT)
-    assert said["scored"] == "3 of 4, matched by id"
-    assert said["missing"] == "1 without a prediction, not scored; --count-missing scores them"
-    assert said["foreign"] == "0"
-    assert said["unknown slot types"] == "straw 1 (not in the gold: false positives)"
-    assert said["left out"] == "scenario and action: not in all of the gold"
-    assert said["measure"].split() == ["precision", "recall", "f1"]
+    printed, expected = _printed(capsys), slu(ORDERS, MEANT)
+    assert printed["scored"] == "3 of 4, matched by id"
+    assert printed["missing"] == "1 without a prediction, not scored; --count-missing scores them"
+    assert printed["foreign"] == "0"
+    assert printed["unknown slot types"] == "straw 1 (not in the gold: false positives)"
+    assert printed["left out"] == "scenario and action: not in all of the gold"
+    assert printed["measure"].split() == ["precision", "recall", "f1"]
     for name in ("intent", "span", "word", "char", "slu"):
-        assert said[name].split() == [f"{want[f'{name}_{figure}']:.4f}" for figure in said["measure"].split()]
-    assert (said["intent_accuracy"], said["slot milk"], said["slot size"]) == ("0.6667", "1.0000", "0.3333")
-    assert (said["slot_accuracy"], said["frame_accuracy"]) == ("0.6667", "0.3333")
+        assert printed[name].split() == [f"{expected[f'{name}_{figure}']:.4f}" for figure in printed["measure"].split()]
+    assert (printed["intent_accuracy"], printed["slot milk"], printed["slot size"]) == ("0.6667", "1.0000", "0.3333")
+    assert (printed["slot_accuracy"], printed["frame_accuracy"]) == ("0.6667", "0.3333")
 
 
 def test_slu_options_choose_what_is_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _slu(tmp_path, "--split", "test", "--count-missing", "--ignore-case") == 0
-    said = _said(capsys)
-    assert said["scored"] == "3 of 3, matched by id"
-    assert said["missing"] == "1 without a prediction, scored as empty predictions"
-    assert said["foreign"] == "1 without gold, ignored"
-    assert said["slot size"] == "0.6667"
+    printed = _printed(capsys)
+    assert printed["scored"] == "3 of 3, matched by id"
+    assert printed["missing"] == "1 without a prediction, scored as empty predictions"
+    assert printed["foreign"] == "1 without gold, ignored"
+    assert printed["slot size"] == "0.6667"
     assert _slu(tmp_path, "--per-label") == 0
-    said = _said(capsys)
-    assert said["order"].split() == ["0.5000", "1.0000", "0.6667", "1.0000", "1.0000", "0.0000"]
-    assert said["(macro)"].split() == [
+    printed = _printed(capsys)
+    assert printed["order"].split() == ["0.5000", "1.0000", "0.6667", "1.0000", "1.0000", "0.0000"]
+    assert printed["(macro)"].split() == [
         f"{value:.4f}" for value in slu(ORDERS, MEANT, per_label=True)["macro"]["slu"].values()
     ]
 
 
 def test_slu_in_json_has_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert _slu(tmp_path, "--json", "--per-label") == 0
-    report, want = json.loads(capsys.readouterr().out), slu(ORDERS, MEANT, per_label=True)
+    report, expected = json.loads(capsys.readouterr().out), slu(ORDERS, MEANT, per_label=True)
     assert (report["task"], report["items"]) == ("slu", 3)
-    assert report["scores"] == {name: value for name, value in want.items() if isinstance(value, float)}
+    assert report["scores"] == {name: value for name, value in expected.items() if isinstance(value, float)}
     assert {"intent_f1", "slu_precision", "slot_accuracy", "frame_accuracy"} <= report["scores"].keys()
-    rest = want.keys() - report["scores"].keys()
-    assert {name: report[name] for name in rest} == {name: want[name] for name in rest}
+    rest = expected.keys() - report["scores"].keys()
+    assert {name: report[name] for name in rest} == {name: expected[name] for name in rest}
     assert {"gold", "missing", "foreign", "unknown_slot_types", "left_out", "tables", "macro"} <= rest
 
 
@@ -220,13 +220,13 @@ def test_slu_reads_the_reference_in_the_line(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_slu_takes_the_intent_from_another_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A manifest of labels alone, or of parts of an intent: no slot on either side, so no figure of slots."""
+    """A manifest of labels, or of parts of an intent: no slots on either side, so no figures of slots."""
     predictions = [{"id": "x", "intent": "on_lamp"}, {"id": "y", "intent": "off_lamp"}]
     gold = [{"id": "x", "do": "on", "what": "lamp"}, {"id": "y", "do": "off", "what": "tv", "intent": "off_lamp"}]
     assert _slu(tmp_path, "--intent-field", "do+what", predictions=predictions, gold=gold) == 0
-    said = _said(capsys)
-    assert (said["intent_accuracy"], said["intent"].split()[-1]) == ("0.5000", "0.5000")
-    assert "slu" not in said
+    printed = _printed(capsys)
+    assert (printed["intent_accuracy"], printed["intent"].split()[-1]) == ("0.5000", "0.5000")
+    assert "slu" not in printed
     with pytest.raises(InputError, match=r"gold.jsonl:1: --intent-field do\+how: no text in 'how'"):
         _slu(tmp_path, "--intent-field", "do+how", predictions=predictions, gold=gold)
 
@@ -235,18 +235,18 @@ def test_slu_takes_the_intent_from_another_field(tmp_path: Path, capsys: pytest.
 def test_slu_reads_slurps_files(capsys: pytest.CaptureFixture[str]) -> None:
     files = PARITY / "slurp_pred_google_sfid.jsonl", PARITY / "slurp_gold.jsonl"
     assert _run(files[0], "--task", "slu", "--gold", files[1]) == 0
-    said = _said(capsys)
-    assert said["scored"] == "11001 of 11619, matched by file"
-    assert said["missing"].startswith("618 ")
-    assert said["unknown slot types"].startswith("sport_type 1 ")
-    assert said["scenario"].split() == ["0.7870", "0.7870", "0.7870"]  # as its scorer prints it
-    assert said["slu"].split() == ["0.7141", "0.5779", "0.6388"]
-    assert "left out" not in said
-    assert "slot_accuracy" not in said
+    printed = _printed(capsys)
+    assert printed["scored"] == "11001 of 11619, matched by file"
+    assert printed["missing"].startswith("618 ")
+    assert printed["unknown slot types"].startswith("sport_type 1 ")
+    assert printed["scenario"].split() == ["0.7870", "0.7870", "0.7870"]  # as its scorer prints it
+    assert printed["slu"].split() == ["0.7141", "0.5779", "0.6388"]
+    assert "left out" not in printed
+    assert "slot_accuracy" not in printed
 
 
 @pytest.mark.parametrize(
-    ("line", "gold", "said"),
+    ("line", "gold", "message"),
     [
         (ORDERS[0], MEANT, "predictions.jsonl:2: id 'a' occurs in {}/predictions.jsonl:1 already"),
         (ORDERS[1], [MEANT[0], MEANT[0]], "gold.jsonl:2: id 'a' occurs in {}/gold.jsonl:1 already"),
@@ -259,14 +259,14 @@ def test_slu_reads_slurps_files(capsys: pytest.CaptureFixture[str]) -> None:
         (ORDERS[1], [""], "gold.jsonl: no records"),
     ],
 )
-def test_a_bad_line_of_slu_is_named(tmp_path: Path, line: Any, gold: list, said: str) -> None:
+def test_a_bad_line_of_slu_is_named(tmp_path: Path, line: Any, gold: list, message: str) -> None:
     with pytest.raises(InputError) as error:
         _slu(tmp_path, predictions=[ORDERS[0], line], gold=gold)
-    assert said.format(tmp_path) in str(error.value)
+    assert message.format(tmp_path) in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_what_else_slu_cannot_read(tmp_path: Path) -> None:
+def test_other_files_that_slu_cannot_read(tmp_path: Path) -> None:
     path = _file(tmp_path, ORDERS[0] | {"reference": {"intent": 3}})
     with pytest.raises(InputError, match=r"predictions.jsonl:1: reference: intent must be a string or null, not 3"):
         _run(path, "--task", "slu")
@@ -293,12 +293,12 @@ def _trials(folder: Path, *labels: object, scores: list = SCORES) -> Path:
 
 
 def test_detection_prints_its_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    want = detection(SCORES, [1, 0, 0, 1])
+    expected = detection(SCORES, [1, 0, 0, 1])
     for labels in ([True, False, False, True], [1, 0, 0, 1]):
         assert _run(_trials(tmp_path, *labels), "--task", "detection") == 0
         rows = dict(line.split() for line in capsys.readouterr().out.splitlines())
         assert (rows.pop("items"), rows.pop("targets"), rows.pop("nontargets")) == ("4", "2", "2")
-        assert rows == {name: f"{want[name]:.4f}" for name in ("eer", "threshold", "auc")}
+        assert rows == {name: f"{expected[name]:.4f}" for name in ("eer", "threshold", "auc")}
 
 
 def test_detection_by_two_words_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -306,8 +306,8 @@ def test_detection_by_two_words_in_json(tmp_path: Path, capsys: pytest.CaptureFi
     assert _run(path, "--task", "detection", "--positive", "to me", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["task"], report["items"], report["targets"], report["nontargets"]) == ("detection", 4, 2, 2)
-    want = detection(SCORES, [1, 0, 0, 1])
-    assert report["scores"] == {name: want[name] for name in ("eer", "threshold", "auc")}
+    expected = detection(SCORES, [1, 0, 0, 1])
+    assert report["scores"] == {name: expected[name] for name in ("eer", "threshold", "auc")}
 
 
 def test_detection_draws_the_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -321,7 +321,7 @@ def test_detection_draws_the_curve(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize(
-    ("labels", "options", "said"),
+    ("labels", "options", "message"),
     [
         (["yes", "no"], [], ":1: label 'yes': which word is the target? Give --positive WORD"),
         (["yes", "no"], ["--positive", "Yes"], "--positive Yes: no such label in {}; its labels: 'yes' and 'no'"),
@@ -334,15 +334,15 @@ def test_detection_draws_the_curve(tmp_path: Path, capsys: pytest.CaptureFixture
         ([1, None], [], ":2: label must be true or false, 1 or 0, or a word, not null"),
     ],
 )
-def test_labels_that_do_not_tell_targets(tmp_path: Path, labels: list, options: list, said: str) -> None:
+def test_unclear_labels_of_targets_are_refused(tmp_path: Path, labels: list, options: list, message: str) -> None:
     path = _trials(tmp_path, *labels)
     with pytest.raises(InputError) as error:
         _run(path, "--task", "detection", *options)
-    assert said.format(path) in str(error.value)
+    assert message.format(path) in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ('{"id": 3, "score": NaN, "label": 1}', ":2: score must be a finite number, not NaN"),
         ({"id": 3, "score": "1", "label": 1}, ':2: score must be a finite number, not "1"'),
@@ -353,14 +353,14 @@ def test_labels_that_do_not_tell_targets(tmp_path: Path, labels: list, options: 
         ({"id": 1, "score": 1, "label": 1}, ":2: id '1' is already used in line 1"),
     ],
 )
-def test_a_bad_line_of_detection_is_named(tmp_path: Path, line: object, said: str) -> None:
+def test_a_bad_line_of_detection_is_named(tmp_path: Path, line: object, message: str) -> None:
     path = _file(tmp_path, {"id": "1", "score": 0.5, "label": 0}, line)
     with pytest.raises(InputError) as error:
         _run(path, "--task", "detection")
-    assert str(error.value).startswith(f"{path}{said}")
+    assert str(error.value).startswith(f"{path}{message}")
 
 
-def test_the_shell_says_it_in_a_line_and_loads_no_torch(tmp_path: Path) -> None:
+def test_the_shell_prints_one_line_and_loads_no_torch(tmp_path: Path) -> None:
     """Exit code 2 for a bad file, 0 for a good one; neither task needs torch."""
     code = (
         "import sys; from mmprefix.cli.main import main\n"

@@ -1,4 +1,4 @@
-"""The shell: what each verb prints, and one plain line with the right exit code for everything that can go wrong."""
+"""Command line: printed output of each verb, and one plain line with the right exit code for every error."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def test_caption_as_json(shell: Shell, saved: Path, files: list[str], model: Pre
     )
     code, out, _ = shell("caption", saved, *files, "--json", "--device", "cpu", *options)
     assert code == 0
-    found = [json.loads(line) for line in out.split("\n")[:-1]]
-    wanted = model.candidates(files, num_beams=4, num_return=3, prompt="a dog", max_new_tokens=5)
-    assert [row["file"] for row in found] == files
-    for row, candidates in zip(found, wanted, strict=True):
+    lines = [json.loads(line) for line in out.split("\n")[:-1]]
+    expected = model.candidates(files, num_beams=4, num_return=3, prompt="a dog", max_new_tokens=5)
+    assert [row["file"] for row in lines] == files
+    for row, candidates in zip(lines, expected, strict=True):
         assert [c["text"] for c in row["candidates"]] == [c.text for c in candidates]
         assert [c["score"] for c in row["candidates"]] == pytest.approx([c.score for c in candidates], abs=1e-4)
 
@@ -97,19 +97,19 @@ def test_caption_draws_with_a_seed_and_returns_several(
 def test_caption_takes_parts_that_moved(
     shell: Shell, parts: dict[str, Path], files: list[str], tmp_path: Path, model: Predictor
 ) -> None:
-    there = {name: Path(shutil.copytree(place, tmp_path / "old" / name)) for name, place in parts.items()}
-    directory = tiny_models.save_model(tmp_path / "m", there, "image", "audio")
+    copies = {name: Path(shutil.copytree(folder, tmp_path / "old" / name)) for name, folder in parts.items()}
+    directory = tiny_models.save_model(tmp_path / "m", copies, "image", "audio")
     (tmp_path / "old").rename(tmp_path / "new")
-    said = shell.refuses("caption", directory, *files)
-    assert "the encoder of branch 'image' is not at" in said
-    assert "--part image=PLACE" in said
-    given = [word for name in parts for word in ("--part", f"{name}={tmp_path / 'new' / name}")]
-    code, out, _ = shell("caption", directory, files[0], "--device", "cpu", *given)
+    message = shell.refuses("caption", directory, *files)
+    assert "the encoder of branch 'image' is not at" in message
+    assert "--part image=PLACE" in message
+    arguments = [word for name in parts for word in ("--part", f"{name}={tmp_path / 'new' / name}")]
+    code, out, _ = shell("caption", directory, files[0], "--device", "cpu", *arguments)
     assert (code, out) == (0, f"{files[0]}: {model(files[0])}\n")
     assert "--part decoder: expected NAME=PLACE" in shell.refuses("caption", directory, files[0], "--part", "decoder")
 
 
-# ------------------------------------------------------------------------------------------------ what can go wrong
+# ------------------------------------------------------------------------------------------------------- errors
 
 
 def test_files_that_cannot_be_read(shell: Shell, saved: Path, files: list[str], tmp_path: Path) -> None:
@@ -128,15 +128,15 @@ def test_files_that_cannot_be_read(shell: Shell, saved: Path, files: list[str], 
         assert message in shell.refuses("caption", saved, files[0], tmp_path / name, "--device", "cpu")
 
 
-def test_places_that_hold_no_model(
+def test_folders_without_a_model(
     shell: Shell, saved: Path, files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert shell.refuses("caption", tmp_path / "none", files[0]) == f"'{tmp_path}/none': no such folder"
     assert "is no saved model (it has no mmprefix.yaml)" in shell.refuses("caption", tmp_path, files[0])
     assert "is no saved model" in shell.refuses("caption", files[0], files[0])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    said = shell.refuses("caption", "someone/nothing", files[0])
-    assert "'someone/nothing' is no folder here, and the model hub did not give it" in said
+    message = shell.refuses("caption", "someone/nothing", files[0])
+    assert "'someone/nothing' is no folder here, and the model hub did not give it" in message
     assert "device 'quantum': cannot be used here" in shell.refuses("caption", saved, files[0], "--device", "quantum")
 
 
@@ -159,7 +159,7 @@ def test_wrong_usage_is_one_line_too(shell: Shell, saved: Path, files: list[str]
         assert message in shell.refuses(*words)
 
 
-def test_debug_shows_where_an_error_came_from(saved: Path) -> None:
+def test_debug_shows_the_traceback(saved: Path) -> None:
     with pytest.raises(mmprefix.InputError, match="no such file") as error:
         main(["caption", str(saved), "none.wav", "--debug"])
     assert any("inputs.py" in str(entry.path) for entry in error.traceback)
@@ -209,8 +209,8 @@ def test_recipes_that_are_shipped_are_found_by_name(
     assert cli.find_recipes(["--config=esc10", "--x", "y"]) == [f"--config={shipped}", "--x", "y"]
     (tmp_path / "esc10").write_text("")
     assert cli.find_recipes(["--config", "esc10"]) == ["--config", "esc10"]  # a file here comes first
-    said = shell.refuses("fit", "--config", "recipes/nothing.yaml")
-    assert said.startswith(
+    message = shell.refuses("fit", "--config", "recipes/nothing.yaml")
+    assert message.startswith(
         "--config recipes/nothing.yaml: no such file; shipped recipes: clipcap_mlp, clipcap_mlp_gpt2"
     )
 

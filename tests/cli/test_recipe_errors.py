@@ -1,4 +1,4 @@
-"""A wrong recipe, wrong data or a foreign checkpoint stops a training before its first step, in one plain line."""
+"""Wrong recipes, data and checkpoints stop a training before its first step, with one plain line."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
 
 
 class Fit:
-    """``mmprefix fit`` of the tiny recipe with changes; what it said, and that it stopped."""
+    """Runner of ``mmprefix fit`` on the tiny recipe with changes; ``refused`` gives its error message."""
 
     def __init__(self, tiny: CaptioningSystem, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         self.tiny, self.root, self.capsys = tiny, root, capsys
         self.file = root / "recipe.yaml"
 
     def config(self) -> dict[str, Any]:
-        found = self.tiny.config(("audio",))
-        found["trainer"] |= {"default_root_dir": str(self.root), "max_epochs": 1}
-        return found
+        config = self.tiny.config(("audio",))
+        config["trainer"] |= {"default_root_dir": str(self.root), "max_epochs": 1}
+        return config
 
     def changed(self, **changes: Any) -> dict[str, Any]:
-        """The recipe with the value at each dotted place replaced; ``old>new`` renames the last part of a place."""
+        """Recipe with the value of each dotted option replaced; ``old>new`` renames the last part of an option."""
         config = copy.deepcopy(self.config())
-        for place, value in changes.items():
-            *before, last = place.split(".")
-            at: Any = config
+        for option, value in changes.items():
+            *before, last = option.split(".")
+            section: Any = config
             for key in before:
-                at = at[key]
+                section = section[key]
             old, arrow, new = last.partition(">")
-            at[new if arrow else last] = at.pop(old) if arrow else value
+            section[new if arrow else last] = section.pop(old) if arrow else value
         return config
 
     def run(self, recipe: Any, *words: str) -> tuple[int, str, str]:
@@ -57,11 +57,11 @@ class Fit:
         self.file.write_text(recipe if isinstance(recipe, str) else yaml.safe_dump(recipe, sort_keys=False))
         self.capsys.readouterr()
         code = main(["fit", "--config", str(self.file), *words])
-        said = self.capsys.readouterr()
-        return code, said.out, said.err
+        captured = self.capsys.readouterr()
+        return code, captured.out, captured.err
 
     def refused(self, recipe: Any, *words: str) -> str:
-        """What was said, in one line; nothing has been made."""
+        """Error message of a run that stops with one line and writes no checkpoint."""
         code, out, err = self.run(recipe, *words)
         assert code == 2, err
         assert "Traceback" not in out + err
@@ -97,7 +97,7 @@ CLASSES = [
     (f"{AUDIO}.encoder", "mmprefix.encoders.cnn.Cnm", "encoder: class_path {}: no such class; did you mean 'Cnn'?"),
     (f"{AUDIO}.encoder", "mmprefix.encoders.cn.Cnn", "mmprefix.encoders.cn: no such class; did you mean 'cnn'?"),
     (f"{AUDIO}.mapper", "mmprefix.mappers.resampler.Resampel", "{}: no such class; did you mean 'Resampler'?"),
-    (f"{AUDIO}.mapper", "mmprefix.encoders.cnn.Cnn", "mapper: class_path {}: is no Mapper"),
+    (f"{AUDIO}.mapper", "mmprefix.encoders.cnn.Cnn", "mapper: class_path {}: not a subclass of Mapper"),
     ("model.decoder", "mmprefix.decoders.causal.CasualDecoder", "{}: no such class; did you mean 'CausalDecoder'?"),
     ("model.optimizer", "torch.optim.AdamWW", "model.optimizer: class_path {}: no such class; did you mean 'AdamW'?"),
     ("data", "mmprefix.data.pairs.PairDate", "data: class_path {}: no such class; did you mean 'PairData'?"),
@@ -151,19 +151,19 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("place", "message"), MISSPELT, ids=[place.split(".")[-1] for place, _ in MISSPELT])
-def test_a_misspelt_option_names_the_nearest(fit: Fit, place: str, message: str) -> None:
-    assert message in fit.refused(fit.changed(**{place: None}))
+@pytest.mark.parametrize(("option", "message"), MISSPELT, ids=[option.split(".")[-1] for option, _ in MISSPELT])
+def test_a_misspelt_option_names_the_nearest(fit: Fit, option: str, message: str) -> None:
+    assert message in fit.refused(fit.changed(**{option: None}))
 
 
-@pytest.mark.parametrize(("place", "value", "message"), WRONG, ids=[f"{place}={value}" for place, value, _ in WRONG])
-def test_a_wrong_value_names_the_option(fit: Fit, place: str, value: Any, message: str) -> None:
-    assert message in fit.refused(fit.changed(**{place: value}))
+@pytest.mark.parametrize(("option", "value", "message"), WRONG, ids=[f"{option}={value}" for option, value, _ in WRONG])
+def test_a_wrong_value_names_the_option(fit: Fit, option: str, value: Any, message: str) -> None:
+    assert message in fit.refused(fit.changed(**{option: value}))
 
 
-@pytest.mark.parametrize(("place", "path", "message"), CLASSES, ids=[path.split(".")[-1] for _, path, _ in CLASSES])
-def test_a_misspelt_class_names_the_nearest(fit: Fit, place: str, path: str, message: str) -> None:
-    assert message.format(path) in fit.refused(fit.changed(**{f"{place}.class_path": path}))
+@pytest.mark.parametrize(("option", "path", "message"), CLASSES, ids=[path.split(".")[-1] for _, path, _ in CLASSES])
+def test_a_misspelt_class_names_the_nearest(fit: Fit, option: str, path: str, message: str) -> None:
+    assert message.format(path) in fit.refused(fit.changed(**{f"{option}.class_path": path}))
 
 
 def test_options_of_the_command_line(fit: Fit) -> None:
@@ -182,19 +182,19 @@ def test_options_of_the_command_line(fit: Fit) -> None:
 
 def test_files_that_are_no_recipe(fit: Fit) -> None:
     assert "recipe: not YAML (while parsing a flow node" in fit.refused("model: [")
-    for text, found in (("just words", "plain text"), ("- 1\n- 2\n", "a list"), ("", "nothing")):
-        expected = f"recipe: not a recipe: expected options such as model, data and trainer, found {found}"
+    for text, kind in (("just words", "plain text"), ("- 1\n- 2\n", "a list"), ("", "nothing")):
+        expected = f"recipe: not a recipe: expected options such as model, data and trainer, found {kind}"
         assert fit.refused(text) == expected
 
 
-def test_debug_shows_the_place(fit: Fit) -> None:
+def test_debug_shows_the_traceback(fit: Fit) -> None:
     fit.file.write_text("modle: {}")
     with pytest.raises(InputError, match="option 'modle'"):
         main(["fit", "--config", str(fit.file), "--debug"])
 
 
-def test_a_dry_run_is_asked_for_with_and_without_a_value() -> None:
-    for words, wanted in {
+def test_dry_run_with_and_without_a_value() -> None:
+    for words, expected in {
         ("--dry-run",): ["--dry_run=true"],
         ("--dry_run", "--x", "1"): ["--dry_run=true", "--x", "1"],
         ("--dry-run", "true", "--x", "1"): ["--dry_run", "true", "--x", "1"],
@@ -202,7 +202,7 @@ def test_a_dry_run_is_asked_for_with_and_without_a_value() -> None:
         ("--dry-run=false",): ["--dry_run=false"],
         ("--dry-runs", "a"): ["--dry-runs", "a"],
     }.items():
-        assert dry_run_as_flag(list(words)) == wanted
+        assert dry_run_as_flag(list(words)) == expected
 
 
 def test_dry_run_prints_sizes_and_trains_nothing(fit: Fit) -> None:
@@ -244,9 +244,9 @@ def test_bad_rows_stop_a_training_or_are_left_out(fit: Fit, tiny: CaptioningSyst
     code, _, err = fit.run(config)
     assert code == 2
     assert "Traceback" not in err
-    said = err[err.index("mmprefix: ") :].splitlines()
-    assert said[0] == "mmprefix: 4 bad rows (data.on_bad skip would leave them out)"
-    assert [line.split(": ")[0] for line in said[1:]] == [f"{manifest}:{line}" for line in (3, 4, 5, 6)]
+    lines = err[err.index("mmprefix: ") :].splitlines()
+    assert lines[0] == "mmprefix: 4 bad rows (data.on_bad skip would leave them out)"
+    assert [line.split(": ")[0] for line in lines[1:]] == [f"{manifest}:{number}" for number in (3, 4, 5, 6)]
     assert not list(tmp_path.rglob("*.ckpt"))
     code, _, err = fit.run(config, "--data.on_bad", "skip")
     assert code == 0, err
@@ -290,13 +290,13 @@ def test_a_checkpoint_for_another_decoder_or_of_another_program(
     for file in tmp_path.rglob("*.ckpt"):
         file.unlink()
     other = fit.changed(**{"model.decoder.init_args.model": tiny.path("another")})
-    said = fit.refused(other, "--ckpt_path", str(checkpoint))
-    assert "was trained with the decoder" in said
-    assert tiny.path("decoder") in said
-    assert tiny.path("another") in said
+    message = fit.refused(other, "--ckpt_path", str(checkpoint))
+    assert "was trained with the decoder" in message
+    assert tiny.path("decoder") in message
+    assert tiny.path("another") in message
     longer = fit.changed(**{f"{AUDIO}.mapper.init_args.length": 5})
-    said = fit.refused(longer, "--ckpt_path", str(checkpoint))
-    assert "mappers.audio" in said
+    message = fit.refused(longer, "--ckpt_path", str(checkpoint))
+    assert "mappers.audio" in message
     (tmp_path / "text.pt").write_text("no checkpoint")
     assert "text.pt" in fit.refused(fit.config(), "--ckpt_path", str(tmp_path / "text.pt"))
 
@@ -322,7 +322,7 @@ def test_recipes_on_a_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert recipes_of(words) == [Path("a.yaml"), Path("b.yaml"), Path("c.yaml")]
 
 
-def test_what_no_rule_knows_is_passed_on() -> None:
+def test_other_messages_are_passed_on() -> None:
     class Bare:
         _actions: tuple[Any, ...] = ()
 

@@ -144,7 +144,7 @@ def test_an_untrusted_recipe_calls_no_class_but_parts(saved: dict[str, Path], tm
         "init_args": {"args": ["touch", f"{tmp_path}/pwned"]},
     }
     (directory / "mmprefix.yaml").write_text(yaml.safe_dump(data))
-    with pytest.raises(InputError, match=r"'subprocess\.Popen' is no Decoder"):
+    with pytest.raises(InputError, match=r"'subprocess\.Popen' is not a subclass of Decoder"):
         mmprefix.load(directory)
     assert not (tmp_path / "pwned").exists()
 

@@ -1,4 +1,4 @@
-"""The embedded world: one seed gives one world, captions are true, held-out combinations are not in training."""
+"""Embedded world: determined by its seed, true captions, no held-out combinations in training."""
 
 from __future__ import annotations
 

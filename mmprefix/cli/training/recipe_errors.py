@@ -18,7 +18,8 @@ import yaml
 from mmprefix.errors import InputError, did_you_mean
 
 _PLAIN = re.compile(
-    r"((?:\w+: )?option '[^'\n]+' is not known[^\n]*|(?:\w+: )?class_path [^\n]+: (?:no such class|is no )[^\n]*|"
+    r"((?:\w+: )?option '[^'\n]+' is not known[^\n]*|"
+    r"(?:\w+: )?class_path [^\n]+: (?:no such class|not a subclass of )[^\n]*|"
     r"(?:\w+: )?option [\w.]+: expected [^\n]+)"
 )
 _EXTRA = re.compile(r"Option '([\w.]+)' is not accepted")
@@ -47,7 +48,7 @@ def explain(message: str, parser: Any) -> str:
         classes = vars(importlib.import_module(match[1]))
         return f"{placed}class_path {match[1]}.{match[2]}: no such class{did_you_mean(match[2], classes)}"
     if match := _OTHER_CLASS.search(message):
-        return f"{placed}class_path {match[1]}: is no {match[2]}"
+        return f"{placed}class_path {match[1]}: not a subclass of {match[2]}"
     if (match := _TYPE.search(message)) and where:
         return f"option {where}: expected {_type(match[1] or match[2])}, got {match[3].strip()}"
     if (match := _UNION.search(message)) and where:
