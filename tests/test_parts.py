@@ -104,7 +104,7 @@ def test_a_model_is_built_again_from_its_recipe(tmp_path: Path) -> None:
         ({"class_path": "mmprefix.mappers.mlp.MLP"}, Encoder, "is not a subclass of Encoder"),
         ({"class_path": f"{MODULE}Leaf", "init_args": {"size": 1, "wide": 2}}, Leaf, "unexpected keyword argument"),
         ({"class_path": f"{MODULE}Leaf", "init_args": {}}, Leaf, "missing 1 required positional argument: 'size'"),
-        ({"class_path": f"{MODULE}Leaf", "init_args": {"size": {"class_path": "os.getcwd"}}}, Leaf, "is not a sub"),
+        ({"class_path": f"{MODULE}Leaf", "init_args": {"size": {"class_path": "os.getcwd"}}}, Leaf, "not a subclass"),
         ({"class_path": "mmprefix.mappers.mlp.MLP", "init_args": {"lenght": 2}}, Mapper, "argument 'lenght'"),
         ({"class_path": "mmprefix.mappers.mlp.MLP"}, Mapper, "missing 1 required positional argument: 'sizes'"),
     ],
