@@ -1,4 +1,4 @@
-"""Layers that compute again what they did not keep: the same losses, gradients and texts, from less memory."""
+"""Activation checkpointing: equal losses, gradients and texts with less memory."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def loss(decoder: ComposedDecoder, kind: str) -> tuple[Tensor, list[Tensor]]:
-    """With the gradients of what a mapper would give."""
+    """Loss after a random prefix of a kind, and its gradients into that prefix."""
     random = torch.Generator().manual_seed(0)
     mask = torch.arange(5) < torch.tensor([5, 3, 4])[:, None]
     shape = (decoder.layers, 3, decoder.heads, 5, decoder.head_width)
@@ -44,27 +44,27 @@ def loss(decoder: ComposedDecoder, kind: str) -> tuple[Tensor, list[Tensor]]:
     prefix = {"soft": Prefix(soft, mask), "deep": deep, "mixed": MixedPrefix(deep, Prefix(soft, mask))}[kind]
     memory = None
     if decoder.memory_dim:
-        seen = torch.arange(20) < torch.tensor([20, 7, 13])[:, None]
+        frame_mask = torch.arange(20) < torch.tensor([20, 7, 13])[:, None]
         frames = torch.randn(3, 20, decoder.memory_dim, generator=random)
-        memory = Features(frames, seen, frames[:, 0])
-    found = decoder.loss(decoder.prefill(prefix, memory), PROMPTS, TARGETS)
+        memory = Features(frames, frame_mask, frames[:, 0])
+    mean = decoder.loss(decoder.prefill(prefix, memory), PROMPTS, TARGETS)
     leaves = {"soft": [soft], "deep": [keys, values], "mixed": [keys, values, soft]}[kind]
-    return found.detach(), list(torch.autograd.grad(found, leaves))
+    return mean.detach(), list(torch.autograd.grad(mean, leaves))
 
 
 @pytest.mark.parametrize("kind", ["soft", "deep", "mixed"])
-def test_the_same_losses_and_gradients(decoder: ComposedDecoder, kind: str) -> None:
+def test_losses_and_gradients_are_equal(decoder: ComposedDecoder, kind: str) -> None:
     if isinstance(decoder, CrossDecoder) and not decoder.reads_speech and kind != "deep":
         pytest.skip("a text model's decoder takes a deep prefix only")
-    again = copy.deepcopy(decoder)
-    again.recompute_layers()
-    (plain, wanted), (found, gradients) = loss(decoder, kind), loss(again, kind)
-    assert torch.equal(found, plain)
-    for gradient, want in zip(gradients, wanted, strict=True):
-        assert torch.equal(gradient, want)
+    checkpointed = copy.deepcopy(decoder)
+    checkpointed.recompute_layers()
+    (plain, expected_gradients), (mean, gradients) = loss(decoder, kind), loss(checkpointed, kind)
+    assert torch.equal(mean, plain)
+    for gradient, expected in zip(gradients, expected_gradients, strict=True):
+        assert torch.equal(gradient, expected)
 
 
-def test_texts_are_written_as_before(tmp_path: Path) -> None:
+def test_generated_texts_are_equal(tmp_path: Path) -> None:
     decoder = CausalDecoder(save_decoder(tmp_path))
     prefix = Prefix(torch.randn(2, 4, decoder.width), torch.ones(2, 4, dtype=torch.bool))
     options = GenerateOptions(max_new_tokens=8, num_beams=3)
@@ -73,41 +73,41 @@ def test_texts_are_written_as_before(tmp_path: Path) -> None:
     assert decoder.generate(decoder.prefill(prefix), ["", ""], options) == before
 
 
-def test_less_is_kept(tmp_path: Path) -> None:
-    """For a layer its input, keys and values, instead of the 16 and more times that an ordinary one keeps."""
+def test_less_memory_is_stored(tmp_path: Path) -> None:
+    """Input, keys and values of a layer, where an ordinary layer stores 16 times its input or more."""
     torch.manual_seed(0)
-    words = make_tokenizer()
-    words.save_pretrained(tmp_path)
-    GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_embd=64, n_layer=12, n_head=2)).save_pretrained(tmp_path)
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=64, n_layer=12, n_head=2)).save_pretrained(tmp_path)
     decoder, kept = CausalDecoder(str(tmp_path)), list[int]()
     weights = {parameter.untyped_storage().data_ptr() for parameter in decoder.parameters()}
-    for again in (False, True):
-        if again:
+    for checkpointed in (False, True):
+        if checkpointed:
             decoder.recompute_layers()
-        held: dict[int, int] = {}
+        stored: dict[int, int] = {}
 
-        def keep(value: Tensor, held: dict[int, int] = held) -> Tensor:
-            space = value.untyped_storage()
-            if space.data_ptr() not in weights:
-                held[space.data_ptr()] = space.nbytes()
+        def store(value: Tensor, stored: dict[int, int] = stored) -> Tensor:
+            storage = value.untyped_storage()
+            if storage.data_ptr() not in weights:
+                stored[storage.data_ptr()] = storage.nbytes()
             return value
 
         embeds = torch.randn(3, 40, decoder.width, requires_grad=True)
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        with torch.autograd.graph.saved_tensors_hooks(store, lambda value: value):
             state = decoder.prefill(Prefix(embeds, torch.ones(3, 40, dtype=torch.bool)))
-            lost = decoder.loss(state, PROMPTS, TARGETS)
-        kept.append(sum(held.values()))
-        del lost, state
+            mean = decoder.loss(state, PROMPTS, TARGETS)
+        kept.append(sum(stored.values()))
+        del mean, state
     assert kept[1] < 0.45 * kept[0]
 
 
-def test_a_recipe_asks_for_it(tmp_path: Path) -> None:
+def test_an_option_of_a_recipe_turns_it_on(tmp_path: Path) -> None:
     (tmp_path / "tiny").mkdir()
     tiny = build(tmp_path / "tiny", steps=10)
     ends: list[Any] = []
-    for name, wanted in (("plain", False), ("again", True)):
+    for name, recompute in (("plain", False), ("checkpointed", True)):
         recipe = tiny.recipe(tiny.config(("audio",)), tmp_path / name)
-        assert run("fit", recipe, model__recompute=wanted, trainer__max_steps=3, data__val="[]") == 0
+        assert run("fit", recipe, model__recompute=recompute, trainer__max_steps=3, data__val="[]") == 0
         ends.append(training_record(tmp_path / name).after)
     assert same_tensors(*ends)
-    assert metric_values(tmp_path / "again", "train/loss") == metric_values(tmp_path / "plain", "train/loss")
+    assert metric_values(tmp_path / "checkpointed", "train/loss") == metric_values(tmp_path / "plain", "train/loss")

@@ -1,4 +1,4 @@
-"""Negative log-likelihoods a few rows at a time, against the plain formula: values, gradients, memory."""
+"""Chunked negative log-likelihood against the plain formula: values, gradients, memory."""
 
 from __future__ import annotations
 
@@ -29,52 +29,52 @@ def test_it_is_cross_entropy(rows: int, targets: int, bias: bool, monkeypatch: p
     hidden, head, row, target, weight = case(rows, targets, bias)
     gradients = []
     for form in (plain, chunked_nll):
-        given = hidden.clone().requires_grad_()
-        found = form(given, head, row, target)
-        (found * weight).sum().backward()
-        assert given.grad is not None
-        gradients.append((found.detach(), given.grad))
-    (want, wanted), (found, gradient) = gradients
-    assert torch.allclose(found, want, rtol=2e-6, atol=1e-6)
-    assert (gradient - wanted).norm() <= 5e-6 * wanted.norm()
+        leaf = hidden.clone().requires_grad_()
+        nll = form(leaf, head, row, target)
+        (nll * weight).sum().backward()
+        assert leaf.grad is not None
+        gradients.append((nll.detach(), leaf.grad))
+    (expected_nll, expected_gradient), (nll, gradient) = gradients
+    assert torch.allclose(nll, expected_nll, rtol=2e-6, atol=1e-6)
+    assert (gradient - expected_gradient).norm() <= 5e-6 * expected_gradient.norm()
 
 
-def test_far_logits_stay_finite() -> None:
+def test_extreme_logits_give_finite_values() -> None:
     hidden, head, row, target, _ = case(5, 9, bias=False)
-    found = chunked_nll(hidden * 1e4, head, row, target)
-    assert found.isfinite().all()
-    assert torch.allclose(found, plain(hidden * 1e4, head, row, target), rtol=1e-5)
+    nll = chunked_nll(hidden * 1e4, head, row, target)
+    assert nll.isfinite().all()
+    assert torch.allclose(nll, plain(hidden * 1e4, head, row, target), rtol=1e-5)
 
 
 def test_half_precision_is_summed_in_float32() -> None:
     hidden, head, row, target, _ = case(40, 60, bias=False)
-    found = chunked_nll(hidden.bfloat16(), head.bfloat16(), row, target)
-    assert found.dtype == torch.float32
-    assert torch.allclose(found, plain(hidden.bfloat16(), head, row, target), rtol=1e-2, atol=1e-2)
+    nll = chunked_nll(hidden.bfloat16(), head.bfloat16(), row, target)
+    assert nll.dtype == torch.float32
+    assert torch.allclose(nll, plain(hidden.bfloat16(), head, row, target), rtol=1e-2, atol=1e-2)
 
 
-def test_without_a_gradient_nothing_is_kept() -> None:
+def test_without_a_gradient_nothing_is_stored() -> None:
     hidden, head, row, target, _ = case(5, 9, bias=False)
     assert not chunked_nll(hidden, head, row, target).requires_grad
 
 
-class Largest(TorchDispatchMode):
-    """The most numbers that any result of an operation has."""
+class LargestResult(TorchDispatchMode):
+    """Number of elements of the largest result of any operation."""
 
     most = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        found = func(*args, **(kwargs or {}))
-        for part in found if isinstance(found, (tuple, list)) else (found,):
+        output = func(*args, **(kwargs or {}))
+        for part in output if isinstance(output, (tuple, list)) else (output,):
             if isinstance(part, Tensor):
                 self.most = max(self.most, part.numel())
-        return found
+        return output
 
 
 def test_the_logits_of_all_rows_never_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_ROWS", 8)
     hidden, head, row, target, _ = case(200, 200, bias=False)
     hidden.requires_grad_()
-    with Largest() as counted:
+    with LargestResult() as tracker:
         chunked_nll(hidden, head, row, target).sum().backward()
-    assert counted.most == head.weight.numel()  # 24 rows' worth of logits; 200 rows would be 8 times as many
+    assert tracker.most == head.weight.numel()  # 24 rows' worth of logits; 200 rows would be 8 times as many

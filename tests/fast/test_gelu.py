@@ -1,4 +1,4 @@
-"""Kernels in the place of slower ones: the same numbers, and nothing that was asked for otherwise is changed."""
+"""Fused GELU, fused optimizer steps, precision and compilation: equal numbers; explicit options are kept."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tiny.captioning_system import build, metric_values, quietly, run, training_
 pytestmark = quietly
 
 
-def test_gelu_is_the_same_function() -> None:
+def test_fused_gelu_equals_the_formula() -> None:
     plain = nn.Sequential(nn.Linear(4, 4), NewGELUActivation(), nn.Sequential(NewGELUActivation()))
     fast = deepcopy(plain)
     fuse_gelu(fast)
@@ -31,14 +31,14 @@ def test_gelu_is_the_same_function() -> None:
     assert torch.allclose(fast.float()(values.float()), plain.float()(values.float()), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD])
-def test_steps_are_the_same(kind: Any) -> None:
+@pytest.mark.parametrize("optimizer_class", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD])
+def test_fused_optimizer_steps_are_equal(optimizer_class: Any) -> None:
     torch.manual_seed(0)
     plain = nn.Linear(8, 8)
     fast = deepcopy(plain)
     rows = torch.randn(5, 8)
     for layer in (plain, fast):
-        optimizer = kind(layer.parameters(), lr=0.05, weight_decay=0.1)
+        optimizer = optimizer_class(layer.parameters(), lr=0.05, weight_decay=0.1)
         if layer is fast:
             use_fused_optimizer(optimizer)
             assert optimizer.param_groups[0]["fused"]
@@ -49,16 +49,18 @@ def test_steps_are_the_same(kind: Any) -> None:
     assert torch.allclose(plain.weight, fast.weight, atol=1e-6)
 
 
-@pytest.mark.parametrize("asked", [{"foreach": True}, {"fused": False}, {"capturable": True}, {"differentiable": True}])
-def test_what_was_asked_for_stays(asked: dict[str, bool]) -> None:
-    optimizer = cast(Any, torch.optim.AdamW)(nn.Linear(2, 2).parameters(), **asked)
+@pytest.mark.parametrize(
+    "options", [{"foreach": True}, {"fused": False}, {"capturable": True}, {"differentiable": True}]
+)
+def test_explicit_options_of_an_optimizer_are_kept(options: dict[str, bool]) -> None:
+    optimizer = cast(Any, torch.optim.AdamW)(nn.Linear(2, 2).parameters(), **options)
     use_fused_optimizer(optimizer)
     assert not optimizer.param_groups[0]["fused"]
     use_fused_optimizer(torch.optim.Adagrad(nn.Linear(2, 2).parameters()))
-    use_fused_optimizer(torch.optim.RMSprop(nn.Linear(2, 2).parameters()))  # has no such kernel
+    use_fused_optimizer(torch.optim.RMSprop(nn.Linear(2, 2).parameters()))  # has no fused kernel
 
 
-def test_half_precision_on_a_cpu_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_half_precision_becomes_float32_on_a_cpu(caplog: pytest.LogCaptureFixture) -> None:
     for precision in ("bf16-mixed", "bf16-true", "16-mixed", 16, "bf16"):
         assert usable_precision(precision, "cpu") == "32-true"
         assert f"trainer.precision {precision}: many times slower on a CPU" in caplog.text
@@ -72,14 +74,14 @@ def test_a_recipe_for_a_gpu_trains_on_a_cpu(tmp_path: Path, capfd: Any) -> None:
     tiny = build(tmp_path / "tiny", steps=10)
     recipe = tiny.recipe(tiny.config(), tmp_path / "run")
     assert run("fit", recipe, trainer__precision="bf16-mixed", trainer__max_steps=1) == 0
-    said = "".join(capfd.readouterr())
-    assert "trainer.precision bf16-mixed: many times slower on a CPU" in said
-    assert "Automatic Mixed Precision" not in said
+    output = "".join(capfd.readouterr())
+    assert "trainer.precision bf16-mixed: many times slower on a CPU" in output
+    assert "Automatic Mixed Precision" not in output
 
 
 @pytest.mark.slow
-def test_compiled_layers_train_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the compiler's own graphs; code is not generated from them here, which takes a minute."""
+def test_compiled_layers_train_equally(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled with the backend "aot_eager": it traces graphs without generating code, which would take a minute."""
     monkeypatch.setattr(CausalDecoder, "compile_layers", partialmethod(CausalDecoder.compile_layers, "aot_eager"))
     (tmp_path / "tiny").mkdir()
     tiny = build(tmp_path / "tiny", steps=10)

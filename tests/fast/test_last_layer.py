@@ -1,4 +1,4 @@
-"""A trunk whose last layer is run at its last position only, against the whole run."""
+"""Prefill whose last layer runs at the last position only, against a full run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 def gradients(decoder: CausalDecoder, narrows: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[State, torch.Tensor]:
-    """What was read, and the gradient of some of it into the prefix."""
+    """State after prompts and questions, and the gradient of a weighted sum of it into the prefix."""
     monkeypatch.setattr(decoder.language_model, "narrows_last_layer", narrows)
     prefix = ragged_prefix(decoder, [5, 1, 0, 4])
     embeds = prefix.embeds.clone().requires_grad_()
@@ -36,33 +36,35 @@ def gradients(decoder: CausalDecoder, narrows: bool, monkeypatch: pytest.MonkeyP
     return state, embeds.grad
 
 
-def test_it_is_the_whole_run(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    (want, wanted), (found, gradient) = (gradients(decoder, narrows, monkeypatch) for narrows in (False, True))
-    assert found.last_hidden is not None
-    assert want.last_hidden is not None
-    real = want.mask.any(1)
-    assert torch.allclose(found.last_hidden[real], want.last_hidden[real], rtol=1e-5, atol=1e-5)
-    for layer, whole in zip(found.cache, want.cache, strict=True):
-        for part, other in zip(layer, whole, strict=True):
+def test_states_and_gradients_equal_a_full_run(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    (full, full_gradient), (narrowed, gradient) = (
+        gradients(decoder, narrows, monkeypatch) for narrows in (False, True)
+    )
+    assert narrowed.last_hidden is not None
+    assert full.last_hidden is not None
+    real = full.mask.any(1)
+    assert torch.allclose(narrowed.last_hidden[real], full.last_hidden[real], rtol=1e-5, atol=1e-5)
+    for layer, full_layer in zip(narrowed.cache, full.cache, strict=True):
+        for part, other in zip(layer, full_layer, strict=True):
             assert torch.allclose(part, other, rtol=1e-5, atol=1e-5)
-    assert (gradient - wanted).norm() <= 5e-6 * wanted.norm()
+    assert (gradient - full_gradient).norm() <= 5e-6 * full_gradient.norm()
 
 
-def test_it_computes_less(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_operations_are_computed(decoder: CausalDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
     for narrows in (False, True):
         monkeypatch.setattr(decoder.language_model, "narrows_last_layer", narrows)
         with FlopCounterMode(display=False) as counter:
             decoder.prefill(ragged_prefix(decoder, [40, 40]))
         counts.append(counter.get_total_flops())
-    assert counts[1] < 0.8 * counts[0]  # of two layers, most of one
+    assert counts[1] < 0.8 * counts[0]  # most operations of one of two layers are saved
 
 
-def test_a_model_without_a_list_of_layers_is_left_alone() -> None:
+def test_a_model_without_a_list_of_layers_is_not_hooked() -> None:
     assert not last_layer.install(nn.Sequential(nn.Linear(2, 2)), 2)
 
 
-def test_outside_of_reading_nothing_changes(tmp_path: Path) -> None:
+def test_the_hooks_do_nothing_outside_of_a_prefill(tmp_path: Path) -> None:
     decoder = CausalDecoder(save_decoder(tmp_path))
     plain = decoder.lm(inputs_embeds=torch.ones(1, 6, decoder.width)).logits
     decoder.prefill(ragged_prefix(decoder, [3]))

@@ -1,8 +1,8 @@
-"""The training step as it is against the plain one: loss to 2e-6 and gradients to 5e-6, relative, in float32.
+"""Training step with all fast paths against a plain one: loss to 2e-6, gradients to 5e-6, relative, in float32.
 
-Plain is: each caption alone behind a prefix of its own, one pass of the Hugging Face model, logits of all positions,
-cross-entropy. Fast is: a prefix read once for all captions of an input, its last layer at one position, captions packed
-into one row, logits where a token is predicted and a few rows at a time.
+Plain: each caption alone after its own copy of the prefix, one pass of the Hugging Face model, logits at all positions,
+cross-entropy. Fast: one prefill for all captions of an input with its last layer at one position, captions packed into
+one row, logits at predicted tokens and a few rows at a time.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def decoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return CausalDecoder(save_decoder(tmp_path_factory.mktemp(request.param), request.param, sharp=2.0))
 
 
-def numbers(decoder: CausalDecoder, kind: str) -> list[Tensor]:
-    """What a mapper would give: embeddings, keys and values, or all three."""
+def prefix_tensors(decoder: CausalDecoder, kind: str) -> list[Tensor]:
+    """Output of a mapper of a kind: embeddings, keys and values, or all three."""
     torch.manual_seed(0)
     soft = torch.randn(len(LENGTHS), max(LENGTHS), decoder.width)
     deep = torch.randn(2, decoder.layers, len(LENGTHS), decoder.heads, max(LENGTHS), decoder.head_width)
@@ -49,12 +49,12 @@ def prefix(parts: list[Tensor], mask: Tensor) -> AnyPrefix:
 
 
 def plain_nll(decoder: CausalDecoder, parts: list[Tensor], b: int, prompt: str, text: str) -> Tensor:
-    """Of one caption, with nothing of ours but the words."""
-    words, lm, n = decoder.tokenizer, decoder.lm, LENGTHS[b]
+    """Negative log-likelihood of one caption by the Hugging Face model alone."""
+    tokenizer, lm, n = decoder.tokenizer, decoder.lm, LENGTHS[b]
     soft = parts[-1][b : b + 1, :n] if len(parts) != 2 else None
-    before = words(prompt)["input_ids"] if prompt else [decoder.codec.eos] if soft is None else []
-    said = [*words((" " if prompt else "") + text)["input_ids"], decoder.codec.eos]
-    ids = torch.tensor([[*before, *said]])
+    before = tokenizer(prompt)["input_ids"] if prompt else [decoder.codec.eos] if soft is None else []
+    after = [*tokenizer((" " if prompt else "") + text)["input_ids"], decoder.codec.eos]
+    ids = torch.tensor([[*before, *after]])
     embeds = lm.get_input_embeddings()(ids)
     embeds = embeds if soft is None else torch.cat([soft, embeds], dim=1)
     past: Any = None
@@ -62,22 +62,22 @@ def plain_nll(decoder: CausalDecoder, parts: list[Tensor], b: int, prompt: str, 
         past = DynamicCache(
             [(parts[0][i, b : b + 1, :, :n], parts[1][i, b : b + 1, :, :n]) for i in range(decoder.layers)]
         )
-    logits = lm(inputs_embeds=embeds, past_key_values=past).logits[0, -len(said) - 1 : -1]
-    return torch.nn.functional.cross_entropy(logits, torch.tensor(said), reduction="sum")
+    logits = lm(inputs_embeds=embeds, past_key_values=past).logits[0, -len(after) - 1 : -1]
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(after), reduction="sum")
 
 
 @pytest.mark.parametrize("prompts", PROMPTS)
 @pytest.mark.parametrize("kind", ["soft", "deep", "mixed"])
-def test_the_fast_step_is_the_plain_step(decoder: CausalDecoder, kind: str, prompts: str) -> None:
+def test_the_fast_step_equals_the_plain_step(decoder: CausalDecoder, kind: str, prompts: str) -> None:
     mask = torch.arange(max(LENGTHS)) < torch.tensor(LENGTHS)[:, None]
-    asked = PROMPTS[prompts]
-    fast, plain = ([part.clone().requires_grad_() for part in numbers(decoder, kind)] for _ in range(2))
-    found = decoder.text_loss(decoder.prefill(prefix(fast, mask)), asked, TEXTS)
-    wanted = [plain_nll(decoder, plain, b, asked[b], text) for b, texts in enumerate(TEXTS) for text in texts]
-    assert torch.allclose(found.nll.detach(), torch.stack(wanted).detach(), rtol=2e-6, atol=0)
-    found.mean().backward()
-    (torch.stack(wanted).sum() / found.tokens.sum()).backward()
-    for one, other in zip(fast, plain, strict=True):
-        assert one.grad is not None
+    prompt_texts = PROMPTS[prompts]
+    fast, plain = ([part.clone().requires_grad_() for part in prefix_tensors(decoder, kind)] for _ in range(2))
+    losses = decoder.text_loss(decoder.prefill(prefix(fast, mask)), prompt_texts, TEXTS)
+    expected = [plain_nll(decoder, plain, b, prompt_texts[b], text) for b, texts in enumerate(TEXTS) for text in texts]
+    assert torch.allclose(losses.nll.detach(), torch.stack(expected).detach(), rtol=2e-6, atol=0)
+    losses.mean().backward()
+    (torch.stack(expected).sum() / losses.tokens.sum()).backward()
+    for part, other in zip(fast, plain, strict=True):
+        assert part.grad is not None
         assert other.grad is not None
-        assert (one.grad - other.grad).norm() <= 5e-6 * other.grad.norm()
+        assert (part.grad - other.grad).norm() <= 5e-6 * other.grad.norm()

@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
