@@ -1,12 +1,19 @@
-"""One thread per process, and the marker ``numeric``.
+"""One thread per process, the marker ``numeric``, and the systems that many tests train.
 
 Tests run in as many processes as there are cores; tiny models gain nothing from threads.
 """
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tiny.captioning_system import CaptioningSystem
+    from tiny.speech_system import SpeechSystem
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; programs that tests start inherit it
 
@@ -36,3 +43,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         file = item.path.relative_to(TESTS)
         if any(file.is_relative_to(place) for place in NUMERIC):
             item.add_marker(pytest.mark.numeric)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
+    """Small captioning system in a new folder."""
+    from tiny.captioning_system import build  # it imports torch, which reads OMP_NUM_THREADS
+
+    return build(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
+    """Small speech system in a new folder, its Whisper untrained."""
+    from tiny.speech_system import build
+
+    return build(tmp_path_factory.mktemp("spoken"))

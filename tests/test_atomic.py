@@ -16,15 +16,10 @@ from mmprefix.atomic import write_atomically
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
-from tiny.captioning_system import CaptioningSystem, build, checkpoint_tensors, error_message, quietly, run
+from tiny.captioning_system import CaptioningSystem, checkpoint_tensors, error_message, quietly, run
 
 pytestmark = quietly
 KB = 1024
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
-    return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,6 @@ from mmprefix.saved_model import ModelSettings
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import DeepPrefix, Features, Media, MixedPrefix, Prefix
 from tiny import encoders as tiny_encoders
-from tiny import speech_system as tiny_speech_system
 from tiny.batches import make_batch, signal_media, tone_media, without_padding
 from tiny.captioning_system import quietly
 from tiny.speech_system import SpeechSystem
@@ -40,11 +39,6 @@ from tiny.speech_system import SpeechSystem
 pytestmark = quietly
 OPTIONS = GenerateOptions(max_new_tokens=5)
 Make = Callable[[Sizes], Mapper]
-
-
-@pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
-    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"))
 
 
 @pytest.fixture(scope="module")

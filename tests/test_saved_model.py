@@ -16,7 +16,6 @@ from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
 from tiny.captioning_system import (
     CaptioningSystem,
-    build,
     checkpoint_tensors,
     error_message,
     quietly,
@@ -27,11 +26,6 @@ from tiny.captioning_system import (
 
 pytestmark = quietly
 KB = 1024
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
-    return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -15,17 +15,11 @@ from mmprefix.cli.main import main
 from mmprefix.cli.training.recipe_errors import explain, recipes_of, unknown_option
 from mmprefix.cli.training.train import dry_run_as_flag
 from mmprefix.errors import did_you_mean
-from tiny import captioning_system as tiny_captioning_system
 from tiny.captioning_system import CaptioningSystem, quietly
 
 pytestmark = list(quietly)
 AUDIO = "model.branches.audio"
 DEEP = {"class_path": "mmprefix.mappers.p_tuning_v2.DeepTable"}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
-    return tiny_captioning_system.build(tmp_path_factory.mktemp("tiny"))
 
 
 class Fit:

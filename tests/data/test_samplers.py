@@ -11,7 +11,7 @@ import pytest
 from mmprefix.data.manifest import read_manifest
 from mmprefix.data.samplers import BucketSampler, EvalSampler, RowKey
 from mmprefix.decoders.causal import CausalDecoder
-from tiny.captioning_system import CaptioningSystem, build, error_message, quietly, run, training_record
+from tiny.captioning_system import CaptioningSystem, error_message, quietly, run, training_record
 
 pytestmark = quietly
 
@@ -41,11 +41,6 @@ def test_batches_hold_at_most_max_tokens(most: int, rows: int, world: int) -> No
     full = sum(len(batch) * max(keys[row].tokens for row in batch) for mine in epochs[0] for batch in mine)
     padding = 1 - sum(keys[row].tokens for mine in epochs[0] for batch in mine for row in batch) / full
     assert padding < 0.15  # rows of like length are together
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
-    return build(tmp_path_factory.mktemp("tiny"))
 
 
 def test_a_training_counts_the_decoders_own_tokens(tiny: CaptioningSystem, tmp_path: Path) -> None:

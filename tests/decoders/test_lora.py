@@ -15,16 +15,10 @@ from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
 from mmprefix.types import Prefix
-from tiny import speech_system as tiny_speech_system
 from tiny.captioning_system import checkpoint_tensors, quietly, run, training_record
 from tiny.speech_system import SpeechSystem, recipe_part
 
 pytestmark = quietly
-
-
-@pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
-    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"))
 
 
 @pytest.fixture(scope="module")

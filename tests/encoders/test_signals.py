@@ -25,18 +25,12 @@ from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.parts import builder_from_recipe, from_recipe, to_recipe
 from mmprefix.types import Features, Prefix
-from tiny import speech_system as tiny_speech_system
 from tiny.captioning_system import checkpoint_tensors, error_message, quietly, run, training_record
 from tiny.speech_system import SpeechSystem, recipe_part
 
 pytestmark = quietly
 NAMES = ["cost", "confidence", "alternatives"]
 MINMAX = recipe_part("mappers.minmax.MinMax", mapper=recipe_part("mappers.mlp.MLP", length=2, hidden=8))
-
-
-@pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
-    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"))
 
 
 def config(spoken: SpeechSystem, mapper: dict[str, Any] = MINMAX, train: str = "train.jsonl") -> dict[str, Any]:

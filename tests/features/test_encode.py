@@ -27,7 +27,6 @@ from mmprefix.model import PrefixLM
 from mmprefix.types import Features
 from tiny.captioning_system import (
     CaptioningSystem,
-    build,
     error_message,
     metric_values,
     quietly,
@@ -37,11 +36,6 @@ from tiny.captioning_system import (
 )
 
 pytestmark = quietly
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
-    return build(tmp_path_factory.mktemp("tiny"))
 
 
 def contents(folder: Path) -> dict[bytes, tuple[bytes, bytes]]:

@@ -25,20 +25,21 @@ MAPS = Path("/proc/self/maps")
 
 
 def entry(number: float) -> FeatureRow:
+    """Entry without frames, whose summary is ``number``."""
     return FeatureRow(torch.zeros(0, 0), torch.tensor([float(number)]))
 
 
-def filled(root: Path, shards: int = 3, each: int = 5) -> FeatureStore:
-    """Store of entries 0, 1 ..., each under the key of its number, without an index."""
+def filled(root: Path, shards: int = 3, per_shard: int = 5) -> FeatureStore:
+    """Store of entries 0, 1 ..., an entry under the key of its number, without an index."""
     store = FeatureStore(root, WIDTHS)
-    for at in range(shards):
-        numbers = range(at * each, at * each + each)
-        store.add(f"{at}", [feature_key(str(number)) for number in numbers], [entry(number) for number in numbers])
+    for shard in range(shards):
+        numbers = range(shard * per_shard, (shard + 1) * per_shard)
+        store.add(f"{shard}", [feature_key(str(number)) for number in numbers], [entry(number) for number in numbers])
     (store.folder / "index").unlink()
     return store
 
 
-def check(store: FeatureStore, count: int) -> None:
+def assert_entries(store: FeatureStore, count: int) -> None:
     """Assert that the store has all entries and no others."""
     assert len(store) == count
     assert list(store) == sorted(feature_key(str(number)) for number in range(count))
@@ -49,17 +50,18 @@ def check(store: FeatureStore, count: int) -> None:
             store[name]
 
 
-def told(store: FeatureStore) -> str:
+def indexed_shards(store: FeatureStore) -> str:
+    """Shards that the index file names."""
     with safe_open(store.folder / "index", "pt") as file:
         return file.metadata()["shards"]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 8, 300])
-def test_every_entry_is_found_and_no_other(count: int, tmp_path: Path) -> None:
-    check(FeatureStore(filled(tmp_path, 1 if count else 0, count).folder.parent, WIDTHS), count)
+def test_every_entry_is_read_and_no_other(count: int, tmp_path: Path) -> None:
+    assert_entries(FeatureStore(filled(tmp_path, 1 if count else 0, count).folder.parent, WIDTHS), count)
 
 
-def test_keys_that_begin_alike_are_told_apart(tmp_path: Path) -> None:
+def test_keys_with_a_common_beginning_are_distinguished(tmp_path: Path) -> None:
     store = FeatureStore(tmp_path, WIDTHS)
     names = [bytes(8) + number.to_bytes(8, "big") for number in range(20)]
     for number, name in enumerate(names):
@@ -73,15 +75,15 @@ def test_the_file_is_written_once_and_again_when_shards_are_added(tmp_path: Path
     store = filled(tmp_path)
     store.refresh_if_changed()
     file = store.folder / "index"
-    before, first = file.stat().st_ino, told(store)
-    check(FeatureStore(tmp_path, WIDTHS), 15)
+    before, first = file.stat().st_ino, indexed_shards(store)
+    assert_entries(FeatureStore(tmp_path, WIDTHS), 15)
     assert file.stat().st_ino == before
     store.add("3", [feature_key("15")], [entry(15)])
-    check(FeatureStore(tmp_path, WIDTHS), 16)
-    assert told(store) != first
-    check(store, 15)  # which has the old one mapped
+    assert_entries(FeatureStore(tmp_path, WIDTHS), 16)
+    assert indexed_shards(store) != first
+    assert_entries(store, 15)  # the old index is still mapped
     store.refresh_if_changed()
-    check(store, 16)
+    assert_entries(store, 16)
 
 
 def test_other_users_may_read_it(tmp_path: Path) -> None:
@@ -92,14 +94,14 @@ def test_other_users_may_read_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "header", "flip", "older", "foreign", "folder"])
-def test_what_is_no_index_of_these_shards_is_not_used(damage: str, tmp_path: Path) -> None:
+def test_an_index_of_other_shards_is_not_used(damage: str, tmp_path: Path) -> None:
     store = filled(tmp_path / "a", 2)
     store.refresh_if_changed()
     file = store.folder / "index"
     old = file.read_bytes()
     store.add("2", [feature_key(str(number)) for number in range(10, 15)], [entry(number) for number in range(10, 15)])
     store.refresh_if_changed()
-    good = told(store)
+    good = indexed_shards(store)
     whole, foreign = file.read_bytes(), filled(tmp_path / "b", 1, 15)
     foreign.refresh_if_changed()
     broken = {"cut": whole[:-3], "empty": b"", "header": b"\0" * 8 + whole[8:], "older": old}
@@ -109,11 +111,11 @@ def test_what_is_no_index_of_these_shards_is_not_used(damage: str, tmp_path: Pat
         file.mkdir()
     else:
         file.write_bytes(broken[damage])
-    check(FeatureStore(tmp_path / "a", WIDTHS), 15)
+    assert_entries(FeatureStore(tmp_path / "a", WIDTHS), 15)
     if damage != "folder":
-        assert told(store) == good
+        assert indexed_shards(store) == good
         mended = file.stat().st_ino
-        check(FeatureStore(tmp_path / "a", WIDTHS), 15)
+        assert_entries(FeatureStore(tmp_path / "a", WIDTHS), 15)
         assert file.stat().st_ino == mended
 
 
@@ -125,10 +127,10 @@ def test_a_shard_that_is_replaced_or_gone_needs_another_index(tmp_path: Path) ->
     )
     assert {float(FeatureStore(tmp_path, WIDTHS)[feature_key(str(number))].pooled) for number in range(10, 15)} == {0}
     (store.folder / "2.safetensors").unlink()
-    check(FeatureStore(tmp_path, WIDTHS), 10)
+    assert_entries(FeatureStore(tmp_path, WIDTHS), 10)
 
 
-def test_a_key_that_was_damaged_leads_to_nothing(tmp_path: Path) -> None:
+def test_a_damaged_key_is_not_found(tmp_path: Path) -> None:
     store = filled(tmp_path, 1)
     store.refresh_if_changed()
     file = store.folder / "0.safetensors"
@@ -146,35 +148,35 @@ def test_a_store_that_cannot_be_written_is_read(tmp_path: Path, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(index, "write_tensor_file", refuse)
-        check(FeatureStore(tmp_path, WIDTHS), 15)
+        assert_entries(FeatureStore(tmp_path, WIDTHS), 15)
 
     def forbid(*_: Any, **__: Any) -> None:
         raise PermissionError
 
     with monkeypatch.context() as patch:
         patch.setattr(index, "FileLock", forbid)
-        check(FeatureStore(tmp_path, WIDTHS), 15)
+        assert_entries(FeatureStore(tmp_path, WIDTHS), 15)
     assert not (store.folder / "index").exists()
 
 
-def test_what_another_process_writes_in_between_is_not_taken_for_ones_own(
+def test_an_index_that_another_process_writes_meanwhile_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     filled(tmp_path / "a", 1, 15)
     other = FeatureStore(tmp_path / "a", WIDTHS).folder / "index"
     store = filled(tmp_path / "b")
     monkeypatch.setattr(index, "write_tensor_file", lambda file, *_, **__: shutil.copy(other, file))
-    check(FeatureStore(tmp_path / "b", WIDTHS), 15)
+    assert_entries(FeatureStore(tmp_path / "b", WIDTHS), 15)
     monkeypatch.undo()
-    check(FeatureStore(tmp_path / "b", WIDTHS), 15)
+    assert_entries(FeatureStore(tmp_path / "b", WIDTHS), 15)
     assert store.folder.joinpath("index").read_bytes() != other.read_bytes()
 
 
-def test_what_a_killed_writer_leaves_is_no_index(tmp_path: Path) -> None:
+def test_the_file_of_a_killed_writer_is_no_index(tmp_path: Path) -> None:
     store = filled(tmp_path)
     (store.folder / ".index.1.tmp").write_bytes(b"half of it")
     (store.folder / "index.lock").touch()
-    check(FeatureStore(tmp_path, WIDTHS), 15)
+    assert_entries(FeatureStore(tmp_path, WIDTHS), 15)
 
 
 # ---------------------------------------------------------------------------------------------------------- one for all

@@ -19,15 +19,10 @@ from mmprefix.features.shard import Shard, write_shard
 from mmprefix.features.store import FeatureStore, store_description
 from mmprefix.features.tensor_file import DamagedError
 from mmprefix.types import FeatureRow
-from tiny.captioning_system import CaptioningSystem, build, quietly
+from tiny.captioning_system import CaptioningSystem, quietly
 
 pytestmark = quietly
 WIDTHS = {"encoder": "some.Encoder", "dtype": "float16", "widths": [3, 2]}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
-    return build(tmp_path_factory.mktemp("tiny"))
 
 
 def entry(number: int, length: int, kind: torch.dtype = torch.float16) -> FeatureRow:

@@ -21,7 +21,6 @@ from mmprefix.features.webdataset import write_webdataset
 from mmprefix.types import Batch, FeatureRow, Features
 from tiny.captioning_system import (
     CaptioningSystem,
-    build,
     error_message,
     metric_values,
     quietly,
@@ -31,11 +30,6 @@ from tiny.captioning_system import (
 )
 
 pytestmark = quietly
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
-    return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,7 @@ AROUND: dict[str, Callable[[Build], Build]] = {
 
 
 def features(frames: int = D, summary: int = G, seed: int = 0) -> Features:
+    """Random features of three inputs with 7, 4 and 1 real frames."""
     torch.manual_seed(seed)
     mask = torch.arange(7) < torch.tensor([7, 4, 1])[:, None]
     return Features(torch.randn(3, 7, frames), mask, torch.rand(3, summary))

@@ -49,11 +49,6 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> CausalDecoder:
     return CausalDecoder(tiny_decoders.save_decoder(tmp_path_factory.mktemp("gpt2")))
 
 
-@pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
-    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"))
-
-
 def nothing(count: int) -> Features:
     """Features of no input."""
     empty = torch.zeros(count, 0)

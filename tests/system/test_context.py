@@ -25,7 +25,6 @@ from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.types import Features, Media, Prefix
-from tiny import speech_system as tiny_speech_system
 from tiny.batches import make_batch, signal_media, tone_media, without_padding
 from tiny.captioning_system import checkpoint_tensors, quietly, run, training_record
 from tiny.mappers import ContextSum
@@ -34,11 +33,6 @@ from tiny.speech_system import SpeechSystem, recipe_part
 pytestmark = quietly
 OPTIONS = GenerateOptions(max_new_tokens=5)
 PROMPTS = ["the"] * 4
-
-
-@pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
-    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ import torch
 from mmprefix.inference.predictor import load
 from tiny.captioning_system import (
     CaptioningSystem,
-    build,
     checkpoint_tensors,
     metric_values,
     quietly,
@@ -26,11 +25,6 @@ from tiny.captioning_system import (
 
 pytestmark = [*quietly, pytest.mark.slow]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
-    return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

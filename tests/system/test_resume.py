@@ -18,7 +18,6 @@ import torch
 from mmprefix.training.rng_state import restore_rng_state, rng_state
 from tiny.captioning_system import (
     CaptioningSystem,
-    build,
     checkpoint_tensors,
     quietly,
     report_rows,
@@ -32,11 +31,6 @@ EVERY = {
     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
     "init_args": {"every_n_train_steps": 2, "save_last": True},
 }
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
-    return build(tmp_path_factory.mktemp("tiny"))
 
 
 def recipe(tiny: CaptioningSystem, root: Path) -> Path:

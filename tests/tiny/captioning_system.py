@@ -29,6 +29,14 @@ from tiny import encoders as tiny_encoders
 SIZES = cnn.MelNetSizes(rate=16000, hop=320, mels=16, high=7000.0, channels=(4, 8), summary=8)
 COLOURS = {"red": (200, 20, 20), "green": (20, 180, 20), "blue": (30, 30, 220), "white": (240, 240, 240)}
 TONES = {"low": 150.0, "middling": 600.0, "high": 2400.0, "shrill": 5000.0}
+QUIET_TRAINER: dict[str, Any] = {  # options of a training on the CPU that logs every step and prints nothing
+    "accelerator": "cpu",
+    "devices": 1,
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 quietly: Sequence[Callable[..., Any]] = [
     pytest.mark.filterwarnings(f"ignore:{message}")
     for message in (
@@ -80,15 +88,7 @@ class CaptioningSystem:
                 "generate": {"max_new_tokens": 6},
             },
             "data": {"class_path": "mmprefix.data.PairData", "init_args": {**files, "batch_size": 3}},
-            "trainer": {
-                "max_epochs": 2,
-                "accelerator": "cpu",
-                "devices": 1,
-                "log_every_n_steps": 1,
-                "num_sanity_val_steps": 0,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-            },
+            "trainer": {**QUIET_TRAINER, "max_epochs": 2},
         }
 
     def recipe(self, config: dict[str, Any], root: Path) -> Path:

@@ -30,7 +30,7 @@ from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch, DeepPrefix, Features
 from tiny import decoders as tiny_decoders
 from tiny import whisper as tiny_whisper
-from tiny.captioning_system import CaptioningSystem
+from tiny.captioning_system import QUIET_TRAINER, CaptioningSystem
 from tiny.speech_system import RATE, recipe_part, tone
 
 SCHEMA = """
@@ -164,15 +164,7 @@ class SluSystem:
             "seed_everything": 1,
             "model": model,
             "data": recipe_part("questioned.QuestionData", **options),
-            "trainer": {
-                "max_epochs": 2,
-                "accelerator": "cpu",
-                "devices": 1,
-                "log_every_n_steps": 1,
-                "num_sanity_val_steps": 0,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-            },
+            "trainer": {**QUIET_TRAINER, "max_epochs": 2},
         }
 
     def recipe(self, config: dict[str, Any], root: Path) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tiny import decoders as tiny_decoders
 from tiny import whisper as tiny_whisper
-from tiny.captioning_system import CaptioningSystem
+from tiny.captioning_system import QUIET_TRAINER, CaptioningSystem
 
 RATE = 16000
 PHRASES = {"a dog barks": 200.0, "the cat runs over": 700.0, "rain falls": 1800.0, "a bell rings twice": 4000.0}
@@ -46,15 +46,7 @@ class SpeechSystem:
             "seed_everything": 1,
             "model": {"optimizer": optimizer, "generate": {"max_new_tokens": 4}, **model},
             "data": {"class_path": "mmprefix.data.PairData", "init_args": {**files, "batch_size": 8}},
-            "trainer": {
-                "max_epochs": 1,
-                "accelerator": "cpu",
-                "devices": 1,
-                "log_every_n_steps": 1,
-                "num_sanity_val_steps": 0,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
-            },
+            "trainer": {**QUIET_TRAINER, "max_epochs": 1},
         }
 
     def recipe(self, config: dict[str, Any], root: Path) -> Path:

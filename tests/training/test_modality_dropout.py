@@ -16,16 +16,10 @@ from mmprefix.model import Branch
 from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.training.task import PrefixTask
 from mmprefix.types import Batch, Features, Media
-from tiny import speech_system as tiny_speech_system
 from tiny.captioning_system import quietly
 from tiny.speech_system import SpeechSystem
 
 pytestmark = quietly
-
-
-@pytest.fixture(scope="module")
-def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
-    return tiny_speech_system.build(tmp_path_factory.mktemp("spoken"))
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from mmprefix.training.optimizer import lr_factor
 from mmprefix.training.task import PrefixTask
 from tiny.captioning_system import (
     CaptioningSystem,
-    build,
     checkpoint_tensors,
     metric_values,
     quietly,
@@ -29,11 +28,6 @@ from tiny.captioning_system import (
 )
 
 pytestmark = quietly
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> CaptioningSystem:
-    return build(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
