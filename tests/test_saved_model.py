@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
+from mmprefix.saved_model import Captioning, Detection, ModelSettings, TrainingRecord, Understanding
 from tiny.captioning_system import (
     CaptioningSystem,
     checkpoint_tensors,
@@ -85,6 +86,28 @@ def test_saving_over_a_saved_model_replaces_it_whole(fitted: Path, model: Path) 
 
 
 # ---------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"generate": {"num_beams": "many"}},
+        {"generate": ["num_beams"]},
+        {"trained": {"files": 3, "figures": 4, "unknown": 5}, "answers": ["yes"]},
+        {"answers": ["yes", "no", "perhaps"]},
+        {"imported": "ClipCap"},
+    ],
+)
+def test_settings_that_no_model_can_have_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(InputError):
+        ModelSettings.from_dict(settings)
+
+
+def test_settings_are_restored_from_their_dict() -> None:
+    for task in (Captioning(), Understanding({"name": "home"}, "yesno"), Detection(("yes", "no"))):
+        settings = ModelSettings(prompt="a", trained=TrainingRecord(["x.jsonl"], "val", {"loss": 1.0}), task=task)
+        later = {**settings.to_dict(), "key_of_a_later_version": 1}
+        assert ModelSettings.from_dict(yaml.safe_load(yaml.safe_dump(later))) == settings
 
 
 def load_error(directory: Path, parts: dict[str, str] | None = None) -> str:
