@@ -31,10 +31,10 @@ def read_jsonl(path: str | Path) -> list[tuple[int, Any]]:
     return lines
 
 
-def identifier(value: Any, place: str) -> str:
-    """Id of the line at ``place`` (file:line) as a string. Raises InputError unless it is a text or a whole number."""
+def identifier(value: Any, location: str) -> str:
+    """Id of the line at ``location`` (file:line) as a string. Raises InputError unless it is a text or an integer."""
     if not isinstance(value, str | int) or isinstance(value, bool):
-        raise InputError(f"{place}: id must be a string or a whole number, not {json.dumps(value)}")
+        raise InputError(f"{location}: id must be a string or a whole number, not {json.dumps(value)}")
     return str(value)
 
 

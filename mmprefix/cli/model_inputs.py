@@ -180,7 +180,7 @@ def _prepare_output(out: Path) -> None:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    name, equals, place = text.partition("=")
+    name, equals, folder = text.partition("=")
     if not equals:
         raise InputError(f"--part {text}: expected NAME=PLACE, such as decoder=models/gpt2")
-    return name, place
+    return name, folder

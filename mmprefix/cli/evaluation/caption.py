@@ -28,20 +28,20 @@ class Predictions(NamedTuple):
     references: list[list[str]]
 
 
-def _record(record: Any, place: str) -> tuple[str, str, list[str]]:
-    """Id, prediction and references of one line; ``place`` is file:line. Raises InputError."""
+def _record(record: Any, location: str) -> tuple[str, str, list[str]]:
+    """Id, prediction and references of one line; ``location`` is file:line. Raises InputError."""
     if not isinstance(record, dict):
-        raise InputError(f"{place}: a line must be an object with id, prediction and references")
+        raise InputError(f"{location}: a line must be an object with id, prediction and references")
     missing = [key for key in ("id", "prediction", "references") if key not in record]
     if missing:
-        raise InputError(f"{place}: no {' and no '.join(missing)}; a line needs id, prediction and references")
-    name, prediction, texts = identifier(record["id"], place), record["prediction"], record["references"]
+        raise InputError(f"{location}: no {' and no '.join(missing)}; a line needs id, prediction and references")
+    name, prediction, texts = identifier(record["id"], location), record["prediction"], record["references"]
     if not isinstance(prediction, str):
-        raise InputError(f"{place}: prediction must be a string, not {json.dumps(prediction)}")
+        raise InputError(f"{location}: prediction must be a string, not {json.dumps(prediction)}")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{place}: references must be a list of strings")
+        raise InputError(f"{location}: references must be a list of strings")
     if not texts:
-        raise InputError(f"{place}: no references for id {name!r}; give at least one")
+        raise InputError(f"{location}: no references for id {name!r}; give at least one")
     return name, prediction, texts
 
 

@@ -24,9 +24,9 @@ _SCORES = ("eer", "threshold", "auc")
 
 
 class Trial(NamedTuple):
-    """One line: its place (file:line), its score, and its label as written."""
+    """One line: its location (file:line), its score, and its label as written."""
 
-    place: str
+    location: str
     score: float
     label: bool | str
 
@@ -61,29 +61,29 @@ def read_trials(path: str | Path) -> list[Trial]:
     """Trials of a JSON-lines file in its order; raises InputError with file and line for the first bad line."""
     trials, lines = list[Trial](), dict[str, int]()
     for number, record in read_jsonl(path):
-        place = f"{path}:{number}"
+        location = f"{path}:{number}"
         missing = [key for key in ("id", "score", "label") if not isinstance(record, dict) or key not in record]
         if missing:
-            raise InputError(f"{place}: no {' and no '.join(missing)}; a line needs id, score and label")
-        name = identifier(record["id"], place)
+            raise InputError(f"{location}: no {' and no '.join(missing)}; a line needs id, score and label")
+        name = identifier(record["id"], location)
         if name in lines:
-            raise InputError(f"{place}: id {name!r} is already used in line {lines[name]}")
+            raise InputError(f"{location}: id {name!r} is already used in line {lines[name]}")
         lines[name] = number
-        trials.append(Trial(place, _score(record["score"], place), _label(record["label"], place)))
+        trials.append(Trial(location, _score(record["score"], location), _label(record["label"], location)))
     if not trials:
         raise InputError(f"{path}: no scores; a line is a JSON object with id, score and label")
     return trials
 
 
-def _score(value: Any, place: str) -> float:
+def _score(value: Any, location: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise InputError(f"{place}: score must be a finite number, not {json.dumps(value)}")
+        raise InputError(f"{location}: score must be a finite number, not {json.dumps(value)}")
     return float(value)
 
 
-def _label(value: Any, place: str) -> bool | str:
+def _label(value: Any, location: str) -> bool | str:
     if not isinstance(value, str) and value not in (0, 1):  # true and false are 1 and 0
-        raise InputError(f"{place}: label must be true or false, 1 or 0, or a word, not {json.dumps(value)}")
+        raise InputError(f"{location}: label must be true or false, 1 or 0, or a word, not {json.dumps(value)}")
     return value if isinstance(value, str) else bool(value)
 
 
@@ -91,7 +91,7 @@ def _targets(trials: Sequence[Trial], positive: str | None, path: str) -> list[b
     """For each trial True where it is a target; ``path`` is for messages. Raises InputError for unclear labels."""
     first: dict[bool | str, str] = {}  # label → file:line of its first occurrence
     for trial in trials:
-        first.setdefault(trial.label, trial.place)
+        first.setdefault(trial.label, trial.location)
     words = [label for label in first if isinstance(label, str)]
     if len(words) < len(first) and (words or positive is not None):
         mixed = f"label {words[0]!r} ({first[words[0]]}) beside" if words else f"--positive {positive} beside"

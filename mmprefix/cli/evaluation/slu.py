@@ -55,11 +55,11 @@ def run(args: argparse.Namespace) -> int:
     lines = [(f"{args.predictions}:{number}", record) for number, record in read_jsonl(args.predictions)]
     if not lines:
         raise InputError(f"{args.predictions}: no predictions; a line is a JSON object with id, intent, slots")
-    predictions = [read_frame(record, place) for place, record in lines]
+    predictions = [read_frame(record, location) for location, record in lines]
     if args.gold:
         gold = read_gold(args.gold, args.split, args.intent_field)
     else:
-        gold = [_reference(record, place) for place, record in lines]
+        gold = [_reference(record, location) for location, record in lines]
     options = {"per_label": args.per_label, "count_missing": args.count_missing, "ignore_case": args.ignore_case}
     result = score(predictions, gold, **options)
     if args.json:
@@ -79,31 +79,33 @@ def read_gold(path: str, split: str | None = None, intent_field: str | None = No
     """
     lines = [(f"{path}:{number}", record) for number, record in read_jsonl(path)]
     if split is not None:
-        lines = [(place, row) for place, row in lines if not isinstance(row, Mapping) or row.get("split") == split]
+        lines = [
+            (location, row) for location, row in lines if not isinstance(row, Mapping) or row.get("split") == split
+        ]
     if not lines:
         raise InputError(f"{path}: " + ("no records" if split is None else f"no row with --split {split}"))
     if intent_field is None:
-        return [read_frame(record, place, gold=True) for place, record in lines]
-    return [_named(record, place, intent_field.split("+")) for place, record in lines]
+        return [read_frame(record, location, gold=True) for location, record in lines]
+    return [_named(record, location, intent_field.split("+")) for location, record in lines]
 
 
-def _named(record: Any, place: str, fields: Sequence[str]) -> Frame:
+def _named(record: Any, location: str, fields: Sequence[str]) -> Frame:
     """Gold frame of ``record``, whose intent is the values of ``fields`` joined with _."""
     values = [record.get(field) if isinstance(record, Mapping) else None for field in fields]
     for field, value in zip(fields, values, strict=True):
         if isinstance(value, bool) or not isinstance(value, str | int):
-            raise InputError(f"{place}: --intent-field {'+'.join(fields)}: no text in {field!r}")
+            raise InputError(f"{location}: --intent-field {'+'.join(fields)}: no text in {field!r}")
     intent = "_".join(map(str, values))
-    return replace(read_frame({**record, "intent": intent}, place, gold=True), intent=intent)
+    return replace(read_frame({**record, "intent": intent}, location, gold=True), intent=intent)
 
 
-def _reference(record: Mapping[str, Any], place: str) -> Frame:
+def _reference(record: Mapping[str, Any], location: str) -> Frame:
     """Gold frame in the line itself."""
     reference = record.get("reference")
     if not isinstance(reference, Mapping):
-        raise InputError(f"{place}: no reference (an object with intent and slots); add it, or give --gold FILE")
+        raise InputError(f"{location}: no reference (an object with intent and slots); add it, or give --gold FILE")
     keys = {key: record[key] for key in KEYS if key in record}
-    return read_frame({**reference, **keys}, f"{place}: reference", gold=True)
+    return read_frame({**reference, **keys}, f"{location}: reference", gold=True)
 
 
 def _report(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -131,24 +131,24 @@ def _check(options: dict[str, Any], known: Collection[str], before: str) -> None
             _check_class(value, option)
 
 
-def _check_parts(branch: Any, place: str) -> None:
+def _check_parts(branch: Any, option: str) -> None:
     if not isinstance(branch, dict):
-        raise InputError(f"option {place!r}: expected encoder and mapper, got {branch}")
+        raise InputError(f"option {option!r}: expected encoder and mapper, got {branch}")
     for key, part in branch.items():
-        _refuse(key, place, _BRANCH)
-        _check_class(part, f"{place}.{key}")
+        _refuse(key, option, _BRANCH)
+        _check_class(part, f"{option}.{key}")
     if "encoder" not in branch:  # PrefixLM checks whether it needs a mapper
-        raise InputError(f"option {place!r}: has no encoder")
+        raise InputError(f"option {option!r}: has no encoder")
 
 
-def _check_class(value: Any, place: str) -> None:
+def _check_class(value: Any, option: str) -> None:
     """Check the keys of a class (``class_path``, ``init_args``); its own parser checks the arguments."""
-    if isinstance(value, dict) and (place in _CLASSES or any(key in value for key in _CLASS)):
+    if isinstance(value, dict) and (option in _CLASSES or any(key in value for key in _CLASS)):
         for key in value:
-            _refuse(key, place, _CLASS)
+            _refuse(key, option, _CLASS)
 
 
-def _refuse(key: str, place: str, allowed: Sequence[str]) -> None:
+def _refuse(key: str, option: str, allowed: Sequence[str]) -> None:
     if key not in allowed:
         close = did_you_mean(str(key), allowed) or f"; expected {allowed[0]} and {allowed[1]}"
-        raise InputError(f"option '{place}.{key}' is not known{close}")
+        raise InputError(f"option '{option}.{key}' is not known{close}")
