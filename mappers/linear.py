@@ -55,5 +55,6 @@ class Linear(Mapper):
             return Prefix(embeds, all_real(embeds))
         missing = -features.frames.shape[1] % self.stack
         frames = F.pad(features.frames * features.mask[..., None], (0, 0, 0, missing))  # (B P*stack D)
-        mask = F.pad(features.mask, (0, missing)).unflatten(1, (-1, self.stack)).any(dim=2)  # (B P)
-        return Prefix(self.linear(frames.unflatten(1, (-1, self.stack)).flatten(2)), mask)
+        frames = frames.view(len(frames), -1, self.stack * frames.shape[2])  # (B P stack*D)
+        mask = F.pad(features.mask, (0, missing)).view(len(frames), -1, self.stack).any(dim=2)  # (B P)
+        return Prefix(self.linear(frames), mask)

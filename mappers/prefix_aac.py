@@ -91,7 +91,7 @@ class PrefixAAC(Mapper):
         if self.reads == "frames":
             return features.frames, features.mask
         missing = self.size * self.pieces - features.pooled.shape[1]
-        tokens = F.pad(features.pooled, (0, missing)).unflatten(1, (self.pieces, self.size))
+        tokens = F.pad(features.pooled, (0, missing)).view(-1, self.pieces, self.size)
         return tokens, all_real(tokens)
 
 

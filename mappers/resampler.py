@@ -72,7 +72,8 @@ class Resampler(Mapper):
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Frames (B T D) with mask, summary (B G) → embeddings (B P E), all real."""
         b, p = len(features.mask), len(self.queries)
-        tokens, masks = [], [features.mask.new_ones(b, p)]
+        tokens: list[Tensor] = []
+        masks = [features.mask.new_ones(b, p)]
         if self.from_summary is not None:
             tokens.append(self.from_summary(features.pooled)[:, None])
             masks.append(features.mask.new_ones(b, 1))

@@ -229,7 +229,8 @@ def read_recipe(directory: Path) -> dict[str, Any]:
         saved = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise InputError(f"{file}: is no YAML ({str(error).splitlines()[0]})") from error
-    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
+    saved = cast(dict[str, Any], saved) if isinstance(saved, dict) else {}
+    if saved.get("format") != FORMAT:
         raise InputError(f"{file}: is not of format {FORMAT}, which this version of mmprefix reads")
     for key in ("recipe", "parts"):
         if not isinstance(saved.get(key), dict):

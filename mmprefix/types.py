@@ -178,6 +178,11 @@ class FeatureRow(NamedTuple):
     pooled: Tensor
 
 
+def to_list(values: Tensor) -> list[Any]:
+    """Numbers of a tensor as nested Python lists; torch leaves the type of ``Tensor.tolist`` open."""
+    return cast(list[Any], values.tolist())  # pyright: ignore[reportUnknownMemberType]
+
+
 def concat_prefixes(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
     """Prefixes of the same inputs, one after the other.
 

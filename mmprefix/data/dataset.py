@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mmprefix.data.collate import collate
@@ -43,7 +44,7 @@ class ManifestDataset(Dataset[Any]):
         skip_bad: bool = False,
     ) -> None:
         self.examples, self.load, self.options, self.skip_bad = examples, dict(load), options, skip_bad
-        self.bad = torch.zeros(len(examples), dtype=torch.bool).share_memory_()
+        self.bad: Tensor = torch.zeros(len(examples), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -278,7 +278,8 @@ class PairData(LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Log the number of rows that could not be decoded, where such rows were to be skipped."""
-        bad = sum(int(self._datasets[split].bad.sum()) for split in _STAGES[stage] if split in self._datasets)
+        datasets = [self._datasets[split] for split in _STAGES[stage] if split in self._datasets]
+        bad = sum(int(dataset.bad.sum()) for dataset in datasets)
         if bad:
             log.warning("rows left out because their files could not be decoded: %d", bad)
 

@@ -53,7 +53,7 @@ def name_of(source: Source) -> str:
         return f"the video of {len(source.pictures)} pictures ({first} ...)"
     if isinstance(source, tuple) and not isinstance(source, Waveform):
         return "the given numbers"
-    kinds = {bytes: "the given bytes", Waveform: "the given waveform"}
+    kinds: dict[type, str] = {bytes: "the given bytes", Waveform: "the given waveform"}
     return kinds.get(type(source), "the given picture")
 
 

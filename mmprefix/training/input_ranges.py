@@ -13,6 +13,7 @@ from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.mappers.minmax import MinMax
 from mmprefix.model import PrefixLM
+from mmprefix.types import to_list
 
 log = logging.getLogger(__name__)
 
@@ -54,4 +55,4 @@ def _read(encoder: Encoder, example: Example, name: str, skip: bool) -> torch.Te
 
 
 def _figures(values: torch.Tensor) -> str:
-    return ", ".join(f"{value:.4g}" for value in values.tolist())
+    return ", ".join(f"{value:.4g}" for value in to_list(values))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from mmprefix.types import Batch, Features, Media
+from mmprefix.types import Batch, Features, Media, to_list
 
 
 def drop_modalities(batch: Batch, probability: float, text: bool) -> Batch:
@@ -29,7 +29,7 @@ def drop_modalities(batch: Batch, probability: float, text: bool) -> Batch:
     absent = {name: ~kept[:, column].to(_device(batch.inputs[name])) for column, name in enumerate(names)}
     contexts = batch.contexts
     if text:
-        contexts = [context if keep else "" for context, keep in zip(contexts, kept[:, -1].tolist(), strict=True)]
+        contexts = [context if keep else "" for context, keep in zip(contexts, to_list(kept[:, -1]), strict=True)]
     return replace(batch, absent=absent, contexts=contexts)
 
 

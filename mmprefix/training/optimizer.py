@@ -9,6 +9,8 @@ import torch
 
 from mmprefix.errors import InputError
 
+OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]  # a recipe names the class
+
 
 def configure(
     optimizer: torch.optim.Optimizer, *, schedule: str, warmup: float, total: Callable[[], float]

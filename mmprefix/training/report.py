@@ -148,7 +148,7 @@ def _figures(rows: list[ValidationRow], target: str | None = None) -> dict[str, 
         figures.update({k: float(v) for k, v in detection(odds, labels).items() if k in ("eer", "threshold", "auc")})
     if scored:
         predictions, references = [r.prediction for r in scored], [r.references for r in scored]
-        figures.update({k: float(v) for k, v in caption(predictions, references).items() if isinstance(v, int | float)})
+        figures.update(caption(predictions, references))
         if len(scored) > 1:  # with another input's caption, only what does not depend on the input is left
             shift = random.Random(0).randrange(1, len(scored))
             others = predictions[shift:] + predictions[:shift]

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -25,7 +24,7 @@ from mmprefix.prompt_template import PromptTemplate
 from mmprefix.training.evaluation import Evaluation
 from mmprefix.training.input_ranges import fit_input_ranges
 from mmprefix.training.modality_dropout import drop_modalities
-from mmprefix.training.optimizer import configure, restore_rates
+from mmprefix.training.optimizer import OptimizerFactory, configure, restore_rates
 from mmprefix.training.report import Report, ValidationRow
 from mmprefix.training.rng_state import gather_rng_states, restore_rng_state, rng_state
 from mmprefix.training.warm_start import warm_start
@@ -65,7 +64,7 @@ class PrefixTask(LightningModule):
         branches: dict[str, Branch],
         decoder: Decoder,
         *,
-        optimizer: OptimizerCallable | None = None,  # a default would lend its options to whatever a recipe names
+        optimizer: OptimizerFactory | None = None,  # a default would lend its options to whatever a recipe names
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
         warmup: float = 0.05,
         generate: GenerateOptions = GenerateOptions(),  # noqa: B008 (frozen)
@@ -132,7 +131,7 @@ class PrefixTask(LightningModule):
         always = 0 if self._reads_text_alone else 1  # mappers that no step can leave out
         partly = len(self.model.mappers) > always or any(self.model.encoder(name).saved for name in self.model.encoders)
         if isinstance(strategy, DDPStrategy) and partly:
-            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+            strategy._ddp_kwargs.setdefault("find_unused_parameters", True)  # pyright: ignore[reportPrivateUsage]
 
     def on_fit_start(self) -> None:
         """Refuse a model that cannot be saved; start from the saved model ``start_from``, unless a run is resumed."""
