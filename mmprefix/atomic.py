@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def _replace_directory(directory: Path, fresh: Path) -> None:
 
 
 @contextmanager
-def disk_errors_as_input_errors(path: Path) -> Iterator[None]:
+def disk_errors_as_input_errors(path: Path) -> Generator[None, None, None]:
     """Turns what a full or read-only disk raises while ``path`` is written into an InputError of one line."""
     try:
         yield

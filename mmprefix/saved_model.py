@@ -15,7 +15,7 @@ from typing import Any, cast
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from mmprefix.atomic import write_directory_atomically

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from mmprefix.encoders.whisper import Whisper
 from mmprefix.generation.next_tokens import LogitsProcessor, SuppressTokens, renormalize
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.parts import Part
-from mmprefix.types import Candidate, Media, Prefix
+from mmprefix.types import Candidate, Media, Prefix, to_list
 
 _MAX_WINDOWS = 16  # windows of a batch
 
@@ -53,7 +53,7 @@ class _PlainWhisperDecoder(CrossDecoder):
 
     def logits_processors(self, options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
         """Suppress tokens, renormalize, then apply the processors of every decoder."""
-        config = cast(Any, self.lm).generation_config
+        config = self.lm.generation_config
         always, first = (
             torch.tensor(ids or [], dtype=torch.long, device=stops.device)
             for ids in (config.suppress_tokens, config.begin_suppress_tokens)
@@ -102,11 +102,11 @@ class Transcriber(Part, nn.Module):
     def forward(self, media: Media) -> list[Transcript]:
         """Samples (B S) → transcript of each clip."""
         windows = split_windows(media, self.encoder.size, join=True)
-        batches = zip(windows.values.split(_MAX_WINDOWS), windows.lengths.split(_MAX_WINDOWS), strict=True)
-        parts = [part for values, lengths in batches for part in self._transcribe(Media(values, lengths))]
+        values, lengths = torch.split(windows.values, _MAX_WINDOWS), torch.split(windows.lengths, _MAX_WINDOWS)
+        parts = [part for batch in map(Media, values, lengths) for part in self._transcribe(batch)]
         by_clip: list[list[Transcript]] = [[] for _ in media.lengths]
-        for owner, part in zip(windows.owner.tolist(), parts, strict=True):
-            by_clip[owner].append(part)
+        for owner, part in zip(to_list(windows.owner), parts, strict=True):
+            by_clip[int(owner)].append(part)
         return [_join(own) for own in by_clip]
 
     def _transcribe(self, media: Media) -> list[Transcript]:
@@ -115,7 +115,7 @@ class Transcriber(Part, nn.Module):
         empty = torch.zeros(count, 0, decoder.width, device=media.values.device)
         state = decoder.prefill(Prefix(empty, empty[..., 0].bool()), self.encoder(media))
         groups = decoder.generate(state, [""] * count, self.options)
-        return [_transcript(texts, p) for texts, p in zip(groups, decoder.no_speech(state).tolist(), strict=True)]
+        return [_transcript(texts, p) for texts, p in zip(groups, to_list(decoder.no_speech(state)), strict=True)]
 
 
 def _transcript(texts: list[Candidate], no_speech_prob: float) -> Transcript:

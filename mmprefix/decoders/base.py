@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.parts import Part
-from mmprefix.types import AnyPrefix, Candidate, Features
+from mmprefix.types import AnyPrefix, Candidate, Features, to_list
 from mmprefix.weights.source import Provenance
 
 
@@ -132,5 +132,5 @@ class Decoder(Part, nn.Module, ABC):
     ) -> list[list[float]]:
         """Total log-probability of each target, end of text included."""
         losses = self.text_loss(state, prompts, targets, questions)
-        values = iter((-losses.nll).tolist())
+        values = iter(to_list(-losses.nll))
         return [[next(values) for _ in texts] for texts in targets]

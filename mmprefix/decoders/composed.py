@@ -29,7 +29,7 @@ from mmprefix.kv_cache.cache import cache_over, causal_mask, text_mask
 from mmprefix.kv_cache.packing import pack_texts, plan_targets
 from mmprefix.kv_cache.state import Memory, State
 from mmprefix.kv_cache.trie import build_trie
-from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, MixedPrefix
+from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, MixedPrefix, to_list
 from mmprefix.weights.source import Provenance
 
 Questions = list[list[str]]  # one question per target of each input
@@ -100,7 +100,9 @@ class ComposedDecoder(Decoder):
         if all(prompts):
             started = [True] * len(prompts)
         else:
-            started = [False] * len(prompts) if state.last_hidden is None else state.last_hidden.any(1).tolist()
+            started: list[bool] = [False] * len(prompts)
+            if state.last_hidden is not None:
+                started = to_list(state.last_hidden.any(1))
         return self.append_ids(state, [self.codec.prompt_ids(p, not s) for p, s in zip(prompts, started, strict=True)])
 
     def append_questions(self, state: State, prompts: list[str], questions: list[str]) -> State:
@@ -179,7 +181,7 @@ class ComposedDecoder(Decoder):
             hidden = torch.cat([hidden, output.flatten(0, 1).index_select(0, real)])  # (R E)
         row, target, text = plan_targets(ids, question_lengths)
         if question_lengths:
-            used, row = row.unique(return_inverse=True)
+            used, row = cast(Any, torch).unique(row, return_inverse=True)
             hidden = hidden[used.to(device, non_blocking=True)]
         nll = self.target_nll(hidden, row, target)
         lengths = [len(tokens) for texts in ids for tokens in texts]
@@ -278,7 +280,7 @@ class ComposedDecoder(Decoder):
     def compile_layers(self, backend: str = "inductor") -> None:
         """Compile each layer separately, for inputs of any length."""
         for layer in self.language_model.decoder_layers:
-            layer.compile(dynamic=True, backend=backend)
+            cast(Any, layer).compile(dynamic=True, backend=backend)
 
     def recompute_layers(self) -> None:
         """Checkpoint all layers but the last, which stores few activations anyway."""

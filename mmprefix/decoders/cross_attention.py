@@ -8,7 +8,7 @@ is our choice).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -211,7 +211,7 @@ class CrossDecoder(ComposedDecoder):
 
 
 @contextmanager
-def _passing(position_ids: Tensor, memory_mask: Tensor | None) -> Iterator[None]:
+def _passing(position_ids: Tensor, memory_mask: Tensor | None) -> Generator[None, None, None]:
     """Within this context the hooks below pass on arguments that the decoders of Transformers do not take."""
     token = _pass_args.set((position_ids, memory_mask))
     try:

@@ -22,6 +22,7 @@ from mmprefix.generation.strategies import Hypothesis, strategy_for
 from mmprefix.kv_cache.cache import preallocated_cache, select_rows
 from mmprefix.kv_cache.protocols import TokenTree, TreeModel
 from mmprefix.kv_cache.state import State
+from mmprefix.types import to_list
 
 COMPACT_BELOW = 0.75  # finished inputs are dropped once no larger part of the batch is active: that copies the cache
 
@@ -54,19 +55,15 @@ def search(
         ancestry = torch.cat([inherited, own.expand(len(inputs), -1, -1)], dim=-1)  # (B W M)
         if tree.should_compact(active, len(inputs)):
             done, open_rows = (~strategy.active).nonzero()[:, 0], strategy.active.nonzero()[:, 0]
-            for b, hypotheses in zip(_numbers(inputs[done]), strategy.select(done).finished(), strict=True):
+            for b, hypotheses in zip(to_list(inputs[done]), strategy.select(done).finished(), strict=True):
                 results[b] = hypotheses
             strategy, inputs = strategy.select(open_rows), inputs[open_rows]
             ancestry, tokens = ancestry[open_rows], tokens[open_rows]
             tree.select(open_rows)
         next_tokens = NextTokens(tree.step(tokens, ancestry), strategy.tokens, processors)
-    for b, hypotheses in zip(_numbers(inputs), strategy.finished(), strict=True):
+    for b, hypotheses in zip(to_list(inputs), strategy.finished(), strict=True):
         results[b] = hypotheses
     return results
-
-
-def _numbers(values: Tensor) -> list[int]:
-    return cast(list[int], values.tolist())  # pyright: ignore
 
 
 def can_record(decoder: TreeModel, state: State, steps: int) -> bool:

@@ -6,13 +6,14 @@ A strategy holds W hypotheses for each of B inputs as tensors and steps all of t
 from __future__ import annotations
 
 from copy import copy
-from typing import Any, Protocol, Self, cast
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 from mmprefix.generation.next_tokens import NextTokens
 from mmprefix.generation.options import IMPOSSIBLE, GenerateOptions
+from mmprefix.types import to_list
 
 Hypothesis = tuple[list[int], float]  # token ids, stop token included, and score
 
@@ -216,5 +217,5 @@ def _ranked(tokens: Tensor, length: Tensor, score: Tensor, count: int) -> list[l
     """Best ``count`` hypotheses (B W N) of each input, cut to their lengths (B W), without excluded ones."""
     order = score.argsort(dim=-1, descending=True, stable=True)[:, :count]
     ids, lengths, scores = (_take(tokens, order), length.gather(1, order), score.gather(1, order))
-    rows = zip(*(cast(list[Any], part.tolist()) for part in (ids, lengths, scores)), strict=True)  # pyright: ignore
+    rows = zip(*(to_list(part) for part in (ids, lengths, scores)), strict=True)
     return [[(t[:n], s) for t, n, s in zip(*row, strict=True) if s > IMPOSSIBLE] for row in rows]

@@ -19,7 +19,7 @@ Input: TypeAlias = "InputSource | dict[str, InputSource]"  # one of those, or se
 
 def as_list(files: Any) -> tuple[list[Input], bool]:
     """The inputs as a list, and whether ``files`` was a list; InputError for an empty list."""
-    if not isinstance(files, list | tuple) or isinstance(files, Waveform) or is_numbers(files):
+    if not isinstance(files, list | tuple) or isinstance(files, Waveform) or is_numbers(cast(object, files)):
         return [cast(Input, files)], False
     if not files:
         raise InputError("no input given; give a file, or a list of files")

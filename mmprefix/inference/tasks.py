@@ -16,7 +16,7 @@ from mmprefix.saved_model import Detection, ModelSettings, Understanding
 from mmprefix.slu.answering import answer_batch
 from mmprefix.slu.questions import Framing, build_questions
 from mmprefix.slu.schema import Schema, read_schema
-from mmprefix.types import Batch
+from mmprefix.types import Batch, to_list
 
 
 def choose(model: PrefixLM, request: BatchRequest, choices: Sequence[str]) -> list[dict[str, float]]:
@@ -29,7 +29,7 @@ def choose(model: PrefixLM, request: BatchRequest, choices: Sequence[str]) -> li
         prompts = model.prompts(batch)
         state = model.decoder.append_prompts(model.prefill(batch), prompts)
         scores: Tensor = model.decoder.score_choices(state, prompts, allowed)  # (B C)
-        return [dict(zip(allowed, row, strict=True)) for row in cast(list[list[float]], scores.tolist())]
+        return [dict(zip(allowed, row, strict=True)) for row in to_list(scores)]
 
     return run_batched(model, request, compute)
 

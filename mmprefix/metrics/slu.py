@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from mmprefix.errors import InputError
 from mmprefix.metrics.edit_distance import char_distance, word_distance
@@ -101,8 +101,8 @@ def score(
 
 def _numbered(records: Any, name: str) -> Iterable[tuple[int, Any]]:
     if isinstance(records, str | Mapping) or not isinstance(records, Sequence):
-        raise InputError(f"{name} must be a list of records, not {type(records).__name__}")
-    return enumerate(records)
+        raise InputError(f"{name} must be a list of records, not {type(cast(object, records)).__name__}")
+    return enumerate(cast(Sequence[Any], records))
 
 
 def _require_intents_everywhere(gold: Sequence[Frame]) -> None:

@@ -9,7 +9,7 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.model import PrefixLM
 from mmprefix.slu.questions import Answer, Question, parse_answers
 from mmprefix.slu.schema import Schema
-from mmprefix.types import Batch
+from mmprefix.types import Batch, to_list
 
 
 def answer_batch(
@@ -32,7 +32,7 @@ def answer_batch(
             continue
         choices = list(question.choices)
         scores = decoder.score_choices(state, prompts, choices, texts)  # (B C)
-        for answered, row in zip(answers, scores.tolist(), strict=True):
+        for answered, row in zip(answers, to_list(scores), strict=True):
             best = max(range(len(row)), key=row.__getitem__)
             answered.append(Answer(question, choices[best], row[best], dict(zip(choices, row, strict=True))))
     return [parse_answers(schema, answered) for answered in answers]

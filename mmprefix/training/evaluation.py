@@ -11,7 +11,7 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.model import PrefixLM
 from mmprefix.training.report import ValidationRow
-from mmprefix.types import Batch
+from mmprefix.types import Batch, to_list
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Evaluation:
         odds: list[float] | list[None] = [None] * count
         if self.answers is not None:
             scores = decoder.score_choices(prompted, prompts, list(self.answers))
-            odds = (scores[:, 0] - scores[:, 1]).tolist()
-        loss, shuffled = own.by_input(count), None if other is None else other.by_input(count).nll.tolist()
-        columns = (batch.ids, groups, sources, texts, batch.targets, loss.nll.tolist(), shuffled or [None] * count)
-        return [ValidationRow(*values) for values in zip(*columns, loss.tokens.tolist(), odds, strict=True)]
+            odds = to_list(scores[:, 0] - scores[:, 1])
+        loss, shuffled = own.by_input(count), None if other is None else to_list(other.by_input(count).nll)
+        columns = (batch.ids, groups, sources, texts, batch.targets, to_list(loss.nll), shuffled or [None] * count)
+        return [ValidationRow(*values) for values in zip(*columns, to_list(loss.tokens), odds, strict=True)]
 
     def predictions(self, batch: Batch) -> list[dict[str, Any]]:
         """Line of ``predictions.jsonl`` for each input (see ``mmprefix.training.predictions``)."""
@@ -100,8 +100,8 @@ def _question_rows(
     answers: list[list[str]],
 ) -> Iterator[ValidationRow]:
     """A row for each question, in the order of the losses."""
-    losses, tokens = iter(own.nll.tolist()), iter(own.tokens.tolist())
-    shuffled = iter([None] * len(own.nll) if other is None else other.nll.tolist())
+    losses, tokens = iter(to_list(own.nll)), iter(to_list(own.tokens))
+    shuffled = iter([None] * len(own.nll) if other is None else to_list(other.nll))
     for b, name in enumerate(batch.ids):
         for number, question in enumerate(batch.questions[b]):
             values = (f"{name} [{number + 1}] {question}", groups[b], sources[b], answers[b][number])
