@@ -8,7 +8,7 @@ targets into token ids and back. The head is the language model's own or a train
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Self, cast
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from mmprefix.generation.next_tokens import LogitsProcessor, processors_for
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.generation.search import open_tree, search
 from mmprefix.generation.strategies import Hypothesis
-from mmprefix.kv_cache.cache import cache_over, causal_mask, text_mask
+from mmprefix.kv_cache.cache import cache_over, causal_mask, layers_of, text_mask
 from mmprefix.kv_cache.packing import pack_texts, plan_targets
 from mmprefix.kv_cache.state import Memory, State
 from mmprefix.kv_cache.trie import build_trie
@@ -137,8 +137,7 @@ class ComposedDecoder(Decoder):
             )
         last = hidden[torch.arange(len(end), device=end.device), last_index]
         last = torch.where((end > 0)[:, None], last, 0.0 if state.last_hidden is None else state.last_hidden)
-        layers = tuple((layer.keys, layer.values) for layer in cast(list[Any], cache.layers))
-        return State(layers, torch.cat([state.mask, mask], dim=1), last, state.memory)
+        return State(layers_of(cache), torch.cat([state.mask, mask], dim=1), last, state.memory)
 
     def text_loss(
         self, state: State, prompts: list[str], targets: list[list[str]], questions: Questions | None = None

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from mmprefix.decoders.language_model import LanguageModel, ModelSizes, Tuning, 
 from mmprefix.decoders.text_codec import Seq2SeqCodec, WhisperCodec
 from mmprefix.errors import InputError
 from mmprefix.kv_cache.cache import additive_mask, attention_mask, cache_over
-from mmprefix.kv_cache.state import Layer, Memory, State
+from mmprefix.kv_cache.state import Memory, State
 from mmprefix.types import AnyPrefix, Features, MixedPrefix, Prefix
 from mmprefix.weights import transformers
 from mmprefix.weights.transformers import load_tokenizer
@@ -57,17 +57,19 @@ class CrossAttentionModel(LanguageModel):
         """Hook position embeddings and cross-attention to take position ids and mask from ``forward_tokens``."""
         for attention in self.cross_attentions:
             attention.register_forward_pre_hook(_mask_memory, with_kwargs=True)
-        positions = cast(Any, self.stack).embed_positions
+        positions = self.stack.get_submodule("embed_positions")
         positions.register_forward_pre_hook(_pass_position_ids, with_kwargs=True)
         positions.register_forward_hook(_one_row_an_input)
 
     def project(self, frames: Tensor, mask: Tensor) -> Memory:
         """Frames (B T D) and their mask (B T) → keys and values of each layer's cross-attention."""
-        frames = frames.to(self.dtype)
-        parts = [(attention.k_proj(frames), attention.v_proj(frames)) for attention in self.cross_attentions]
-        shape = (self.sizes.heads, self.sizes.head_width)
-        layers = [tuple(part.unflatten(2, shape).transpose(1, 2) for part in pair) for pair in parts]
-        return Memory(tuple(cast(list[Layer], layers)), mask)
+        frames, shape = frames.to(self.dtype), (self.sizes.heads, self.sizes.head_width)
+
+        def split_heads(projected: Tensor) -> Tensor:
+            return projected.unflatten(2, shape).transpose(1, 2)
+
+        attentions = self.cross_attentions
+        return Memory(tuple((split_heads(a.k_proj(frames)), split_heads(a.v_proj(frames))) for a in attentions), mask)
 
     def encode(self, ids: list[list[int]]) -> Memory:
         """Run texts as token ids through a text model's encoder → memory for its decoder's cross-attention."""

@@ -5,7 +5,7 @@ For causal language models, for Whisper (its order of special tokens), and for t
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +24,9 @@ class TextCodec:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str, stop: str | None = None) -> None:
-        self.tokenizer, self.stop = tokenizer, stop
-        self.eos = cast(int | None, tokenizer.eos_token_id)
+        self.tokenizer: Any = tokenizer  # its calls have no useful types
+        self.stop = stop
+        self.eos: int | None = self.tokenizer.eos_token_id
         if stop is None and self.eos is None:
             raise InputError(f"decoder {name!r}: its tokenizer has no end-of-text token; give stop, such as '.'")
         self._ids: dict[str, list[int]] = {}
@@ -33,18 +34,16 @@ class TextCodec:
 
     def subword_ids(self, text: str) -> list[int]:
         """Token ids of ``text`` alone, cached: a text returns every epoch."""
-        ids = self._ids.get(text)
-        if ids is None:
-            ids = cast(list[int], self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        if text not in self._ids:
             if len(self._ids) >= MAX_KEPT_TEXTS:
                 self._ids.clear()
-            self._ids[text] = ids
-        return [*ids]
+            self._ids[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return [*self._ids[text]]
 
     def prompt_ids(self, prompt: str, first: bool) -> list[int]:
         """Token ids of a prompt; with ``first`` (nothing precedes it) an empty one is the begin-of-text token."""
         begin = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.eos
-        return self.subword_ids(prompt) or ([cast(int, begin)] if first and begin is not None else [])
+        return self.subword_ids(prompt) or ([begin] if first and begin is not None else [])
 
     def question_ids(self, prompt: str, question: str) -> list[int]:
         """Token ids between a prompt and a text."""
@@ -54,7 +53,7 @@ class TextCodec:
         """Token ids of a text that follows ``before`` (a question, else a prompt), end of text included."""
         space = " " if before and not before[-1].isspace() and not text[:1].isspace() else ""
         ids = self.subword_ids(space + text)
-        return ids if self.stop is not None else [*ids, cast(int, self.eos)]
+        return ids if self.stop is not None else [*ids, *self._end()]
 
     def choice_ids(self, before: str, text: str) -> list[int]:
         """Token ids of an allowed answer, with ``stop`` appended if the codec has one."""
@@ -71,7 +70,7 @@ class TextCodec:
                 raise InputError(f"stop={self.stop!r}: has {len(ids)} tokens, but ranking='clipcap' stops at one token")
             return torch.tensor(ids)
         if self._stop_ids is None:
-            ids = [] if self.eos is None else [self.eos]
+            ids = self._end()
             if self.stop is not None:
                 words = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
                 ids += [i for i, word in enumerate(words) if self.stop in word]
@@ -84,12 +83,16 @@ class TextCodec:
 
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, without special tokens."""
-        return cast(str, self.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def count(self, texts: list[str]) -> list[int]:
         """Number of tokens of each text, end of text included."""
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        return [len(own) + (self.stop is None) for own in cast(list[list[int]], ids)]
+        return [len(own) + (self.stop is None) for own in ids]
+
+    def _end(self) -> list[int]:
+        """Token id of end-of-text, if the tokenizer has one."""
+        return [] if self.eos is None else [self.eos]
 
 
 class WhisperCodec(TextCodec):
@@ -117,7 +120,7 @@ class WhisperCodec(TextCodec):
 
     def target_ids(self, before: str, text: str) -> list[int]:
         """Token ids of a text with a space before it, end of text included."""
-        return [*self.subword_ids(f" {text}"), cast(int, self.eos)]
+        return [*self.subword_ids(f" {text}"), *self._end()]
 
     def count(self, texts: list[str]) -> list[int]:
         """Number of tokens of each text, end of text included."""
@@ -130,7 +133,7 @@ class WhisperCodec(TextCodec):
 
     def special_ids(self, words: list[str]) -> list[int]:
         """Ids of special tokens. Raises InputError for one that the tokenizer lacks."""
-        ids = [cast(int | None, self.tokenizer.convert_tokens_to_ids(word)) for word in words]
+        ids: list[int] = [self.tokenizer.convert_tokens_to_ids(word) for word in words]
         unknown = self.tokenizer.unk_token_id
         for word, number in zip(words, ids, strict=True):
             if number is None or (number == unknown and word != self.tokenizer.unk_token):
@@ -138,7 +141,7 @@ class WhisperCodec(TextCodec):
                     f"decoder {self.name!r}: its tokenizer has no {word}; it is not Whisper's, or lacks "
                     "this language (give null for a model of one language)"
                 )
-        return cast(list[int], ids)
+        return ids
 
 
 class Seq2SeqCodec(TextCodec):
@@ -154,7 +157,7 @@ class Seq2SeqCodec(TextCodec):
 
     def source_ids(self, prompt: str) -> list[int]:
         """Token ids of a prompt for the encoder, special tokens included."""
-        return cast(list[int], self.tokenizer(prompt)["input_ids"])
+        return self.tokenizer(prompt)["input_ids"]
 
     def prompt_ids(self, prompt: str, first: bool) -> list[int]:
         """Empty: the encoder reads the prompt."""
@@ -166,7 +169,7 @@ class Seq2SeqCodec(TextCodec):
 
     def target_ids(self, before: str, text: str) -> list[int]:
         """Token ids of a text, end of text included."""
-        return [*self.subword_ids(text), cast(int, self.eos)]
+        return [*self.subword_ids(text), *self._end()]
 
     def count(self, texts: list[str]) -> list[int]:
         """Number of tokens of each text, end of text included."""

@@ -9,11 +9,12 @@ Off: the default; ``model.recompute: true`` (``Decoder.recompute_layers``) turns
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextvars import copy_context
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache, DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
@@ -22,10 +23,10 @@ from mmprefix.kv_cache.cache import set_layer
 from mmprefix.kv_cache.state import Layer
 
 
-def checkpoint_layers(layers: list[nn.Module]) -> None:
+def checkpoint_layers(layers: Sequence[Any]) -> None:
     """Checkpoint each of the ``layers``, which write into a cache in this order."""
     for index, layer in enumerate(layers):
-        layer.forward = CheckpointedLayer(layer, index)  # pyright: ignore[reportAttributeAccessIssue]
+        layer.forward = CheckpointedLayer(layer, index)
 
 
 class CheckpointedLayer:
@@ -41,15 +42,16 @@ class CheckpointedLayer:
         if cache is None or not torch.is_grad_enabled():
             return forward(self.layer, *args, **kwargs)
         own_layer, context = _layer(cache, self.index), copy_context()
-        before = (own_layer.keys, own_layer.values) if own_layer.is_initialized else None
+        before = _stored(own_layer)
 
         def recomputed() -> tuple[Any, Layer]:
             own = _single_layer_cache(cache, self.index, before)
             own_args = [own if value is cache else value for value in args]
             own_kwargs = {name: own if value is cache else value for name, value in kwargs.items()}
             output = context.copy().run(forward, self.layer, *own_args, **own_kwargs)
-            after = _layer(own, self.index)
-            return output, cast(Layer, (after.keys, after.values))
+            after = _stored(_layer(own, self.index))
+            assert after is not None
+            return output, after
 
         output, (keys, values) = cast(Any, checkpoint(recomputed, use_reentrant=False))
         set_layer(own_layer, keys, values)
@@ -64,12 +66,19 @@ def _layer(cache: Cache, index: int) -> DynamicLayer:
     """Layer ``index`` of a cache, created if it is missing."""
     layers = _own(cache).layers
     layers.extend(DynamicLayer() for _ in range(index + 1 - len(layers)))
-    return cast(DynamicLayer, layers[index])
+    layer = layers[index]
+    assert isinstance(layer, DynamicLayer)
+    return layer
 
 
-def _single_layer_cache(cache: Cache, index: int, before: tuple[Tensor | None, Tensor | None] | None) -> Cache:
+def _stored(layer: DynamicLayer) -> Layer | None:
+    """Keys and values of a layer; None before its first update."""
+    return None if layer.keys is None or layer.values is None else (layer.keys, layer.values)
+
+
+def _single_layer_cache(cache: Cache, index: int, before: Layer | None) -> Cache:
     """Cache for layer ``index`` alone, with the keys and values that it had ``before``."""
-    fresh = DynamicLayer() if before is None else set_layer(DynamicLayer(), *cast(Layer, before))
+    fresh = DynamicLayer() if before is None else set_layer(DynamicLayer(), *before)
     own = DynamicCache()
     own.layers.extend([*_own(cache).layers[:index], fresh])
     return EncoderDecoderCache(own, cache.cross_attention_cache) if isinstance(cache, EncoderDecoderCache) else own

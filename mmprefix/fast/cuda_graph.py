@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -105,10 +105,12 @@ class GraphBuffers:
             self.embeds = torch.zeros_like(decoder.embed(self.depth))
             self.visible = torch.zeros(count, width, shape.nodes, dtype=torch.bool, device=mask.device)
             self.mask = torch.zeros(count, shape.prefix_length, dtype=torch.bool, device=mask.device)
-            self.cache = DynamicCache()
+            self.layers: list[_FixedLayer] = []
             for keys, values in state.cache:
                 full = (*keys.shape[:2], shape.prefix_length + shape.nodes, keys.shape[3])
-                self.cache.layers.append(_FixedLayer(keys.new_zeros(full), values.new_zeros(full), self.index))
+                self.layers.append(_FixedLayer(keys.new_zeros(full), values.new_zeros(full), self.index))
+            self.cache = DynamicCache()
+            self.cache.layers.extend(self.layers)
             self.memory = state.memory and _zeros(state.memory)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Tensor | None = None  # of the recorded step
@@ -119,8 +121,8 @@ class GraphBuffers:
         self.done = done
         self.mask.copy_(state.mask)
         self.visible.zero_()
-        for layer, (keys, values) in zip(self.cache.layers, state.cache, strict=True):
-            cast(_FixedLayer, layer).load(keys, values)
+        for layer, (keys, values) in zip(self.layers, state.cache, strict=True):
+            layer.load(keys, values)
         if self.memory and state.memory:
             self.memory.mask.copy_(state.memory.mask)
             for own, source in zip(self.memory.layers, state.memory.layers, strict=True):
@@ -129,7 +131,7 @@ class GraphBuffers:
 
     def state(self) -> State:
         """The loaded state and the nodes added since."""
-        return State(tuple(cast(_FixedLayer, layer).whole for layer in self.cache.layers), self.mask, None, self.memory)
+        return State(tuple(layer.whole for layer in self.layers), self.mask, None, self.memory)
 
     def step(self, decoder: TreeModel, tokens: Tensor, ancestry: Tensor) -> Tensor:
         """Logits (B W V); the first step in new buffers is run, the second recorded, later ones are replayed."""
@@ -143,10 +145,10 @@ class GraphBuffers:
             if self.warm and self.graph is None and decoder.lm not in _refused:
                 self._record(decoder)
             self.warm = True
-            if self.graph is None:
+            if self.graph is None or self.logits is None:
                 return self._run(decoder)
             self.graph.replay()
-            return cast(Tensor, self.logits)
+            return self.logits
 
     def _run(self, decoder: TreeModel) -> Tensor:
         state = State((), self.mask, None, self.memory)
@@ -178,12 +180,8 @@ class _FixedLayer(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor, index: Tensor) -> None:
         super().__init__()
         self.index = index
+        self.whole: Layer = keys, values  # all positions, including those not written yet
         set_layer(self, keys, values)
-
-    @property
-    def whole(self) -> Layer:
-        """Keys and values of all positions, including those not written yet."""
-        return cast(Layer, (self.keys, self.values))
 
     def load(self, keys: Tensor, values: Tensor) -> None:
         """Copy keys and values to the start; the mask hides later positions until they are written."""
@@ -216,8 +214,8 @@ def _key(decoder: TreeModel, state: State, shape: SearchShape) -> Any:
     """Everything that a recording depends on, except the content of its buffers."""
     kind, memory = state.mask.device.type, state.memory
     autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-    module = cast(nn.Module, decoder)
-    weights = [part.data_ptr() for part in (*module.parameters(), *module.buffers())]
+    assert isinstance(decoder, nn.Module)
+    weights = [part.data_ptr() for part in (*decoder.parameters(), *decoder.buffers())]
     cache = [(tuple(keys.shape[:2]), keys.shape[3], keys.dtype) for keys, _ in state.cache]
     crossed = memory and (tuple(memory.mask.shape), [(keys.shape, keys.dtype) for keys, _ in memory.layers])
     return shape, len(state.mask), str(state.mask.device), cache, crossed, autocast, weights

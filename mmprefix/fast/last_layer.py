@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 from transformers import DynamicCache
@@ -35,14 +35,13 @@ class _KeysValuesStored(Exception):  # noqa: N818 (no error: it ends a run)
 class _CaptureKeysValues(DynamicLayer):
     """Last layer of a cache: its first update stores keys and values, later ones only return them."""
 
-    stored = False
+    stored: Layer | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        if not self.stored:
-            super().update(key_states, value_states, *args, **kwargs)
-            self.stored = True
+        if self.stored is None:
+            self.stored = super().update(key_states, value_states, *args, **kwargs)
             raise _KeysValuesStored
-        return cast(Tensor, self.keys), cast(Tensor, self.values)
+        return self.stored
 
 
 def cache_for(layers: tuple[Layer, ...], count: int) -> DynamicCache:

@@ -13,7 +13,7 @@ Off: ``MMPREFIX_FAST`` without ``small_batch_linear``.
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,11 @@ MAX_COPY_BYTES = 1 << 30  # of all copies of a model; a larger model is not patc
 
 def patch_linears(model: nn.Module) -> bool:
     """Replace ``forward`` of all linear layers of a frozen ``model``; False for a large model or without oneDNN."""
-    layers = [cast(nn.Linear | Conv1D, module) for module in model.modules() if type(module) in (nn.Linear, Conv1D)]
+    layers: list[Any] = [module for module in model.modules() if type(module) in (nn.Linear, Conv1D)]
     fits = torch.backends.mkldnn.is_available() and sum(4 * layer.weight.numel() for layer in layers) <= MAX_COPY_BYTES
     if fits:
         for layer in layers:
-            layer.forward = SmallBatchLinear(layer)  # pyright: ignore[reportAttributeAccessIssue]
+            layer.forward = SmallBatchLinear(layer)
     return fits
 
 
@@ -56,7 +56,7 @@ class SmallBatchLinear:
     """``forward`` of a linear layer with the kernel chosen by the number of rows. A changed weight is copied again."""
 
     def __init__(self, layer: nn.Linear | Conv1D) -> None:
-        self.layer = layer
+        self.layer: Any = layer
         self.min_rows = 2 if isinstance(layer, Conv1D) else 1  # the layout of Conv1D is as fast for a single row
         self.packed_weight: Tensor | None = None
         self.copy_key: object = None
@@ -80,11 +80,12 @@ class SmallBatchLinear:
         return {**vars(self), "packed_weight": None}  # in oneDNN's layout, made again at the next call
 
     def _plain(self, rows: Tensor) -> Tensor:
-        return type(self.layer).forward(self.layer, rows)  # pyright: ignore
+        return type(self.layer).forward(self.layer, rows)
 
     def _packed(self, weight: Tensor) -> Tensor:
-        key = WeightKey(weight)
-        if self.packed_weight is None or self.copy_key != key:
+        key, packed = WeightKey(weight), self.packed_weight
+        if packed is None or self.copy_key != key:
             matrix = weight.detach() if isinstance(self.layer, nn.Linear) else weight.detach().T.contiguous()
-            self.packed_weight, self.copy_key = torch.ops.mkldnn._reorder_linear_weight(matrix, None), key
-        return cast(Tensor, self.packed_weight)
+            packed = torch.ops.mkldnn._reorder_linear_weight(matrix, None)
+            self.packed_weight, self.copy_key = packed, key
+        return packed

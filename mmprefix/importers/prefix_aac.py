@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -95,10 +95,15 @@ def prefix_aac(
 
 def aac_maps(model: PrefixLM) -> list[TensorMap]:
     """Maps of encoder, mappers and output head to Prefix-AAC's names."""
-    encoder, decoder = cast(Cnn14, model.encoder("audio")), cast(ComposedDecoder, model.decoder)
-    temporal, overall = (cast(PrefixAAC, mapper) for mapper in cast(Parallel, model.mappers["audio"]).mappers)
-    bands = encoder.dim // encoder.init_args["channels"][-1]
+    encoder, mapper, decoder = model.encoder("audio"), model.mapper("audio"), model.decoder
+    assert isinstance(encoder, Cnn14)
+    assert isinstance(mapper, Parallel)
+    assert isinstance(decoder, ComposedDecoder)
     assert decoder.own_head is not None
+    temporal, overall = mapper.mappers
+    assert isinstance(temporal, PrefixAAC)
+    assert isinstance(overall, PrefixAAC)
+    bands = encoder.dim // encoder.init_args["channels"][-1]
     return [
         *tensor_maps("audio_encoder.", panns.tensors_of(encoder.net)),
         *_mapper_maps("temporal_mappingnetwork.", temporal, bands),
@@ -178,7 +183,9 @@ def _build_mapper(
 def _require_equal_constants(model: PrefixLM, constants: Mapping[str, Tensor], file: str) -> None:
     """Raise InputError where constants that the published code saves differ from those computed here."""
     spectrum = {name.removeprefix("audio_encoder."): value for name, value in constants.items()}
-    panns.refuse_other_spectrum(cast(Cnn14, model.encoder("audio")).net, spectrum, file)
+    encoder = model.encoder("audio")
+    assert isinstance(encoder, Cnn14)
+    panns.refuse_other_spectrum(encoder.net, spectrum, file)
     for name, value in constants.items():
         if name.endswith("pos_encoder.pe") and not (
             value.ndim == 3

@@ -20,6 +20,11 @@ def cache_over(layers: Sequence[Layer]) -> DynamicCache:
     return cache
 
 
+def layers_of(cache: DynamicCache) -> tuple[Layer, ...]:
+    """Keys and values (B H T K) of each layer of a cache, not copied."""
+    return tuple((layer.keys, layer.values) for layer in cast(list[Any], cache.layers))
+
+
 def set_layer(layer: DynamicLayer, keys: Tensor, values: Tensor) -> DynamicLayer:
     """Put keys and values (B H T K) into ``layer`` without a copy; return ``layer``."""
     layer.dtype, layer.device, layer.is_initialized = keys.dtype, keys.device, True
@@ -37,7 +42,8 @@ def preallocated_cache(layers: Sequence[Layer], more: int) -> DynamicCache:
 def select_rows(cache: DynamicCache, rows: Tensor) -> None:
     """Keep the inputs ``rows`` of a preallocated cache, in that order."""
     for layer in cache.layers:
-        cast(_PreallocatedLayer, layer).select(rows)
+        assert isinstance(layer, _PreallocatedLayer)
+        layer.select(rows)
 
 
 class _PreallocatedLayer(DynamicLayer):
@@ -52,17 +58,17 @@ class _PreallocatedLayer(DynamicLayer):
             buffer[:, :, : self.length] = part
         self._expose()
 
-    def _expose(self) -> None:
-        """Let ``keys`` and ``values`` be the written part of the buffers."""
+    def _expose(self) -> Layer:
+        """Let ``keys`` and ``values`` be the written part of the buffers; return both."""
         keys, values = (buffer[:, :, : self.length] for buffer in self.buffers)
         set_layer(self, keys, values)
+        return keys, values
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         start, self.length = self.length, self.length + key_states.shape[2]
         for buffer, part in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[:, :, start : self.length] = part
-        self._expose()
-        return cast(Tensor, self.keys), cast(Tensor, self.values)
+        return self._expose()
 
     def select(self, rows: Tensor) -> None:
         """Keep the inputs ``rows``."""
