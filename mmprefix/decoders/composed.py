@@ -8,7 +8,7 @@ targets into token ids and back. The head is the language model's own or a train
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn

@@ -66,7 +66,7 @@ class CrossAttentionModel(LanguageModel):
         frames, shape = frames.to(self.dtype), (self.sizes.heads, self.sizes.head_width)
 
         def split_heads(projected: Tensor) -> Tensor:
-            return projected.unflatten(2, shape).transpose(1, 2)
+            return projected.view(*projected.shape[:2], *shape).transpose(1, 2)
 
         attentions = self.cross_attentions
         return Memory(tuple((split_heads(a.k_proj(frames)), split_heads(a.v_proj(frames))) for a in attentions), mask)
