@@ -4,15 +4,19 @@ Encoders, mappers and decoders are parts. ``to_recipe(part)`` gives ``{class_pat
 Lightning CLI reads; ``from_recipe(recipe, contract)`` builds the part again. Nothing is declared twice.
 
 A class path in a recipe or a saved model is public and does not depend on the file of the class:
-``mmprefix.decoders.CausalDecoder``. ``RENAMED`` and ``DROPPED`` keep recipes of earlier versions readable.
+``mmprefix.decoders.CausalDecoder``. ``RENAMED`` and ``DROPPED`` keep recipes of earlier versions readable. A recipe may
+come from a stranger: only modules in ``TRUSTED``, and those that the user allows, are ever imported (``SECURITY.md``).
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeGuard, TypeVar
 
@@ -49,6 +53,44 @@ DROPPED = {  # class path → options of earlier versions whose values now come 
         for name in ("prefix_tuning.Deep", "p_tuning_v2.DeepTable")
     },
 }
+
+
+TRUSTED = ("mmprefix", "torch.optim", "lightning.pytorch", "transformers.optimization")
+_allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
+
+
+@contextmanager
+def allow_modules(names: Iterable[str]) -> Generator[None, None, None]:
+    """Within this context class paths may also name classes of the modules ``names`` and of what lies below them."""
+    token = _allowed.set((*_allowed.get(), *names))
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
+
+
+def allowed_modules() -> tuple[str, ...]:
+    """Modules whose classes may be named: ``TRUSTED``, ``allow_modules``, and ``MMPREFIX_ALLOW`` (commas between)."""
+    names = os.environ.get("MMPREFIX_ALLOW", "").split(",")
+    return (*TRUSTED, *_allowed.get(), *(name.strip() for name in names if name.strip()))
+
+
+def require_allowed(path: str) -> None:
+    """Raise InputError unless the class path is below an allowed module and no part of it is private."""
+    names = path.split(".")
+    if len(names) < 2 or not all(name.isidentifier() for name in names):
+        raise InputError(f"recipe: class_path {path!r} cannot be imported (give MODULE.CLASS)")
+    inside = any(path.startswith(f"{module}.") for module in allowed_modules())
+    if not inside or any(name.startswith("_") for name in names):
+        raise InputError(f"recipe: {refusal(path)}")
+
+
+def refusal(path: str) -> str:
+    """Message for a class path that is not allowed."""
+    return (
+        f"class_path {path!r}: not imported, for it is none of {', '.join(TRUSTED)}; if you trust that module, "
+        f"allow it: --allow {path.rpartition('.')[0] or path}"
+    )
 
 
 def with_current_names(data: Any) -> Any:
@@ -190,8 +232,12 @@ def builder_from_recipe(data: dict[str, Any], contract: type[P]) -> Callable[...
 
 
 def resolve_class(path: str, contract: type[P]) -> type[P]:
-    """Import the class at ``path``, current or of an earlier version; InputError unless it is a ``contract``."""
+    """Import the class at ``path``, current or of an earlier version.
+
+    Raises InputError unless its module is allowed, and unless it is a ``contract``.
+    """
     path = RENAMED.get(path, path)
+    require_allowed(path)
     module, _, name = path.rpartition(".")
     try:
         cls = getattr(importlib.import_module(module), name)

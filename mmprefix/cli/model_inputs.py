@@ -42,6 +42,9 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="precision of the frozen parts")
     parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE", help="module whose classes the model may name"
+    )
+    parser.add_argument(
         "--part", action="append", default=[], metavar="NAME=PLACE", help="new folder of a frozen part that has moved"
     )
 
@@ -69,7 +72,7 @@ def open_model(args: argparse.Namespace) -> Predictor:
 
     parts = dict(_pair(text) for text in args.part)
     logging.disable_progress_bar()
-    return load(args.model, device=args.device, dtype=args.dtype, parts=parts)
+    return load(args.model, device=args.device, dtype=args.dtype, parts=parts, allow=args.allow)
 
 
 def read_input_rows(args: argparse.Namespace) -> list[InputRow]:

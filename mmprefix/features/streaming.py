@@ -26,6 +26,7 @@ from mmprefix.data.manifest import Example
 from mmprefix.data.sample import SampleOptions, sample_of_row
 from mmprefix.errors import InputError
 from mmprefix.features.webdataset import FORMAT, INDEX
+from mmprefix.parts import allowed_modules
 from mmprefix.types import Batch, FeatureRow
 
 
@@ -168,7 +169,12 @@ def decode_row(files: Mapping[str, Any]) -> StreamedRow:
 
 
 def read_index(shards: str) -> dict[str, Any]:
-    """Content of ``index.json`` beside the shards; InputError where it cannot be read."""
+    """Content of ``index.json`` beside the shards.
+
+    Raises InputError where it cannot be read, and for ``pipe:``, which runs a shell, unless the user allows it.
+    """
+    if shards.strip().startswith("pipe:") and "pipe" not in allowed_modules():
+        raise InputError(f"data.shards {shards}: would run a shell command; if you trust it, allow it: --allow pipe")
     try:
         import webdataset
     except ImportError as error:

@@ -23,6 +23,7 @@ from mmprefix.inference.batched import BatchRequest, run_batched
 from mmprefix.inference.inputs import Input, as_list, input_kinds
 from mmprefix.inference.model_card import model_card
 from mmprefix.model import PrefixLM
+from mmprefix.parts import allow_modules
 from mmprefix.saved_model import ModelSettings
 from mmprefix.slu.questions import Framing
 from mmprefix.slu.schema import Schema
@@ -282,15 +283,18 @@ def load(
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
     parts: dict[str, str] | None = None,
     revision: str | None = None,
+    allow: Sequence[str] = (),
 ) -> Predictor:
     """A Predictor from a saved directory or a hub repository.
 
     ``device``: "cuda" where there is one, else "mps", else "cpu". ``dtype`` of the frozen parts: bfloat16 on a GPU that
     has it, else float32. ``parts``: where a frozen part is now, by branch name or "decoder", if it has moved.
+    ``allow``: modules besides this package whose classes the model may name; their code runs.
     Raises InputError for a directory that is no model, damaged files, and frozen parts other than it was trained with.
     """
     path = Path(source).expanduser()
     directory = path if path.exists() else resolve_folder(str(source), revision)
     target = require_device(device or best_device())
-    model, settings = saved_model.load(directory, parts)
+    with allow_modules(allow):
+        model, settings = saved_model.load(directory, parts)
     return Predictor(model, settings).to(target, default_dtype(dtype, target))

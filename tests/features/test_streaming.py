@@ -16,8 +16,9 @@ from mmprefix.data.sample import SampleOptions, sample_of_row
 from mmprefix.encoders.cnn import Cnn
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore, store_description
-from mmprefix.features.streaming import Stream, StreamedRow, StreamOptions, TarShard, decode_row
+from mmprefix.features.streaming import Stream, StreamedRow, StreamOptions, TarShard, decode_row, read_index
 from mmprefix.features.webdataset import write_webdataset
+from mmprefix.parts import allow_modules
 from mmprefix.types import Batch, FeatureRow, Features
 from tiny.captioning_system import (
     CaptioningSystem,
@@ -233,3 +234,15 @@ def test_a_streamed_row_gives_the_sample_of_its_manifest_row(tiny: CaptioningSys
             assert samples[0].user == (f"user {row.number % 3}" if row.number else "")
             drawn_texts.add((samples[0].context, *samples[0].targets))
     assert len(drawn_texts) > 2 * len(examples)  # drawn again each epoch
+
+
+def test_a_pipe_runs_nothing_unless_allowed(tmp_path: Path) -> None:
+    """``shards: pipe:COMMAND`` of a stranger's recipe is refused; webdataset would give it to a shell."""
+    mark = tmp_path / "ran"
+    for shards in (f"pipe:touch {mark}; echo ", f" pipe:touch {mark}; echo "):
+        with pytest.raises(InputError, match="--allow pipe"):
+            read_index(shards)
+        assert not mark.exists()
+    with allow_modules(["pipe"]), pytest.raises(InputError, match="cannot be read"):
+        read_index(f"pipe:touch {mark}; echo ")
+    assert mark.exists()

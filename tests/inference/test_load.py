@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,15 @@ from safetensors.torch import load_file, save_file
 
 import mmprefix
 from mmprefix import InputError, Predictor
+from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.generation.options import GenerateOptions
+from mmprefix.mappers.learned import Learned
+from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings, TrainingRecord
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
 from tiny import models as tiny_models
+from tiny.captioning_system import CaptioningSystem
 from tiny.models import assert_same_candidates
 
 # ------------------------------------------------------------------------------------------------------ save and load
@@ -144,7 +149,7 @@ def test_an_untrusted_recipe_calls_no_class_but_parts(saved: dict[str, Path], tm
         "init_args": {"args": ["touch", f"{tmp_path}/pwned"]},
     }
     (directory / "mmprefix.yaml").write_text(yaml.safe_dump(data))
-    with pytest.raises(InputError, match=r"'subprocess\.Popen' is not a subclass of Decoder"):
+    with pytest.raises(InputError, match=r"'subprocess\.Popen': not imported"):
         mmprefix.load(directory)
     assert not (tmp_path / "pwned").exists()
 
@@ -269,3 +274,23 @@ def test_a_model_is_loaded_from_the_hub_cache_by_commit(
     assert f"'revision': '{first}'" in lines[2]
     assert "'model': 'someone/tongue'" in lines[2]
     assert "'someone/nothing' is no folder here, and the model hub did not give it" in lines[3]
+
+
+def test_a_model_s_own_module_runs_only_if_allowed(
+    tiny: CaptioningSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module beside a stranger's model, in the working folder of a notebook, is not imported."""
+    (tmp_path / "payload.py").write_text(
+        "from mmprefix.mappers.learned import Learned\nopen('ran', 'w').close()\n\nclass Mine(Learned):\n    pass\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    decoder = CausalDecoder(tiny.path("decoder"))
+    Predictor(PrefixLM({}, decoder, partial(Learned, length=2)), ModelSettings()).save("model")
+    recipe = Path("model/mmprefix.yaml")
+    recipe.write_text(recipe.read_text().replace("mmprefix.mappers.learned.Learned", "payload.Mine"))
+    with pytest.raises(InputError, match=r"class_path 'payload.Mine': not imported.*--allow payload"):
+        mmprefix.load("model", device="cpu")
+    assert not Path("ran").exists()
+    mmprefix.load("model", device="cpu", allow=["payload"])
+    assert Path("ran").exists()

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from mmprefix.errors import InputError, did_you_mean
+from mmprefix.parts import refusal
 
 _PLAIN = re.compile(
     r"((?:\w+: )?option '[^'\n]+' is not known[^\n]*|"
@@ -27,6 +28,7 @@ _GROUP = re.compile(r"(?:Group '([\w.]+)'|Subcommand '(\w+)') does not accept op
 _UNKNOWN = re.compile(r"[Uu]nrecognized arguments: (--?[\w.-]+)")
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _OTHER_CLASS = re.compile(r"Expected '([\w.]+)' to be a subclass of <class '(?:[\w.]+\.)?(\w+)'>")
+_DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
 _PARSER_KEY = re.compile(r'Parser key "([\w.]+)"')
 _TYPE = re.compile(r"Expected an? (?:<class '(\w+)'>|([^\n]+?))\. Got value: ([^\n]+)")
 _UNION = re.compile(r"Subtypes: \[([^\n]+)\][\s\S]*Given value: ([^\n]+)$")
@@ -38,6 +40,8 @@ def explain(message: str, parser: Any) -> str:
     placed = f"{where}: " if where else ""
     if match := _PLAIN.search(message):
         return placed + match[1]
+    if match := _DENIED.search(message):
+        return placed + refusal(match[1])
     if match := _EXTRA.search(message):
         return placed + unknown_option(match[1], options(parser))
     if match := _GROUP.search(message):

@@ -6,10 +6,16 @@ import logging
 import re
 import sys
 import warnings
+from pathlib import Path
+
+from jsonargparse import set_parsing_settings
 
 from mmprefix.cli.training.encode import EncodeCLI
 from mmprefix.cli.training.lightning_cli import PrefixCLI, RecipeParser, qualified_name
+from mmprefix.cli.training.recipe_errors import recipes_of
 from mmprefix.data.pairs import PairData
+from mmprefix.errors import InputError
+from mmprefix.parts import allow_modules, allowed_modules
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
 from mmprefix.training.task import PrefixTask
 
@@ -17,11 +23,20 @@ from mmprefix.training.task import PrefixTask
 def train(words: list[str]) -> int:
     """Run ``words``, a verb (fit, validate, test, predict or encode) and its options; returns the exit code."""
     quiet()
-    words = dry_run_as_flag(words)
+    modules, words = split_allowed(dry_run_as_flag(words))
+    with allow_modules(modules):
+        if modules:  # a module beside the recipe is found too
+            sys.path += [str(Path(file).resolve().parent) for file in recipes_of(words[1:])]
+        restrict_imports()
+        return _train(words, modules)
+
+
+def _train(words: list[str], modules: list[str]) -> int:
     runs: type[PrefixCLI] = PrefixCLI
     if words[0] == "encode":
         runs, words = EncodeCLI, ["fit", *words[1:]]
-    kept, sys.argv = sys.argv, [sys.argv[0], *words]  # Lightning starts its other processes with these words
+    allow = [f"--allow={module}" for module in modules]
+    kept, sys.argv = sys.argv, [sys.argv[0], *words, *allow]  # Lightning starts its other processes with these words
     try:
         runs(
             PrefixTask,
@@ -43,6 +58,34 @@ def train(words: list[str]) -> int:
     finally:
         sys.argv = kept
     return 0
+
+
+def split_allowed(words: list[str]) -> tuple[list[str], list[str]]:
+    """Modules that ``--allow MODULE`` names, and the other ``words``. Raises InputError for a missing name."""
+    modules: list[str] = []
+    others: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        flag, equals, name = word.partition("=")
+        if flag != "--allow":
+            others.append(word)
+            continue
+        name = name if equals else next(rest, "")
+        if not name or name.startswith("-"):
+            raise InputError("--allow: give the name of a module")
+        modules.append(name)
+    return modules, others
+
+
+_trusted_before: set[str] = set()  # jsonargparse keeps its rules for the whole process
+
+
+def restrict_imports() -> None:
+    """Make jsonargparse refuse class paths, and functions, outside the allowed modules before it imports them."""
+    allowed = {name for name in allowed_modules() if all(part.isidentifier() for part in name.split("."))}
+    set_parsing_settings(import_path_denylist=["*", *sorted(_trusted_before - allowed)])
+    set_parsing_settings(import_path_allowlist=sorted(allowed))
+    _trusted_before.update(allowed)
 
 
 def dry_run_as_flag(words: list[str]) -> list[str]:
