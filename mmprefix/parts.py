@@ -5,22 +5,20 @@ Lightning CLI reads; ``from_recipe(recipe, contract)`` builds the part again. No
 
 A class path in a recipe or a saved model is public and does not depend on the file of the class:
 ``mmprefix.decoders.CausalDecoder``. ``RENAMED`` and ``DROPPED`` keep recipes of earlier versions readable. A recipe may
-come from a stranger: only modules in ``TRUSTED``, and those that the user allows, are ever imported (``SECURITY.md``).
+come from a stranger: only trusted modules, and those that the user allows, are imported (``mmprefix.trust.modules``).
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-import os
 import sys
-from collections.abc import Callable, Generator, Iterable
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeGuard, TypeVar
 
 from mmprefix.errors import InputError
+from mmprefix.trust.modules import require_allowed
 
 P = TypeVar("P", bound="Part")
 
@@ -53,44 +51,6 @@ DROPPED = {  # class path → options of earlier versions whose values now come 
         for name in ("prefix_tuning.Deep", "p_tuning_v2.DeepTable")
     },
 }
-
-
-TRUSTED = ("mmprefix", "torch.optim", "lightning.pytorch", "transformers.optimization")
-_allowed: ContextVar[tuple[str, ...]] = ContextVar("allowed", default=())
-
-
-@contextmanager
-def allow_modules(names: Iterable[str]) -> Generator[None, None, None]:
-    """Within this context class paths may also name classes of the modules ``names`` and of what lies below them."""
-    token = _allowed.set((*_allowed.get(), *names))
-    try:
-        yield
-    finally:
-        _allowed.reset(token)
-
-
-def allowed_modules() -> tuple[str, ...]:
-    """Modules whose classes may be named: ``TRUSTED``, ``allow_modules``, and ``MMPREFIX_ALLOW`` (commas between)."""
-    names = os.environ.get("MMPREFIX_ALLOW", "").split(",")
-    return (*TRUSTED, *_allowed.get(), *(name.strip() for name in names if name.strip()))
-
-
-def require_allowed(path: str) -> None:
-    """Raise InputError unless the class path is below an allowed module and no part of it is private."""
-    names = path.split(".")
-    if len(names) < 2 or not all(name.isidentifier() for name in names):
-        raise InputError(f"recipe: class_path {path!r} cannot be imported (give MODULE.CLASS)")
-    inside = any(path.startswith(f"{module}.") for module in allowed_modules())
-    if not inside or any(name.startswith("_") for name in names):
-        raise InputError(f"recipe: {refusal(path)}")
-
-
-def refusal(path: str) -> str:
-    """Message for a class path that is not allowed."""
-    return (
-        f"class_path {path!r}: not imported, for it is none of {', '.join(TRUSTED)}; if you trust that module, "
-        f"allow it: --allow {path.rpartition('.')[0] or path}"
-    )
 
 
 def with_current_names(data: Any) -> Any:

@@ -24,6 +24,7 @@ from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.model import PrefixLM
 from mmprefix.parts import with_current_names, without_sizes
+from mmprefix.trust.plain_yaml import read_yaml
 from mmprefix.weights import frozen_parts
 
 RECIPE, WEIGHTS, CARD = "mmprefix.yaml", "model.safetensors", "README.md"
@@ -167,7 +168,10 @@ def require_same_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str)
 
 
 def load_trained(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
-    """Copies trained tensors into ``model``; InputError names the first that is missing, foreign or misshapen."""
+    """Copies trained tensors into ``model``.
+
+    InputError names the first that is missing, foreign or misshapen, of another type, or holds NaN or infinity.
+    """
     own = model.trained
     for name in sorted(own.keys() | tensors.keys()):
         if name not in tensors:
@@ -179,6 +183,11 @@ def load_trained(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) 
             raise InputError(
                 f"{file}: tensor {name!r} has the shape {shapes}; is it the same mapper, with the same sizes?"
             )
+        if tensors[name].is_floating_point() != own[name].is_floating_point() or tensors[name].is_complex():
+            types = f"{tensors[name].dtype}, this model's {own[name].dtype}".replace("torch.", "")
+            raise InputError(f"{file}: tensor {name!r} is of type {types}")
+        if not tensors[name].isfinite().all():
+            raise InputError(f"{file}: tensor {name!r} holds NaN or infinity; take a checkpoint of before it diverged")
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
@@ -225,10 +234,7 @@ def read_recipe(directory: Path) -> dict[str, Any]:
     file = directory / RECIPE
     if not file.is_file():
         raise InputError(f"{directory}: is no saved model (it has no {RECIPE}); mmprefix fit and model.save write one")
-    try:
-        saved = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: is no YAML ({str(error).splitlines()[0]})") from error
+    saved = read_yaml(file)
     saved = cast(dict[str, Any], saved) if isinstance(saved, dict) else {}
     if saved.get("format") != FORMAT:
         raise InputError(f"{file}: is not of format {FORMAT}, which this version of mmprefix reads")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,21 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
-from mmprefix.saved_model import Captioning, Detection, ModelSettings, TrainingRecord, Understanding
+from mmprefix.mappers.learned import Learned
+from mmprefix.model import PrefixLM
+from mmprefix.saved_model import (
+    Captioning,
+    Detection,
+    ModelSettings,
+    TrainingRecord,
+    Understanding,
+    load_trained,
+)
 from tiny.captioning_system import (
     CaptioningSystem,
     checkpoint_tensors,
@@ -183,7 +196,7 @@ def test_directories_that_are_no_model_are_load_error(model: Path, tmp_path: Pat
     (model / "mmprefix.yaml").rename(model / "recipe.yaml")
     assert f"{model}: is no saved model (it has no mmprefix.yaml)" in load_error(model)
     (model / "mmprefix.yaml").write_text("{a: [")
-    assert "mmprefix.yaml: is no YAML" in load_error(model)
+    assert "mmprefix.yaml: not YAML" in load_error(model)
 
 
 def test_tensors_that_do_not_fit_are_refused_by_name(model: Path) -> None:
@@ -242,3 +255,26 @@ def test_the_command_line_refuses_files_that_are_no_checkpoint(
     assert error_message("fit", recipe, capfd, ckpt_path=file).startswith(f"{file}: is no checkpoint that can be read")
     file.unlink()
     assert error_message("test", recipe, capfd, ckpt_path=file) == f"{file}: no such checkpoint"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t * float("nan"), "holds NaN or infinity"),
+        (lambda t: t + float("inf"), "holds NaN or infinity"),
+        (lambda t: t.to(torch.int32), "is of type int32, this model's float32"),
+        (lambda t: t > 0, "is of type bool, this model's float32"),
+        (lambda t: t.to(torch.complex64), "is of type complex64, this model's float32"),
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(change: Callable[[Tensor], Tensor], message: str) -> None:
+    """Each of these loaded, and the model wrote nonsense."""
+    model = PrefixLM({}, CausalDecoder("mmprefix:world/frozen/decoder"), partial(Learned, length=2))
+    tensors = {name: tensor.detach().clone() for name, tensor in model.trained.items()}
+    load_trained(model, tensors, "model.safetensors")
+    load_trained(model, {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}, "model.safetensors")
+    name = min(tensors)
+    before = model.trained[name].detach().clone()
+    with pytest.raises(InputError, match=message):
+        load_trained(model, tensors | {name: change(tensors[name])}, "model.safetensors")
+    assert torch.equal(model.trained[name], before)

@@ -26,7 +26,7 @@ from mmprefix.data.manifest import Example
 from mmprefix.data.sample import SampleOptions, sample_of_row
 from mmprefix.errors import InputError
 from mmprefix.features.webdataset import FORMAT, INDEX
-from mmprefix.parts import allowed_modules
+from mmprefix.trust.modules import allowed_modules
 from mmprefix.types import Batch, FeatureRow
 
 

@@ -23,10 +23,10 @@ from mmprefix.inference.batched import BatchRequest, run_batched
 from mmprefix.inference.inputs import Input, as_list, input_kinds
 from mmprefix.inference.model_card import model_card
 from mmprefix.model import PrefixLM
-from mmprefix.parts import allow_modules
 from mmprefix.saved_model import ModelSettings
 from mmprefix.slu.questions import Framing
 from mmprefix.slu.schema import Schema
+from mmprefix.trust.modules import allow_modules
 from mmprefix.types import Batch, Candidate
 from mmprefix.weights.devices import best_device, default_dtype, require_device
 from mmprefix.weights.source import resolve_folder

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from mmprefix.errors import InputError, did_you_mean
+from mmprefix.trust.plain_yaml import require_bounded
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,9 @@ def read_options(file: Path) -> SchemaSection:
         raise InputError(f"{line}not YAML ({problem}){advice}") from error
     except yaml.YAMLError as error:
         raise InputError(f"not YAML ({' '.join(str(error).split())})") from error
+    except RecursionError as error:
+        raise InputError("nested too deeply") from error
+    require_bounded(read)
     if not isinstance(read, dict):
         raise InputError(f"expected options, found {_kind(read)}")
     return SchemaSection(read)

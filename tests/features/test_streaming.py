@@ -18,7 +18,7 @@ from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore, store_description
 from mmprefix.features.streaming import Stream, StreamedRow, StreamOptions, TarShard, decode_row, read_index
 from mmprefix.features.webdataset import write_webdataset
-from mmprefix.parts import allow_modules
+from mmprefix.trust.modules import allow_modules
 from mmprefix.types import Batch, FeatureRow, Features
 from tiny.captioning_system import (
     CaptioningSystem,

@@ -126,7 +126,7 @@ def test_directories_that_are_no_saved_model_are_refused(saved: dict[str, Path],
         mmprefix.load(broken)
     data = yaml.safe_load((broken / "mmprefix.yaml").read_text())
     for text, message in (
-        ("a: [", "is no YAML"),
+        ("a: [", "not YAML"),
         ("[]", "is not of format 1"),
         (yaml.safe_dump({**data, "format": 99}), "is not of format 1"),
         (yaml.safe_dump({"format": 1}), "has no recipe"),

@@ -13,10 +13,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mmprefix.errors import InputError, did_you_mean
-from mmprefix.parts import refusal
+from mmprefix.trust.modules import refusal
+from mmprefix.trust.plain_yaml import read_yaml
 
 _PLAIN = re.compile(
     r"((?:\w+: )?option '[^'\n]+' is not known[^\n]*|"
@@ -94,10 +93,7 @@ def recipes_of(words: Sequence[str]) -> list[Path]:
 
 def check_recipe(file: Path, known: Collection[str]) -> None:
     """Raise InputError if ``file`` is not a YAML mapping, or has an option that is not in ``known`` (dotted names)."""
-    try:
-        recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not YAML ({' '.join(str(error).split())})") from error
+    recipe = read_yaml(file)
     if not isinstance(recipe, dict):
         kind = "nothing" if recipe is None else "a list" if isinstance(recipe, list) else "plain text"
         raise InputError(f"{file}: not a recipe: expected options such as model, data and trainer, found {kind}")

@@ -15,9 +15,9 @@ from mmprefix.cli.training.lightning_cli import PrefixCLI, RecipeParser, qualifi
 from mmprefix.cli.training.recipe_errors import recipes_of
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
-from mmprefix.parts import allow_modules, allowed_modules
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
 from mmprefix.training.task import PrefixTask
+from mmprefix.trust.modules import allow_modules, allowed_modules
 
 
 def train(words: list[str]) -> int:

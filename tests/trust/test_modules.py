@@ -12,7 +12,8 @@ import yaml
 
 from mmprefix.cli.main import main
 from mmprefix.errors import InputError
-from mmprefix.parts import Part, allow_modules, resolve_class
+from mmprefix.parts import Part, resolve_class
+from mmprefix.trust.modules import allow_modules
 from tiny.captioning_system import CaptioningSystem
 
 MAPPER = '''
