@@ -41,6 +41,7 @@ def block(mark: str) -> str:
 def page_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Folder with the modules of the page, on the import path."""
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("MMPREFIX_ALLOW", "low_rank,colours,lower_case")
     for mark in ("mapper low_rank.py", "encoder colours.py", "decoder lower_case.py"):
         (tmp_path / mark.split()[1]).write_text(block(mark))
     yield tmp_path
