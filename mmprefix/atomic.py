@@ -1,10 +1,17 @@
-"""Writing that is whole or not at all, and one plain line where the disk does not take it."""
+"""Writing that is whole or not at all, and one plain line where the disk does not take it.
+
+Temporary names begin with a dot, stand beside the target, cannot be guessed, and tell which process writes: what a
+killed process left is removed by the next writer of the same target on this machine. The umask holds.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import secrets
 import shutil
-import tempfile
+import socket
+import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +20,22 @@ from safetensors import SafetensorError
 
 from mmprefix.errors import InputError
 
+_EXCHANGE, _HERE = 2, -100  # RENAME_EXCHANGE and AT_FDCWD of Linux
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under a temporary name beside ``path`` by ``write``, then renames it to ``path`` in one step.
+    """Write a file under a temporary name beside ``path`` by ``write``, then rename it to ``path`` in one step.
 
     Raises InputError when the disk refuses; a file that was there before is then still there, and nothing else.
     """
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with disk_errors_as_input_errors(path):
+        _remove_left_over(path)
+        fresh = _temporary(path)
+        os.close(os.open(fresh, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))  # never a link that lies there
+        mode = fresh.stat().st_mode
         try:
             write(fresh)
+            fresh.chmod(mode)  # some libraries replace the file by a private one
             with fresh.open("rb") as stream:
                 os.fsync(stream.fileno())
             fresh.replace(path)
@@ -31,34 +44,78 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_directory_atomically(directory: Path, write: Callable[[Path], object]) -> None:
-    """Fills a directory under a temporary name beside ``directory`` by ``write``, then puts it in its place, whole.
+    """Fill a directory under a temporary name beside ``directory`` by ``write``, then put it in its place, whole.
 
     Raises InputError when the disk refuses; a directory that was there before is then still there, and nothing else.
+    On Linux the two change places in one step; elsewhere there is a moment without either.
     """
     with disk_errors_as_input_errors(directory):
         directory.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+        _remove_left_over(directory)
+        fresh = _temporary(directory)
+        fresh.mkdir()
         try:
             write(fresh)
-            fresh.chmod(0o755)  # temporary directories are private
-            _replace_directory(directory, fresh)
+            if not directory.exists():
+                fresh.rename(directory)
+            elif not _exchange(fresh, directory):
+                _replace_in_two_steps(directory, fresh)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _replace_directory(directory: Path, fresh: Path) -> None:
-    if not directory.exists():
-        fresh.rename(directory)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
-    directory.rename(old / directory.name)
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{_stem(path)}{os.getpid()}.{secrets.token_hex(8)}.tmp")
+
+
+def _stem(path: Path) -> str:
+    name = path.name.encode()[:120].decode(errors="ignore")  # a name has at most 255 bytes
+    return f".{name}.{socket.gethostname()[:40]}."
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove what killed processes of this machine left of earlier writes of ``path``."""
+    stem = _stem(path)
+    for entry in os.scandir(path.parent):
+        owner = entry.name.removeprefix(stem).split(".")[0]
+        if not entry.name.startswith(stem) or not entry.name.endswith(".tmp") or not owner.isdecimal():
+            continue
+        if not _is_alive(int(owner)):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            else:
+                Path(entry.path).unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # nothing that tells without doing harm
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two directories change places in one step; False where the system or the disk has no such step."""
+    if sys.platform != "linux":
+        return False
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
+
+
+def _replace_in_two_steps(directory: Path, fresh: Path) -> None:
+    old = _temporary(directory)
+    directory.rename(old)
     try:
         fresh.rename(directory)
     except OSError:
-        (old / directory.name).rename(directory)
+        old.rename(directory)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

@@ -211,7 +211,7 @@ def save(model: PrefixLM, directory: Path | str, settings: ModelSettings, card: 
 
     def write(fresh: Path) -> None:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.trained.items()}, fresh / WEIGHTS)
-        (fresh / WEIGHTS).chmod(0o644)  # safetensors makes private files; a saved model is not
+        (fresh / WEIGHTS).chmod(fresh.stat().st_mode & 0o666)  # safetensors makes private files; the umask decides
         text = yaml.safe_dump({**_without_bases(model), **settings.to_dict()}, sort_keys=False, allow_unicode=True)
         (fresh / RECIPE).write_text(text, encoding="utf-8")
         (fresh / CARD).write_text(card, encoding="utf-8")

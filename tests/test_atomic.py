@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
+import socket
+import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +17,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmprefix.atomic import write_atomically
+from mmprefix import atomic
+from mmprefix.atomic import write_atomically, write_directory_atomically
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import load
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
@@ -95,3 +101,111 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(file, broken)
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
     assert file.read_text() == "old"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from mmprefix.atomic import write_atomically, write_directory_atomically
+
+count = 0
+def kill(event, arguments):
+    global count
+    if event in ("open", "os.rename", "os.mkdir", "os.chmod", "os.remove", "os.rmdir", "os.scandir", "ctypes.dlopen"):
+        count += 1
+        if count == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+def fill(fresh):
+    (fresh / "a").write_text("new")
+    (fresh / "b").write_text("new")
+
+sys.addaudithook(kill)
+target = Path(sys.argv[1])
+if target.name == "folder":
+    write_directory_atomically(target, fill)
+else:
+    write_atomically(target, lambda fresh: fresh.write_text("new"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="two directories change places in one step on Linux only")
+@pytest.mark.parametrize("name", ["folder", "file"])
+def test_a_kill_at_any_step_leaves_the_old_or_the_new(name: str, tmp_path: Path) -> None:
+    """At every moment one of both is in its place, whole; the next writer removes what the killed one left."""
+    script = tmp_path / "script.py"
+    script.write_text(KILLED)
+    code, step = -9, 0
+    while code:
+        step += 1
+        target = tmp_path / str(step) / name
+        target.parent.mkdir()
+        files = [target / "a", target / "b"] if name == "folder" else [target]
+        if name == "folder":
+            target.mkdir()
+        for file in files:
+            file.write_text("old")
+        code = subprocess.run([sys.executable, script, target, str(step)], check=False).returncode
+        assert code in (0, -9)
+        assert {file.read_text() for file in files} in ({"old"}, {"new"})
+        if name == "folder":
+            write_directory_atomically(target, lambda fresh: (fresh / "a").write_text("again"))
+        else:
+            write_atomically(target, lambda fresh: fresh.write_text("again"))
+        assert [path.name for path in target.parent.iterdir()] == [name]
+    assert step > 4  # the last step is one that the write does not reach
+
+
+def test_a_living_writer_keeps_its_file(tmp_path: Path) -> None:
+    host, random = socket.gethostname()[:40], "0" * 16
+    own = tmp_path / f".out.{host}.{os.getppid()}.{random}.tmp"
+    dead = tmp_path / f".out.{host}.{2**22 + 1}.{random}.tmp"  # above the highest process number
+    foreign = tmp_path / ".out.tmp"
+    for file in (own, dead, foreign):
+        file.write_text("x")
+    write_atomically(tmp_path / "out", lambda fresh: fresh.write_text("new"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([own.name, foreign.name, "out"])
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_the_umask_holds(mask: int, tmp_path: Path) -> None:
+    def private(fresh: Path) -> None:
+        fresh.write_text("x")
+        fresh.chmod(0o600)
+
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "file", private)
+        write_directory_atomically(tmp_path / "folder", lambda fresh: (fresh / "a").write_text("x"))
+        write_directory_atomically(tmp_path / "folder", lambda fresh: (fresh / "a").write_text("y"))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~mask
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~mask
+    assert stat.S_IMODE((tmp_path / "folder" / "a").stat().st_mode) == 0o666 & ~mask
+
+
+def test_a_link_at_the_temporary_name_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that others write to, a guessed name could be a link to a file of the user's own."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr(atomic.secrets, "token_hex", lambda size: "guessed")
+    link = tmp_path / f".out.{socket.gethostname()[:40]}.{os.getpid()}.guessed.tmp"
+    link.symlink_to(victim)
+    with pytest.raises(InputError, match="could not be written"):
+        write_atomically(tmp_path / "out", lambda fresh: fresh.write_text("x"))
+    assert victim.read_text() == "precious"
+
+
+def test_names_of_any_length(tmp_path: Path) -> None:
+    for name in ("n" * 255, "é" * 127):
+        write_atomically(tmp_path / name, lambda fresh: fresh.write_text("x"))
+        assert (tmp_path / name).read_text() == "x"
+
+
+def test_two_steps_where_the_system_has_no_exchange(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "_exchange", lambda one, other: False)
+    for text in ("old", "new"):
+        write_directory_atomically(tmp_path / "folder", lambda fresh, text=text: (fresh / "a").write_text(text))
+    assert (tmp_path / "folder" / "a").read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]

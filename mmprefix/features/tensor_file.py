@@ -57,12 +57,8 @@ def write_tensor_file(file: Path, parts: dict[str, Tensor], **about: str) -> Non
 
     Raises InputError where the disk refuses.
     """
-
-    def save(fresh: Path) -> None:
-        save_file(parts, fresh, {**about, "sha256": _digest(parts.values())})
-        fresh.chmod(0o644)  # the library makes private files; these are shared
-
-    write_atomically(file, save)
+    about["sha256"] = _digest(parts.values())
+    write_atomically(file, lambda fresh: save_file(parts, fresh, about))
 
 
 def _part(storage: torch.UntypedStorage, part: dict[str, Any], begin: int) -> Tensor:

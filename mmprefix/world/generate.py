@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
+from mmprefix.atomic import write_directory_atomically
 from mmprefix.errors import InputError
 from mmprefix.world.audio import RATE, render
 from mmprefix.world.grammar import captions
@@ -50,7 +48,8 @@ def make(
             raise InputError(f"{directory}: holds other files; give a new directory for the world")
         if json.loads((directory / _PLAN).read_text()) == plan:
             return directory
-    with _replacing(directory) as fresh:
+
+    def write(fresh: Path) -> None:
         for split, count in counts.items():
             rows: list[dict[str, object]] = []
             for kind in kinds:
@@ -59,6 +58,8 @@ def make(
                 rows += _write(scenes, fresh, f"{split}/{kind}", split=split, most=most)
             _write_manifest(rows, fresh / f"{split}.jsonl")
         (fresh / _PLAN).write_text(json.dumps(plan))
+
+    write_directory_atomically(directory, write)
     return directory
 
 
@@ -97,18 +98,3 @@ def _write(
 
 def _write_manifest(rows: Iterable[dict[str, object]], file: Path) -> None:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-
-
-@contextmanager
-def _replacing(directory: Path) -> Iterator[Path]:
-    """Fresh directory that replaces ``directory`` only when the ``with`` block ends without error."""
-    fresh = directory.with_name(f".{directory.name}-{os.getpid()}")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
-        yield fresh
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    shutil.rmtree(directory, ignore_errors=True)
-    fresh.rename(directory)
