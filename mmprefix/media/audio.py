@@ -24,6 +24,7 @@ import soxr
 from mmprefix.errors import InputError
 from mmprefix.media.pyav import is_installed
 from mmprefix.media.source import Source, Waveform, name_of, open_source
+from mmprefix.trust.limits import require_below, require_rate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,6 +95,8 @@ def _decode(sound: Any, name: str, first: int, count: int) -> np.ndarray:
     """``count`` frames from ``first`` on, mixed down to one channel (S,)."""
     blocks: list[np.ndarray] = []
     left = count
+    if count < _UNKNOWN_LENGTH:
+        require_below("seconds", count / sound.samplerate, name)
     try:
         sound.seek(first)
         while left > 0:
@@ -102,6 +105,9 @@ def _decode(sound: Any, name: str, first: int, count: int) -> np.ndarray:
                 break
             blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
             left -= len(block)
+            require_below("seconds", (count - left) / sound.samplerate, name)
+    except InputError:
+        raise
     except _SOUND_ERRORS as error:
         raise InputError(f"{name}: the sound cannot be decoded; is it cut off? ({error})") from error
     if left and count < _UNKNOWN_LENGTH:
@@ -126,6 +132,7 @@ def _sound(source: Source) -> Iterator[Any]:
         except _SOUND_ERRORS as error:
             sound = _decode_with_av(stream, name, error)
         with contextlib.closing(sound):
+            require_rate(sound.samplerate, name)
             yield sound
 
 

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from mmprefix.errors import InputError
 from mmprefix.media.source import Source, name_of, open_source
+from mmprefix.trust.limits import require_below
 
 _PICTURE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
 
@@ -41,6 +42,7 @@ def _picture(source: Source) -> Iterator[Image.Image]:
             yield source
         else:
             with open_source(source) as stream, Image.open(stream) as picture:
+                require_below("pixels", picture.width * picture.height, name)
                 yield picture
     except Image.UnidentifiedImageError as error:
         raise InputError(f"{name}: not a picture that can be read (jpeg, png, webp, gif, bmp, tiff)") from error

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
 
 from mmprefix.errors import InputError
+from mmprefix.trust.limits import require_below
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +106,7 @@ def _read_member(archive: Path, member: str) -> bytes:
     handle, names = _open_archive(archive)
     if member not in names:
         raise InputError(f"{archive}: the archive has no member {member!r}")
+    require_below("bytes", handle.getinfo(member).file_size, f"{archive}{SEPARATOR}{member}")
     try:
         return handle.read(member)
     except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, ValueError) as error:

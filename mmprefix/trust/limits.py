@@ -1,0 +1,47 @@
+"""Most that one input may ask for: a file of a few bytes can announce a picture or a sound of gigabytes.
+
+Each limit is raised by an environment variable: ``MMPREFIX_MAX_PIXELS``, ``MMPREFIX_MAX_SECONDS``, ``MMPREFIX_MAX_BYTES``.
+"""
+
+from __future__ import annotations
+
+import os
+
+from mmprefix.errors import InputError
+
+DEFAULTS = {
+    "pixels": 89_478_485.0,  # of a picture; from here on Pillow warns of decompression bombs
+    "seconds": 3600.0,  # of a sound, of what is decoded of it
+    "bytes": float(1 << 30),  # of a member of an archive
+}
+MIN_RATE = 100  # Hz; a header of 1 Hz turns a second of samples into hours
+
+
+def limit(name: str) -> float:
+    """Limit ``name`` (a key of ``DEFAULTS``). Raises InputError for a variable that is no positive number."""
+    variable = f"MMPREFIX_MAX_{name.upper()}"
+    text = os.environ.get(variable)
+    if text is None:
+        return DEFAULTS[name]
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        raise InputError(f"{variable}={text}: give a positive number")
+    return value
+
+
+def require_below(name: str, value: float, file: str) -> None:
+    """Raise InputError for ``file`` if ``value`` is above the limit ``name``; the message tells how to raise it."""
+    most = limit(name)
+    if value > most:
+        raise InputError(
+            f"{file}: {value:,.0f} {name}, the limit is {most:,.0f}; raise it by MMPREFIX_MAX_{name.upper()}"
+        )
+
+
+def require_rate(rate: int, file: str) -> None:
+    """Raise InputError for a sound of fewer samples a second than any real one has."""
+    if rate < MIN_RATE:
+        raise InputError(f"{file}: its header says {rate} Hz; a sound has {MIN_RATE} Hz or more")
