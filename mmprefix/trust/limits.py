@@ -1,6 +1,7 @@
 """Most that one input may ask for: a file of a few bytes can announce a picture or a sound of gigabytes.
 
-Each limit is raised by an environment variable: ``MMPREFIX_MAX_PIXELS``, ``MMPREFIX_MAX_SECONDS``, ``MMPREFIX_MAX_BYTES``.
+Each limit is raised by an environment variable: ``MMPREFIX_MAX_PIXELS``, ``MMPREFIX_MAX_SECONDS`` or
+``MMPREFIX_MAX_BYTES``.
 """
 
 from __future__ import annotations
