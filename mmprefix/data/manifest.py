@@ -202,11 +202,21 @@ def _file_names(key: str, values: list[Any]) -> list[str]:
 
 def _numbers(key: str, values: list[Any]) -> tuple[float, ...]:
     for value in values:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if not _is_finite(value):
             raise RowError(f"{key} must be finite numbers, found {_kind(value)}")
     if not values:
         raise RowError(f"{key} must be finite numbers, found none")
     return tuple(float(value) for value in values)
+
+
+def _is_finite(value: Any) -> bool:
+    """True for a number that a float can hold."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def _contexts(row: dict[str, Any]) -> tuple[str, ...]:
@@ -252,7 +262,7 @@ def _seconds(row: dict[str, Any], key: str) -> float | None:
     value = row.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+    if not _is_finite(value) or value < 0:
         raise RowError(f"{key} must be a number of seconds from 0 on, found {value!r}")
     return float(value)
 

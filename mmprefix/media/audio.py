@@ -82,8 +82,8 @@ def _part(name: str, frames: int, rate: int, *, start: float, end: float | None)
         raise InputError(f"{name}: start {start} s and end {end} s: give 0 <= start < end")
     if frames <= 0:
         raise InputError(f"{name}: the sound has length zero")
-    first = round(start * rate)
-    last = frames if end is None else min(frames, round(end * rate))
+    first = round(min(start * rate, frames))
+    last = frames if end is None else round(min(end * rate, frames))
     if first >= frames:
         raise InputError(f"{name}: start {start} s lies beyond the end of the sound, {frames / rate:.3f} s")
     if last <= first:
@@ -124,7 +124,10 @@ def _sound(source: Source) -> Iterator[Any]:
     if not isinstance(source, str | Path | bytes):
         raise InputError(f"{name}: a sound is wanted here")
     with open_source(source) as stream:
-        reason = truncation_reason(stream)
+        try:
+            reason = truncation_reason(stream)
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
         if reason:
             raise InputError(f"{name}: the sound is cut off: {reason}")
         try:

@@ -6,6 +6,7 @@ and the model card speak of it. The columns of a manifest are called after the k
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class InputKind:
 
     def missing(self, path: str | Path) -> str | None:
         """Reason why ``path`` cannot be opened as this kind, or None where it exists."""
-        return None if self.folders and Path(path).is_dir() else missing(path)
+        return None if self.folders and os.path.isdir(path) else missing(path)
 
 
 # The readers are imported where they run: a manifest can be read, and a picture captioned, without the audio libraries.
@@ -164,7 +165,7 @@ def kind_of(source: object) -> str | None:
             f"an input of type {type(source).__name__}: give a file, bytes, a PIL image, "
             "mmprefix.Waveform(values, rate) or mmprefix.FrameSequence(pictures)"
         )
-    if Path(source).is_dir():
+    if os.path.isdir(source):
         return next(name for name, kind in KINDS.items() if kind.folders)
     if reason := missing(source):
         raise InputError(reason)

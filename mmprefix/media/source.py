@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,16 +74,23 @@ def open_source(source: str | Path | bytes) -> BinaryIO:
     if member is not None:
         return io.BytesIO(_read_member(archive, member))
     try:
+        if not stat.S_ISREG(os.stat(source).st_mode):  # a pipe or a device may have no end
+            what = "is a directory" if os.path.isdir(source) else "is no regular file"
+            raise InputError(f"{source}: {what}")
         return Path(source).open("rb")
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{source}: {_reason(error)}") from error
+    except ValueError as error:  # a name with a null byte
+        raise InputError(f"{source}: no such file") from error
 
 
 def missing(source: str | Path) -> str | None:
     """Reason why ``source`` cannot be opened, or None when the file (and the member of the archive) exists."""
     archive, member = split_member(source)
     if member is None:
-        return None if Path(source).is_file() else f"{source}: no such file"
+        return None if os.path.isfile(source) else f"{source}: no such file"
     try:
         return None if member in _open_archive(archive)[1] else f"{archive}: the archive has no member {member!r}"
     except InputError as error:
@@ -92,7 +100,7 @@ def missing(source: str | Path) -> str | None:
 def split_member(source: str | Path) -> tuple[Path, str | None]:
     """Archive and member of ``archive.zip::member``; any other path, even with ``::`` in its name, and None."""
     text = str(source)
-    if SEPARATOR not in text or Path(text).exists():
+    if SEPARATOR not in text or os.path.exists(text):  # of names that no disk can hold it is False
         return Path(text), None
     archive, _, member = text.partition(SEPARATOR)
     return Path(archive), member

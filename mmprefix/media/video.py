@@ -7,6 +7,7 @@ has one picture a second, a ``FrameSequence`` the rate that it is given; ``start
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,7 +84,7 @@ def open_video(source: Source) -> Iterator[OpenVideo]:
     name = name_of(source)
     if isinstance(source, FrameSequence):
         yield PictureVideo(source, name)
-    elif isinstance(source, str | Path) and Path(source).is_dir():
+    elif isinstance(source, str | Path) and os.path.isdir(source):
         yield PictureVideo(FrameSequence(pictures_in(source)), name)
     elif isinstance(source, str | Path | bytes):
         from mmprefix.media.video_pyav import open_video_file
@@ -100,7 +101,7 @@ def files_of(source: Source) -> list[str]:
         return [str(picture) for picture in source.pictures if isinstance(picture, str | Path)]
     if not isinstance(source, str | Path):
         return []
-    return [str(file) for file in pictures_in(source)] if Path(source).is_dir() else [str(source)]
+    return [str(file) for file in pictures_in(source)] if os.path.isdir(source) else [str(source)]
 
 
 def pictures_in(folder: str | Path) -> list[Path]:

@@ -95,3 +95,19 @@ def test_real_files(name: str) -> None:
             assert read_picture(file).size == picture_size(file)
         else:
             assert len(read_waveform(file, 16000)) == pytest.approx(16000 * sound_seconds(file), abs=1)
+
+
+def test_pipes_and_devices_are_refused(tmp_path: Path) -> None:
+    """Opening a pipe waits for a writer, and a device may have no end."""
+    os.mkfifo(tmp_path / "pipe.wav")
+    for source in (tmp_path / "pipe.wav", "/dev/zero"):
+        with pytest.raises(InputError, match=f"{source}: is no regular file"):
+            open_source(source)
+
+
+def test_names_that_no_disk_can_hold(tmp_path: Path) -> None:
+    for name in ("n" * 300, "a\0b"):
+        path = f"{tmp_path}/{name}.wav"
+        assert missing(path) == f"{path}: no such file"
+        with pytest.raises(InputError):
+            open_source(path)
