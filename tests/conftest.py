@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; programs that tests start inherit it
 
-os.environ.setdefault("MMPREFIX_ALLOW", "tests,tiny,trace_files")  # recipes of tests name classes of these
+os.environ.setdefault("MMPREFIX_ALLOW", "tests,tiny,trace_files,benchmarks")  # recipes of tests name classes of these
 
 TESTS = Path(__file__).parent
 NUMERIC = (  # texts, scores and gradients of models: what a processor's instruction set can change

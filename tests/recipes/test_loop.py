@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,8 +174,9 @@ def test_only_the_lines_of_the_program_are_logged(
     lines = LogLines(logging.getLogger("a program"), every_hundred(103, "image "))
     nn.init.constant_(model.weight, 1.5)
     train(model, lambda _: model.weight.sum(), range(103), steps=103, schedule=schedule(optimizer), callbacks=[lines])
-    assert [(record.name, record.message) for record in caplog.records] == [
-        ("a program", f"image step {step:5d}/103  loss 1.500  0 s") for step in (0, 100, 102)
+    assert {record.name for record in caplog.records} == {"a program"}
+    assert [re.sub(r"\d+ s$", "N s", record.message) for record in caplog.records] == [
+        f"image step {step:5d}/103  loss 1.500  N s" for step in (0, 100, 102)
     ]
     assert capfd.readouterr() == ("", "")
     assert not recwarn.list
