@@ -94,7 +94,7 @@ def test_a_recipe_runs_nothing_foreign(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.syspath_prepend(str(neighbour.parent))
-    for path in ("my_mapper.Mine", "os.system", "subprocess.run"):
+    for path in ("my_mapper.Mine", "os.system", "subprocess.run", "mmprefix.__main__.main"):
         recipe = recipe_with(tiny, tmp_path / "recipe.yaml", option, path)
         assert main(["fit", "--config", str(recipe), *flags]) == 2
         error = capsys.readouterr().err

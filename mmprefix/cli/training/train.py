@@ -83,7 +83,8 @@ _trusted_before: set[str] = set()  # jsonargparse keeps its rules for the whole 
 def restrict_imports() -> None:
     """Make jsonargparse refuse class paths, and functions, outside the allowed modules before it imports them."""
     allowed = {name for name in allowed_modules() if all(part.isidentifier() for part in name.split("."))}
-    set_parsing_settings(import_path_denylist=["*", *sorted(_trusted_before - allowed)])
+    programs = "mmprefix.__main__"  # its import runs the command line
+    set_parsing_settings(import_path_denylist=["*", programs, *sorted(_trusted_before - allowed)])
     set_parsing_settings(import_path_allowlist=sorted(allowed))
     _trusted_before.update(allowed)
 
