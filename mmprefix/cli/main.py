@@ -1,6 +1,6 @@
 """Entry point of the command line: imports a verb when it is called, prints errors as one plain line.
 
-Exit codes: 0 done, 1 failed while working, 2 wrong usage or bad input, 130 interrupted.
+Exit codes: 0 done, 1 failed while working, 2 wrong usage or bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmprefix.errors import InputError
+from mmprefix.interrupt import Stopped, stop_signals
 from mmprefix.version import __version__
 
 TRAINING = {
@@ -52,7 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--debug"]
     _log_plainly()
     try:
-        return _run(words)
+        with stop_signals():
+            return _run(words)
+    except Stopped as stop:
+        print(f"mmprefix: {stop}", file=sys.stderr)  # noqa: T201
+        return stop.exit_code
     except InputError as error:
         if debug:
             raise
