@@ -134,7 +134,12 @@ def load(folder: Path) -> MelNet:
 
 
 class Cnn(Encoder):
-    """Frozen ``MelNet`` in the folder (or hub name) ``model``: frames over time (B T D) and a summary (B G)."""
+    """Frozen ``MelNet``: frames over time (B T D) and a summary (B G).
+
+    Args:
+        model: a folder with its configuration and weights, ``mmprefix:NAME``, or a hub name.
+        revision: the hub's branch, tag or commit.
+    """
 
     input_kind = "audio"
 

@@ -152,7 +152,9 @@ class Cnn14(Encoder):
         seconds: length that every clip is cut or padded to; None: each is read whole.
         longer: with ``seconds``, keep the start of a longer clip ("cut"), or all of it, faster ("compress").
         hop: samples between columns, by default those of ``reading`` and ``rate``.
-        mels, channels, classes: sizes of the network, for weights of other sizes.
+        mels: mel bands of the spectrogram, for weights of other sizes.
+        channels: channels of the blocks, for weights of other sizes.
+        classes: classes that the network tells apart, for weights of other sizes.
     """
 
     input_kind = "audio"

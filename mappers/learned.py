@@ -14,7 +14,12 @@ from mmprefix.types import Features, Prefix, all_real
 
 
 class Learned(Mapper):
-    """``length`` embeddings (P E), drawn from a normal distribution of deviation ``std`` before training."""
+    """``length`` learned embeddings (P E), the same for every input.
+
+    Args:
+        length: positions of the prefix.
+        std: standard deviation of the normal distribution that they are drawn from before training.
+    """
 
     def __init__(self, sizes: Sizes, *, length: int = 10, std: float = 0.02) -> None:
         super().__init__(sizes)

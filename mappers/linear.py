@@ -20,8 +20,11 @@ from mmprefix.types import Features, Prefix, all_real
 class Linear(Mapper):
     """Frames (B T D) → embeddings (B P E), P = T / ``stack`` rounded up; a position is real if one of its frames is.
 
-    ``reads="summary"`` makes ``length`` positions of the summary (B G) instead; ``stack`` then does not count, nor
-    does ``length`` with frames.
+    Args:
+        stack: neighbouring frames that become one position; does not count with ``reads="summary"``.
+        reads: "frames", or "summary": the summary (B G) becomes ``length`` positions.
+        length: positions of the prefix with ``reads="summary"``; does not count with frames.
+        bias: add a bias.
     """
 
     def __init__(

@@ -22,6 +22,9 @@ class MinMax(Combinator):
 
     The range is taken by ``observe`` before training, and is saved with the trained tensors. A number that never
     changed in the training data is read as 0.
+
+    Args:
+        mapper: the mapper that reads the scaled numbers.
     """
 
     low: Tensor

@@ -15,8 +15,10 @@ from mmprefix.types import Features, Prefix, all_real
 class MLP(Mapper):
     """Linear, tanh, linear: from the summary (B G) to ``length`` embeddings (B P E).
 
-    ``hidden`` is the width between; by default half the prefix, ``width * length // 2``, as in the paper's code.
-    ``layers`` above 2 adds linear layers of that width, each followed by a tanh.
+    Args:
+        length: positions of the prefix.
+        hidden: width between the layers; None: half the prefix, ``width * length // 2``, as in the paper's code.
+        layers: linear layers, at least 2; each but the last is followed by a tanh.
     """
 
     def __init__(self, sizes: Sizes, *, length: int = 10, hidden: int | None = None, layers: int = 2) -> None:

@@ -13,7 +13,10 @@ from mmprefix.types import DeepPrefix, Features, all_real
 class DeepTable(DeepMapper):
     """``length`` learned keys and values for every layer and head, (P 2*L*H*K), the same for every input.
 
-    ``std`` is their deviation before training. ``dropout`` zeroes single numbers in training.
+    Args:
+        length: positions of the prefix.
+        std: standard deviation of the numbers before training.
+        dropout: probability of zeroing a single number in training.
     """
 
     def __init__(self, sizes: Sizes, *, length: int = 10, std: float = 0.1, dropout: float = 0.0) -> None:

@@ -15,6 +15,9 @@ class Parallel(Combinator):
     """Prefixes of all ``mappers``, one after the other; lengths add up.
 
     Prefix-AAC's global and temporal prefixes are such a pair (https://arxiv.org/abs/2303.17489).
+
+    Args:
+        mappers: the mappers, in the order of their prefixes.
     """
 
     children_option = "mappers"

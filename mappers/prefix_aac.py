@@ -27,10 +27,11 @@ class PrefixAAC(Mapper):
         reads: "frames": the temporal mapper, a token for each frame (B T D), with sinusoidal positions and ``dropout``;
             "summary": the global mapper, ``pieces`` tokens cut from the summary (B G), zeros filling the last one.
         length: positions of the prefix; published: 15 from frames, 11 from the summary.
-        layers, heads: of the transformer.
+        layers: layers of the transformer.
+        heads: attention heads of each layer; they divide the decoder's width.
         relu: apply a ReLU to tokens after normalisation; published: for AudioCaps, not for Clotho.
         pieces: tokens that the summary is cut into; published: 11 of 48 values each.
-        dropout: on tokens with positions, in training.
+        dropout: probability of zeroing a number of tokens with positions, in training.
     """
 
     def __init__(

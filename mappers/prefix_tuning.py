@@ -24,10 +24,12 @@ from mmprefix.types import DeepPrefix, Features, Prefix
 class Deep(Combinator, DeepMapper):
     """Output of ``mapper`` (B P E), position by position through an MLP, as keys and values of every layer.
 
-    The MLP is linear, tanh, linear, with ``hidden`` numbers between; without ``hidden`` it is one linear layer.
+    Over ``Learned`` this is Li & Liang's prefix; a saved model then holds keys and values only.
 
-    Over ``Learned`` this is Li & Liang's prefix; a saved model then holds keys and values only. ``dropout`` zeroes
-    numbers of keys and values in training. Raises InputError for a ``mapper`` that makes a deep prefix already.
+    Args:
+        mapper: the mapper whose prefix is read; InputError for one that makes a deep prefix already.
+        hidden: width between the two linear layers of the MLP (linear, tanh, linear); None: one linear layer.
+        dropout: probability of zeroing a number of keys and values in training.
     """
 
     def __init__(

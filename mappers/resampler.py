@@ -42,8 +42,15 @@ class CrossLayer(nn.Module):
 class Resampler(Mapper):
     """``length`` learned queries read frames (B T D) through ``layers`` layers and become the prefix (B P E).
 
-    ``hidden`` is the width inside, by default the decoder's. A summary, where the encoder has one, is read as one more
-    frame; an input without frames is then read by its summary alone.
+    A summary, where the encoder has one, is read as one more frame; an input without frames is then read by its summary
+    alone.
+
+    Args:
+        length: positions of the prefix.
+        layers: layers of cross-attention and feed-forward network.
+        heads: attention heads of each layer; they divide ``hidden``.
+        hidden: width inside; None: the decoder's.
+        dropout: probability of zeroing an attention weight, and a number of each layer's output, in training.
     """
 
     def __init__(

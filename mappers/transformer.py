@@ -82,6 +82,12 @@ class Transformer(Mapper):
     positions or mask; the outputs at the constants are the prefix.
 
     The published run has 40 + 40 positions, 8 layers of 8 heads.
+
+    Args:
+        length: positions of the prefix.
+        clip_length: tokens that the summary becomes.
+        layers: layers of the transformer.
+        heads: attention heads of each layer; they divide the decoder's width.
     """
 
     def __init__(

@@ -25,8 +25,10 @@ from mmprefix.types import AnyPrefix, Batch, Candidate, Features, Prefix, concat
 class Branch:
     """One input of the model: a frozen encoder, and the mapper that reads its features.
 
-    ``mapper`` is built for the sizes of its encoder and the decoder; None if only the decoder's cross-attention or the
-    mapper of another branch reads them. ``context`` names a branch whose features this mapper reads beside its own.
+    Args:
+        encoder: the frozen encoder.
+        mapper: reads its features; None if only the decoder's cross-attention or another branch's mapper does.
+        context: name of a branch whose features this mapper reads beside its own.
     """
 
     encoder: Encoder
@@ -263,9 +265,7 @@ class PrefixLM(nn.Module):
                 model.encoder(name).set_mode(EncoderMode.TUNED)
             return model
         except (KeyError, AttributeError, TypeError) as error:
-            raise InputError(
-                f"recipe: branches, their encoders and mappers, or decoder are missing ({error})"
-            ) from error
+            raise InputError(f"recipe: branches, encoders, mappers or decoder are missing ({error})") from error
 
 
 def _merged(mapper: Mapper | None) -> Callable[[Sizes], Mapper] | None:

@@ -9,10 +9,13 @@ from mmprefix.errors import InputError
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """Templates. ``context`` holds ``{context}``, as ``"transcript: {context}\\n"``; empty: it is not read as text.
+    """Templates of context and question; the prompt stands between the two as it is.
 
-    ``question`` holds ``{question}``, such as ``"question: {question}\\nanswer:"``. An empty context or question is
-    left out together with the text around it. The prompt stands between the two as it is.
+    An empty context or question is left out together with the text around it.
+
+    Args:
+        context: holds ``{context}``, as ``"transcript: {context}\\n"``; empty: it is not read as text.
+        question: holds ``{question}``, such as ``"question: {question}\\nanswer:"``.
     """
 
     context: str = ""

@@ -72,9 +72,12 @@ class Transcriber(Part, nn.Module):
     A clip longer than Whisper's window (30 s) is transcribed window by window; its signals are the means over windows.
 
     Args:
-        model, revision, language, dtype: as for ``CrossDecoder``.
+        model: a folder, ``mmprefix:NAME`` or a hub name.
+        revision: the hub's branch, tag or commit.
+        language: Whisper's code for it; None for a model of one language.
         num_beams: beams of the search; with one beam ``nbest_spread`` is 0.
         max_new_tokens: maximum tokens per window, at most the positions that the model has.
+        dtype: dtype of the weights.
     """
 
     trained: tuple[str, ...] = ()

@@ -11,21 +11,23 @@ from mmprefix.weights.transformers import load_tokenizer
 
 
 class CausalDecoder(ComposedDecoder):
-    """Any Hugging Face causal language model with a ``DynamicCache``: GPT-2, OPT, LLaMA, Qwen ...
+    """Any Hugging Face causal language model with a ``DynamicCache``: GPT-2, OPT, LLaMA, Qwen and others.
 
     On a CPU a frozen float32 model of up to 1 GiB is copied when it is first used, into a layout that multiplies the
     few rows of a search faster (``mmprefix.fast.small_batch_linear``).
 
     Args:
-        model, revision: a folder, ``mmprefix:NAME`` or a hub name, with its revision.
+        model: a folder, ``mmprefix:NAME`` or a hub name.
+        revision: the hub's branch, tag or commit.
         stop: a text that ends a caption and is kept in it, such as "."; without one, captions are trained to end, and
             end, with the model's end-of-text token.
         frozen: False trains the language model too; it is then saved with the trained parts.
         dtype: dtype of the weights.
         train_head: train a separate output head, initialized from the model's own.
         noisy: keep the dropout of a frozen model active in training.
-        lora_rank, lora_alpha, lora_targets: a rank above 0 trains LoRA (``mmprefix.decoders.lora``) beside the prefix,
-            in the layers whose names end in one of ``lora_targets`` (None: PEFT's default layers for the model).
+        lora_rank: a rank above 0 trains LoRA (``mmprefix.decoders.lora``) beside the prefix.
+        lora_alpha: scale of LoRA's part, divided by its rank.
+        lora_targets: endings of the names of the layers that get LoRA; None: PEFT's default layers for the model.
         dropout: dropout of a trained or noisy model; None: that of its configuration.
     """
 

@@ -134,10 +134,16 @@ class CrossDecoder(ComposedDecoder):
     the prompt, its decoder the question.
 
     Args:
-        model: a folder, ``mmprefix:NAME`` or a hub name, with ``revision``.
+        model: a folder, ``mmprefix:NAME`` or a hub name.
+        revision: the hub's branch, tag or commit.
         language: Whisper's code for it; None for a model of one language.
         task: Whisper's task, transcribe or translate.
-        frozen, dtype, noisy, lora_rank, lora_alpha, lora_targets: as for ``CausalDecoder``.
+        frozen: False trains the language model too; it is then saved with the trained parts.
+        dtype: dtype of the weights.
+        noisy: keep the dropout of a frozen model active in training.
+        lora_rank: a rank above 0 trains LoRA (``mmprefix.decoders.lora``) beside the prefix.
+        lora_alpha: scale of LoRA's part, divided by its rank.
+        lora_targets: endings of the names of the layers that get LoRA; None: PEFT's default layers for the model.
 
     Raises InputError for models whose positions are not learned embeddings (T5 and similar): the texts of one input are
     packed in one row.

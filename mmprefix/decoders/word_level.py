@@ -134,10 +134,14 @@ class WordDecoder(ComposedDecoder):
     """Frozen causal language model with a trained head over the words of ``vocabulary``.
 
     Args:
-        model, revision, frozen, dtype, noisy: as for ``CausalDecoder``.
+        model: a folder, ``mmprefix:NAME`` or a hub name.
         vocabulary: a file with one word per line (or a JSON list), or the words themselves. They must include
             ``<eos>``, which ends a text; ``<unk>`` replaces unknown words of training captions. Words are separated by
             spaces and keep their punctuation. A saved model contains its words.
+        revision: the hub's branch, tag or commit.
+        frozen: False trains the language model too; it is then saved with the trained parts.
+        dtype: dtype of the weights.
+        noisy: keep the dropout of a frozen model active in training.
         as_published: as in Prefix-AAC's code, the input for word i is row i of the model's own embeddings (those of
             unrelated tokens), the logit of word 0 is 0, and decoded texts have one full stop, at the end. Only for
             their checkpoints, and to measure the effect.

@@ -14,12 +14,22 @@ IMPOSSIBLE = float("-inf")  # log-probability of a token or hypothesis that is e
 class GenerateOptions:
     """Options of a search. Raises InputError for contradictions.
 
-    ``num_beams`` above 1: beam search. ``sample``: sampling with ``temperature`` and ``top_p``; a ``seed`` gives the
-    same text whatever the batch. Neither: greedy search. ``num_return``: texts per input. The score of a text is the
-    sum of its tokens' log-probabilities (end of text included) divided by its length to the power ``length_penalty``.
-    ``min_new_tokens``: no text ends earlier. ``no_repeat_ngram_size``: no n-gram of this size occurs twice (0: may).
-    ``ranking="clipcap"``: beam search as in ClipCap's published code, where the mean log-probability ranks hypotheses
-    at every step and finished ones stay among the beams.
+    Without ``sample`` and with one beam the search is greedy.
+
+    Args:
+        max_new_tokens: most tokens of a text, end of text included.
+        num_beams: beam search with that many hypotheses, where above 1.
+        num_return: texts per input.
+        length_penalty: the score of a text is the sum of its tokens' log-probabilities (end of text included) divided
+            by its length to this power.
+        sample: draw tokens with ``temperature`` and ``top_p``, without beams.
+        temperature: logits are divided by it; below 1 the likely tokens become likelier.
+        top_p: draw among the likeliest tokens that have this probability together.
+        seed: of the draws; the same seed gives the same text whatever the batch.
+        ranking: "clipcap": beam search as in ClipCap's published code, where the mean log-probability ranks hypotheses
+            at every step and finished ones stay among the beams.
+        min_new_tokens: no text ends earlier.
+        no_repeat_ngram_size: no n-gram of this size occurs twice in a text; 0: it may.
     """
 
     max_new_tokens: int = 30

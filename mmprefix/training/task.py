@@ -46,9 +46,9 @@ class PrefixTask(LightningModule):
         generate: search options at validation, test, predict, and of the model that is saved.
         start_from: a saved model (directory or hub repository) whose trained tensors are the first ones of this
             training, where both have them.
-        prefix: as for ``PrefixLM``.
-        wording: as for ``PrefixLM``.
-        transcriber: as for ``PrefixLM``.
+        prefix: mapper that reads no input (``Learned``, ``DeepTable`` ...): the task's prefix, before all others.
+        wording: templates of context, prompt and question.
+        transcriber: writes the context of an input that has none, from its sound (see ``mmprefix.transcriber``).
         modality_dropout: probability of hiding each input of an example, and its context where that is read, in
             training (never all of them), so that one model serves every subset.
         answers: two words, the first for what is to be detected; their log odds are then scored at validation and test
