@@ -36,6 +36,7 @@ VERBS = {
     "evaluate": ("mmprefix.cli.evaluate", "score a file of predictions"),
     "import": ("mmprefix.cli.import_checkpoint", "turn a checkpoint of ClipCap or Prefix-AAC into a saved model"),
     "check-data": ("mmprefix.cli.check_data", "find every bad row of a manifest before training does"),
+    "parts": ("mmprefix.cli.parts", "encoders, mappers, decoders ... that a recipe can name, and their options"),
 }
 
 
