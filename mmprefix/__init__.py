@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from mmprefix import metrics as metrics
     from mmprefix.errors import InputError as InputError
     from mmprefix.generation.options import GenerateOptions as GenerateOptions
+    from mmprefix.inference.loading import load as load
     from mmprefix.inference.predictor import Predictor as Predictor
-    from mmprefix.inference.predictor import load as load
     from mmprefix.media.source import FrameSequence as FrameSequence
     from mmprefix.media.source import Waveform as Waveform
     from mmprefix.types import Candidate as Candidate
@@ -24,7 +24,7 @@ _PUBLIC = {
     "InputError": "mmprefix.errors",
     "Predictor": "mmprefix.inference.predictor",
     "Waveform": "mmprefix.media.source",
-    "load": "mmprefix.inference.predictor",
+    "load": "mmprefix.inference.loading",
     "metrics": "mmprefix.metrics",
 }
 __all__ = ["Candidate", "FrameSequence", "GenerateOptions", "InputError", "Predictor", "Waveform", "load", "metrics"]
@@ -36,3 +36,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'mmprefix' has no attribute {name!r}")
     module = importlib.import_module(_PUBLIC[name])
     return module if _PUBLIC[name] == f"mmprefix.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    """Public names alone, for completion in a notebook."""
+    return sorted(__all__)

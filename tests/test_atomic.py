@@ -20,7 +20,7 @@ import torch
 from mmprefix import atomic
 from mmprefix.atomic import write_atomically, write_directory_atomically
 from mmprefix.errors import InputError
-from mmprefix.inference.predictor import load
+from mmprefix.inference.loading import load
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
 from tiny.captioning_system import CaptioningSystem, checkpoint_tensors, error_message, quietly, run
 

@@ -19,7 +19,8 @@ from mmprefix.encoders.signals import Signals
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.inference.predictor import Predictor, load
+from mmprefix.inference.loading import load
+from mmprefix.inference.predictor import Predictor
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear

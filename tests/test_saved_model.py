@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.errors import InputError
-from mmprefix.inference.predictor import load
+from mmprefix.inference.loading import load
 from mmprefix.mappers.learned import Learned
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import (

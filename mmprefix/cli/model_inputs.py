@@ -68,7 +68,7 @@ def open_model(args: argparse.Namespace) -> Predictor:
     """Load the model that the options of ``add_model`` name."""
     from transformers.utils import logging
 
-    from mmprefix.inference.predictor import load
+    from mmprefix.inference.loading import load
 
     parts = dict(_pair(text) for text in args.part)
     logging.disable_progress_bar()

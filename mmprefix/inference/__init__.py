@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 from mmprefix.parts import lazy_exports
 
 if TYPE_CHECKING:
+    from mmprefix.inference.loading import load as load
     from mmprefix.inference.predictor import Predictor as Predictor
-    from mmprefix.inference.predictor import load as load
 
 __all__ = ["Predictor", "load"]
-__getattr__ = lazy_exports(__name__, {"Predictor": "predictor", "load": "predictor"})
+__getattr__ = lazy_exports(__name__, {"Predictor": "predictor", "load": "loading"})

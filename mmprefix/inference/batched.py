@@ -5,10 +5,11 @@ The results come in the order of the inputs, and equal those of one input at a t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from mmprefix.data.collate import pad_media
 from mmprefix.errors import InputError
 from mmprefix.inference.inputs import Input, InputSource, assign_to_branches, input_kinds, source_and_span
+from mmprefix.inference.urls import downloaded, require_allowed, urls_in, with_url
 from mmprefix.model import PrefixLM
 from mmprefix.types import Batch
 
@@ -27,17 +29,42 @@ WINDOW_BATCHES = 8  # batches whose files are decoded, and sorted by length, tog
 
 @dataclass(frozen=True)
 class BatchRequest:
-    """Inputs, and for each of them its prompt, its context and the target texts to score, if any."""
+    """Inputs, and for each of them its prompt, its context and the target texts to score, if any.
 
-    inputs: list[Input]
-    prompts: list[str]
-    contexts: list[str]
-    targets: list[list[str]]
+    ``first`` is the number of the first input, counted over all requests of a stream.
+    """
+
+    inputs: Sequence[Input]
+    prompts: Sequence[str]
+    contexts: Sequence[str]
+    targets: Sequence[list[str]]
     batch_size: int
+    allow_urls: bool = False
+    first: int = 0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise InputError(f"batch_size {self.batch_size}: give a number from 1 on")
+
+    def windows(self) -> Iterator[BatchRequest]:
+        """Parts of the request whose files are decoded, and sorted by length, together."""
+        step = self.batch_size * WINDOW_BATCHES
+        for start in range(0, len(self.inputs), step):
+            part = slice(start, start + step)
+            prompts, contexts, targets = self.prompts[part], self.contexts[part], self.targets[part]
+            texts = {"prompts": prompts, "contexts": contexts, "targets": targets}
+            yield replace(self, inputs=self.inputs[part], first=self.first + start, **texts)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Decoded request: by row its tensors by branch name, the sound to transcribe, or why it could not be read."""
+
+    request: BatchRequest
+    contexts: list[str]
+    tensors: dict[int, dict[str, Tensor]] = field(default_factory=dict[int, dict[str, Tensor]])
+    sounds: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
+    errors: dict[int, InputError] = field(default_factory=dict[int, InputError])
 
 
 def run_batched(model: PrefixLM, request: BatchRequest, compute: Callable[[Batch], list[Result]]) -> list[Result]:
@@ -46,30 +73,90 @@ def run_batched(model: PrefixLM, request: BatchRequest, compute: Callable[[Batch
     The files of ``WINDOW_BATCHES`` batches are decoded while the model computes on those before. An input without
     context gets one where the model has a transcriber. Raises InputError for an input that cannot be read, by name.
     """
-    sources = [_sources_of(model, request, number) for number in range(len(request.inputs))]
-    contexts = list(request.contexts)
-    device = next(model.parameters()).device
-    step = request.batch_size * WINDOW_BATCHES
-    windows = [range(start, min(start + step, len(sources))) for start in range(0, len(sources), step)]
+    for row, value in enumerate(request.inputs):  # before anything is decoded or computed
+        require_allowed(value, request.allow_urls)
+        if not urls_in(value):
+            _sources_of(model, request, row)
+    results: list[Result] = []
+    for window in prefetch(lambda part: _decode(model, part, strict=True), request.windows()):
+        rows = _compute(model, window, compute, strict=True)
+        results += [rows[row] for row in range(len(rows))]
+    return results
 
-    def decode(window: range) -> dict[int, dict[str, Tensor]]:
-        return {row: _preprocess(model, sources[row]) for row in window}
 
+def stream_batched(
+    model: PrefixLM, requests: Iterable[BatchRequest], compute: Callable[[Batch], list[Result]]
+) -> Iterator[Result | InputError]:
+    """Yields the results of ``run_batched`` request by request, as they come, in the order of the inputs.
+
+    An input that cannot be read has its InputError in the place of its result, and does not end the others. Raises
+    InputError where all inputs of a batch fail for one reason, such as an option that does not fit the model.
+    """
+    for window in prefetch(lambda request: _decode(model, request, strict=False), requests):
+        rows = _compute(model, window, compute, strict=False)
+        yield from (rows[row] if row in rows else window.errors[row] for row in range(len(window.request.inputs)))
+
+
+def _decode(model: PrefixLM, request: BatchRequest, strict: bool) -> _Window:
+    """Tensors of every input of ``request``; without ``strict`` the errors of those that cannot be read."""
+    window = _Window(request, list(request.contexts))
+    for row, value in enumerate(request.inputs):
+        try:
+            sources = _sources_of(model, request, row)
+            if model.transcriber is not None and "audio" in sources and not window.contexts[row]:
+                window.sounds[row] = model.transcriber.preprocess(*source_and_span(sources["audio"]))
+            window.tensors[row] = _preprocess(model, sources)
+        except Exception as error:
+            fault = with_url(error, value) if isinstance(error, InputError) else error
+            if strict:
+                raise fault from error.__cause__
+            window.errors[row] = fault if isinstance(fault, InputError) else _unexpected(request, row, error)
+    return window
+
+
+def _compute(
+    model: PrefixLM, window: _Window, compute: Callable[[Batch], list[Result]], strict: bool
+) -> dict[int, Result]:
+    """Result of each row that was decoded; without ``strict`` rows that fail alone are added to the window's errors."""
+    _transcribe(model, window)
     results: dict[int, Result] = {}
-    for window, tensors in zip(windows, prefetch(decode, windows), strict=True):
-        silent = [row for row in window if "audio" in sources[row] and not contexts[row]]
-        _transcribe(model, contexts, {row: sources[row]["audio"] for row in silent})
-        for rows in _alike(tensors, request.batch_size):
-            batch = Batch(
-                {name: pad_media([tensors[row][name] for row in rows]) for name in tensors[rows[0]]},
-                [request.prompts[row] for row in rows],
-                [request.targets[row] for row in rows],
-                [contexts[row] for row in rows],
-                [str(row) for row in rows],
-            )
-            with torch.inference_mode():
-                results.update(zip(rows, compute(batch.to(device)), strict=True))
-    return [results[row] for row in range(len(sources))]
+    for rows in _alike(window.tensors, window.request.batch_size):
+        try:
+            results.update(zip(rows, _run(model, window, rows, compute), strict=True))
+        except InputError:
+            if strict:
+                raise
+            results.update(_one_by_one(model, window, rows, compute))
+    return results
+
+
+def _one_by_one(
+    model: PrefixLM, window: _Window, rows: list[int], compute: Callable[[Batch], list[Result]]
+) -> dict[int, Result]:
+    """Results of the rows of a batch that was refused, each alone; InputError where all fail for one reason."""
+    results: dict[int, Result] = {}
+    for row in rows:
+        try:
+            results[row] = _run(model, window, [row], compute)[0]
+        except InputError as error:
+            window.errors[row] = error
+    if not results and len(rows) > 1 and len({str(window.errors[row]) for row in rows}) == 1:
+        raise window.errors[rows[0]]
+    return results
+
+
+def _run(model: PrefixLM, window: _Window, rows: list[int], compute: Callable[[Batch], list[Result]]) -> list[Result]:
+    """Results of one batch, the ``rows`` of ``window``."""
+    request, tensors = window.request, window.tensors
+    batch = Batch(
+        {name: pad_media([tensors[row][name] for row in rows]) for name in tensors[rows[0]]},
+        [request.prompts[row] for row in rows],
+        [request.targets[row] for row in rows],
+        [window.contexts[row] for row in rows],
+        [str(row) for row in rows],
+    )
+    with torch.inference_mode():
+        return compute(batch.to(next(model.parameters()).device))
 
 
 def prefetch(make: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
@@ -91,11 +178,19 @@ def prefetch(make: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
 def _sources_of(model: PrefixLM, request: BatchRequest, number: int) -> dict[str, InputSource]:
     """The sources of one input by branch name; none where a context stands alone."""
     value = request.inputs[number]
+    require_allowed(value, request.allow_urls)
     if not isinstance(value, dict) or value or not model.reads_text:
-        return assign_to_branches(value, input_kinds(model))
+        return assign_to_branches(downloaded(value), input_kinds(model))
     if not request.contexts[number]:
-        raise InputError(f"input {number + 1}: has neither a file nor a context; give one of them")
+        raise InputError(f"input {request.first + number + 1}: has neither a file nor a context; give one of them")
     return {}
+
+
+def _unexpected(request: BatchRequest, row: int, error: Exception) -> InputError:
+    """A fault of a reader that nobody foresaw: one input's, not the end of all others."""
+    value = request.inputs[row]
+    name = value if isinstance(value, str | Path) else f"input {request.first + row + 1}"
+    return InputError(f"{name}: cannot be read ({type(error).__name__}: {error})")
 
 
 def _preprocess(model: PrefixLM, sources: Mapping[str, InputSource]) -> dict[str, Tensor]:
@@ -112,15 +207,14 @@ def _alike(tensors: Mapping[int, Mapping[str, Tensor]], size: int) -> Iterator[l
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _transcribe(model: PrefixLM, contexts: list[str], sounds: Mapping[int, InputSource], size: int = 8) -> None:
-    """Writes the transcripts of ``sounds``, by row, into ``contexts``, where the model has a transcriber."""
-    transcriber = model.transcriber
+def _transcribe(model: PrefixLM, window: _Window, size: int = 8) -> None:
+    """Writes the transcripts of the window's sounds into its contexts, where the model has a transcriber."""
+    transcriber, sounds = model.transcriber, window.sounds
     if transcriber is None or not sounds:
         return
     device = next(model.parameters()).device
-    waveforms = {row: transcriber.preprocess(*source_and_span(source)) for row, source in sounds.items()}
-    order = sorted(waveforms, key=lambda row: len(waveforms[row]))
+    order = sorted(sounds.keys() & window.tensors.keys(), key=lambda row: len(sounds[row]))
     for rows in (order[start : start + size] for start in range(0, len(order), size)):
-        transcripts = transcriber(pad_media([waveforms[row] for row in rows]).to(device))
+        transcripts = transcriber(pad_media([sounds[row] for row in rows]).to(device))
         for row, transcript in zip(rows, transcripts, strict=True):
-            contexts[row] = transcript.text
+            window.contexts[row] = transcript.text

@@ -1,25 +1,32 @@
-"""Tasks other than captioning: scores of allowed answers, log odds of two, intent and slots by a schema's questions."""
+"""Tasks, each as a function of a batch: texts, scores of allowed answers, log odds of two, intent and slots."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from torch import Tensor
 
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.inference.batched import BatchRequest, run_batched
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import Detection, ModelSettings, Understanding
 from mmprefix.slu.answering import answer_batch
 from mmprefix.slu.questions import Framing, build_questions
 from mmprefix.slu.schema import Schema, read_schema
-from mmprefix.types import Batch, to_list
+from mmprefix.types import Batch, Candidate, to_list
+
+Result = TypeVar("Result")
+Compute: TypeAlias = Callable[[Batch], list[Result]]  # a batch → a result an input
 
 
-def choose(model: PrefixLM, request: BatchRequest, choices: Sequence[str]) -> list[dict[str, float]]:
+def captioning(model: PrefixLM, options: GenerateOptions) -> Compute[list[Candidate]]:
+    """Texts and scores of each input, the best first."""
+    return lambda batch: model.generate(batch, options)
+
+
+def choosing(model: PrefixLM, choices: Sequence[str]) -> Compute[dict[str, float]]:
     """Log-probability of each of ``choices`` for each input, renormalized over them."""
     allowed = [choices] if isinstance(choices, str) else list(choices)
     if len(allowed) < 2:
@@ -31,12 +38,13 @@ def choose(model: PrefixLM, request: BatchRequest, choices: Sequence[str]) -> li
         scores: Tensor = model.decoder.score_choices(state, prompts, allowed)  # (B C)
         return [dict(zip(allowed, row, strict=True)) for row in to_list(scores)]
 
-    return run_batched(model, request, compute)
+    return compute
 
 
-def detect(model: PrefixLM, request: BatchRequest, answers: tuple[str, str]) -> list[float]:
+def detecting(model: PrefixLM, answers: tuple[str, str]) -> Compute[float]:
     """Log odds of the first of two answers against the second, for each input."""
-    return [row[answers[0]] - row[answers[1]] for row in choose(model, request, answers)]
+    choose, (first, second) = choosing(model, answers), answers
+    return lambda batch: [row[first] - row[second] for row in choose(batch)]
 
 
 def answers_of(settings: ModelSettings, answers: Sequence[str] | None) -> tuple[str, str]:
@@ -47,14 +55,12 @@ def answers_of(settings: ModelSettings, answers: Sequence[str] | None) -> tuple[
     return words[0], words[1]
 
 
-def understand(
-    model: PrefixLM, request: BatchRequest, schema: Schema, *, framing: Framing, options: GenerateOptions
-) -> list[dict[str, Any]]:
+def understanding(
+    model: PrefixLM, schema: Schema, *, framing: Framing, options: GenerateOptions
+) -> Compute[dict[str, Any]]:
     """Intent and slots, {"intent", "slots", "scores"} for each input; see ``mmprefix.slu.questions.parse_answers``."""
     questions = build_questions(schema, framing)
-    return run_batched(
-        model, request, lambda batch: answer_batch(model, batch, schema, questions=questions, options=options)
-    )
+    return lambda batch: answer_batch(model, batch, schema, questions=questions, options=options)
 
 
 def schema_of(settings: ModelSettings, schema: str | Path | Schema | None) -> Schema:

@@ -88,7 +88,7 @@ def test_caption_draws_with_a_seed_and_returns_several(
 ) -> None:
     code, out, _ = shell("caption", saved, files[0], "--seed", "3", "--num-return", "2", "--json", "--device", "cpu")
     assert code == 0
-    candidates = model.candidates(files[0], seed=3, num_return=2)[0]
+    candidates = model.candidates(files[0], seed=3, num_return=2)
     assert [c["text"] for c in json.loads(out)["candidates"]] == [c.text for c in candidates]
     code, out, _ = shell("caption", saved, files[1], "--num-return", "2", "--device", "cpu")
     assert [line.split(": ")[0] for line in out.splitlines() if line.startswith(files[1])] == [files[1]] * 2

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.errors import InputError
-from mmprefix.inference.predictor import load
+from mmprefix.inference.loading import load
 from mmprefix.types import Prefix
 from tiny.captioning_system import checkpoint_tensors, quietly, run, training_record
 from tiny.speech_system import SpeechSystem, recipe_part

@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from mmprefix.data.collate import pad_media
 from mmprefix.encoders.signals import Signals
 from mmprefix.errors import InputError
-from mmprefix.inference.predictor import load
+from mmprefix.inference.loading import load
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.minmax import MinMax

@@ -24,7 +24,8 @@ from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.cross_attention import CrossDecoder
 from mmprefix.decoders.word_level import WordDecoder
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.inference.predictor import Predictor, load
+from mmprefix.inference.loading import load
+from mmprefix.inference.predictor import Predictor
 from mmprefix.kv_cache.state import State
 from mmprefix.saved_model import ModelSettings
 from mmprefix.slu.schema import read_schema

@@ -41,7 +41,7 @@ def test_a_batch_equals_one_at_a_time(
     model: Predictor, files: list[Path], batch_size: int, options: dict[str, Any]
 ) -> None:
     options = {"num_return": 1, **options}
-    alone = [model.candidates(file, **options)[0] for file in files]
+    alone = [model.candidates(file, **options) for file in files]
     assert_same_candidates(model.candidates(files, batch_size=batch_size, **options), alone)
 
 
@@ -56,7 +56,7 @@ def test_inputs_with_different_branches_keep_their_order(model: Predictor, files
         {"image": pictures[2], "audio": sounds[0]},
         {"audio": sounds[2]},
     ]
-    alone = [model.candidates(value, num_return=1)[0] for value in inputs]
+    alone = [model.candidates(value, num_return=1) for value in inputs]
     for batch_size in (1, 2, 16):
         assert_same_candidates(model.candidates(inputs, num_return=1, batch_size=batch_size), alone)
     assert model(inputs[1]) != model(sounds[1])  # the picture changes the caption of the sound
@@ -163,8 +163,8 @@ def test_options_of_a_call_override_the_saved_ones(parts: dict[str, Path], files
         assert other(sound, num_beams=1) == greedy(sound)
         assert isinstance(other(sound), str)
         assert isinstance(other(sound, seed=3), str)
-        assert len(other.candidates(sound, num_beams=4, num_return=3)[0]) == 3
-        assert len(other.candidates(sound, num_return=5)[0]) == 5
+        assert len(other.candidates(sound, num_beams=4, num_return=3)) == 3
+        assert len(other.candidates(sound, num_return=5)) == 5
     sampled, unseeded = (Predictor(built, ModelSettings(way)) for way in (settings[2], replace(settings[2], seed=None)))
     assert sampled(sound) == unseeded(sound, seed=5)
 

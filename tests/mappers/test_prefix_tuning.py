@@ -20,7 +20,8 @@ from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.inference.predictor import Predictor, load
+from mmprefix.inference.loading import load
+from mmprefix.inference.predictor import Predictor
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear

@@ -18,7 +18,7 @@ from mmprefix.encoders.signals import Signals
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.inference.predictor import load
+from mmprefix.inference.loading import load
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmprefix.inference.predictor import load
+from mmprefix.inference.loading import load
 from tiny.captioning_system import (
     CaptioningSystem,
     checkpoint_tensors,

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from mmprefix.cli.main import main
 from mmprefix.errors import InputError
-from mmprefix.inference.predictor import Predictor, load
+from mmprefix.inference.loading import load
+from mmprefix.inference.predictor import Predictor
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.prefix_tuning import Deep

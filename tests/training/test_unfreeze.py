@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from mmprefix.encoders.panns import Cnn14
-from mmprefix.inference.predictor import load
+from mmprefix.inference.loading import load
 from mmprefix.types import Features, Media
 from tiny import encoders as tiny_encoders
 from tiny.captioning_system import (

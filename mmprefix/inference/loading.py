@@ -1,0 +1,40 @@
+"""A saved model on disk or on the hub → Predictor. Paths are looked at before anything heavy is imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from mmprefix.inference.model_folder import find_model
+
+if TYPE_CHECKING:
+    from mmprefix.inference.predictor import Predictor
+
+
+def load(
+    source: str | Path,
+    *,
+    device: str | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None,
+    parts: dict[str, str] | None = None,
+    revision: str | None = None,
+    allow: Sequence[str] = (),
+) -> Predictor:
+    """A Predictor from a saved directory or a hub repository.
+
+    ``device``: "cuda" where there is one, else "mps", else "cpu". ``dtype`` of the frozen parts: bfloat16 on a GPU that
+    has it, else float32. ``parts``: where a frozen part is now, by branch name or "decoder", if it has moved.
+    ``allow``: modules besides this package whose classes the model may name; their code runs.
+    Raises InputError for a directory that is no model, damaged files, and frozen parts other than it was trained with.
+    """
+    directory = find_model(source, revision)
+    from mmprefix import saved_model
+    from mmprefix.inference.predictor import Predictor
+    from mmprefix.trust.modules import allow_modules
+    from mmprefix.weights.devices import best_device, default_dtype, require_device
+
+    target = require_device(device or best_device())
+    with allow_modules(allow):
+        model, settings = saved_model.load(directory, parts)
+    return Predictor(model, settings, str(source)).to(target, default_dtype(dtype, target))
