@@ -200,6 +200,10 @@ def test_a_docstring_begins_with_a_noun_phrase_or_a_verb() -> None:
     assert owed("docstrings", bad) == {}
 
 
+def bases_of(node: ast.ClassDef) -> set[str]:
+    return {ast.unparse(base) for base in node.bases}
+
+
 def test_signatures_are_short() -> None:
     """At most eight arguments, four of them positional; what a recipe builds takes its options by keyword."""
     bad = []
@@ -207,12 +211,12 @@ def test_signatures_are_short() -> None:
         for function, owner in functions(parsed(file)):
             if function.name.startswith("_") and function.name != "__init__":
                 continue
-            if function.name.startswith("on_") and owner and "Callback" in {ast.unparse(base) for base in owner.bases}:
+            if function.name.startswith("on_") and owner and bases_of(owner) & {"Callback", "Checkpoint"}:
                 continue  # Lightning decides on the arguments of its hooks
             arguments = function.args
             first = 1 if owner and not any("staticmethod" in ast.unparse(d) for d in function.decorator_list) else 0
             positional = len(arguments.posonlyargs) + len(arguments.args) - first
-            built = owner is not None and bool({ast.unparse(base) for base in owner.bases} & RECIPE_CLASSES)
+            built = owner is not None and bool(bases_of(owner) & RECIPE_CLASSES)
             most = 99 if built and function.name == "__init__" else 8
             if positional > 4 or positional + len(arguments.kwonlyargs) > most:
                 bad.append(name_of(file))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -92,6 +93,12 @@ class BatchLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         assert not state
+
+
+def leave_signals_to_main(worker: int) -> None:
+    """Let a loader's worker read on when Ctrl-C or a scheduler signals all processes: the main one stops it in time."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _raise_errors(batches: Iterator[Any]) -> Iterator[Batch]:

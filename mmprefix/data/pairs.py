@@ -12,7 +12,7 @@ from torch.utils.data import Sampler
 
 from mmprefix.data.collate import identity
 from mmprefix.data.columns import ColumnMapping
-from mmprefix.data.dataset import BatchLoader, ManifestDataset
+from mmprefix.data.dataset import BatchLoader, ManifestDataset, leave_signals_to_main
 from mmprefix.data.index import DatasetIndex, IndexOptions, build_index
 from mmprefix.data.manifest import Example, listing
 from mmprefix.data.manifest_file import splits
@@ -250,6 +250,7 @@ class PairData(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=cuda,
+            worker_init_fn=leave_signals_to_main,
             generator=torch.Generator().manual_seed(self.seed),  # a loader without one draws from torch's own
         )
 

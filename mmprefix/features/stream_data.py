@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Protocol, cast
 
 from mmprefix.data.collate import identity
-from mmprefix.data.dataset import BatchLoader
+from mmprefix.data.dataset import BatchLoader, leave_signals_to_main
 from mmprefix.data.pairs import PairData, Split
 from mmprefix.data.resume import ResumingSampler
 from mmprefix.data.sample import SampleOptions
@@ -24,7 +24,9 @@ class StreamLoader(BatchLoader):
     """Loader of one process's batches, from where the run stands."""
 
     def __init__(self, stream: Stream, order: ResumingSampler | None, *, num_workers: int = 0) -> None:
-        super().__init__(stream, batch_size=None, collate_fn=identity, num_workers=num_workers)
+        super().__init__(
+            stream, batch_size=None, collate_fn=identity, num_workers=num_workers, worker_init_fn=leave_signals_to_main
+        )
         self.stream, self.order = stream, order
 
     def __len__(self) -> int:

@@ -10,9 +10,8 @@ import torch
 import torch.distributed as dist
 
 
-def gather_rng_states() -> list[dict[str, Any]]:
-    """State of each process, by its rank. All processes must call it: it communicates."""
-    own = rng_state()
+def gather_rng_states(own: dict[str, Any]) -> list[dict[str, Any]]:
+    """State of each process, by its rank; ``own`` is this one's. All processes must call it: it communicates."""
     if not (dist.is_available() and dist.is_initialized()):
         return [own]
     states: list[dict[str, Any]] = [{} for _ in range(dist.get_world_size())]

@@ -95,7 +95,8 @@ class PrefixTask(LightningModule):
         self.schedule, self.warmup, self.start_from = schedule, warmup, start_from
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
         self.rows: list[ValidationRow] = []
-        self._resumed: dict[str, Any] | None = None
+        self._resumed: dict[str, Any] | None = None  # random state of the checkpoint, until the first batch
+        self._training_state: dict[str, Any] | None = None  # random state before the validation that runs
 
     @property
     def _evaluation(self) -> Evaluation:
@@ -170,6 +171,8 @@ class PrefixTask(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self.rows = []  # an interrupted evaluation leaves some
+        if not self.trainer.sanity_checking:
+            self._restore_random_state()  # a run that was stopped in a validation begins with it
         self._training_state = rng_state()
 
     def on_test_epoch_start(self) -> None:
@@ -177,7 +180,9 @@ class PrefixTask(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
+        assert self._training_state is not None
         restore_rng_state(self._training_state)  # training does not depend on how often it is validated
+        self._training_state = None
 
     def on_test_epoch_end(self) -> None:
         self._report("test")
@@ -204,7 +209,7 @@ class PrefixTask(LightningModule):
         """Keep trained tensors only, with the identity of the frozen parts and the state of all random generators."""
         checkpoint["state_dict"] = {f"model.{name}": tensor for name, tensor in self.model.trained.items()}
         checkpoint["mmprefix"] = checkpoints.describe(self.model)
-        checkpoint["random_states"] = gather_rng_states()
+        checkpoint["random_states"] = gather_rng_states(self._training_state or rng_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Load the trained tensors; InputError for tensors or frozen parts that are not this model's."""
@@ -218,6 +223,9 @@ class PrefixTask(LightningModule):
             self._resumed = states[min(self.trainer.global_rank, len(states) - 1)]
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        if self._resumed is not None:  # not before: set-up and sanity checks have drawn from the generators meanwhile
+        self._restore_random_state()  # not before: set-up and sanity checks have drawn from the generators meanwhile
+
+    def _restore_random_state(self) -> None:
+        if self._resumed is not None:
             restore_rng_state(self._resumed)
             self._resumed = None

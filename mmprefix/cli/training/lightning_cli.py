@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -24,8 +27,10 @@ from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
 from mmprefix.inference.predictor import Predictor
+from mmprefix.interrupt import Stopped
 from mmprefix.parts import with_current_names
 from mmprefix.saved_model import ModelSettings, TrainingRecord, require_writable, task_from_dict
+from mmprefix.training.checkpoints import LastCheckpoint
 from mmprefix.training.feature_cache import use_cache
 from mmprefix.training.predictions import WritePredictions
 from mmprefix.training.task import PrefixTask
@@ -97,6 +102,7 @@ class PrefixCLI(LightningCLI):
         config = self._config()
         trainer = config.trainer
         self.root = Path(trainer.default_root_dir or Path("runs") / self._recipe_name())
+        self.last = self.root / "checkpoints" / "last.ckpt"
         trainer.default_root_dir = str(self.root)
         trainer.precision = usable_precision(trainer.precision, trainer.accelerator)
         callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
@@ -112,10 +118,9 @@ class PrefixCLI(LightningCLI):
             kwargs["logger"] = [csv, TensorBoardLogger(self.root, name="logs", version=csv.version)]
         configured = self._get(self.config_init, "trainer").callbacks or []
         callbacks = list(configured) if isinstance(configured, list) else [configured]
-        if trainer.enable_checkpointing is not False and not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-            callbacks.append(
-                ModelCheckpoint(dirpath=self.root / "checkpoints", filename="{epoch}-{step}", save_last=True)
-            )
+        if self.subcommand == "fit" and trainer.enable_checkpointing is not False and not trainer.fast_dev_run:
+            own = any(isinstance(c, ModelCheckpoint) and c.save_last for c in callbacks)
+            callbacks.append(LastCheckpoint(self.last, signals_only=own))
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(self.root / "predictions.jsonl"))
         return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
@@ -173,6 +178,16 @@ class PrefixCLI(LightningCLI):
             callbacks=self._callbacks(),
         )
 
+    def fit(self, **options: Any) -> None:
+        """Train; where a signal stops the training, say how to go on."""
+        try:
+            self.trainer.fit(**options)
+        except Stopped as stop:
+            if not self.trainer.is_global_zero:
+                raise SystemExit(stop.exit_code) from stop  # one process says it
+            stop.advice += f"; go on with: {command_to_resume(sys.argv[1:], self.last)}" if self.last.exists() else ""
+            raise
+
     def after_fit(self) -> None:
         """Test and save the model where the recipe asks for it."""
         config = self._config()
@@ -223,6 +238,18 @@ def usable_precision(precision: Any, accelerator: Any) -> Any:
         "trainer.precision %s: many times slower on a CPU, which this run uses; float32 is used instead", precision
     )
     return "32-true"
+
+
+def command_to_resume(words: Sequence[str], checkpoint: Path) -> str:
+    """Shell command of a run with ``words`` that goes on from ``checkpoint``."""
+    kept, rest = list[str](), iter(words)
+    for word in rest:
+        flag, equals, _ = word.partition("=")
+        if flag == "--ckpt_path":
+            next(rest, None) if not equals else None
+        else:
+            kept.append(word)
+    return shlex.join(["mmprefix", *kept, "--ckpt_path", str(checkpoint)])
 
 
 def qualified_name(cls: type) -> str:
