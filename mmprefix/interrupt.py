@@ -57,7 +57,8 @@ def stop_signals() -> Generator[None, None, None]:
 def hold_stop_signals() -> Generator[HeldSignals, None, None]:
     """Hold SIGTERM and SIGINT back until ``check``, or the end of the block; the second one raises ``Stopped`` at once.
 
-    In a thread that is not the main one signals stay as they are.
+    At the end of the block the signal goes to the handler from before, so that blocks may lie in one another. In a
+    thread that is not the main one signals stay as they are.
     """
     held = HeldSignals()
 
@@ -68,7 +69,10 @@ def hold_stop_signals() -> Generator[HeldSignals, None, None]:
 
     with _handled_by(note):
         yield held
-    held.check()
+    if held.arrived is None or signal.getsignal(held.arrived) is signal.SIG_DFL:
+        held.check()
+    else:
+        signal.raise_signal(held.arrived)
 
 
 @contextmanager

@@ -44,9 +44,10 @@ def hold_and_look(number: int, steps: list[str]) -> None:
 
 
 def hold_and_end(number: int, steps: list[str]) -> None:
-    """Take a signal that nobody looks for before the block ends."""
-    with hold_stop_signals():
-        send(number)
+    """Take a signal that nobody looks for before the outer block ends."""
+    with stop_signals(), hold_stop_signals():
+        with hold_stop_signals():
+            send(number)
         steps.append("done")
 
 
@@ -68,6 +69,17 @@ def test_a_held_signal_is_raised_where_the_work_can_stop(
     with pytest.raises(Stopped, match=number.name):
         work(number, steps)
     assert steps == ["done"]
+
+
+def test_a_held_signal_goes_to_the_handler_from_before() -> None:
+    def in_hold(number: int) -> None:
+        with hold_stop_signals():
+            send(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        in_hold(signal.SIGINT)  # as in a notebook
+    with pytest.raises(Stopped):
+        in_hold(signal.SIGTERM)  # whose default would end the process without any cleaning up
 
 
 def test_an_ignored_signal_stays_ignored_and_other_threads_stay_as_they_are() -> None:

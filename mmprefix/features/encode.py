@@ -6,45 +6,26 @@ it and however often the work was interrupted, and the store has the same bits i
 
 from __future__ import annotations
 
-import hashlib
-import logging
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any, NamedTuple, cast
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from mmprefix.data.collate import identity, pad_media
 from mmprefix.encoders.base import Encoder, Preprocess
 from mmprefix.errors import InputError
-from mmprefix.features.claims import Claims, claiming
+from mmprefix.features.claims import claiming
+from mmprefix.features.filling import EncodeBatch, EncodedBatch, EncodeRequest, PendingBatches, ShardWriter, plan
 from mmprefix.features.store import FeatureStore
-from mmprefix.media.source import Source, name_of
+from mmprefix.interrupt import HeldSignals, Stopped, advice_if_stopped, hold_stop_signals, stop_signals
 from mmprefix.types import FeatureRow, Features, Media
 
-log = logging.getLogger(__name__)
-
 SECONDS, BYTES = 30.0, 1 << 27  # features are written after so long, or so many bytes: no more than that can be lost
-
-
-class EncodeRequest(NamedTuple):
-    """An input to encode: its key in the store, its source and span in seconds, and its length for sorting."""
-
-    key: bytes
-    source: Source
-    start: float
-    end: float | None
-    length: float
-
-
-class EncodeBatch(NamedTuple):
-    """Inputs of a batch that are not in the store yet, and the name of the batch among the claims."""
-
-    name: str
-    inputs: list[EncodeRequest]
 
 
 class LoadedBatch(NamedTuple):
@@ -56,43 +37,6 @@ class LoadedBatch(NamedTuple):
     faults: dict[bytes, str]
 
 
-def plan(requests: Sequence[EncodeRequest], batch_size: int) -> list[list[EncodeRequest]]:
-    """Batches of inputs of like length, each input once; the same for the same inputs in any order."""
-    once = {request.key: request for request in sorted(requests, key=lambda request: name_of(request.source))}
-    order = sorted(once.values(), key=lambda request: (request.length, request.key))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-class PendingBatches(Sampler[EncodeBatch]):
-    """Batches that are neither in the store nor taken by another process; each is claimed as it is drawn.
-
-    ``bad`` are the faults of the inputs that cannot be read, by key.
-    """
-
-    def __init__(
-        self, store: FeatureStore, batches: Sequence[list[EncodeRequest]], claims: Claims, bad: dict[bytes, str]
-    ) -> None:
-        self.store, self.batches, self.claims, self.bad = store, batches, claims, bad
-
-    def left(self, batch: Sequence[EncodeRequest]) -> list[EncodeRequest]:
-        """Inputs of ``batch`` that are still to be encoded."""
-        return [request for request in batch if request.key not in self.store and request.key not in self.bad]
-
-    def count(self) -> int:
-        """Number of inputs that are still to be encoded."""
-        return sum(len(self.left(batch)) for batch in self.batches)
-
-    def __iter__(self) -> Iterator[EncodeBatch]:
-        for batch in self.batches:
-            name = _name(batch)
-            if self.left(batch) and self.claims.take(name, lambda batch=batch: self._done(batch)):
-                yield EncodeBatch(name, self.left(batch))
-
-    def _done(self, batch: Sequence[EncodeRequest]) -> bool:
-        self.store.refresh_if_changed()
-        return not self.left(batch)
-
-
 class BatchReader(Dataset[LoadedBatch]):
     """Reader of the files of a batch, in a loader's worker."""
 
@@ -102,53 +46,47 @@ class BatchReader(Dataset[LoadedBatch]):
     def __getitem__(self, batch: EncodeBatch) -> LoadedBatch:
         values: dict[bytes, Tensor] = {}
         faults: dict[bytes, str] = {}
-        for request in batch.inputs:
-            try:
-                values[request.key] = self.preprocess(request.source, request.start, request.end)
-            except InputError as error:
-                faults[request.key] = str(error)
+        with stop_signals() if get_worker_info() is None else nullcontext():
+            for request in batch.inputs:
+                try:
+                    values[request.key] = self.preprocess(request.source, request.start, request.end)
+                except InputError as error:
+                    faults[request.key] = str(error)
         return LoadedBatch(batch.name, list(values), pad_media(list(values.values())) if values else None, faults)
 
 
 class EncodeModule(LightningModule):
-    """Encodes batches, and writes their features to the store every now and then."""
+    """Encodes batches, and publishes their features every now and then; ``held`` says when to stop."""
 
     def __init__(
-        self, encoder: Encoder, store: FeatureStore, claims: Claims, *, progress: Any, bad: dict[bytes, str]
+        self, encoder: Encoder, writer: ShardWriter, held: HeldSignals, *, progress: Any, bad: dict[bytes, str]
     ) -> None:
         super().__init__()
-        self.encoder, self.store, self.claims, self.progress, self.bad = encoder, store, claims, progress, bad
-        self.keys: list[bytes] = []
-        self.entries: list[FeatureRow] = []
-        self.names: list[str] = []
-        self.bytes, self.last_flush, self.shards = 0, time.monotonic(), 0
+        self.encoder, self.writer, self.held, self.progress, self.bad = encoder, writer, held, progress, bad
+        self.last_flush = time.monotonic()
 
     def transfer_batch_to_device(self, batch: LoadedBatch, device: Any, dataloader_idx: int) -> LoadedBatch:
         return batch._replace(media=None if batch.media is None else batch.media.to(device))
 
     def predict_step(self, batch: LoadedBatch, index: int) -> None:
-        self.bad |= batch.faults
-        self.names.append(batch.name)
+        self.held.check()
+        rows: list[FeatureRow] = []
         if batch.media is not None:
-            self.keys += batch.keys
-            self.entries += to_feature_rows(self.encoder(batch.media), self.store)
-            self.bytes += sum(part.nbytes for entry in self.entries[-len(batch.keys) :] for part in entry)
+            with stop_signals():  # a batch may take long
+                rows = to_feature_rows(self.encoder(batch.media), self.writer.store)
+        self.bad |= batch.faults
+        self.writer.keep(EncodedBatch(batch.name, batch.keys, rows))
         self.progress.update(len(batch.keys) + len(batch.faults))
-        if self.bytes >= BYTES or time.monotonic() - self.last_flush >= SECONDS:
+        if self.writer.bytes >= BYTES or time.monotonic() - self.last_flush >= SECONDS:
             self.flush()
 
     def on_predict_end(self) -> None:
         self.flush()
 
     def flush(self) -> None:
-        """Write the features since the last flush; only then may others learn that the work is done."""
-        if self.keys:
-            self.store.add(f"{self.claims.name}-{self.shards:05}", self.keys, self.entries)
-            self.keys, self.entries, self.bytes = [], [], 0
-            self.shards += 1
-            self.store.refresh_if_changed()
-        self.claims.release(self.names)
-        self.names, self.last_flush = [], time.monotonic()
+        """Publish the features since the last flush."""
+        self.writer.publish()
+        self.last_flush = time.monotonic()
 
 
 def to_feature_rows(features: Features, store: FeatureStore) -> list[FeatureRow]:
@@ -171,30 +109,49 @@ def fill_store(
 ) -> dict[bytes, str]:
     """Encode all ``requests`` that are not in the store; returns the faults of inputs that cannot be read, by key.
 
-    Several processes, those of ``trainer`` and any others, share the work. When this returns all of it is done.
+    Several processes, those of ``trainer`` and any others, share the work. When this returns all of it is done. A stop
+    signal ends it with what is encoded in the store.
     """
     batches, bad = plan(requests, batch_size), dict[bytes, str]()
-    total = sum(map(len, batches))
+    total, several = sum(map(len, batches)), trainer.world_size > 1
     if trainer.is_global_zero:
         store.remove_damaged()
-    with claiming(store.folder) as claims:
-        pending = PendingBatches(store, batches, claims, bad)
+    leave_signals_alone(trainer)
+    advice = f"the features so far are in {store.folder}; the same command goes on"
+    with advice_if_stopped(advice), claiming(store.folder) as claims:
+        pending, writer = PendingBatches(store, batches, claims, bad), ShardWriter(store, claims)
         reader = BatchReader(encoder.preprocess)
-        left, again = pending.count(), trainer.world_size > 1  # all processes of a trainer make the same passes
-        while left or again:
-            done = total - left
-            with tqdm(total=total, initial=done, unit="input", desc="encoding", disable=trainer.global_rank > 0) as bar:
-                module = EncodeModule(encoder, store, claims, progress=bar, bad=bad)
+        again = several  # all processes of a trainer make the same passes
+        while pending.wait(60.0 if several else float("inf")) or again:
+            done = total - pending.count()
+            with (
+                tqdm(total=total, initial=done, unit="input", desc="encoding", disable=trainer.global_rank > 0) as bar,
+                publishing_when_stopped(writer, trainer),
+                hold_stop_signals() as held,
+            ):
+                module = EncodeModule(encoder, writer, held, progress=bar, bad=bad)
                 loader = DataLoader(reader, batch_size=None, sampler=pending, num_workers=workers, collate_fn=identity)
                 trainer.predict(module, loader, return_predictions=False)
-            store.refresh_if_changed()
-            before, left = left, pending.count()
-            if left == before:
-                time.sleep(0.5)  # other processes have claimed the rest
-            again = trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(left > 0, all=False)
+            again = several and trainer.strategy.reduce_boolean_decision(pending.count() > 0, all=False)
     store.refresh_if_changed()
     return bad
 
 
-def _name(batch: Sequence[EncodeRequest]) -> str:
-    return hashlib.sha256(b"".join(request.key for request in batch)).hexdigest()
+@contextmanager
+def publishing_when_stopped(writer: ShardWriter, trainer: Trainer) -> Generator[None, None, None]:
+    """Let a stop signal reach the processes that ``trainer`` has started, and publish what this one has encoded."""
+    try:
+        yield
+    except Stopped as stop:
+        launched: list[Any] = getattr(trainer.strategy.launcher, "procs", [])
+        processes = launched.copy()
+        launched.clear()  # Lightning kills all of them, and this one, where one of them ends
+        for process in processes:
+            process.send_signal(stop.signal)
+        writer.publish()
+        raise
+
+
+def leave_signals_alone(trainer: Trainer) -> None:
+    """Keep Lightning from handling SIGTERM: it waits in the handler for the other processes, which may be at work."""
+    cast(Any, trainer)._signal_connector.register_signal_handlers = lambda: None

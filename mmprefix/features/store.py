@@ -11,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.features.index import open_index
 from mmprefix.features.shard import Shard, write_shard
-from mmprefix.features.tensor_file import DamagedError
+from mmprefix.features.tensor_file import DamagedError, ForeignError
 from mmprefix.media.source import Source, name_of
 from mmprefix.parts import to_recipe
 from mmprefix.types import FeatureRow
@@ -88,10 +90,17 @@ class FeatureStore:
         elif read_json(file) != json.loads(text):
             raise InputError(f"{file}: describes another encoder than the folder's name does; remove the folder")
 
-    def refresh_if_changed(self) -> None:
-        """Take up shards that other processes have added, if any."""
-        if set(self.folder.glob("*.safetensors")) - {shard.file for shard in self.shards} - set(self.damaged):
+    def refresh_if_changed(self) -> bool:
+        """Take up shards that other processes have added or removed; returns False where there are none."""
+        changed = set(self.folder.glob("*.safetensors")) != {shard.file for shard in self.shards} | set(self.damaged)
+        if changed:
             self.refresh()
+        return changed
+
+    def list_anew(self) -> None:
+        """Make a network file system that remembers the folder's content for some seconds ask for it again."""
+        with suppress(OSError):
+            os.utime(self.folder)
 
     def refresh(self) -> None:
         """Take up shards that were added since the last call, and drop those that were removed."""
@@ -100,12 +109,14 @@ class FeatureStore:
         for file in sorted(self.folder.glob("*.safetensors")):
             try:
                 shard = held.get(file) or Shard(file)
+            except ForeignError as error:
+                raise InputError(f"{error}; move it out of the feature store") from error
             except DamagedError as error:
                 log.warning("left out: %s; mmprefix encode makes it anew", error)
                 self.damaged.append(file)
                 continue
-            if (shard.frames.shape[1], shard.pooled.shape[1]) != tuple(self.description["widths"]):
-                raise InputError(f"{file}: holds features of other widths than its encoder makes; remove it")
+            if shard.widths != tuple(self.description["widths"]) or shard.dtype != self.dtype:
+                raise InputError(f"{file}: holds features of other widths or dtype than its encoder makes; remove it")
             self.shards.append(shard)
         self._index = open_index(self.shards, self.folder / "index")
 
@@ -127,8 +138,11 @@ class FeatureStore:
         shard, row = location
         return shard[row]
 
-    def add(self, name: str, keys: Sequence[bytes], entries: Sequence[FeatureRow]) -> None:
-        """Write one more shard, called ``name``. Raises InputError for numbers that the store's dtype cannot hold."""
+    def add(self, name: str, keys: Sequence[bytes], entries: Sequence[FeatureRow]) -> Path:
+        """Write one more shard, called ``name``, and return its file.
+
+        Raises InputError for numbers that the store's dtype cannot hold, and FileExistsError for a name that is taken.
+        """
         kept = [FeatureRow(*(part.to(self.dtype) for part in entry)) for entry in entries]
         for key, entry in zip(keys, kept, strict=True):
             if not all(bool(part.isfinite().all()) for part in entry):
@@ -136,7 +150,9 @@ class FeatureStore:
                     f"{self.folder}: features of input {key.hex()} are no finite numbers as {self.description['dtype']}"
                     + ("; give cache_dtype float32" if self.dtype == torch.float16 else "")
                 )
-        write_shard(self.folder / f"{name}.safetensors", keys, kept)
+        file = self.folder / f"{name}.safetensors"
+        write_shard(file, keys, kept)
+        return file
 
     def remove_damaged(self) -> int:
         """Remove shards whose content is not what was written; returns their number."""
@@ -144,7 +160,8 @@ class FeatureStore:
         count = len(self.damaged)
         for file in self.damaged:
             log.warning("%s: is damaged; its inputs are encoded anew", file)
-            file.unlink(missing_ok=True)
+            with disk_errors_as_input_errors(file):
+                file.unlink(missing_ok=True)
         self.refresh()
         return count
 

@@ -15,7 +15,8 @@ from mmprefix.data.manifest import RowFault, listing
 from mmprefix.data.pairs import PairData
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
-from mmprefix.features.encode import EncodeRequest, fill_store
+from mmprefix.features.encode import fill_store
+from mmprefix.features.filling import EncodeRequest
 from mmprefix.features.keys import content_hashes, feature_key
 from mmprefix.features.store import CachedInputs, FeatureStore, InputKey, store_description
 from mmprefix.media.kinds import KINDS

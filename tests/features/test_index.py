@@ -122,9 +122,9 @@ def test_an_index_of_other_shards_is_not_used(damage: str, tmp_path: Path) -> No
 def test_a_shard_that_is_replaced_or_gone_needs_another_index(tmp_path: Path) -> None:
     store = filled(tmp_path)
     store.refresh_if_changed()
-    write_shard(
-        store.folder / "2.safetensors", [feature_key(str(number)) for number in range(14, 9, -1)], [entry(0)] * 5
-    )
+    (store.folder / "2.safetensors").unlink()
+    zero = FeatureRow(*(part.half() for part in entry(0)))
+    write_shard(store.folder / "2.safetensors", [feature_key(str(n)) for n in range(14, 9, -1)], [zero] * 5)
     assert {float(FeatureStore(tmp_path, WIDTHS)[feature_key(str(number))].pooled) for number in range(10, 15)} == {0}
     (store.folder / "2.safetensors").unlink()
     assert_entries(FeatureStore(tmp_path, WIDTHS), 10)
