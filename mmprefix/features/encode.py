@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
 
 from mmprefix.data.collate import identity, pad_media
+from mmprefix.data.dataset import leave_signals_to_main
 from mmprefix.encoders.base import Encoder, Preprocess
 from mmprefix.errors import InputError
 from mmprefix.features.claims import claiming
@@ -130,7 +131,14 @@ def fill_store(
                 hold_stop_signals() as held,
             ):
                 module = EncodeModule(encoder, writer, held, progress=bar, bad=bad)
-                loader = DataLoader(reader, batch_size=None, sampler=pending, num_workers=workers, collate_fn=identity)
+                loader = DataLoader(
+                    reader,
+                    batch_size=None,
+                    sampler=pending,
+                    num_workers=workers,
+                    collate_fn=identity,
+                    worker_init_fn=leave_signals_to_main,
+                )
                 trainer.predict(module, loader, return_predictions=False)
             again = several and trainer.strategy.reduce_boolean_decision(pending.count() > 0, all=False)
     store.refresh_if_changed()
