@@ -83,6 +83,13 @@ class Cnn14Block(nn.Module):
         return F.dropout(F.avg_pool2d(x, self.pool), 0.2, self.training)
 
 
+def mel_filters(bins: int, mels: int, band: tuple[float, float], rate: int) -> Tensor:
+    """Slaney's mel filters (K M); without values where modules are built for their sizes, on the meta device."""
+    if torch.empty(0).is_meta:  # torchaudio looks at values
+        return torch.empty(bins, mels)
+    return torchaudio.functional.melscale_fbanks(bins, *band, mels, rate, norm="slaney", mel_scale="slaney")
+
+
 class Cnn14Net(nn.Module):
     """Network of ``Cnn14``; parameters have the names of the published checkpoints, but for the blocks' numbers.
 
@@ -97,10 +104,7 @@ class Cnn14Net(nn.Module):
         self.hop = hop
         self.register_buffer("window", torch.hann_window(window), persistent=False)
         self.window: Tensor
-        filters = torchaudio.functional.melscale_fbanks(
-            window // 2 + 1, low, high, mels, rate, norm="slaney", mel_scale="slaney"
-        )
-        self.register_buffer("mel", filters)  # (K M)
+        self.register_buffer("mel", mel_filters(window // 2 + 1, mels, (low, high), rate))  # (K M)
         self.mel: Tensor
         self.bn0 = nn.BatchNorm2d(mels)
         widths = [1, *channels]

@@ -9,7 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmprefix.decoders.base import Decoder, TextLoss
+from mmprefix.decoders.base import Decoder, TextLoss, require_frames_are_read
 from mmprefix.encoders.base import Encoder, EncoderMode
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
@@ -19,6 +19,10 @@ from mmprefix.parts import builder_from_recipe, from_recipe, to_recipe
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import AnyPrefix, Batch, Candidate, Features, Prefix, concat_prefixes
+
+FrozenParts = dict[str, Encoder | Decoder | Transcriber]
+PartsCheck = Callable[[FrozenParts], None]
+MapperBuilder = Callable[[dict[str, Any], str], Callable[[Sizes], Mapper]]
 
 
 @dataclass
@@ -105,7 +109,7 @@ class PrefixLM(nn.Module):
             if mapper is not None:
                 check_context(mapper, self.contexts.get(name), f"model.branches.{name}")
             elif name not in self.contexts.values():
-                _require_frames_are_read(name, self.encoder(name), self.decoder)
+                require_frames_are_read(self.decoder, name, self.encoder(name).dim)
         memory_dim = self.decoder.memory_dim
         if memory_dim is not None and all(self.encoder(name).dim != memory_dim for name in self.encoders):
             raise InputError(
@@ -220,11 +224,9 @@ class PrefixLM(nn.Module):
         return shared or mapper is None or mapper.reads_frames
 
     @property
-    def frozen_parts(self) -> dict[str, Encoder | Decoder | Transcriber]:
+    def frozen_parts(self) -> FrozenParts:
         """Parts that are not saved, by name: of their branch, "decoder", and "transcriber" if there is one."""
-        parts: dict[str, Encoder | Decoder | Transcriber] = {name: self.encoder(name) for name in self.encoders}
-        parts["decoder"] = self.decoder
-        return parts if self.transcriber is None else {**parts, "transcriber": self.transcriber}
+        return _frozen({name: self.encoder(name) for name in self.encoders}, self.decoder, self.transcriber)
 
     def recipe(self) -> dict[str, Any]:
         """Plain data from which ``from_recipe`` builds this model, without trained tensors."""
@@ -245,20 +247,28 @@ class PrefixLM(nn.Module):
         return recipe
 
     @classmethod
-    def from_recipe(cls, data: dict[str, Any]) -> PrefixLM:
-        """Build the model that ``recipe()`` describes, with untrained mappers."""
+    def from_recipe(
+        cls,
+        data: dict[str, Any],
+        build: MapperBuilder | None = None,
+        check: Callable[[FrozenParts], None] | None = None,
+    ) -> PrefixLM:
+        """Untrained model of ``recipe()``. ``build`` makes builders of mappers, ``check`` gets the frozen parts first."""
+        build = build or (lambda recipe, _: builder_from_recipe(recipe, Mapper))
         try:
             branches = {
                 name: Branch(
                     from_recipe(branch["encoder"], Encoder),
-                    builder_from_recipe(branch["mapper"], Mapper) if "mapper" in branch else None,
+                    build(branch["mapper"], f"mappers.{name}") if "mapper" in branch else None,
                     branch.get("context"),
                 )
                 for name, branch in data["branches"].items()
             }
             decoder = from_recipe(data["decoder"], Decoder)
-            prefix = builder_from_recipe(data["prefix"], Mapper) if "prefix" in data else None
+            prefix = build(data["prefix"], "task_prefix") if "prefix" in data else None
             transcriber = from_recipe(data["transcriber"], Transcriber) if "transcriber" in data else None
+            if check is not None:
+                check(_frozen({name: branch.encoder for name, branch in branches.items()}, decoder, transcriber))
             wording = PromptTemplate(**data.get("wording", {}))
             model = cls(branches, decoder, prefix, wording=wording, transcriber=transcriber)
             for name in (name for name, branch in data["branches"].items() if branch.get("tuned")):
@@ -266,6 +276,10 @@ class PrefixLM(nn.Module):
             return model
         except (KeyError, AttributeError, TypeError) as error:
             raise InputError(f"recipe: branches, encoders, mappers or decoder are missing ({error})") from error
+
+
+def _frozen(encoders: dict[str, Encoder], decoder: Decoder, transcriber: Transcriber | None) -> FrozenParts:
+    return {**encoders, "decoder": decoder} | ({} if transcriber is None else {"transcriber": transcriber})
 
 
 def _merged(mapper: Mapper | None) -> Callable[[Sizes], Mapper] | None:
@@ -284,17 +298,3 @@ def _contexts(branches: Mapping[str, Branch]) -> dict[str, str]:
         if branches[name].mapper is None:
             raise InputError(f"{option}: no mapper reads it; give this branch one, or no context")
     return contexts
-
-
-def _require_frames_are_read(name: str, encoder: Encoder, decoder: Decoder) -> None:
-    """Refuse a branch without mapper whose frames no cross-attention reads."""
-    source = f"the decoder {decoder.identity.source!r}"
-    if encoder.dim == decoder.memory_dim:
-        return
-    if not encoder.dim:
-        why = "it has no frames"
-    elif decoder.memory_dim is None:
-        why = f"{source} looks at no frames"
-    else:
-        why = f"its frames are {encoder.dim} wide, while {source} looks at frames that are {decoder.memory_dim} wide"
-    raise InputError(f"model.branches.{name}: has no mapper, and {why}; give it a mapper")

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Self, TypeGuard, TypeVar
 
 from mmprefix.errors import InputError
 from mmprefix.trust.modules import require_allowed
+from mmprefix.trust.option_types import require_types
 
 P = TypeVar("P", bound="Part")
 
@@ -172,21 +173,26 @@ def builder_from_recipe(data: dict[str, Any], contract: type[P]) -> Callable[...
 
     Raises InputError as ``from_recipe`` does: for class and option names immediately, for values when called.
     """
+    if not _is_dict(data):
+        raise InputError(f"recipe: {str(data)[:60]!r} is no part; give class_path and init_args")
     data = without_sizes(with_current_names(data))
     path = str(data.get("class_path", ""))
     cls = resolve_class(path, contract)
-    options: dict[str, Any] = data.get("init_args") or {}
+    options: Any = data.get("init_args") or {}
+    if not _is_dict(options):
+        raise InputError(f"recipe: {path}: init_args holds no options by name")
     arguments = {name: _rebuild(value) for name, value in options.items()}
     try:
         inspect.signature(cls).bind_partial(**arguments)
     except TypeError as error:
         raise InputError(f"recipe: {path}: {error}") from error
+    require_types(cls, options, f"recipe: {path}")
 
     def build(*first: Any) -> P:
         try:
             return cls(*first, **arguments)
         except TypeError as error:
-            raise InputError(f"recipe: {path}: {error}") from error
+            raise InputError(f"recipe: {path}: {str(error).splitlines()[0]}") from error
 
     return build
 

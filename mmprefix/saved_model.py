@@ -7,28 +7,31 @@ to another encoder or decoder, so frozen parts other than those it was trained w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
-import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file  # pyright: ignore[reportUnknownVariableType]
+from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from mmprefix.atomic import write_directory_atomically
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.model import PrefixLM
-from mmprefix.parts import with_current_names, without_sizes
-from mmprefix.trust.plain_yaml import read_yaml
-from mmprefix.weights import frozen_parts
+from mmprefix.mappers.base import Mapper, Sizes
+from mmprefix.model import FrozenParts, PrefixLM
+from mmprefix.parts import builder_from_recipe
+from mmprefix.trust.option_types import require_types
+from mmprefix.weights import frozen_parts, part_places
+from mmprefix.weights.recipe_file import FORMAT, read_recipe
+from mmprefix.weights.source import RECIPE
+from mmprefix.weights.trained_file import TrainedFile, copy_into, file_hash
 
-RECIPE, WEIGHTS, CARD = "mmprefix.yaml", "model.safetensors", "README.md"
-FORMAT = 1
+WEIGHTS, CARD = "model.safetensors", "README.md"
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,15 @@ class Detection:
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """Names of the data files that a model was trained and measured on, and the figures of its last evaluation."""
+    """Names of the data files that a model was trained and measured on, the figures of its last evaluation, samples.
+
+    A sample has ``input`` (a file's name), ``written`` and ``reference``.
+    """
 
     data: list[str]
     measured_on: str = "val"
     figures: dict[str, float] = field(default_factory=dict[str, float])
+    samples: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,8 @@ class ModelSettings:
         trained: data and figures of the training.
         imported: the checkpoint of another program that the model was made from.
         task: what the model was trained to do.
+        license: identifier of the licence of the trained tensors (``mit``, ``apache-2.0`` ...), for the model card.
+        language: codes of the languages that it writes (``en`` ...), for the model card.
     """
 
     generate: GenerateOptions = GenerateOptions()  # noqa: RUF009 (frozen)
@@ -86,6 +95,8 @@ class ModelSettings:
     trained: TrainingRecord | None = None
     imported: ImportRecord | None = None
     task: Captioning | Understanding | Detection = Captioning()
+    license: str | None = None
+    language: list[str] = field(default_factory=list[str])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it stands in ``mmprefix.yaml`` behind recipe and parts."""
@@ -100,30 +111,39 @@ class ModelSettings:
             data |= {"schema": self.task.schema, "framing": self.task.framing}
         if isinstance(self.task, Detection):
             data["answers"] = list(self.task.answers)
-        return data
+        return data | {key: value for key in ("license", "language") if (value := getattr(self, key))}
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ModelSettings:
+    def from_dict(cls, data: Mapping[str, Any], file: Path | str = RECIPE) -> ModelSettings:
         """The inverse of ``to_dict``; keys that this version does not know are passed over.
 
         Raises InputError for values that no model can have.
         """
         try:
             trained, imported = data.get("trained"), data.get("imported")
+            values: dict[str, Any] = {
+                "prompt": data.get("prompt"),
+                "license": data.get("license"),
+                "language": data.get("language") or [],
+            }
+            require_types(cls, values, str(file))
             return cls(
-                GenerateOptions(**_known(GenerateOptions, data.get("generate") or {})),
-                data.get("prompt"),
-                TrainingRecord(**_known(TrainingRecord, trained)) if trained else None,
-                ImportRecord(**_known(ImportRecord, imported)) if imported else None,
-                task_from_dict(data),
+                _typed(GenerateOptions, data.get("generate") or {}),
+                trained=_typed(TrainingRecord, trained) if trained else None,
+                imported=_typed(ImportRecord, imported) if imported else None,
+                task=task_from_dict(data),
+                **values,
             )
+        except InputError as error:
+            raise InputError(re.sub("^recipe: ", f"{file}: ", str(error))) from error
         except (TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{RECIPE}: its settings were changed after they were saved ({error})") from error
+            raise InputError(f"{file}: its settings were changed after they were saved ({error})") from error
 
 
 def task_from_dict(data: Mapping[str, Any]) -> Captioning | Understanding | Detection:
     """The task that ``data`` names by its keys: ``schema`` and ``framing``, ``answers``, or neither."""
     if schema := data.get("schema"):
+        require_types(Understanding, {"schema": schema, "framing": data.get("framing")}, "recipe")
         return Understanding(schema, data.get("framing"))
     if answers := data.get("answers"):
         first, second = answers
@@ -131,9 +151,11 @@ def task_from_dict(data: Mapping[str, Any]) -> Captioning | Understanding | Dete
     return Captioning()
 
 
-def _known(cls: type, data: Mapping[str, Any]) -> dict[str, Any]:
-    names = {field.name for field in fields(cls)}
-    return {name: value for name, value in data.items() if name in names}
+def _typed(cls: Callable[..., R], data: Mapping[str, Any]) -> R:
+    names = {field.name for field in fields(cast(Any, cls))}
+    known = {name: value for name, value in data.items() if name in names}
+    require_types(cls, known, "recipe")
+    return cls(**known)
 
 
 def describe(model: PrefixLM) -> dict[str, Any]:
@@ -168,29 +190,8 @@ def require_same_parts(model: PrefixLM, saved: dict[str, Any], file: Path | str)
 
 
 def load_trained(model: PrefixLM, tensors: dict[str, Tensor], file: Path | str) -> None:
-    """Copies trained tensors into ``model``.
-
-    InputError names the first that is missing, foreign or misshapen, of another type, or holds NaN or infinity.
-    """
-    own = model.trained
-    for name in sorted(own.keys() | tensors.keys()):
-        if name not in tensors:
-            raise InputError(f"{file}: holds no tensor {name!r}, which this model trains")
-        if name not in own:
-            raise InputError(f"{file}: holds a tensor {name!r}, which this model does not have")
-        if own[name].shape != tensors[name].shape:
-            shapes = f"{tuple(tensors[name].shape)}, this model's {tuple(own[name].shape)}"
-            raise InputError(
-                f"{file}: tensor {name!r} has the shape {shapes}; is it the same mapper, with the same sizes?"
-            )
-        if tensors[name].is_floating_point() != own[name].is_floating_point() or tensors[name].is_complex():
-            types = f"{tensors[name].dtype}, this model's {own[name].dtype}".replace("torch.", "")
-            raise InputError(f"{file}: tensor {name!r} is of type {types}")
-        if not tensors[name].isfinite().all():
-            raise InputError(f"{file}: tensor {name!r} holds NaN or infinity; take a checkpoint of before it diverged")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(tensors[name])
+    """Copies trained tensors into ``model``; raises InputError as ``trained_file.copy_into`` does."""
+    copy_into(model.trained, tensors, file)
 
 
 def require_writable(directory: Path | str) -> None:
@@ -202,17 +203,28 @@ def require_writable(directory: Path | str) -> None:
         raise InputError(f"{target}: is not empty and no saved model; give another directory")
 
 
-def save(model: PrefixLM, directory: Path | str, settings: ModelSettings, card: str) -> None:
+def save(
+    model: PrefixLM, directory: Path | str, settings: ModelSettings, card: str, *, pack_limit: float | None = None
+) -> None:
     """Writes the model directory: recipe and ``settings`` (yaml), trained tensors (safetensors), model card.
 
-    A directory of an earlier save is replaced whole; whatever goes wrong before, it stays as it was.
+    With ``pack_limit`` frozen parts of at most so many MB are copied into it. A directory of an earlier save is
+    replaced whole; whatever goes wrong before, it stays as it was.
     """
     require_writable(directory)
 
     def write(fresh: Path) -> None:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.trained.items()}, fresh / WEIGHTS)
-        (fresh / WEIGHTS).chmod(fresh.stat().st_mode & 0o666)  # safetensors makes private files; the umask decides
-        text = yaml.safe_dump({**_without_bases(model), **settings.to_dict()}, sort_keys=False, allow_unicode=True)
+        weights = fresh / WEIGHTS
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.trained.items()}, weights)
+        weights.chmod(fresh.stat().st_mode & 0o666)  # safetensors makes private files; the umask decides
+        described = _without_bases(model)
+        if pack_limit is not None:
+            part_places.from_hub_cache(described, pack_limit)
+        places = part_places.without_places(described)
+        if pack_limit is not None:
+            part_places.pack(places, fresh, pack_limit)
+        described["sha256"] = {WEIGHTS: file_hash(weights)}
+        text = yaml.safe_dump({**described, **settings.to_dict()}, sort_keys=False, allow_unicode=True)
         (fresh / RECIPE).write_text(text, encoding="utf-8")
         (fresh / CARD).write_text(card, encoding="utf-8")
 
@@ -229,45 +241,40 @@ def _without_bases(model: PrefixLM) -> dict[str, Any]:
     return described
 
 
-def read_recipe(directory: Path) -> dict[str, Any]:
-    """The recipe and settings of a model directory; InputError where it is none, or of a later format."""
-    file = directory / RECIPE
-    if not file.is_file():
-        raise InputError(f"{directory}: is no saved model (it has no {RECIPE}); mmprefix fit and model.save write one")
-    saved = read_yaml(file)
-    saved = cast(dict[str, Any], saved) if isinstance(saved, dict) else {}
-    if saved.get("format") != FORMAT:
-        raise InputError(f"{file}: is not of format {FORMAT}, which this version of mmprefix reads")
-    for key in ("recipe", "parts"):
-        if not isinstance(saved.get(key), dict):
-            raise InputError(f"{file}: has no {key}; it was changed after it was saved")
-    try:
-        for name in {*frozen_parts.part_names(saved["recipe"]), "decoder"}:
-            dict(frozen_parts.part_options(saved["recipe"], name))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file}: its recipe lacks branches, their encoders or the decoder ({error})") from error
-    return cast(dict[str, Any], without_sizes(with_current_names(saved)))
-
-
 def load(directory: Path, parts: dict[str, str] | None = None) -> tuple[PrefixLM, ModelSettings]:
     """The model in ``directory`` and its settings. ``parts``: where frozen parts are now, by name, if they moved.
 
-    Raises InputError for a damaged file, and for frozen parts that are not those it was trained with.
+    Sizes that the recipe asks for are compared with the file of tensors before anything is built. Raises InputError for
+    a damaged file, and for frozen parts that are not those it was trained with.
     """
     saved = read_recipe(directory)
+    settings, file = ModelSettings.from_dict(saved, directory / RECIPE), TrainedFile.open(directory / WEIGHTS)
+    recipe = saved["recipe"]
     for name, path in (parts or {}).items():
-        frozen_parts.relocate(saved["recipe"], name, path)
-    frozen_parts.require_present(saved["recipe"], directory)
-    model = PrefixLM.from_recipe(saved["recipe"])
-    require_same_parts(model, saved, directory)
-    load_trained(model, read_tensors(directory), directory / WEIGHTS)
-    return model, ModelSettings.from_dict(saved)
+        frozen_parts.relocate(recipe, name, path)
+    part_places.locate(saved, directory)
+    frozen_parts.require_present(recipe, directory)
 
+    def build(mapper: dict[str, Any], name: str) -> Callable[[Sizes], Mapper]:
+        return file.checked(builder_from_recipe(mapper, Mapper), f"{name}.")
 
-def read_tensors(directory: Path) -> dict[str, Tensor]:
-    """The trained tensors of a model directory; InputError for a file that is missing or damaged."""
-    file = directory / WEIGHTS
+    for name in frozen_parts.filled_parts(recipe):
+        file.compare(builder_from_recipe(recipe["branches"][name]["encoder"], Encoder), f"encoders.{name}.")
+    if rank := frozen_parts.part_options(recipe, "decoder").get("lora_rank"):
+        file.require_dimension("decoder.", "lora_rank", rank)
+
+    def check(frozen: FrozenParts) -> None:
+        now = {"recipe": recipe, "parts": {name: part.identity.as_dict() for name, part in frozen.items()}}
+        frozen_parts.require_same(now, saved, directory)
+
     try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise InputError(f"{file}: cannot be read ({error})") from error
+        model = PrefixLM.from_recipe(recipe, build, check)
+    except InputError as error:
+        raise InputError(re.sub("^recipe: ", f"{directory / RECIPE}: ", str(error))) from error
+    load_trained(model, file.tensors(saved.get("sha256", {}).get(WEIGHTS)), file.path)
+    return model, settings
+
+
+def read_tensors(directory: Path, sha256: dict[str, str] | None = None) -> dict[str, Tensor]:
+    """The trained tensors of a model directory; InputError for a file that is missing, damaged or of another hash."""
+    return TrainedFile.open(directory / WEIGHTS).tensors((sha256 or {}).get(WEIGHTS))

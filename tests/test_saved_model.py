@@ -141,14 +141,12 @@ def edit_yaml(directory: Path, edit: Any) -> None:
 
 def test_other_frozen_parts_are_refused_by_name(tiny: CaptioningSystem, model: Path, tmp_path: Path) -> None:
     message = load_error(model, {"decoder": tiny.path("another")})
-    assert f"{model}: was trained with the decoder '{tiny.path('decoder')}'" in message
+    assert f"{model}: was trained with the decoder 'decoder' (sha256" in message
     assert tiny.path("another") in message
     other = shutil.copytree(tiny.path("sounds"), tmp_path / "sounds")
     weights = load_file(other / "model.safetensors")
     save_file({name: tensor + 1 for name, tensor in weights.items()}, other / "model.safetensors")
-    assert f"was trained with the encoder of branch 'audio' '{tiny.path('sounds')}'" in load_error(
-        model, {"audio": str(other)}
-    )
+    assert "was trained with the encoder of branch 'audio' 'sounds'" in load_error(model, {"audio": str(other)})
     assert "part 'video': this model has image, audio, decoder" in load_error(model, {"video": str(other)})
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.parts import Part
@@ -134,3 +135,17 @@ class Decoder(Part, nn.Module, ABC):
         losses = self.text_loss(state, prompts, targets, questions)
         values = iter(to_list(-losses.nll))
         return [[next(values) for _ in texts] for texts in targets]
+
+
+def require_frames_are_read(decoder: Decoder, branch: str, dim: int) -> None:
+    """Refuse a branch without mapper whose frames, ``dim`` wide, the cross-attention of ``decoder`` does not read."""
+    source = f"the decoder {decoder.identity.source!r}"
+    if dim == decoder.memory_dim:
+        return
+    if not dim:
+        why = "it has no frames"
+    elif decoder.memory_dim is None:
+        why = f"{source} looks at no frames"
+    else:
+        why = f"its frames are {dim} wide, while {source} looks at frames that are {decoder.memory_dim} wide"
+    raise InputError(f"model.branches.{branch}: has no mapper, and {why}; give it a mapper")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Literal
 
 from mmprefix.errors import InputError
+from mmprefix.trust.limits import limit
+from mmprefix.trust.option_types import require_types
 
 IMPOSSIBLE = float("-inf")  # log-probability of a token or hypothesis that is excluded
 
@@ -54,8 +57,13 @@ class GenerateOptions:
             if not valid:
                 raise InputError(f"generate: {option}={getattr(self, option)}: {advice}")
 
-        for option in ("max_new_tokens", "num_beams", "num_return"):
+        require_types(GenerateOptions, vars(self), "generate")
+        for option, name in (("max_new_tokens", "tokens"), ("num_beams", "beams"), ("num_return", "beams")):
             require(getattr(self, option) >= 1, option, "must be at least 1")
+            raised = f"the limit is {limit(name):,.0f}; raise it by MMPREFIX_MAX_{name.upper()}"
+            require(getattr(self, option) <= limit(name), option, raised)
+        require(isfinite(self.length_penalty), "length_penalty", "must be a finite number")
+        require(self.seed is None or abs(self.seed) < 1 << 63, "seed", "must have at most 63 bits")
         for option in ("min_new_tokens", "no_repeat_ngram_size"):
             require(getattr(self, option) >= 0, option, "must be at least 0")
         most = self.max_new_tokens

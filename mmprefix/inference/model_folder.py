@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 
 from mmprefix.errors import InputError, did_you_mean
-from mmprefix.weights.source import resolve_folder
-
-RECIPE = "mmprefix.yaml"  # the file of a model directory that ``mmprefix.saved_model`` reads first
+from mmprefix.weights.source import RECIPE, resolve_model
 
 
 def find_model(source: str | Path, revision: str | None = None) -> Path:
@@ -20,7 +18,7 @@ def find_model(source: str | Path, revision: str | None = None) -> Path:
     if not path.exists():
         if _is_local(str(source)):
             raise InputError(f"{str(source)!r}: no such folder{_nearby(path)}")
-        path = resolve_folder(str(source), revision)
+        path = resolve_model(str(source), revision)
     if not (path / RECIPE).is_file():
         inside = _models_below(path)
         advice = f"did you mean {str(inside[0])!r}?" if inside else "mmprefix fit and model.save write one"

@@ -30,6 +30,7 @@ from mmprefix.slu.questions import Framing
 from mmprefix.slu.schema import Schema
 from mmprefix.types import Batch, Candidate
 from mmprefix.weights.devices import require_device
+from mmprefix.weights.part_places import PACK_LIMIT
 
 Result = TypeVar("Result")
 
@@ -208,10 +209,14 @@ class Predictor:
         rows = self._run(inputs, options, compute)
         return rows if several else rows[0]
 
-    def save(self, directory: str | Path) -> None:
-        """Writes the model directory: recipe, trained tensors, model card. See ``mmprefix.load``."""
+    def save(self, directory: str | Path, *, pack: bool = False, pack_limit: float = PACK_LIMIT) -> None:
+        """Writes the model directory: recipe, trained tensors, model card. See ``mmprefix.load``.
+
+        ``pack`` copies frozen parts of up to ``pack_limit`` MB each into it, so that it needs nothing else.
+        """
         model = self.model.merged()
-        saved_model.save(model, directory, self.settings, model_card(model, self.settings))
+        card, limit = model_card(model, self.settings), pack_limit if pack else None
+        saved_model.save(model, directory, self.settings, card, pack_limit=limit)
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
         """Saves and uploads to the hub repository ``repo`` (made if it is not there); returns its address."""

@@ -30,6 +30,7 @@ from mmprefix.training.rng_state import gather_rng_states, restore_rng_state, rn
 from mmprefix.training.warm_start import warm_start
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch
+from mmprefix.weights.trained_file import digest, require_digest
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +209,7 @@ class PrefixTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep trained tensors only, with the identity of the frozen parts and the state of all random generators."""
         checkpoint["state_dict"] = {f"model.{name}": tensor for name, tensor in self.model.trained.items()}
-        checkpoint["mmprefix"] = checkpoints.describe(self.model)
+        checkpoint["mmprefix"] = checkpoints.describe(self.model) | {"sha256": digest(self.model.trained)}
         checkpoint["random_states"] = gather_rng_states(self._training_state or rng_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -217,6 +218,7 @@ class PrefixTask(LightningModule):
         checkpoints.require_ours(checkpoint, file)
         checkpoints.require_same_parts(self.model, checkpoint["mmprefix"], file)
         tensors = {name.removeprefix("model."): t for name, t in checkpoint["state_dict"].items()}
+        require_digest(tensors, checkpoint["mmprefix"].get("sha256"), file)
         checkpoints.load_trained(self.model, tensors, file)
         if self.trainer.state.fn == TrainerFn.FITTING:
             states = checkpoint["random_states"]

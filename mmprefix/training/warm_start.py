@@ -9,8 +9,9 @@ import torch
 
 from mmprefix.errors import InputError
 from mmprefix.model import PrefixLM
-from mmprefix.saved_model import read_recipe, read_tensors
+from mmprefix.saved_model import read_tensors
 from mmprefix.weights import source as sources
+from mmprefix.weights.recipe_file import read_recipe
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ def warm_start(model: PrefixLM, source: str) -> None:
     """
     place = Path(source).expanduser()
     directory = place if place.exists() else sources.resolve_folder(source)
-    saved, tensors = read_recipe(directory), read_tensors(directory)
+    saved = read_recipe(directory)
+    tensors = read_tensors(directory, saved.get("sha256"))
     for name, part in model.frozen_parts.items():
         was = saved["parts"].get(name)
         if was is None or part.trained == ("",):

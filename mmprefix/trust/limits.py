@@ -1,7 +1,7 @@
-"""Most that one input may ask for: a file of a few bytes can announce a picture or a sound of gigabytes.
+"""Most that one input or saved model may ask for: a few bytes can announce a picture or a sound of gigabytes.
 
-Each limit is raised by an environment variable: ``MMPREFIX_MAX_PIXELS``, ``MMPREFIX_MAX_SECONDS`` or
-``MMPREFIX_MAX_BYTES``.
+Each limit is raised by an environment variable: ``MMPREFIX_MAX_PIXELS``, ``MMPREFIX_MAX_SECONDS``,
+``MMPREFIX_MAX_BYTES``, ``MMPREFIX_MAX_TOKENS`` or ``MMPREFIX_MAX_BEAMS``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ DEFAULTS = {
     "pixels": 89_478_485.0,  # of a picture; from here on Pillow warns of decompression bombs
     "seconds": 3600.0,  # of a sound, of what is decoded of it
     "bytes": float(1 << 30),  # of a member of an archive
+    "tokens": 10_000.0,  # of a text that is written
+    "beams": 1000.0,  # of a search, and texts for one input
 }
 MIN_RATE = 100  # Hz; a header of 1 Hz turns a second of samples into hours
 

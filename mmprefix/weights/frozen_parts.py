@@ -14,6 +14,8 @@ from mmprefix.errors import InputError
 from mmprefix.parts import Part, resolve_class, with_current_names
 
 _OWN = ("decoder", "transcriber")  # frozen parts that are no branch's encoder
+PACKED = "parts"  # folder of a model directory for frozen parts
+_LOCAL = "local-dir:"  # open_clip's mark of a folder; it reads the plain folder too
 
 
 def part_names(recipe: dict[str, Any]) -> list[str]:
@@ -27,6 +29,12 @@ def part_options(recipe: dict[str, Any], name: str) -> dict[str, Any]:
     A part that wraps another one (``Part.wraps``) has its weights.
     """
     return _weights_part(recipe, name)["init_args"]
+
+
+def filled_parts(recipe: dict[str, Any]) -> list[str]:
+    """Names of the branches whose encoder was tuned and starts empty: the file of trained tensors has all of it."""
+    tuned = [name for name, branch in recipe["branches"].items() if branch.get("tuned")]
+    return [name for name in tuned if part_options(recipe, name).get("model") is None]
 
 
 def absolute_paths(value: Any, options: tuple[str, ...] = ()) -> Any:
@@ -47,15 +55,15 @@ def require_same(now: dict[str, Any], saved: dict[str, Any], file: Path | str) -
     for name in sorted(now["parts"].keys() | saved.get("parts", {}).keys()):
         old, new = saved.get("parts", {}).get(name), now["parts"].get(name)
         if new is None:
-            raise InputError(f"{file}: was trained with the {_title(name)}, which this model does not have")
+            raise InputError(f"{file}: was trained with the {title(name)}, which this model does not have")
         if old is None:
-            raise InputError(f"{file}: was trained without the {_title(name)}, which this model has")
+            raise InputError(f"{file}: was trained without the {title(name)}, which this model has")
         if old["sha256"] != new["sha256"]:
             raise InputError(
-                f"{file}: was trained with the {_title(name)} {old['source']!r} (sha256 {old['sha256'][:12]}), "
+                f"{file}: was trained with the {title(name)} {old['source']!r} (sha256 {old['sha256'][:12]}), "
                 f"but this one is {new['source']!r} (sha256 {new['sha256'][:12]}); use the same weights"
             )
-        _require_same_options(_part(saved["recipe"], name), _part(now["recipe"], name), _title(name), file)
+        _require_same_options(_part(saved["recipe"], name), _part(now["recipe"], name), title(name), file)
 
 
 def relocate(recipe: dict[str, Any], name: str, path: str) -> None:
@@ -74,9 +82,28 @@ def require_present(recipe: dict[str, Any], directory: Path) -> None:
         for path in _weight_paths(recipe, name).values():
             if not path.exists():
                 raise InputError(
-                    f"{directory}: the {_title(name)} is not at {path}; say where it is now: "
+                    f"{directory}: the {title(name)} is not at {path}; say where it is now: "
                     f"--part {name}=PLACE in the shell, parts={{{name!r}: PLACE}} in Python"
                 )
+
+
+def title(name: str) -> str:
+    """Words for the frozen part ``name``."""
+    return name if name in _OWN else f"encoder of branch {name!r}"
+
+
+def path_values(recipe: dict[str, Any], name: str) -> list[tuple[dict[str, Any], str, str]]:
+    """Options of the frozen part ``name`` that may be paths: where each stands, its name and its text."""
+    part = _weights_part(recipe, name)
+    options = part["init_args"]
+    texts = ((option, options.get(option)) for option in _class(part).path_options)
+    return [(options, option, text) for option, text in texts if isinstance(text, str)]
+
+
+def local_paths(recipe: dict[str, Any], name: str) -> list[tuple[dict[str, Any], str, Path]]:
+    """Those of ``path_values`` that are absolute paths."""
+    values = ((options, option, text.removeprefix(_LOCAL)) for options, option, text in path_values(recipe, name))
+    return [(options, option, Path(text)) for options, option, text in values if Path(text).is_absolute()]
 
 
 def _part(recipe: dict[str, Any], name: str) -> dict[str, Any]:
@@ -90,10 +117,6 @@ def _weights_part(recipe: dict[str, Any], name: str) -> dict[str, Any]:
     return part
 
 
-def _title(name: str) -> str:
-    return name if name in _OWN else f"encoder of branch {name!r}"
-
-
 def _class(part: dict[str, Any]) -> type[Part]:
     """The class of a part in a recipe; ``Part`` itself for what is none: ``from_recipe`` refuses it, with its name."""
     try:
@@ -103,18 +126,18 @@ def _class(part: dict[str, Any]) -> type[Part]:
 
 
 def _weight_paths(recipe: dict[str, Any], name: str) -> dict[str, Path]:
-    """The options of a frozen part that hold the absolute path of weights, in the order of ``path_options``."""
+    """The options of a frozen part that hold a path of weights on disk, in the order of ``path_options``."""
     part = _weights_part(recipe, name)
     cls, options = _class(part), part["init_args"]
     paths = {option: Path(str(options.get(option))) for option in cls.path_options if option in cls.source_options}
-    return {option: path for option, path in paths.items() if path.is_absolute()}
+    return {option: path for option, path in paths.items() if path.is_absolute() or path.parent == Path(PACKED)}
 
 
 def _absolute(value: Any) -> Any:
     if isinstance(value, list):
         return [_absolute(item) for item in cast(list[Any], value)]
-    if isinstance(value, str) and value and Path(value).expanduser().exists():
-        return str(Path(value).expanduser().resolve())
+    if isinstance(value, str) and (plain := value.removeprefix(_LOCAL)) and Path(plain).expanduser().exists():
+        return str(Path(plain).expanduser().resolve())
     return value
 
 

@@ -17,6 +17,7 @@ from mmprefix.errors import InputError
 from mmprefix.weights.dry_run import sizes_only
 
 EMBEDDED = "mmprefix:"
+RECIPE = "mmprefix.yaml"  # the file of a model directory that is read first
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 _TEXT = ["*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md"]
 
@@ -54,6 +55,22 @@ def resolve_folder(name: str, revision: str | None = None, weights: bool = True)
     from mmprefix.weights.dry_run import known_config_folder
 
     return known_config_folder(name) or hub_snapshot(name, revision, weights=False)
+
+
+def resolve_model(name: str, revision: str | None = None) -> Path:
+    """The folder of the saved model ``name``, as ``resolve_folder``; of a hub's repository with the parts packed in it.
+
+    Raises InputError when there is no such folder and the hub does not have it or cannot be reached.
+    """
+    folder = resolve_folder(name, revision)
+    if revision_of(folder) is None or not (folder / RECIPE).is_file():
+        return folder
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+
+    try:
+        return Path(snapshot_download(name, revision=revision_of(folder), allow_patterns=["parts/*"]))
+    except Exception:  # the client's many kinds: what is missing is named when the part is looked for
+        return folder
 
 
 def hub_snapshot(name: str, revision: str | None, weights: bool = True) -> Path:
