@@ -38,7 +38,7 @@ class ColumnMapping:
         fields = row_fields(example)
         texts = self._contexts(fields)
         row = replace(example, context=texts[0] if texts else "", contexts=texts[1:])
-        return row if self.target is None else replace(row, captions=_target(fields.get(self.target)))
+        return row if self.target is None else replace(row, captions=_target(fields.get(self.target)), lines=())
 
     def _contexts(self, fields: Mapping[str, Any]) -> tuple[str, ...]:
         for names in self.context:

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmprefix.data.columns import ColumnMapping
 from mmprefix.data.inspect import inspect
-from mmprefix.data.manifest import Example, InputRef, RowFault, read_manifest
+from mmprefix.data.manifest import Example, InputRef, RowFault, read_manifest, repeated_inputs
 from mmprefix.data.model_inputs import ModelInputs, TokenCounter
 from mmprefix.data.samplers import RowKey
 from mmprefix.errors import InputError
@@ -38,6 +38,8 @@ class IndexOptions:
         targets: a row without target is a fault.
         max_captions: captions drawn from those of a row, which its length in tokens counts; None: all.
         count_tokens: take lengths in tokens of the decoder, not in letters.
+        media_root: folder of the inputs' files; None: that of each manifest.
+        grouped: rows with one caption each that name the same input are one row.
     """
 
     where: Mapping[str, Any] | None = None
@@ -45,6 +47,14 @@ class IndexOptions:
     targets: bool = True
     max_captions: int | None = None
     count_tokens: bool = False
+    media_root: str | None = None
+    grouped: bool = True
+
+    @property
+    def apart(self) -> list[str] | None:
+        """Columns beside the known ones in which rows of one input agree; None: no rows are one."""
+        names = (*self.columns.context, *([] if self.columns.target is None else [self.columns.target]))
+        return [part for name in names for part in name.split("+")] if self.grouped else None
 
 
 def build_index(
@@ -62,7 +72,9 @@ def build_index(
     examples: list[Example] = []
     faults: list[RowFault] = []
     for file, split in files:
-        rows, bad = read_manifest(file, split, options.where)
+        rows, bad = read_manifest(file, split, options.where, media_root=options.media_root, apart=options.apart)
+        if note := repeated_inputs(rows):
+            log.warning(note)
         rows, without_target = options.columns.apply(rows, needed=options.targets)
         bad = [*bad, *without_target]
         texts = options.columns.context if inputs.reads_text else ()

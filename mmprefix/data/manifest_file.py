@@ -16,12 +16,23 @@ from mmprefix.media.kinds import KINDS
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _SEPARATORS = ",;\t|"
-_NAMES = {"id", "caption", "captions", "prompt", "context", "start", "end", "split", "user", *KINDS}
+TARGETS = ("captions", "caption", "target")
+COLUMNS = frozenset({"id", *KINDS, *TARGETS, "prompt", "context", "user", "label", "split", "start", "end"})
+"""Columns that mean something to every reader of a manifest; all others are kept as they are."""
+
 csv.field_size_limit(1 << 30)  # characters of a cell; the library's own limit is 131072
 
 
 class RowError(Exception):
-    """Fault of one row; its message names the column and the value."""
+    """Fault of one row; its message names the column and the value.
+
+    ``file`` is the name of a missing file as the row has it, and ``message`` what is wrong without that name, so that
+    rows with the same fault can be counted.
+    """
+
+    def __init__(self, message: str, file: str = "") -> None:
+        super().__init__(message)
+        self.file = file
 
 
 def manifest_rows(file: Path) -> Iterator[tuple[int, Any]]:
@@ -121,7 +132,7 @@ def _separator(header: str, usual: str) -> str:
     """Separator of a table: the one by which most names of ``header`` are known; ``usual`` where none is better."""
 
     def known(separator: str) -> int:
-        return sum(_column(name) in _NAMES for name in next(csv.reader([header], delimiter=separator), []))
+        return sum(_column(name) in COLUMNS for name in next(csv.reader([header], delimiter=separator), []))
 
     return max([usual, *_SEPARATORS], key=known)
 
@@ -129,7 +140,7 @@ def _separator(header: str, usual: str) -> str:
 def _column(name: str) -> str:
     """Name of a column without spaces around it; known ones in small letters, as people write ``Caption``."""
     name = name.strip()
-    return name.lower() if name.lower() in _NAMES else name
+    return name.lower() if name.lower() in COLUMNS else name
 
 
 def _is_open(lines: list[str], separator: str) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 
-from mmprefix.data.manifest import InputRef, RowFault, listing, read_manifest
+from mmprefix.data.manifest import InputRef, RowFault, listing, read_manifest, repeated_inputs
 from mmprefix.data.manifest_file import splits
 from mmprefix.errors import InputError
 
@@ -210,11 +211,136 @@ def test_numbers_in_a_table(folder: Path) -> None:
 
 
 def test_a_long_list_of_faults_ends_with_a_count() -> None:
-    lines = listing([RowFault("m.jsonl", number, "bad") for number in range(1, 26)]).splitlines()
+    words = [chr(ord("a") + number) for number in range(25)]
+    lines = listing([RowFault("m.jsonl", number, f"bad {word}") for number, word in enumerate(words, 1)]).splitlines()
     assert len(lines) == 21
-    assert lines[0] == "m.jsonl:1: bad"
+    assert lines[0] == "m.jsonl:1: bad a"
     assert lines[-1] == "... and 5 more"
     assert listing([RowFault("m", 1, "bad")]) == "m:1: bad"
+
+
+def test_equal_faults_are_one_line_with_a_count_and_the_first_file(folder: Path) -> None:
+    rows: list[Any] = [{"image": f"photo {number}.jpg", "caption": "x"} for number in range(350)]
+    rows[100] = {"image": "a.jpg", "caption": 4}
+    rows[200:203] = [{"image": "a.jpg", "caption": "x", "start": "0"}] * 3  # few are named one by one
+    file = write(folder, *rows)
+    lines = listing(read_manifest(file)[1]).splitlines()
+    first = folder / "photo 0.jpg"
+    assert lines[0] == f"{file}:1: image: {first}: no such file (346 rows like this, to line 350)"
+    assert [line.removeprefix(f"{file}:").split(":")[0] for line in lines[1:]] == ["101", "201", "202", "203"]
+
+
+@pytest.mark.parametrize("place", ["photos", "deep/er/photos", "../beside", "../beside/photos"])
+def test_the_folder_of_missing_files_is_named(place: str, folder: Path, tmp_path: Path) -> None:
+    manifest = tmp_path / "tables" / "m.csv"
+    manifest.parent.mkdir()
+    media = manifest.parent / place
+    media.mkdir(parents=True)
+    for number in range(9):
+        (media / f"{number}.jpg").write_bytes(b"")
+    names = [f"{number}.jpg" for number in range(10)]
+    write(manifest.parent, "image,caption", *(f"{name},x" for name in names), name="m.csv")
+    examples, faults = read_manifest(manifest)
+    assert examples == []
+    *_, hint = listing(faults).splitlines()
+    assert hint.startswith("9 of 10 files exist under ")
+    root = hint.rpartition("--media-root ")[2]
+    assert Path(root).resolve() == media.resolve()
+    examples, faults = read_manifest(manifest, media_root=root)
+    assert [Path(example.inputs["image"].path).resolve() for example in examples] == [
+        (media / name).resolve() for name in names[:9]
+    ]
+    assert [fault.line for fault in faults] == [11]
+    assert "--media-root" not in listing(read_manifest(write(folder, {"image": "nowhere.jpg"}))[1])
+
+
+CAPTION_ROWS = [
+    ("a.jpg", "one"), ("a.jpg", "two"), ("b.jpg", "three"), ("a.jpg", "four"), ("b.jpg", "five"), ("b.jpg", "three"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ids", [False, True])
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_one_row_a_caption(ids: bool, suffix: str, folder: Path) -> None:
+    rows = [{**({"id": name} if ids else {}), "image": name, "caption": text} for name, text in CAPTION_ROWS]
+    lines = rows if suffix == "jsonl" else [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    examples, faults = read_manifest(write(folder, *lines, name=f"m.{suffix}"))
+    assert faults == []
+    first = 1 + (suffix == "csv")
+    assert [(row.id, row.captions, row.line, row.rows) for row in examples] == [
+        ("a.jpg" if ids else str(first), ("one", "two", "four"), first, 3),
+        ("b.jpg" if ids else str(first + 2), ("three", "five", "three"), first + 2, 3),
+    ]
+    assert examples[0].lines == (first, first + 1, first + 3)
+    assert repeated_inputs(examples) is None
+
+
+def test_rows_that_differ_in_more_than_the_caption_stay_apart(folder: Path) -> None:
+    rows = [
+        {"audio": "a.wav", "caption": "one", "start": 0, "end": 1},
+        {"audio": "a.wav", "caption": "two", "start": 1, "end": 2},
+        {"audio": "a.wav", "caption": "three", "user": "u"},
+        {"audio": "a.wav", "caption": "four", "prompt": "say:"},
+        {"audio": "a.wav", "caption": "five", "context": "x"},
+        {"audio": "a.wav", "caption": "six", "context": "x", "transcript": "on"},
+        {"audio": "a.wav", "caption": "seven", "split": "val"},
+        {"audio": "a.wav", "target": "eight"},  # a target is no caption
+        {"audio": "a.wav", "target": "nine"},
+        {"audio": "a.wav"},
+        {"audio": "a.wav"},
+    ]
+    file = write(folder, *rows)
+    examples, faults = read_manifest(file, apart=["transcript"])
+    assert (len(examples), faults) == (11, [])
+    assert repeated_inputs(examples) is None
+    assert len(read_manifest(file)[0]) == 10  # no one reads the transcript
+    captions = [{"audio": "a.wav", "caption": "x"}] * 3
+    assert len(read_manifest(write(folder, *captions), apart=None)[0]) == 3
+
+
+def test_one_id_for_two_inputs_says_in_what_they_differ(folder: Path) -> None:
+    base = {"id": "x", "audio": "a.wav", "caption": "one"}
+    others = [
+        ({"image": "a.jpg"}, "file"),
+        ({"start": 1}, "start or end"),
+        ({"split": "val"}, "split"),
+        ({"prompt": "say:", "user": "u"}, "prompt"),
+    ]
+    for more, word in others:
+        _, (fault,) = read_manifest(write(folder, base, {**base, **more}))
+        assert (fault.line, fault.message) == (2, f"id 'x' is already used in line 1, for another {word}")
+
+
+def test_other_ids_for_the_same_input_are_named(folder: Path) -> None:
+    rows = [{"id": f"c{number}", "image": name, "caption": text} for number, (name, text) in enumerate(CAPTION_ROWS)]
+    examples, faults = read_manifest(write(folder, *rows))
+    assert (len(examples), faults) == (6, [])
+    note = repeated_inputs(examples)
+    assert note is not None
+    assert ":2: 4 rows name an input again under another id: 'c1' is 'c0' of line 1" in note
+
+
+def test_a_bad_row_of_an_input_leaves_the_others(folder: Path) -> None:
+    rows = [("a.jpg", ""), ("a.jpg", "two"), ("none.jpg", "x"), ("a.jpg", 4), ("none.jpg", "y"), ("a.jpg", "five")]
+    file = write(folder, *({"id": name, "image": name, "captions": [text]} for name, text in rows))
+    (example,), faults = read_manifest(file)
+    assert (example.captions, example.lines) == (("two", "five"), (2, 6))
+    assert [fault.line for fault in faults] == [1, 3, 4, 5]
+
+
+def test_grouping_keeps_order_whatever_the_order_of_rows(folder: Path) -> None:
+    names = [f"{number}.jpg" for number in range(40)]
+    for name in names:
+        (folder / name).write_bytes(b"")
+    random = Random(0)
+    pairs = [(name, f"{name} {number}") for name in names for number in range(5)]
+    random.shuffle(pairs)
+    expected: dict[str, list[str]] = {}
+    for name, text in pairs:
+        expected.setdefault(name, []).append(text)
+    examples, _ = read_manifest(write(folder, *({"image": name, "caption": text} for name, text in pairs)))
+    assert [(Path(row.inputs["image"].path).name, list(row.captions)) for row in examples] == list(expected.items())
+    assert [row.line for row in examples] == sorted(row.line for row in examples)
 
 
 @pytest.mark.parametrize(
