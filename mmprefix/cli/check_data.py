@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mmprefix.data.inspect import inspect
-from mmprefix.data.manifest import RowFault, read_manifest
+from mmprefix.data.manifest import RowFault, listing, read_manifest, repeated_inputs
 from mmprefix.errors import InputError
 from mmprefix.slu import coverage
 from mmprefix.slu.schema import Schema, read_schema
@@ -26,6 +26,7 @@ from mmprefix.slu.schema import Schema, read_schema
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``mmprefix check-data`` to ``parser``."""
     parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="JSON lines or CSV")
+    parser.add_argument("--media-root", metavar="DIR", help="folder of the files (default: that of each manifest)")
     parser.add_argument("--split", help="check only the rows of this split")
     parser.add_argument("--tokenizer", metavar="NAME_OR_FOLDER", help="count tokens too, with this model's tokenizer")
     parser.add_argument("--schema", metavar="NAME_OR_FILE", help="also check intents and slots against this schema")
@@ -47,12 +48,12 @@ def run(args: argparse.Namespace) -> int:
     """
     count = None if args.tokenizer is None else token_counter(args.tokenizer)
     schema = None if args.schema is None else read_schema(args.schema)
-    options = CheckOptions(args.split, count, args.workers, schema, args.intent_field)
+    options = CheckOptions(args.split, count, args.workers, schema, args.intent_field, args.media_root)
     reports = [check_manifest(manifest, options) for manifest in args.manifests]
     if args.json:
         sys.stdout.write(json.dumps({"manifests": reports}, indent=2) + "\n")
     else:
-        sys.stdout.writelines(line + "\n" for report in reports for line in _lines(report))
+        sys.stdout.writelines(line + "\n" for report in reports for line in _lines(report, args.media_root))
     faults = [RowFault(report["manifest"], **fault) for report in reports for fault in report["faults"]]
     if len(faults) == 1:
         raise InputError(f"1 bad row: {faults[0]}")
@@ -64,18 +65,23 @@ def run(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Options of ``check_manifest``: split (None: all rows), token counter, threads, schema, field of the intents."""
+    """Options of ``check_manifest``.
+
+    Split (None: all rows), token counter, threads, schema, field of the intents, folder of the files (None: the
+    manifest's).
+    """
 
     split: str | None = None
     count_tokens: Callable[[str], int] | None = None
     workers: int = 1
     schema: Schema | None = None
     intent_field: str = "intent"
+    media_root: str | None = None
 
 
 def check_manifest(manifest: str, options: CheckOptions) -> dict[str, Any]:
     """Faults of ``manifest``, and figures of its good rows (seconds, pixels, frames, words, tokens), as plain data."""
-    examples, unread = read_manifest(manifest, options.split)
+    examples, unread = read_manifest(manifest, options.split, media_root=options.media_root)
     result = inspect(examples, workers=options.workers, progress=True)
     mismatches: list[RowFault] = []
     figures = None
@@ -88,9 +94,10 @@ def check_manifest(manifest: str, options: CheckOptions) -> dict[str, Any]:
     captions = [caption for row in rows for caption in row.captions]
     return {
         "manifest": str(manifest),
-        "rows": len(examples) + len(unread),
+        "rows": sum(row.rows for row in examples) + len(unread),
+        "note": repeated_inputs(rows),
         "splits": dict(Counter(row.split or "none" for row in rows)),
-        "faults": [{"line": fault.line, "message": fault.message} for fault in faults],
+        "faults": [{"line": fault.line, "message": fault.message, "path": fault.path} for fault in faults],
         "inputs": dict(Counter(key for row in rows for key in row.inputs)),
         "text_alone": sum(not row.inputs for row in rows),
         "seconds": _spread([file.seconds for file in files if file.seconds is not None], total=True),
@@ -112,9 +119,12 @@ def _spread(values: Sequence[float], total: bool = False) -> dict[str, float] | 
     return figures | ({"total": sum(values)} if total else {})
 
 
-def _lines(report: Mapping[str, Any]) -> Iterable[str]:
-    for fault in report["faults"]:
-        yield str(RowFault(report["manifest"], fault["line"], fault["message"]))
+def _lines(report: Mapping[str, Any], media_root: str | None) -> Iterable[str]:
+    faults = [RowFault(report["manifest"], **fault) for fault in report["faults"]]
+    if faults:
+        yield listing(faults, most=len(faults), near=media_root)
+    if report["note"]:
+        yield report["note"]
     splits = ", ".join(f"{name} {count}" for name, count in report["splits"].items())
     inputs = ", ".join(f"{name} {count}" for name, count in report["inputs"].items())
     yield f"{report['manifest']}: {report['rows']} rows, {len(report['faults'])} bad"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
 from mmprefix.data.columns import ColumnMapping
-from mmprefix.data.manifest import INPUTS, InputRef, listing, read_manifest
+from mmprefix.data.manifest import INPUTS, Example, InputRef, listing, read_manifest
 from mmprefix.data.manifest_file import raw_rows
 from mmprefix.errors import InputError
 
@@ -53,6 +53,7 @@ def add_rows(parser: argparse.ArgumentParser, contexts: bool = True) -> None:
     """Add the options for the inputs (files, or a manifest) and for the output file."""
     parser.add_argument("files", metavar="FILE", nargs="*", help="sounds; archive.zip::member reads inside a zip")
     parser.add_argument("--manifest", metavar="FILE", help="the rows of a manifest instead of files")
+    parser.add_argument("--media-root", metavar="DIR", help="folder of the manifest's files (default: its own)")
     parser.add_argument("--split", help="only the manifest's rows of this split")
     if contexts:
         parser.add_argument("--context", metavar="TEXT", help="transcript, for models that read one")
@@ -85,7 +86,7 @@ def read_input_rows(args: argparse.Namespace) -> list[InputRow]:
     if args.out:
         _prepare_output(Path(args.out))
     if args.manifest is None:
-        for option in ("split", "context_field", "inputs"):
+        for option in ("media_root", "split", "context_field", "inputs"):
             if getattr(args, option, None):
                 raise InputError(f"--{option.replace('_', '-')} applies to --manifest FILE, which is missing")
         if not args.files and context is None:
@@ -95,15 +96,27 @@ def read_input_rows(args: argparse.Namespace) -> list[InputRow]:
     if args.files or context is not None:
         other = "a file" if args.files else "--context"
         raise InputError(f"--manifest {args.manifest}: cannot be combined with {other}; give one of them")
-    examples, faults = read_manifest(args.manifest, args.split)
+    root = getattr(args, "media_root", None)
+    examples, faults = read_manifest(args.manifest, args.split, media_root=root)
     if faults:
         lead = f"{args.manifest}: {len(faults)} bad rows\n" if len(faults) > 1 else ""
-        raise InputError(f"{lead}{listing(faults)}")
+        raise InputError(f"{lead}{listing(faults, near=root)}")
     named, written = getattr(args, "context_field", None), raw_rows(args.manifest)
     rows, _ = ColumnMapping(tuple(named.split(",")) if named else ("context",)).apply(examples)
     if named and not any(row.context for row in rows):
         raise InputError(f"--context-field {named}: no row of {args.manifest} has a text in that column")
-    return [InputRow(row.id, row.inputs, row.context, {**written[row.line], "id": row.id}) for row in rows]
+    return [InputRow(row.id, row.inputs, row.context, _fields(row, written[row.line])) for row in rows]
+
+
+def _fields(row: Example, written: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a manifest's row as they are written; all captions where they have a row each."""
+    if row.rows == 1:
+        return {**written, "id": row.id}
+    return {
+        **{key: value for key, value in written.items() if key != "caption"},
+        "id": row.id,
+        "captions": [*row.captions],
+    }
 
 
 def select_model_inputs(
@@ -145,9 +158,9 @@ def _advice(args: argparse.Namespace, wanted: list[str]) -> str:
     return "; --context-field names the column of its text" if unnamed else ""
 
 
-def relocated_paths(row: Mapping[str, Any], manifest: str, out: str | None) -> dict[str, Any]:
-    """Row of ``manifest`` with its paths rewritten for a manifest ``out`` (None: the working directory)."""
-    source, target = Path(manifest).parent, Path(out).parent if out else Path()
+def relocated_paths(row: Mapping[str, Any], folder: str | Path, out: str | None) -> dict[str, Any]:
+    """Row with its paths, which start in ``folder``, rewritten for a manifest ``out`` (None: the working directory)."""
+    source, target = Path(folder), Path(out).parent if out else Path()
     if source.resolve() == target.resolve():
         return dict(row)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmprefix.cli.model_inputs import InputRow, add_rows, read_input_rows, relocated_paths, write_lines
@@ -71,5 +72,5 @@ def _line(row: InputRow, transcript: Transcript, args: argparse.Namespace) -> di
     if not row.fields:
         nbest = [{"text": candidate.text, "score": candidate.score} for candidate in transcript.nbest]
         return {"file": row.id, "text": transcript.text, "signals": transcript.signals, "nbest": nbest}
-    fields = relocated_paths(row.fields, args.manifest, args.out)
+    fields = relocated_paths(row.fields, args.media_root or Path(args.manifest).parent, args.out)
     return {**fields, "asr": transcript.text, "signals": transcript.signals}

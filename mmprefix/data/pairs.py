@@ -15,17 +15,16 @@ from mmprefix.data.columns import ColumnMapping
 from mmprefix.data.dataset import BatchLoader, ManifestDataset, leave_signals_to_main
 from mmprefix.data.index import DatasetIndex, IndexOptions, build_index
 from mmprefix.data.manifest import Example, listing
-from mmprefix.data.manifest_file import splits
 from mmprefix.data.model_inputs import HasModelInputs, ModelInputs
 from mmprefix.data.resume import RunPosition, order_fingerprint
 from mmprefix.data.sample import SampleOptions, SampleQuestions
 from mmprefix.data.samplers import BatchRows, BucketSampler, EvalSampler, rank_and_world
+from mmprefix.data.sources import Split, manifests_of
 from mmprefix.errors import InputError
 from mmprefix.types import Batch
 
 log = logging.getLogger(__name__)
 
-Split = Literal["train", "val", "test", "predict"]
 _STAGES: dict[str, tuple[Split, ...]] = {
     "fit": ("train", "val"),
     "validate": ("val",),
@@ -48,7 +47,9 @@ class PairData(LightningDataModule):
         val: manifests to validate on.
         test: manifests to test on.
         predict: manifests to predict; without them the rows of ``test``.
-        root: a folder whose manifest.jsonl has a field ``split`` (train, val, test); used for what is not given above.
+        root: a folder with train.jsonl, val.jsonl and test.jsonl, or with a manifest.jsonl that has a field ``split``
+            (train, val, test); used for what is not given above.
+        media_root: the folder of the files that manifests name; None: that of each manifest.
         where: keep only rows whose fields have these values, as in {label: "true"}.
         batch_size: rows a batch and process in training.
         eval_batch_size: rows a batch elsewhere; None: as in training.
@@ -77,6 +78,7 @@ class PairData(LightningDataModule):
         test: str | list[str] | None = None,
         predict: str | list[str] | None = None,
         root: str | None = None,
+        media_root: str | None = None,
         where: dict[str, str | int | float | bool] | None = None,
         batch_size: int = 16,
         eval_batch_size: int | None = None,
@@ -95,7 +97,7 @@ class PairData(LightningDataModule):
         self.columns = ColumnMapping((context,) if isinstance(context, str) else tuple(context), target)
         manifests = {"train": train, "val": val, "test": test, "predict": predict}
         self.manifests = {key: [value] if isinstance(value, str) else value for key, value in manifests.items()}
-        self.root, self.where = root, where
+        self.root, self.media_root, self.where = root, media_root, where
         self.batch_size = batch_size
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers, self.seed, self.on_bad, self.bucket = num_workers, seed, on_bad, bucket
@@ -145,8 +147,10 @@ class PairData(LightningDataModule):
         if faults:
             count = "1 bad row" if len(faults) == 1 else f"{len(faults)} bad rows"
             if self.on_bad == "stop":
-                raise InputError(f"{count} (data.on_bad skip would leave them out)\n{listing(faults)}")
-            log.warning("%s left out:\n%s", count, listing(faults))
+                raise InputError(
+                    f"{count} (data.on_bad skip would leave them out)\n{listing(faults, near=self.media_root)}"
+                )
+            log.warning("%s left out:\n%s", count, listing(faults, near=self.media_root))
 
     def _model_inputs(self) -> ModelInputs:
         """``inputs`` where they were set, else those of the Trainer's module."""
@@ -171,6 +175,8 @@ class PairData(LightningDataModule):
             targets=split != "predict" and self.sample_questions is None,
             max_captions=self._max_captions(split),
             count_tokens=split == "train" and self.max_tokens is not None,
+            media_root=self.media_root,
+            grouped=self.sample_questions is None,
         )
 
     def _max_captions(self, split: Split) -> int | None:
@@ -178,13 +184,7 @@ class PairData(LightningDataModule):
 
     def _files(self, split: Split) -> list[tuple[str, str | None]]:
         """Manifests of ``split``, each with the value of ``split`` that its rows must have (None: any)."""
-        files = self.manifests[split]
-        if files is None and split == "predict":
-            return self._files("test")
-        if files is not None or self.root is None:
-            return [(file, None) for file in files or []]
-        file = str(Path(self.root) / "manifest.jsonl")
-        return [(file, split)] if split in splits(file) else []
+        return manifests_of(split, self.manifests, self.root)
 
     def filter_rows(self, rows: DatasetIndex) -> None:
         """Move rows that this data module cannot use to the faults of ``rows``; none by default."""

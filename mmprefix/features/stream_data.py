@@ -8,10 +8,11 @@ from typing import Any, Protocol, cast
 
 from mmprefix.data.collate import identity
 from mmprefix.data.dataset import BatchLoader, leave_signals_to_main
-from mmprefix.data.pairs import PairData, Split
+from mmprefix.data.pairs import PairData
 from mmprefix.data.resume import ResumingSampler
 from mmprefix.data.sample import SampleOptions
 from mmprefix.data.samplers import rank_and_world
+from mmprefix.data.sources import Split
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.features.store import store_description

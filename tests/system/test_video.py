@@ -103,7 +103,7 @@ def test_a_training_reads_every_form_and_saves(
 
 def test_a_manifest_written_elsewhere_names_all_pictures_of_a_video(tmp_path: Path) -> None:
     row = {"video": ["list/1.png", "/videos/2.png"], "audio": "a.wav", "signals": [0.5, 1.0], "target": "x"}
-    moved = relocated_paths(row, str(tmp_path / "in" / "m.jsonl"), str(tmp_path / "out" / "m.jsonl"))
+    moved = relocated_paths(row, tmp_path / "in", str(tmp_path / "out" / "m.jsonl"))
     assert moved == {
         "video": ["../in/list/1.png", "/videos/2.png"], "audio": "../in/a.wav", "signals": [0.5, 1.0], "target": "x",
     }  # fmt: skip

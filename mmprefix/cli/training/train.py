@@ -23,7 +23,7 @@ from mmprefix.trust.modules import allow_modules, allowed_modules
 def train(words: list[str]) -> int:
     """Run ``words``, a verb (fit, validate, test, predict or encode) and its options; returns the exit code."""
     quiet()
-    modules, words = split_allowed(dry_run_as_flag(words))
+    modules, words = split_allowed(media_root_as_option(dry_run_as_flag(words)))
     with allow_modules(modules):
         if modules:  # a module beside the recipe is found too
             sys.path += [str(Path(file).resolve().parent) for file in recipes_of(words[1:])]
@@ -87,6 +87,11 @@ def restrict_imports() -> None:
     set_parsing_settings(import_path_denylist=["*", programs, *sorted(_trusted_before - allowed)])
     set_parsing_settings(import_path_allowlist=sorted(allowed))
     _trusted_before.update(allowed)
+
+
+def media_root_as_option(words: list[str]) -> list[str]:
+    """``words`` with ``--media-root``, as all verbs have it, as the option of a recipe's data."""
+    return [re.sub(r"^--media[-_]root(?=$|=)", "--data.media_root", word) for word in words]
 
 
 def dry_run_as_flag(words: list[str]) -> list[str]:

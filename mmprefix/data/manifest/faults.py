@@ -60,9 +60,8 @@ def _line(group: Sequence[RowFault]) -> str:
 def _hints(groups: Iterable[Sequence[RowFault]], near: str | Path | None) -> Iterable[str]:
     """A line for each manifest whose missing files lie in another folder."""
     for group in groups:
-        names = [fault.path for fault in group if fault.path and "no such file" in fault.message]
-        folder = find_folder(names, near or Path(group[0].file).parent)
-        if folder is not None:
-            present = sum((folder / name).exists() for name in names)
-            which = "the file exists" if len(names) == 1 else f"{present} of {len(names)} files exist"
-            yield f"{which} under {folder}: --media-root {folder}"
+        names = sorted({fault.path for fault in group if fault.path and "no such file" in fault.message})
+        folder = find_folder(names, near or Path(group[0].file).parent) if len(names) > 1 else None
+        present = 0 if folder is None else sum((folder / name).exists() for name in names)
+        if 2 * present >= len(names) > 1:  # one name may be anywhere by chance
+            yield f"{present} of {len(names)} files exist under {folder}: --media-root {folder}"

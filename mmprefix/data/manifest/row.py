@@ -74,17 +74,18 @@ def _input(key: str, value: str | list[Any], folder: Path, span: InputRef) -> In
     if isinstance(value, list) and lists == "numbers":
         return InputRef("", numbers=_numbers(key, value))
     if isinstance(value, list) and lists == "files":
-        paths = tuple(str(folder / name) for name in _file_names(key, value))
-        reasons = ((missing(path), name) for path, name in zip(paths, value, strict=True))
-        reason, value = next(((reason, name) for reason, name in reasons if reason), (None, ""))
+        names = _file_names(key, value)
+        paths = tuple(str(folder / name) for name in names)
+        reasons = ((missing(path), name) for path, name in zip(paths, names, strict=True))
+        reason, name = next((pair for pair in reasons if pair[0]), (None, ""))
         item = replace(span, path=paths[0], pictures=paths)
     elif isinstance(value, str):
-        item = replace(span, path=str(folder / value))
+        item, name = replace(span, path=str(folder / value)), value
         reason = KINDS[key].missing(item.path) if value else "the name of the file is empty"
     else:
         raise RowError(f"{key} must be a text, found {_kind(value)}")
     if reason:
-        raise RowError(f"{key}: {reason}", value)
+        raise RowError(f"{key}: {reason}", name)
     return item
 
 
