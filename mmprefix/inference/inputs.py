@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
 from mmprefix.media.kinds import KINDS, is_numbers, kind_of
-from mmprefix.media.source import FrameSequence, Source, Waveform, name_of
+from mmprefix.media.source import FrameSequence, Source, Waveform, is_array, name_of
 
 if TYPE_CHECKING:
     from mmprefix.model import PrefixLM
 
-InputSource: TypeAlias = "Source | InputRef"  # a file or a value in memory, or a part of a file
+# A file or a value in memory, a part of a file, or a sound as libraries give it: (values, rate).
+InputSource: TypeAlias = "Source | InputRef | tuple[Any, Any]"
 Input: TypeAlias = "InputSource | dict[str, InputSource]"  # one of those, or several by branch name
 
 
 def as_list(files: Any) -> tuple[list[Input], bool]:
     """The inputs as a list, and whether ``files`` was a list; InputError for an empty list."""
-    if not isinstance(files, list | tuple) or isinstance(files, Waveform) or is_numbers(cast(object, files)):
+    single = isinstance(files, Waveform) or is_numbers(cast(object, files)) or _values_and_rate(files) is not None
+    if single or not isinstance(files, list | tuple):
         return [cast(Input, files)], False
     if not files:
         raise InputError("no input given; give a file, or a list of files")
@@ -30,8 +32,11 @@ def assign_to_branches(value: Input, kinds: Mapping[str, str]) -> dict[str, Inpu
     """One input by the name of the branch that reads it; ``kinds`` is the kind that each branch reads.
 
     A video goes to a branch of sounds where none reads videos. A list of files in the place of one video is its frames.
+    A sound may also be (values, rate), as soundfile, librosa and torchaudio give it, (rate, values), as scipy does, and
+    either as ``datasets`` has it in its rows: {"array", "sampling_rate"}, {"bytes", "path"}, or an AudioDecoder.
     Raises InputError that names an input of another kind, or a branch that the model does not have.
     """
+    value = cast(Input, _plain(value))
     if isinstance(value, dict):
         named = cast(dict[str, Any], value)
         if not named or not named.keys() <= kinds.keys():
@@ -62,12 +67,44 @@ def source_and_span(value: InputSource) -> tuple[Source, float, float | None]:
 
 def _as_source(value: Any, kind: str | None = None) -> Any:
     """``value``; a list of numbers as the tuple, a list of pictures as the sequence that encoders take."""
+    value = _plain(value)
     if not isinstance(value, list):
         return value
     items = cast("list[Any]", value)
     if is_numbers(items):
         return tuple(items)
     return FrameSequence(items) if kind is not None and KINDS[kind].lists == "files" else items
+
+
+def _plain(value: Any) -> Any:
+    """``value``; sounds and pictures in the forms of other libraries as ``Waveform``, bytes or path."""
+    if isinstance(value, dict):
+        row = cast("dict[str, Any]", value)
+        if {"array", "sampling_rate"} <= row.keys():
+            return Waveform(row["array"], row["sampling_rate"])
+        if row.keys() == {"bytes", "path"}:
+            return row["path"] if row["bytes"] is None else row["bytes"]
+        return row
+    if callable(getattr(value, "get_all_samples", None)):  # the decoder of torchcodec, which ``datasets`` gives
+        samples = value.get_all_samples()
+        return Waveform(samples.data, samples.sample_rate)
+    pair = _values_and_rate(value)
+    return value if pair is None else pair
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _values_and_rate(value: Any) -> Waveform | None:
+    """(values, rate) or (rate, values) as a ``Waveform``; None for anything else, and for a pair of numbers."""
+    if not isinstance(value, tuple) or isinstance(value, Waveform) or len(cast("tuple[Any, ...]", value)) != 2:
+        return None
+    first, second = cast("tuple[Any, Any]", value)
+    for values, rate in ((first, second), (second, first)):
+        if _is_rate(rate) and (is_array(values) or is_numbers(values)):
+            return Waveform(values, rate)
+    return None
 
 
 def _kind_among(value: InputSource, kinds: Mapping[str, str]) -> str | None:

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, BinaryIO, Literal, cast
 
 from mmprefix.errors import InputError
-from mmprefix.media.source import IMAGE_SUFFIXES, FrameSequence, Source, Waveform, missing, open_source
+from mmprefix.media.source import IMAGE_SUFFIXES, FrameSequence, Source, Waveform, is_array, missing, open_source
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class InputKind:
         example: width of the encoder's summary → Python source of an input, for the model card.
         suffixes: of file names, in lower case.
         magic: (offset, bytes) that files begin with.
+        content: whether an open file is of this kind, where neither its suffix nor ``magic`` tells.
         in_memory: whether a value in memory is of this kind.
         has_time: ``start`` and ``end`` cut it, so they are part of its key in the feature store.
         cached: its features are worth a place in the feature store.
@@ -51,6 +52,7 @@ class InputKind:
     example: Callable[[int], str]
     suffixes: Collection[str] = ()
     magic: tuple[tuple[int, bytes], ...] = ()
+    content: Callable[[BinaryIO], bool] = lambda stream: False
     in_memory: Callable[[object], bool] = lambda value: False
     has_time: bool = False
     cached: bool = True
@@ -96,9 +98,17 @@ def _inspect_signals(source: Source, start: float, end: float | None, decode: bo
 
 
 def _is_picture(value: object) -> bool:
-    """True for a PIL image; Pillow is loaded already where there is one."""
+    """True for a PIL image (Pillow is loaded already where there is one) and an array (Y X) or (Y X 3)."""
     pillow = sys.modules.get("PIL.Image")
-    return pillow is not None and isinstance(value, pillow.Image)
+    if pillow is not None and isinstance(value, pillow.Image):
+        return True
+    return is_array(value) and len(cast(Any, value).shape) in (2, 3)
+
+
+def _holds_picture(stream: BinaryIO) -> bool:
+    from mmprefix.media.image import holds_picture
+
+    return holds_picture(stream)
 
 
 KINDS: Mapping[str, InputKind] = {
@@ -111,6 +121,7 @@ KINDS: Mapping[str, InputKind] = {
             *((0, start) for start in (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")),
             (8, b"WEBP"),
         ),
+        content=_holds_picture,
         in_memory=_is_picture,
     ),
     "audio": InputKind(
@@ -159,11 +170,12 @@ def kind_of(source: object) -> str | None:
     if is_numbers(source):
         return "signals"
     if isinstance(source, bytes):
-        return _kind_of_bytes(source)
+        return _kind_of_content(source)
     if not isinstance(source, str | Path):
+        shape = f" and shape {tuple(cast(Any, source).shape)}" if is_array(source) else ""
         raise InputError(
-            f"an input of type {type(source).__name__}: give a file, bytes, a PIL image, "
-            "mmprefix.Waveform(values, rate) or mmprefix.FrameSequence(pictures)"
+            f"an input of type {type(source).__name__}{shape}: give a file, bytes, a PIL image, an array of a picture "
+            "(Y X 3), mmprefix.Waveform(values, rate) or mmprefix.FrameSequence(pictures)"
         )
     if os.path.isdir(source):
         return next(name for name, kind in KINDS.items() if kind.folders)
@@ -173,8 +185,7 @@ def kind_of(source: object) -> str | None:
     by_suffix = next((name for name, kind in KINDS.items() if suffix in kind.suffixes), None)
     if by_suffix is not None:
         return by_suffix
-    with open_source(source) as stream:
-        return _kind_of_bytes(stream.read(16))
+    return _kind_of_content(source)
 
 
 def is_numbers(value: object) -> bool:
@@ -184,8 +195,10 @@ def is_numbers(value: object) -> bool:
     return all(isinstance(item, int | float) and not isinstance(item, bool) for item in cast("list[Any]", value))
 
 
-def _kind_of_bytes(head: bytes) -> str | None:
-    for name, kind in KINDS.items():
-        if any(head.startswith(start, offset) for offset, start in kind.magic):
-            return name
-    return None
+def _kind_of_content(source: str | Path | bytes) -> str | None:
+    with open_source(source) as stream:
+        head = stream.read(16)
+        for name, kind in KINDS.items():
+            if any(head.startswith(start, offset) for offset, start in kind.magic):
+                return name
+        return next((name for name, kind in KINDS.items() if kind.content(stream)), None)

@@ -8,12 +8,13 @@ from __future__ import annotations
 import io
 import os
 import stat
+import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
 
 from mmprefix.errors import InputError
 from mmprefix.trust.limits import require_below
@@ -25,9 +26,13 @@ if TYPE_CHECKING:
 
 
 class Waveform(NamedTuple):
-    """Samples in memory, mono (S,) or channels first (C, S), float in -1..1 or integers, and their rate in Hz."""
+    """Samples in memory and their rate in Hz.
 
-    values: np.ndarray | Tensor
+    ``values`` (S,), (C, S) or (S, C): NumPy, torch or a list, floats in -1..1 or integers of 8, 16 or 32 bits. Another
+    scale is refused when they are read; see ``mmprefix.media.audio.read_waveform``.
+    """
+
+    values: np.ndarray | Tensor | Sequence[float]
     rate: int
 
 
@@ -42,8 +47,13 @@ class FrameSequence:
         object.__setattr__(self, "pictures", tuple(self.pictures))  # hashable: a source is a key in the feature cache
 
 
-Source: TypeAlias = "str | Path | bytes | Image.Image | Waveform | FrameSequence | tuple[float, ...]"
-"""A file, or a value in memory; the last kind of value is numbers. A string: nobody needs Pillow to read a manifest."""
+Source: TypeAlias = (
+    "str | Path | bytes | Image.Image | np.ndarray | Tensor | Waveform | FrameSequence | tuple[float, ...]"
+)
+"""A file, or a value in memory: arrays are pictures, the last kind of value is numbers.
+
+A string: nobody needs Pillow to read a manifest.
+"""
 
 
 def name_of(source: Source) -> str:
@@ -60,7 +70,13 @@ def name_of(source: Source) -> str:
 
 
 SEPARATOR = "::"
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
+IMAGE_SUFFIXES = frozenset(
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+        *(".avif", ".heic", ".heif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm"),
+        *(".tga", ".ico", ".icns", ".cur", ".pcx", ".dcx", ".dds", ".qoi", ".sgi", ".ras", ".psd", ".xbm", ".xpm"),
+    }
+)
 
 
 def open_source(source: str | Path | bytes) -> BinaryIO:
@@ -84,6 +100,68 @@ def open_source(source: str | Path | bytes) -> BinaryIO:
         raise InputError(f"{source}: {_reason(error)}") from error
     except ValueError as error:  # a name with a null byte
         raise InputError(f"{source}: no such file") from error
+
+
+def stream_view(
+    stream: BinaryIO, start: int, end: int, *, patches: Mapping[int, bytes] | None = None, head: bytes = b""
+) -> BinaryIO:
+    """``head`` and the bytes ``start`` to ``end`` of ``stream`` as a stream of its own.
+
+    ``patches`` (position → bytes) stand in the place of the bytes at these positions.
+    """
+    return io.BufferedReader(_View(stream, start, end, patches={**(patches or {})}, head=head))
+
+
+class _View(io.RawIOBase):
+    def __init__(self, stream: BinaryIO, start: int, end: int, *, patches: dict[int, bytes], head: bytes) -> None:
+        self._stream, self._start, self._size = stream, start - len(head), end - start + len(head)
+        self._patches, self._head = patches | ({0: head} if head else {}), len(head)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = max(0, min(len(buffer), self._size - self._position))
+        before = min(wanted, max(0, self._head - self._position))  # bytes of the head, which a patch fills
+        self._stream.seek(self._start + self._position + before)
+        block = bytearray(before) + self._stream.read(wanted - before)
+        for place, patch in self._patches.items():
+            for at, byte in enumerate(patch, place - self._position):
+                if 0 <= at < len(block):
+                    block[at] = byte
+        buffer[: len(block)] = block
+        self._position += len(block)
+        return len(block)
+
+
+def is_array(value: object) -> bool:
+    """True for a NumPy array and a torch tensor; neither library is imported to know."""
+    modules = (sys.modules.get("numpy"), sys.modules.get("torch"))
+    kinds = [getattr(module, name) for module, name in zip(modules, ("ndarray", "Tensor"), strict=True) if module]
+    return isinstance(value, tuple(kinds))
+
+
+def to_array(values: Any) -> np.ndarray:
+    """``values`` (NumPy, torch of any type and device, a list) as an array; errors are those of NumPy and torch."""
+    import numpy as np
+
+    if hasattr(values, "detach"):
+        values = values.detach().cpu()
+        values = values.float() if str(values.dtype) in ("torch.bfloat16", "torch.float16") else values
+        return values.numpy()
+    return np.asarray(values)
 
 
 def missing(source: str | Path) -> str | None:

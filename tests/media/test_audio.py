@@ -135,7 +135,7 @@ def test_waveforms_in_memory() -> None:
     assert (read_waveform(Waveform(eight, RATE), RATE) - ideal).abs().max() < 1e-2
     assert len(read_waveform(Waveform(tone(), RATE), RATE, 0.25, 0.5)) == pytest.approx(RATE / 4, abs=1)
     assert sound_seconds(Waveform(np.zeros((2, RATE)), RATE)) == 1.0
-    for values, reason in ((np.zeros((RATE, 2)), "channels first"), (np.zeros(9, bool), "bool")):
+    for values, reason in ((np.zeros((RATE, 33)), "channels first"), (np.zeros(9, bool), "bool")):
         with pytest.raises(InputError, match=reason):
             read_waveform(Waveform(values, RATE), RATE)
     with pytest.raises(InputError, match="rate of 0 Hz"):

@@ -106,4 +106,4 @@ def test_no_suffix_belongs_to_two_kinds() -> None:
     assert len(set(suffixes)) == len(suffixes)
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in suffixes)
     assert all(kind.read_as in (None, *KINDS) for kind in KINDS.values())
-    assert Image.registered_extensions().keys() >= set(KINDS["image"].suffixes) - {".avif"}
+    assert Image.registered_extensions().keys() >= set(KINDS["image"].suffixes) - {".avif", ".heic", ".heif"}
