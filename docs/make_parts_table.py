@@ -21,7 +21,6 @@ from typing import Any
 import docstring_parser
 from lightning.pytorch import Callback
 
-import mmprefix
 from mmprefix.cli.parts import TABLE
 from mmprefix.data.pairs import PairData
 from mmprefix.decoders.base import Decoder
@@ -69,8 +68,8 @@ def rows() -> list[dict[str, Any]]:
 
 def family(base: type) -> Iterator[type]:
     """``base`` and its subclasses of this package that a recipe can name."""
-    public = base.__module__.startswith(f"{mmprefix.__name__}.") and not base.__name__.startswith("_")
-    if public and base not in NOT_IN_RECIPES and not inspect.isabstract(base):
+    ours = base.__module__.startswith("mmprefix.") and not base.__module__.startswith("mmprefix.recipes.")
+    if ours and not base.__name__.startswith("_") and base not in NOT_IN_RECIPES and not inspect.isabstract(base):
         yield base
     for child in base.__subclasses__():
         yield from family(child)

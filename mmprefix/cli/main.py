@@ -9,12 +9,14 @@ import argparse
 import difflib
 import importlib
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mmprefix.errors import InputError
+from mmprefix.cli.spellings import known_spelling, recipe_as_option, with_known_spellings, with_underscores
+from mmprefix.errors import InputError, did_you_mean
 from mmprefix.interrupt import Stopped, stop_signals
 from mmprefix.version import __version__
 
@@ -38,13 +40,25 @@ VERBS = {
     "check-data": ("mmprefix.cli.check_data", "find every bad row of a manifest before training does"),
     "parts": ("mmprefix.cli.parts", "encoders, mappers, decoders ... that a recipe can name, and their options"),
 }
+_SHIPPED = Path(__file__).parents[1] / "recipes"
 
 
 class CommandParser(argparse.ArgumentParser):
     """Argument parser that raises wrong usage as InputError; ``main`` prints it and picks the exit code."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see {self.prog} --help")
+        raise InputError(f"{message}{self._nearest(message)}; see {self.prog} --help")
+
+    def _nearest(self, message: str) -> str:
+        """``; did you mean --OPTION?`` where ``message`` names an unknown one."""
+        unknown = re.search(r"unrecognized arguments: (--[\w-]+)", message)
+        return did_you_mean(unknown[1], self.known_options()) if unknown else ""
+
+    def known_options(self) -> set[str]:
+        """Options of this parser and of those of its commands."""
+        choices = [action.choices for action in self._actions if isinstance(action.choices, dict)]
+        inside = (parser.known_options() for parsers in choices for parser in parsers.values())
+        return set(self._option_string_actions).union(*inside)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,17 +98,33 @@ def plain(error: BaseException) -> str:
 
 
 def _run(words: list[str]) -> int:
-    verb = words[0] if words else ""
+    verb = known_spelling(f"--{words[0]}", [f"--{name}" for name in VERBS])[2:] if words else ""
     if verb in TRAINING:
-        from mmprefix.cli.training.train import train
-
-        return train([verb, *find_recipes(words[1:])])
+        return _train(verb, words[1:])
     if verb in VERBS:
         module = importlib.import_module(VERBS[verb][0])
         parser = CommandParser(f"mmprefix {verb}", description=VERBS[verb][1], allow_abbrev=False)
         module.add_arguments(parser)
-        return module.run(parser.parse_args(words[1:]))
+        return module.run(parser.parse_args(with_known_spellings(words[1:], parser.known_options())))
     return _top(words)
+
+
+def _train(verb: str, words: list[str]) -> int:
+    """Run a training verb; names in the words and the recipe are checked before Lightning is imported."""
+    from mmprefix.cli.training.class_names import check_class_names, with_full_names
+    from mmprefix.cli.training.part_help import part_help
+    from mmprefix.cli.training.recipe_errors import recipes_of
+
+    words = find_recipes(recipe_as_option(with_underscores(words)))
+    if (text := part_help(words)) is not None:
+        sys.stdout.write(text + "\n")
+        return 0
+    if not any(word.startswith("-") for word in words):
+        raise InputError(f"{verb}: no recipe; give one, as mmprefix {verb} RECIPE.yaml; shipped: {_shipped_names()}")
+    check_class_names(recipes_of(words))
+    from mmprefix.cli.training.train import train
+
+    return train([verb, *with_full_names(words)])
 
 
 def _top(words: list[str]) -> int:
@@ -121,7 +151,6 @@ def find_recipes(words: list[str]) -> list[str]:
 
     Raises InputError for a name that is neither.
     """
-    shipped = Path(__file__).parents[1] / "recipes"
     replaced = list(words)
     for i, word in enumerate(words):
         flag, equals, name = word.partition("=")
@@ -131,12 +160,16 @@ def find_recipes(words: list[str]) -> list[str]:
         name = name if equals else words[at] if at < len(words) else ""
         if not name or Path(name).is_file():
             continue
-        candidate = shipped / Path(name).with_suffix(".yaml").name
+        candidate = _SHIPPED / Path(name.replace("-", "_")).with_suffix(".yaml").name
         if not candidate.is_file():
-            names = ", ".join(sorted(p.stem for p in shipped.glob("*.yaml")))
-            raise InputError(f"--config {name}: no such file; shipped recipes: {names}")
+            near = did_you_mean(Path(name).stem, _shipped_names().split(", "))
+            raise InputError(f"--config {name}: no such file{near}; shipped recipes: {_shipped_names()}")
         replaced[at] = f"{flag}={candidate}" if equals else str(candidate)
     return replaced
+
+
+def _shipped_names() -> str:
+    return ", ".join(sorted(file.stem for file in _SHIPPED.glob("*.yaml")))
 
 
 class _Lines(logging.Handler):

@@ -144,9 +144,9 @@ def test_wrong_usage_is_one_line_too(shell: Shell, saved: Path, files: list[str]
     for words, message in (
         (["captoin"], "no verb 'captoin'; did you mean 'caption'?"),
         (["frobnicate"], "no verb 'frobnicate'; verbs: fit, validate"),
-        (["--verbose"], "unrecognized arguments: --verbose; see mmprefix --help"),
+        (["--verbose"], "arguments: --verbose; did you mean '--version'?; see mmprefix --help"),
         (["caption"], "required: MODEL, FILE; see mmprefix caption --help"),
-        (["caption", str(saved), files[0], "--num-beam", "3"], "unrecognized arguments: --num-beam 3"),
+        (["caption", str(saved), files[0], "--num-beam", "3"], "--num-beam 3; did you mean '--num-beams'?"),
         (["caption", str(saved), files[0], "--num-beams", "many"], "argument --num-beams: invalid int value: 'many'"),
         (["caption", str(saved), files[0], "--num-beams", "0"], "num_beams=0: must be at least 1"),
         (["caption", str(saved), files[0], "--num-beams", "2", "--num-return", "3"], "num_return=3"),

@@ -88,13 +88,40 @@ MISSPELT = [
     ("data.init_args.batch_size>batchsize", "data: option 'batchsize' is not known; did you mean 'batch_size'?"),
 ]
 CLASSES = [
-    (f"{AUDIO}.encoder", "mmprefix.encoders.cnn.Cnm", "encoder: class_path {}: no such class; did you mean 'Cnn'?"),
-    (f"{AUDIO}.encoder", "mmprefix.encoders.cn.Cnn", "mmprefix.encoders.cn: no such class; did you mean 'cnn'?"),
-    (f"{AUDIO}.mapper", "mmprefix.mappers.resampler.Resampel", "{}: no such class; did you mean 'Resampler'?"),
-    (f"{AUDIO}.mapper", "mmprefix.encoders.cnn.Cnn", "mapper: class_path {}: not a subclass of Mapper"),
-    ("model.decoder", "mmprefix.decoders.causal.CasualDecoder", "{}: no such class; did you mean 'CausalDecoder'?"),
+    (
+        f"{AUDIO}.encoder",
+        "mmprefix.encoders.cnn.Cnm",
+        "encoder: class_path {}: no such class; did you mean 'mmprefix.encoders.cnn.Cnn'?; encoders: AST, Clap",
+    ),
+    (
+        f"{AUDIO}.encoder",
+        "mmprefix.encoders.cn.Cnn",
+        "class_path {}: no such class; did you mean 'mmprefix.encoders.cnn.Cnn'?",
+    ),
+    (f"{AUDIO}.encoder", "Cnm", "class_path {}: no such class; did you mean 'mmprefix.encoders.cnn.Cnn'?"),
+    (
+        f"{AUDIO}.mapper",
+        "mmprefix.mappers.resampler.Resampel",
+        "{}: no such class; did you mean 'mmprefix.mappers.resampler.Resampler'?",
+    ),
+    (f"{AUDIO}.mapper", "mmprefix.mappers.x.Resampler", "did you mean 'mmprefix.mappers.resampler.Resampler'?"),
+    (f"{AUDIO}.mapper", "mmprefix.mappers.x.Qqqq", "class_path {}: no such class; mappers: Deep, DeepTable, Learned"),
+    (
+        f"{AUDIO}.mapper",
+        "mmprefix.encoders.cnn.Cnn",
+        "mapper: class_path {}: is an encoder, no mapper; mappers: Deep, DeepTable",
+    ),
+    (
+        "model.decoder",
+        "mmprefix.decoders.causal.CasualDecoder",
+        "{}: no such class; did you mean 'mmprefix.decoders.CausalDecoder'?; decoders: ",
+    ),
     ("model.optimizer", "torch.optim.AdamWW", "model.optimizer: class_path {}: no such class; did you mean 'AdamW'?"),
-    ("data", "mmprefix.data.pairs.PairDate", "data: class_path {}: no such class; did you mean 'PairData'?"),
+    (
+        "data",
+        "mmprefix.data.pairs.PairDate",
+        "data: class_path {}: no such class; did you mean 'mmprefix.data.PairData'?",
+    ),
 ]
 WRONG = [
     (f"{AUDIO}.mapper.init_args.length", "three", "mapper: option length: expected int, got three"),
@@ -108,6 +135,7 @@ WRONG = [
     ("data.init_args.train", 3, "data: option train: expected str or list[str] or null, got 3"),
     ("data", {"batch_size": 3}, "no data: give data.root FOLDER"),  # plain options are those of PairData
     ("data", {"bach_size": 3}, "data: option 'bach_size' is not known; did you mean 'batch_size'?"),
+    (f"{AUDIO}.mapper", 3, "model.branches: option mapper: expected Mapper or null, got 3"),
     ("model.branches", ["audio"], "option model.branches: expected dict, got ['audio']"),
     ("model.branches", {}, "model.branches: at least one branch is needed, such as image or audio"),
     (AUDIO, "cnn", f"recipe: option '{AUDIO}': expected encoder and mapper, got cnn"),
@@ -116,7 +144,7 @@ WRONG = [
     (
         "model.prefix",
         {"class_path": "mmprefix.mappers.prefix_tuning.DeepTabel"},
-        "no such class; did you mean 'DeepTable'?",
+        "no such class; did you mean 'mmprefix.mappers.p_tuning_v2.DeepTable'?; mappers: Deep, DeepTable, Learned",
     ),
     ("model.prefix", {"class_path": "mmprefix.mappers.mlp.MLP"}, "MLP reads the encoder's summary, and this encoder"),
     ("model.prefix", DEEP | {"init_args": {"lenght": 3}}, "option 'lenght' is not known; did you mean 'length'?"),
@@ -132,7 +160,7 @@ WRONG = [
         {"answer": "{answer}"},
         "option 'model.wording.answer' is not known; options: context, question",
     ),
-    ("model.transcriber", {"class_path": "mmprefix.decoders.CausalDecoder"}, "model.transcriber: expected Transcriber"),
+    ("model.transcriber", {"class_path": "mmprefix.decoders.CausalDecoder"}, "is a decoder, no transcriber"),
     ("model.modality_dropout", 1, "model.modality_dropout 1.0: give a probability from 0 on, below 1"),
     ("model.answers", ["yes"], "model.answers ['yes']: give two words"),
     (
@@ -168,7 +196,9 @@ def test_options_of_the_command_line(fit: Fit) -> None:
         (["--data.batch_size", "x"], "data: option batch_size: expected int, got x"),
         (["--data.batch_size", "0"], "data.batch_size 0: give a number from 1 on"),
         (["--confg", "x"], "option 'confg' is not known; did you mean 'config'?"),
-        (["stray"], "unrecognized arguments: stray"),
+        (["stray"], "--config stray: no such file; shipped recipes: "),
+        (["--model.decoder", "mmprefix.decodrs.Causal"], "did you mean 'mmprefix.decoders.CausalDecoder'?; decoders: "),
+        (["--model.prefix=MPL"], "class_path MPL: no such class; did you mean 'mmprefix.mappers.mlp.MLP'?"),
         (["--ckpt_path", "none.ckpt"], "none.ckpt: no such checkpoint"),
     ):
         assert message in fit.refused(fit.config(), *words)

@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from mmprefix.cli.training.class_names import with_class_paths
 from mmprefix.cli.training.recipe_errors import check_recipe, explain, options, recipes_of
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
@@ -40,7 +41,7 @@ from mmprefix.weights.dry_run import without_weights
 
 log = logging.getLogger(__name__)
 _load_yaml = get_loader("yaml")
-set_loader("yaml", lambda text: with_current_names(_load_yaml(text)), exceptions=(yaml.YAMLError,))
+set_loader("yaml", lambda text: with_class_paths(with_current_names(_load_yaml(text))), exceptions=(yaml.YAMLError,))
 
 
 class RecipeParser(LightningArgumentParser):

@@ -13,18 +13,22 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmprefix.cli.training.class_names import KINDS, wrong_class
 from mmprefix.errors import InputError, did_you_mean
 from mmprefix.trust.modules import refusal
 from mmprefix.trust.plain_yaml import read_yaml
 
 _PLAIN = re.compile(
     r"((?:\w+: )?option '[^'\n]+' is not known[^\n]*|"
-    r"(?:\w+: )?class_path [^\n]+: (?:no such class|not a subclass of )[^\n]*|"
+    r"(?:\w+: )?class_path [^\n]+: (?:no such class|not a subclass of |is an? )[^\n]*|"
     r"(?:\w+: )?option [\w.]+: expected [^\n]+)"
 )
 _EXTRA = re.compile(r"Option '([\w.]+)' is not accepted")
 _GROUP = re.compile(r"(?:Group '([\w.]+)'|Subcommand '(\w+)') does not accept option '([\w.]+)'")
 _UNKNOWN = re.compile(r"[Uu]nrecognized arguments: (--?[\w.-]+)")
+_CLASS_NAME = re.compile(
+    r"(?:class_path '|import path string: |Given value: |'class_path': '|class_path=')([A-Za-z][\w.]*)"
+)
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'")
 _OTHER_CLASS = re.compile(r"Expected '([\w.]+)' to be a subclass of <class '(?:[\w.]+\.)?(\w+)'>")
 _DENIED = re.compile(r"Importing '([\w.]+)' is not allowed")
@@ -47,17 +51,27 @@ def explain(message: str, parser: Any) -> str:
         return unknown_option(f"{match[1]}.{match[3]}" if match[1] else match[3], options(parser, match[2]))
     if match := _UNKNOWN.search(message):
         return unknown_option(match[1].lstrip("-"), options(parser))
-    if match := _NO_CLASS.search(message):
-        classes = vars(importlib.import_module(match[1]))
-        return f"{placed}class_path {match[1]}.{match[2]}: no such class{did_you_mean(match[2], classes)}"
-    if match := _OTHER_CLASS.search(message):
-        return f"{placed}class_path {match[1]}: not a subclass of {match[2]}"
+    if wrong := _class_error(message, where):
+        return placed + wrong
     if (match := _TYPE.search(message)) and where:
         return f"option {where}: expected {_type(match[1] or match[2])}, got {match[3].strip()}"
     if (match := _UNION.search(message)) and where:
         return f"option {where}: expected {_type(match[1])}, got {match[2].strip()}"
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()] or ["wrong usage"]
     return placed + (lines[-1] if where else " ".join(lines))
+
+
+def _class_error(message: str, where: str) -> str:
+    """Line about the class that ``message`` refuses at option ``where``; empty where it refuses none."""
+    kind = KINDS.get(where.rpartition(".")[2], "")
+    if (match := _CLASS_NAME.search(message)) and (wrong := wrong_class(match[1], kind) if kind else ""):
+        return wrong
+    if match := _NO_CLASS.search(message):
+        classes = vars(importlib.import_module(match[1]))
+        return f"class_path {match[1]}.{match[2]}: no such class{did_you_mean(match[2], classes)}"
+    if match := _OTHER_CLASS.search(message):
+        return f"class_path {match[1]}: not a subclass of {match[2]}"
+    return ""
 
 
 def options(parser: Any, verb: str | None = None) -> set[str]:
@@ -71,6 +85,7 @@ def options(parser: Any, verb: str | None = None) -> set[str]:
 def _type(name: str) -> str:
     """``int or null`` for ``<class 'int'>, <class 'NoneType'>``, and ``one of 'a', 'b'`` for a Literal."""
     name = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", name).replace("NoneType", "null")
+    name = re.sub(r"(?:[\w.]+\.)?Callable\[\[[^\]]*\], (?:\w+\.)*(\w+)\]", r"\1", name)  # a function that makes it
     if "Literal[" in name:
         return "one of " + re.sub(r"(?:typing\.)?Literal\[([^\]]+)\]", r"\1", name)
     return name.replace(", ", " or ")
