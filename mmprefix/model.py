@@ -253,7 +253,7 @@ class PrefixLM(nn.Module):
         build: MapperBuilder | None = None,
         check: Callable[[FrozenParts], None] | None = None,
     ) -> PrefixLM:
-        """Untrained model of ``recipe()``. ``build`` makes builders of mappers, ``check`` gets the frozen parts first."""
+        """Untrained model of ``recipe()``. ``build`` makes builders of mappers, ``check`` sees frozen parts first."""
         build = build or (lambda recipe, _: builder_from_recipe(recipe, Mapper))
         try:
             branches = {

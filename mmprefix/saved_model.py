@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -97,6 +97,15 @@ class ModelSettings:
     task: Captioning | Understanding | Detection = Captioning()
     license: str | None = None
     language: list[str] = field(default_factory=list[str])
+
+    def portable(self) -> ModelSettings:
+        """Settings without paths of this machine: data and imported checkpoints by their names."""
+        trained, imported = self.trained, self.imported
+        if trained is not None:
+            trained = replace(trained, data=[part_places.portable(name) for name in trained.data])
+        if imported is not None:
+            imported = replace(imported, source=part_places.portable(imported.source))
+        return replace(self, trained=trained, imported=imported)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it stands in ``mmprefix.yaml`` behind recipe and parts."""

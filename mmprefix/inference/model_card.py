@@ -1,13 +1,18 @@
-"""The model card, saved beside the trained tensors: parts, data, figures, decoding, and an example that runs."""
+"""The model card, saved beside the trained tensors: licence, parts, data, figures, samples, an example that runs."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
+from typing import Any
+
+import yaml
 
 from mmprefix.encoders.base import Encoder
 from mmprefix.media.kinds import KINDS
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import Captioning, Detection, ModelSettings, Understanding
+from mmprefix.weights.part_places import portable
 
 _FIGURES: dict[type, tuple[str, ...]] = {
     Captioning: ("loss", "bleu_1", "bleu_4", "rouge_l", "cider_d", "cider_d_shuffled", "exact_match", "distinct"),
@@ -19,6 +24,11 @@ _TAGS: dict[type, str] = {
     Understanding: "spoken-language-understanding",
     Detection: "speech-detection",
 }
+_PIPELINES = {  # kind of input → task of the model hub
+    "image": "image-to-text",
+    "video": "video-text-to-text",
+    "audio": "automatic-speech-recognition",
+}
 _COUNTED: dict[type, str] = {Captioning: " (PTB-like tokens)", Understanding: ", each question counting once"}
 
 
@@ -27,14 +37,13 @@ def model_card(model: PrefixLM, settings: ModelSettings) -> str:
     trained = model.trained.values()
     count, size = sum(t.numel() for t in trained), sum(t.numel() * t.element_size() for t in trained)
     parts = [
-        f"| {name} | {type(part).__name__} | `{part.identity.source}` | {part.identity.revision or 'a folder'} | "
-        f"`{part.identity.sha256[:16]}` |"
+        f"| {name} | {type(part).__name__} | `{portable(part.identity.source)}` | "
+        f"{part.identity.revision or 'a folder'} | `{part.identity.sha256[:16]}` |"
         for name, part in model.frozen_parts.items()
     ]
     lines = [
         "---",
-        "library_name: mmprefix",
-        f"tags: [mmprefix, prefix-tuning, {_TAGS[type(settings.task)]}]",
+        yaml.safe_dump(_metadata(model, settings), sort_keys=False, allow_unicode=True).rstrip(),
         "---",
         "",
         "# A prefix mapper",
@@ -53,9 +62,42 @@ def model_card(model: PrefixLM, settings: ModelSettings) -> str:
         "```",
         "",
         *_about(settings),
+        *_terms(settings),
         *_results(settings),
+        *_samples(settings),
     ]
     return "\n".join(lines)
+
+
+def _metadata(model: PrefixLM, settings: ModelSettings) -> dict[str, Any]:
+    """Front matter in the form of the model hub; its keys are those of ``huggingface_hub.ModelCardData``."""
+    named = [part.identity for part in model.frozen_parts.values() if part.identity.revision]
+    data: dict[str, Any] = {"library_name": "mmprefix", "pipeline_tag": _pipeline(model, settings)}
+    data |= {"license": settings.license} if settings.license else {"license": "other", "license_name": "not-stated"}
+    if settings.language:
+        data["language"] = list(settings.language)
+    if named:
+        data["base_model"] = sorted({identity.source.removeprefix("hf-hub:") for identity in named})
+    data["tags"] = ["mmprefix", "prefix-tuning", _TAGS[type(settings.task)]]
+    figures = _shown(settings)
+    if settings.trained and figures:
+        task = {"type": data["pipeline_tag"], "name": _TAGS[type(settings.task)]}
+        names = ", ".join(settings.trained.data) or "not recorded"
+        dataset = {"type": "own", "name": names, "split": settings.trained.measured_on}
+        metrics = [{"type": name.rsplit("/", 1)[-1], "name": name, "value": value} for name, value in figures.items()]
+        results = [{"task": task, "dataset": dataset, "metrics": metrics}]
+        data["model-index"] = [{"name": "a prefix mapper", "results": results}]
+    return data
+
+
+def _pipeline(model: PrefixLM, settings: ModelSettings) -> str:
+    """Task of the model hub that is nearest to what the model reads and writes."""
+    kinds = [model.encoder(name).input_kind for name in model.encoders]
+    if isinstance(settings.task, Detection):
+        return "audio-classification" if "audio" in kinds else "text-classification"
+    if model.transcriber is not None:
+        return "automatic-speech-recognition"
+    return next((_PIPELINES[kind] for kind in kinds if kind in _PIPELINES), "text-generation")
 
 
 def _example(model: PrefixLM, settings: ModelSettings) -> str:
@@ -96,10 +138,30 @@ def _results(settings: ModelSettings) -> list[str]:
     if imported:
         lines += [f"Imported from a checkpoint of {imported.system}: `{imported.source}`.", ""]
     lines += [f"Decoding: {', '.join(f'{k}={v}' for k, v in asdict(settings.generate).items())}.", ""]
-    if trained and trained.figures:
-        task = type(settings.task)
-        shown = {name: value for name, value in trained.figures.items() if name.rsplit("/", 1)[-1] in _FIGURES[task]}
-        lines += [f"Measured on {trained.measured_on}{_COUNTED.get(task, '')}:", ""]
+    figures = _shown(settings)
+    if trained and figures:
+        lines += [f"Measured on {trained.measured_on}{_COUNTED.get(type(settings.task), '')}:", ""]
         lines += ["| figure | value |", "|---|---|"]
-        lines += [*(f"| {name} | {value:.4f} |" for name, value in shown.items()), ""]
+        lines += [*(f"| {name} | {value:.4f} |" for name, value in figures.items()), ""]
     return lines
+
+
+def _shown(settings: ModelSettings) -> dict[str, float]:
+    """Finite figures of the last evaluation that belong to the task."""
+    names, figures = _FIGURES[type(settings.task)], settings.trained.figures if settings.trained else {}
+    return {name: v for name, v in figures.items() if name.rsplit("/", 1)[-1] in names and math.isfinite(v)}
+
+
+def _terms(settings: ModelSettings) -> list[str]:
+    license_, language = settings.license or "not stated", ", ".join(settings.language) or "not stated"
+    return [f"Licence of the trained tensors: {license_}; the frozen parts have their own. Language: {language}.", ""]
+
+
+def _samples(settings: ModelSettings) -> list[str]:
+    samples = settings.trained.samples if settings.trained else []
+    if not samples:
+        return []
+    keys = ("input", "written", "reference")
+    rows = [[" ".join(sample.get(key, "").replace("|", "\\|").split()) for key in keys] for sample in samples]
+    head = ["| input | written | a reference |", "|---|---|---|"]
+    return ["Samples of that evaluation:", "", *head, *(f"| {' | '.join(row)} |" for row in rows), ""]

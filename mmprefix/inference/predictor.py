@@ -215,8 +215,8 @@ class Predictor:
         ``pack`` copies frozen parts of up to ``pack_limit`` MB each into it, so that it needs nothing else.
         """
         model = self.model.merged()
-        card, limit = model_card(model, self.settings), pack_limit if pack else None
-        saved_model.save(model, directory, self.settings, card, pack_limit=limit)
+        settings, limit = self.settings.portable(), pack_limit if pack else None
+        saved_model.save(model, directory, settings, model_card(model, settings), pack_limit=limit)
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
         """Saves and uploads to the hub repository ``repo`` (made if it is not there); returns its address."""

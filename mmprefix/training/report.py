@@ -109,6 +109,18 @@ class Report:
                 lines.append(f"    reference  {row.references[0] if row.references else ''}")
         return "\n".join(lines)
 
+    def samples(self, count: int = 3) -> list[dict[str, str]]:
+        """First ``count`` inputs of each kind: name of the file, what was written, a reference."""
+        rows = [row for group in self.groups.values() for row in group[:count]]
+        return [
+            {
+                "input": Path(row.media).name or row.id,
+                "written": row.prediction,
+                "reference": row.references[0] if row.references else "",
+            }
+            for row in rows
+        ]
+
     def write(self, trainer: Any, stage: str) -> None:
         """Write captions beside references, as JSON lines and as a table, to the run's log directory and its loggers.
 

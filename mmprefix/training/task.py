@@ -96,6 +96,7 @@ class PrefixTask(LightningModule):
         self.schedule, self.warmup, self.start_from = schedule, warmup, start_from
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
         self.rows: list[ValidationRow] = []
+        self.samples: list[dict[str, str]] = []  # of the last validation or test, for the card of the model
         self._resumed: dict[str, Any] | None = None  # random state of the checkpoint, until the first batch
         self._training_state: dict[str, Any] | None = None  # random state before the validation that runs
 
@@ -195,6 +196,7 @@ class PrefixTask(LightningModule):
             self.log(f"{stage}/{name}", value, prog_bar=name in ("loss", "cider_d", "exact_match", "eer"))
         if self.trainer.sanity_checking:
             return
+        self.samples = report.samples()
         report.write(self.trainer, stage)
         if self.trainer.is_global_zero:
             log.info("\n%s: step %d\n%s\n", stage, self.trainer.global_step, report.table(3 if stage == "val" else 8))

@@ -40,7 +40,7 @@ def without_places(described: dict[str, Any]) -> dict[str, Path]:
             places[name] = path
             options[option] = f"{_MARK}{name}"
             _remember(parts[part]["sha256"], name, path)
-        parts[part]["source"] = _portable(parts[part]["source"])
+        parts[part]["source"] = portable(parts[part]["source"])
     return places
 
 
@@ -100,6 +100,12 @@ def pack(places: dict[str, Path], directory: Path, limit: float) -> None:
         log.info("packed %s: %.1f MB", name, size)
 
 
+def portable(source: str) -> str:
+    """A source without the place of a folder on this machine: its name."""
+    path = Path(source)
+    return path.name if path.is_absolute() or source.startswith(("~", "..")) else source
+
+
 def megabytes(path: Path) -> float:
     """Size of the files that ``pack`` copies."""
     return sum(file.stat().st_size for file in _files(path)) / 1e6
@@ -117,12 +123,6 @@ def _free_name(path: Path, places: dict[str, Path]) -> str:
         number += 1
         name = f"{path.stem}-{number}{path.suffix}"
     return name
-
-
-def _portable(source: str) -> str:
-    """A source without the place of a folder on this machine: its name."""
-    path = Path(source)
-    return path.name if path.is_absolute() or source.startswith(("~", "..")) else source
 
 
 def _memory(sha256: str, name: str) -> Path:

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
+from mmprefix.inference.model_card import model_card
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import Captioning, Detection, ModelSettings, TrainingRecord, Understanding
 from mmprefix.slu.schema import portable
+from mmprefix.weights.source import Provenance
 from tiny import models as tiny_models
 from tiny import slu_system as tiny_slu_system
 from tiny.slu_system import SluSystem
@@ -58,6 +61,19 @@ CASES: list[tuple[str, str, str, str]] = [
 ]
 
 
+PIPELINES = {
+    ("image", "captioning"): "image-to-text",
+    ("audio", "captioning"): "automatic-speech-recognition",
+    ("both", "captioning"): "image-to-text",
+    ("reads", "captioning"): "text-generation",
+    ("hears", "spoken-language-understanding"): "automatic-speech-recognition",
+    ("reads", "spoken-language-understanding"): "text-generation",
+    ("modular", "spoken-language-understanding"): "automatic-speech-recognition",
+    ("detects", "speech-detection"): "audio-classification",
+    ("audio", "speech-detection"): "audio-classification",
+}
+
+
 @pytest.mark.parametrize(("kind", "tag", "call", "output"), CASES)
 def test_the_example_on_the_card_runs(
     kind: str, tag: str, call: str, output: str, orders: SluSystem, parts: dict[str, Path], tmp_path: Path,
@@ -71,10 +87,10 @@ def test_the_example_on_the_card_runs(
     settings = ModelSettings(trained=TrainingRecord(["train.jsonl"], "test", FIGURES), task=task)
     directory = orders.save(tmp_path / "this directory", model_of(orders, parts, kind), settings)
     card = (directory / "README.md").read_text()
-    assert yaml.safe_load(card.split("---")[1]) == {
-        "library_name": "mmprefix",
-        "tags": ["mmprefix", "prefix-tuning", tag],
-    }
+    front = yaml.safe_load(card.split("---")[1])
+    assert front["library_name"] == "mmprefix"
+    assert front["tags"] == ["mmprefix", "prefix-tuning", tag]
+    assert front["pipeline_tag"] == PIPELINES[kind, tag]
     (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     assert f"print({call})" in code
     shutil.copy(orders.sounds[0], tmp_path / "sound.wav")
@@ -95,3 +111,29 @@ def test_the_example_on_the_card_runs(
         assert "Schema: home; intents are asked for by yesno." in card
     if tag == "speech-detection":
         assert "the log odds of 'true' against 'false'" in card
+
+
+def test_the_model_hub_s_own_reader_reads_the_card(parts: dict[str, Path], tmp_path: Path) -> None:
+    """``huggingface_hub`` parses licence, base models, languages and results as they were written."""
+    model = tiny_models.build_model(parts, "image")
+    model.decoder.identity = Provenance("openai-community/gpt2", "a1" * 20, "0" * 64)
+    samples = [{"input": "a.jpg", "written": "a dog | a cat\nruns", "reference": "ein Hund läuft"}]
+    figures = {"loss": 0.5, "cider_d": float("nan"), "bleu_4": 0.25}
+    record = TrainingRecord(["train: a.jsonl", "val.jsonl"], "test", figures, samples)
+    settings = ModelSettings(trained=record, license="cc-by-4.0", language=["en", "de"])
+    text = model_card(model, settings)
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    data: Any = ModelCard.load(tmp_path / "README.md").data
+    assert (data.license, data.language, data.library_name) == ("cc-by-4.0", ["en", "de"], "mmprefix")
+    assert (data.base_model, data.pipeline_tag) == (["openai-community/gpt2"], "image-to-text")
+    results = {result.metric_name: result.metric_value for result in data.eval_results}
+    assert results == {"loss": 0.5, "bleu_4": 0.25}
+    assert {result.dataset_name for result in data.eval_results} == {"train: a.jsonl, val.jsonl"}
+    assert "| a.jpg | a dog \\| a cat runs | ein Hund läuft |" in text
+    assert "Licence of the trained tensors: cc-by-4.0" in text
+
+
+def test_a_card_of_nothing_known_is_valid(parts: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text(model_card(tiny_models.build_model(parts, "audio"), ModelSettings()))
+    data: Any = ModelCard.load(tmp_path / "README.md").data
+    assert (data.license, data.license_name, data.language, data.eval_results) == ("other", "not-stated", None, None)

@@ -38,6 +38,7 @@ from mmprefix.training.task import PrefixTask
 from mmprefix.training.unfreeze import UnfreezeUntil
 from mmprefix.weights.devices import best_device
 from mmprefix.weights.dry_run import without_weights
+from mmprefix.weights.part_places import PACK_LIMIT
 
 log = logging.getLogger(__name__)
 _load_yaml = get_loader("yaml")
@@ -74,6 +75,10 @@ class PrefixCLI(LightningCLI):
         parser.add_argument(
             "--save_to", type=str | None, default=None, help="folder for the trained model, saved by fit"
         )
+        parser.add_argument("--pack", type=bool, default=False, help="copy small frozen parts into the saved model")
+        parser.add_argument("--pack_limit", type=float, default=PACK_LIMIT, help="megabytes of a part that is packed")
+        parser.add_argument("--license", type=str | None, default=None, help="licence of the saved model, for its card")
+        parser.add_argument("--language", type=list[str], default=[], help="languages that it writes, for its card")
         parser.add_argument("--test_after_fit", type=bool, default=False, help="whether fit ends with a test")
         parser.add_argument("--dry_run", type=bool, default=False, help="build, print sizes, and stop")
         parser.add_argument("--cache", type=str | None, default=None, help="folder of a feature store to use")
@@ -199,7 +204,9 @@ class PrefixCLI(LightningCLI):
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             stage = "test"
         if config.save_to and self.trainer.is_global_zero:
-            Predictor(self.model.model, self._settings(stage)).save(config.save_to)
+            Predictor(self.model.model, self._settings(stage)).save(
+                config.save_to, pack=config.pack, pack_limit=config.pack_limit
+            )
             log.info("saved the model: %s", config.save_to)
 
     def _settings(self, stage: str) -> ModelSettings:
@@ -215,8 +222,10 @@ class PrefixCLI(LightningCLI):
         return ModelSettings(
             self.model.options,
             "" if data is None else data.prompt,
-            TrainingRecord(names, stage, figures),
+            TrainingRecord(names, stage, figures, self.model.samples),
             task=task_from_dict(task),
+            license=self._config().license,
+            language=self._config().language,
         )
 
     def _callbacks(self) -> list[Callback]:

@@ -95,11 +95,11 @@ def media_root_as_option(words: list[str]) -> list[str]:
 
 
 def dry_run_as_flag(words: list[str]) -> list[str]:
-    """``words`` with ``--dry-run`` in the parser's spelling, set to true where no value follows."""
+    """``words`` with ``--dry-run`` in the parser's spelling; it and ``--pack`` are true where no value follows."""
     replaced = [re.sub(r"^--dry-run(?=$|=)", "--dry_run", word) for word in words]
     for at, (word, follower) in enumerate(zip(replaced, [*replaced[1:], "--"], strict=True)):
-        if word == "--dry_run" and follower.startswith("-"):
-            replaced[at] = "--dry_run=true"
+        if word in ("--dry_run", "--pack") and follower.startswith("-"):
+            replaced[at] = f"{word}=true"
     return replaced
 
 
