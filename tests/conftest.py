@@ -6,6 +6,7 @@ Tests run in as many processes as there are cores; tiny models gain nothing from
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; programs that tests start inherit it
 
 os.environ.setdefault("MMPREFIX_ALLOW", "tests,tiny,trace_files,benchmarks")  # recipes of tests name classes of these
+
+if "MMPREFIX_CACHE" not in os.environ:  # places of frozen parts: not in the user's cache
+    _cache = tempfile.TemporaryDirectory(prefix="mmprefix-cache.")
+    os.environ["MMPREFIX_CACHE"] = _cache.name
 
 TESTS = Path(__file__).parent
 NUMERIC = (  # texts, scores and gradients of models: what a processor's instruction set can change

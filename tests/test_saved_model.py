@@ -98,7 +98,69 @@ def test_saving_over_a_saved_model_replaces_it_whole(fitted: Path, model: Path) 
     assert [file.name for file in model.parent.iterdir()] == ["model"]
 
 
+def test_a_run_packs_its_parts_and_its_card_shows_samples(tiny: CaptioningSystem, tmp_path: Path) -> None:
+    recipe = tiny.recipe(tiny.config(["image"]), tmp_path)
+    options = {"trainer__max_epochs": 1, "pack": "true", "license": "mit", "language": "[en]"}
+    assert run("fit", recipe, save_to=tmp_path / "model", **options) == 0
+    assert sorted(folder.name for folder in (tmp_path / "model" / "parts").iterdir()) == ["decoder", "pictures"]
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "license: mit" in card
+    predictor = load(tmp_path / "model", device="cpu")
+    samples = predictor.settings.trained.samples if predictor.settings.trained else []
+    assert len(samples) == 3
+    for sample in samples:
+        assert f"| {sample['input']} | {sample['written']} | {sample['reference']} |" in card
+        assert predictor(str(tiny.folder / sample["input"])) == sample["written"]
+
+
 # ---------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_a_checkpoint_with_other_tensors_than_were_written_is_refused(
+    tiny: CaptioningSystem, fitted: Path, tmp_path: Path, capfd: Any
+) -> None:
+    recipe = tiny.recipe(tiny.config(), tmp_path)
+    content = torch.load(fitted / "checkpoints" / "last.ckpt", weights_only=True)
+    content["state_dict"]["model.mappers.image.queries"][0, 0] += 1e-3
+    torch.save(content, tmp_path / "other.ckpt")
+    message = error_message("validate", recipe, capfd, ckpt_path=tmp_path / "other.ckpt")
+    assert message.startswith(f"{tmp_path / 'other.ckpt'}: its trained tensors are not those that were written")
+    del content["mmprefix"]["sha256"]  # of an earlier version
+    torch.save(content, tmp_path / "other.ckpt")
+    assert run("validate", recipe, ckpt_path=tmp_path / "other.ckpt") == 0
+
+
+def test_a_model_with_another_file_of_tensors_is_refused(model: Path) -> None:
+    tensors = load_file(model / "model.safetensors")
+    tensors["mappers.image.queries"][0, 0] += 1e-3
+    save_file(tensors, model / "model.safetensors")
+    assert "model.safetensors: is not the file that was saved here" in load_error(model)
+    edit_yaml(model, lambda saved: saved.pop("sha256"))  # of an earlier version
+    load(model, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda s: s["parts"]["decoder"].update(sha256=None), "parts.decoder: sha256: None is no str"),
+        (lambda s: s["parts"]["decoder"].pop("sha256"), "parts.decoder needs source, revision and sha256"),
+        (lambda s: s["parts"].update(image="hello"), "parts.image needs source, revision and sha256"),
+        (lambda s: s.update(sha256=5), "mmprefix.yaml: sha256: 5 is no dict[str, str]"),
+        (lambda s: s["recipe"]["branches"]["image"]["mapper"]["init_args"].update(hidden=10**9), "sizes"),
+        (lambda s: s["recipe"]["branches"]["image"]["mapper"]["init_args"].update(layers=10**6), "asks for more than"),
+        (lambda s: s["recipe"]["decoder"]["init_args"].update(lora_rank=10**9), "lora_rank=1000000000: no tensor"),
+        (lambda s: s["recipe"]["decoder"]["init_args"].update(stop=5), "stop: 5 is no str or None"),
+        (lambda s: s["recipe"]["decoder"].update(init_args=[1]), "lacks branches"),
+        (lambda s: s["generate"].update(length_penalty="x"), "mmprefix.yaml: length_penalty: 'x' is no float"),
+        (lambda s: s.update(generate=[1]), "its settings were changed"),
+        (lambda s: s.update(prompt=["a"]), "mmprefix.yaml: prompt: ['a'] is no str or None"),
+        (lambda s: s.update(schema=5), "mmprefix.yaml: schema: 5 is no str or dict[str, Any]"),
+        (lambda s: s.update(trained={"data": 5}), "mmprefix.yaml: data: 5 is no list[str]"),
+    ],
+)
+def test_edits_of_a_model_s_yaml_are_refused_in_one_line(edit: Any, message: str, model: Path) -> None:
+    edit_yaml(model, edit)
+    assert message in load_error(model)
 
 
 @pytest.mark.parametrize(

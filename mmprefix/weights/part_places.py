@@ -2,7 +2,8 @@
 
 A part that was read from disk stands in the recipe as ``./parts/NAME``: it is in the model directory if it was packed,
 or put there. Otherwise it is looked for by its name: where the user says (``MMPREFIX_PARTS``), below the working folder
-as it was named in training, and where this machine saw weights of its hash when a model was saved.
+as it was named in training, and where this machine saw weights of its hash when a model was saved: that is noted in the
+user's cache (``MMPREFIX_CACHE``, by default ~/.cache/mmprefix).
 """
 
 from __future__ import annotations
@@ -126,9 +127,9 @@ def _free_name(path: Path, places: dict[str, Path]) -> str:
 
 
 def _memory(sha256: str, name: str) -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    cache = os.environ.get("MMPREFIX_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "mmprefix"
     key = hashlib.sha256(f"{sha256} {name}".encode()).hexdigest()[:32]
-    return Path(cache).expanduser() / "mmprefix" / "parts" / key
+    return Path(cache).expanduser() / "parts" / key
 
 
 def _remember(sha256: str, name: str, path: Path) -> None:

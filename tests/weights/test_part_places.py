@@ -24,7 +24,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def parts(made: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     """Frozen parts below tmp_path/home, which is the user's; nothing is remembered from other tests."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("MMPREFIX_CACHE", str(tmp_path / "cache"))
     return {name: Path(shutil.copytree(folder, tmp_path / "home" / name)) for name, folder in made.items()}
 
 
