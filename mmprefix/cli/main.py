@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mmprefix.cli.output_encoding import escape_what_cannot_be_written
 from mmprefix.cli.spellings import known_spelling, recipe_as_option, with_known_spellings, with_underscores
 from mmprefix.errors import InputError, did_you_mean
 from mmprefix.interrupt import Stopped, stop_signals
@@ -66,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
+    escape_what_cannot_be_written()
     _log_plainly()
     try:
         with stop_signals():

@@ -163,7 +163,7 @@ def test_heic_is_read_by_an_extra(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r'unnamed: a HEIC picture is .* pip install "mmprefix\[heic\]"'):
             read_picture(tmp_path / "unnamed")
         return
-    with pytest.raises(InputError, match="unnamed: (not a picture|the picture cannot be decoded)"):
+    with pytest.raises(InputError, match=r"unnamed: (not a picture|the picture cannot be decoded)"):
         read_picture(tmp_path / "unnamed")
     scene().save(tmp_path / "scene.heic", quality=100)
     assert near(read_picture((tmp_path / "scene.heic").read_bytes()), (5, 10), (254, 0, 0))
