@@ -38,6 +38,7 @@ VERBS = {
     ),
     "evaluate": ("mmprefix.cli.evaluate", "score a file of predictions"),
     "import": ("mmprefix.cli.import_checkpoint", "turn a checkpoint of ClipCap or Prefix-AAC into a saved model"),
+    "prepare": ("mmprefix.cli.prepare", "make manifests of your own files and captions, or of a known data set"),
     "check-data": ("mmprefix.cli.check_data", "find every bad row of a manifest before training does"),
     "parts": ("mmprefix.cli.parts", "encoders, mappers, decoders ... that a recipe can name, and their options"),
 }
@@ -105,6 +106,8 @@ def _run(words: list[str]) -> int:
         return _train(verb, words[1:])
     if verb in VERBS:
         module = importlib.import_module(VERBS[verb][0])
+        if verb == "prepare" and (code := module.run_data_set(words[1:])) is not None:
+            return code
         parser = CommandParser(f"mmprefix {verb}", description=VERBS[verb][1], allow_abbrev=False)
         module.add_arguments(parser)
         return module.run(parser.parse_args(with_known_spellings(words[1:], parser.known_options())))

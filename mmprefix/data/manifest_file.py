@@ -6,7 +6,7 @@ import ast
 import codecs
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,21 @@ def manifest_rows(file: Path) -> Iterator[tuple[int, Any]]:
     except (OSError, UnicodeDecodeError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise InputError(f"{file}: the manifest cannot be read: {reason}") from error
+
+
+def table_rows(
+    file: Path, known: Collection[str] = COLUMNS, names: Sequence[str] | None = None
+) -> Iterator[tuple[int, Any]]:
+    """Line number and cells of every row of a table, whatever its ending; a RowError where a line is no row.
+
+    ``known`` names tell the separator. ``names`` are the columns of a table without header.
+    """
+    try:
+        with file.open(encoding=_encoding(file), newline="") as stream:
+            yield from _table(stream, _TABLES.get(file.suffix.lower(), ","), known, names)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else str(error)
+        raise InputError(f"{file}: the table cannot be read: {reason}") from error
 
 
 def raw_rows(path: str | Path) -> dict[int, dict[str, Any]]:
@@ -95,12 +110,14 @@ class _Lines:
         return self.number + 1
 
 
-def _table(stream: Iterator[str], separator: str) -> Iterator[tuple[int, Any]]:
+def _table(
+    stream: Iterator[str], separator: str, known: Collection[str] = COLUMNS, header: Sequence[str] | None = None
+) -> Iterator[tuple[int, Any]]:
     first = next(stream, "")
-    separator = _separator(first, separator)
+    separator = _separator(first, separator, known if header is None else None)
     lines = _Lines(chain([first], stream))
     cells = csv.reader(lines, delimiter=separator, skipinitialspace=True)
-    names = [_column(name) for name in next(cells, [])]
+    names = [_column(name) for name in next(cells, [])] if header is None else [*header]
     while True:
         line = lines.clear()
         try:
@@ -128,13 +145,17 @@ def _cells(names: list[str], row: list[str]) -> dict[str, Any]:
     return cells
 
 
-def _separator(header: str, usual: str) -> str:
-    """Separator of a table: the one by which most names of ``header`` are known; ``usual`` where none is better."""
+def _separator(first: str, usual: str, known: Collection[str] | None) -> str:
+    """Separator of a table: the one by which most names of its ``first`` line are ``known``, else ``usual``.
 
-    def known(separator: str) -> int:
-        return sum(_column(name) in COLUMNS for name in next(csv.reader([header], delimiter=separator), []))
+    ``known`` None: the line is no header; it is the separator of which it has most.
+    """
 
-    return max([usual, *_SEPARATORS], key=known)
+    def count(separator: str) -> int:
+        names = next(csv.reader([first], delimiter=separator), [])
+        return len(names) > 1 if known is None else sum(name.strip().lower() in known for name in names)
+
+    return max([usual, *_SEPARATORS], key=count)
 
 
 def _column(name: str) -> str:

@@ -7,7 +7,7 @@ needed   in ROOT: train.csv, val.csv, test.csv; and below ROOT or --clips the cl
          folder or in several, of any kind of sound, named by youtube_id, Y + youtube_id, youtube_id_start_time or
          audiocap_id. Videos vanish, and nobody has all clips: the manifests hold those that are there
 
-    python recipes/prepare/audiocaps.py audiocaps --clips audiocaps/wav --out audiocaps
+    mmprefix prepare audiocaps audiocaps --clips audiocaps/wav --out audiocaps
 
 A clip that is longer than 10 s gets "end": 10.0, for published code reads the first 10 s (Kim et al. 2023, arXiv
 2303.17489); "duration" is that of the whole file.
@@ -54,7 +54,7 @@ def read_rows(table: Path, clips: dict[str, str], style: str) -> list[ManifestRo
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = writing.new_parser("prepare_audiocaps", __doc__, captions=True)
+    parser = writing.new_parser("mmprefix prepare audiocaps", __doc__, captions=True)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the csv files")
     parser.add_argument("--clips", type=Path, metavar="DIR", help="the folder of the clips (default: ROOT)")
     options = parser.parse_args(argv)

@@ -6,7 +6,7 @@ licence  sounds: the Creative Commons licence that clotho_metadata_SPLIT.csv nam
 needed   in ROOT: clotho_captions_SPLIT.csv, and clotho_audio_SPLIT.7z unpacked as SPLIT/ or clotho_audio_SPLIT/,
          where SPLIT is development (here train), validation (val, not in v1) or evaluation (test)
 
-    python recipes/prepare/clotho.py clotho --out clotho
+    mmprefix prepare clotho clotho --out clotho
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def read_rows(table: Path, sounds: dict[str, str], style: str) -> list[ManifestR
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = writing.new_parser("prepare_clotho", __doc__, captions=True)
+    parser = writing.new_parser("mmprefix prepare clotho", __doc__, captions=True)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the csv files and of the sounds")
     parser.add_argument(
         "--version", choices=list(PUBLISHED), default="v2.1", help="which Clotho (default: %(default)s)"

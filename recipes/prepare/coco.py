@@ -5,7 +5,7 @@ source   pictures: http://images.cocodataset.org/zips/train2014.zip and val2014.
 licence  captions: CC BY 4.0; pictures: Flickr's terms of use, and each its own licence (cocodataset.org/#termsofuse)
 needed   in ROOT: dataset_coco.json, and the pictures unpacked, as train2014/ and val2014/
 
-    python recipes/prepare/coco.py coco --out coco
+    mmprefix prepare coco coco --out coco
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def read_rows(file: Path, images: list[dict[str, Any]], pictures: dict[str, str]
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = writing.new_parser("prepare_coco", __doc__)
+    parser = writing.new_parser("mmprefix prepare coco", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of dataset_coco.json")
     parser.add_argument("--pictures", type=Path, metavar="DIR", help="where train2014 and val2014 are (default: ROOT)")
     parser.add_argument("--no-restval", action="store_true", help="train without restval: 82783 pictures, not 113287")

@@ -8,7 +8,7 @@ needed   in ROOT: Train_GCC-training.tsv and Validation_GCC-1.1.0-Validation.tsv
          --output_format files (00000/000000012.jpg beside 00000/000000012.json), which are found by their address.
          Many addresses are dead, so that nobody has all pictures: the manifests hold the others
 
-    python recipes/prepare/conceptual_captions.py cc3m --out cc3m
+    mmprefix prepare conceptual_captions cc3m --out cc3m
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def make_rows(table: Path, find: Find) -> Iterator[ManifestRow]:
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = writing.new_parser("prepare_conceptual_captions", __doc__)
+    parser = writing.new_parser("mmprefix prepare conceptual_captions", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the tsv files")
     for name in TABLES:
         text = f"the pictures of {name} (default: ROOT/{name})"

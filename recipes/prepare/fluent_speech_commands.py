@@ -5,7 +5,7 @@ licence  Fluent.ai's own, in the download, for academic research (others call it
 needed   in ROOT, the unpacked download: data/train_data.csv, data/valid_data.csv (here val), data/test_data.csv, and
          the recordings that they name, wavs/speakers/SPEAKER/NAME.wav
 
-    python recipes/prepare/fluent_speech_commands.py fluent_speech_commands_dataset --out fluent
+    mmprefix prepare fluent_speech_commands fluent_speech_commands_dataset --out fluent
 
 "intent" is action_object_location in the data set's own words, as in recipes/schemas/fluent_speech_commands.yaml, where
 one of 31 commands is all that is asked: so "slots" is empty, and the three stand by themselves. "user" is the speaker.
@@ -52,7 +52,7 @@ def read_rows(table: Path, root: Path) -> list[ManifestRow]:
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = writing.new_parser("prepare_fluent_speech_commands", __doc__)
+    parser = writing.new_parser("mmprefix prepare fluent_speech_commands", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of data/ and wavs/")
     options = parser.parse_args(argv)
     files = {name: options.root / "data" / f"{table}_data.csv" for name, (table, _, _) in SPLITS.items()}

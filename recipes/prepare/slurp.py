@@ -5,7 +5,7 @@ licence  texts: CC BY 4.0; recordings: CC BY-NC 4.0
 needed   in ROOT: train.jsonl, devel.jsonl (here val), test.jsonl, and train_synthetic.jsonl for synthetic recordings;
          slurp_real/ and slurp_synth/ (the two archives unpacked): in ROOT, in audio/ of the repository, or in --audio
 
-    python recipes/prepare/slurp.py slurp/dataset/slurp --out slurp
+    mmprefix prepare slurp slurp/dataset/slurp --out slurp
 
 A row is one recording, its id the name of the file without ending. "intent" is scenario_action, as SLURP's own scorer
 forms it; the field "intent" of the jsonl files is often another and is left out. "slots" lists [type, filler]; a filler
@@ -138,7 +138,7 @@ def _published(files: Collection[str], column: int) -> int | None:
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = writing.new_parser("prepare_slurp", __doc__)
+    parser = writing.new_parser("mmprefix prepare slurp", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the jsonl files")
     text = "where slurp_real and slurp_synth are (default: ROOT, or ../../audio from there)"
     parser.add_argument("--audio", type=Path, metavar="DIR", help=text)

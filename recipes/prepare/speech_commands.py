@@ -6,7 +6,7 @@ licence  CC BY 4.0
 needed   in ROOT, the unpacked archive: a folder of recordings for each word, validation_list.txt, testing_list.txt, and
          for --silence the folder _background_noise_
 
-    python recipes/prepare/speech_commands.py speech_commands_v0.02 --out speech_commands
+    mmprefix prepare speech_commands speech_commands_v0.02 --out speech_commands
 
 "label" and "transcript" are the word, "user" is the speaker. The lists split the recordings; without them the rule does
 by which they were made (SHA-1 of the speaker: 10 % val, 10 % test). With --official-test, the labels are the twelve of
@@ -139,7 +139,7 @@ def silence(root: Path) -> dict[str, list[ManifestRow]]:
 
 def prepare(argv: Sequence[str] | None) -> None:
     """Parse the command line, and write the manifests."""
-    parser = writing.new_parser("prepare_speech_commands", __doc__)
+    parser = writing.new_parser("mmprefix prepare speech_commands", __doc__)
     parser.add_argument("root", type=Path, metavar="ROOT", help="the folder of the folders of words")
     text = "which Speech Commands (default: %(default)s)"
     parser.add_argument("--version", choices=list(PUBLISHED), default="v0.02", help=text)

@@ -26,15 +26,14 @@ from tqdm import tqdm
 from mmprefix.atomic import write_atomically
 from mmprefix.cli.main import CommandParser
 from mmprefix.errors import InputError
-from mmprefix.media.audio import read_samples, sound_seconds
-from mmprefix.media.image import picture_size, read_picture
+from mmprefix.media.kinds import KINDS
 from mmprefix.recipes.prepare import tables
 
 _BATCH = 16  # files that a thread takes at once: a task a file would cost as much as reading a header
 
 S = TypeVar("S")
 T = TypeVar("T")
-Kind = Literal["audio", "image"]
+Kind = Literal["audio", "image", "video"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class ManifestRow:
     path: str | None
     captions: Sequence[str] = ()  # where there are none, the line has no such field
     fields: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    part: tuple[float, float] | None = None
+    part: tuple[float, float | None] | None = None
 
 
 @dataclass
@@ -106,6 +105,15 @@ def new_parser(program: str, description: str | None, captions: bool = False) ->
     """Make a parser with the options that all programs have; ``captions`` adds the choice of how they are written."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = CommandParser(program, description=description, formatter_class=raw, allow_abbrev=False)
+    add_common_options(parser)
+    if captions:
+        text = "raw: as published, white space tidied; prefix-aac: small letters, and a full stop at the end only"
+        parser.add_argument("--captions", choices=["raw", "prefix-aac"], default="raw", help=text)
+    return parser
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``write_manifests`` to ``parser``."""
     text = """gets train.jsonl, val.jsonl and test.jsonl, as far as there are such splits, and missing.txt: a line for
         each file that is missing or unreadable (split, which of the two, name, reason), none when all is well"""
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
@@ -114,11 +122,7 @@ def new_parser(program: str, description: str | None, captions: bool = False) ->
     parser.add_argument(
         "--threads", type=_positive, default=threads, help="files read side by side (default: %(default)s)"
     )
-    if captions:
-        text = "raw: as published, white space tidied; prefix-aac: small letters, and a full stop at the end only"
-        parser.add_argument("--captions", choices=["raw", "prefix-aac"], default="raw", help=text)
     parser.set_defaults(names_only=False)
-    return parser
 
 
 def _positive(text: str) -> int:
@@ -198,7 +202,8 @@ def _lines(split: Split, key: Kind, options: argparse.Namespace, missing: TextIO
         captions = {"captions": row.captions} if row.captions else {}
         line: dict[str, Any] = {"id": row.id, key: path, **captions, **row.fields, "split": split.name}
         if row.part is not None:
-            line["start"], line["end"] = row.part
+            line["start"] = row.part[0]
+            line |= {} if row.part[1] is None else {"end": row.part[1]}
         split.captions[len(row.captions)] += 1
         if split.each not in (None, len(row.captions)):
             split.odd.append(f"{row.name} ({len(row.captions)} captions, not {split.each})")
@@ -229,19 +234,13 @@ def _checked(
     return side_by_side(check, rows, options.threads)
 
 
-def _seconds(path: str, part: tuple[float, float] | None, key: Kind, whole: bool) -> float | None:
-    """Duration in seconds of the ``part`` of the sound in ``path``, from its header or decoded; None for a picture.
+def _seconds(path: str, part: tuple[float, float | None] | None, key: Kind, whole: bool) -> float | None:
+    """Duration in seconds of the ``part`` of the sound or video in ``path``, decoded ``whole`` or not; None for others.
 
     Raises InputError when the file cannot be used.
     """
-    if key == "image":
-        _ = read_picture(path) if whole else picture_size(path)
-        return None
     start, end = part or (0.0, None)
-    if not whole:
-        return sound_seconds(path, start, end)
-    values, rate = read_samples(path, start, end)
-    return len(values) / rate
+    return KINDS[key].inspect(path, start, end, whole).seconds
 
 
 @cache
