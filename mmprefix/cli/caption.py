@@ -1,54 +1,94 @@
-"""``mmprefix caption MODEL FILE...``: a text for every file, by a saved model."""
+"""``mmprefix caption MODEL INPUT...``: a text for every file, of folders and manifests too, by a saved model."""
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
+from typing import TYPE_CHECKING, Any
 
-from mmprefix.cli.model_inputs import add_model, open_model
+from mmprefix.cli.inference.rows import InputRow, InputRows
+from mmprefix.cli.inference.run import RowReport, write_results
+from mmprefix.cli.model_inputs import (
+    DECODING,
+    add_decoding,
+    add_model,
+    add_rows,
+    open_model,
+    open_output,
+    read_input_rows,
+    select_model_inputs,
+)
+from mmprefix.data.manifest import InputRef
+from mmprefix.inference.model_folder import find_model
+
+if TYPE_CHECKING:
+    from mmprefix.types import Candidate
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options to ``parser``."""
     add_model(parser)
+    add_rows(parser)
     parser.add_argument(
-        "files",
-        metavar="FILE",
-        nargs="+",
-        help="pictures, sounds, videos (or folders of their frames); archive.zip::member reads inside a zip",
+        "--prompt", metavar="TEXT", help="text before the caption (default: a row's own, or the model's)"
     )
-    parser.add_argument("--prompt", metavar="TEXT", help="text before the caption")
-    parser.add_argument("--context", metavar="TEXT", help="text about the user, for models trained with one")
-    parser.add_argument("--num-beams", type=int, metavar="N", help="beams of the search (default: the model's own)")
-    parser.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help="most tokens of a text (default: the model's own)"
-    )
-    parser.add_argument("--num-return", type=int, default=1, metavar="N", help="texts a file, best first (default 1)")
-    parser.add_argument(
-        "--seed", type=int, metavar="N", help="sample texts instead of searching; one N gives the same texts each time"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object a file: file, candidates")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a file: file, caption, candidates")
+    add_decoding(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Load the model and print a line a file; returns the exit code 0."""
-    model = open_model(args)
-    captions = model.candidates(
-        args.files,
-        num_return=args.num_return,
-        prompt=args.prompt,
-        context=args.context,
-        num_beams=args.num_beams,
-        max_new_tokens=args.max_new_tokens,
-        seed=args.seed,
-        batch_size=args.batch_size,
-    )
-    for file, candidates in zip(args.files, captions, strict=True):
-        if args.json:
-            texts = [{"text": c.text, "score": c.score} for c in candidates]
-            line = json.dumps({"file": file, "candidates": texts}, ensure_ascii=False)
-        else:
-            line = "\n".join(f"{file}: {c.text}" for c in candidates)
-        sys.stdout.write(f"{line}\n")
-    return 0
+    """Print or write a line an input, as they come; returns the exit code."""
+    folder = find_model(args.model)
+    inputs = read_input_rows(args)
+    with open_output(args, _columns(inputs, args.num_return), folder, as_json=args.json) as output:
+        model = open_model(args)
+        todo = select_model_inputs(args, inputs, model).without_done(output)
+        results = model.stream(
+            todo.values,
+            num_return=args.num_return,
+            prompt=[_prompt(row, args, model.settings.prompt) for row in todo.rows],
+            context=todo.context,
+            batch_size=args.batch_size,
+            allow_urls=args.allow_urls,
+            **{name: getattr(args, name) for name in DECODING},
+        )
+        table = output.writer is not None and bool(output.writer.header)
+
+        def line(row: InputRow, candidates: list[Candidate]) -> dict[str, Any]:
+            return _line(row, candidates, table)
+
+        rows = zip(todo.rows, results, strict=True)
+        return write_results(args, output, rows, RowReport(line, _texts), total=len(todo.rows), bad=todo.bad)
+
+
+def _prompt(row: InputRow, args: argparse.Namespace, default: str | None) -> str:
+    """Prompt of the command line, of the row, or of the model."""
+    own = row.fields.get("prompt")
+    return args.prompt if args.prompt is not None else own if isinstance(own, str) else default or ""
+
+
+def _columns(inputs: InputRows, count: int) -> list[str]:
+    """Columns of a table: a text and a score, and more of both where several texts are asked for."""
+    more = [f"{name}_{number}" for number in range(2, count + 1) for name in ("caption", "score")]
+    return [*(["id"] if any(row.fields for row in inputs.rows) else []), "file", "caption", "score", *more]
+
+
+def _line(row: InputRow, candidates: list[Candidate], table: bool) -> dict[str, Any]:
+    """Object of a row: the best text and all of them, and the captions that a manifest has for it."""
+    files = [item.path for item in row.inputs.values() if isinstance(item, InputRef) and item.path]
+    names = {"id": row.id, "file": files[0] if files else ""} if row.fields else {"file": row.id}
+    best = {"caption": candidates[0].text, "score": candidates[0].score}
+    if table:
+        return {**names, **best, **_numbered(candidates)}
+    listed = [{"text": candidate.text, "score": candidate.score} for candidate in candidates]
+    references = {"references": list(row.references)} if row.references else {}
+    return {**names, **best, "candidates": listed, **references}
+
+
+def _texts(row: InputRow, candidates: list[Candidate]) -> list[str]:
+    return [candidate.text for candidate in candidates]
+
+
+def _numbered(candidates: list[Candidate]) -> dict[str, Any]:
+    """Columns of the second text and those behind it."""
+    pairs = enumerate(candidates[1:], start=2)
+    return {f"{name}_{n}": value for n, c in pairs for name, value in (("caption", c.text), ("score", c.score))}

@@ -1,20 +1,22 @@
-"""``mmprefix detect MODEL FILE...``: for each file or row the log odds of what the model was trained to detect."""
+"""``mmprefix detect MODEL INPUT...``: for each file or row the log odds of what the model was trained to detect."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from mmprefix.cli.inference.rows import InputRow
+from mmprefix.cli.inference.run import RowReport, write_results
 from mmprefix.cli.model_inputs import (
-    InputRow,
     add_model,
     add_rows,
     open_model,
+    open_output,
     read_input_rows,
     select_model_inputs,
-    write_lines,
 )
 from mmprefix.errors import InputError
+from mmprefix.inference.model_folder import find_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,15 +43,29 @@ def run(args: argparse.Namespace) -> int:
     answers = None if args.answers is None else [word.strip() for word in args.answers.split(",")]
     if answers is not None and (len(set(answers)) != 2 or len(answers) != 2 or not all(answers)):
         raise InputError(f"--answers {args.answers}: give two words separated by a comma")
-    rows = read_input_rows(args)
-    model = open_model(args)
-    inputs, contexts = select_model_inputs(args, rows, model)
-    words = None if answers is None else (answers[0], answers[1])
-    scores = model.detect(inputs, context=contexts, answers=words, batch_size=args.batch_size)
-    lines = [_line(row, score, args.label_field) for row, score in zip(rows, scores, strict=True)]
-    plain = [f"{row.id}: {score:+.3f}" for row, score in zip(rows, scores, strict=True)]
-    write_lines(args, lines, None if args.json else plain)
-    return 0
+    folder = find_model(args.model)
+    inputs = read_input_rows(args)
+    named = ["id" if any(row.fields for row in inputs.rows) else "file"]
+    with open_output(args, [*named, "score", "label"], folder, as_json=args.json) as output:
+        model = open_model(args)
+        todo = select_model_inputs(args, inputs, model).without_done(output)
+        results = model.stream_detect(
+            todo.values,
+            answers=None if answers is None else (answers[0], answers[1]),
+            context=todo.context,
+            batch_size=args.batch_size,
+            allow_urls=args.allow_urls,
+        )
+
+        def line(row: InputRow, score: float) -> dict[str, Any]:
+            return _line(row, score, args.label_field)
+
+        rows = zip(todo.rows, results, strict=True)
+        return write_results(args, output, rows, RowReport(line, _texts), total=len(todo.rows), bad=todo.bad)
+
+
+def _texts(row: InputRow, score: float) -> list[str]:
+    return [f"{score:+.3f}"]
 
 
 def _line(row: InputRow, score: float, label_field: str) -> dict[str, Any]:

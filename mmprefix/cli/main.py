@@ -1,6 +1,7 @@
 """Entry point of the command line: imports a verb when it is called, prints errors as one plain line.
 
-Exit codes: 0 done, 1 failed while working, 2 wrong usage or bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.
+Exit codes: 0 done, 1 failed while working, 2 wrong usage or bad input, 3 some inputs could not be read and the others
+are done, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ TRAINING = {
     "encode": "run a recipe's frozen encoders and store their features",
 }
 VERBS = {
-    "caption": ("mmprefix.cli.caption", "caption files with a saved model"),
+    "caption": ("mmprefix.cli.caption", "caption files, folders and manifests with a saved model"),
     "understand": ("mmprefix.cli.understand", "intent and slots of spoken or written commands"),
     "detect": ("mmprefix.cli.detect", "score utterances: log odds of what the model was trained to detect"),
     "transcribe": (

@@ -3,36 +3,58 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
-from mmprefix.data.columns import ColumnMapping
-from mmprefix.data.manifest import INPUTS, Example, InputRef, listing, read_manifest
-from mmprefix.data.manifest_file import raw_rows
+from mmprefix.atomic import disk_errors_as_input_errors
+from mmprefix.cli.inference.row_file import FORMATS, RowFile, RowWriter, StandardOutput, open_row_file
+from mmprefix.cli.inference.rows import (
+    MANIFESTS,
+    BadInputs,
+    InputRow,
+    InputRows,
+    file_rows,
+    manifest_rows,
+    rows_for_kinds,
+)
+from mmprefix.data.manifest import INPUTS
 from mmprefix.errors import InputError
+from mmprefix.inference.model_folder import RECIPE
+from mmprefix.weights.source import fingerprint
 
 if TYPE_CHECKING:
     from mmprefix.inference.predictor import Predictor
 
 
+_NOT_IN_ROWS = (  # options that say which rows, where, and how fast, and not what stands in them
+    "allow", "allow_urls", "batch_size", "device", "files", "json", "manifest", "media_root", "model", "out",
+    "overwrite", "part", "progress", "split",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
-class InputRow:
-    """Input of a run.
+class Selection:
+    """Rows that a model can read, with its input and its context for each, and those that it cannot."""
 
-    ``id`` is a file name or a row's id, ``inputs`` holds files and numbers by manifest column ("": a file without a
-    manifest), ``fields`` the manifest row (empty for files).
-    """
+    rows: list[InputRow]
+    values: list[Any]
+    contexts: list[str]
+    bad: BadInputs
 
-    id: str
-    inputs: Mapping[str, str | InputRef]
-    context: str
-    fields: Mapping[str, Any]
+    @property
+    def context(self) -> list[str] | None:
+        """Context of each row, None where none has one."""
+        return self.contexts if any(self.contexts) else None
+
+    def without_done(self, output: RowFile | StandardOutput) -> Selection:
+        """The rows that ``output`` does not hold yet."""
+        todo = [n for n, row in enumerate(self.rows) if not output.is_done(row.id)]
+        values, contexts = [self.values[n] for n in todo], [self.contexts[n] for n in todo]
+        return Selection([self.rows[n] for n in todo], values, contexts, self.bad)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -50,19 +72,72 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def add_rows(parser: argparse.ArgumentParser, contexts: bool = True) -> None:
-    """Add the options for the inputs (files, or a manifest) and for the output file."""
-    parser.add_argument("files", metavar="FILE", nargs="*", help="sounds; archive.zip::member reads inside a zip")
+    """Add the options for the inputs (files, folders, manifests) and for the output."""
+    parser.add_argument(
+        "files",
+        metavar="INPUT",
+        nargs="*",
+        help="files, folders (all that the model reads, at any depth), quoted patterns such as 'photos/**/*.jpg', "
+        "manifests (csv, tsv, jsonl); archive.zip::member reads inside a zip",
+    )
     parser.add_argument("--manifest", metavar="FILE", help="the rows of a manifest instead of files")
     parser.add_argument("--media-root", metavar="DIR", help="folder of the manifest's files (default: its own)")
     parser.add_argument("--split", help="only the manifest's rows of this split")
+    parser.add_argument("--allow-urls", action="store_true", help="inputs may be addresses, which are downloaded")
     if contexts:
-        parser.add_argument("--context", metavar="TEXT", help="transcript, for models that read one")
+        parser.add_argument("--context", metavar="TEXT", help="text that the model reads beside each input")
         parser.add_argument(
             "--context-field",
             metavar="NAME",
-            help="column of a row's transcript, such as asr_1best or transcript; A,B takes the first that is not empty",
+            help="column of a row's context, such as asr_1best or transcript; A,B takes the first that is not empty",
         )
-    parser.add_argument("--out", metavar="FILE", help="write JSON lines to this file instead of printing")
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out",
+        metavar="FILE",
+        help="write to this file, row by row; a run that was stopped goes on where it was with the same command",
+    )
+    output.add_argument(
+        "--format", choices=FORMATS, help="form of the rows (default: by the suffix of --out, or jsonl)"
+    )
+    output.add_argument("--overwrite", action="store_true", help="write the file of --out anew")
+    output.add_argument(
+        "--progress", action="store_true", help="say how far the run is, where standard error is a file"
+    )
+
+
+def add_decoding(parser: argparse.ArgumentParser) -> None:
+    """Add the options of decoding; those that are left out are the model's own."""
+    decoding = parser.add_argument_group("decoding", "What is left out is as the model was trained and saved.")
+    decoding.add_argument("--num-beams", type=int, metavar="N", help="beams of the search")
+    decoding.add_argument(
+        "--num-return", type=int, default=1, metavar="N", help="texts an input, best first (default 1)"
+    )
+    decoding.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens of a text")
+    decoding.add_argument("--min-new-tokens", type=int, metavar="N", help="fewest tokens of a text")
+    decoding.add_argument(
+        "--length-penalty",
+        type=float,
+        metavar="X",
+        help="power of the length that a score is divided by; above 1: longer",
+    )
+    decoding.add_argument("--no-repeat-ngram-size", type=int, metavar="N", help="no N words in a row occur twice")
+    decoding.add_argument(
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="draw texts, below 1 nearer to the likeliest; with beams: their scores",
+    )
+    decoding.add_argument(
+        "--top-p", type=float, metavar="X", help="draw texts among the likeliest tokens of this share"
+    )
+    decoding.add_argument("--seed", type=int, metavar="N", help="draw texts; one N gives the same texts each time")
+
+
+DECODING = (
+    "num_beams", "max_new_tokens", "min_new_tokens", "length_penalty", "no_repeat_ngram_size", "temperature", "top_p",
+    "seed",
+)  # fmt: skip
 
 
 def open_model(args: argparse.Namespace) -> Predictor:
@@ -76,75 +151,103 @@ def open_model(args: argparse.Namespace) -> Predictor:
     return load(args.model, device=args.device, dtype=args.dtype, parts=parts, allow=args.allow)
 
 
-def read_input_rows(args: argparse.Namespace) -> list[InputRow]:
+def read_input_rows(args: argparse.Namespace) -> InputRows:
     """Inputs that the options of ``add_rows`` name.
 
-    Raises InputError that lists all bad rows of a manifest; for neither files nor manifest, or both; and for an output
-    file that is a folder.
+    Raises InputError that lists them all where none can be read; for neither files nor manifest, or both; and for an
+    output file that is a folder.
     """
     context = getattr(args, "context", None)
     if args.out:
         _prepare_output(Path(args.out))
-    if args.manifest is None:
+    if args.manifest is not None:
+        if args.files or context is not None:
+            other = "a file" if args.files else "--context"
+            raise InputError(f"--manifest {args.manifest}: cannot be combined with {other}; give one of them")
+        return manifest_rows(args, args.manifest)
+    if not any(name.lower().endswith(MANIFESTS) for name in args.files):
         for option in ("media_root", "split", "context_field", "inputs"):
             if getattr(args, option, None):
                 raise InputError(f"--{option.replace('_', '-')} applies to --manifest FILE, which is missing")
-        if not args.files and context is None:
+    if not args.files:
+        if context is None:
             raise InputError("no input given; give files, or --manifest FILE")
-        text = context or ""
-        return [InputRow(file, {"": file}, text, {}) for file in args.files] or [InputRow("text", {}, text, {})]
-    if args.files or context is not None:
-        other = "a file" if args.files else "--context"
-        raise InputError(f"--manifest {args.manifest}: cannot be combined with {other}; give one of them")
-    root = getattr(args, "media_root", None)
-    examples, faults = read_manifest(args.manifest, args.split, media_root=root)
-    if faults:
-        lead = f"{args.manifest}: {len(faults)} bad rows\n" if len(faults) > 1 else ""
-        raise InputError(f"{lead}{listing(faults, near=root)}")
-    named, written = getattr(args, "context_field", None), raw_rows(args.manifest)
-    rows, _ = ColumnMapping(tuple(named.split(",")) if named else ("context",)).apply(examples)
-    if named and not any(row.context for row in rows):
-        raise InputError(f"--context-field {named}: no row of {args.manifest} has a text in that column")
-    return [InputRow(row.id, row.inputs, row.context, _fields(row, written[row.line])) for row in rows]
+        return InputRows([InputRow("text", {}, context, {})])
+    return file_rows(args)
 
 
-def _fields(row: Example, written: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a manifest's row as they are written; all captions where they have a row each."""
-    if row.rows == 1:
-        return {**written, "id": row.id}
-    return {
-        **{key: value for key, value in written.items() if key != "caption"},
-        "id": row.id,
-        "captions": [*row.captions],
-    }
-
-
-def select_model_inputs(
-    args: argparse.Namespace, rows: list[InputRow], model: Predictor
-) -> tuple[list[Any], list[str] | None]:
-    """Inputs of ``model`` for ``rows``, and their contexts (None where it reads none or all are empty).
+def select_model_inputs(args: argparse.Namespace, inputs: InputRows, model: Predictor) -> Selection:
+    """Rows that ``model`` reads, with its inputs and contexts.
 
     A manifest's row gives the columns that the model reads, restricted to those that ``--inputs`` names. Raises
-    InputError for a row that has none of them, and for an option that names an input the model does not read.
+    InputError where no row has one of them, and for an option that names an input the model does not read.
     """
     kinds, reads_text = model.kinds, model.model.reads_text
-    wanted = _wanted(args, [*kinds, *(["text"] if reads_text else [])])
+    columns = _columns(args, [*kinds, *(["text"] if reads_text else [])])
     for option in ("context", "context_field"):
         if getattr(args, option, None) and not reads_text:
             raise InputError(f"--{option.replace('_', '-')}: this model reads no context; leave it out")
-    inputs: list[Any] = []
-    contexts: list[str] = []
-    for row in rows:
-        files = {name: item for name, item in row.inputs.items() if name in kinds and name in wanted}
-        context = row.context if "text" in wanted else ""
+    selection = Selection([], [], [], inputs.bad)
+    lacking: list[str] = []
+    for row in rows_for_kinds(inputs.rows, kinds):
+        files = {name: item for name, item in row.inputs.items() if name in kinds and name in columns}
+        context = row.context if "text" in columns else ""
         if row.fields and not files and not context:
-            raise InputError(f"{args.manifest}: row {row.id!r} has none of {', '.join(wanted)}{_advice(args, wanted)}")
-        inputs.append(row.inputs.get("", files))
-        contexts.append(context)
-    return inputs, contexts if any(contexts) else None
+            lack = f"row {row.id!r} has none of {', '.join(columns)}{_advice(args, columns)}"
+            lacking.append(f"{row.manifest}: {lack}")
+            continue
+        selection.rows.append(row)
+        selection.values.append(row.inputs.get("", files))
+        selection.contexts.append(context)
+    if not selection.rows:
+        raise InputError(lacking[0])
+    for line in lacking:
+        selection.bad.add(line)
+    return selection
 
 
-def _wanted(args: argparse.Namespace, names: list[str]) -> list[str]:
+@contextmanager
+def open_output(
+    args: argparse.Namespace, columns: Sequence[str], model: Path, *, as_json: bool = False
+) -> Iterator[RowFile | StandardOutput]:
+    """Output of a run: the file of ``--out``, gone on with where it is there, or standard output.
+
+    ``columns`` are those of a table, ``model`` the folder of the model, ``as_json`` asks for JSON lines on standard
+    output where no format is given.
+    """
+    if not args.out:
+        form = args.format or ("jsonl" if as_json else None)
+        yield StandardOutput(None if form is None else RowWriter(form, columns))
+        return
+    suffix = Path(args.out).suffix.lower().lstrip(".")
+    writer = RowWriter(args.format or (suffix if suffix in FORMATS else "jsonl"), columns)
+    options = {
+        f"--{name.replace('_', '-')}": _recorded(value)
+        for name, value in vars(args).items()
+        if name not in _NOT_IN_ROWS
+    }
+    options |= {"--format": writer.form, "model": _fingerprint(model)}
+    if writer.header:
+        options["columns"] = ",".join(columns)
+    with open_row_file(RowFile(Path(args.out), writer), options, args.overwrite) as file:
+        yield file
+
+
+def _recorded(value: Any) -> Any:
+    """Value of an option as it is remembered beside the rows: of a file its hash, so that a changed one is noticed."""
+    if isinstance(value, str) and Path(value).is_file():
+        return f"{value} ({fingerprint([Path(value)])[:12]})"
+    return value
+
+
+def _fingerprint(model: Path) -> str:
+    """Hash of what was trained and of its recipe; of another folder its path and the hash of its configuration."""
+    if (model / RECIPE).is_file():
+        return fingerprint(file for file in (model / RECIPE, model / "model.safetensors") if file.is_file())
+    return f"{model} {fingerprint(model.glob('*.json'))}"
+
+
+def _columns(args: argparse.Namespace, names: list[str]) -> list[str]:
     named = getattr(args, "inputs", None)
     wanted = names if named is None else [name.strip() for name in named.split(",")]
     for name in wanted:
@@ -172,19 +275,6 @@ def relocated_paths(row: Mapping[str, Any], folder: str | Path, out: str | None)
         return os.path.relpath(source / value, target) if relative else value
 
     return {**row, **{key: relocated(value) for key, value in row.items() if key in INPUTS}}
-
-
-def write_lines(
-    args: argparse.Namespace, lines: Iterable[Mapping[str, Any]], plain: Iterable[str] | None = None
-) -> None:
-    """Write ``lines`` as JSON to ``--out``; without it print ``plain``, or the JSON lines where ``plain`` is None."""
-    text = [json.dumps(line, ensure_ascii=False) + "\n" for line in lines]
-    if args.out:
-        out = Path(args.out)
-        write_atomically(out, lambda fresh: fresh.write_text("".join(text), encoding="utf-8"))
-        sys.stdout.write(f"wrote {len(text)} lines: {out}\n")
-    else:
-        sys.stdout.writelines(text if plain is None else [f"{line}\n" for line in plain])
 
 
 def _prepare_output(out: Path) -> None:

@@ -1,17 +1,23 @@
-"""``mmprefix transcribe WHISPER FILE...``: text and confidence signals of each file, or a manifest with both added."""
+"""``mmprefix transcribe WHISPER INPUT...``: text and confidence signals of each file, or a manifest with both added."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.cli.model_inputs import InputRow, add_rows, read_input_rows, relocated_paths, write_lines
+from mmprefix.cli.inference.rows import InputRow, rows_for_kinds
+from mmprefix.cli.inference.run import RowReport, write_results
+from mmprefix.cli.model_inputs import add_rows, open_output, read_input_rows, relocated_paths
 from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
+from mmprefix.weights.source import resolve_folder
 
 if TYPE_CHECKING:
-    from mmprefix.transcriber import Transcript
+    from torch import Tensor
+
+    from mmprefix.transcriber import Transcriber, Transcript
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,25 +40,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print or write a line a file; a manifest's rows get ``asr`` (the text) and ``signals`` (four numbers)."""
+    """Print or write a line an input; a manifest's rows get ``asr`` (the text) and ``signals`` (four numbers)."""
     if args.batch_size < 1:
         raise InputError(f"--batch-size {args.batch_size}: give a number from 1 on")
-    rows = read_input_rows(args)
-    for row in rows:
+    folder = resolve_folder(args.model, args.revision)
+    inputs = read_input_rows(args)
+    rows, lacking = list[InputRow](), list[str]()
+    for row in rows_for_kinds(inputs.rows, {"audio": "audio"}):
         if row.fields and "audio" not in row.inputs:
-            raise InputError(f"{args.manifest}: row {row.id!r} has no audio")
-    transcripts = _transcribe(args, [row.inputs["audio" if row.fields else ""] for row in rows])
-    lines = [_line(row, transcript, args) for row, transcript in zip(rows, transcripts, strict=True)]
-    plain = [f"{row.id}: {transcript.text}" for row, transcript in zip(rows, transcripts, strict=True)]
-    write_lines(args, lines, None if args.json or args.manifest else plain)
-    return 0
+            lacking.append(f"{row.manifest}: row {row.id!r} has no audio")
+        else:
+            rows.append(row)
+    if not rows:
+        raise InputError(lacking[0])
+    for line in lacking:
+        inputs.bad.add(line)
+    listed = args.json or any(row.fields for row in rows)
+    with open_output(args, _columns(rows), folder, as_json=listed) as output:
+        todo = [row for row in rows if not output.is_done(row.id)]
+        results = _transcribe(args, [row.inputs["audio" if row.fields else ""] for row in todo])
+
+        def record(row: InputRow, transcript: Transcript) -> dict[str, Any]:
+            return _line(row, transcript, args)
+
+        pairs = zip(todo, results, strict=True)
+        return write_results(args, output, pairs, RowReport(record, _texts), total=len(todo), bad=inputs.bad)
 
 
-def _transcribe(args: argparse.Namespace, files: list[str | InputRef]) -> list[Transcript]:
+def _columns(rows: list[InputRow]) -> list[str]:
+    """Columns of a table: those of the manifests and the two that are added, or those of a file."""
+    names = list(dict.fromkeys(["id", *(name for row in rows for name in row.fields)]))
+    return [*names, "asr", "signals"] if any(row.fields for row in rows) else ["file", "text", "signals", "nbest"]
+
+
+def _transcribe(args: argparse.Namespace, files: list[str | InputRef]) -> Iterator[Transcript | InputError]:
+    """Transcript of each file, or the reason why it cannot be read, batch by batch."""
     from transformers.utils import logging
 
     from mmprefix.data.collate import pad_media
-    from mmprefix.inference.inputs import source_and_span
     from mmprefix.transcriber import Transcriber
     from mmprefix.weights.devices import best_device, require_device
 
@@ -61,16 +86,32 @@ def _transcribe(args: argparse.Namespace, files: list[str | InputRef]) -> list[T
     device = require_device(args.device or best_device())
     options = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
     model = Transcriber(args.model, args.revision, language=language, **options).to(device)
-    transcripts: list[Transcript] = []
     for start in range(0, len(files), args.batch_size):
-        batch = [model.preprocess(*source_and_span(file)) for file in files[start : start + args.batch_size]]
-        transcripts += model(pad_media(batch).to(device))
-    return transcripts
+        sounds = [_sound(model, file, args.allow_urls) for file in files[start : start + args.batch_size]]
+        good = [sound for sound in sounds if not isinstance(sound, InputError)]
+        transcripts = iter(model(pad_media(good).to(device)) if good else ())
+        yield from (sound if isinstance(sound, InputError) else next(transcripts) for sound in sounds)
+
+
+def _sound(model: Transcriber, file: str | InputRef, allow_urls: bool) -> Tensor | InputError:
+    """Samples of a file, or the reason why it cannot be read."""
+    from mmprefix.inference.inputs import source_and_span
+    from mmprefix.inference.urls import downloaded, require_allowed, with_url
+
+    try:
+        require_allowed(file, allow_urls)
+        return model.preprocess(*source_and_span(downloaded(file)))
+    except InputError as error:
+        return with_url(error, file)
+
+
+def _texts(row: InputRow, transcript: Transcript) -> list[str]:
+    return [transcript.text]
 
 
 def _line(row: InputRow, transcript: Transcript, args: argparse.Namespace) -> dict[str, Any]:
     if not row.fields:
         nbest = [{"text": candidate.text, "score": candidate.score} for candidate in transcript.nbest]
         return {"file": row.id, "text": transcript.text, "signals": transcript.signals, "nbest": nbest}
-    fields = relocated_paths(row.fields, args.media_root or Path(args.manifest).parent, args.out)
+    fields = relocated_paths(row.fields, args.media_root or Path(row.manifest).parent, args.out)
     return {**fields, "asr": transcript.text, "signals": transcript.signals}

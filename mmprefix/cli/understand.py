@@ -1,20 +1,22 @@
-"""``mmprefix understand MODEL FILE... --schema S``: intent and slots of each file or row."""
+"""``mmprefix understand MODEL INPUT... --schema S``: intent and slots of each file or row."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from mmprefix.cli.inference.rows import InputRow
+from mmprefix.cli.inference.run import RowReport, write_results
 from mmprefix.cli.model_inputs import (
-    InputRow,
     add_model,
     add_rows,
     open_model,
+    open_output,
     read_input_rows,
     select_model_inputs,
-    write_lines,
 )
 from mmprefix.errors import InputError
+from mmprefix.inference.model_folder import find_model
 from mmprefix.slu.annotation import read_annotation
 from mmprefix.slu.schema import read_schema
 
@@ -41,22 +43,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print or write a line a file; a manifest's lines hold the row's own intent and slots as ``reference``."""
-    rows = read_input_rows(args)
+    """Print or write a line an input; a manifest's lines hold the row's own intent and slots as ``reference``."""
+    folder = find_model(args.model)
+    inputs = read_input_rows(args)
     schema = None if args.schema is None else read_schema(args.schema)
-    names = [{"id": row.id} if row.fields else {"file": row.id} for row in rows]
-    references = [_reference(row, args) for row in rows]
-    model = open_model(args)
-    inputs, contexts = select_model_inputs(args, rows, model)
-    results = model.understand(
-        inputs, schema=schema, framing=args.framing, context=contexts, batch_size=args.batch_size
-    )
-    lines = [
-        {**name, **result, **reference} for name, result, reference in zip(names, results, references, strict=True)
-    ]
-    plain = [_plain(row, result) for row, result in zip(rows, results, strict=True)]
-    write_lines(args, lines, None if args.json else plain)
-    return 0
+    references = {id(row): _reference(row, args) for row in inputs.rows}
+    named = ["id" if any(row.fields for row in inputs.rows) else "file"]
+    with open_output(args, [*named, "intent", "slots", "scores", "reference"], folder, as_json=args.json) as output:
+        model = open_model(args)
+        todo = select_model_inputs(args, inputs, model).without_done(output)
+        results = model.stream_understand(
+            todo.values,
+            schema=schema,
+            framing=args.framing,
+            context=todo.context,
+            batch_size=args.batch_size,
+            allow_urls=args.allow_urls,
+        )
+
+        def line(row: InputRow, result: dict[str, Any]) -> dict[str, Any]:
+            return {"id" if row.fields else "file": row.id, **result, **references.get(id(row), {})}
+
+        rows = zip(todo.rows, results, strict=True)
+        return write_results(args, output, rows, RowReport(line, _texts), total=len(todo.rows), bad=todo.bad)
 
 
 def _reference(row: InputRow, args: argparse.Namespace) -> dict[str, Any]:
@@ -64,16 +73,16 @@ def _reference(row: InputRow, args: argparse.Namespace) -> dict[str, Any]:
     try:
         gold = read_annotation(row.fields, args.intent_field)
     except InputError as error:
-        raise InputError(f"{args.manifest}: row {row.id!r}: {error}") from error
+        raise InputError(f"{row.manifest}: row {row.id!r}: {error}") from error
     if gold.intent is None and "slots" not in row.fields:
         return {}
     slots = {name: values[0] if len(values) == 1 else list(values) for name, values in gold.slots.items()}
     return {"reference": {"intent": gold.intent, "slots": slots}}
 
 
-def _plain(row: InputRow, result: dict[str, Any]) -> str:
+def _texts(row: InputRow, result: dict[str, Any]) -> list[str]:
     slots = [
         f"{name}={value if isinstance(value, str) else ', '.join(value)}" for name, value in result["slots"].items()
     ]
-    line = f"{row.id}: {result['intent'] or '(no intent)'}({'; '.join(slots)})"
-    return " ".join(line.splitlines())  # an answer may hold line breaks
+    text = f"{result['intent'] or '(no intent)'}({'; '.join(slots)})"
+    return [" ".join(text.splitlines())]  # an answer may hold line breaks

@@ -16,7 +16,7 @@ def find_model(source: str | Path, revision: str | None = None) -> Path:
     """
     path = Path(source).expanduser()
     if not path.exists():
-        if _is_local(str(source)):
+        if not _may_be_on_a_hub(str(source)):
             raise InputError(f"{str(source)!r}: no such folder{_nearby(path)}")
         path = resolve_model(str(source), revision)
     if not (path / RECIPE).is_file():
@@ -26,18 +26,12 @@ def find_model(source: str | Path, revision: str | None = None) -> Path:
     return path
 
 
-def require_hub_name(source: str | Path) -> None:
-    """Raise InputError for a missing folder whose name cannot be that of a hub repository."""
-    if not Path(source).expanduser().exists() and _is_local(str(source)):
-        raise InputError(f"{str(source)!r}: no such folder{_nearby(Path(source).expanduser())}")
-
-
-def _is_local(name: str) -> bool:
-    """True for a name that leads into folders of this machine: a hub has OWNER/NAME alone."""
-    first, slash, _ = name.partition("/")
-    if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        return True
-    return bool(slash) and Path(first).is_dir()
+def _may_be_on_a_hub(name: str) -> bool:
+    """True for OWNER/NAME, unless OWNER is a folder of saved models here, or ``runs``, where runs are written."""
+    owner, slash, rest = name.partition("/")
+    if Path(name).is_absolute() or name.startswith((".", "~")) or not slash or "/" in rest:
+        return False
+    return owner != "runs" and not _models_below(Path(owner))
 
 
 def _nearby(path: Path) -> str:

@@ -209,6 +209,32 @@ class Predictor:
         rows = self._run(inputs, options, compute)
         return rows if several else rows[0]
 
+    def stream_detect(
+        self,
+        files: Iterable[Input],
+        *,
+        answers: tuple[str, str] | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Iterator[float | InputError]:
+        """``detect`` of one input after the other, as they come; errors as in ``stream``."""
+        refuse_unknown(options, CallOptions)
+        compute = tasks.detecting(self.model, tasks.answers_of(self.settings, answers))
+        return stream_batched(self.model, stream_requests(self.model, self.settings, files, options), compute)
+
+    def stream_understand(
+        self,
+        files: Iterable[Input],
+        *,
+        schema: str | Path | Schema | None = None,
+        framing: Framing | None = None,
+        **options: Unpack[CallOptions],
+    ) -> Iterator[dict[str, Any] | InputError]:
+        """``understand`` of one input after the other, as they come; errors as in ``stream``."""
+        refuse_unknown(options, CallOptions)
+        asked, framing = tasks.schema_of(self.settings, schema), tasks.framing_of(self.settings, framing)
+        compute = tasks.understanding(self.model, asked, framing=framing, options=self.options)
+        return stream_batched(self.model, stream_requests(self.model, self.settings, files, options), compute)
+
     def save(self, directory: str | Path, *, pack: bool = False, pack_limit: float = PACK_LIMIT) -> None:
         """Writes the model directory: recipe, trained tensors, model card. See ``mmprefix.load``.
 

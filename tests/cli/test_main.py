@@ -124,8 +124,14 @@ def test_files_that_cannot_be_read(shell: Shell, saved: Path, files: list[str], 
         "empty.wav": "empty.wav: ",
         "all.zip::a.wav": "all.zip: no such file",
     }
+    expected = shell("caption", saved, files[0], "--device", "cpu")[1]
     for name, message in wrong.items():
-        assert message in shell.refuses("caption", saved, files[0], tmp_path / name, "--device", "cpu")
+        assert message in shell.refuses("caption", saved, tmp_path / name, "--device", "cpu")
+        code, out, err = shell("caption", saved, tmp_path / name, files[0], "--device", "cpu")
+        assert (code, out) == (3, expected)
+        lines = [line for line in err.splitlines() if "Loading weights" not in line]
+        assert message in lines[0]
+        assert lines[1:] == ["mmprefix: 1 of 2 inputs could not be read; the others are done"]
 
 
 def test_folders_without_a_model(
@@ -145,13 +151,14 @@ def test_wrong_usage_is_one_line_too(shell: Shell, saved: Path, files: list[str]
         (["captoin"], "no verb 'captoin'; did you mean 'caption'?"),
         (["frobnicate"], "no verb 'frobnicate'; verbs: fit, validate"),
         (["--verbose"], "arguments: --verbose; did you mean '--version'?; see mmprefix --help"),
-        (["caption"], "required: MODEL, FILE; see mmprefix caption --help"),
+        (["caption"], "required: MODEL, INPUT; see mmprefix caption --help"),
         (["caption", str(saved), files[0], "--num-beam", "3"], "--num-beam 3; did you mean '--num-beams'?"),
         (["caption", str(saved), files[0], "--num-beams", "many"], "argument --num-beams: invalid int value: 'many'"),
         (["caption", str(saved), files[0], "--num-beams", "0"], "num_beams=0: must be at least 1"),
         (["caption", str(saved), files[0], "--num-beams", "2", "--num-return", "3"], "num_return=3"),
         (["caption", str(saved), files[0], "--batch-size", "0"], "batch_size 0: give a number from 1 on"),
-        (["caption", str(saved), files[0], "--context", "x"], "context: this model was trained without one"),
+        (["caption", str(saved), files[0], "--context", "x"], "--context: this model reads no context; leave it out"),
+        (["caption", str(saved)], "no input given; give files, or --manifest FILE"),
         (["caption", str(saved), files[0], "--dtype", "int4"], "argument --dtype: invalid choice: 'int4'"),
         (["evaluate"], "required: PREDICTIONS.jsonl"),
         (["check-data"], "required: MANIFEST"),
@@ -171,7 +178,7 @@ def test_an_unexpected_failure_is_one_line_and_exit_code_1(
     def broken(self: Predictor, *args: Any, **kwargs: Any) -> Any:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(Predictor, "candidates", broken)
+    monkeypatch.setattr(Predictor, "stream", broken)
     code, out, err = shell("caption", saved, files[0], "--device", "cpu")
     lines = [line for line in err.splitlines() if line.strip() and "Loading weights" not in line]
     assert (code, out) == (1, "")
@@ -186,7 +193,7 @@ def test_an_interrupt_ends_with_130(
     def stopped(*args: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Predictor, "candidates", stopped)
+    monkeypatch.setattr(Predictor, "stream", stopped)
     monkeypatch.setattr(cli, "_run", stopped)
     assert shell("caption", saved, files[0]) == (130, "", "mmprefix: stopped\n")
 

@@ -71,7 +71,7 @@ def test_a_manifest_keeps_its_rows(
     manifest = system.path("manifest.jsonl")
     code, message, err = shell("transcribe", system.path("whisper"), "--manifest", manifest, "--out", out, *OPTIONS)
     assert (code, message) == (0, f"wrote 12 lines: {out}\n"), err
-    assert [file.name for file in out.parent.iterdir()] == ["asr.jsonl"]
+    assert {file.name for file in out.parent.iterdir()} == {"asr.jsonl", ".asr.jsonl.options.json"}
     lines = rows_of(out.read_text())
     for line, row, transcript in zip(lines, system.rows, transcripts, strict=True):
         assert {**line, "audio": 0, "asr": 0, "signals": 0} == {**row, "audio": 0, "asr": 0, "signals": 0}

@@ -19,7 +19,7 @@ import torch
 import mmprefix
 from mmprefix import InputError, Predictor, Waveform
 from mmprefix.cli import understand
-from mmprefix.cli.model_inputs import InputRow
+from mmprefix.cli.inference.rows import InputRow
 from mmprefix.data.manifest import InputRef
 from mmprefix.kv_cache.state import State
 from mmprefix.saved_model import ModelSettings, Understanding
@@ -326,7 +326,7 @@ def test_files_are_understood_in_the_shell(
         slots = [f"{k}={v if isinstance(v, str) else ', '.join(v)}" for k, v in result["slots"].items()]
         assert line == f"{file}: {result['intent']}({'; '.join(slots)})"
     broken = {"intent": None, "slots": {"room": "a\nb", "thing": ["c", "d\r\n"]}}
-    assert understand._plain(InputRow("x", {}, "", {}), broken) == "x: (no intent)(room=a b; thing=c, d )"
+    assert understand._texts(InputRow("x", {}, "", {}), broken) == ["(no intent)(room=a b; thing=c, d )"]
     code, out, _ = shell("understand", saved["whisper"], files[0], "--device", "cpu", "--schema", "digits", "--json")
     assert set(rows_of(out)[0]["scores"]["intent"]) == {str(digit) for digit in range(10)}
     code, out, _ = shell("understand", saved["whisper"], files[0], "--device", "cpu", "--framing", "yesno", "--json")
@@ -364,7 +364,7 @@ def test_a_manifest_is_understood_and_evaluated(
     )
     assert code == 0, err
     assert message == f"wrote 12 lines: {out}\n"
-    assert [file.name for file in out.parent.iterdir()] == ["understood.jsonl"]
+    assert {file.name for file in out.parent.iterdir()} == {"understood.jsonl", ".understood.jsonl.options.json"}
     lines = rows_of(out.read_text())
     for line, row in zip(lines, system.rows, strict=True):
         assert (line["id"], line["reference"]) == (row["id"], {"intent": row["intent"], "slots": row["slots"]})
