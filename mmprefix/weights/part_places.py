@@ -23,6 +23,7 @@ from mmprefix.weights.frozen_parts import PACKED
 from mmprefix.weights.source import WEIGHTS, resolve_folder
 
 log = logging.getLogger(__name__)
+_REMEMBERED = 8  # places of a part
 PACK_LIMIT = 200.0  # megabytes of a frozen part that is packed
 _BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md")  # configuration and tokenizer
 _MARK = f"./{PACKED}/"
@@ -84,8 +85,8 @@ def _find(name: str, identity: dict[str, Any], directory: Path) -> tuple[Path | 
     candidates = [directory / PACKED / name, *(folder / name for folder in folders)]
     candidates += [folder for folder in folders if folder.name == name]
     candidates += [typed] if typed.name == name and not typed.is_absolute() else []
-    candidates += [remembered] if remembered else []
-    return next((path.resolve() for path in candidates if path.exists()), None), remembered
+    candidates += remembered
+    return next((path.resolve() for path in candidates if path.exists()), None), next(iter(remembered), None)
 
 
 def pack(places: dict[str, Path], directory: Path, limit: float) -> None:
@@ -137,12 +138,14 @@ def _remember(sha256: str, name: str, path: Path) -> None:
     file = _memory(sha256, name)
     with suppress(OSError, InputError, RuntimeError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda fresh: fresh.write_text(str(path), encoding="utf-8"))
+        places = list(dict.fromkeys([str(path), *map(str, _remembered(sha256, name))]))[:_REMEMBERED]
+        write_atomically(file, lambda fresh: fresh.write_text("\n".join(places), encoding="utf-8"))
 
 
-def _remembered(sha256: str, name: str) -> Path | None:
+def _remembered(sha256: str, name: str) -> list[Path]:
+    """Places of a part on this machine, the latest first: a copy that is gone does not hide the others."""
     try:
-        text = _memory(sha256, name).read_text(encoding="utf-8").strip()
+        lines = _memory(sha256, name).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError, RuntimeError):  # RuntimeError: a user without a home
-        return None
-    return Path(text) if text and "\0" not in text and Path(text).is_absolute() else None
+        return []
+    return [Path(line) for line in lines if "\0" not in line and Path(line).is_absolute()]
