@@ -1,7 +1,7 @@
 """Standard output and error that never fail on a character: what their encoding lacks is escaped as in JSON.
 
-A file name or a caption may hold any character, and output that is sent to a file may have an encoding of 256 (Windows),
-or UTF-8, which cannot hold file names that are no text (PEP 383).
+A file name or a caption may hold any character. Output that is sent to a file may have an encoding of 256 characters
+(Windows), and UTF-8 cannot hold file names that are no text (PEP 383).
 """
 
 from __future__ import annotations

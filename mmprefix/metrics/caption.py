@@ -157,10 +157,11 @@ def caption(
         models: folders of FENSE's models.
 
     Returns:
-        ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``cider_d`` (0 to 10; it depends on the set, and is 0 for a set of one);
-        ``distinct_1``, ``distinct_2`` (different n-grams / n-grams of all predictions), ``distinct`` (share of
-        different captions), ``length`` (mean number of tokens), ``exact_match`` (share of predictions whose tokens
-        equal those of a reference: with ``"ptb"``, case and punctuation do not count). ``distinct*`` has no list.
+        ``bleu_1`` to ``bleu_4``, ``rouge_l``, ``cider_d`` (0 to 10; it depends on the set, and is 0 for a set of one,
+        where it says nothing: ``mmprefix.metrics.caveats``); ``distinct_1``, ``distinct_2`` (different n-grams /
+        n-grams of all predictions), ``distinct`` (share of different captions), ``length`` (mean number of tokens),
+        ``exact_match`` (share of predictions whose tokens equal those of a reference: with ``"ptb"``, case and
+        punctuation do not count). ``distinct*`` has no list.
 
     Raises:
         InputError: lists of different lengths, no item, an item without references, an unknown name.

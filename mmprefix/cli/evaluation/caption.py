@@ -15,6 +15,7 @@ from mmprefix.cli.jsonl import format_table, identifier, read_jsonl
 from mmprefix.errors import InputError
 from mmprefix.metrics import FenseModels, NotAvailable, caption
 from mmprefix.metrics.caption import EXTRA, NAMES
+from mmprefix.metrics.caveats import undefined_metrics, word_notes
 from mmprefix.metrics.ptb_tokenizer import TOKENIZERS
 
 LINE = "lines of id, prediction (a text) and references (a list of texts)"
@@ -94,20 +95,24 @@ def run(args: argparse.Namespace) -> int:
     models = None
     if args.fense_sentences:
         models = FenseModels(args.fense_sentences, args.fense_detector, args.fense_backbone)
+    notes = word_notes(read.predictions, read.references)
     scores = caption(read.predictions, read.references, args.tokenize)
-    missing: dict[str, str] = {}
+    missing = {name: reason for name, reason in undefined_metrics(read.references).items() if name in wanted}
     for name in wanted:
-        if name in EXTRA and name not in scores:
+        if name in EXTRA and name not in missing and name not in scores:
             try:
                 scores |= caption(read.predictions, read.references, args.tokenize, extra=[name], models=models)
             except NotAvailable as error:
                 missing[name] = str(error)
     if args.json:
         report = {"task": args.task, "tokenizer": args.tokenize, "items": len(read.ids)}
-        report["scores"] = {name: scores[name] for name in wanted if name in scores}
-        sys.stdout.write(json.dumps(report | {"not_available": missing}, ensure_ascii=False) + "\n")
+        report["scores"] = {name: scores[name] for name in wanted if name in scores and name not in missing}
+        report |= {"not_available": missing} | ({"notes": notes} if notes else {})
+        sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
     else:
         rows = [("tokenizer", args.tokenize), ("items", str(len(read.ids)))]
         rows += [(name, missing[name] if name in missing else f"{scores[name]:.4f}") for name in wanted]
         sys.stdout.write(format_table(rows))
-    return 1 if missing else 0
+        for note in notes:
+            sys.stderr.write(f"mmprefix: {note}\n")
+    return 1 if args.metrics and missing else 0
