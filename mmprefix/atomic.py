@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -64,6 +65,17 @@ def write_directory_atomically(directory: Path, write: Callable[[Path], object])
             shutil.rmtree(fresh, ignore_errors=True)
 
 
+def require_writable_folder(folder: Path, option: str) -> None:
+    """Make ``folder`` where it is missing; InputError that names ``option`` where no file can be written in it."""
+    probe = _temporary(folder / "probe")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{option} {folder}: cannot be written ({error.strerror}); give another folder") from error
+
+
 def _temporary(path: Path) -> Path:
     return path.with_name(f"{_stem(path)}{os.getpid()}.{secrets.token_hex(8)}.tmp")
 
@@ -85,6 +97,14 @@ def _remove_left_over(path: Path) -> None:
                 shutil.rmtree(entry.path, ignore_errors=True)
             else:
                 Path(entry.path).unlink(missing_ok=True)
+
+
+def remove_left_overs(folder: Path) -> None:
+    """Remove what killed processes of this machine left of writes of any file in ``folder``."""
+    pattern = re.compile(rf"\.(.+)\.{re.escape(socket.gethostname()[:40])}\.\d+\.[0-9a-f]+\.tmp")
+    for entry in os.scandir(folder):
+        if match := pattern.fullmatch(entry.name):
+            _remove_left_over(folder / match[1])
 
 
 def _is_alive(process: int) -> bool:

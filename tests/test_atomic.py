@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +20,7 @@ from mmprefix.errors import InputError
 from mmprefix.inference.loading import load
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
 from tiny.captioning_system import CaptioningSystem, checkpoint_tensors, error_message, quietly, run
+from tiny.disk import full_disk
 
 pytestmark = quietly
 KB = 1024
@@ -35,17 +33,6 @@ def fitted(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> 
     recipe = tiny.recipe(tiny.config(["image"]), root)
     assert run("fit", recipe, save_to=root / "model", trainer__max_steps=1) == 0
     return root
-
-
-@contextmanager
-def full_disk(room: int) -> Iterator[None]:
-    """Limit every file of this process to ``room`` bytes: the system refuses further writes, as a full disk does."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("room", [0, 10 * KB])

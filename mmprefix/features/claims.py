@@ -21,7 +21,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from mmprefix.atomic import disk_errors_as_input_errors
+from mmprefix.atomic import disk_errors_as_input_errors, remove_left_overs
 from mmprefix.errors import InputError
 from mmprefix.interrupt import hold_stop_signals
 
@@ -47,6 +47,7 @@ class Claims:
             self._own.acquire()
             self._write()
             self.claimed()  # so that the leftovers of killed processes are removed
+            remove_left_overs(folder)
 
     @contextmanager
     def alone(self) -> Generator[None, None, None]:
@@ -94,7 +95,8 @@ class Claims:
         try:
             os.utime(self._file)
         except FileNotFoundError:  # one of them took it for dead
-            self._write()
+            with self.alone():
+                self._write()
 
     def close(self) -> None:
         """Give everything back and remove this process's files."""

@@ -117,6 +117,8 @@ def fill_store(
     total, several = sum(map(len, batches)), trainer.world_size > 1
     if trainer.is_global_zero:
         store.remove_damaged()
+    if not several and all(request.key in store for batch in batches for request in batch):
+        return bad  # also from a disk that cannot be written
     leave_signals_alone(trainer)
     advice = f"the features so far are in {store.folder}; the same command goes on"
     with advice_if_stopped(advice), claiming(store.folder) as claims:

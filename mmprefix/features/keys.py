@@ -8,11 +8,13 @@ from __future__ import annotations
 import hashlib
 import os
 import sqlite3
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from mmprefix.atomic import disk_errors_as_input_errors
+from mmprefix.errors import InputError
 from mmprefix.features.shard import KEY
 from mmprefix.media.source import FrameSequence, Source, open_source, split_member
 from mmprefix.media.video import files_of
@@ -45,8 +47,9 @@ def _joint_hash(source: Source, hashes: list[str]) -> str:
 def _file_hashes(files: Collection[str], memory: Path) -> dict[str, str]:
     names = {name: os.path.abspath(name) for name in files}
     states = {name: _state(name) for name in names.values()}
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(memory, timeout=60)) as base:
+    with disk_errors_as_input_errors(memory):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+    with _database_errors_as_input_errors(memory), closing(sqlite3.connect(memory, timeout=60)) as base:
         base.execute(_TABLE)
         known = {
             str(row[0]): str(row[4])
@@ -62,6 +65,16 @@ def _file_hashes(files: Collection[str], memory: Path) -> dict[str, str]:
                 [(name, *states[name], known[name]) for name in new],
             )
     return {name: known[full] for name, full in names.items()}
+
+
+@contextmanager
+def _database_errors_as_input_errors(file: Path) -> Generator[None, None, None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise InputError(
+            f"{file}: cannot be used ({error}); it only remembers hashes of files: make room for it, or remove it"
+        ) from error
 
 
 def _state(name: str) -> tuple[int, int, int]:

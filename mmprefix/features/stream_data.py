@@ -116,7 +116,8 @@ class StreamData(PairData):
         """Loader of batches of the shards; a resumed run goes on where it stopped."""
         rank, world = rank_and_world(self.trainer)
         shards = self.index["splits"].get("train", [])
-        tars = [TarShard(f"{self.shards}/{tar['file']}", tar["rows"], tuple(tar["branches"])) for tar in shards]
+        widths = {name: tuple(then["widths"]) for name, then in self.index["encoders"].items()}
+        tars = [TarShard(f"{self.shards}/{tar['file']}", tar["rows"], tuple(tar["branches"]), widths) for tar in shards]
         sample = SampleOptions(self.prompt, self.max_captions, self.seed)
         options = StreamOptions(self.batch_size, self.buffer, sample)
         stream = Stream(tars, options, workers=self.num_workers, rank=rank, world=world)

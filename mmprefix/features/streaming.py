@@ -12,8 +12,8 @@ import io
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,14 +29,20 @@ from mmprefix.features.webdataset import FORMAT, INDEX
 from mmprefix.trust.modules import allowed_modules
 from mmprefix.types import Batch, FeatureRow
 
+_REMEDY = "mmprefix encode --to webdataset writes it anew, into another folder"
+
 
 @dataclass(frozen=True)
 class TarShard:
-    """Address of a tar file, its number of rows, and the branches that all of them have."""
+    """Address of a tar file, its number of rows, and the branches that all of them have.
+
+    ``widths`` of frames and summaries are those of the branches that are encoded.
+    """
 
     url: str
     rows: int
     branches: tuple[str, ...]
+    widths: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ class Stream(IterableDataset[Batch]):
         draw.shuffle(kinds)
         streams: dict[tuple[str, ...], Iterator[StreamedRow]] = {}
         for kind in counts:
-            files = [tar.url for tar in mine if tar.branches == kind]
+            files = [tar for tar in mine if tar.branches == kind]
             draw.shuffle(files)
             streams[kind] = read_tars(files, self.options.buffer, random.Random(draw.random()))
         done = self._done(worker)
@@ -134,15 +140,46 @@ class Stream(IterableDataset[Batch]):
         return done[worker]
 
 
-def read_tars(urls: list[str], buffer: int, draw: random.Random) -> Iterator[StreamedRow]:
-    """Rows of the tars at ``urls``, shuffled by ``draw`` within a buffer of so many rows."""
+def read_tars(tars: list[TarShard], buffer: int, draw: random.Random) -> Iterator[StreamedRow]:
+    """Rows of the tars, shuffled by ``draw`` within a buffer of so many rows. Raises InputError for a damaged tar."""
     import webdataset
 
-    stream = webdataset.WebDataset(urls, shardshuffle=False, nodesplitter=None, workersplitter=None)  # pyright: ignore
-    if buffer > 1:
-        stream = stream.shuffle(buffer, initial=buffer, rng=draw)
-    for files in stream:
-        yield decode_row(files)
+    rows = chain.from_iterable(map(rows_of_tar, tars))
+    return iter(webdataset.shuffle(buffer, initial=buffer, rng=draw)(rows)) if buffer > 1 else rows  # pyright: ignore
+
+
+def rows_of_tar(tar: TarShard) -> Iterator[StreamedRow]:
+    """Rows of one tar, in order. Raises InputError where it has other rows than the index says, or is no such tar."""
+    import webdataset
+
+    count = 0
+    try:
+        for files in webdataset.WebDataset([tar.url], shardshuffle=False, nodesplitter=None, workersplitter=None):  # pyright: ignore
+            row = decode_row(files)
+            _require_parts(row, tar)
+            count += 1
+            yield row
+    except Exception as error:  # whatever tarfile, numpy or json make of another program's bytes
+        reason = str(error).split("\n")[0] or type(error).__name__
+        raise InputError(f"{tar.url}: cannot be read behind row {count} ({reason}); {_REMEDY}") from error
+    if count != tar.rows:
+        raise InputError(f"{tar.url}: has {count} rows, and {INDEX} lists {tar.rows}; {_REMEDY}")
+
+
+def _require_parts(row: StreamedRow, tar: TarShard) -> None:
+    """Raise ValueError unless the row has the branches of its tar, with features of their widths."""
+    if set(row.inputs) != set(tar.branches):
+        raise ValueError(f"inputs {sorted(row.inputs)} where {INDEX} says {sorted(tar.branches)}")
+    for branch, value in row.inputs.items():
+        parts = value if isinstance(value, FeatureRow) else FeatureRow(value.reshape(0, 0), value)
+        if not all(part.is_floating_point() for part in parts):
+            raise ValueError(f"branch {branch} has numbers of {', '.join(str(part.dtype) for part in parts)}")
+        if isinstance(value, FeatureRow) and (value.frames.ndim, value.pooled.ndim) != (2, 1):
+            raise ValueError(f"branch {branch} has features of shape {[list(part.shape) for part in parts]}")
+        if isinstance(value, FeatureRow) and branch in tar.widths:
+            widths = (value.frames.shape[1], len(value.pooled))
+            if widths != tar.widths[branch]:
+                raise ValueError(f"branch {branch} has features of widths {widths}, not {tar.widths[branch]}")
 
 
 def decode_row(files: Mapping[str, Any]) -> StreamedRow:
@@ -182,13 +219,28 @@ def read_index(shards: str) -> dict[str, Any]:
     try:
         with webdataset.gopen(f"{shards}/{INDEX}") as stream:  # pyright: ignore
             index = json.loads(stream.read())
-        if index["format"] != FORMAT:
-            raise ValueError(f"it is of format {index['format']}, this is for {FORMAT}")
+        _require_index(index)
         return index
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__} {error}" if isinstance(error, KeyError | AttributeError) else str(error)
         raise InputError(
-            f"data.shards {shards}: {INDEX} cannot be read ({error}); mmprefix encode --to webdataset makes one"
+            f"data.shards {shards}: {INDEX} cannot be read ({reason}); mmprefix encode --to webdataset makes one"
         ) from error
+
+
+def _require_index(index: Any) -> None:
+    """Raise an error that names what is not as ``write_webdataset`` writes it."""
+    if index["format"] != FORMAT:
+        raise ValueError(f"it is of format {index['format']}, this is for {FORMAT}")
+    for description in index["encoders"].values():
+        if [type(width) for width in description["widths"]] != [int, int]:
+            raise ValueError(f"widths {description['widths']}")
+    for tar in chain.from_iterable(index["splits"].values()):
+        name, rows, branches = tar["file"], tar["rows"], tar["branches"]
+        if not isinstance(name, str) or name != name.replace("\\", "/").rpartition("/")[2] or not name.endswith(".tar"):
+            raise ValueError(f"file {name!r}: give the name of a tar beside it")
+        if type(rows) is not int or rows < 1 or not all(isinstance(branch, str) for branch in branches):
+            raise ValueError(f"{name}: {rows!r} rows of branches {branches!r}")
 
 
 def index_fingerprint(index: Mapping[str, Any]) -> str:

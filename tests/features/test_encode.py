@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,9 @@ from safetensors import safe_open
 from mmprefix.data.manifest import read_manifest
 from mmprefix.encoders.clip import Clip
 from mmprefix.encoders.cnn import Cnn
-from mmprefix.features.encode import EncodeModule
+from mmprefix.errors import InputError
+from mmprefix.features import encode as features_encode
+from mmprefix.features.encode import EncodeModule, to_feature_rows
 from mmprefix.features.keys import content_hashes, feature_key
 from mmprefix.features.store import FeatureStore, store_description
 from mmprefix.model import PrefixLM
@@ -34,6 +37,7 @@ from tiny.captioning_system import (
     same_tensors,
     training_record,
 )
+from tiny.disk import full_disk
 
 pytestmark = quietly
 
@@ -198,6 +202,71 @@ def test_features_that_change_are_not_stored(tiny: CaptioningSystem, tmp_path: P
     assert message.startswith("cache_dtype 'int8': give float16 or float32")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_keeps_what_is_encoded(
+    number: signal.Signals, tiny: CaptioningSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    """A signal in the third batch: two are kept, the line says how to go on, the same command ends with all."""
+    recipe, cache = tiny.recipe(tiny.config(("image",)), tmp_path), tmp_path / "cache"
+    batches: list[Any] = []
+
+    def rows_and_signal(features: Features, store: FeatureStore) -> list[Any]:
+        batches.append(features)
+        if len(batches) == 3:
+            os.kill(os.getpid(), number)
+        return to_feature_rows(features, store)
+
+    monkeypatch.setattr(features_encode, "to_feature_rows", rows_and_signal)
+    options = {"data__eval_batch_size": 1, "cache_dtype": "float32"}
+    before = signal.getsignal(number)
+    assert encode(recipe, cache, **options) == 128 + number
+    assert signal.getsignal(number) is before
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mmprefix: ")]
+    (folder,) = cache.glob("clip-*")
+    assert lines == [
+        f"mmprefix: stopped by {number.name}; the features so far are in {folder}; the same command goes on"
+    ]
+    kept = contents(cache)
+    assert len(kept) == 2
+    assert encode(recipe, cache, **options) == 0
+    assert contents(cache).items() > kept.items()
+    assert len(contents(cache)) == 6 == len(batches) - 1
+
+
+def test_folders_that_cannot_be_written_are_refused_before_an_encoder_is_loaded(
+    tiny: CaptioningSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    recipe, file = tiny.recipe(tiny.config(), tmp_path), tmp_path / "file"
+    file.write_text("a file")
+    monkeypatch.delattr(Clip, "__init__")
+    message = error_message("encode", recipe, capfd, cache=file / "cache")
+    assert message == f"--cache {file / 'cache'}: cannot be written (Not a directory); give another folder"
+    shards = {"to": "webdataset", "cache": tmp_path / "cache"}
+    message = error_message("encode", recipe, capfd, out=file, **shards)
+    assert message == f"--out {file}: cannot be written (File exists); give another folder"
+    (tmp_path / "index.json").write_text("{}")
+    assert "holds shards already" in error_message("encode", recipe, capfd, out=tmp_path, **shards)
+    assert error_message("encode", recipe, capfd, out=tmp_path / "s", shard_rows=0, **shards).startswith("--shard_rows")
+
+
+def test_a_full_disk_is_one_line_that_names_the_file(tiny: CaptioningSystem, tmp_path: Path, capfd: Any) -> None:
+    recipe, cache = tiny.recipe(tiny.config(("image",)), tmp_path), tmp_path / "cache"
+    assert encode(recipe, cache, cache_dtype="float32") == 0
+    (file,) = cache.glob("clip-*/*.safetensors")
+    file.unlink()
+    with full_disk(8000):  # the hashes of the files are known; the features need 10,000 bytes
+        message = error_message("encode", recipe, capfd, cache=cache, cache_dtype="float32")
+    assert re.fullmatch(rf"{file.parent}/\S+-00000.safetensors: could not be written \(.*File too large.*", message)
+    assert not list(cache.rglob("*.tmp"))
+    assert not list(cache.rglob("*.txt"))
+    assert encode(recipe, cache, cache_dtype="float32") == 0
+    with full_disk(1000), pytest.raises(InputError, match=r"inputs.sqlite: cannot be used \(.*; it only remembers"):
+        content_hashes([tiny.folder / "0.wav"], tmp_path / "another" / "inputs.sqlite")
+    (cache / "inputs.sqlite").write_bytes(b"another program's" * 100)
+    message = error_message("encode", recipe, capfd, cache=cache, cache_dtype="float32")
+    assert message.startswith(f"{cache / 'inputs.sqlite'}: cannot be used (file is not a database)")
+
+
 # ---------------------------------------------------------------------------------------- killed, and several at once
 
 
@@ -268,6 +337,28 @@ def test_a_run_killed_at_any_moment_is_continued_to_the_same_bits(
     finish(start(recipe, cache, 0.0))
     assert contents(cache) == uninterrupted
     assert not list(cache.rglob("*.txt"))  # nothing is left of killed processes
+
+
+@pytest.mark.slow
+def test_the_work_of_a_killed_process_is_done_by_the_other(
+    tiny: CaptioningSystem, uninterrupted: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
+) -> None:
+    """Both hold work and have published some; one is killed with -9, the other ends, and overwrites nothing."""
+    recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
+    killed, living = (start(recipe, cache, 0.5) for _ in range(2))
+    deadline, writers = time.monotonic() + 240, set[str]()
+    while len(claims(cache)) < 2 or len(writers) < 2:
+        writers |= {file.name.split("-")[-3] for file in cache.rglob("*.safetensors")}
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    killed.kill()
+    killed.communicate()
+    before = {file: file.read_bytes() for file in cache.rglob("*.safetensors")}
+    finish(living)
+    assert {file: file.read_bytes() for file in before} == before
+    assert contents(cache) == uninterrupted
+    assert not list(cache.rglob("*.txt"))
 
 
 @pytest.mark.slow

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mmprefix.encoders.clip import Clip
 from mmprefix.encoders.cnn import Cnn
@@ -101,6 +105,97 @@ def test_a_damaged_shard_is_detected_and_written_again(damage: str, tmp_path: Pa
     assert feature_key("b") in store
     assert not file.exists()
     assert store.remove_damaged() == 0
+
+
+def header(**changes: Any) -> bytes:
+    """Shard of one entry whose header was changed; a change to None leaves a tensor out."""
+    tensors = {
+        "keys": {"dtype": "U8", "shape": [1, 16], "data_offsets": [0, 16]},
+        "ends": {"dtype": "I64", "shape": [1], "data_offsets": [16, 24]},
+        "frames": {"dtype": "F16", "shape": [1, 3], "data_offsets": [24, 30]},
+        "pooled": {"dtype": "F16", "shape": [1, 2], "data_offsets": [30, 34]},
+    }
+    content = bytes(16) + (1).to_bytes(8, "little") + bytes(10)
+    table = {name: {**part, **changes.pop(name, {})} for name, part in tensors.items()}
+    text = json.dumps({"__metadata__": {"sha256": hashlib.sha256(content).hexdigest()}, **table, **changes}).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content
+
+
+BAD_SHARDS = {
+    "zero bytes": b"",
+    "a few bytes": b"abc",
+    "no safetensors": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "cut off": header()[:-3],
+    "longer than it says": header() + b"?",
+    "header longer than the file": (1 << 62).to_bytes(8, "little") + b"{}",
+    "huge header": (2 << 20).to_bytes(8, "little") + b" " * (2 << 20),
+    "deep header": (200_000).to_bytes(8, "little") + b"[" * 200_000,
+    "header that is a list": (8).to_bytes(8, "little") + b"[1, 2]  ",
+    "header of bytes": (8).to_bytes(8, "little") + b"\xff" * 8,
+    "metadata that are a number": header(__metadata__=3),
+    "another dtype": header(frames={"dtype": "BF16"}),
+    "keys as numbers": header(keys={"dtype": "I64", "shape": [1, 2]}),
+    "ends as floats": header(ends={"dtype": "F32", "shape": [2]}),
+    "two rows of ends": header(ends={"dtype": "U8", "shape": [8]}),
+    "negative shape": header(frames={"shape": [-1, -3]}),
+    "shape of words": header(frames={"shape": ["one", "three"]}),
+    "shape that is larger": header(frames={"shape": [1 << 40, 3]}),
+    "shape of three sides": header(frames={"shape": [1, 3, 1]}),
+    "bytes of another tensor": header(frames={"data_offsets": [26, 32]}),
+    "bytes behind the end": header(frames={"data_offsets": [1 << 40, (1 << 40) + 6]}),
+    "bytes backwards": header(frames={"data_offsets": [30, 24]}),
+    "odd place": header(ends={"data_offsets": [15, 23]}),
+    "offsets of words": header(frames={"data_offsets": ["a", "b"]}),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SHARDS)
+def test_a_bad_shard_is_one_line_and_its_inputs_are_encoded_anew(
+    kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("mmprefix"), "propagate", True)
+    file = FeatureStore(tmp_path, WIDTHS).folder / "a.safetensors"
+    file.write_bytes(BAD_SHARDS[kind])
+    store = FeatureStore(tmp_path, WIDTHS)
+    if kind != "bytes of another tensor":  # only the hash tells
+        (message,) = caplog.messages
+        assert message.startswith(f"left out: {file}: ")
+        assert "\n" not in message
+        assert len(message) < 500
+        assert len(store) == 0
+    assert store.remove_damaged() == 1
+    assert not file.exists()
+
+
+def test_a_whole_shard_is_read(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, WIDTHS)
+    (store.folder / "a.safetensors").write_bytes(header())
+    store.refresh()
+    assert list(store) == [bytes(16)]
+    assert store[bytes(16)].frames.shape == (1, 3)
+
+
+def test_another_program_s_file_is_not_removed(tmp_path: Path) -> None:
+    file = FeatureStore(tmp_path, WIDTHS).folder / "model.safetensors"
+    save_file({"weight": torch.ones(3)}, file)
+    with pytest.raises(InputError, match=r"model.safetensors: is another program's, .*; move it out of the feature"):
+        FeatureStore(tmp_path, WIDTHS)
+    assert file.exists()
+
+
+def test_a_shard_is_never_overwritten(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, WIDTHS)
+    store.add("a", [feature_key("x")], [entry(1, 1)])
+    with pytest.raises(FileExistsError):
+        store.add("a", [feature_key("y")], [entry(2, 1)])
+
+
+def test_features_of_another_dtype_are_refused(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, WIDTHS)
+    write_shard(store.folder / "a.safetensors", [feature_key("x")], [entry(1, 1, torch.float32)])
+    with pytest.raises(InputError, match=r"a.safetensors: holds features of other widths or dtype"):
+        store.refresh()
 
 
 def test_a_foreign_folder_is_refused(tmp_path: Path) -> None:

@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import random
+import signal
+import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import webdataset
+from filelock import FileLock
 
 from mmprefix.data.manifest import read_manifest
 from mmprefix.data.sample import SampleOptions, sample_of_row
 from mmprefix.encoders.cnn import Cnn
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore, store_description
-from mmprefix.features.streaming import Stream, StreamedRow, StreamOptions, TarShard, decode_row, read_index
+from mmprefix.features.streaming import (
+    Stream,
+    StreamedRow,
+    StreamOptions,
+    TarShard,
+    decode_row,
+    read_index,
+    read_tars,
+)
 from mmprefix.features.webdataset import write_webdataset
+from mmprefix.interrupt import Stopped, stop_signals
 from mmprefix.trust.modules import allow_modules
 from mmprefix.types import Batch, FeatureRow, Features
 from tiny.captioning_system import (
@@ -29,6 +45,7 @@ from tiny.captioning_system import (
     same_tensors,
     training_record,
 )
+from tiny.disk import full_disk
 
 pytestmark = quietly
 
@@ -66,6 +83,148 @@ def test_shards_hold_rows_and_features(tiny: CaptioningSystem, shards: Path) -> 
     index = json.loads((shards / "index.json").read_text())
     assert {tar["rows"] for tars in index["splits"].values() for tar in tars} == {1, 2}
     assert not list(shards.glob(".*"))
+
+
+# ------------------------------------------------------------------------------------------------- stopped and damaged
+
+
+def write(folder: Path, tiny: CaptioningSystem, encoders: dict[str, Any] | None = None, stop_in: int = 0) -> None:
+    """Write tars of two rows of the pictures in the training data; a stop signal comes with input ``stop_in``."""
+    rows = [row for row in read_manifest(tiny.folder / "train.jsonl")[0] if "image" in row.inputs]
+    reads: list[str] = []
+
+    def read(source: Any, start: float, end: float | None) -> FeatureRow:
+        reads.append(source)
+        if len(reads) == stop_in:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return FeatureRow(torch.full((2, 3), float(len(source))), torch.ones(1))
+
+    with stop_signals():
+        write_webdataset(folder, {"train": rows}, {"image": read}, encoders=encoders or {}, rows=2, seed=0)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+@pytest.mark.parametrize("stop_in", [1, 3, 6])
+def test_stopped_writing_goes_on_to_the_same_bits(tiny: CaptioningSystem, tmp_path: Path, stop_in: int) -> None:
+    write(tmp_path / "whole", tiny)
+    with pytest.raises(Stopped, match=rf"SIGTERM; the shards so far are in {tmp_path / 'shards'}; the same command"):
+        write(tmp_path / "shards", tiny, stop_in=stop_in)
+    kept = {name: content for name, content in files(tmp_path / "shards").items() if name.endswith(".tar")}
+    assert len(kept) == (stop_in - 1) // 2
+    assert not list(tmp_path.rglob("*.tmp"))
+    if kept:
+        with pytest.raises(InputError, match="holds shards of an unfinished run with other rows, encoders or options"):
+            write(tmp_path / "shards", tiny, {"image": {"widths": [3, 1]}})
+    times = {name: (tmp_path / "shards" / name).stat().st_mtime_ns for name in kept}
+    write(tmp_path / "shards", tiny)
+    assert files(tmp_path / "shards") == files(tmp_path / "whole")
+    assert {name: (tmp_path / "shards" / name).stat().st_mtime_ns for name in kept} == times
+
+
+def test_two_processes_do_not_write_one_folder(tiny: CaptioningSystem, tmp_path: Path) -> None:
+    with FileLock(tmp_path / ".writing.lock"), pytest.raises(InputError, match="another process writes shards there"):
+        write(tmp_path, tiny)
+    write(tmp_path, tiny)
+    with pytest.raises(InputError, match="holds shards already"):
+        write(tmp_path, tiny)
+
+
+def test_a_full_disk_keeps_whole_shards(tiny: CaptioningSystem, tmp_path: Path) -> None:
+    with full_disk(4000), pytest.raises(InputError, match=r"train-000000.tar: could not be written \(File too large\)"):
+        write(tmp_path / "shards", tiny)
+    assert not list(tmp_path.rglob("*.tar"))
+    assert not list(tmp_path.rglob("*.tmp"))
+    write(tmp_path / "shards", tiny)
+
+
+def tar_of(*members: tuple[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def npy(array: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+ROW = json.dumps({"id": "a", "captions": ["x"], "prompt": None, "context": None, "contexts": [], "user": None}).encode()
+FRAMES, POOLED = npy(np.zeros((2, 3), np.float32)), npy(np.zeros(1, np.float32))
+HUGE = npy(np.zeros(1)).replace(b"(1,)", b"(9999999999999,)")
+
+
+def row(*, json: bytes = ROW, **parts: bytes) -> bytes:
+    """Tar of one row of branch image, with its parts as they are, or as ``parts`` says."""
+    features = {"frames": FRAMES, "pooled": POOLED} | parts
+    return tar_of(("0.json", json), *((f"0.image.{name}.npy", content) for name, content in features.items()))
+
+
+BAD_TARS = {
+    "zero bytes": b"",
+    "no tar": b"\x89PNG" + bytes(3000),
+    "cut off": row()[:1400],
+    "cut between files": tar_of(("0.json", ROW))[:1024],
+    "another program's": tar_of(("0.jpg", b"picture"), ("0.txt", b"caption")),
+    "no row": tar_of(("0.image.frames.npy", FRAMES), ("0.image.pooled.npy", POOLED)),
+    "row that is a list": row(json=b"[1]"),
+    "no features": tar_of(("0.json", ROW)),
+    "no numbers": row(frames=b"words"),
+    "words": row(frames=npy(np.array([["a"]]))),
+    "integers": row(frames=npy(np.zeros((2, 3), int))),
+    "one side": row(frames=POOLED),
+    "other widths": row(frames=npy(np.zeros((2, 4), np.float32))),
+    "another branch": tar_of(("0.json", ROW), ("0.audio.frames.npy", FRAMES), ("0.audio.pooled.npy", POOLED)),
+    "huge array": row(frames=HUGE),
+    "fewer rows": row(),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_TARS)
+def test_a_bad_tar_is_one_line_that_names_it(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "train-000000.tar"
+    file.write_bytes(BAD_TARS[kind])
+    tar = TarShard(str(file), 2, ("image",), {"image": (3, 1)})
+    with pytest.raises(InputError) as error:
+        list(read_tars([tar], 4, random.Random(0)))
+    message = str(error.value)
+    assert message.startswith(f"{file}: ")
+    assert message.endswith("writes it anew, into another folder")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"format": 2}, "it is of format 2"),
+        ({"splits": {"train": [{"file": "../secret.tar", "rows": 1, "branches": []}]}}, "file '../secret.tar'"),
+        ({"splits": {"train": [{"file": "a.tar", "rows": "many", "branches": []}]}}, "a.tar: 'many' rows"),
+        ({"splits": {"train": [{"file": "a.tar", "rows": 1}]}}, "KeyError 'branches'"),
+        ({"splits": []}, "AttributeError"),
+        ({"encoders": {"image": {"widths": ["wide", 2]}}}, "widths"),
+        ({"encoders": {"image": 3}}, "not subscriptable"),
+    ],
+)
+def test_a_bad_index_is_one_line(change: dict[str, Any], fault: str, tmp_path: Path) -> None:
+    index = {"format": 1, "encoders": {}, "splits": {}} | change
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"index\.json cannot be read") as error:
+        read_index(str(tmp_path))
+    assert fault in str(error.value)
+    for text in ("", "[]", "3", "[" * 100_000, '{"format": 1}'):
+        (tmp_path / "index.json").write_text(text)
+        with pytest.raises(InputError, match=r"index\.json cannot be read"):
+            read_index(str(tmp_path))
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
 
 
 def stream(shards: Path, workers: int, rank: int = 0, world: int = 1, size: int = 2) -> Stream:

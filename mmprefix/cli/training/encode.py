@@ -7,11 +7,12 @@ from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from mmprefix.atomic import require_writable_folder
 from mmprefix.cli.training.lightning_cli import PrefixCLI, log
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
-from mmprefix.features.webdataset import write_webdataset
+from mmprefix.features.webdataset import require_no_index, write_webdataset
 
 
 class EncodeCLI(PrefixCLI):
@@ -27,15 +28,27 @@ class EncodeCLI(PrefixCLI):
         parser.add_argument("--out", type=str | None, default=None, help="folder of the webdataset shards")
         parser.add_argument("--shard_rows", type=int, default=1000, help="most rows of a shard")
 
-    def before_fit(self) -> None:
-        """Encode all rows of the data module into the store, write shards if asked, stop the run (exit code 0)."""
-        if not self._config().cache:
-            raise InputError("cache: no folder for the feature store; give --cache DIR")
+    def before_instantiate_classes(self) -> None:
+        """Refuse folders that cannot be written before an encoder is loaded."""
         config = self._config()
+        if not config.cache:
+            raise InputError("cache: no folder for the feature store; give --cache DIR")
         if (config.to == "webdataset") != bool(config.out):
             raise InputError(f"--to {config.to} --out {config.out}: give --to webdataset --out FOLDER, or neither")
+        if config.shard_rows < 1:
+            raise InputError(f"--shard_rows {config.shard_rows}: give a number from 1 on")
+        require_writable_folder(Path(config.cache).expanduser(), "--cache")
+        if config.out:
+            require_no_index(Path(config.out))
+            require_writable_folder(Path(config.out), "--out")
+        super().before_instantiate_classes()
+
+    def before_fit(self) -> None:
+        """Encode all rows of the data module into the store, write shards if asked, stop the run (exit code 0)."""
+        if self._config().dry_run:
+            super().before_fit()
         stores = self.use_cache(["fit", "test"])
-        if config.out and self.trainer.is_global_zero:
+        if self._config().out and self.trainer.is_global_zero:
             self._write_shards(stores)
         raise SystemExit(0)
 
