@@ -8,7 +8,15 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 
-SWITCHES = ("--dry_run", "--help", "-h", "--print_config", "--verbose", "--overwrite")  # options that stand alone
+SWITCHES = (
+    "--dry_run",
+    "--pack",
+    "--help",
+    "-h",
+    "--print_config",
+    "--verbose",
+    "--overwrite",
+)  # options that stand alone
 _BOOLEANS = ("true", "false", "yes", "no")
 _NAMED_BY_USER = ("branches", "where")  # options below these are names of branches and of columns
 

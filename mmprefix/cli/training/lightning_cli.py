@@ -6,6 +6,7 @@ import logging
 import os
 import shlex
 import sys
+from argparse import HelpFormatter
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -23,6 +24,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mmprefix.cli.training.class_names import with_class_paths
+from mmprefix.cli.training.part_help import with_parts
 from mmprefix.cli.training.recipe_errors import check_recipe, explain, options, recipes_of
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
@@ -50,6 +52,10 @@ class RecipeParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise InputError(explain(message, self)) from ex
+
+    def format_help(self, formatter: HelpFormatter | None = None) -> str:
+        """Help with the list of all parts."""
+        return with_parts(super().format_help(formatter))
 
 
 class PrefixCLI(LightningCLI):

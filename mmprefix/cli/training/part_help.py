@@ -6,6 +6,7 @@ class that is not of this package has its help from the parser.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from mmprefix.cli.parts import find_parts, overview, page, parts_table
@@ -38,6 +39,15 @@ def part_help(words: Sequence[str]) -> str | None:
             return None
         return _page_of(flag.removesuffix(".help"), name) if name else _pages(kinds)
     return None
+
+
+def with_parts(text: str) -> str:
+    """Parser's help ``text`` with the list of all parts, in place of the classes that happen to be imported."""
+    text = re.sub(r",\s+known\s+subclasses:\s+mmprefix[\w.]*(?:,\s+mmprefix[\w.]*)*", "", text)
+    if "--model.branches" not in text:
+        return text
+    listed = overview(row for row in parts_table() if row["kind"] not in ("task", "settings"))
+    return f"{text}\nparts of a recipe (mmprefix parts NAME shows the options of one):\n\n{listed}\n"
 
 
 def _pages(kinds: Sequence[str]) -> str:

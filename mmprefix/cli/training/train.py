@@ -33,7 +33,9 @@ def train(words: list[str]) -> int:
 
 def _train(words: list[str], modules: list[str]) -> int:
     runs: type[PrefixCLI] = PrefixCLI
+    texts = {"usage": f"mmprefix {words[0]} RECIPE.yaml [--OPTION VALUE ...]", "default_config_files": []}
     if words[0] == "encode":
+        texts["description"] = "Runs the frozen encoders of a recipe and stores their features."
         runs, words = EncodeCLI, ["fit", *words[1:]]
     allow = [f"--allow={module}" for module in modules]
     kept, sys.argv = sys.argv, [sys.argv[0], *words, *allow]  # Lightning starts its other processes with these words
@@ -50,8 +52,7 @@ def _train(words: list[str], modules: list[str]) -> int:
                 "use_distributed_sampler": False,
             },
             auto_configure_optimizers=False,
-            parser_kwargs={"allow_abbrev": False}
-            | {verb: {"default_config_files": []} for verb in PrefixCLI.subcommands()},
+            parser_kwargs={"allow_abbrev": False, "prog": "mmprefix"} | dict.fromkeys(PrefixCLI.subcommands(), texts),
         )
     except SystemExit as stop:
         return int(stop.code or 0)
