@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
@@ -78,7 +79,10 @@ def run_batched(model: PrefixLM, request: BatchRequest, compute: Callable[[Batch
         if not urls_in(value):
             _sources_of(model, request, row)
     results: list[Result] = []
-    for window in prefetch(lambda part: _decode(model, part, strict=True), request.windows()):
+    parts, decode = list(request.windows()), partial(_decode, model, strict=True)
+    # nothing is read ahead of one window: no thread is started for it
+    windows: Iterable[_Window] = map(decode, parts) if len(parts) == 1 else prefetch(decode, parts)
+    for window in windows:
         rows = _compute(model, window, compute, strict=True)
         results += [rows[row] for row in range(len(rows))]
     return results
@@ -92,7 +96,7 @@ def stream_batched(
     An input that cannot be read has its InputError in the place of its result, and does not end the others. Raises
     InputError where all inputs of a batch fail for one reason, such as an option that does not fit the model.
     """
-    for window in prefetch(lambda request: _decode(model, request, strict=False), requests):
+    for window in prefetch(partial(_decode, model, strict=False), requests):
         rows = _compute(model, window, compute, strict=False)
         yield from (rows[row] if row in rows else window.errors[row] for row in range(len(window.request.inputs)))
 

@@ -1,6 +1,7 @@
 """``mmprefix evaluate --task caption``: captions against references.
 
-A line of the file is ``{"id": ..., "prediction": ..., "references": [...]}``; other keys are ignored.
+A line of the file is ``{"id": ..., "prediction": ..., "references": [...]}``; other keys are ignored. ``mmprefix caption``
+writes ``caption`` in place of ``prediction``.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ def _record(record: Any, location: str) -> tuple[str, str, list[str]]:
     """Id, prediction and references of one line; ``location`` is file:line. Raises InputError."""
     if not isinstance(record, dict):
         raise InputError(f"{location}: a line must be an object with id, prediction and references")
+    record = {"prediction": record["caption"], **record} if "caption" in record else record  # of mmprefix caption --out
     missing = [key for key in ("id", "prediction", "references") if key not in record]
     if missing:
         raise InputError(f"{location}: no {' and no '.join(missing)}; a line needs id, prediction and references")

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 from mmprefix.cli.inference.row_file import RowFile, StandardOutput
 from mmprefix.cli.inference.rows import BadInputs, InputRow
 from mmprefix.errors import InputError
-from mmprefix.interrupt import Stopped
+from mmprefix.interrupt import Stopped, hold_stop_signals
 
 Result = TypeVar("Result")
 SOME_FAILED, NONE_DONE = 3, 2  # exit codes
@@ -90,8 +90,9 @@ def write_results(
                 bad.add(_fault(row, result))
                 progress.say(_fault(row, result))
             else:
-                output.write(report.line(row, result), report.texts(row, result))
-                written += 1
+                with hold_stop_signals():  # a row that is written is counted
+                    output.write(report.line(row, result), report.texts(row, result))
+                    written += 1
             progress.step(isinstance(result, InputError))
         progress.end()
     except Stopped as stop:
