@@ -28,7 +28,7 @@ from mmprefix.trust.option_types import require_types
 from mmprefix.weights import frozen_parts, part_places
 from mmprefix.weights.recipe_file import FORMAT, read_recipe
 from mmprefix.weights.source import RECIPE
-from mmprefix.weights.trained_file import TrainedFile, copy_into, file_hash
+from mmprefix.weights.trained_file import TrainedFile, copy_into, file_hash, require_hash
 
 WEIGHTS, CARD = "model.safetensors", "README.md"
 R = TypeVar("R")
@@ -232,7 +232,8 @@ def save(
         places = part_places.without_places(described)
         if pack_limit is not None:
             part_places.pack(places, fresh, pack_limit)
-        described["sha256"] = {WEIGHTS: file_hash(weights)}
+        files = [weights, *part_places.packed_files(fresh)]
+        described["sha256"] = {file.relative_to(fresh).as_posix(): file_hash(file) for file in files}
         text = yaml.safe_dump({**described, **settings.to_dict()}, sort_keys=False, allow_unicode=True)
         (fresh / RECIPE).write_text(text, encoding="utf-8")
         (fresh / CARD).write_text(card, encoding="utf-8")
@@ -258,7 +259,9 @@ def load(directory: Path, parts: dict[str, str] | None = None) -> tuple[PrefixLM
     """
     saved = read_recipe(directory)
     settings, file = ModelSettings.from_dict(saved, directory / RECIPE), TrainedFile.open(directory / WEIGHTS)
-    recipe = saved["recipe"]
+    recipe, hashes = saved["recipe"], saved.get("sha256", {})
+    for packed in part_places.packed_files(directory):
+        require_hash(packed, hashes.get(packed.relative_to(directory).as_posix()))
     for name, path in (parts or {}).items():
         frozen_parts.relocate(recipe, name, path)
     part_places.locate(saved, directory)
@@ -280,7 +283,7 @@ def load(directory: Path, parts: dict[str, str] | None = None) -> tuple[PrefixLM
         model = PrefixLM.from_recipe(recipe, build, check)
     except InputError as error:
         raise InputError(re.sub("^recipe: ", f"{directory / RECIPE}: ", str(error))) from error
-    load_trained(model, file.tensors(saved.get("sha256", {}).get(WEIGHTS)), file.path)
+    load_trained(model, file.tensors(hashes.get(WEIGHTS)), file.path)
     return model, settings
 
 

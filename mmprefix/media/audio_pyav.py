@@ -44,6 +44,8 @@ def _decode(container: InputContainer, name: str, start: float, until: float | N
     if not container.streams.audio:
         raise InputError(f"{name}: holds no sound")
     track = container.streams.audio[0]
+    if getattr(track, "codec_context", None) is None:
+        raise InputError(f"{name}: its sound is of a codec that FFmpeg does not know, or the header is damaged")
     planar = av.AudioResampler(format="fltp", layout=track.layout, rate=track.rate)
     require_rate(track.rate, name)
     blocks: list[np.ndarray] = []

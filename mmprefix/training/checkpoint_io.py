@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,30 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises InputError for a file that is missing, damaged, or of another program.
         """
         try:
+            _require_whole(Path(path))
             checkpoint = super().load_checkpoint(path, map_location, weights_only is not False)
         except FileNotFoundError as error:
             raise InputError(f"{path}: no such checkpoint") from error
+        except InputError:
+            raise
         except Exception as error:  # torch.load raises a dozen kinds; all mean that the file is no checkpoint of ours
-            raise InputError(f"{path}: is no checkpoint that can be read ({str(error).splitlines()[0]})") from error
+            raise InputError(f"{path}: is no checkpoint that can be read ({_reason(error)})") from error
         if Path(path).name != ".temp.ckpt":  # in which Lightning returns the weights from processes it forked
             require_ours(checkpoint, path)
         return checkpoint
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or ["it is empty or cut off"])[0]
+
+
+def _require_whole(file: Path) -> None:
+    """Raise InputError for an archive of ``torch.save`` that does not hold what was written: torch does not compare."""
+    if not zipfile.is_zipfile(file):
+        return
+    with zipfile.ZipFile(file) as archive:
+        if member := archive.testzip():
+            raise InputError(f"{file}: is damaged ({member} is not what was written); take another checkpoint")
 
 
 def _write(checkpoint: dict[str, Any], file: Path) -> None:

@@ -102,6 +102,12 @@ def pack(places: dict[str, Path], directory: Path, limit: float) -> None:
         log.info("packed %s: %.1f MB", name, size)
 
 
+def packed_files(directory: Path) -> list[Path]:
+    """Configuration and tokenizer files of the parts packed in ``directory``; weights have hashes of their own."""
+    below = (directory / PACKED).rglob("*")
+    return sorted(file for file in below if file.is_file() and not any(file.match(name) for name in WEIGHTS))
+
+
 def portable(source: str) -> str:
     """A source without the place of a folder on this machine: its name."""
     path = Path(source)

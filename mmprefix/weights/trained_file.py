@@ -46,13 +46,7 @@ class TrainedFile:
 
     def tensors(self, sha256: str | None) -> dict[str, Tensor]:
         """All tensors by name. Raises InputError for a damaged file, or one with another hash than ``sha256``."""
-        if sha256 is not None:
-            actual = file_hash(self.path)
-            if actual != sha256:
-                raise InputError(
-                    f"{self.path}: is not the file that was saved here (its sha256 is {actual[:12]}..., the recipe "
-                    f"beside it says {sha256[:12]}...); copy the whole directory again, or save the model again"
-                )
+        require_hash(self.path, sha256)
         try:
             return load_file(self.path)
         except (OSError, SafetensorError) as error:
@@ -95,6 +89,15 @@ def file_hash(path: Path) -> str:
     """SHA-256 (hex) of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def require_hash(path: Path, sha256: str | None) -> None:
+    """Raise InputError unless ``sha256`` is the hash of the file (None: of an earlier version, without one)."""
+    if sha256 is not None and (actual := file_hash(path)) != sha256:
+        raise InputError(
+            f"{path}: is not the file that was saved here (its sha256 is {actual[:12]}..., the recipe "
+            f"beside it says {sha256[:12]}...); copy the whole directory again, or save the model again"
+        )
 
 
 def require_same_shapes(own: Mapping[str, Shape], saved: Mapping[str, Shape], file: Path | str) -> None:

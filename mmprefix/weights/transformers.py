@@ -132,10 +132,10 @@ def load_tokenizer(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
         if not 1 < len(tokenizer) <= rows:  # without its files transformers silently makes an empty tokenizer
             raise ValueError(f"it has {len(tokenizer)} tokens, the model {rows} embeddings")
         return tokenizer
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the reader in Rust raises plain exceptions, that of Python many kinds
         if dry_run.sizes_only():
             return placeholder_tokenizer()
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"decoder {name!r}: the folder {folder} holds no tokenizer that can be loaded: {reason}"
         ) from error

@@ -114,3 +114,15 @@ def test_two_parts_of_one_name_are_kept_apart(parts: dict[str, Path], tmp_path: 
     mmprefix.Predictor(tiny_models.build_model(parts, "image")).save(tmp_path / "m", pack=True)
     assert sorted(folder.name for folder in (tmp_path / "m" / "parts").iterdir()) == ["tiny", "tiny-2"]
     assert mmprefix.load(tmp_path / "m", device="cpu").kinds == {"image": "image"}
+
+
+def test_changed_files_of_packed_parts_are_refused(parts: dict[str, Path], tmp_path: Path) -> None:
+    mmprefix.Predictor(tiny_models.build_model(parts, "audio")).save(tmp_path / "m", pack=True)
+    for name in ("decoder/tokenizer.json", "decoder/config.json", "audio/config.json", "decoder/model.safetensors"):
+        file = tmp_path / "m" / "parts" / name
+        whole = file.read_bytes()
+        file.write_bytes(whole + b" ")
+        with pytest.raises(InputError, match=r"is not the file that was saved here|was trained with|cannot be read"):
+            mmprefix.load(tmp_path / "m", device="cpu")
+        file.write_bytes(whole)
+    mmprefix.load(tmp_path / "m", device="cpu")
