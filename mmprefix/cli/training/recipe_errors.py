@@ -142,6 +142,8 @@ def _check(options: dict[str, Any], known: Collection[str], before: str) -> None
                 _check_parts(branch, f"{option}.{name}")
         elif inside and isinstance(value, dict) and "class_path" not in value:
             _check(value, known, f"{option}.")
+        elif inside and isinstance(value, bool | int | float | list):
+            raise InputError(f"option {option}: expected options by name, got {str(value)[:60]}")
         else:
             _check_class(value, option)
 
