@@ -109,7 +109,7 @@ class Part:
 
     A subclass may declare:
 
-    - ``path_options``: options that may name a file or folder on disk; a saved model holds them as absolute paths.
+    - ``path_options``: options that may name a file or folder on disk; a saved model holds the name of that alone.
     - ``source_options``: options for the location and precision of weights, which do not change the computation; a
       saved model may be loaded with other values.
     - ``wraps``: option that holds the part which owns the weights (the picture encoder in a video encoder).
