@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import multiprocessing
+import os
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
-from mmprefix.features.claims import Claims, claiming
+from mmprefix.errors import InputError
+from mmprefix.features.claims import LEASE, Claims, claiming
 
 
 def never() -> bool:
@@ -50,3 +55,70 @@ def test_the_work_of_a_killed_process_is_free_again(
         process.join()
         assert claims.take("a", never)
         assert len(list((tmp_path / "claims").glob("*.txt"))) == 1  # the files of the killed process are removed
+
+
+def on_another_machine(claims: Claims, folder: Path, work: str) -> str:
+    """Leave the claim file of a process of another machine, which a network file system shows with a free lock."""
+    name = f"host-{'0' * 8}-{os.getpid()}-{'1' * 16}"
+    assert claims.machine != "0" * 8
+    (folder / "claims" / f"{name}.txt").write_text(work)
+    (folder / "claims" / f"{name}.lock").write_text("")
+    return name
+
+
+def test_a_process_on_another_machine_lives_while_it_touches_its_file(tmp_path: Path) -> None:
+    with claiming(tmp_path) as claims:
+        name = on_another_machine(claims, tmp_path, "a")
+        assert not claims.take("a", never)
+        assert not claims.any_free(["a"])
+        assert claims.any_free(["a", "b"])
+        left = tmp_path / f".{name}-00000.safetensors.host.7.0123456789abcdef.tmp"
+        left.write_text("half a shard")
+        for file in (tmp_path / "claims").glob(f"{name}*"):
+            os.utime(file, (time.time() - LEASE + 60, time.time() - LEASE + 60))
+        assert not claims.take("a", never)
+        for file in (tmp_path / "claims").glob(f"{name}*"):
+            os.utime(file, (time.time() - LEASE - 1, time.time() - LEASE - 1))
+        assert claims.take("a", never)
+        assert not left.exists()
+        assert {file.name for file in (tmp_path / "claims").glob("*host*")} == set()
+
+
+def test_the_lock_decides_on_one_machine_however_old_the_claim_is(tmp_path: Path) -> None:
+    with claiming(tmp_path) as first, claiming(tmp_path) as second:
+        assert first.take("a", never)
+        for file in (tmp_path / "claims").glob(f"{first.name}*"):
+            os.utime(file, (0, 0))  # as after a night asleep
+        assert not second.take("a", never)
+
+
+def test_a_process_that_was_taken_for_dead_claims_again(tmp_path: Path) -> None:
+    with claiming(tmp_path) as first, claiming(tmp_path) as second:
+        assert first.take("a", never)
+        for file in (tmp_path / "claims").glob(f"{first.name}*"):
+            file.unlink()
+        first.renew()
+        assert (tmp_path / "claims" / f"{first.name}.txt").read_text() == "a"
+        assert second.take("b", never)
+    assert [file.name for file in (tmp_path / "claims").iterdir()] == [".lock"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    with claiming(tmp_path) as claims:
+        name = f"{claims.name.rpartition('-')[0]}-{'2' * 16}"
+    left = [tmp_path / "claims" / end for end in (f"{name}.lock", f"{name}.txt", f".{name}.new")]
+    left.append(tmp_path / f".{name}-00003.safetensors.host.7.0123456789abcdef.tmp")
+    for file in left:
+        file.write_text("a")
+    with claiming(tmp_path):
+        assert [file for file in left if file.exists()] == []
+
+
+@pytest.mark.parametrize("reason", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_is_one_line(reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(file: int, operation: int) -> None:
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InputError, match=r"claims: its file system refuses a lock .* give a folder on another disk"):
+        Claims(tmp_path)
