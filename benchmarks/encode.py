@@ -96,6 +96,7 @@ def write_recipe(folder: Path, captions: int, options: argparse.Namespace) -> No
     clock = {"class_path": "benchmarks.encode.Clock", "init_args": {"file": str(folder / "clock.json")}}
     recipe = {
         "seed_everything": 0,
+        "save": "none",
         "model": {"branches": {"image": {"encoder": encoder, "mapper": mapper}}, "decoder": decoder},
         "data": {"class_path": "mmprefix.data.PairData", "init_args": rows},
         "trainer": {**trainer, "callbacks": [clock]},

@@ -78,7 +78,7 @@ def train(
         "data": {"class_path": "mmprefix.data.PairData", "init_args": {**data, "seed": seed}},
         "trainer": {"default_root_dir": str(folder), "enable_progress_bar": False, "enable_checkpointing": False},
         "seed_everything": seed,
-        "save_to": None,
+        "save": "none",
     }
     (folder / "changes.yaml").write_text(yaml.safe_dump(changes), encoding="utf-8")
     if code := mmprefix(["fit", "--config", str(RECIPE), "--config", str(folder / "changes.yaml")]):

@@ -68,7 +68,7 @@ def train(name: str, data: Path, folder: Path, *, seed: int, variant: str) -> di
     options |= {"train": str(folder / "train.jsonl"), "val": str(folder / "held_out.jsonl"), "seed": seed}
     if row_per_caption:
         options |= {"batch_size": round(options["batch_size"] * mean), "eval_batch_size": options["batch_size"]}
-    recipe |= {"seed_everything": seed, "save_to": None, "test_after_fit": False}
+    recipe |= {"seed_everything": seed, "save": "none", "test_after_fit": False}
     recipe["trainer"] |= {"default_root_dir": str(folder), "enable_progress_bar": False, "enable_checkpointing": False}
     recipe["trainer"] |= {"check_val_every_n_epoch": recipe["trainer"]["max_epochs"], "num_sanity_val_steps": 0}
     recipe["trainer"] |= {"enable_model_summary": False}

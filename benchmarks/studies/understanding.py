@@ -47,7 +47,7 @@ def train(name: str, data: Path, folder: Path, *, seed: int, changes: Sequence[s
         branch["encoder"]["class_path"] = CACHED_ENCODERS.get(path, path)
     arguments = recipe["data"]["init_args"]
     arguments |= {"root": str(data / arguments["root"]), "seed": seed}
-    recipe |= {"seed_everything": seed, "save_to": str(folder / "model")}
+    recipe |= {"seed_everything": seed, "save_to": str(folder / "model"), "overwrite": True}
     recipe["trainer"] |= {"default_root_dir": str(folder), "check_val_every_n_epoch": 1000, "num_sanity_val_steps": 0,
                           "enable_progress_bar": False, "enable_model_summary": False, "logger": False,
                           "enable_checkpointing": False}  # fmt: skip

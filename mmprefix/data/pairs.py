@@ -116,6 +116,8 @@ class PairData(LightningDataModule):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"data.{name} {value}: give a number from 1 on")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"data.seed {self.seed}: give a number from 0 to 2**63 - 1")
         if self.num_workers < 0:
             raise InputError(f"data.num_workers {self.num_workers}: give a number from 0 on")
         if self.on_bad not in ("stop", "skip"):

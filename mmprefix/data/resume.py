@@ -82,7 +82,14 @@ class RunPosition:
         return {"epoch": epoch, "batches": batches, "total": self._sampler.done(), "content": self._fingerprint}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let the next training go on where ``state`` was saved."""
+        """Let the next training go on where ``state`` was saved.
+
+        Raises InputError for a state that no run was in.
+        """
+        numbers = [state.get(name) for name in ("epoch", "batches", "total")] if state else []
+        content = state.get("content", {}) if state else {}
+        if not all(type(number) is int and number >= 0 for number in numbers) or not isinstance(content, dict):
+            raise InputError("the checkpoint does not say where in its data the run was; it was changed")
         self._saved = state
 
     def _start(self) -> tuple[int, int, int]:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import signal
 import time
-from contextlib import ExitStack, suppress
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -144,8 +146,41 @@ class LastCheckpoint(Checkpoint):
             self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
-        trainer.save_checkpoint(self.file)
+        trainer.save_checkpoint(self.file, weights_only=False)
         self._saved_at, self._saved_step, self._due = time.monotonic(), trainer.global_step, False
+
+
+def require_resumable(checkpoint: dict[str, Any], trainer: Trainer, file: Path | str) -> None:
+    """Raise InputError for a checkpoint that is further than the run of ``trainer`` shall go, or lacks its progress."""
+    try:
+        loops = checkpoint["loops"]["fit_loop"]
+        epochs, steps = int(loops["epoch_progress"]["current"]["ready"]), int(checkpoint["global_step"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file}: its progress cannot be read; it was changed after it was saved") from error
+    for option, done, most, noun in (
+        ("max_epochs", epochs, trainer.max_epochs, "epoch"),
+        ("max_steps", steps, trainer.max_steps, "step"),
+    ):
+        if most is not None and 0 <= most < done:
+            raise InputError(
+                f"trainer.{option} {most}: the checkpoint {file} is from {noun} {done}; give {done} or more"
+            )
+
+
+@contextmanager
+def restoring_errors_as_input_errors(file: Path | str | None) -> Generator[None, None, None]:
+    """Turns what Lightning and torch raise while they restore the state in ``file`` into an InputError of one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        frames = [frame.f_code for frame, _ in walk_tb(error.__traceback__)]
+        restoring = any(code.co_name.startswith(("restore", "_restore")) for code in frames)
+        if file is None or not restoring:
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{file}: this run cannot go on from it ({reason})") from error
 
 
 def _fitting(trainer: Trainer) -> bool:

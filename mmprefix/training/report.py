@@ -13,7 +13,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from mmprefix.atomic import write_atomically
+from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
 from mmprefix.metrics import caption, detection
 
 SHOWN = ("bleu_4", "rouge_l", "cider_d", "exact_match", "distinct")
@@ -130,7 +130,8 @@ class Report:
         if not self.rows or not trainer.is_global_zero:
             return
         name = f"{stage}-step{trainer.global_step}"
-        directory.mkdir(parents=True, exist_ok=True)
+        with disk_errors_as_input_errors(directory):
+            directory.mkdir(parents=True, exist_ok=True)
         lines = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in self.rows)
         write_atomically(directory / f"{name}.jsonl", lambda file: file.write_text(lines, encoding="utf-8"))
         write_atomically(

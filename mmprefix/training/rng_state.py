@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+
+from mmprefix.errors import InputError
 
 
 def gather_rng_states(own: dict[str, Any]) -> list[dict[str, Any]]:
@@ -29,6 +32,17 @@ def rng_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
+
+
+def check_rng_state(state: Any, file: Path | str) -> None:
+    """Raise InputError where ``state``, read from ``file``, is none that ``restore_rng_state`` can set."""
+    before = rng_state()
+    try:
+        restore_rng_state(state)
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{file}: the state of its random generators cannot be read; it was changed") from error
+    finally:
+        restore_rng_state(before)
 
 
 def restore_rng_state(state: dict[str, Any]) -> None:

@@ -21,12 +21,13 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
+from mmprefix.training.checkpoints import require_resumable
 from mmprefix.training.evaluation import Evaluation
 from mmprefix.training.input_ranges import fit_input_ranges
 from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.training.optimizer import OptimizerFactory, configure, restore_rates
 from mmprefix.training.report import Report, ValidationRow
-from mmprefix.training.rng_state import gather_rng_states, restore_rng_state, rng_state
+from mmprefix.training.rng_state import check_rng_state, gather_rng_states, restore_rng_state, rng_state
 from mmprefix.training.warm_start import warm_start
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch
@@ -159,7 +160,13 @@ class PrefixTask(LightningModule):
         loss = self.model.text_loss(batch)
         mean = loss.mean()
         self.log("train/loss", mean.detach(), prog_bar=True, batch_size=len(batch))
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
         return mean
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of all gradients, before they are clipped."""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
     def validation_step(self, batch: Batch, index: int) -> None:
         self.rows += self._evaluation.rows(batch)
@@ -223,8 +230,10 @@ class PrefixTask(LightningModule):
         require_digest(tensors, checkpoint["mmprefix"].get("sha256"), file)
         checkpoints.load_trained(self.model, tensors, file)
         if self.trainer.state.fn == TrainerFn.FITTING:
+            require_resumable(checkpoint, self.trainer, file)
             states = checkpoint["random_states"]
             self._resumed = states[min(self.trainer.global_rank, len(states) - 1)]
+            check_rng_state(self._resumed, file)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._restore_random_state()  # not before: set-up and sanity checks have drawn from the generators meanwhile

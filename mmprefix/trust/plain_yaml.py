@@ -46,7 +46,16 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """Safe loader that leaves dates as the strings that they are, and bounds what merge keys (<<) multiply."""
+    """Safe loader that leaves dates as strings, refuses a key that stands there twice, and bounds merge keys (<<)."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = cast(yaml.MappingNode, super().compose_mapping_node(anchor))
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
+                raise yaml.YAMLError(f"{key.value} stands there twice, in lines {lines[key.value]} and {line}")
+        return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)

@@ -13,7 +13,7 @@ import yaml
 from mmprefix import InputError
 from mmprefix.cli.main import main
 from mmprefix.cli.training.recipe_errors import explain, recipes_of, unknown_option
-from mmprefix.cli.training.train import dry_run_as_flag
+from mmprefix.cli.training.train import switches_as_options
 from mmprefix.errors import did_you_mean
 from tiny.captioning_system import CaptioningSystem, quietly
 
@@ -229,7 +229,7 @@ def test_dry_run_with_and_without_a_value() -> None:
         ("--dry-run=false",): ["--dry_run=false"],
         ("--dry-runs", "a"): ["--dry-runs", "a"],
     }.items():
-        assert dry_run_as_flag(list(words)) == expected
+        assert switches_as_options(list(words)) == expected
 
 
 def test_dry_run_prints_sizes_and_trains_nothing(fit: Fit) -> None:

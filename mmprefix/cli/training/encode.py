@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from mmprefix.atomic import require_writable_folder
 from mmprefix.cli.training.lightning_cli import PrefixCLI, log
+from mmprefix.cli.training.run_folder import RunFolder
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
@@ -25,8 +26,11 @@ class EncodeCLI(PrefixCLI):
         """Add the options for WebDataset shards to those of ``PrefixCLI``."""
         super().add_arguments_to_parser(parser)
         parser.add_argument("--to", type=Literal["store", "webdataset"], default="store", help="output format")
-        parser.add_argument("--out", type=str | None, default=None, help="folder of the webdataset shards")
         parser.add_argument("--shard_rows", type=int, default=1000, help="most rows of a shard")
+
+    def choose_folder(self) -> RunFolder:
+        """Folder of logs, of which there are none: no run begins."""
+        return RunFolder(Path(self._config().trainer.default_root_dir or "."))
 
     def before_instantiate_classes(self) -> None:
         """Refuse folders that cannot be written before an encoder is loaded."""

@@ -4,64 +4,56 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
+import re
 import sys
-from argparse import HelpFormatter
-from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+from mmprefix.cli.training.finish import command_to_resume, require_free, save_trained, take_best
 from mmprefix.cli.training.parameter_table import parameter_table
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
 
-import yaml
-from jsonargparse import get_loader, set_loader
 from lightning.pytorch import LightningDataModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from mmprefix.cli.training.class_names import with_class_paths
-from mmprefix.cli.training.part_help import with_parts
 from mmprefix.cli.training.recipe_errors import check_recipe, explain, options, recipes_of
-from mmprefix.data.pairs import PairData
+from mmprefix.cli.training.run_folder import (
+    MODEL,
+    RunFolder,
+    file_to_write,
+    folder_to_fit,
+    folder_to_use,
+    require_checkpoint,
+    require_writable_place,
+    resolve_checkpoint,
+    share_with_processes,
+)
+from mmprefix.cli.training.run_logs import loggers_of
+from mmprefix.cli.training.run_options import add_run_options, checkpoint_callbacks
+from mmprefix.cli.training.saved_recipe import load_saved
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
-from mmprefix.inference.predictor import Predictor
 from mmprefix.interrupt import Stopped
-from mmprefix.parts import with_current_names
-from mmprefix.saved_model import ModelSettings, TrainingRecord, require_writable, task_from_dict
-from mmprefix.training.checkpoints import LastCheckpoint
+from mmprefix.training.best_checkpoint import BestCheckpoint
+from mmprefix.training.checkpoints import restoring_errors_as_input_errors
 from mmprefix.training.feature_cache import use_cache
 from mmprefix.training.predictions import WritePredictions
 from mmprefix.training.task import PrefixTask
 from mmprefix.training.unfreeze import UnfreezeUntil
 from mmprefix.weights.devices import best_device
 from mmprefix.weights.dry_run import without_weights
-from mmprefix.weights.part_places import PACK_LIMIT
 
 log = logging.getLogger(__name__)
-_load_yaml = get_loader("yaml")
-set_loader("yaml", lambda text: with_class_paths(with_current_names(_load_yaml(text))), exceptions=(yaml.YAMLError,))
-
-
-class RecipeParser(LightningArgumentParser):
-    """Parser of recipes; its errors are one plain line that names the option and the nearest valid one."""
-
-    def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise InputError(explain(message, self)) from ex
-
-    def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """Help with the list of all parts."""
-        return with_parts(super().format_help(formatter))
 
 
 class PrefixCLI(LightningCLI):
     """LightningCLI of ``PrefixTask``; a run writes below ``runs/RECIPE``, or below ``trainer.default_root_dir``."""
 
     model: PrefixTask
+    saved_model: Path | None = None  # given by --model DIR instead of a checkpoint
     trainer: Trainer
     datamodule: LightningDataModule
 
@@ -78,19 +70,7 @@ class PrefixCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run that belong to no class."""
-        parser.add_argument(
-            "--save_to", type=str | None, default=None, help="folder for the trained model, saved by fit"
-        )
-        parser.add_argument("--pack", type=bool, default=False, help="copy small frozen parts into the saved model")
-        parser.add_argument("--pack_limit", type=float, default=PACK_LIMIT, help="megabytes of a part that is packed")
-        parser.add_argument("--license", type=str | None, default=None, help="licence of the saved model, for its card")
-        parser.add_argument("--language", type=list[str], default=[], help="languages that it writes, for its card")
-        parser.add_argument("--test_after_fit", type=bool, default=False, help="whether fit ends with a test")
-        parser.add_argument("--dry_run", type=bool, default=False, help="build, print sizes, and stop")
-        parser.add_argument("--cache", type=str | None, default=None, help="folder of a feature store to use")
-        parser.add_argument(
-            "--cache_dtype", type=str, default="float16", help="precision of stored features: float16 or float32"
-        )
+        add_run_options(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Check the recipes' option names, so that an error names the nearest one; then parse as LightningCLI does."""
@@ -101,7 +81,7 @@ class PrefixCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build model and data; an InputError of a part is raised as it is, without the parser's wrapping."""
         try:
-            with without_weights() if self._config().get("dry_run") else nullcontext():
+            with self.folder.released_on_error(), self._shapes_only():
                 super().instantiate_classes()
         except ValueError as error:
             cause: BaseException | None = error
@@ -109,32 +89,68 @@ class PrefixCLI(LightningCLI):
                 cause = cause.__cause__
             raise cause or InputError(explain(str(error), self.parser)) from None
 
+    def _shapes_only(self) -> AbstractContextManager[None]:
+        return without_weights() if self._config().get("dry_run") else nullcontext()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the verb; a run that ends before its first step leaves no folder."""
+        with self.folder.released_on_error(lambda: self.trainer.global_step == 0 and self.trainer.is_global_zero):
+            super()._run_subcommand(subcommand)
+
     def before_instantiate_classes(self) -> None:
-        """Set the directory that the run writes below: ``trainer.default_root_dir``, or runs/RECIPE."""
+        """Choose the folder that the run writes below, and the checkpoint that it goes on from."""
         config = self._config()
         trainer = config.trainer
-        self.root = Path(trainer.default_root_dir or Path("runs") / self._recipe_name())
-        self.last = self.root / "checkpoints" / "last.ckpt"
-        trainer.default_root_dir = str(self.root)
+        if config.get("ckpt_path"):
+            require_checkpoint(config.ckpt_path)
+        self.folder = self.choose_folder()
+        trainer.default_root_dir = str(self.folder.path)
+        share_with_processes(self.folder)
         trainer.precision = usable_precision(trainer.precision, trainer.accelerator)
+        places = [self.folder.last.parent, self.folder.path]
         callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
         for callback in filter(None, callbacks):
-            if callback.class_path.endswith("ModelCheckpoint") and not callback.init_args.get("dirpath"):
-                callback.init_args.dirpath = str(self.root / "checkpoints")  # one for all runs, so that "last" is found
+            if callback.class_path.endswith("ModelCheckpoint"):
+                if not callback.init_args.get("dirpath"):
+                    callback.init_args.dirpath = str(self.folder.last.parent)
+                places.append(Path(callback.init_args.dirpath))
+        if config.get("ckpt_path"):
+            config.ckpt_path = str(resolve_checkpoint(config.ckpt_path, places))
+        elif self.folder.resumed_job and any(self.folder.path.rglob("*.ckpt")):
+            config.ckpt_path = str(resolve_checkpoint("last", places))
+
+    def _set_seed(self) -> None:
+        """Seed all generators; InputError for a seed that they cannot take, which Lightning would replace by chance."""
+        seed = self._config().seed_everything
+        if type(seed) is int and not 0 <= seed < 2**32:
+            raise InputError(f"seed_everything {seed}: give a number from 0 to 4294967295")
+        super()._set_seed()
+
+    def choose_folder(self) -> RunFolder:
+        """Folder of the run; see ``mmprefix.cli.training.run_folder``."""
+        config = self._config()
+        name = config.name or self._recipe_name()
+        if not re.fullmatch(r"[^/\\\s.][^/\\]*", name):
+            raise InputError(f"--name {name!r}: give the name of a folder below runs")
+        root, ckpt_path = config.trainer.default_root_dir, config.ckpt_path
+        if self.saved_model is not None and root is None:
+            root = str(self.saved_model.parent)
+        if self.subcommand != "fit" or config.dry_run:
+            return folder_to_use(name, root, ckpt_path)
+        return folder_to_fit(name, root, ckpt_path, overwrite=config.overwrite)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the Trainer with CSV and TensorBoard logs, and a last checkpoint to resume from."""
-        trainer = self._config().trainer
+        """Build the Trainer with its logs, and what keeps checkpoints and predictions."""
+        config = self._config()
+        trainer = config.trainer
         if trainer.logger in (None, True):
-            csv = CSVLogger(self.root, name="logs")
-            kwargs["logger"] = [csv, TensorBoardLogger(self.root, name="logs", version=csv.version)]
+            kwargs["logger"] = loggers_of(self.folder.path)
         configured = self._get(self.config_init, "trainer").callbacks or []
         callbacks = list(configured) if isinstance(configured, list) else [configured]
         if self.subcommand == "fit" and trainer.enable_checkpointing is not False and not trainer.fast_dev_run:
-            own = any(isinstance(c, ModelCheckpoint) and c.save_last for c in callbacks)
-            callbacks.append(LastCheckpoint(self.last, signals_only=own))
+            callbacks += checkpoint_callbacks(config, self.folder, callbacks)
         if self.subcommand == "predict":
-            callbacks.append(WritePredictions(self.root / "predictions.jsonl"))
+            callbacks.append(WritePredictions(file_to_write(config.out, self.folder, overwrite=config.overwrite)))
         return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
 
     def _parse_ckpt_path(self) -> None:
@@ -143,8 +159,9 @@ class PrefixCLI(LightningCLI):
     def before_fit(self) -> None:
         """Refuse a folder that the model cannot be saved to; with ``--dry_run`` log the parameter table and stop."""
         config = self._config()
-        if config.save_to:
-            require_writable(config.save_to)
+        if self.model_folder is not None:
+            require_writable_place("save_to", self.model_folder)
+            require_free(self.model_folder, overwrite=config.overwrite or config.ckpt_path is not None)
         if config.dry_run:
             for callback in self._callbacks():
                 if isinstance(callback, UnfreezeUntil):
@@ -152,15 +169,32 @@ class PrefixCLI(LightningCLI):
             for line in parameter_table(self.model):
                 log.info(line)
             raise SystemExit(0)
+        if config.overwrite and config.ckpt_path is None:
+            self.folder.clear()
+        log.info("the run writes to %s", self.folder.path)
         self.use_cache(["fit", "test"] if config.test_after_fit else ["fit"])
 
+    @property
+    def model_folder(self) -> Path | None:
+        """Folder that the trained model is saved to; None: it is not."""
+        config = self._config()
+        return None if config.save == "none" else Path(config.save_to or self.folder.path / MODEL)
+
     def before_validate(self) -> None:
-        """Warn where no checkpoint is named: the mappers are untrained then."""
-        if self._config().ckpt_path is None:
+        """Take the saved model's tensors; warn where neither it nor a checkpoint is named."""
+        if self.saved_model is not None:
+            load_saved(self.model.model, self.saved_model)
+        elif self._config().ckpt_path is None:
             log.warning("No --ckpt_path was given, so the mappers are untrained; give a file, or last.")
         self.use_cache([str(self.subcommand)])
 
-    before_test = before_predict = before_validate
+    before_test = before_validate
+
+    def before_predict(self) -> None:
+        """Refuse to write texts of untrained mappers, or to write over a file."""
+        if self.saved_model is None and self._config().ckpt_path is None:
+            raise InputError("predict: give --ckpt_path last (or a file), or --model DIR; the mappers are untrained")
+        self.before_validate()
 
     def use_cache(self, stages: list[str]) -> dict[str, FeatureStore]:
         """Encode the inputs of ``stages`` into the recipe's feature store, on the run's devices. Stores by branch."""
@@ -178,7 +212,7 @@ class PrefixCLI(LightningCLI):
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            default_root_dir=self.root,
+            default_root_dir=self.folder.path,
         )
         return use_cache(
             self.model,
@@ -193,46 +227,37 @@ class PrefixCLI(LightningCLI):
     def fit(self, **options: Any) -> None:
         """Train; where a signal stops the training, say how to go on."""
         try:
-            self.trainer.fit(**options)
+            with restoring_errors_as_input_errors(options.get("ckpt_path")):
+                self.trainer.fit(**options)
         except Stopped as stop:
-            if not self.trainer.is_global_zero:
-                raise SystemExit(stop.exit_code) from stop  # one process says it
-            stop.advice += f"; go on with: {command_to_resume(sys.argv[1:], self.last)}" if self.last.exists() else ""
+            self._say_how_to_go_on(stop)
             raise
 
+    def _say_how_to_go_on(self, stop: Stopped) -> None:
+        if not self.trainer.is_global_zero:
+            raise SystemExit(stop.exit_code) from stop  # one process says it
+        if self.folder.last.exists():
+            command = command_to_resume(sys.argv[1:], self.folder.last)
+            stop.advice = "; ".join(filter(None, [stop.advice, f"go on with: {command}"]))
+
     def after_fit(self) -> None:
-        """Test and save the model where the recipe asks for it."""
-        config = self._config()
+        """Take the best state, test it where the recipe asks for that, and save the model."""
         if self.trainer.interrupted:
             return
-        stage = "val"
-        if config.test_after_fit:
-            self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-            stage = "test"
-        if config.save_to and self.trainer.is_global_zero:
-            Predictor(self.model.model, self._settings(stage)).save(
-                config.save_to, pack=config.pack, pack_limit=config.pack_limit
-            )
-            log.info("saved the model: %s", config.save_to)
-
-    def _settings(self, stage: str) -> ModelSettings:
-        """Settings saved beside the tensors: decoding options, data and metrics of this run, and its task."""
-        figures = {
-            name.removeprefix(f"{stage}/"): float(value)
-            for name, value in self.trainer.callback_metrics.items()
-            if name.startswith(f"{stage}/")
-        }
-        data = self.datamodule if isinstance(self.datamodule, PairData) else None
-        names = [type(self.datamodule).__name__] if data is None else data.source_names()
-        task = self.model.task_settings() | ({} if data is None else data.task_settings())
-        return ModelSettings(
-            self.model.options,
-            "" if data is None else data.prompt,
-            TrainingRecord(names, stage, figures, self.model.samples),
-            task=task_from_dict(task),
-            license=self._config().license,
-            language=self._config().language,
-        )
+        config = self._config()
+        best = next((callback for callback in self._callbacks() if isinstance(callback, BestCheckpoint)), None)
+        try:
+            if config.save == "best":
+                take_best(self.model, self.trainer, best)
+            stage, figures = "val", {} if best is None else best.figures if config.save == "best" else best.latest
+            if config.test_after_fit:
+                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
+                stage, figures = "test", {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            if self.model_folder is not None and self.trainer.is_global_zero:
+                save_trained(self.model_folder, self.model, self.datamodule, record=(stage, figures), options=config)
+        except Stopped as stop:
+            self._say_how_to_go_on(stop)
+            raise
 
     def _callbacks(self) -> list[Callback]:
         return cast(Any, self.trainer).callbacks  # set by a connector, not declared by Trainer
@@ -254,18 +279,6 @@ def usable_precision(precision: Any, accelerator: Any) -> Any:
         "trainer.precision %s: many times slower on a CPU, which this run uses; float32 is used instead", precision
     )
     return "32-true"
-
-
-def command_to_resume(words: Sequence[str], checkpoint: Path) -> str:
-    """Shell command of a run with ``words`` that goes on from ``checkpoint``."""
-    kept, rest = list[str](), iter(words)
-    for word in rest:
-        flag, equals, _ = word.partition("=")
-        if flag == "--ckpt_path":
-            next(rest, None) if not equals else None
-        else:
-            kept.append(word)
-    return shlex.join(["mmprefix", *kept, "--ckpt_path", str(checkpoint)])
 
 
 def qualified_name(cls: type) -> str:

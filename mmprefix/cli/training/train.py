@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import sys
@@ -11,28 +12,42 @@ from pathlib import Path
 from jsonargparse import set_parsing_settings
 
 from mmprefix.cli.training.encode import EncodeCLI
-from mmprefix.cli.training.lightning_cli import PrefixCLI, RecipeParser, qualified_name
+from mmprefix.cli.training.lightning_cli import PrefixCLI, qualified_name
 from mmprefix.cli.training.recipe_errors import recipes_of
+from mmprefix.cli.training.recipe_parser import RecipeParser
+from mmprefix.cli.training.run_folder import share_with_processes
+from mmprefix.cli.training.run_logs import SaveRecipe
+from mmprefix.cli.training.saved_recipe import recipe_words, split_model
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
 from mmprefix.training.task import PrefixTask
 from mmprefix.trust.modules import allow_modules, allowed_modules
 
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+SWITCHES = ("--dry_run", "--overwrite", "--pack", "--test_after_fit")
+
 
 def train(words: list[str]) -> int:
     """Run ``words``, a verb (fit, validate, test, predict or encode) and its options; returns the exit code."""
     quiet()
-    modules, words = split_allowed(media_root_as_option(dry_run_as_flag(words)))
+    modules, words = split_allowed(media_root_as_option(switches_as_options(words)))
     with allow_modules(modules):
         if modules:  # a module beside the recipe is found too
             sys.path += [str(Path(file).resolve().parent) for file in recipes_of(words[1:])]
         restrict_imports()
-        return _train(words, modules)
+        model, words = split_model(words) if words[0] in ("predict", "validate", "test") else (None, words)
+        if model is None:
+            return _train(words, modules)
+        with recipe_words(model, words) as replaced:
+            return _train(replaced, modules, model)
 
 
-def _train(words: list[str], modules: list[str]) -> int:
-    runs: type[PrefixCLI] = PrefixCLI
+def _train(words: list[str], modules: list[str], model: Path | None = None) -> int:
+    class OfSavedModel(PrefixCLI):
+        saved_model = model
+
+    runs: type[PrefixCLI] = PrefixCLI if model is None else OfSavedModel
     texts = {"usage": f"mmprefix {words[0]} RECIPE.yaml [--OPTION VALUE ...]", "default_config_files": []}
     if words[0] == "encode":
         texts["description"] = "Runs the frozen encoders of a recipe and stores their features."
@@ -46,8 +61,10 @@ def _train(words: list[str], modules: list[str]) -> int:
             subclass_mode_data=True,
             parser_class=RecipeParser,
             args=words,
+            save_config_callback=SaveRecipe,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
+                "log_every_n_steps": 1,
                 "plugins": [{"class_path": qualified_name(AtomicCheckpointIO)}],
                 "use_distributed_sampler": False,
             },
@@ -56,8 +73,14 @@ def _train(words: list[str], modules: list[str]) -> int:
         )
     except SystemExit as stop:
         return int(stop.code or 0)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        place = error.filename or "a file of the run"
+        raise InputError(f"{place}: could not be written ({error.strerror})") from error
     finally:
         sys.argv = kept
+        share_with_processes(None)
     return 0
 
 
@@ -95,11 +118,15 @@ def media_root_as_option(words: list[str]) -> list[str]:
     return [re.sub(r"^--media[-_]root(?=$|=)", "--data.media_root", word) for word in words]
 
 
-def dry_run_as_flag(words: list[str]) -> list[str]:
-    """``words`` with ``--dry-run`` in the parser's spelling; it and ``--pack`` are true where no value follows."""
-    replaced = [re.sub(r"^--dry-run(?=$|=)", "--dry_run", word) for word in words]
+def switches_as_options(words: list[str]) -> list[str]:
+    """``words`` with --dry-run, --overwrite ... in the parser's spelling, set to true where no value follows."""
+    spelled = {name.replace("_", "-"): name for name in SWITCHES}
+    replaced = list[str]()
+    for word in words:
+        flag, equals, value = word.partition("=")
+        replaced.append(spelled.get(flag, flag) + equals + value)
     for at, (word, follower) in enumerate(zip(replaced, [*replaced[1:], "--"], strict=True)):
-        if word in ("--dry_run", "--pack") and follower.startswith("-"):
+        if word in SWITCHES and follower.startswith("-"):
             replaced[at] = f"{word}=true"
     return replaced
 

@@ -1,0 +1,65 @@
+"""Logs of a run: metrics as CSV and for TensorBoard, the recipe and its hyper-parameters; a full disk is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from mmprefix.atomic import disk_errors_as_input_errors
+
+
+class CsvLog(CSVLogger):
+    """metrics.csv and hparams.yaml."""
+
+    def log_hyperparams(self, params: Any = None) -> None:
+        with disk_errors_as_input_errors(Path(self.log_dir) / "hparams.yaml"):
+            super().log_hyperparams(params)
+
+    def save(self) -> None:
+        with disk_errors_as_input_errors(Path(self.log_dir) / "metrics.csv"):
+            super().save()
+
+
+class TensorBoardLog(TensorBoardLogger):
+    """Event files of TensorBoard."""
+
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: int | None = None) -> None:
+        with disk_errors_as_input_errors(Path(self.log_dir)):
+            super().log_hyperparams(params, metrics, step)
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        with disk_errors_as_input_errors(Path(self.log_dir)):
+            super().log_metrics(metrics, step)
+
+    def save(self) -> None:
+        with disk_errors_as_input_errors(Path(self.log_dir)):
+            super().save()
+
+    def finalize(self, status: str) -> None:
+        with disk_errors_as_input_errors(Path(self.log_dir)):
+            super().finalize(status)
+
+
+def loggers_of(root: Path) -> list[Logger]:
+    """Both logs, below ``root``/logs/version_N."""
+    csv = CsvLog(root, name="logs")
+    return [csv, TensorBoardLog(root, name="logs", version=csv.version, default_hp_metric=False)]
+
+
+class SaveRecipe(SaveConfigCallback):
+    """Callback that writes the whole recipe beside the logs, and gives it to the loggers as hyper-parameters."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        with disk_errors_as_input_errors(Path(trainer.log_dir or trainer.default_root_dir) / self.config_filename):
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Log everything but the trainer's parts; Lightning calls this in the first process."""
+        options = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_validation=True))
+        for logger in trainer.loggers:
+            logger.log_hyperparams(options)
