@@ -50,7 +50,7 @@ def save_trained(
 ) -> None:
     """Save the model with its decoding options, data and task, and what it was measured to be.
 
-    ``record``: val or test, and all figures of the run. ``options``: those of the run, for the saved model and its card.
+    ``record``: val or test, and all figures of the run. ``options``: of the run, for the model and its card.
     """
     stage, figures = record
     pairs = data if isinstance(data, PairData) else None

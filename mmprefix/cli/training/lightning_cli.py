@@ -160,8 +160,8 @@ class PrefixCLI(LightningCLI):
         """Refuse a folder that the model cannot be saved to; with ``--dry_run`` log the parameter table and stop."""
         config = self._config()
         if self.model_folder is not None:
-            require_writable_place("save_to", self.model_folder)
             require_free(self.model_folder, overwrite=config.overwrite or config.ckpt_path is not None)
+            require_writable_place("save_to", self.model_folder)
         if config.dry_run:
             for callback in self._callbacks():
                 if isinstance(callback, UnfreezeUntil):
