@@ -16,6 +16,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from mmprefix.decoders.base import Decoder, TextLoss
 from mmprefix.decoders.language_model import LanguageModel, Tuning
+from mmprefix.decoders.self_check import require_own_scores
 from mmprefix.decoders.text_codec import TextCodec
 from mmprefix.errors import InputError
 from mmprefix.fast import last_layer, switches
@@ -40,7 +41,8 @@ class ComposedDecoder(Decoder):
 
     ``lm`` is the network of the language model, ``own_head`` a trained head (None: the language model's own head
     computes the logits); names of saved tensors begin with these two. ``embed`` replaces the language model's own
-    embeddings for the tokens of generated texts.
+    embeddings for the tokens of generated texts. With ``checks`` a model that cannot give its own scores over a shared
+    cache is refused (see ``self_check``).
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class ComposedDecoder(Decoder):
         tuning: Tuning,
         *,
         embed: Callable[[Tensor], Tensor] | None = None,
+        checks: bool = True,
     ) -> None:
         super().__init__()
         self.language_model, self.codec, self.identity = language_model, codec, identity
@@ -63,6 +66,12 @@ class ComposedDecoder(Decoder):
         self.lora = language_model.adapt(tuning)
         self._text_embeddings = embed or language_model.embed
         nn.Module.train(self, self.noisy or not self.frozen)  # Lightning leaves each module in its mode
+        if checks and not require_own_scores(self, self._twin):
+            self.heads = self.head_width = 0  # keys and values of a deep prefix would not fit
+
+    def _twin(self, lm: Any) -> ComposedDecoder:
+        """Decoder over another model of the same class, to be checked."""
+        return ComposedDecoder(self.language_model.over(lm), self.codec, self.identity, Tuning(), checks=False)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

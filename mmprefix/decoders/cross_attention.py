@@ -50,8 +50,15 @@ class CrossAttentionModel(LanguageModel):
         most = getattr(config, "max_target_positions", None) or getattr(config, "max_position_embeddings", 0)
         sizes = ModelSizes(int(config.decoder_layers), heads, int(config.d_model) // heads, int(most or 0))
         super().__init__(lm, name, half, sizes)
+        self.memory_width = int(config.d_model)
         self.reads_speech = lm.main_input_name == "input_features"
         self.cross_attentions: list[Any] = [layer.encoder_attn for layer in half.layers]
+
+    def over(self, lm: Any) -> CrossAttentionModel:
+        """Language model over another ``lm`` of the same class, with its hooks."""
+        other = CrossAttentionModel(lm, self.name)
+        other.hook()
+        return other
 
     def hook(self) -> None:
         """Hook position embeddings and cross-attention to take position ids and mask from ``forward_tokens``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,15 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache
 
+from mmprefix.decoders import gpt_neo
 from mmprefix.decoders.lora import add_lora
+from mmprefix.decoders.model_head import WholeHead, whole_head
+from mmprefix.decoders.model_config import ModelSizes, causal_sizes, first_of, reaches_of, text_config
 from mmprefix.errors import InputError
 from mmprefix.fast import last_layer
 from mmprefix.fast.prepare import prepare
-from mmprefix.kv_cache.cache import attention_mask
 from mmprefix.kv_cache.state import State
+from mmprefix.kv_cache.windows import Reaches
 from mmprefix.weights import dry_run, transformers
 from mmprefix.weights import source as sources
 from mmprefix.weights.source import Provenance
@@ -34,16 +38,6 @@ class Tuning:
     lora_targets: list[str] | None = None
 
 
-@dataclass(frozen=True)
-class ModelSizes:
-    """L layers, H key-value heads of width K, and positions (0: no known limit)."""
-
-    layers: int
-    heads: int
-    head_width: int
-    max_positions: int
-
-
 class LanguageModel:
     """Causal language model ``lm`` of Transformers with a ``DynamicCache``; ``stack`` is the module of its layers.
 
@@ -51,9 +45,14 @@ class LanguageModel:
     ``lm`` as its own submodule, and names of saved tensors begin with ``lm``.
     """
 
+    memory_width: int | None = None  # D of the frames for cross-attention; None: no cross-attention
+
     def __init__(self, lm: Any, name: str, stack: nn.Module, sizes: ModelSizes) -> None:
         self.lm, self.name, self.stack, self.sizes = lm, name, stack, sizes
         self.width = int(lm.get_input_embeddings().embedding_dim)
+        self.reaches = Reaches()
+        self.join_masks: Callable[[Tensor | dict[str, Tensor]], Any] | None = None
+        self.whole_head: WholeHead | None = None  # None: the output matrix alone computes the logits
         self.narrows_last_layer = False
 
     def adapt(self, tuning: Tuning) -> tuple[str, ...]:
@@ -75,6 +74,10 @@ class LanguageModel:
             added = add_lora(self.lm, tuning.lora_rank, tuning.lora_alpha, tuning.lora_targets)
         self.narrows_last_layer = "last_layer" in prepare(self.lm, self.stack, self.sizes.layers, tuning.frozen)
         return added
+
+    def over(self, lm: Any) -> LanguageModel:
+        """Language model over another ``lm`` of the same class."""
+        return causal_model(lm, self.name)
 
     @property
     def decoder_layers(self) -> list[nn.Module]:
@@ -102,10 +105,11 @@ class LanguageModel:
 
         ``visible`` (B N M): which of the M tokens after the state each of the N attends to; all attend to the state.
         """
+        mask = self.reaches.masks(state.mask, visible, embeds.dtype)
         with self.own_precision():
             out = self.stack(
                 inputs_embeds=embeds,
-                attention_mask=attention_mask(state.mask, visible, embeds.dtype),
+                attention_mask=mask if self.join_masks is None else self.join_masks(mask),
                 position_ids=position_ids,
                 past_key_values=cache,
                 use_cache=True,
@@ -124,7 +128,14 @@ class LanguageModel:
         """Hidden state (B E') after ``state``; zeros, never read by a logit, if nothing was run yet."""
         if state.last_hidden is not None:
             return state.last_hidden
-        return torch.zeros(len(state.mask), self.head.in_features, dtype=self.dtype, device=self.device)
+        return torch.zeros(len(state.mask), self.hidden_width, dtype=self.dtype, device=self.device)
+
+    @property
+    def hidden_width(self) -> int:
+        """Width E' of hidden states."""
+        if self.whole_head is None:
+            return self.head.in_features
+        return first_of(text_config(self.lm), "hidden_size", "d_model")
 
     @property
     def head(self) -> nn.Linear:
@@ -133,11 +144,11 @@ class LanguageModel:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V)."""
-        return self.head(hidden)
+        return self.head(hidden) if self.whole_head is None else self.whole_head(hidden)
 
     def output_matrix(self) -> nn.Linear | None:
         """Output matrix of the model if it alone computes the logits, else None."""
-        return self.head
+        return self.head if self.whole_head is None else None
 
     def require_room(self, state: State, more: int, real: Tensor | None = None) -> None:
         """Raise InputError if the model lacks positions for ``more`` tokens; by ``real`` (B N) padding needs none."""
@@ -160,23 +171,25 @@ def locate(model: str, revision: str | None) -> tuple[Path, Provenance]:
 
 
 def load_causal(name: str, folder: Path, dtype: str) -> LanguageModel:
-    """Load the causal language model in ``folder``. Raises InputError if there is none or it scales its logits."""
+    """Load the causal language model in ``folder``. Raises InputError if there is none."""
     lm, _ = transformers.load_model(AutoModelForCausalLM, name, folder, dtype)
-    config = lm.config.get_text_config()
-    _refuse_scaled_logits(name, config)
-    heads = int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-    head_width = int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-    positions = int(getattr(config, "max_position_embeddings", 0) or 0)
-    return LanguageModel(
-        lm, name, lm.base_model, ModelSizes(int(config.num_hidden_layers), heads, head_width, positions)
-    )
+    return causal_model(lm, name)
 
 
-def _refuse_scaled_logits(name: str, config: Any) -> None:
-    """Raise InputError for models that do more than multiply by the output matrix, as is done at caption tokens."""
-    for option in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(config, option, None):
-            raise InputError(f"decoder {name!r}: its logits are changed by {option!r}, which is not supported yet")
+def causal_model(lm: Any, name: str) -> LanguageModel:
+    """Causal model ``lm`` of Transformers, loaded from ``name``."""
+    config = text_config(lm)
+    candidates = [lm.base_model, lm.get_decoder(), getattr(lm, "model", lm)]
+    if config is not lm.config:  # a model with encoders beside its language model
+        candidates = candidates[1:]
+    stack = next((module for module in candidates if module is not None and module is not lm), lm)
+    model = LanguageModel(lm, name, stack, causal_sizes(config))
+    model.whole_head = whole_head(lm, stack)
+    model.reaches = reaches_of(config)
+    if lm.config.model_type == "gpt_neo":
+        gpt_neo.hook_masks(lm)
+        model.join_masks = gpt_neo.join_masks
+    return model
 
 
 def copy_head(head: nn.Linear) -> nn.Linear:

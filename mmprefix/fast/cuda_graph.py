@@ -106,9 +106,10 @@ class GraphBuffers:
             self.visible = torch.zeros(count, width, shape.nodes, dtype=torch.bool, device=mask.device)
             self.mask = torch.zeros(count, shape.prefix_length, dtype=torch.bool, device=mask.device)
             self.layers: list[_FixedLayer] = []
-            for keys, values in state.cache:
-                full = (*keys.shape[:2], shape.prefix_length + shape.nodes, keys.shape[3])
-                self.layers.append(_FixedLayer(keys.new_zeros(full), values.new_zeros(full), self.index))
+            length = shape.prefix_length + shape.nodes
+            for layer in state.cache:
+                keys, values = (part.new_zeros(*part.shape[:2], length, part.shape[3]) for part in layer)
+                self.layers.append(_FixedLayer(keys, values, self.index))
             self.cache = DynamicCache()
             self.cache.layers.extend(self.layers)
             self.memory = state.memory and _zeros(state.memory)

@@ -100,7 +100,7 @@ def _narrow(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         """Attention masks (B 1 N T), position ids (B N) and rotary embeddings (B N K) at the selected positions."""
         if isinstance(value, Tensor) and value.dim() == 4 and value.shape[2] == count:
             return gather(value, 2)
-        if name == "position_ids" and isinstance(value, Tensor):
+        if name in ("position_ids", "position_embeddings") and isinstance(value, Tensor):
             return gather(value, 1)
         if name == "position_embeddings" and value is not None:
             return tuple(gather(part, 1) for part in value)
