@@ -7,6 +7,7 @@ from typing import Literal
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.language_model import Tuning, copy_head, load_causal, locate
 from mmprefix.decoders.text_codec import TextCodec
+from mmprefix.errors import InputError
 from mmprefix.weights.transformers import load_tokenizer
 
 
@@ -52,4 +53,9 @@ class CausalDecoder(ComposedDecoder):
         tuning = Tuning(frozen, noisy, dropout, lora_rank, lora_alpha, lora_targets)
         super().__init__(language_model, codec, identity, tuning)
         if train_head:
+            if language_model.whole_head is not None:
+                raise InputError(
+                    f"decoder {model!r}: train_head copies an output matrix, and this model's logits are more than its "
+                    "product; leave train_head out"
+                )
             self.own_head = copy_head(language_model.head)

@@ -41,7 +41,7 @@ class CrossAttentionModel(LanguageModel):
     """Decoder half of Whisper, or both halves of a text model like BART.
 
     The decoders of Transformers take no position ids, and no mask of the frames while a cache holds their keys. Hooks
-    on position embeddings and cross-attention pass both (see ``hook``).
+    on position embeddings and cross-attention pass both (see ``_hook``).
     """
 
     def __init__(self, lm: Any, name: str) -> None:
@@ -53,14 +53,13 @@ class CrossAttentionModel(LanguageModel):
         self.memory_width = int(config.d_model)
         self.reads_speech = lm.main_input_name == "input_features"
         self.cross_attentions: list[Any] = [layer.encoder_attn for layer in half.layers]
+        self._hook()
 
     def over(self, lm: Any) -> CrossAttentionModel:
-        """Language model over another ``lm`` of the same class, with its hooks."""
-        other = CrossAttentionModel(lm, self.name)
-        other.hook()
-        return other
+        """Language model over another ``lm`` of the same class."""
+        return CrossAttentionModel(lm, self.name)
 
-    def hook(self) -> None:
+    def _hook(self) -> None:
         """Hook position embeddings and cross-attention to take position ids and mask from ``forward_tokens``."""
         for attention in self.cross_attentions:
             attention.register_forward_pre_hook(_mask_memory, with_kwargs=True)
@@ -123,6 +122,11 @@ def load_cross_attention(name: str, folder: Path, dtype: str) -> CrossAttentionM
         lm.model.encoder = nn.Identity()  # its frames come from a branch
     else:
         lm, _ = transformers.load_model(AutoModelForSeq2SeqLM, name, folder, dtype)
+    return cross_attention_model(lm, name)
+
+
+def cross_attention_model(lm: Any, name: str) -> CrossAttentionModel:
+    """Decoder half of ``lm``, an encoder-decoder of Transformers. Raises InputError for other architectures."""
     layers = getattr(lm.get_decoder(), "layers", None) if hasattr(lm, "get_decoder") else None
     if not layers or not hasattr(layers[0], "encoder_attn") or not hasattr(lm.get_decoder(), "embed_positions"):
         raise InputError(
@@ -179,7 +183,6 @@ class CrossDecoder(ComposedDecoder):
             codec = Seq2SeqCodec(tokenizer, model, language_model.lm.generation_config)
         tuning = Tuning(frozen, noisy, None, lora_rank, lora_alpha, lora_targets)
         super().__init__(language_model, codec, identity, tuning)
-        language_model.hook()
         self._model, self._codec = language_model, codec
         if self.reads_speech:
             self.memory_dim = int(language_model.lm.config.d_model)

@@ -39,17 +39,18 @@ class _HiddenStates(nn.Module):
 
 
 class WholeHead:
-    """Hidden states (... E') → logits (... V) by the ``forward`` of ``lm`` after its stack."""
+    """Hidden states (... E') → logits (... V) by the ``forward`` of ``lm`` without its ``stack``."""
 
     def __init__(self, lm: Any, stack: nn.Module) -> None:
-        self.lm = copy(lm)  # its modules are shared
-        name = next(name for name, child in lm.named_children() if any(part is stack for part in child.modules()))
-        self.lm._modules = {**lm._modules, name: _HiddenStates(lm.get_submodule(name))}
+        self.lm = lm
+        self.name = next(name for name, child in lm.named_children() if any(part is stack for part in child.modules()))
 
     def __call__(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V)."""
+        bare = copy(self.lm)  # its modules are shared; the model itself stays as it is, for other threads
+        bare._modules = {**self.lm._modules, self.name: _HiddenStates(self.lm.get_submodule(self.name))}
         rows = hidden.reshape(1, -1, hidden.shape[-1])
-        return self.lm(inputs_embeds=rows, use_cache=False).logits.view(*hidden.shape[:-1], -1)
+        return bare(inputs_embeds=rows, use_cache=False).logits.view(*hidden.shape[:-1], -1)
 
 
 def whole_head(lm: Any, stack: nn.Module) -> WholeHead | None:
@@ -62,6 +63,6 @@ def whole_head(lm: Any, stack: nn.Module) -> WholeHead | None:
     try:
         with torch.no_grad():
             plain = torch.allclose(head(hidden).float(), matrix(hidden).float(), rtol=1e-5)
-    except RuntimeError:  # of shapes: there is a layer of another width before the output matrix
+    except Exception:  # of shapes: there is a layer of another width before the output matrix, or another order of calls
         plain = False
     return None if plain else head

@@ -176,11 +176,13 @@ def _reason(lm: Any, detail: list[str]) -> str:
         return "keeps no key-value cache, which a prefix is the start of"
     if others:
         return f"has layers without keys and values of all positions ({', '.join(others)})"
-    if "position_ids" not in arguments and "position_ids" not in inspect.signature(lm.base_model.forward).parameters:
-        return "takes no position ids: it counts positions by the cache, where padding and other texts are"
-    if getattr(config, "is_decoder", None) is False:
+    positions = [*arguments, *inspect.signature(lm.base_model.forward).parameters]
+    causal = not lm.config.is_encoder_decoder
+    if causal and "position_ids" not in positions:
+        return "takes no position ids: it counts positions or distances (alibi) along a cache that texts and padding share"
+    if causal and getattr(config, "is_decoder", None) is False:
         return "reads both ways, for its configuration says is_decoder: false"
-    return f"does not give its own scores over a shared cache ({', '.join(detail)})"
+    return f"does not give its own scores over a shared cache [{', '.join(detail)}]"
 
 
 def _key(lm: Any) -> str:

@@ -5,6 +5,8 @@ For causal language models, for Whisper (its order of special tokens), and for t
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,34 +32,73 @@ class TextCodec:
         if stop is None and self.eos is None:
             raise InputError(f"decoder {name!r}: its tokenizer has no end-of-text token; give stop, such as '.'")
         self._ids: dict[str, list[int]] = {}
+        self._marked_ids: dict[str, list[int]] = {}  # of texts that name special tokens
         self._stop_ids: Tensor | None = None
 
     def subword_ids(self, text: str) -> list[int]:
-        """Token ids of ``text`` alone, cached: a text returns every epoch."""
+        """Token ids of ``text`` alone, cached: a text returns every epoch.
+
+        The name of a special token in it is ordinary text, so a caption that holds ``<|endoftext|>`` keeps its words.
+        """
         if text not in self._ids:
             if len(self._ids) >= MAX_KEPT_TEXTS:
                 self._ids.clear()
-            self._ids[text] = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+                self._marked_ids.clear()
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+            if not self.special.isdisjoint(ids):
+                self._marked_ids[text] = ids
+                plain: list[int] = self._splitting(text, add_special_tokens=False)["input_ids"]
+                ids = [part for number in plain for part in self._spelled(number)]
+            self._ids[text] = ids
         return [*self._ids[text]]
+
+    def marked_ids(self, text: str) -> list[int]:
+        """Token ids of a prompt, a question or ``stop``, where the name of a special token is that token."""
+        ids = self.subword_ids(text)
+        return [*self._marked_ids.get(text, ids)]
+
+    @cached_property
+    def special(self) -> set[int]:
+        """Ids of the special tokens."""
+        added = self.tokenizer.added_tokens_decoder.items()
+        return {*self.tokenizer.all_special_ids, *(number for number, token in added if token.special)}
+
+    def _spelled(self, number: int) -> list[int]:
+        """Letters of a special token that the vocabulary itself holds as a piece of text (Unigram); else the token."""
+        if number not in self.special or number == self.tokenizer.unk_token_id:
+            return [number]
+        letters = self.tokenizer.convert_tokens_to_ids(list(self.tokenizer.convert_ids_to_tokens(number)))
+        return [letter for letter in letters if letter is not None]
+
+    @cached_property
+    def _splitting(self) -> Any:
+        """Copy of the tokenizer that knows no special tokens; one tokenizer with a switch would not be safe in threads."""
+        tokenizer = deepcopy(self.tokenizer)
+        tokenizer.split_special_tokens = True
+        return tokenizer
 
     def prompt_ids(self, prompt: str, first: bool) -> list[int]:
         """Token ids of a prompt; with ``first`` (nothing precedes it) an empty one is the begin-of-text token."""
         begin = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.eos
-        return self.subword_ids(prompt) or ([begin] if first and begin is not None else [])
+        return self.marked_ids(prompt) or ([begin] if first and begin is not None else [])
 
     def question_ids(self, prompt: str, question: str) -> list[int]:
         """Token ids between a prompt and a text."""
-        return self.subword_ids(question)
+        return self.marked_ids(question)
 
     def target_ids(self, before: str, text: str) -> list[int]:
         """Token ids of a text that follows ``before`` (a question, else a prompt), end of text included."""
         space = " " if before and not before[-1].isspace() and not text[:1].isspace() else ""
-        ids = self.subword_ids(space + text)
-        return ids if self.stop is not None else [*ids, *self._end()]
+        if self.stop is None:
+            return [*self.subword_ids(space + text), *self._end()]
+        end = self.marked_ids(self.stop)
+        if self.special.isdisjoint(end) or not text.endswith(self.stop):
+            return self.subword_ids(space + text)
+        return [*self.subword_ids(space + text.removesuffix(self.stop)), *end]  # a special token that ends captions
 
     def choice_ids(self, before: str, text: str) -> list[int]:
         """Token ids of an allowed answer, with ``stop`` appended if the codec has one."""
-        return self.target_ids(before, text) + ([] if self.stop is None else self.subword_ids(self.stop))
+        return self.target_ids(before, text) + ([] if self.stop is None else self.marked_ids(self.stop))
 
     def stop_ids(self, exactly: bool = False) -> Tensor:
         """Token ids (any number) that end a text: end-of-text, and every token that contains the ``stop`` text.
@@ -65,7 +106,7 @@ class TextCodec:
         ``exactly``: only the token that equals the ``stop`` text, as in ClipCap's published code.
         """
         if exactly and self.stop is not None:
-            ids = self.subword_ids(self.stop)
+            ids = self.marked_ids(self.stop)
             if len(ids) != 1:
                 raise InputError(f"stop={self.stop!r}: has {len(ids)} tokens, but ranking='clipcap' stops at one token")
             return torch.tensor(ids)
@@ -87,8 +128,12 @@ class TextCodec:
 
     def count(self, texts: list[str]) -> list[int]:
         """Number of tokens of each text, end of text included."""
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        return [len(own) + (self.stop is None) for own in ids]
+        batch = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        plain = [
+            ids if self.special.isdisjoint(ids) else self.subword_ids(text)
+            for text, ids in zip(texts, batch, strict=True)
+        ]
+        return [len(ids) + (self.stop is None) for ids in plain]
 
     def _end(self) -> list[int]:
         """Token id of end-of-text, if the tokenizer has one."""
@@ -111,12 +156,12 @@ class WhisperCodec(TextCodec):
 
     def prompt_ids(self, prompt: str, first: bool) -> list[int]:
         """Token ids of the prompt as preceding text; none for an empty one."""
-        return [*self.previous, *self.subword_ids(f" {prompt}")] if prompt else []
+        return [*self.previous, *self.marked_ids(f" {prompt}")] if prompt else []
 
     def question_ids(self, prompt: str, question: str) -> list[int]:
         """Token ids of the question, then those that begin an answer."""
         before = self.previous if question and not prompt else []
-        return [*before, *(self.subword_ids(f" {question}") if question else []), *self.begins]
+        return [*before, *(self.marked_ids(f" {question}") if question else []), *self.begins]
 
     def target_ids(self, before: str, text: str) -> list[int]:
         """Token ids of a text with a space before it, end of text included."""
@@ -165,7 +210,7 @@ class Seq2SeqCodec(TextCodec):
 
     def question_ids(self, prompt: str, question: str) -> list[int]:
         """Token ids that begin every text, then those of the question."""
-        return [*self.begins, *self.subword_ids(question)]
+        return [*self.begins, *self.marked_ids(question)]
 
     def target_ids(self, before: str, text: str) -> list[int]:
         """Token ids of a text, end of text included."""

@@ -28,6 +28,7 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("head_dim", "kv_channels", "d_head", "dim_head"), HEAD_WIDTH),
     **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim"), HEAD_WIDTH),
     **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
+    **dict.fromkeys(("mamba_n_heads", "mamba_d_head"), 8),
     "qk_head_dim": 2 * HEAD_WIDTH,
     "rotary_dim": 4,
     **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", "dff", "dim_ff"), 64),
@@ -40,7 +41,8 @@ _SIZES: dict[str, int] = {
     **dict.fromkeys(("n_group", "topk_group", "num_expert_group"), 1),
     **dict.fromkeys(("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"), POSITIONS),
     **dict.fromkeys(("max_target_positions", "original_max_position_embeddings"), POSITIONS),
-    "vocab_size": VOCABULARY,
+    **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
+    "hidden_size_per_layer_input": HEAD_WIDTH,
     **dict.fromkeys(("encoder_layers", "num_encoder_layers"), 1),
 }
 _LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "decoder_layers", "num_decoder_layers")
@@ -113,20 +115,24 @@ def _plain_rope(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-def build_twin(lm: Any) -> Any:
-    """Tiny twin of ``lm``, in float32, in evaluation mode, with the same random weights each time.
+def build_twin(lm: Any, seed: int = 0) -> Any:
+    """Tiny twin of ``lm``, in float32, in evaluation mode, with the same random weights for the same ``seed``.
 
     Raises ValueError if it is not tiny, or whatever its class raises if it cannot be built from small sizes.
     """
-    config = tiny_config(lm.config)
+    return build_tiny(type(lm), tiny_config(lm.config), seed)
+
+
+def build_tiny(cls: Any, config: PreTrainedConfig, seed: int) -> Any:
+    """Model of class ``cls`` with sharp random weights: what a position attends to counts. See ``build_twin``."""
     with torch.device("meta"):
-        size = sum(parameter.numel() for parameter in type(lm)(deepcopy(config)).parameters())
+        size = sum(parameter.numel() for parameter in cls(deepcopy(config)).parameters())
     if size > MAX_PARAMETERS:
-        raise ValueError(f"a twin of {type(lm).__name__} has {size} parameters")
+        raise ValueError(f"a small {cls.__name__} has {size} parameters")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        twin = type(lm)(config).float().eval().requires_grad_(False)
-        for parameter in twin.parameters():
-            if parameter.dim() > 1:  # sharp: what a position attends to counts
+        torch.manual_seed(seed)
+        model = cls(config).float().eval().requires_grad_(False)
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
                 parameter.normal_(0, 1.5 / parameter.shape[-1] ** 0.5)
-    return twin
+    return model

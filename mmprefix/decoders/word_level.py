@@ -55,7 +55,7 @@ class WordCodec(TextCodec):
     def target_ids(self, before: str, text: str) -> list[int]:
         """Indices of the words of ``text``, then of ``<eos>``. Raises InputError for a word not in the vocabulary."""
         unknown = self.number.get(UNKNOWN)
-        ids = [self.number.get(word, unknown) for word in text.split()]
+        ids = [unknown if word == END else self.number.get(word, unknown) for word in text.split()]  # END ends a text
         if None in ids:
             word = text.split()[ids.index(None)]
             raise InputError(f"vocabulary: the word {word!r} of {text!r} is not among its {len(self.words)} words")
@@ -80,7 +80,7 @@ class WordCodec(TextCodec):
 
     def subwords(self) -> tuple[Tensor, Tensor]:
         """The model's own token ids of all words, concatenated (N,), and the offset of each word (V,)."""
-        subwords = [self.subword_ids(f" {word}") for word in self.words]
+        subwords = [self.marked_ids(f" {word}") for word in self.words]
         if self.eos is not None:
             subwords[self.number[END]] = [self.eos]
         flat = torch.tensor([i for ids in subwords for i in ids])
@@ -170,7 +170,7 @@ class WordDecoder(ComposedDecoder):
         self.init_args["vocabulary"] = words  # a recipe of this decoder needs no file
         self.words, self.word_embeddings = words, embeddings
         head = ZeroFirstHead if as_published else nn.Linear
-        self.own_head = head(language_model.head.in_features, len(words), bias=False)
+        self.own_head = head(language_model.hidden_width, len(words), bias=False)
         nn.init.kaiming_uniform_(self.own_head.weight)
 
     def remap_saved(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
