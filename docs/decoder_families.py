@@ -1,8 +1,8 @@
 """Try every family of language models that Transformers can build from a configuration, and write ``docs/decoders.md``.
 
-Each family is built tiny, with random weights, loaded as a decoder loads it (self-check included), and compared with the
-model's own forward pass without a cache: scores of ragged batches, greedy search, beam search. Run it again after an
-update of Transformers: ``python docs/decoder_families.py``. ``tests/decoders/test_families.py`` compares the page with it.
+Each family is built tiny, with random weights, loaded as a decoder loads it (self-check included), and compared with
+the model's own forward pass without a cache: scores of ragged batches, greedy search, beam search. Run it again after
+an update of Transformers: ``python docs/decoder_families.py``. ``tests/decoders/test_families.py`` compares the page.
 """
 
 from __future__ import annotations
@@ -41,14 +41,16 @@ BEGIN, END = "<!-- begin of the tables -->", "<!-- end of the tables -->"
 TOLERANCE = 3e-3  # nats of a text of a few tokens
 QUICK = ("gpt2", "mistral", "gemma2", "gpt_oss", "falcon", "cohere2", "granite", "gpt_neo")
 _WINDOWS: dict[str, Any] = {"use_sliding_window": True, "max_window_layers": 1, "sliding_window": 4096}
-OPTIONS: dict[str, dict[str, Any]] = {  # where a default configuration is incomplete, or switches windows and scales off
+OPTIONS: dict[
+    str, dict[str, Any]
+] = {  # where a default configuration is incomplete, or switches windows and scales off
     "deepseek_v2": {"num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "granite": {"logits_scaling": 8.0, "residual_multiplier": 0.3, "embedding_multiplier": 2.0},
     "hunyuan_v1_dense": {"head_dim": 64},
     "hunyuan_v1_moe": {"head_dim": 64},
     "ministral": {"head_dim": 64},
     "lfm2": {"full_attn_idxs": [1]},
-    **dict.fromkeys(("mistral", "mixtral", "phi3", "phimoe", "starcoder2"), {"sliding_window": 4096}),
+    **{name: {"sliding_window": 4096} for name in ("mistral", "mixtral", "phi3", "phimoe", "starcoder2")},
     "nemotron": {"num_key_value_heads": 8},
     **dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3"), _WINDOWS),
 }
@@ -226,7 +228,7 @@ def tables(names: list[str], row: Any) -> str:
     untried = ", ".join(name for name, r in rows.items() if r is None)
     parts = [f"Work ({len(good)}):", "", "| model type | notes |", "|---|---|", *good, ""]
     parts += [f"Refused when loaded ({len(bad)}):", "", "| model type | why |", "|---|---|", *bad, ""]
-    return "\n".join(parts + [f"Not tried, for a default configuration gives no small model: {untried or 'none'}."])
+    return "\n".join([*parts, f"Not tried, for a default configuration gives no small model: {untried or 'none'}."])
 
 
 def page() -> str:

@@ -99,6 +99,11 @@ class ComposedDecoder(Decoder):
         if isinstance(prefix, MixedPrefix):
             return self.extend(self.prefill_with(prefix.deep, memory), prefix.soft.embeds, prefix.soft.mask)
         if isinstance(prefix, DeepPrefix):
+            if not self.heads:
+                raise InputError(
+                    f"decoder {self.language_model.name!r}: its keys and values have no common size, so it takes no "
+                    "deep prefix; use a mapper to embeddings"
+                )
             dtype = self.language_model.dtype
             layers = zip(prefix.keys.to(dtype), prefix.values.to(dtype), strict=True)
             return State(tuple(layers), prefix.mask, None, memory)

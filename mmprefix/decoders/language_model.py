@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from mmprefix.decoders import gpt_neo
 from mmprefix.decoders.lora import add_lora
-from mmprefix.decoders.model_head import WholeHead, whole_head
 from mmprefix.decoders.model_config import ModelSizes, causal_sizes, first_of, reaches_of, text_config
+from mmprefix.decoders.model_head import WholeHead, whole_head
 from mmprefix.errors import InputError
 from mmprefix.fast import last_layer
 from mmprefix.fast.prepare import prepare

@@ -1,4 +1,4 @@
-"""What the configuration of a causal model tells: sizes of its key-value cache, and how far back its layers attend."""
+"""Facts in the configuration of a causal model: sizes of its key-value cache, and how far back its layers attend."""
 
 from __future__ import annotations
 
@@ -43,10 +43,8 @@ def causal_sizes(config: Any) -> ModelSizes:
     heads = first_of(config, "num_attention_heads", "decoder_attention_heads")
     width = first_of(config, "head_dim") or first_of(config, "hidden_size") // max(heads, 1)
     positions = first_of(config, "max_position_embeddings", "max_target_positions")
-    if getattr(config, "new_decoder_architecture", False):  # Falcon
-        heads = first_of(config, "num_kv_heads") or heads
-    elif getattr(config, "multi_query", False):
-        heads = 1
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        heads = 1  # Falcon's new architecture repeats its shared keys and values in the cache
     return ModelSizes(layers, first_of(config, "num_key_value_heads") or heads, width, positions)
 
 

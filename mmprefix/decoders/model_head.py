@@ -1,7 +1,7 @@
 """Logits as a model of Transformers computes them: everything that its ``forward`` does after its stack of layers.
 
-Most models multiply by an output matrix. Others transform first (BERT), scale (Cohere, Granite) or cap (Gemma 2): theirs is
-the model's own ``forward``, with the hidden states in the place of the stack.
+Most models multiply by an output matrix. Others transform first (BERT), scale (Cohere, Granite) or cap (Gemma 2): for
+them it is the model's own ``forward``, with the hidden states in the place of the stack.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def whole_head(lm: Any, stack: nn.Module) -> WholeHead | None:
     try:
         with torch.no_grad():
             plain = torch.allclose(head(hidden).float(), matrix(hidden).float(), rtol=1e-5)
-    except Exception:  # of shapes: there is a layer of another width before the output matrix, or another order of calls
+    except (
+        Exception
+    ):  # of shapes: there is a layer of another width before the output matrix, or another order of calls
         plain = False
     return None if plain else head

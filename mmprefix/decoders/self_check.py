@@ -179,7 +179,9 @@ def _reason(lm: Any, detail: list[str]) -> str:
     positions = [*arguments, *inspect.signature(lm.base_model.forward).parameters]
     causal = not lm.config.is_encoder_decoder
     if causal and "position_ids" not in positions:
-        return "takes no position ids: it counts positions or distances (alibi) along a cache that texts and padding share"
+        return (
+            "takes no position ids: it counts positions or distances (alibi) along a cache that texts and padding share"
+        )
     if causal and getattr(config, "is_decoder", None) is False:
         return "reads both ways, for its configuration says is_decoder: false"
     return f"does not give its own scores over a shared cache [{', '.join(detail)}]"

@@ -72,7 +72,7 @@ class TextCodec:
 
     @cached_property
     def _splitting(self) -> Any:
-        """Copy of the tokenizer that knows no special tokens; one tokenizer with a switch would not be safe in threads."""
+        """Copy of the tokenizer that splits special tokens; a switch on one tokenizer would not be safe in threads."""
         tokenizer = deepcopy(self.tokenizer)
         tokenizer.split_special_tokens = True
         return tokenizer

@@ -14,8 +14,8 @@ def prepare(lm: nn.Module, stack: nn.Module, layers: int, frozen: bool) -> froze
     """Patch ``lm``, whose ``layers`` layers are in ``stack`` → the names of the applied patches.
 
     Called once, after the model is loaded and frozen and LoRA is added (LoRA's layers wrap those of the model, whose
-    ``forward`` is patched here). Before, ``CrossAttentionModel`` has hooked position embeddings and cross-attention, and
-    ``decoders.gpt_neo`` the layers of GPT-Neo:
+    ``forward`` is patched here). Before, ``CrossAttentionModel`` has hooked position embeddings and cross-attention,
+    and ``decoders.gpt_neo`` the layers of GPT-Neo:
 
     1. ``gelu`` replaces activation modules by torch's own.
     2. ``last_layer`` hooks the last layer; the hooks do nothing outside of ``last_layer.only_at``.

@@ -36,7 +36,11 @@ def wordpiece_tokenizer() -> Any:
     core.train_from_iterator(
         TEXT * 3,
         trainers.UnigramTrainer(
-            vocab_size=90, special_tokens=["</s>", "<unk>"], initial_alphabet=letters, unk_token="<unk>", show_progress=False
+            vocab_size=90,
+            special_tokens=["</s>", "<unk>"],
+            initial_alphabet=letters,
+            unk_token="<unk>",
+            show_progress=False,
         ),
     )
     return hf.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", unk_token="<unk>")

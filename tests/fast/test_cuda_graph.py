@@ -26,7 +26,7 @@ from mmprefix.generation.strategies import Hypothesis
 from mmprefix.kv_cache.state import State
 from mmprefix.types import Features, Prefix
 from tiny import whisper as tiny_whisper
-from tiny.decoders import KINDS, save_decoder
+from tiny.decoders import KINDS, WINDOWED, save_decoder
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -97,6 +97,17 @@ def assert_same(results: list[list[Hypothesis]], expected: list[list[Hypothesis]
     for own, others in zip(results, expected, strict=True):
         assert [ids for ids, _ in own] == [ids for ids, _ in others]
         assert [score for _, score in own] == pytest.approx([score for _, score in others], abs=1e-3)
+
+
+@pytest.mark.parametrize("kind", [*WINDOWED, "deepseek"])
+def test_windows_and_values_of_another_width_than_keys(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder = CausalDecoder(save_decoder(tmp_path, kind)).to(DEVICE).eval()
+    state, stops = prefilled(decoder, [4, 2, 7], 0), torch.tensor([-1])
+    recorded = searched(decoder, state, SEARCHES[1], stops)
+    monkeypatch.setattr(search_module, "can_record", lambda *_: False)
+    assert_same(recorded, searched(decoder, state, SEARCHES[1], stops))
 
 
 @pytest.mark.parametrize("options", SEARCHES)

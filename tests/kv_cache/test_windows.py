@@ -15,7 +15,11 @@ PAST = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 0, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0]]
 
 def packed() -> tuple[Tensor, Tensor]:
     """Mask (B N N) of three texts that share a row, and the offset (B N) of each token in its text."""
-    texts = [[[1, 2, 3, 4, 5], [6, 7], [8, 9, 1]], [[1], [2, 3, 4], [5, 6, 7, 8, 9, 1]], [[2, 3, 4, 5], [1, 2, 3, 4, 5, 6]]]
+    texts = [
+        [[1, 2, 3, 4, 5], [6, 7], [8, 9, 1]],
+        [[1], [2, 3, 4], [5, 6, 7, 8, 9, 1]],
+        [[2, 3, 4, 5], [1, 2, 3, 4, 5, 6]],
+    ]
     _, text, offset = pack_texts(texts).unbind()
     return text_mask(text, offset), offset
 

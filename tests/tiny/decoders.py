@@ -9,8 +9,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    DeepseekV3Config,
+    Gemma2Config,
     GPT2Config,
     LlamaConfig,
+    MistralConfig,
     OPTConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
@@ -58,10 +61,19 @@ def _config(kind: str, vocabulary: int) -> PreTrainedConfig:
         }
         return OPTConfig(**size, **narrow, **ends)
     grouped: dict[str, Any] = {"num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 128}
-    return LlamaConfig(**size, **grouped, **ends) if kind == "llama" else Qwen2Config(**size, **grouped, **ends)
+    options: dict[str, Any] = {**size, **grouped, **ends}
+    if kind == "deepseek":
+        widths = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 12}
+        return DeepseekV3Config(**{**options, **widths, "num_key_value_heads": 4}, first_k_dense_replace=2)
+    if kind == "mistral":
+        return MistralConfig(**options, sliding_window=6)
+    if kind == "gemma2":
+        return Gemma2Config(**options, head_dim=8, sliding_window=5, final_logit_softcapping=20.0)
+    return LlamaConfig(**options) if kind == "llama" else Qwen2Config(**options)
 
 
 KINDS = ("gpt2", "opt", "llama", "qwen")
+WINDOWED = ("mistral", "gemma2")  # their windows are shorter than a prefix and its text
 
 
 def save_decoder(folder: Path, kind: str = "gpt2", seed: int = 0, sharp: float = 6.0) -> str:
