@@ -34,6 +34,7 @@ from mmprefix.decoders.tiny_twin import build_tiny, tiny_config
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import Memory, State
+from mmprefix.kv_cache.windows import Reaches
 from mmprefix.weights.source import Provenance
 
 PAGE = Path(__file__).resolve().parent / "decoders.md"
@@ -181,7 +182,7 @@ def try_family(name: str, mapping: Any, make: Any) -> Row | None:
     except InputError as error:
         return Row(name, str(error).split("; ")[0].split(f"{lm.config.model_type!r} model ")[1].split(" [")[0])
     compare(decoder, reference)
-    reaches = decoder.language_model.reaches
+    reaches = decoder.language_model.reaches or Reaches()
     lengths = {reach for reach in (reaches.every, *reaches.by_kind.values()) if reach.length}
     notes = ["chunks" if reach.chunked else "sliding window" for reach in lengths]
     notes += ["logits by its own head"] if decoder.language_model.whole_head is not None else []

@@ -19,6 +19,7 @@ from mmprefix.decoders.model_head import WholeHead, whole_head
 from mmprefix.errors import InputError
 from mmprefix.fast import last_layer
 from mmprefix.fast.prepare import prepare
+from mmprefix.kv_cache.cache import attention_mask
 from mmprefix.kv_cache.state import State
 from mmprefix.kv_cache.windows import Reaches
 from mmprefix.weights import dry_run, transformers
@@ -50,7 +51,7 @@ class LanguageModel:
     def __init__(self, lm: Any, name: str, stack: nn.Module, sizes: ModelSizes) -> None:
         self.lm, self.name, self.stack, self.sizes = lm, name, stack, sizes
         self.width = int(lm.get_input_embeddings().embedding_dim)
-        self.reaches = Reaches()
+        self.reaches: Reaches | None = None  # how far back its layers attend; None: all of them to the beginning
         self.join_masks: Callable[[Tensor | dict[str, Tensor]], Any] | None = None
         self.whole_head: WholeHead | None = None  # None: the output matrix alone computes the logits
         self.narrows_last_layer = False
@@ -105,7 +106,8 @@ class LanguageModel:
 
         ``visible`` (B N M): which of the M tokens after the state each of the N attends to; all attend to the state.
         """
-        mask = self.reaches.masks(state.mask, visible, embeds.dtype)
+        masks = attention_mask if self.reaches is None else self.reaches.masks
+        mask = masks(state.mask, visible, embeds.dtype)
         with self.own_precision():
             out = self.stack(
                 inputs_embeds=embeds,
@@ -185,7 +187,8 @@ def causal_model(lm: Any, name: str) -> LanguageModel:
     stack = next((module for module in candidates if module is not None and module is not lm), lm)
     model = LanguageModel(lm, name, stack, causal_sizes(config))
     model.whole_head = whole_head(lm, stack)
-    model.reaches = reaches_of(config)
+    reaches = reaches_of(config)
+    model.reaches = reaches if reaches.limited else None
     if lm.config.model_type == "gpt_neo":
         gpt_neo.hook_masks(lm)
         model.join_masks = gpt_neo.join_masks

@@ -42,6 +42,11 @@ class Reaches:
     every: Reach = Reach()
     by_kind: dict[str, Reach] = field(default_factory=dict[str, Reach])
 
+    @property
+    def limited(self) -> bool:
+        """True if a layer does not attend to all positions."""
+        return any(reach.length for reach in (self.every, *self.by_kind.values()))
+
     def masks(self, past: Tensor, visible: Tensor, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
         """Attention bias (B 1 N T+M), or one for each kind of layers; see ``attention_mask``.
 

@@ -59,7 +59,7 @@ def test_sizes_of_a_configuration() -> None:
 def test_texts_behind_a_window_equal_transformers(kind: str, beams: int, tmp_path: Path) -> None:
     """Windows are shorter than a prefix and its text; the ragged batch equals each input in Transformers alone."""
     decoder = CausalDecoder(save_decoder(tmp_path, kind, sharp=4.0))
-    lm = hf.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+    lm: Any = hf.AutoModelForCausalLM.from_pretrained(tmp_path).eval()
     prefix = ragged_prefix(decoder, [9, 3, 6])
     options = GenerateOptions(max_new_tokens=12, num_beams=beams, num_return=beams)
     groups = decoder.search_tokens(decoder.prefill(prefix), options, torch.tensor([1]))

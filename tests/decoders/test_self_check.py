@@ -24,7 +24,7 @@ from tiny.decoders import make_tokenizer, ragged_prefix, save_decoder
 WORDS = make_tokenizer()
 SIZE: dict[str, Any] = {"vocab_size": len(WORDS), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 MORE: dict[str, Any] = {**SIZE, "num_key_value_heads": 2, "intermediate_size": 64, "max_position_embeddings": 128}
-PLAIN = {"vocab_size": len(WORDS)}
+PLAIN: dict[str, Any] = {"vocab_size": len(WORDS)}
 REFUSED: dict[str, tuple[Any, str]] = {
     "mpt": (hf.MptConfig(**PLAIN, d_model=32, n_layers=2, n_heads=4), "takes no position ids"),
     "bloom": (hf.BloomConfig(**PLAIN, hidden_size=32, n_layer=2, n_head=4), "takes no position ids"),

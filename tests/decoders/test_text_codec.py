@@ -23,7 +23,7 @@ TEXTS = [f"a dog{END} barks", END, f"{END}{END} rain", f"the <|im_end|> of a {EN
 
 def chat_tokenizer() -> Any:
     """Tokenizer with an end token of its own and a special token for chats."""
-    words = make_tokenizer()
+    words: Any = make_tokenizer()
     words.add_tokens([AddedToken("<|im_end|>", special=True)], special_tokens=True)
     return words
 
