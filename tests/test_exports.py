@@ -25,3 +25,9 @@ def test_every_export_is_importable(name: str) -> None:
 def test_an_exported_class_is_named_by_its_package() -> None:
     assert class_path(mmprefix.Predictor) == "mmprefix.inference.Predictor"
     assert class_path(importlib.import_module("mmprefix.mappers.mlp").MLP) == "mmprefix.mappers.mlp.MLP"
+
+
+def test_a_notebook_is_shown_the_public_names_alone() -> None:
+    importlib.import_module("mmprefix.cli.main")  # what else is imported is no public name
+    assert dir(mmprefix) == sorted(mmprefix.__all__)
+    assert mmprefix.__version__

@@ -1,12 +1,16 @@
-"""Prefetch: results in order, computed one ahead in another thread, errors raised in their turn."""
+"""Results in order: of prefetch, computed one ahead in another thread, and of a stream with inputs that are bad."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from mmprefix.inference.batched import prefetch
+from mmprefix import InputError, Predictor
+from mmprefix.inference.batched import WINDOW_BATCHES, prefetch
+from tiny.models import assert_same_candidates
 
 
 def test_results_come_in_order() -> None:
@@ -46,3 +50,52 @@ def test_closing_early_starts_no_further_work() -> None:
     next(results)
     results.close()  # pyright: ignore
     assert len(made) <= 3
+
+
+# -------------------------------------------------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 16])
+def test_a_bad_input_has_its_error_in_the_place_of_its_texts(
+    model: Predictor, files: list[Path], tmp_path: Path, batch_size: int
+) -> None:
+    (tmp_path / "text.jpg").write_text("a picture of a cat")
+    inputs = [files[0], tmp_path / "none.wav", *files[1:4], tmp_path / "text.jpg", files[4], {"sound": files[0]}]
+    results = list(model.stream(inputs, batch_size=batch_size))
+    errors = {n: str(result) for n, result in enumerate(results) if isinstance(result, InputError)}
+    assert list(errors) == [1, 5, 7]
+    for message, part in zip(errors.values(), ("none.wav: no such", "text.jpg: not a", "no branch"), strict=True):
+        assert part in message
+    good = [result for result in results if not isinstance(result, InputError)]
+    assert_same_candidates(good, model.candidates(files[:5], num_return=1))
+
+
+def test_a_stream_takes_no_more_of_a_generator_than_it_needs(model: Predictor, files: list[Path]) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield files[0]
+
+    stream = model.stream(endless(), batch_size=1)
+    assert taken == 0
+    first = next(stream)
+    assert not isinstance(first, InputError)
+    assert first[0].text == model(files[0])
+    assert taken == 2 * WINDOW_BATCHES  # one window is computed, the next one decoded
+
+
+def test_an_input_that_the_decoder_refuses_does_not_end_the_others(model: Predictor, files: list[Path]) -> None:
+    """A prompt that is longer than the decoder's positions is one input's fault; an option is the fault of all."""
+    prompts = ["", "a dog " * 200, ""]
+    results = list(model.stream(files[:3], prompt=prompts))
+    assert [isinstance(result, InputError) for result in results] == [False, True, False]
+    with pytest.raises(InputError, match="has 128 positions"):
+        list(model.stream(files[:3], max_new_tokens=500))
+    with pytest.raises(InputError, match="batch_size 0"):
+        list(model.stream(files[:3], batch_size=0))
+    with pytest.raises(InputError, match="num_beams=0"):
+        model.stream(files[:3], num_beams=0)
+    assert list(model.stream([])) == []

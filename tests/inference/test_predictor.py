@@ -169,6 +169,36 @@ def test_options_of_a_call_override_the_saved_ones(parts: dict[str, Path], files
     assert sampled(sound) == unseeded(sound, seed=5)
 
 
+def test_one_input_has_a_flat_list_of_candidates(model: Predictor, files: list[Path]) -> None:
+    (row,) = model.candidates(files[:1], num_return=2)
+    assert_same_candidates([model.candidates(files[0], num_return=2)], [row])
+    assert_same_candidates([model.candidates({"audio": files[0]}, num_return=2)], [row])
+    assert model(files[0], num_return=2) == [candidate.text for candidate in row]
+
+
+def test_generators_are_several_inputs(model: Predictor, files: list[Path]) -> None:
+    assert model(file for file in files[:3]) == model(files[:3])
+    assert model(map(str, files[:1])) == model(files[:1])
+    assert model.score((file for file in files[:2]), ["a", "b"]) == pytest.approx(model.score(files[:2], ["a", "b"]))
+    with pytest.raises(InputError, match="no input given"):
+        model(iter([]))
+    with pytest.raises(InputError, match="an input of type"):
+        model(files[0].open("rb"))  # type: ignore[call-overload]
+
+
+def test_a_predictor_says_what_it_is(saved: dict[str, Path], model: Predictor) -> None:
+    lines = repr(model).splitlines()
+    assert lines[0] == f"Predictor({str(saved['both'])!r}, device='cpu')"
+    assert lines[1].startswith("  image: ViT('")
+    assert lines[1].endswith(" → Resampler")
+    assert lines[2].startswith("  audio: Whisper('")
+    assert lines[2].endswith(" → MLP")
+    assert lines[3].startswith("  decoder: CausalDecoder('")
+    count = sum(tensor.numel() for tensor in model.model.trained.values())
+    assert lines[4] == f"  trained: {count:,} parameters ({4 * count / 1e6:.2f} MB)"
+    assert repr(Predictor(model.model)).startswith("Predictor(device='cpu')")
+
+
 # ------------------------------------------------------------------------------------------------------------- score
 
 
