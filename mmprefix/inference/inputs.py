@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmprefix.model import PrefixLM
 
 # A file or a value in memory, a part of a file, or a sound as libraries give it: (values, rate).
-InputSource: TypeAlias = "Source | InputRef | tuple[Any, Any]"
+InputSource: TypeAlias = "Source | InputRef | tuple[Any, float] | tuple[float, Any]"
 Input: TypeAlias = "InputSource | dict[str, InputSource]"  # one of those, or several by branch name
 
 

@@ -86,6 +86,9 @@ def test_quick_start_and_captions(trained: Path, capsys: pytest.CaptureFixture[s
     sounds, pictures = lines[: len(lines) // 2], lines[len(lines) // 2 :]
     assert all(line.startswith("runs/quickstart/samples/audio-") for line in sounds)
     assert all(len(json.loads(line)["candidates"]) == 1 for line in pictures)
+    run(block("run: folder"))
+    table = Path("captions.csv").read_text(encoding="utf-8").splitlines()
+    assert (table[0], len(table)) == ("file,caption,score", 1 + len(rows))
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """``mmprefix evaluate --task caption``: captions against references.
 
-A line of the file is ``{"id": ..., "prediction": ..., "references": [...]}``; other keys are ignored. ``mmprefix caption``
-writes ``caption`` in place of ``prediction``.
+A line of the file is ``{"id": ..., "prediction": ..., "references": [...]}``; other keys are ignored. Lines of
+``mmprefix caption`` have ``caption`` in place of ``prediction``.
 """
 
 from __future__ import annotations
