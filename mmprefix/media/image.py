@@ -20,7 +20,20 @@ from mmprefix.errors import InputError
 from mmprefix.media.source import Source, is_array, name_of, open_source, to_array
 from mmprefix.trust.limits import require_below
 
-_PICTURE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, struct.error, Image.DecompressionBombError)
+_PICTURE_ERRORS = (  # Pillow's readers of rare formats do not count what they read
+    *(
+        OSError,
+        SyntaxError,
+        ValueError,
+        TypeError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+        EOFError,
+        AttributeError,
+    ),
+    *(struct.error, Image.DecompressionBombError),
+)
 # Pillow hands these to other programs (EPS to Ghostscript), or knows their headers only.
 _NOT_READ = frozenset({"EPS", "WMF", "MPEG", "BUFR", "GRIB", "HDF5"})
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})

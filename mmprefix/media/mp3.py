@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import BinaryIO, NamedTuple
 
-from mmprefix.media.sound_headers import CutOffError
+from mmprefix.media.sound_headers import MAX_STREAMS, CutOffError
 from mmprefix.media.source import stream_view
 
 _MPEG1 = 3  # of the two bits that tell the version; 2 is MPEG 2, 0 is MPEG 2.5
@@ -24,6 +24,7 @@ _RATES = (44100, 48000, 32000)  # Hz of MPEG 1; half of it in MPEG 2, a quarter 
 _DECODER_DELAY = 529  # samples
 _HEADER = 52  # bytes of Info with LAME's extension, without table of contents
 _SEARCH = 1 << 16  # bytes in which the next frame is searched where other bytes lie between
+_MAX_GAPS = 1000  # places where other bytes lie between
 _SHORT = 0.99  # of the announced bytes: some encoders do not count exactly, and decoded frames are counted again
 
 
@@ -60,6 +61,8 @@ def mp3_streams(stream: BinaryIO, size: int) -> list[BinaryIO]:
             end = min(end, size) if known else size  # a length that does not hold says nothing
             streams.append(stream_view(stream, position, end))
         position = _after_tags(stream, end, size)
+        if len(streams) > MAX_STREAMS:
+            break
     return streams or [stream]
 
 
@@ -83,12 +86,13 @@ def _announced(stream: BinaryIO, position: int, frame: _Frame) -> int | None:
 
 def _count(stream: BinaryIO, position: int, size: int, kind: tuple[int, int]) -> tuple[int, int]:
     """Number of frames from ``position`` on, and where they end. Raises CutOffError for a part of a frame."""
-    count = 0
+    count = gaps = 0
     while position < size:
         frame = _frame(_bytes(stream, position, 4))
         if frame is None or frame.kind != kind:
             skipped = None if _is_tag(_bytes(stream, position, 8)) else _next_frame(stream, position, kind)
-            if skipped is None:
+            gaps += 1
+            if skipped is None or gaps > _MAX_GAPS:
                 break
             position = skipped
             continue

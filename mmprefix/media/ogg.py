@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from mmprefix.media.sound_headers import CutOffError
+from mmprefix.media.sound_headers import MAX_STREAMS, CutOffError
 from mmprefix.media.source import stream_view
 
 _FIRST_PAGE, _LAST_PAGE = 0x02, 0x04  # flags of a page: the first and the last of its stream
@@ -31,8 +31,11 @@ def ogg_streams(stream: BinaryIO, size: int) -> list[BinaryIO]:
         if flags & _FIRST_PAGE and not first:  # the first pages of streams side by side come together
             _require_end(ended, len(starts))
             starts.append(start)
+            if len(starts) > MAX_STREAMS:
+                break
         first, ended = bool(flags & _FIRST_PAGE), bool(flags & _LAST_PAGE)
-    _require_end(ended, len(starts))
+    if len(starts) <= MAX_STREAMS:
+        _require_end(ended, len(starts))
     if len(starts) == 1:
         return [stream]
     return [stream_view(stream, start, end) for start, end in zip(starts, [*starts[1:], size], strict=True)]

@@ -21,15 +21,14 @@ from mmprefix.errors import InputError
 from mmprefix.media.mp3 import is_mp3, mp3_streams
 from mmprefix.media.ogg import ogg_streams
 from mmprefix.media.pyav import is_installed
-from mmprefix.media.sound_headers import CutOffError, whole_sound
-from mmprefix.media.source import Source, name_of, open_source
+from mmprefix.media.sound_headers import MAX_STREAMS, CutOffError, whole_sound
+from mmprefix.media.source import Source, name_of, open_source, stream_view
 from mmprefix.trust.limits import require_below, require_rate
 
 if TYPE_CHECKING:
     from mmprefix.media.audio_pyav import DecodedSound
 
 BLOCK = 1 << 20  # frames decoded at a time: a long stereo file is mixed down as it is read
-MAX_STREAMS = 1000  # of one file
 _UNKNOWN_LENGTH = 1 << 40  # libsndfile announces the largest integer when a header does not hold the length
 _SOUND_ERRORS = (soundfile.SoundFileError, TypeError, ValueError)
 
@@ -51,7 +50,7 @@ def open_sound(source: Source, start: float = 0.0, end: float | None = None) -> 
         except CutOffError as error:
             raise InputError(f"{name}: the sound is cut off: {error}") from error
         if len(streams) > MAX_STREAMS:
-            raise InputError(f"{name}: holds {len(streams)} sounds one behind the other; the limit is {MAX_STREAMS}")
+            raise InputError(f"{name}: holds more than {MAX_STREAMS} sounds one behind the other")
         try:
             opened: list[_Stream | DecodedSound] = [_Stream.opened(data, name) for data in streams]
         except InputError:
@@ -72,7 +71,8 @@ def _streams_of(stream: BinaryIO) -> list[BinaryIO]:
         streams = mp3_streams(stream, size)
     else:
         streams = [whole_sound(stream, size)]
-    return streams
+    # A view takes any position. In damaged files libsndfile asks for some below zero, and Python prints a traceback.
+    return [stream_view(stream, 0, size) if data is stream else data for data in streams]
 
 
 class _Forward(soundfile.SoundFile):

@@ -16,6 +16,9 @@ from typing import BinaryIO, NamedTuple
 
 from mmprefix.media.source import stream_view
 
+MAX_STREAMS = 1000  # sounds one behind the other in a file
+_MAX_CHUNKS = 10_000  # before the sound; a file of zeros would be millions of empty ones
+
 
 class CutOffError(ValueError):
     """Reason why a sound is cut off; it belongs behind the file's name."""
@@ -83,7 +86,9 @@ def _walk(stream: BinaryIO, size: int, layout: _Chunks) -> Iterator[_Chunk]:
     """Chunks in order; a length below zero ends the walk behind its chunk."""
     position = layout.first
     head = layout.identifier + struct.calcsize(layout.order)
-    while position + head <= size:
+    for _ in range(_MAX_CHUNKS):
+        if position + head > size:
+            return
         stream.seek(position)
         identifier = stream.read(layout.identifier)
         (length,) = struct.unpack(layout.order, stream.read(head - layout.identifier))
