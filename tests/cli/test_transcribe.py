@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,24 @@ def test_each_error_is_one_line(system: SluSystem, shell: Shell, tmp_path: Path)
     for model, words, message in cases:
         assert message in shell.refuses("transcribe", model, *words, "--device", "cpu")
     assert not (tmp_path / "asr.jsonl").exists()
+
+
+def test_bad_sounds_do_not_end_the_others(
+    system: SluSystem, transcripts: list[Transcript], shell: Shell, tmp_path: Path
+) -> None:
+    whisper, files = system.path("whisper"), system.sounds[:3]
+    (tmp_path / "text.wav").write_text("no sound")
+    out = tmp_path / "t.csv"
+    words = ("transcribe", whisper, files[0], tmp_path / "text.wav", *files[1:], "--out", out, *OPTIONS)
+    code, message, err = shell(*words, "--batch-size", "2")
+    assert (code, message) == (3, f"wrote 3 lines: {out}\n")
+    assert "text.wav: " in err
+    assert err.splitlines()[-1] == "mmprefix: 1 of 4 inputs could not be read; the others are done"
+    rows = list(csv.DictReader(out.read_text().splitlines()))
+    assert [(row["file"], row["text"]) for row in rows] == [
+        (file, transcript.text) for file, transcript in zip(files, transcripts, strict=False)
+    ]
+    (tmp_path / "text.wav").unlink()
+    code, message, _ = shell(*words[:3], *words[4:])
+    assert (code, message) == (0, f"wrote 0 lines beside 3 that were there: {out}\n")
+    assert "was begun with --num-beams 2, now 1" in shell.refuses(*words[:3], *words[4:], "--num-beams", "1")

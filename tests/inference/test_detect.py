@@ -233,6 +233,21 @@ def test_wrong_arguments_give_one_line(orders: SluSystem, saved: Path, shell: Sh
         assert message in shell.refuses("detect", directory, *words, "--device", "cpu")
 
 
+def test_rows_that_cannot_be_read_do_not_end_the_others(
+    orders: SluSystem, model: Predictor, saved: Path, shell: Shell, tmp_path: Path
+) -> None:
+    rows = [{**row, "audio": orders.path(row["audio"])} for row in orders.rows[:3]]
+    rows[1]["audio"] = str(tmp_path / "none.wav")
+    file, out = write_manifest(tmp_path / "m.jsonl", rows), tmp_path / "scores.csv"
+    code, message, err = shell("detect", saved, file, "--inputs", "audio", "--out", out, "--device", "cpu")
+    assert (code, message) == (3, f"wrote 2 lines: {out}\n"), err
+    assert f"{file}:2: audio: {tmp_path / 'none.wav'}: no such file" in err
+    lines = [line.split(",") for line in out.read_text().splitlines()]
+    assert [line[0] for line in lines] == ["id", rows[0]["id"], rows[2]["id"]]
+    expected = model.detect([rows[0]["audio"], rows[2]["audio"]])
+    assert [float(line[1]) for line in lines[1:]] == pytest.approx(expected, abs=TOLERANCE)
+
+
 # ------------------------------------------------------------------------------------------------------- in training
 
 
