@@ -28,6 +28,9 @@ class DecodedSound:
         """``count`` frames (S,) from ``first`` on."""
         return self.values[first - self.offset :][:count]
 
+    def close(self) -> None:
+        """Nothing: the container is closed."""
+
 
 def decode(stream: BinaryIO, name: str, start: float = 0.0, until: float | None = None) -> DecodedSound:
     """The sound in ``stream``, mixed down; what lies before ``start`` or behind ``until`` seconds is not kept.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -52,12 +51,16 @@ def open_sound(source: Source, start: float = 0.0, end: float | None = None) -> 
         if len(streams) > MAX_STREAMS:
             raise InputError(f"{name}: holds more than {MAX_STREAMS} sounds one behind the other")
         try:
-            opened: list[_Stream | DecodedSound] = [_Stream.opened(data, name) for data in streams]
+            opened: list[_Stream | DecodedSound] = [_Stream(data, name, len(streams) > 1) for data in streams]
         except InputError:
             raise
         except _SOUND_ERRORS as error:
             opened = [_decode_with_av(stream, name, (start, end), error)]
-        yield SoundFile(name, opened)
+        try:
+            yield SoundFile(name, opened)
+        finally:
+            for part in opened:
+                part.close()
 
 
 def _streams_of(stream: BinaryIO) -> list[BinaryIO]:
@@ -95,29 +98,38 @@ class _Forward(soundfile.SoundFile):
             first -= skipped
 
 
-@dataclass(frozen=True)
 class _Stream:
-    """One stream of a file: its bytes, and by its header the rate in Hz and the frames at that rate."""
+    """One stream of a file: its bytes, and by its header the rate in Hz and the frames at that rate.
 
-    data: BinaryIO
-    name: str
-    rate: int
-    frames: int
+    The decoder that read the header is kept for the first reading, unless ``several`` would be open.
+    """
 
-    @classmethod
-    def opened(cls, data: BinaryIO, name: str) -> _Stream:
-        data.seek(0)
-        with _Forward(data) as sound:
-            require_rate(sound.samplerate, name)
-            return cls(data, name, sound.samplerate, sound.frames)
+    def __init__(self, data: BinaryIO, name: str, several: bool = False) -> None:
+        self.data, self.name = data, name
+        sound = self._open()
+        self.rate, self.frames = int(sound.samplerate), int(sound.frames)
+        self._kept: _Forward | None = sound
+        if several:
+            self.close()
+        require_rate(self.rate, name)
+
+    def close(self) -> None:
+        """Close the decoder that was kept."""
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
+
+    def _open(self) -> _Forward:
+        self.data.seek(0)
+        return _Forward(self.data)
 
     def read(self, first: int, count: int) -> np.ndarray:
         """``count`` frames from ``first`` on, mixed down (S,)."""
         blocks: list[np.ndarray] = []
         left = count
-        self.data.seek(0)
         try:
-            with _Forward(self.data) as sound:
+            kept, self._kept = self._kept, None
+            with self._open() if kept is None else kept as sound:
                 sound.go_to(first)
                 while left > 0:
                     block = sound.read(min(left, BLOCK), dtype="float32", always_2d=True)
