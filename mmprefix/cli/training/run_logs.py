@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,22 @@ def loggers_of(root: Path) -> list[Logger]:
     """Both logs, below ``root``/logs/version_N."""
     csv = CsvLog(root, name="logs")
     return [csv, TensorBoardLog(root, name="logs", version=csv.version, default_hp_metric=False)]
+
+
+@contextmanager
+def quiet_writer_threads() -> Generator[None, None, None]:
+    """Print no traceback of TensorBoard's thread when the disk is full: the main thread gets the same error."""
+    before = threading.excepthook
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        if not isinstance(failure.exc_value, OSError):
+            before(failure)
+
+    threading.excepthook = hook
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class SaveRecipe(SaveConfigCallback):

@@ -16,7 +16,7 @@ from mmprefix.cli.training.lightning_cli import PrefixCLI, qualified_name
 from mmprefix.cli.training.recipe_errors import recipes_of
 from mmprefix.cli.training.recipe_parser import RecipeParser
 from mmprefix.cli.training.run_folder import share_with_processes
-from mmprefix.cli.training.run_logs import SaveRecipe
+from mmprefix.cli.training.run_logs import SaveRecipe, quiet_writer_threads
 from mmprefix.cli.training.saved_recipe import recipe_words, split_model
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
@@ -32,7 +32,7 @@ def train(words: list[str]) -> int:
     """Run ``words``, a verb (fit, validate, test, predict or encode) and its options; returns the exit code."""
     quiet()
     modules, words = split_allowed(media_root_as_option(switches_as_options(words)))
-    with allow_modules(modules):
+    with allow_modules(modules), quiet_writer_threads():
         if modules:  # a module beside the recipe is found too
             sys.path += [str(Path(file).resolve().parent) for file in recipes_of(words[1:])]
         restrict_imports()
