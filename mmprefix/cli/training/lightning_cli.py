@@ -15,6 +15,7 @@ from mmprefix.cli.training.parameter_table import parameter_table
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -151,7 +152,12 @@ class PrefixCLI(LightningCLI):
             callbacks += checkpoint_callbacks(config, self.folder, callbacks)
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(file_to_write(config.out, self.folder, overwrite=config.overwrite)))
-        return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
+        try:
+            return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
+        except InputError:
+            raise
+        except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:  # a value of the recipe
+            raise InputError(f"trainer: {' '.join(str(error).split())[:300]}") from error
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: LightningCLI would read model options from the file, before it is known to be one of ours."""
