@@ -11,7 +11,7 @@ from mmprefix.inference.model_folder import find_model
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Working folder with the models mine/first/model and mine/second, and no way to a hub."""
     for name in ("mine/first/model", "mine/second"):
         (tmp_path / name).mkdir(parents=True)
@@ -22,9 +22,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_folder_is_found_by_any_of_its_names(here: Path) -> None:
-    for name in ("mine/second", "./mine/second", str(here / "mine/second"), here / "mine" / "second"):
-        assert find_model(name).samefile(here / "mine/second")
+def test_a_folder_is_found_by_any_of_its_names(workplace: Path) -> None:
+    for name in ("mine/second", "./mine/second", str(workplace / "mine/second"), workplace / "mine" / "second"):
+        assert find_model(name).samefile(workplace / "mine/second")
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_a_folder_is_found_by_any_of_its_names(here: Path) -> None:
         ("someone/nothing", "'someone/nothing' is no folder here, and the model hub did not give it"),
     ],
 )
-def test_a_wrong_name_is_told_what_would_work(here: Path, name: str, message: str) -> None:
+def test_a_wrong_name_is_told_what_would_work(workplace: Path, name: str, message: str) -> None:
     with pytest.raises(InputError) as error:
         find_model(name)
     assert message in str(error.value)
