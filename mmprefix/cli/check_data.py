@@ -12,20 +12,29 @@ import statistics
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mmprefix.data.inspect import inspect
+from mmprefix.data.inspect import Inspection, inspect
 from mmprefix.data.manifest import RowFault, listing, read_manifest, repeated_inputs
 from mmprefix.errors import InputError
 from mmprefix.slu import coverage
 from mmprefix.slu.schema import Schema, read_schema
 
+if TYPE_CHECKING:
+    from mmprefix.cli.training.recipe_data import RecipeData
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of ``mmprefix check-data`` to ``parser``."""
-    parser.add_argument("manifests", nargs="+", metavar="MANIFEST", help="JSON lines or CSV")
+    parser.add_argument(
+        "manifests", nargs="*", metavar="MANIFEST", help="JSON lines or CSV (default: those of --config)"
+    )
+    text = "also find captions that are longer than the positions that this recipe's model leaves for them"
+    parser.add_argument("--config", metavar="RECIPE", help=text)
+    text = "module whose classes the recipe may name"
+    parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help=text)
     parser.add_argument("--media-root", metavar="DIR", help="folder of the files (default: that of each manifest)")
     parser.add_argument("--split", help="check only the rows of this split")
     parser.add_argument("--tokenizer", metavar="NAME_OR_FOLDER", help="count tokens too, with this model's tokenizer")
@@ -46,21 +55,34 @@ def run(args: argparse.Namespace) -> int:
 
     Raises InputError (after all has been printed) when a row is bad, a manifest is empty or cannot be read.
     """
+    if not args.manifests and args.config is None:
+        raise InputError("no manifest is named; give MANIFEST or --config RECIPE")
     count = None if args.tokenizer is None else token_counter(args.tokenizer)
+    recipe = None if args.config is None else _recipe(args)
+    files = [(file, args.split) for file in args.manifests]
+    files = files or [(file, args.split or split) for file, split in (recipe.manifests if recipe else [])]
+    root = args.media_root or (recipe.media_root if recipe else None)
     schema = None if args.schema is None else read_schema(args.schema)
-    options = CheckOptions(args.split, count, args.workers, schema, args.intent_field, args.media_root)
-    reports = [check_manifest(manifest, options) for manifest in args.manifests]
+    base = CheckOptions(None, count, args.workers, schema, args.intent_field, root, recipe)
+    reports = [check_manifest(manifest, replace(base, split=split)) for manifest, split in files]
     if args.json:
         sys.stdout.write(json.dumps({"manifests": reports}, indent=2) + "\n")
     else:
-        sys.stdout.writelines(line + "\n" for report in reports for line in _lines(report, args.media_root))
+        sys.stdout.writelines(line + "\n" for report in reports for line in _lines(report, root))
     faults = [RowFault(report["manifest"], **fault) for report in reports for fault in report["faults"]]
     if len(faults) == 1:
         raise InputError(f"1 bad row: {faults[0]}")
     if faults:
         rows = sum(report["rows"] for report in reports)
-        raise InputError(f"{', '.join(args.manifests)}: {len(faults)} bad rows of {rows}")
+        raise InputError(f"{', '.join(report['manifest'] for report in reports)}: {len(faults)} bad rows of {rows}")
     return 0
+
+
+def _recipe(args: argparse.Namespace) -> RecipeData:
+    from mmprefix.cli.main import find_recipes
+    from mmprefix.cli.training.recipe_data import recipe_data
+
+    return recipe_data(find_recipes(["--config", args.config])[1], args.manifests, args.allow)
 
 
 @dataclass(frozen=True)
@@ -68,7 +90,7 @@ class CheckOptions:
     """Options of ``check_manifest``.
 
     Split (None: all rows), token counter, threads, schema, field of the intents, folder of the files (None: the
-    manifest's).
+    manifest's), data of a recipe.
     """
 
     split: str | None = None
@@ -77,6 +99,7 @@ class CheckOptions:
     schema: Schema | None = None
     intent_field: str = "intent"
     media_root: str | None = None
+    recipe: RecipeData | None = None
 
 
 def check_manifest(manifest: str, options: CheckOptions) -> dict[str, Any]:
@@ -87,7 +110,8 @@ def check_manifest(manifest: str, options: CheckOptions) -> dict[str, Any]:
     figures = None
     if options.schema is not None:
         mismatches, figures = coverage.schema_coverage(result.examples, options.schema, options.intent_field)
-    faults = sorted([*unread, *result.faults, *mismatches], key=lambda fault: fault.line)
+    long = _long_captions(result, options.recipe)
+    faults = sorted([*unread, *result.faults, *mismatches, *long], key=lambda fault: fault.line)
     bad = {fault.line for fault in mismatches}
     rows = [row for row in result.examples if row.line not in bad]
     files = [result.files[pair] for row in rows for pair in row.inputs.items() if pair in result.files]
@@ -110,6 +134,17 @@ def check_manifest(manifest: str, options: CheckOptions) -> dict[str, Any]:
         "tokens": _spread([options.count_tokens(caption) for caption in captions] if options.count_tokens else []),
         "schema": figures,
     }
+
+
+def _long_captions(result: Inspection, recipe: RecipeData | None) -> list[RowFault]:
+    """Faults of captions that the model of ``recipe`` has no positions for."""
+    if recipe is None or recipe.room is None:
+        return []
+    from mmprefix.data.long_captions import fit_captions
+
+    seconds = {pair: info.seconds or 0.0 for pair, info in result.files.items()}
+    examples, _ = recipe.columns.apply(result.examples, needed=False)
+    return fit_captions(examples, seconds, recipe.room, prompt=recipe.prompt)[1]
 
 
 def _spread(values: Sequence[float], total: bool = False) -> dict[str, float] | None:

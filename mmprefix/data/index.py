@@ -9,6 +9,7 @@ from typing import Any
 
 from mmprefix.data.columns import ColumnMapping
 from mmprefix.data.inspect import inspect
+from mmprefix.data.long_captions import LongCaptions, fit_captions
 from mmprefix.data.manifest import Example, InputRef, RowFault, read_manifest, repeated_inputs
 from mmprefix.data.model_inputs import ModelInputs, TokenCounter
 from mmprefix.data.samplers import RowKey
@@ -40,6 +41,9 @@ class IndexOptions:
         count_tokens: take lengths in tokens of the decoder, not in letters.
         media_root: folder of the inputs' files; None: that of each manifest.
         grouped: rows with one caption each that name the same input are one row.
+        long_captions: "error", "skip" or "cut": a caption longer than the decoder's positions is a fault of its row,
+            left out, or cut.
+        prompt: the prompt of rows that have none, which takes positions too.
     """
 
     where: Mapping[str, Any] | None = None
@@ -49,6 +53,8 @@ class IndexOptions:
     count_tokens: bool = False
     media_root: str | None = None
     grouped: bool = True
+    long_captions: LongCaptions = "error"
+    prompt: str = ""
 
     @property
     def apart(self) -> list[str] | None:
@@ -85,11 +91,16 @@ def build_index(
         examples = [example for example in examples if example.captions]
     result = inspect(examples, branches, deep=False)
     seconds = {pair: info.seconds or 0.0 for pair, info in result.files.items()}
+    examples = result.examples
+    room = inputs.text_room() if options.targets and inputs.text_room is not None else None
+    if room is not None:
+        examples, long = fit_captions(examples, seconds, room, prompt=options.prompt, mode=options.long_captions)
+        faults += long
     count = inputs.count_tokens if options.count_tokens else None
-    size = len if count is None else _token_counts(result.examples, count).__getitem__
-    keys = [_row_key(example, seconds, options.max_captions, size) for example in result.examples]
+    size = len if count is None else _token_counts(examples, count).__getitem__
+    keys = [_row_key(example, seconds, options.max_captions, size) for example in examples]
     ordered = sorted([*faults, *result.faults], key=lambda fault: (fault.file, fault.line))
-    return DatasetIndex(result.examples, keys, ordered)
+    return DatasetIndex(examples, keys, ordered)
 
 
 def _feeding(

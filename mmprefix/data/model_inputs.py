@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from mmprefix.data.long_captions import TextRoom
 from mmprefix.media.kinds import KINDS
 from mmprefix.media.source import Source
 from mmprefix.types import FeatureRow
@@ -30,6 +31,7 @@ class ModelInputs:
         reads_text: a row may be text alone.
         reads_context: the model has a place for a context; False refuses the option ``data.context``.
         count_tokens: needed for ``data.max_tokens``; None: letters are counted.
+        text_room: makes what tells the decoder's positions for captions; None, or a maker of None: there is no limit.
     """
 
     load: Mapping[str, LoadInput] = field(default_factory=dict[str, LoadInput])
@@ -37,6 +39,7 @@ class ModelInputs:
     reads_text: bool = False
     reads_context: bool = True
     count_tokens: TokenCounter | None = None
+    text_room: Callable[[], TextRoom | None] | None = None
 
     @property
     def branches(self) -> dict[str, str]:

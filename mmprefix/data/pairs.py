@@ -14,13 +14,14 @@ from mmprefix.data.collate import identity
 from mmprefix.data.columns import ColumnMapping
 from mmprefix.data.dataset import BatchLoader, ManifestDataset, leave_signals_to_main
 from mmprefix.data.index import DatasetIndex, IndexOptions, build_index
+from mmprefix.data.long_captions import LongCaptions
 from mmprefix.data.manifest import Example, listing
 from mmprefix.data.model_inputs import HasModelInputs, ModelInputs
 from mmprefix.data.resume import RunPosition, order_fingerprint
 from mmprefix.data.sample import SampleOptions, SampleQuestions
 from mmprefix.data.samplers import BatchRows, BucketSampler, EvalSampler, rank_and_world
 from mmprefix.data.sources import Split, manifests_of
-from mmprefix.errors import InputError
+from mmprefix.errors import InputError, require_one_of
 from mmprefix.types import Batch
 
 log = logging.getLogger(__name__)
@@ -65,6 +66,8 @@ class PairData(LightningDataModule):
             one. A+B takes the texts of both.
         target: the column with the target, where that is no caption: label, transcript ...
         max_tokens: most tokens of text in a batch of training, padding included; ``batch_size`` is then the most rows.
+        long_captions: captions that do not fit into the decoder's positions: "error" makes their rows bad, "skip"
+            leaves them out, "cut" shortens them by words.
     """
 
     inputs: ModelInputs | None = None
@@ -92,6 +95,7 @@ class PairData(LightningDataModule):
         context: str | list[str] = "context",
         target: str | None = None,
         max_tokens: int | None = None,
+        long_captions: LongCaptions = "error",
     ) -> None:
         super().__init__()
         self.columns = ColumnMapping((context,) if isinstance(context, str) else tuple(context), target)
@@ -102,6 +106,7 @@ class PairData(LightningDataModule):
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers, self.seed, self.on_bad, self.bucket = num_workers, seed, on_bad, bucket
         self.prompt, self.drop_last, self.max_captions, self.max_tokens = prompt, drop_last, max_captions, max_tokens
+        self.long_captions: LongCaptions = long_captions
         self.rows: dict[Split, DatasetIndex] = {}
         self._datasets: dict[Split, ManifestDataset] = {}
         self._position = RunPosition()
@@ -122,6 +127,7 @@ class PairData(LightningDataModule):
             raise InputError(f"data.num_workers {self.num_workers}: give a number from 0 on")
         if self.on_bad not in ("stop", "skip"):
             raise InputError(f'data.on_bad {self.on_bad!r}: give "stop" or "skip"')
+        require_one_of("data.long_captions", self.long_captions, ("error", "skip", "cut"))
         if not self.has_source():
             raise InputError("no data: give data.root FOLDER, or data.train, data.val, data.test or data.predict FILE")
 
@@ -145,7 +151,7 @@ class PairData(LightningDataModule):
             )
             skip = self.on_bad == "skip"
             self._datasets[split] = ManifestDataset(self.rows[split].examples, inputs.load, options, skip_bad=skip)
-        faults = [fault for split in _STAGES[stage] for fault in self.rows[split].faults]
+        faults = list(dict.fromkeys(fault for split in _STAGES[stage] for fault in self.rows[split].faults))
         if faults:
             count = "1 bad row" if len(faults) == 1 else f"{len(faults)} bad rows"
             if self.on_bad == "stop":
@@ -179,6 +185,8 @@ class PairData(LightningDataModule):
             count_tokens=split == "train" and self.max_tokens is not None,
             media_root=self.media_root,
             grouped=self.sample_questions is None,
+            long_captions=self.long_captions,
+            prompt=self.prompt,
         )
 
     def _max_captions(self, split: Split) -> int | None:

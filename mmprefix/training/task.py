@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -28,6 +29,7 @@ from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.training.optimizer import OptimizerFactory, configure, restore_rates
 from mmprefix.training.report import Report, ValidationRow
 from mmprefix.training.rng_state import check_rng_state, gather_rng_states, restore_rng_state, rng_state
+from mmprefix.training.text_room import text_room
 from mmprefix.training.warm_start import warm_start
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch
@@ -115,6 +117,7 @@ class PrefixTask(LightningModule):
             reads_text=self._reads_text_alone,
             reads_context=self.model.reads_text,
             count_tokens=self.model.decoder.count_tokens,
+            text_room=partial(text_room, self.model),
         )
 
     @property

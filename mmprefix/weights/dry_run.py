@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -57,6 +57,11 @@ def placeholder_tokenizer() -> PreTrainedTokenizerFast:
     known = [end, ".", *(f"<|{word}|>" for word in (*tasks, "transcribe", "translate", *LANGUAGES))]
     core = Tokenizer(models.WordLevel({word: number for number, word in enumerate(known)}, unk_token=end))
     return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=end, bos_token=end)
+
+
+def is_placeholder(tokenizer: Any) -> bool:
+    """True for a ``placeholder_tokenizer``, also one that was saved and loaded."""
+    return tokenizer.get_vocab() == placeholder_tokenizer().get_vocab()
 
 
 def _gpt2(name: str) -> PreTrainedConfig | None:

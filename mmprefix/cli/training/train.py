@@ -28,8 +28,11 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 SWITCHES = ("--dry_run", "--overwrite", "--pack", "--test_after_fit")
 
 
-def train(words: list[str]) -> int:
-    """Run ``words``, a verb (fit, validate, test, predict or encode) and its options; returns the exit code."""
+def train(words: list[str], runs: type[PrefixCLI] | None = None) -> int:
+    """Run ``words``, a verb (fit, validate, test, predict or encode) and its options; returns the exit code.
+
+    ``runs`` is the class of the run, by default that of the verb.
+    """
     quiet()
     modules, words = split_allowed(media_root_as_option(switches_as_options(words)))
     with allow_modules(modules), quiet_writer_threads():
@@ -38,20 +41,20 @@ def train(words: list[str]) -> int:
         restrict_imports()
         model, words = split_model(words) if words[0] in ("predict", "validate", "test") else (None, words)
         if model is None:
-            return _train(words, modules)
+            return _train(words, modules, runs or (EncodeCLI if words[0] == "encode" else PrefixCLI))
+
+        class OfSavedModel(PrefixCLI):
+            saved_model = model
+
         with recipe_words(model, words) as replaced:
-            return _train(replaced, modules, model)
+            return _train(replaced, modules, OfSavedModel)
 
 
-def _train(words: list[str], modules: list[str], model: Path | None = None) -> int:
-    class OfSavedModel(PrefixCLI):
-        saved_model = model
-
-    runs: type[PrefixCLI] = PrefixCLI if model is None else OfSavedModel
+def _train(words: list[str], modules: list[str], runs: type[PrefixCLI]) -> int:
     texts = {"usage": f"mmprefix {words[0]} RECIPE.yaml [--OPTION VALUE ...]", "default_config_files": []}
     if words[0] == "encode":
         texts["description"] = "Runs the frozen encoders of a recipe and stores their features."
-        runs, words = EncodeCLI, ["fit", *words[1:]]
+        words = ["fit", *words[1:]]
     allow = [f"--allow={module}" for module in modules]
     kept, sys.argv = sys.argv, [sys.argv[0], *words, *allow]  # Lightning starts its other processes with these words
     try:
