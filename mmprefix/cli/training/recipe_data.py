@@ -1,4 +1,4 @@
-"""Data and inputs of a recipe, without its weights: what ``mmprefix check-data --config RECIPE`` compares rows with."""
+"""Data of a recipe and its decoder's room for captions, without weights: for ``mmprefix check-data --config RECIPE``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RecipeData:
 
 
 def recipe_data(config: str, manifests: Sequence[str] = (), allow: Sequence[str] = ()) -> RecipeData:
-    """What the recipe ``config`` says of its data; ``manifests`` stand in the place of its own.
+    """Data of the recipe ``config``; ``manifests`` stand in the place of its own.
 
     ``allow`` names modules whose classes it may use.
     Raises InputError for a recipe of other data than manifests, and where the decoder's tokenizer is not at hand.
