@@ -1,4 +1,4 @@
-"""Data of a recipe and its decoder's room for captions, without weights: for ``mmprefix check-data --config RECIPE``."""
+"""Data of a recipe and its decoder's room for captions, without weights, for ``mmprefix check-data --config``."""
 
 from __future__ import annotations
 
