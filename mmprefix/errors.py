@@ -16,6 +16,17 @@ def require_one_of(option: str, value: str, allowed: Collection[str]) -> None:
         raise InputError(f"{option}: {value!r} is none of {', '.join(allowed)}")
 
 
+def require_text(option: str, text: str) -> None:
+    """InputError for a ``text`` that no tokenizer can read: bytes that are not UTF-8, or half a character."""
+    if text.isascii():
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        part = ascii(text[max(0, error.start - 10) : error.end + 10])
+        raise InputError(f"{option}: {part} holds bytes that are not UTF-8, or half a character; write UTF-8") from None
+
+
 def did_you_mean(wrong: str, names: Iterable[str], before: str = "") -> str:
     """``; did you mean ...?`` with the name most like ``wrong``, after ``before``; an empty text where none is near."""
     close = difflib.get_close_matches(wrong, [name for name in names if not name.startswith("_")], n=1, cutoff=0.5)

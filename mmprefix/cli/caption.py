@@ -17,6 +17,7 @@ from mmprefix.cli.model_inputs import (
     read_input_rows,
     select_model_inputs,
 )
+from mmprefix.cli.spellings import utf8_text
 from mmprefix.data.manifest import InputRef
 from mmprefix.inference.model_folder import find_model
 
@@ -29,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_rows(parser)
     parser.add_argument(
-        "--prompt", metavar="TEXT", help="text before the caption (default: a row's own, or the model's)"
+        "--prompt",
+        type=utf8_text,
+        metavar="TEXT",
+        help="text before the caption (default: a row's own, or the model's)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a file: file, caption, candidates")
     add_decoding(parser)

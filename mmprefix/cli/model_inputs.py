@@ -21,6 +21,7 @@ from mmprefix.cli.inference.rows import (
     manifest_rows,
     rows_for_kinds,
 )
+from mmprefix.cli.spellings import utf8_text
 from mmprefix.data.manifest import INPUTS
 from mmprefix.errors import InputError
 from mmprefix.inference.model_folder import RECIPE
@@ -85,7 +86,9 @@ def add_rows(parser: argparse.ArgumentParser, contexts: bool = True) -> None:
     parser.add_argument("--split", help="only the manifest's rows of this split")
     parser.add_argument("--allow-urls", action="store_true", help="inputs may be addresses, which are downloaded")
     if contexts:
-        parser.add_argument("--context", metavar="TEXT", help="text that the model reads beside each input")
+        parser.add_argument(
+            "--context", type=utf8_text, metavar="TEXT", help="text that the model reads beside each input"
+        )
         parser.add_argument(
             "--context-field",
             metavar="NAME",

@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Collection, Sequence
+
+from mmprefix.errors import InputError, require_text
 
 SWITCHES = (
     "--dry_run",
@@ -74,3 +77,12 @@ def recipe_as_option(words: Sequence[str]) -> list[str]:
             option = ""
         options.append(word)
     return options
+
+
+def utf8_text(text: str) -> str:
+    """Word of the command line that is a text; a file name may hold other bytes, a text may not."""
+    try:
+        require_text("its text", text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text

@@ -21,7 +21,7 @@ from mmprefix.data.resume import RunPosition, order_fingerprint
 from mmprefix.data.sample import SampleOptions, SampleQuestions
 from mmprefix.data.samplers import BatchRows, BucketSampler, EvalSampler, rank_and_world
 from mmprefix.data.sources import Split, manifests_of
-from mmprefix.errors import InputError, require_one_of
+from mmprefix.errors import InputError, require_one_of, require_text
 from mmprefix.types import Batch
 
 log = logging.getLogger(__name__)
@@ -102,8 +102,7 @@ class PairData(LightningDataModule):
         manifests = {"train": train, "val": val, "test": test, "predict": predict}
         self.manifests = {key: [value] if isinstance(value, str) else value for key, value in manifests.items()}
         self.root, self.media_root, self.where = root, media_root, where
-        self.batch_size = batch_size
-        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.batch_size, self.eval_batch_size = batch_size, batch_size if eval_batch_size is None else eval_batch_size
         self.num_workers, self.seed, self.on_bad, self.bucket = num_workers, seed, on_bad, bucket
         self.prompt, self.drop_last, self.max_captions, self.max_tokens = prompt, drop_last, max_captions, max_tokens
         self.long_captions: LongCaptions = long_captions
@@ -127,6 +126,7 @@ class PairData(LightningDataModule):
             raise InputError(f"data.num_workers {self.num_workers}: give a number from 0 on")
         if self.on_bad not in ("stop", "skip"):
             raise InputError(f'data.on_bad {self.on_bad!r}: give "stop" or "skip"')
+        require_text("data.prompt", self.prompt)
         require_one_of("data.long_captions", self.long_captions, ("error", "skip", "cut"))
         if not self.has_source():
             raise InputError("no data: give data.root FOLDER, or data.train, data.val, data.test or data.predict FILE")
@@ -149,16 +149,15 @@ class PairData(LightningDataModule):
                 training=split == "train",
                 sample_questions=self.sample_questions,
             )
-            skip = self.on_bad == "skip"
-            self._datasets[split] = ManifestDataset(self.rows[split].examples, inputs.load, options, skip_bad=skip)
+            examples, skip = self.rows[split].examples, self.on_bad == "skip"
+            self._datasets[split] = ManifestDataset(examples, inputs.load, options, skip_bad=skip)
         faults = list(dict.fromkeys(fault for split in _STAGES[stage] for fault in self.rows[split].faults))
         if faults:
             count = "1 bad row" if len(faults) == 1 else f"{len(faults)} bad rows"
+            lines = listing(faults, near=self.media_root)
             if self.on_bad == "stop":
-                raise InputError(
-                    f"{count} (data.on_bad skip would leave them out)\n{listing(faults, near=self.media_root)}"
-                )
-            log.warning("%s left out:\n%s", count, listing(faults, near=self.media_root))
+                raise InputError(f"{count} (data.on_bad skip would leave them out)\n{lines}")
+            log.warning("%s left out:\n%s", count, lines)
 
     def _model_inputs(self) -> ModelInputs:
         """``inputs`` where they were set, else those of the Trainer's module."""

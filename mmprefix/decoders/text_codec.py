@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from mmprefix.errors import InputError
+from mmprefix.errors import InputError, require_text
 
 MAX_KEPT_TEXTS = 1 << 17  # texts whose token ids are cached
 
@@ -41,6 +41,7 @@ class TextCodec:
         The name of a special token in it is ordinary text, so a caption that holds ``<|endoftext|>`` keeps its words.
         """
         if text not in self._ids:
+            require_text("a text for the decoder", text)
             if len(self._ids) >= MAX_KEPT_TEXTS:
                 self._ids.clear()
                 self._marked_ids.clear()
