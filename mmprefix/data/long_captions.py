@@ -1,6 +1,6 @@
 """Captions that do not fit into the decoder's positions: found before a run's first step, and left out or cut.
 
-Claim: a run of 500,000 captions waits seconds. A caption of plain letters has no more tokens than letters, so that most
+A run of 500,000 captions waits seconds: a caption of plain letters has no more tokens than letters, so that most
 need no tokenizer; the others are counted in large batches, and only those near the limit exactly.
 """
 

@@ -24,12 +24,12 @@ from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.training.checkpoints import require_resumable
 from mmprefix.training.evaluation import Evaluation
-from mmprefix.training.input_ranges import fit_input_ranges
+from mmprefix.training.inputs.ranges import fit_input_ranges
+from mmprefix.training.inputs.text_room import text_room
 from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.training.optimizer import OptimizerFactory, configure, restore_rates
 from mmprefix.training.report import Report, ValidationRow
 from mmprefix.training.rng_state import check_rng_state, gather_rng_states, restore_rng_state, rng_state
-from mmprefix.training.text_room import text_room
 from mmprefix.training.warm_start import warm_start
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch

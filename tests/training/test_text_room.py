@@ -21,7 +21,7 @@ from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
-from mmprefix.training.text_room import DecoderRoom, text_room
+from mmprefix.training.inputs.text_room import DecoderRoom, text_room
 from mmprefix.types import Batch
 from tiny.captioning_system import CaptioningSystem, error_message, quietly, run
 from tiny.shell import Shell
@@ -130,7 +130,7 @@ def test_a_run_names_it_before_the_first_step(tiny: CaptioningSystem, tmp_path: 
     assert f"{tmp_path / 'long.csv'}:4: id '2': caption 2 has " in err
     assert "of the decoder's 48 positions are left for it after prefix and prompt" in err
     assert not list(tmp_path.rglob("metrics.csv"))
-    for options in ({"data__on_bad": "skip"}, {"data__long_captions": "cut"}):
+    for options in ({"data__on_bad": "skip"}, {"data__long_captions": "cut", "overwrite": "true"}):
         assert run("fit", recipe, **options) == 0
     assert "1 captions cut (data.long_captions cut)" in capfd.readouterr().err
     assert "expected one of 'error', 'skip', 'cut', got no" in error_message(
