@@ -84,7 +84,6 @@ class GenerateOptions:
         require(0 < self.top_p <= 1, "top_p", "must be above 0 and at most 1")
         require(self.top_p == 1 or self.sample, "top_p", "is for sampling only; set sample=True")
         require(self.seed is None or self.sample, "seed", "is for sampling only; set sample=True")
-        require(self.seed is None or 0 <= self.seed < 2**63, "seed", "must be from 0 to 2**63 - 1")
         require(self.ranking in ("default", "clipcap"), "ranking", "must be 'default' or 'clipcap'")
         require(
             self.ranking == "default" or self.num_beams > 1, "ranking", "is for beam search only; set num_beams above 1"

@@ -80,3 +80,10 @@ def test_inputs_that_failed(folder: str) -> None:
     assert all(
         result == "dict" or "levels" in result or "values" in result or "YAML" in result for result in results.values()
     )
+
+
+def test_a_key_that_stands_twice_is_refused_and_one_that_is_merged_is_not() -> None:
+    with pytest.raises(InputError, match=r"name: not YAML .*b stands there twice, in lines 3 and 4"):
+        parse_yaml("a:\n  c: 1\n  b: 2\n  b: 3\n", "name")
+    text = "base: &base {x: 1, y: 2}\ndeep: {inner: &inner {<<: *base, x: 3}}\nuse: {<<: *inner, y: 4}\n"
+    assert parse_yaml(text, "name")["use"] == {"x": 3, "y": 4}
