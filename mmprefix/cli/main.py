@@ -82,15 +82,29 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"mmprefix: {plain(error)}", file=sys.stderr)  # noqa: T201
         return 2
+    except OSError as error:
+        if debug or error.filename is None:
+            return _failed(error, debug)
+        print(f"mmprefix: {_short(str(error.filename))}: {error.strerror}", file=sys.stderr)  # noqa: T201
+        return 2
     except KeyboardInterrupt:
         print("mmprefix: stopped", file=sys.stderr)  # noqa: T201
         return 130
     except Exception as error:
-        if debug:
-            raise
-        message = f"failed: {type(error).__name__}: {plain(error)} (--debug shows the traceback)"
-        print(f"mmprefix: {message}", file=sys.stderr)  # noqa: T201
-        return 1
+        return _failed(error, debug)
+
+
+def _failed(error: Exception, debug: bool) -> int:
+    """Print an error that nobody foresaw; the exit code."""
+    if debug:
+        raise error
+    message = f"failed: {type(error).__name__}: {plain(error)} (--debug shows the traceback)"
+    print(f"mmprefix: {message}", file=sys.stderr)  # noqa: T201
+    return 1
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 200 else f"{name[:100]}...{name[-50:]}"
 
 
 def plain(error: BaseException) -> str:

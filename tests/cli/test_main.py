@@ -188,6 +188,21 @@ def test_an_unexpected_failure_is_one_line_and_exit_code_1(
         main(["--debug", "caption", str(saved), files[0]])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("caption", "NAME", "x.wav"),
+        ("import", "clipcap", "NAME", "out"),
+        ("fit", "--config", "NAME"),
+        ("check-data", "NAME"),
+        ("evaluate", "NAME"),
+    ],
+)
+def test_a_name_that_the_system_refuses_is_one_line(shell: Shell, words: tuple[str, ...]) -> None:
+    """Python raises an OSError where it looks whether such a file exists."""
+    shell.refuses(*("n" * 5000 if word == "NAME" else word for word in words))
+
+
 def test_an_interrupt_ends_with_130(
     shell: Shell, saved: Path, files: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
