@@ -46,7 +46,7 @@ class TextCodec:
                 self._ids.clear()
                 self._marked_ids.clear()
             ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-            if not self.special.isdisjoint(ids):
+            if self._names_special(text, ids):
                 self._marked_ids[text] = ids
                 plain: list[int] = self._splitting(text, add_special_tokens=False)["input_ids"]
                 ids = [part for number in plain for part in self._spelled(number)]
@@ -64,12 +64,18 @@ class TextCodec:
         added = self.tokenizer.added_tokens_decoder.items()
         return {*self.tokenizer.all_special_ids, *(number for number, token in added if token.special)}
 
+    def _names_special(self, text: str, ids: list[int]) -> bool:
+        """True if one of ``ids`` is a special token that ``text`` names; an unknown word may be one without a name."""
+        names = self.tokenizer.convert_ids_to_tokens([number for number in ids if number in self.special])
+        return any(name.lower() in text.lower() for name in names)
+
     def _spelled(self, number: int) -> list[int]:
         """Letters of a special token that the vocabulary itself holds as a piece of text (Unigram); else the token."""
-        if number not in self.special or number == self.tokenizer.unk_token_id:
+        unknown = self.tokenizer.unk_token_id
+        if number not in self.special or number == unknown:
             return [number]
         letters = self.tokenizer.convert_tokens_to_ids(list(self.tokenizer.convert_ids_to_tokens(number)))
-        return [letter for letter in letters if letter is not None]
+        return [number] if None in letters or unknown in letters else letters
 
     @cached_property
     def _splitting(self) -> Any:
@@ -131,7 +137,7 @@ class TextCodec:
         """Number of tokens of each text, end of text included."""
         batch = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         plain = [
-            ids if self.special.isdisjoint(ids) else self.subword_ids(text)
+            self.subword_ids(text) if self._names_special(text, ids) else ids
             for text, ids in zip(texts, batch, strict=True)
         ]
         return [len(ids) + (self.stop is None) for ids in plain]

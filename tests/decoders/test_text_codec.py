@@ -108,6 +108,15 @@ def test_ordinary_texts_have_the_tokens_of_the_tokenizer() -> None:
     assert "_splitting" not in vars(codec)  # no copy was made
 
 
+def test_an_unknown_word_stays_unknown_though_its_token_ends_texts() -> None:
+    core = Tokenizer(models.WordLevel({END: 0, "dog": 1}, unk_token=END))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    codec = TextCodec(hf.PreTrainedTokenizerFast(tokenizer_object=core, eos_token=END, bos_token=END), "x")
+    assert codec.target_ids("", "a dog runs") == [0, 1, 0, 0]
+    assert codec.target_ids("", f"dog {END}")[0] == 1
+    assert codec.count(["a dog runs"]) == [4]
+
+
 def test_threads_do_not_disturb_each_other() -> None:
     codec, expected = TextCodec(make_tokenizer(), "x"), TextCodec(make_tokenizer(), "x")
     texts = [f"a dog {n}{END if n % 2 else ''}" for n in range(300)]
