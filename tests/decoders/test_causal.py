@@ -233,8 +233,8 @@ def test_sampling_follows_the_distribution(gpt2: ComposedDecoder) -> None:
     state = gpt2.prefill(prefix)
     assert state.last_hidden is not None
     probs = gpt2.logits(state.last_hidden)[0].softmax(-1)
-    options = GenerateOptions(max_new_tokens=1, sample=True, num_return=4000, seed=1)
-    hypotheses = gpt2.search_tokens(state, options, torch.tensor([0]))[0]
+    draws = [GenerateOptions(max_new_tokens=1, sample=True, num_return=1000, seed=seed) for seed in range(4)]
+    hypotheses = [hypothesis for own in draws for hypothesis in gpt2.search_tokens(state, own, torch.tensor([0]))[0]]
     counts = torch.bincount(torch.tensor([ids[0] for ids, _ in hypotheses]), minlength=len(probs))
     expected = probs * len(hypotheses)
     chi_square, freedom = float(((counts - expected) ** 2 / expected).sum()), len(probs) - 1
