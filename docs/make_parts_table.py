@@ -31,6 +31,8 @@ from mmprefix.mappers.base import Mapper
 from mmprefix.model import Branch
 from mmprefix.parts import class_path
 from mmprefix.prompt_template import PromptTemplate
+from mmprefix.training.best_checkpoint import BestCheckpoint
+from mmprefix.training.checkpoints import LastCheckpoint
 from mmprefix.training.predictions import WritePredictions
 from mmprefix.training.task import PrefixTask
 from mmprefix.transcriber import Transcriber
@@ -49,7 +51,7 @@ SETTINGS: dict[type, str] = {  # plain options, without a class path → place
     GenerateOptions: "model.generate",
     PromptTemplate: "model.wording",
 }
-NOT_IN_RECIPES = (ComposedDecoder, WritePredictions)  # built from objects, by other code
+NOT_IN_RECIPES = (ComposedDecoder, BestCheckpoint, LastCheckpoint, WritePredictions)  # built by other code
 PACKAGES = ("encoders", "mappers", "decoders", "data", "slu", "features", "world", "training")
 _MORE = "more"  # ``**more``: options of the base class
 

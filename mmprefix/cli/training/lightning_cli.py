@@ -20,6 +20,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from mmprefix.cli.training.console import RunConsole, open_run_log, quiet_trainer
 from mmprefix.cli.training.recipe_errors import check_recipe, explain, options, recipes_of
 from mmprefix.cli.training.run_folder import (
     MODEL,
@@ -107,6 +108,9 @@ class PrefixCLI(LightningCLI):
         self.folder = self.choose_folder()
         trainer.default_root_dir = str(self.folder.path)
         share_with_processes(self.folder)
+        if self.subcommand == "fit" and not config.dry_run:
+            open_run_log(self.folder.path)
+        quiet_trainer(trainer)
         trainer.precision = usable_precision(trainer.precision, trainer.accelerator)
         places = [self.folder.last.parent, self.folder.path]
         callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
@@ -150,6 +154,8 @@ class PrefixCLI(LightningCLI):
         callbacks = list(configured) if isinstance(configured, list) else [configured]
         if self.subcommand == "fit" and trainer.enable_checkpointing is not False and not trainer.fast_dev_run:
             callbacks += checkpoint_callbacks(config, self.folder, callbacks)
+        if self.subcommand == "fit":
+            callbacks.append(RunConsole(self.folder))
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(file_to_write(config.out, self.folder, overwrite=config.overwrite)))
         try:

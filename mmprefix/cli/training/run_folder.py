@@ -18,6 +18,7 @@ from pathlib import Path
 from mmprefix.errors import InputError
 
 RUNS, CHECKPOINTS, MODEL, LOGS = Path("runs"), "checkpoints", "model", "logs"
+MESSAGES = "log.txt"  # of libraries
 _OF_PARENT = "MMPREFIX_RUN_FOLDER"  # processes that a run starts work in its folder
 _JOB = "slurm_job"
 
@@ -55,7 +56,8 @@ class RunFolder:
         if self.new and not list((self.path / CHECKPOINTS).glob("*.ckpt")):
             for name in (LOGS, CHECKPOINTS):
                 shutil.rmtree(self.path / name, ignore_errors=True)
-            (self.path / _JOB).unlink(missing_ok=True)
+            for name in (_JOB, MESSAGES):
+                (self.path / name).unlink(missing_ok=True)
             if not any(self.path.iterdir()):
                 self.path.rmdir()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from jsonargparse import set_parsing_settings
 
+from mmprefix.cli.training.console import library_messages_to_file, split_verbose
 from mmprefix.cli.training.encode import EncodeCLI
 from mmprefix.cli.training.lightning_cli import PrefixCLI, qualified_name
 from mmprefix.cli.training.recipe_errors import recipes_of
@@ -34,8 +35,9 @@ def train(words: list[str], runs: type[PrefixCLI] | None = None) -> int:
     ``runs`` is the class of the run, by default that of the verb.
     """
     quiet()
+    verbose, words = split_verbose(words)
     modules, words = split_allowed(media_root_as_option(switches_as_options(words)))
-    with allow_modules(modules), quiet_writer_threads():
+    with library_messages_to_file(verbose), allow_modules(modules), quiet_writer_threads():
         if modules:  # a module beside the recipe is found too
             sys.path += [str(Path(file).resolve().parent) for file in recipes_of(words[1:])]
         restrict_imports()
