@@ -38,7 +38,7 @@ def test_a_fit_shows_what_a_person_needs(
     assert fit(tiny, root) == 0
     out, err = capsys.readouterr()
     assert [line for line in err.splitlines() if not line.startswith("The model ")] == []  # our own warnings
-    manifest = (tiny.root / "train.jsonl").read_text().splitlines()
+    manifest = (tiny.folder / "train.jsonl").read_text().splitlines()
     rows = sum("audio" in json.loads(line) for line in manifest)
     assert re.search(rf"^data: train {rows}, val \d+$", out, re.MULTILINE)
     assert re.search(r"^audio encoder +Cnn +[\d,]+ +0$", out, re.MULTILINE)
