@@ -70,7 +70,7 @@ def rows() -> list[dict[str, Any]]:
 
 def family(base: type) -> Iterator[type]:
     """``base`` and its subclasses of this package that a recipe can name."""
-    ours = base.__module__.startswith("mmprefix.") and not base.__module__.startswith("mmprefix.recipes.")
+    ours = base.__module__.startswith(tuple(f"mmprefix.{room}" for room in (*PACKAGES, "transcriber")))
     if ours and not base.__name__.startswith("_") and base not in NOT_IN_RECIPES and not inspect.isabstract(base):
         yield base
     for child in base.__subclasses__():

@@ -108,8 +108,6 @@ class PrefixCLI(LightningCLI):
         self.folder = self.choose_folder()
         trainer.default_root_dir = str(self.folder.path)
         share_with_processes(self.folder)
-        if self.subcommand == "fit" and not config.dry_run:
-            open_run_log(self.folder.path)
         quiet_trainer(trainer)
         trainer.precision = usable_precision(trainer.precision, trainer.accelerator)
         places = [self.folder.last.parent, self.folder.path]
@@ -181,6 +179,7 @@ class PrefixCLI(LightningCLI):
             for line in parameter_table(self.model):
                 log.info(line)
             raise SystemExit(0)
+        open_run_log(self.folder.path)
         if config.overwrite and config.ckpt_path is None:
             self.folder.clear()
         log.info("the run writes to %s", self.folder.path)
