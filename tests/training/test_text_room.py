@@ -116,7 +116,7 @@ def long_recipe(tiny: CaptioningSystem, root: Path) -> tuple[Path, dict[str, Any
     words = " ".join(["hill"] * 60)
     rows = [("0.png", "the red hill"), ("1.png", "a hill 1 is green."), ("0.png", words), ("2.png", "the blue hill")]
     manifest = root / "long.csv"
-    manifest.write_text("image,caption\n" + "".join(f"{tiny.folder / name},{text}\n" for name, text in rows))
+    manifest.write_text("image,caption\n" + "".join(f"{name},{text}\n" for name, text in rows))
     config = tiny.config(["image"])
     config["data"]["init_args"] = {"train": str(manifest), "val": str(tiny.folder / "val.jsonl"), "batch_size": 2}
     config["trainer"]["max_epochs"] = 1
@@ -125,13 +125,14 @@ def long_recipe(tiny: CaptioningSystem, root: Path) -> tuple[Path, dict[str, Any
 
 def test_a_run_names_it_before_the_first_step(tiny: CaptioningSystem, tmp_path: Path, capfd: Any) -> None:
     recipe, _ = long_recipe(tiny, tmp_path)
-    assert run("fit", recipe) == 2
+    root = {"media-root": str(tiny.folder)}  # the manifest lies elsewhere
+    assert run("fit", recipe, **root) == 2
     err = capfd.readouterr().err
     assert f"{tmp_path / 'long.csv'}:4: id '2': caption 2 has " in err
     assert "of the decoder's 48 positions are left for it after prefix and prompt" in err
     assert not list(tmp_path.rglob("metrics.csv"))
     for options in ({"data__on_bad": "skip"}, {"data__long_captions": "cut", "overwrite": "true"}):
-        assert run("fit", recipe, **options) == 0
+        assert run("fit", recipe, **options, **root) == 0
     assert "1 captions cut (data.long_captions cut)" in capfd.readouterr().err
     assert "expected one of 'error', 'skip', 'cut', got no" in error_message(
         "fit", recipe, capfd, data__long_captions="no"
@@ -142,12 +143,13 @@ def test_check_data_finds_it(tiny: CaptioningSystem, tmp_path: Path, capsys: pyt
     shell = Shell(capsys)
     recipe, config = long_recipe(tiny, tmp_path)
     manifest = config["data"]["init_args"]["train"]
-    assert shell("check-data", manifest)[0] == 0
+    root = ("--media-root", tiny.folder)
+    assert shell("check-data", manifest, *root)[0] == 0
     for words in ((manifest, "--config", recipe), ("--config", recipe)):
-        code, out, err = shell("check-data", *words)
+        code, out, err = shell("check-data", *words, *root)
         assert code == 2
         assert f"{manifest}:4: id '2': caption 2 has " in out
         assert "mmprefix: 1 bad row: " in err
-    code, out, _ = shell("check-data", "--config", recipe, "--json")
+    code, out, _ = shell("check-data", "--config", recipe, "--json", *root)
     assert [len(report["faults"]) for report in json.loads(out)["manifests"]] == [1, 0]
     assert "no manifest is named" in shell.refuses("check-data")
