@@ -6,6 +6,9 @@ import errno
 import fcntl
 import multiprocessing
 import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -103,11 +106,19 @@ def test_a_process_that_was_taken_for_dead_claims_again(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "claims").iterdir()] == [".lock"]
 
 
+def dead_process() -> int:
+    """Number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     with claiming(tmp_path) as claims:
         name = f"{claims.name.rpartition('-')[0]}-{'2' * 16}"
     left = [tmp_path / "claims" / end for end in (f"{name}.lock", f"{name}.txt", f".{name}.new")]
     left.append(tmp_path / f".{name}-00003.safetensors.host.7.0123456789abcdef.tmp")
+    left.append(tmp_path / f".index.{socket.gethostname()[:40]}.{dead_process()}.0123456789abcdef.tmp")
     for file in left:
         file.write_text("a")
     with claiming(tmp_path):

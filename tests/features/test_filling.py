@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from safetensors.torch import load_file
@@ -54,10 +54,12 @@ class Filling(RuleBasedStateMachine):
         self.stopped: set[int] = set()
         self.lease = 600.0
 
-    @initialize(wrongly_dead=st.booleans())
-    def begin(self, wrongly_dead: bool) -> None:
-        """Writers on different machines may be taken for dead at any moment, or never."""
+    @initialize(wrongly_dead=st.booleans(), first=WORKS, second=WORKS)
+    def begin(self, wrongly_dead: bool, first: Work, second: Work) -> None:
+        """Start two writers; those on different machines may be taken for dead at any moment, or never."""
         self.lease = -1.0 if wrongly_dead else 600.0
+        self.start(first)
+        self.start(second)
 
     @property
     def alive(self) -> list[SteppedWriter]:
@@ -68,6 +70,9 @@ class Filling(RuleBasedStateMachine):
         return [self.alive[number % len(self.alive)]] if self.alive else []
 
     @rule(work=WORKS)
+    def start_another(self, work: Work) -> None:
+        self.start(work)
+
     def start(self, work: Work) -> None:
         if len(self.alive) < 3:
             work = Work(work.inputs, work.batch_size, work.shard_batches, work.machine, self.lease)
@@ -76,6 +81,11 @@ class Filling(RuleBasedStateMachine):
     @rule(number=st.integers(0, 2), lines=st.one_of(st.integers(1, 30), st.integers(30, 800)))
     def go_on(self, number: int, lines: int) -> None:
         for writer in self.one(number):
+            writer.step(lines)
+
+    @rule(lines=st.integers(30, 800))
+    def all_go_on(self, lines: int) -> None:
+        for writer in self.alive:
             writer.step(lines)
 
     @rule(number=st.integers(0, 2), lines=st.integers(1, 60))
@@ -144,8 +154,9 @@ class Filling(RuleBasedStateMachine):
 TestFilling = Filling.TestCase
 TestFilling.settings = settings(
     max_examples=12,
-    stateful_step_count=20,
+    stateful_step_count=16,
     deadline=None,
+    phases=(Phase.explicit, Phase.generate),  # making an example smaller takes minutes
     derandomize=True,
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -1,6 +1,6 @@
 """Kill -9, SIGTERM and SIGINT at points all over fit, encode, save, webdataset and two fillers of one store.
 
-    python tests/fuzz/kills.py [--points 12] [--programs fit encode ...] [--out kills.json]
+    python tests/fuzz/kills.py [--points 12] [--programs fit encode ...] [--signals SIGTERM ...] [--out kills.json]
 
 Every run is a process of its own, forked from one that has imported the package, and gets a real signal after a share
 of the time that an uninterrupted run takes. What is left is checked with other libraries, the run is continued, and the
@@ -38,7 +38,7 @@ from mmprefix.interrupt import Stopped, stop_signals
 from tiny.captioning_system import CaptioningSystem, build
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-CODES = {signal.SIGKILL: {-9}, signal.SIGTERM: {143}, signal.SIGINT: {130}}
+CODES = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}, signal.SIGINT: {130, -2}}  # negative: before it began
 ROWS = 12  # of the training data
 
 
@@ -54,6 +54,7 @@ class Run:
     def _work(self, work: Callable[[], int]) -> None:
         code = 70
         try:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
             file = os.open(self.log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
             os.dup2(file, 1)
             os.dup2(file, 2)
@@ -349,6 +350,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=12)
     parser.add_argument("--programs", nargs="+", default=list(PROGRAMS), choices=list(PROGRAMS))
+    parser.add_argument("--signals", nargs="+", default=[number.name for number in SIGNALS])
     parser.add_argument("--out", type=Path, help="JSON file for the outcomes")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -357,9 +359,11 @@ def main() -> int:
     (root / "system").mkdir()
     made = Run(lambda: build(root / "system", steps=20) and 0, root / "log")  # a process that trains cannot fork others
     assert made.wait() == 0, (root / "log").read_text()
+    signals = [signal.Signals[name] for name in options.signals]
     outcomes: list[Outcome] = []
     for name in options.programs:
-        outcomes += study(PROGRAMS[name](CaptioningSystem(root / "system"), root), options.points)
+        outcomes += study(PROGRAMS[name](CaptioningSystem(root / "system"), root), options.points, signals)
+        sys.stderr.write(table(outcomes[-len(signals) * options.points :]) + "\n")
     sys.stdout.write(table(outcomes) + "\n")
     if options.out:
         options.out.write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
