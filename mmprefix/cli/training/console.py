@@ -9,16 +9,16 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from mmprefix.cli.training.parameter_table import parameter_table
 from mmprefix.cli.training.run_folder import MESSAGES, RunFolder
 from mmprefix.errors import InputError
+from mmprefix.mappers.parallel import Parallel
 from mmprefix.training.task import PrefixTask
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,25 @@ def quiet_trainer(trainer: Any) -> None:
 def split_verbose(words: list[str]) -> tuple[bool, list[str]]:
     """True if ``--verbose`` is among ``words``, and the others."""
     return "--verbose" in words, [word for word in words if word != "--verbose"]
+
+
+def parameter_table(task: PrefixTask) -> list[str]:
+    """Lines of the table: each part with its class, its parameters, and how many of them are trained."""
+    model = task.model
+    lines = [f"{'part':24} {'class':20} {'parameters':>14} {'trained':>14}"]
+    rows: list[tuple[str, Any]] = [(f"{n} encoder", model.encoder(n)) for n in model.encoders]
+    for n, mapper in model.mappers.items():
+        inside = mapper.mappers if isinstance(mapper, Parallel) else []
+        rows += [(f"{n} mapper", mapper), *((f"{n} mapper, part {i}", part) for i, part in enumerate(inside, start=1))]
+    rows += [] if model.task_prefix is None else [("task prefix", model.task_prefix)]
+    rows += [] if model.transcriber is None else [("transcriber", model.transcriber)]
+    rows += [("decoder", model.decoder), ("all", model)]
+    for name, part in rows:
+        count: Callable[[bool], int] = lambda trained, part=part: sum(  # noqa: E731
+            p.numel() for p in part.parameters() if p.requires_grad or not trained
+        )
+        lines.append(f"{name:24} {type(part).__name__:20} {count(False):14,} {count(True):14,}")
+    return lines
 
 
 class RunConsole(Callback):

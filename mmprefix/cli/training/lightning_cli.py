@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+from mmprefix.cli.training.console import parameter_table
 from mmprefix.cli.training.finish import command_to_resume, require_free, save_trained, take_best
-from mmprefix.cli.training.parameter_table import parameter_table
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
 
