@@ -77,7 +77,7 @@ class SteppedWriter:
 
     def __init__(self, root: Path, work: Work) -> None:
         (self._theirs_in, self._commands), (self._reports, self._theirs_out) = os.pipe(), os.pipe()
-        self._open |= {self._commands, self._reports}
+        self._open.update((self._commands, self._reports))
         self.code: int | None = None
         self.process = os.fork()
         if not self.process:
