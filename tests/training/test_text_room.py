@@ -18,12 +18,13 @@ from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.minmax import MinMax
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.p_tuning_v2 import DeepTable
+from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.training.inputs.text_room import DecoderRoom, text_room
 from mmprefix.types import Batch
-from tiny.captioning_system import CaptioningSystem, error_message, quietly, run
+from tiny.captioning_system import CaptioningSystem, error_message, quietly, run, same_tensors
 from tiny.shell import Shell
 from tiny.speech_system import SpeechSystem
 
@@ -97,6 +98,20 @@ def test_a_mapper_that_is_not_ready_has_its_length(tiny: CaptioningSystem) -> No
     room = room_of(PrefixLM(branches, CausalDecoder(tiny.path("decoder"))))
     ref = {"image": InputRef(str(tiny.folder / "0.png"))}
     assert room.left(ref, ("", "")) == room.limit - 5
+
+
+def test_a_trial_leaves_a_model_in_training_as_it_was(tiny: CaptioningSystem) -> None:
+    """Statistics of BatchNorm, dropout's generator and modes; a single frame has no statistics of its own."""
+    branches = {"image": Branch(Clip(tiny.path("pictures")), lambda sizes: PrefixAAC(sizes, length=4, layers=1))}
+    model = PrefixLM(branches, CausalDecoder(tiny.path("decoder"))).train()
+    modes = [module.training for module in model.modules()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = torch.random.get_rng_state()
+    room = room_of(model)
+    room.measure({"image": InputRef(str(tiny.folder / "0.png"))})
+    assert same_tensors(state, dict(model.state_dict()))
+    assert modes == [module.training for module in model.modules()]
+    assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_the_room_of_whisper(spoken: SpeechSystem) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from mmprefix.data.collate import collate_inputs
 from mmprefix.data.manifest import InputRef
@@ -85,7 +87,7 @@ class DecoderRoom:
             features = self._features(frames, mapper.sizes.frames, mapper.sizes.summary)
             context = self._features(1, mapper.sizes.context_frames, mapper.sizes.context_summary)
             try:
-                with torch.no_grad(), torch.random.fork_rng(devices=[]):  # dropout draws
+                with _as_in_use(mapper):
                     lengths.add(self._length(name, mapper(features, context if mapper.reads_context else None)))
             except InputError:  # a mapper that is not ready yet
                 lengths.add(0)
@@ -112,14 +114,27 @@ class DecoderRoom:
                 media = collate_inputs([encoder.preprocess(ref.source, ref.start, ref.end)])
             except InputError:  # a file that cannot be decoded is reported when it is read
                 return 0
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                mapper = self.model.mapper(name)
-                assert mapper is not None
+            mapper = self.model.mapper(name)
+            assert mapper is not None
+            with _as_in_use(self.model):
                 self._encoded[ref] = self._length(name, mapper(encoder(media.to(self._device())), None))
         return self._encoded[ref]
 
     def _device(self) -> torch.device:
         return next(iter(self.model.mappers.parameters()), next(self.model.decoder.parameters())).device
+
+
+@contextmanager
+def _as_in_use(module: nn.Module) -> Generator[None, None, None]:
+    """Run ``module`` as a trained one: dropout draws nothing, and a trial is no batch of BatchNorm's statistics."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def text_room(model: PrefixLM) -> DecoderRoom | None:
