@@ -95,11 +95,11 @@ def _transcribe(args: argparse.Namespace, files: list[str | InputRef]) -> Iterat
 
 def _sound(model: Transcriber, file: str | InputRef, allow_urls: bool) -> Tensor | InputError:
     """Samples of a file, or the reason why it cannot be read."""
-    from mmprefix.inference.inputs import source_and_span
-    from mmprefix.inference.urls import downloaded, require_allowed, with_url
+    from mmprefix.inference.inputs import require_urls_allowed, source_and_span
+    from mmprefix.inference.urls import downloaded, with_url
 
     try:
-        require_allowed(file, allow_urls)
+        require_urls_allowed(file, allow_urls)
         return model.preprocess(*source_and_span(downloaded(file)))
     except InputError as error:
         return with_url(error, file)

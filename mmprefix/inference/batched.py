@@ -18,8 +18,16 @@ from torch import Tensor
 
 from mmprefix.data.collate import pad_media
 from mmprefix.errors import InputError
-from mmprefix.inference.inputs import Input, InputSource, assign_to_branches, input_kinds, source_and_span
-from mmprefix.inference.urls import downloaded, require_allowed, urls_in, with_url
+from mmprefix.inference.inputs import (
+    Input,
+    InputSource,
+    assign_to_branches,
+    input_kinds,
+    require_urls_allowed,
+    source_and_span,
+    urls_in,
+)
+from mmprefix.inference.urls import downloaded, with_url
 from mmprefix.model import PrefixLM
 from mmprefix.types import Batch
 
@@ -75,7 +83,7 @@ def run_batched(model: PrefixLM, request: BatchRequest, compute: Callable[[Batch
     context gets one where the model has a transcriber. Raises InputError for an input that cannot be read, by name.
     """
     for row, value in enumerate(request.inputs):  # before anything is decoded or computed
-        require_allowed(value, request.allow_urls)
+        require_urls_allowed(value, request.allow_urls)
         if not urls_in(value):
             _sources_of(model, request, row)
     results: list[Result] = []
@@ -182,9 +190,9 @@ def prefetch(make: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
 def _sources_of(model: PrefixLM, request: BatchRequest, number: int) -> dict[str, InputSource]:
     """The sources of one input by branch name; none where a context stands alone."""
     value = request.inputs[number]
-    require_allowed(value, request.allow_urls)
+    require_urls_allowed(value, request.allow_urls)
     if not isinstance(value, dict) or value or not model.reads_text:
-        return assign_to_branches(downloaded(value), input_kinds(model))
+        return assign_to_branches(downloaded(value) if urls_in(value) else value, input_kinds(model))
     if not request.contexts[number]:
         raise InputError(f"input {request.first + number + 1}: has neither a file nor a context; give one of them")
     return {}

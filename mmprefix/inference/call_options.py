@@ -65,4 +65,6 @@ def decoding(own: GenerateOptions, num_return: int, overrides: GenerateOverrides
         changes |= {"sample": False, "top_p": 1.0, "seed": None, "num_beams": beams}
         changes |= {"temperature": 1.0} if own.sample or beams == 1 else {}
         changes |= {"ranking": "default"} if beams == 1 else {}
-    return replace(own, **changes, **({} if temperature is None else {"temperature": temperature}))
+    changes |= {} if temperature is None else {"temperature": temperature}
+    changes = {name: value for name, value in changes.items() if getattr(own, name) != value}
+    return replace(own, **changes) if changes else own

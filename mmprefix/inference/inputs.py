@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
 from mmprefix.media.kinds import KINDS, is_numbers, kind_of
-from mmprefix.media.source import FrameSequence, Source, Waveform, is_array, name_of
+from mmprefix.media.source import FrameSequence, Source, Waveform, is_array, is_url, name_of
 
 if TYPE_CHECKING:
     from mmprefix.model import PrefixLM
@@ -52,6 +52,18 @@ def assign_to_branches(value: Input, kinds: Mapping[str, str]) -> dict[str, Inpu
     if len(fitting) != 1:
         raise InputError(f"{_name(source)}: this model reads {_branches(kinds)}; give a dictionary by branch name")
     return {fitting[0]: source}
+
+
+def urls_in(value: object) -> list[str]:
+    """Addresses of one input: itself, or among the values of a dictionary by branch name."""
+    values = list(cast("dict[str, object]", value).values()) if isinstance(value, dict) else [value]
+    return [item for item in values if is_url(item)]
+
+
+def require_urls_allowed(value: object, allowed: bool) -> None:
+    """Raise InputError for an input with an address where a call allows none."""
+    if not allowed and (urls := urls_in(value)):
+        raise InputError(f"{urls[0]}: is an address, and nothing is downloaded unless allow_urls=True (--allow-urls)")
 
 
 def input_kinds(model: PrefixLM) -> dict[str, str]:

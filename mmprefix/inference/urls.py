@@ -1,36 +1,21 @@
-"""Inputs that are addresses: refused unless a call allows them, downloaded within limits of bytes and time."""
+"""Inputs that are addresses: downloaded within limits of bytes and time."""
 
 from __future__ import annotations
 
 import time
 import urllib.request
 from http.client import HTTPException
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 from urllib.error import URLError
 
 from mmprefix.errors import InputError
+from mmprefix.inference.inputs import urls_in
+from mmprefix.media.source import is_url
 from mmprefix.trust.limits import limit, require_below
 
 SECONDS = 60.0  # of a download, all included
 _CHUNK = 1 << 16
 _PLAIN = (urllib.request.HTTPHandler, urllib.request.HTTPSHandler, urllib.request.ProxyHandler)
-
-
-def is_url(value: object) -> TypeGuard[str]:
-    """True for a text that begins as an address of the web does."""
-    return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
-
-
-def urls_in(value: object) -> list[str]:
-    """Addresses of one input: itself, or among the values of a dictionary by branch name."""
-    values = list(cast("dict[str, object]", value).values()) if isinstance(value, dict) else [value]
-    return [item for item in values if is_url(item)]
-
-
-def require_allowed(value: object, allowed: bool) -> None:
-    """Raise InputError for an input with an address where a call allows none."""
-    if not allowed and (urls := urls_in(value)):
-        raise InputError(f"{urls[0]}: is an address, and nothing is downloaded unless allow_urls=True (--allow-urls)")
 
 
 def downloaded(value: Any) -> Any:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeGuard
 
 from mmprefix.errors import InputError
 from mmprefix.trust.limits import require_below
@@ -144,6 +144,11 @@ class _View(io.RawIOBase):
         buffer[: len(block)] = block
         self._position += len(block)
         return len(block)
+
+
+def is_url(value: object) -> TypeGuard[str]:
+    """True for a text that begins as an address of the web does."""
+    return isinstance(value, str) and value.lower().startswith(("http://", "https://"))
 
 
 def is_array(value: object) -> bool:

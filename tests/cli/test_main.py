@@ -162,7 +162,7 @@ def test_wrong_usage_is_one_line_too(shell: Shell, saved: Path, files: list[str]
         (["caption", str(saved)], "no input given; give files, or --manifest FILE"),
         (["caption", str(saved), files[0], "--dtype", "int4"], "argument --dtype: invalid choice: 'int4'"),
         (["evaluate"], "required: PREDICTIONS.jsonl"),
-        (["check-data"], "required: MANIFEST"),
+        (["check-data"], "no manifest is named; give MANIFEST or --config RECIPE"),
     ):
         assert message in shell.refuses(*words)
 

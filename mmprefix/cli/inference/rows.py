@@ -14,9 +14,8 @@ from mmprefix.data.columns import ColumnMapping
 from mmprefix.data.manifest import Example, InputRef, listing, read_manifest
 from mmprefix.data.manifest_file import raw_rows
 from mmprefix.errors import InputError
-from mmprefix.inference.urls import is_url
 from mmprefix.media.kinds import KINDS, kind_of
-from mmprefix.media.source import missing
+from mmprefix.media.source import is_url, missing
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".ndjson")
 
