@@ -6,6 +6,7 @@ Tests run in as many processes as there are cores; tiny models gain nothing from
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,9 @@ os.environ.setdefault("MMPREFIX_ALLOW", "tests,tiny,trace_files,benchmarks")  # 
 if "MMPREFIX_CACHE" not in os.environ:  # places of frozen parts: not in the user's cache
     _cache = tempfile.TemporaryDirectory(prefix="mmprefix-cache.")
     os.environ["MMPREFIX_CACHE"] = _cache.name
+
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a background job; tests send it, and programs inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
 NUMERIC = (  # texts, scores and gradients of models: what a processor's instruction set can change

@@ -79,7 +79,10 @@ def test_saving_replaces_a_model_and_nothing_else(model: Predictor, saved: dict[
         model.save(tmp_path / "file")
 
 
-def test_moved_frozen_parts_are_given_by_name(parts: dict[str, Path], files: list[Path], tmp_path: Path) -> None:
+def test_moved_frozen_parts_are_given_by_name(
+    parts: dict[str, Path], files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMPREFIX_CACHE", str(tmp_path / "cache"))  # no other copy is remembered
     copied = {name: shutil.copytree(folder, tmp_path / "first" / name) for name, folder in parts.items()}
     directory = tiny_models.save_model(tmp_path / "m", copied, "image", "audio")
     expected = mmprefix.load(directory, device="cpu")(files)

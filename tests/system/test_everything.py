@@ -100,7 +100,7 @@ def test_the_saved_model_is_the_trained_one(spoken: SpeechSystem, fitted: Path, 
     assert loaded.detect(files) == pytest.approx(odds, abs=1e-4)  # the transcriber writes the same contexts
     assert loaded.detect(files, context=contexts[::-1]) != pytest.approx(odds, abs=1e-4)
     # The tensors at the end of training, in a model built from the recipe, give the same.
-    trained = PrefixLM.from_recipe(saved["recipe"])
+    trained = PrefixLM.from_recipe(loaded.model.recipe())
     after = {name.removeprefix("model."): tensor for name, tensor in training_record(fitted).after.items()}
     deep = partial(Deep, mapper=partial(Learned, length=3), hidden=8)
     whole = PrefixLM(
