@@ -319,7 +319,7 @@ def test_a_run_killed_at_any_moment_is_continued_to_the_same_bits(
 ) -> None:
     recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
     draw, kept = random.Random(0), [0]
-    for _ in range(10):
+    for _ in range(5):
         before = claims(cache)
         process = start(recipe, cache, 0.2)
         deadline = time.monotonic() + 120
