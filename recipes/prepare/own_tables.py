@@ -189,10 +189,10 @@ def _named(names: Iterable[str], known: Sequence[str]) -> str | None:
 
 def _by_content(rows: Sequence[Mapping[str, Any]], names: Iterable[str], fits: Any) -> str | None:
     """The column most of whose cells fit."""
-    some = rows[:100]
-    counts = {name: sum(isinstance(row.get(name), str) and fits(row[name]) for row in some) for name in names}
+    sample = rows[:100]
+    counts = {name: sum(isinstance(row.get(name), str) and fits(row[name]) for row in sample) for name in names}
     best = max(counts, key=counts.__getitem__, default=None)
-    return best if best is not None and 2 * counts[best] > len(some) else None
+    return best if best is not None and 2 * counts[best] > len(sample) else None
 
 
 def _is_file_name(text: str) -> bool:

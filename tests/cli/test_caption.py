@@ -176,7 +176,7 @@ def test_inputs_that_are_none_are_told_before_torch_is_imported(saved: Path, med
 def test_a_run_goes_on_wherever_its_file_was_cut_off(
     shell: Shell, saved: Path, media: list[str], tmp_path: Path, name: str
 ) -> None:
-    """As a killed process leaves it: nothing lost, nothing doubled, a half line written anew."""
+    """A file that a killed process left: nothing lost, nothing doubled, a half line written anew."""
     out = tmp_path / name
     code, _, err = shell("caption", saved, *media[:5], "--out", out, *CPU)
     assert code == 0, err

@@ -134,7 +134,7 @@ def _run(folder: Path) -> None:
 
 
 def must(run: Callable[[], int]) -> str:
-    """What ``run`` printed; RuntimeError unless its exit code is 0."""
+    """Standard output of ``run``; RuntimeError unless its exit code is 0."""
     out = StringIO()
     with redirect_stdout(out):
         code = run()

@@ -51,9 +51,9 @@ def test_each_kind_of_layers_has_its_mask() -> None:
     assert torch.equal(masks["full"], attention_mask(PAST, visible, torch.float32))
     for kind, reach in reaches.by_kind.items():
         assert torch.equal(masks[kind][:, 0] == 0, reach.limit(everything))
-    one = Reaches(Reach(3)).masks(PAST, visible, torch.float32)
-    assert isinstance(one, Tensor)
-    assert torch.equal(one, masks["near"])
+    window = Reaches(Reach(3)).masks(PAST, visible, torch.float32)
+    assert isinstance(window, Tensor)
+    assert torch.equal(window, masks["near"])
 
 
 def test_no_work_is_done_while_no_window_is_shorter_than_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:

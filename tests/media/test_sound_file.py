@@ -75,7 +75,7 @@ def test_telephone_codecs_that_failed(name: str) -> None:
 
 
 def test_blocks_join_without_a_seam(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same samples whether a file is decoded in one block or in many."""
+    """Blocks of decoding do not change the samples of a file."""
     for container, codec in (
         ("MP3", None),
         ("OGG", "VORBIS"),

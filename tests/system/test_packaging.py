@@ -1,4 +1,4 @@
-"""What pyproject declares, and what a wheel holds, against the source."""
+"""Declarations of pyproject and contents of a wheel, compared with the source."""
 
 from __future__ import annotations
 

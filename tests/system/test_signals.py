@@ -170,7 +170,7 @@ def test_ctrl_c_with_validations_within_epochs_and_gathered_gradients(
 def test_a_signal_to_all_processes_of_a_run(
     number: signal.Signals, code: int, tiny: CaptioningSystem, tmp_path: Path
 ) -> None:
-    """As a scheduler or a terminal sends it: also to the workers that read files."""
+    """A signal of a scheduler or a terminal reaches the workers that read files too."""
     process, log = started(recipe(tiny, tmp_path), "--data.init_args.num_workers=1")
     try:
         wait_for(lambda: (tmp_path / "checkpoints" / "last.ckpt").exists(), process, log)
