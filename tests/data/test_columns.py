@@ -38,8 +38,8 @@ def texts(folder: Path, *rows: dict[str, Any], stage: str = "fit", reads: bool =
 
 def drawn(pairs: PairData, epoch: int) -> dict[str, Batch]:
     """Row of each id in the batches of one training epoch."""
-    loader = pairs.train_dataloader()
-    loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+    loader: Any = pairs.train_dataloader()
+    loader.sampler.set_epoch(epoch)
     return {name: batch for batch in loader for name in batch.ids}
 
 

@@ -65,10 +65,10 @@ def test_pictures_and_sounds_in_one_manifest(tmp_path: Path, sounds: Path) -> No
 
 def test_captions_are_drawn_each_epoch_and_equally_in_workers(sounds: Path) -> None:
     def drawn(workers: int) -> list[dict[str, list[str]]]:
-        loader = alone(sounds, max_captions=1, num_workers=workers).train_dataloader()
+        loader: Any = alone(sounds, max_captions=1, num_workers=workers).train_dataloader()
         epochs = []
         for epoch in range(2):
-            loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+            loader.sampler.set_epoch(epoch)
             batches = list(loader)
             epochs.append(
                 {name: text for batch in batches for name, text in zip(batch.ids, batch.targets, strict=True)}

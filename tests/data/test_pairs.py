@@ -76,9 +76,9 @@ def test_validation_test_and_prediction(tmp_path: Path, sounds: Path) -> None:
     module, run = Learner(), trainer(tmp_path)
     run.validate(module, datamodule=data(sounds), verbose=False)
     assert sorted(name for ids in module.evaluated for name in ids) == ["s19", "s20", "s21", "s22", "s23"]
-    predicted = run.predict(module, datamodule=PairData(predict=str(sounds / "manifest.jsonl"), batch_size=7))
+    predicted: Any = run.predict(module, datamodule=PairData(predict=str(sounds / "manifest.jsonl"), batch_size=7))
     assert predicted is not None
-    assert [name for ids in predicted for name in ids] == [f"s{number}" for number in range(24)]  # type: ignore[union-attr]
+    assert [name for ids in predicted for name in ids] == [f"s{number}" for number in range(24)]
     with pytest.raises(InputError, match=r"no row to test on: give data\.test FILE"):
         run.test(Learner(), datamodule=data(sounds), verbose=False)
 
