@@ -112,7 +112,7 @@ def _load(model: str, pretrained: str | None, revision: str | None, quick_gelu: 
     if model.startswith(_HUB):
         return _from_folder(model, _from_hub(model.removeprefix(_HUB), revision))
     local = model.removeprefix(_LOCAL)
-    if model.startswith((_LOCAL, sources.EMBEDDED)) or Path(local).expanduser().is_dir():
+    if model.startswith((_LOCAL, sources.EMBEDDED, sources.MODELS)) or Path(local).expanduser().is_dir():
         return _from_folder(model, sources.resolve_folder(local))
     if model.endswith(".json"):
         return _from_config(Path(model).expanduser(), pretrained)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,3 +71,16 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
     from tiny.speech_system import build
 
     return build(tmp_path_factory.mktemp("spoken"))
+
+
+@pytest.fixture(scope="session")
+def real_model() -> Callable[[str], str]:
+    """Names ``models:NAME`` of pretrained models; a test that asks for one skips where MMPREFIX_MODELS lacks it."""
+    folder = os.environ.get("MMPREFIX_MODELS", "")
+
+    def named(name: str) -> str:
+        if not folder or not (Path(folder) / name).is_dir():
+            pytest.skip(f"needs the pretrained model {name} in the folder that MMPREFIX_MODELS names")
+        return f"models:{name}"
+
+    return named

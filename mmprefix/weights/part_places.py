@@ -20,7 +20,7 @@ from mmprefix.atomic import write_atomically
 from mmprefix.errors import InputError
 from mmprefix.weights import frozen_parts
 from mmprefix.weights.frozen_parts import PACKED
-from mmprefix.weights.source import WEIGHTS, resolve_folder
+from mmprefix.weights.source import MODELS, WEIGHTS, resolve_folder
 
 log = logging.getLogger(__name__)
 _REMEMBERED = 8  # places of a part
@@ -47,10 +47,11 @@ def without_places(described: dict[str, Any]) -> dict[str, Path]:
 
 
 def from_hub_cache(described: dict[str, Any], limit: float) -> None:
-    """Replace a hub's names in ``described`` by the folders that were loaded, of up to ``limit`` MB, to be packed."""
+    """Replace names of a hub and of MMPREFIX_MODELS in ``described`` by folders of up to ``limit`` MB, to be packed."""
     for part, identity in described["parts"].items():
         options = frozen_parts.part_options(described["recipe"], part)
-        if identity["revision"] and options.get("model") == identity["source"] and "revision" in options:
+        fetched = identity["revision"] or str(identity["source"]).startswith(MODELS)
+        if fetched and options.get("model") == identity["source"] and "revision" in options:
             folder = resolve_folder(identity["source"], identity["revision"])
             if megabytes(folder) <= limit:
                 options |= {"model": str(folder), "revision": None}

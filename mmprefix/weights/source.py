@@ -1,4 +1,4 @@
-"""Sources of frozen weights (a folder, the files inside this package, a model hub) and their provenance.
+"""Sources of frozen weights (a folder, MMPREFIX_MODELS, the files of this package, a model hub) and their provenance.
 
 Every pretrained part is loaded from a folder on disk. huggingface_hub first downloads a hub model into one, so that
 one code path loads all, and the files can be hashed: a mapper fits only the weights that it was trained on.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from mmprefix.errors import InputError
 from mmprefix.weights.dry_run import sizes_only
 
 EMBEDDED = "mmprefix:"
+MODELS = "models:"  # a folder in the one that MMPREFIX_MODELS names
 RECIPE = "mmprefix.yaml"  # the file of a model directory that is read first
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
 _TEXT = ["*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md"]
@@ -36,16 +38,20 @@ class Provenance:
 
 
 def resolve_folder(name: str, revision: str | None = None, weights: bool = True) -> Path:
-    """The folder that holds the model ``name``: a local folder, ``mmprefix:NAME`` inside the package, or a hub name.
+    """The folder that holds the model ``name``.
 
-    Without ``weights`` only configuration and tokenizer are fetched, or made where the sizes are known. Raises
-    InputError when there is no such folder and the hub does not have it or cannot be reached.
+    ``name`` is a local folder, ``mmprefix:NAME`` inside the package, ``models:NAME`` in the folder that the environment
+    variable MMPREFIX_MODELS names, or a hub name. Without ``weights`` only configuration and tokenizer are fetched, or
+    made where the sizes are known. Raises InputError when there is no such folder and the hub does not have it or
+    cannot be reached.
     """
     if name.startswith(EMBEDDED):
         path = Path(__file__).parents[1] / name.removeprefix(EMBEDDED)
         if not path.is_dir():
             raise InputError(f"{name!r}: this package holds no such model")
         return path
+    if name.startswith(MODELS):
+        return _own_model(name)
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser().resolve()
     if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -55,6 +61,16 @@ def resolve_folder(name: str, revision: str | None = None, weights: bool = True)
     from mmprefix.weights.dry_run import known_config_folder
 
     return known_config_folder(name) or hub_snapshot(name, revision, weights=False)
+
+
+def _own_model(name: str) -> Path:
+    place = os.environ.get("MMPREFIX_MODELS", "")
+    if not place:
+        raise InputError(f"{name!r}: set MMPREFIX_MODELS to the folder that holds {name.removeprefix(MODELS)!r}")
+    folder = Path(place).expanduser() / name.removeprefix(MODELS)
+    if ".." in folder.parts or not folder.is_dir():
+        raise InputError(f"{name!r}: no such folder {folder} (MMPREFIX_MODELS={place})")
+    return folder.resolve()
 
 
 def resolve_model(name: str, revision: str | None = None) -> Path:
@@ -125,7 +141,7 @@ def provenance_of(name: str, path: Path) -> Provenance:
 def settings(identity: Provenance) -> str:
     """Hash of the configuration files beside a model's weights (sizes, preprocessing); "" for a single file."""
     folder = Path(identity.source).expanduser()
-    if identity.source.startswith(EMBEDDED) or folder.is_dir():
+    if identity.source.startswith((EMBEDDED, MODELS)) or folder.is_dir():
         return fingerprint(resolve_folder(identity.source).glob("*.json"))
     if identity.revision is None:
         return ""

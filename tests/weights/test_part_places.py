@@ -87,6 +87,22 @@ def test_a_packed_model_needs_nothing_else(
     assert sorted(folder.name for folder in (moved / "parts").iterdir()) == ["audio", "decoder", "image"]
 
 
+def test_models_of_the_environment_keep_their_name_and_are_packed(
+    parts: dict[str, Path], tmp_path: Path, sound: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MMPREFIX_MODELS", str(tmp_path / "home"))
+    model = mmprefix.Predictor(tiny_models.build_model({name: Path(f"models:{name}") for name in parts}, "audio"))
+    expected = model(sound)
+    model.save(tmp_path / "m")
+    model.save(tmp_path / "packed", pack=True)
+    (tmp_path / "home").rename(tmp_path / "away")
+    assert mmprefix.load(tmp_path / "packed", device="cpu")(sound) == expected
+    with pytest.raises(mmprefix.InputError, match=r"'models:audio': no such folder"):
+        mmprefix.load(tmp_path / "m", device="cpu")
+    monkeypatch.setenv("MMPREFIX_MODELS", str(tmp_path / "away"))
+    assert mmprefix.load(tmp_path / "m", device="cpu")(sound) == expected
+
+
 def test_parts_above_the_limit_stay_where_they_are(
     parts: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,22 @@ def test_models_inside_the_package() -> None:
         sources.resolve_folder("mmprefix:world/frozen/nose")
 
 
+def test_models_in_the_folder_that_the_environment_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny_decoders.save_decoder(tmp_path / "tongue")
+    monkeypatch.setenv("MMPREFIX_MODELS", str(tmp_path))
+    assert sources.resolve_folder("models:tongue") == tmp_path / "tongue"
+    decoder = CausalDecoder("models:tongue")
+    assert decoder.identity.source == "models:tongue"  # no path of this machine
+    assert sources.settings(decoder.identity)
+    with pytest.raises(InputError, match=r"'models:ear': no such folder .*ear .MMPREFIX_MODELS="):
+        sources.resolve_folder("models:ear")
+    with pytest.raises(InputError, match="no such folder"):
+        sources.resolve_folder(f"models:../{tmp_path.name}")
+    monkeypatch.delenv("MMPREFIX_MODELS")
+    with pytest.raises(InputError, match="'models:tongue': set MMPREFIX_MODELS to the folder that holds 'tongue'"):
+        sources.resolve_folder("models:tongue")
+
+
 @pytest.mark.parametrize("name", ["/nowhere/model", "./model", "~/model-that-is-not", "runs/parts/encoder", "../model"])
 def test_a_path_is_never_searched_on_the_hub(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
