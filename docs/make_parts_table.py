@@ -12,6 +12,7 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -19,9 +20,10 @@ from dataclasses import is_dataclass
 from typing import Any
 
 import docstring_parser
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 
 from mmprefix.cli.parts import TABLE
+from mmprefix.cli.training.run_options import ENCODE_OPTIONS, RUN_OPTIONS, TRAINER_DEFAULTS
 from mmprefix.data.pairs import PairData
 from mmprefix.decoders.base import Decoder
 from mmprefix.decoders.composed import ComposedDecoder
@@ -51,6 +53,10 @@ SETTINGS: dict[type, str] = {  # plain options, without a class path → place
     GenerateOptions: "model.generate",
     PromptTemplate: "model.wording",
 }
+RUNS = {  # options without a class → their sentence
+    "RunOptions": "Options of a run: its folder, checkpoints, model and feature store.",
+    "EncodeOptions": "Options of `mmprefix encode` alone.",
+}
 NOT_IN_RECIPES = (ComposedDecoder, BestCheckpoint, LastCheckpoint, WritePredictions)  # built by other code
 PACKAGES = ("encoders", "mappers", "decoders", "data", "slu", "features", "world", "training")
 _MORE = "more"  # ``**more``: options of the base class
@@ -65,7 +71,8 @@ def rows() -> list[dict[str, Any]]:
     table: list[dict[str, Any]] = []
     for kind, (base, place) in FAMILIES.items():
         table += [row(kind, cls, place) for cls in sorted(set(family(base)), key=lambda cls: cls.__name__.casefold())]
-    return table + [row("settings", cls, place) for cls, place in SETTINGS.items()]
+    table += [row("settings", cls, place) for cls, place in SETTINGS.items()]
+    return [*table, trainer_row(), *map(run_row, RUNS.values(), RUNS, (RUN_OPTIONS, ENCODE_OPTIONS))]
 
 
 def family(base: type) -> Iterator[type]:
@@ -90,6 +97,32 @@ def row(kind: str, cls: type, place: str) -> dict[str, Any]:
         "details": text.long_description or "",
         "options": options(cls),
     }
+
+
+def trainer_row() -> dict[str, Any]:
+    """Row of Lightning's Trainer, with the defaults of a recipe."""
+    text = docstring_parser.parse(inspect.getdoc(Trainer.__init__) or "", docstring_parser.DocstringStyle.GOOGLE)
+    sentences = {entry.arg_name: " ".join((entry.description or "").split()) for entry in text.params}
+    table = [option | {"help": plain_sentence(sentences[option["name"]])} for option in options(Trainer)]
+    table = [option | {"default": TRAINER_DEFAULTS.get(option["name"], option["default"])} for option in table]
+    path = "lightning.pytorch.Trainer"
+    first = {"kind": "trainer", "name": "Trainer", "class_path": path, "file_path": path, "place": "trainer"}
+    summary = "Lightning's loop, in the words of its own documentation."
+    return first | {"summary": summary, "details": "", "options": table}
+
+
+def plain_sentence(text: str) -> str:
+    """Text of another package as a sentence, without the default that the table has in a column of its own."""
+    text = re.sub(r":\w+:`~?(?:\w+\.)*(\w+)`", r"``\1``", text)  # roles of Sphinx
+    text = re.sub(r"\s*Defaults?:?(?: to)? ``[^`]*``\.?$", "", text).rstrip(" .")
+    return f"{text}."
+
+
+def run_row(summary: str, name: str, table: list[tuple[str, Any, Any, str]]) -> dict[str, Any]:
+    """Row of options that belong to no class."""
+    options = [{"name": o, "type": type_text(t), "help": sentence, "default": d} for o, t, d, sentence in table]
+    first = {"kind": "run", "name": name, "class_path": "", "file_path": "", "place": "its top level"}
+    return first | {"summary": summary, "details": "", "options": options}
 
 
 def options(cls: type) -> list[dict[str, Any]]:

@@ -132,9 +132,12 @@ def _run(words: list[str]) -> int:
 def _train(verb: str, words: list[str]) -> int:
     """Run a training verb; names in the words and the recipe are checked before Lightning is imported."""
     from mmprefix.cli.training.class_names import check_class_names, with_full_names
-    from mmprefix.cli.training.part_help import part_help
+    from mmprefix.cli.training.part_help import part_help, verb_help
     from mmprefix.cli.training.recipe_errors import recipes_of
 
+    if {"-h", "--help"} & set(words):
+        sys.stdout.write(verb_help(verb, TRAINING[verb]) + "\n")
+        return 0
     words = find_recipes(recipe_as_option(with_underscores(words)))
     if (text := part_help(words)) is not None:
         sys.stdout.write(text + "\n")

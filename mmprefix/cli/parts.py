@@ -28,7 +28,10 @@ TITLES = {  # kind → title of its list
     "task": "the model",
     "callback": "callbacks",
     "settings": "groups of options",
+    "trainer": "the trainer",
+    "run": "options of a run",
 }
+PLAIN = ("task", "settings", "trainer", "run")  # a recipe holds their options without class_path and init_args
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,17 +92,23 @@ def overview(rows: Iterable[dict[str, Any]]) -> str:
 
 def page(row: dict[str, Any]) -> str:
     """Description of a part: its class path, its place in a recipe, and its options with types and defaults."""
-    plain = row["kind"] in ("task", "settings")  # a recipe holds their options without class_path and init_args
+    plain = row["kind"] in PLAIN
     lines = [row["name"], *([] if plain else [f"  class_path: {row['class_path']}"])]
     lines += [f"  in a recipe at {row['place']}", "", _wrapped(row["summary"], "  ", "  ")]
     for paragraph in filter(None, row["details"].split("\n\n")):
         lines += ["", _wrapped(paragraph, "  ", "  ")]
     if row["options"]:
         lines += ["", "  options:" if plain else "  options (init_args):"]
-    for option in row["options"]:
+    return "\n".join([*lines, *option_lines(row["options"], "    ")])
+
+
+def option_lines(options: Iterable[dict[str, Any]], before: str) -> list[str]:
+    """Each of ``options``: its name behind ``before``, with type and default, and its sentence."""
+    lines: list[str] = []
+    for option in options:
         default = f"default {_as_yaml(option['default'])}" if "default" in option else "required"
-        lines += [f"    {option['name']}: {option['type']}, {default}", _wrapped(option["help"], " " * 8, " " * 8)]
-    return "\n".join(lines)
+        lines += [f"{before}{option['name']}: {option['type']}, {default}", _wrapped(option["help"], " " * 8, " " * 8)]
+    return lines
 
 
 def _as_yaml(value: Any) -> str:

@@ -2,35 +2,73 @@
 
 from __future__ import annotations
 
+import re
+from typing import Any, ClassVar
+
 import pytest
+from lightning.pytorch.cli import LightningArgumentParser
 
-from mmprefix.cli.main import main
-from mmprefix.cli.parts import parts_table
+from mmprefix.cli.main import TRAINING, main
+from mmprefix.cli.parts import PLAIN, _as_yaml, parts_table
 from mmprefix.cli.training.class_names import full_name, with_class_paths, with_full_names, wrong_class
+from mmprefix.cli.training.encode import EncodeCLI
+from mmprefix.cli.training.lightning_cli import PrefixCLI
+from mmprefix.cli.training.train import train
 
 
-def joined(text: str) -> str:
-    """``text`` without spaces: a parser breaks lines at hyphens too."""
-    return "".join(text.split())
+class ParserOnly(PrefixCLI):
+    """Run that ends with its parser."""
+
+    parsers: ClassVar[dict[str, Any]] = {}
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.parsers |= self._subcommand_parsers
+        raise SystemExit(0)
 
 
-@pytest.mark.parametrize("verb", ["fit", "encode"])
-def test_help_of_a_training_verb_lists_every_part(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([verb, "--help"]) == 0
+class EncodeParserOnly(ParserOnly, EncodeCLI):
+    """The same of encode."""
+
+
+def parser_of(verb: str) -> dict[str, Any]:
+    """Options of the parser of a training verb by name."""
+    train([verb], EncodeParserOnly if verb == "encode" else ParserOnly)
+    actions = ParserOnly.parsers["fit" if verb == "encode" else verb]._actions
+    return {action.dest: action for action in actions if not action.dest.endswith("help")}
+
+
+@pytest.mark.parametrize("verb", TRAINING)
+@pytest.mark.parametrize("word", ["--help", "-h"])
+def test_help_of_a_training_verb_lists_every_part(verb: str, word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "some.yaml", word]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert text.startswith(f"usage: mmprefix {verb} RECIPE.yaml [--OPTION VALUE ...] Runs the f")
+    assert text.startswith(
+        f"usage: mmprefix {verb} RECIPE.yaml [--OPTION VALUE ...] {TRAINING[verb][0].upper()}{TRAINING[verb][1:]}."
+    )
     for row in parts_table():
-        if row["kind"] not in ("task", "settings"):
+        if row["kind"] not in PLAIN:
             assert f"{row['name']} {row['summary']}".replace("``", "`") in text
-    assert "known subclasses: mmprefix" not in text
-    assert "known subclasses: torch.optim" in text
-    for row in parts_table():  # options of the model itself are the parser's
-        if row["name"] in ("PrefixTask", "GenerateOptions", "PromptTemplate"):
-            place = row["place"]
+        elif row["name"] not in ("Branch", "EncodeOptions"):
             for option in row["options"]:
-                assert f"--{place}.{option['name']}" in text
-                if not option["type"].endswith(("Options", "Template")):  # groups: their own options follow
-                    assert joined(option["help"]) in joined(text)
+                if option["name"] not in ("generate", "wording"):  # groups: their own options follow
+                    assert " ".join(option["help"].replace("``", "`").split()) in text
+
+
+@pytest.mark.parametrize("verb", TRAINING)
+def test_help_of_a_training_verb_is_that_of_its_parser(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every option of the parser is there with its default, and no other but those that are read before it."""
+    assert main([verb, "--help"]) == 0
+    lines = re.findall(r"^  --([\w.]+): (.*)$", capsys.readouterr().out, flags=re.MULTILINE)
+    shown = {name: rest for name, rest in lines if not name.startswith("data.")}
+    assert len(shown) == len({name for name, _ in lines}) - sum(name.startswith("data.") for name, _ in lines)
+    taken = parser_of(verb)
+    before = {"allow", "media_root", "verbose", "debug"} | ({"model"} & shown.keys())
+    groups = {"trainer", "model", "model.generate", "model.wording", "data"}
+    assert shown.keys() - before == taken.keys() - groups - {"return_predictions", "verbose"}
+    assert ("model" in shown) == (verb in ("validate", "test", "predict"))
+    for name in (shown.keys() & taken.keys()) - {"model", "print_config", "verbose"}:
+        default = "required" if taken[name].required else f"default {_as_yaml(taken[name].default)}"
+        assert shown[name].endswith(f", {default}"), name
 
 
 @pytest.mark.parametrize(
@@ -90,7 +128,10 @@ def test_parts_are_named_with_or_without_their_module() -> None:
     assert with_full_names(words) == ["--model.prefix", learned, "--data=mmprefix.data.PairData", "--save_to", "MLP"]
 
 
-@pytest.mark.parametrize("row", parts_table(), ids=[row["name"] for row in parts_table()])
+PARTS = [row for row in parts_table() if row["kind"] not in ("trainer", "run")]
+
+
+@pytest.mark.parametrize("row", PARTS, ids=[row["name"] for row in PARTS])
 def test_every_name_of_a_part_is_right_for_its_kind_alone(row: dict[str, str]) -> None:
     for name in (row["name"], row["class_path"], row["file_path"]):
         assert not wrong_class(name, row["kind"])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mmprefix.atomic import require_writable_folder
 from mmprefix.cli.training.lightning_cli import PrefixCLI, log
 from mmprefix.cli.training.run_folder import RunFolder
+from mmprefix.cli.training.run_options import ENCODE_OPTIONS, add_run_options
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
@@ -25,8 +25,7 @@ class EncodeCLI(PrefixCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options for WebDataset shards to those of ``PrefixCLI``."""
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--to", type=Literal["store", "webdataset"], default="store", help="output format")
-        parser.add_argument("--shard_rows", type=int, default=1000, help="most rows of a shard")
+        add_run_options(parser, ENCODE_OPTIONS)
 
     def choose_folder(self) -> RunFolder:
         """Folder of logs, of which there are none: no run begins."""

@@ -34,7 +34,7 @@ from mmprefix.cli.training.run_folder import (
     share_with_processes,
 )
 from mmprefix.cli.training.run_logs import loggers_of
-from mmprefix.cli.training.run_options import add_run_options, checkpoint_callbacks
+from mmprefix.cli.training.run_options import RUN_OPTIONS, add_run_options, checkpoint_callbacks
 from mmprefix.cli.training.saved_recipe import load_saved
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
@@ -72,7 +72,7 @@ class PrefixCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of a run that belong to no class."""
-        add_run_options(parser)
+        add_run_options(parser, RUN_OPTIONS)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Check the recipes' option names, so that an error names the nearest one; then parse as LightningCLI does."""
@@ -182,7 +182,6 @@ class PrefixCLI(LightningCLI):
         open_run_log(self.folder.path)
         if config.overwrite and config.ckpt_path is None:
             self.folder.clear()
-        log.info("the run writes to %s", self.folder.path)
         self.use_cache(["fit", "test"] if config.test_after_fit else ["fit"])
 
     @property
@@ -290,7 +289,3 @@ def usable_precision(precision: Any, accelerator: Any) -> Any:
         "trainer.precision %s: many times slower on a CPU, which this run uses; float32 is used instead", precision
     )
     return "32-true"
-
-
-def qualified_name(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"

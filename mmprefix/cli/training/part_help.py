@@ -1,4 +1,4 @@
-"""``mmprefix fit --model.decoder.help [NAME]``: parts that an option takes, and the options of one.
+"""``mmprefix fit --help``: all options. ``mmprefix fit --model.decoder.help [NAME]``: the parts that an option takes.
 
 Pages come from the table of parts, so nothing heavy is imported, and sizes that the model gives are not in them. A
 class that is not of this package has its help from the parser.
@@ -6,10 +6,10 @@ class that is not of this package has its help from the parser.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
+from typing import Any
 
-from mmprefix.cli.parts import find_parts, overview, page, parts_table
+from mmprefix.cli.parts import PLAIN, find_parts, option_lines, overview, page, parts_table
 from mmprefix.errors import InputError
 
 _KINDS = {  # last level of an option → kinds of parts that it takes
@@ -22,6 +22,36 @@ _KINDS = {  # last level of an option → kinds of parts that it takes
     "branches": ("encoder", "mapper"),
     "data": ("data",),
 }
+_GROUPS = {  # part whose options a verb has → title
+    "PrefixTask": "the model",
+    "GenerateOptions": "search",
+    "PromptTemplate": "templates of context, prompt and question",
+    "PairData": "data (--data CLASS names another class, --data.help [NAME] shows its options)",
+    "Trainer": "the trainer, Lightning's",
+}
+
+
+def _word(name: str, kind: str, default: Any, text: str) -> dict[str, Any]:
+    return {"name": name, "type": kind, "default": default, "help": text}
+
+
+_WORDS = [  # options of Lightning's command line, and those that are read before it
+    _word("config", "file", None, "Recipe, also without --config; of several the later ones win."),
+    _word("print_config", "switch", False, "Print all options with their values, and stop."),
+    _word("seed_everything", "bool or int", True, "Seed of all random generators; true: draw one."),
+    _word("ckpt_path", "file or last or best", None, "Checkpoint to go on from: a file, or that of the newest run."),
+    _word(
+        "weights_only",
+        "bool or null",
+        None,
+        "false: a checkpoint may hold any object, and code in it runs; for files of your own.",
+    ),
+    _word("allow", "module", None, "Module whose classes the recipe may name; more by repeating it."),
+    _word("media_root", "folder", None, "Folder of the manifests' files: --data.media_root."),
+    _word("verbose", "switch", False, "Show the messages of libraries too."),
+    _word("debug", "switch", False, "Show the traceback of an error."),
+]
+_OF_SAVED_MODELS = [_word("model", "folder", None, "Saved model, in the place of a recipe's model and a checkpoint.")]
 
 
 def part_help(words: Sequence[str]) -> str | None:
@@ -41,13 +71,21 @@ def part_help(words: Sequence[str]) -> str | None:
     return None
 
 
-def with_parts(text: str) -> str:
-    """Parser's help ``text`` with the list of all parts, in place of the classes that happen to be imported."""
-    text = re.sub(r",\s+known\s+subclasses:\s+mmprefix[\w.]*(?:,\s+mmprefix[\w.]*)*", "", text)
-    if "--model.branches" not in text:
-        return text
-    listed = overview(row for row in parts_table() if row["kind"] not in ("task", "settings"))
-    return f"{text}\nparts of a recipe (mmprefix parts NAME shows the options of one):\n\n{listed}\n"
+def verb_help(verb: str, sentence: str) -> str:
+    """Help of the training ``verb``: its options, each with type, default and a sentence, and all parts of a recipe."""
+    rows = {row["name"]: row for row in parts_table()}
+    usage = f"usage: mmprefix {verb} RECIPE.yaml [--OPTION VALUE ...]"
+    lines = [usage, "", f"{sentence[0].upper()}{sentence[1:]}.", "", "options:"]
+    lines += option_lines(_WORDS + (_OF_SAVED_MODELS if verb in ("validate", "test", "predict") else []), "  --")
+    for name in ("RunOptions", "EncodeOptions") if verb == "encode" else ("RunOptions",):
+        lines += option_lines(rows[name]["options"], "  --")
+    for name, title in _GROUPS.items():
+        place = rows[name]["place"]
+        groups = [row["place"] for row in rows.values() if row["kind"] == "settings"]  # their own options follow
+        options = [option for option in rows[name]["options"] if f"{place}.{option['name']}" not in groups]
+        lines += ["", f"{title}:", *option_lines(options, f"  --{place}.")]
+    listed = overview(row for row in parts_table() if row["kind"] not in PLAIN)
+    return "\n".join([*lines, "", "parts of a recipe (mmprefix parts NAME shows the options of one):", "", listed])
 
 
 def _pages(kinds: Sequence[str]) -> str:

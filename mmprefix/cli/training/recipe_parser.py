@@ -1,8 +1,7 @@
-"""Parser of recipes: YAML with class names and class paths of earlier versions, one-line errors, help with parts."""
+"""Parser of recipes: YAML with class names and class paths of earlier versions, and one-line errors."""
 
 from __future__ import annotations
 
-from argparse import HelpFormatter
 from typing import Any
 
 import yaml
@@ -10,7 +9,6 @@ from jsonargparse import get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mmprefix.cli.training.class_names import with_class_paths
-from mmprefix.cli.training.part_help import with_parts
 from mmprefix.cli.training.recipe_errors import explain
 from mmprefix.errors import InputError
 from mmprefix.parts import with_current_names
@@ -24,7 +22,3 @@ class RecipeParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise InputError(explain(message, self)) from ex
-
-    def format_help(self, formatter: HelpFormatter | None = None) -> str:
-        """Help with the list of all parts."""
-        return with_parts(super().format_help(formatter))

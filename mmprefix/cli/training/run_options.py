@@ -1,7 +1,8 @@
-"""Options of a run that belong to no class, and the callbacks that they ask for."""
+"""Options of a run that belong to no class, the callbacks that they ask for, and the Trainer's own defaults."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -9,32 +10,43 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from mmprefix.cli.training.run_folder import RunFolder
 from mmprefix.training.best_checkpoint import BestCheckpoint
+from mmprefix.training.checkpoint_io import AtomicCheckpointIO
 from mmprefix.training.checkpoints import LastCheckpoint
 from mmprefix.weights.part_places import PACK_LIMIT
 
+RUN_OPTIONS: list[tuple[str, Any, Any, str]] = [  # name, type, default, sentence
+    ("name", str | None, None, "Name of the run, which writes to runs/NAME; otherwise that of the recipe's file."),
+    ("overwrite", bool, False, "Write over an earlier run, model or file in the same place."),
+    ("save_to", str | None, None, "Folder for the trained model; otherwise model in the run's folder."),
+    ("save", Literal["best", "last", "none"], "best", "Which state fit saves: best by monitor, last, or none."),
+    ("pack", bool, False, "Copy small frozen parts into the saved model."),
+    ("pack_limit", float, PACK_LIMIT, "Megabytes of a part that is packed."),
+    ("license", str | None, None, "Licence of the saved model, for its card."),
+    ("language", list[str], [], "Languages that it writes, for its card."),
+    ("monitor", str, "val/loss", "Figure of a validation that tells the best state."),
+    ("monitor_mode", Literal["min", "max"] | None, None, "Which is better; otherwise by the figure's name."),
+    ("patience", int | None, None, "Stop after so many validations without a better figure."),
+    ("checkpoint_every_minutes", float | None, 10.0, "Write a checkpoint by time, besides each epoch's end."),
+    ("checkpoint_every_steps", int | None, None, "Write a checkpoint by optimizer steps as well."),
+    ("test_after_fit", bool, False, "Whether fit ends with a test."),
+    ("dry_run", bool, False, "Build, print sizes, and stop."),
+    ("cache", str | None, None, "Folder of a feature store to use."),
+    ("cache_dtype", str, "float16", "Precision of stored features: float16 or float32."),
+    ("out", str | None, None, "File that predict writes, or folder of the shards that encode writes."),
+]
+ENCODE_OPTIONS: list[tuple[str, Any, Any, str]] = [
+    ("to", Literal["store", "webdataset"], "store", "Form of the features: the store alone, or shards in --out too."),
+    ("shard_rows", int, 1000, "Most rows of a shard."),
+]
+TRAINER_DEFAULTS: dict[str, Any] = {  # other than Lightning's
+    "log_every_n_steps": 1,
+    "plugins": [{"class_path": f"{AtomicCheckpointIO.__module__}.{AtomicCheckpointIO.__qualname__}"}],
+    "use_distributed_sampler": False,
+}
 
-def add_run_options(parser: LightningArgumentParser) -> None:
-    """Add the options to ``parser``."""
-    options: list[tuple[str, Any, Any, str]] = [
-        ("name", str | None, None, "name of the run, which writes to runs/NAME; otherwise that of the recipe's file"),
-        ("overwrite", bool, False, "write over an earlier run, model or file in the same place"),
-        ("save_to", str | None, None, "folder for the trained model; otherwise model in the run's folder"),
-        ("save", Literal["best", "last", "none"], "best", "which state fit saves: best by monitor, last, or none"),
-        ("pack", bool, False, "copy small frozen parts into the saved model"),
-        ("pack_limit", float, PACK_LIMIT, "megabytes of a part that is packed"),
-        ("license", str | None, None, "licence of the saved model, for its card"),
-        ("language", list[str], [], "languages that it writes, for its card"),
-        ("monitor", str, "val/loss", "figure of a validation that tells the best state"),
-        ("monitor_mode", Literal["min", "max"] | None, None, "which is better; otherwise by the figure's name"),
-        ("patience", int | None, None, "stop after so many validations without a better figure"),
-        ("checkpoint_every_minutes", float | None, 10.0, "write a checkpoint by time, besides each epoch's end"),
-        ("checkpoint_every_steps", int | None, None, "write a checkpoint by optimizer steps as well"),
-        ("test_after_fit", bool, False, "whether fit ends with a test"),
-        ("dry_run", bool, False, "build, print sizes, and stop"),
-        ("cache", str | None, None, "folder of a feature store to use"),
-        ("cache_dtype", str, "float16", "precision of stored features: float16 or float32"),
-        ("out", str | None, None, "file that predict writes, or folder of the shards that encode writes"),
-    ]
+
+def add_run_options(parser: LightningArgumentParser, options: Sequence[tuple[str, Any, Any, str]]) -> None:
+    """Add ``options``, of the form of ``RUN_OPTIONS``, to ``parser``."""
     for name, kind, default, text in options:
         parser.add_argument(f"--{name}", type=kind, default=default, help=text)
 

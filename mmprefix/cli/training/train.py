@@ -13,15 +13,15 @@ from jsonargparse import set_parsing_settings
 
 from mmprefix.cli.training.console import library_messages_to_file, split_verbose
 from mmprefix.cli.training.encode import EncodeCLI
-from mmprefix.cli.training.lightning_cli import PrefixCLI, qualified_name
+from mmprefix.cli.training.lightning_cli import PrefixCLI
 from mmprefix.cli.training.recipe_errors import recipes_of
 from mmprefix.cli.training.recipe_parser import RecipeParser
 from mmprefix.cli.training.run_folder import share_with_processes
 from mmprefix.cli.training.run_logs import SaveRecipe, quiet_writer_threads
+from mmprefix.cli.training.run_options import TRAINER_DEFAULTS
 from mmprefix.cli.training.saved_recipe import recipe_words, split_model
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
-from mmprefix.training.checkpoint_io import AtomicCheckpointIO
 from mmprefix.training.task import PrefixTask
 from mmprefix.trust.modules import allow_modules, allowed_modules
 
@@ -68,11 +68,7 @@ def _train(words: list[str], modules: list[str], runs: type[PrefixCLI]) -> int:
             args=words,
             save_config_callback=SaveRecipe,
             save_config_kwargs={"overwrite": True},
-            trainer_defaults={
-                "log_every_n_steps": 1,
-                "plugins": [{"class_path": qualified_name(AtomicCheckpointIO)}],
-                "use_distributed_sampler": False,
-            },
+            trainer_defaults=dict(TRAINER_DEFAULTS),
             auto_configure_optimizers=False,
             parser_kwargs={"allow_abbrev": False, "prog": "mmprefix"} | dict.fromkeys(PrefixCLI.subcommands(), texts),
         )
