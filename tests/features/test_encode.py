@@ -7,10 +7,11 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ from tiny.captioning_system import (
     training_record,
 )
 from tiny.disk import full_disk
+from tiny.forked import Forked
 
 pytestmark = quietly
 
@@ -270,31 +272,35 @@ def test_a_full_disk_is_one_line_that_names_the_file(tiny: CaptioningSystem, tmp
 # ---------------------------------------------------------------------------------------- killed, and several at once
 
 
-def start(recipe: Path, cache: Path, slow: float, *more: str) -> subprocess.Popen[bytes]:
-    """Start ``mmprefix encode`` in a new process; each batch takes ``slow`` seconds and is written immediately."""
-    tests = Path(__file__).resolve().parents[1]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PL_", "COV_", "PYTEST"))}
-    environment["PYTHONPATH"] = os.pathsep.join([str(tests.parent), str(tests)])
-    program = (
-        "import sys, time, mmprefix.features.encode as f\n"
-        "f.SECONDS, plain = 0.0, f.EncodeModule.predict_step\n"
-        f"f.EncodeModule.predict_step = lambda *a: (time.sleep({slow}), plain(*a))[1]\n"
-        "from mmprefix.cli.main import main\n"
-        "sys.exit(main(sys.argv[1:]))"
-    )
-    script = recipe.with_name("encode.py")
-    script.write_text(program)
-    words = ["encode", "--config", str(recipe), "--cache", str(cache), "--cache_dtype=float32", *more]
-    words += ["--data.eval_batch_size=1"]
-    return subprocess.Popen(
-        [sys.executable, str(script), *words], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+@contextmanager
+def slow_batches(seconds: float) -> Iterator[None]:
+    """Let each batch take so many ``seconds``, and be written immediately."""
+    plain = EncodeModule.predict_step
+
+    def predict_step(module: EncodeModule, *batch: Any) -> Any:
+        time.sleep(seconds)
+        return plain(module, *batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(features_encode, "SECONDS", 0.0)
+        patch.setattr(EncodeModule, "predict_step", predict_step)
+        yield
 
 
-def finish(*processes: subprocess.Popen[bytes]) -> None:
+def encode_slowly(recipe: Path, cache: Path, slow: float, **options: Any) -> int:
+    """Run ``mmprefix encode`` with batches of one input that take ``slow`` seconds."""
+    with slow_batches(slow):
+        return encode(recipe, cache, cache_dtype="float32", data__eval_batch_size=1, **options)
+
+
+def start(recipe: Path, cache: Path, slow: float) -> Forked:
+    """Start ``encode_slowly`` in a process."""
+    return Forked(partial(encode_slowly, recipe, cache, slow), recipe.with_name("log"))
+
+
+def finish(*processes: Forked) -> None:
     for process in processes:
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output.decode()
+        assert process.wait() == 0, process.log.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -329,8 +335,7 @@ def test_a_run_killed_at_any_moment_is_continued_to_the_same_bits(
             time.sleep(0.01)
         time.sleep(draw.uniform(0, 0.4))
         assert process.poll() is None  # it was encoding
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        process.kill()
         kept.append(len(contents(cache)))
     assert kept == sorted(kept)
     assert 0 < kept[-1] < len(uninterrupted)
@@ -353,7 +358,6 @@ def test_the_work_of_a_killed_process_is_done_by_the_other(
         assert time.monotonic() < deadline
         time.sleep(0.01)
     killed.kill()
-    killed.communicate()
     before = {file: file.read_bytes() for file in cache.rglob("*.safetensors")}
     finish(living)
     assert {file: file.read_bytes() for file in before} == before
@@ -370,12 +374,32 @@ def test_two_processes_share_the_work(
     assert contents(cache) == uninterrupted  # and nothing occurs twice
 
 
+SCRIPT = """
+import sys
+from features.test_encode import slow_batches
+from mmprefix.cli.main import main
+with slow_batches(0.3):
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.slow
 def test_two_processes_of_one_trainer_share_the_work(
     tiny: CaptioningSystem, uninterrupted: dict[bytes, tuple[bytes, bytes]], tmp_path: Path
 ) -> None:
+    """The first is forked; Lightning starts the second by the words of the first."""
     recipe, cache = tiny.recipe(tiny.config(), tmp_path), tmp_path / "cache"
-    finish(start(recipe, cache, 0.3, "--trainer.devices=2", "--trainer.strategy=ddp"))
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+
+    def first() -> int:
+        sys.argv = [str(script)]  # the command line adds its words
+        sys.modules["__main__"].__spec__ = None  # as of a process that runs a file
+        tests = Path(__file__).resolve().parents[1]
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(tests.parent), str(tests)])
+        return encode_slowly(recipe, cache, 0.3, trainer__devices=2, trainer__strategy="ddp")
+
+    finish(Forked(first, tmp_path / "log"))
     assert contents(cache) == uninterrupted
     writers = {file.name.rpartition("-")[0] for file in cache.rglob("*.safetensors")}
     assert len(writers) >= 2

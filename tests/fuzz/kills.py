@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -36,50 +36,11 @@ from mmprefix.cli.training import train  # noqa: F401
 from mmprefix.features import encode
 from mmprefix.interrupt import Stopped, stop_signals
 from tiny.captioning_system import CaptioningSystem, build
+from tiny.forked import Forked
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 CODES = {signal.SIGKILL: {-9}, signal.SIGTERM: {143, -15}, signal.SIGINT: {130, -2}}  # negative: before it began
 ROWS = 12  # of the training data
-
-
-class Run:
-    """Process of its own that does ``work`` and exits with what it returns; its output goes to ``log``."""
-
-    def __init__(self, work: Callable[[], int], log: Path) -> None:
-        self.log, self.began = log, time.monotonic()
-        self.process = os.fork()
-        if not self.process:
-            self._work(work)
-
-    def _work(self, work: Callable[[], int]) -> None:
-        code = 70
-        try:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it
-            file = os.open(self.log, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o666)
-            os.dup2(file, 1)
-            os.dup2(file, 2)
-            code = work()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-
-    def signal(self, number: int, after: float) -> None:
-        """Send the signal so many seconds after the start."""
-        time.sleep(max(0.0, self.began + after - time.monotonic()))
-        os.kill(self.process, number)
-
-    def wait(self, seconds: float = 240.0) -> int:
-        """Exit code. Raises TimeoutError, and ends the process, where it takes longer."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
-            process, status = os.waitpid(self.process, os.WNOHANG)
-            if process:
-                return os.waitstatus_to_exitcode(status)
-            time.sleep(0.005)
-        os.kill(self.process, signal.SIGKILL)
-        os.waitpid(self.process, 0)
-        raise TimeoutError(f"{self.log}: still runs after {seconds} s")
 
 
 @dataclass
@@ -203,7 +164,7 @@ class WebDataset(Encode):
         source = self.root / "filled"
         if not source.exists():
             super().prepare(source)
-            assert Run(partial(Encode(self.system, self.root).work, source), source / "log").wait() == 0
+            assert Forked(partial(Encode(self.system, self.root).work, source), source / "log").wait() == 0
         return source / "cache"
 
     def more(self, folder: Path) -> list[str]:
@@ -241,7 +202,7 @@ class Save(Program):
         source = self.root / "fitted"
         if not source.exists():
             source.mkdir()
-            assert Run(partial(Fit(self.system, self.root).work, source), source / "log").wait() == 0
+            assert Forked(partial(Fit(self.system, self.root).work, source), source / "log").wait() == 0
         shutil.copytree(source / "model", folder / "model")
 
     def work(self, folder: Path) -> int:
@@ -266,7 +227,8 @@ class Save(Program):
             return 0
 
         values = load_file(folder / "model" / "model.safetensors").values()
-        versions = {float(value.mean()) for value in values} if Run(opens, folder / "log").wait() == 0 else set[float]()
+        whole = Forked(opens, folder / "log").wait() == 0
+        versions = {float(value.mean()) for value in values} if whole else set[float]()
         before = load_file(self.root / "fitted" / "model" / "model.safetensors").values()
         whole = len(versions) == 1 or versions == {float(value.mean()) for value in before}
         return [] if whole else [f"the model that was left does not open, or is mixed of {sorted(versions)}"]
@@ -283,14 +245,15 @@ def interrupt(program: Program, number: signal.Signals, point: int, after: float
     """Interrupt a run of ``program`` after so many seconds, and run it to its end then."""
     folder = Path(tempfile.mkdtemp(prefix=f"{program.name.replace(' ', '-')}-", dir=program.root))
     program.prepare(folder)
-    runs = [Run(partial(program.work, folder), folder / "log") for _ in range(getattr(program, "processes", 1))]
-    runs[0].signal(number, after)
+    runs = [Forked(partial(program.work, folder), folder / "log") for _ in range(getattr(program, "processes", 1))]
+    time.sleep(max(0.0, runs[0].began + after - time.monotonic()))
+    runs[0].send_signal(number)
     code, *others = [run.wait() for run in runs]
     outcome = Outcome(program.name, number.name, point, code, others, 0, 0, False)
     if code not in CODES[number] | {0}:
         outcome.faults.append(f"exit code {code}")
     outcome.faults += program.check(folder)
-    outcome.others.append(Run(partial(program.work, folder), folder / "log").wait())
+    outcome.others.append(Forked(partial(program.work, folder), folder / "log").wait())
     if any(outcome.others):
         outcome.faults.append(f"exit codes of the others {outcome.others}")
     if "Traceback" in (folder / "log").read_text(errors="replace"):
@@ -305,13 +268,14 @@ def study(program: Program, points: int, signals: Sequence[signal.Signals] = SIG
     program.prepare(whole)
     if isinstance(program, WebDataset):
         assert program.filled.exists()
-    run = Run(partial(program.work, whole), whole / "log")
+    run = Forked(partial(program.work, whole), whole / "log")
     assert run.wait() == 0, (whole / "log").read_text()
     seconds, expected, rows = time.monotonic() - run.began, program.result(whole), program.rows(whole)
     outcomes: list[Outcome] = []
-    for number in signals:
+    for turn, number in enumerate(signals):  # their points lie between each other
         for point in range(points):
-            folder, outcome = interrupt(program, number, point, seconds * (point + 0.5) / points)
+            share = (point + (turn + 0.5) / len(signals)) / points
+            folder, outcome = interrupt(program, number, point, seconds * share)
             if not outcome.faults:
                 after = program.rows(folder)
                 outcome.lost = len(set(rows) - set(after))
@@ -345,20 +309,19 @@ def table(outcomes: Sequence[Outcome]) -> str:
 PROGRAMS: dict[str, type[Program]] = {kind.name: kind for kind in (Fit, Encode, Save, WebDataset, TwoFillers)}
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run the study, print its table; exit code 1 where anything was lost, doubled, left or not the same."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--points", type=int, default=12)
     parser.add_argument("--programs", nargs="+", default=list(PROGRAMS), choices=list(PROGRAMS))
     parser.add_argument("--signals", nargs="+", default=[number.name for number in SIGNALS])
     parser.add_argument("--out", type=Path, help="JSON file for the outcomes")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     torch.set_num_threads(1)
     os.environ["MMPREFIX_ALLOW"] = "tiny"
     root = Path(tempfile.mkdtemp(prefix="kills-"))
     (root / "system").mkdir()
-    made = Run(lambda: build(root / "system", steps=20) and 0, root / "log")  # a process that trains cannot fork others
-    assert made.wait() == 0, (root / "log").read_text()
+    build(root / "system", steps=20)
     signals = [signal.Signals[name] for name in options.signals]
     outcomes: list[Outcome] = []
     for name in options.programs:
