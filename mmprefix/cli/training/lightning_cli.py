@@ -41,6 +41,7 @@ from mmprefix.features.store import FeatureStore
 from mmprefix.interrupt import Stopped
 from mmprefix.training.best_checkpoint import BestCheckpoint
 from mmprefix.training.checkpoints import restoring_errors_as_input_errors
+from mmprefix.training.climbing_loss import ClimbingLoss
 from mmprefix.training.feature_cache import use_cache
 from mmprefix.training.predictions import WritePredictions
 from mmprefix.training.task import PrefixTask
@@ -153,7 +154,7 @@ class PrefixCLI(LightningCLI):
         if self.subcommand == "fit" and trainer.enable_checkpointing is not False and not trainer.fast_dev_run:
             callbacks += checkpoint_callbacks(config, self.folder, callbacks)
         if self.subcommand == "fit":
-            callbacks.append(RunConsole(self.folder))
+            callbacks += [RunConsole(self.folder), ClimbingLoss()]
         if self.subcommand == "predict":
             callbacks.append(WritePredictions(file_to_write(config.out, self.folder, overwrite=config.overwrite)))
         try:
