@@ -27,6 +27,22 @@ def require_text(option: str, text: str) -> None:
         raise InputError(f"{option}: {part} holds bytes that are not UTF-8, or half a character; write UTF-8") from None
 
 
+def without_frames(error: InputError) -> InputError:
+    """``error``, to be kept as a result: it and its causes let go of the frames they came through.
+
+    A traceback holds the locals of all callers: inputs, decoded files, a batch's tensors.
+    """
+    _clear_tracebacks(error)
+    return error
+
+
+def _clear_tracebacks(error: BaseException) -> None:
+    error.__traceback__ = None
+    for earlier in (error.__cause__, error.__context__):
+        if earlier is not None and earlier.__traceback__ is not None:
+            _clear_tracebacks(earlier)
+
+
 def did_you_mean(wrong: str, names: Iterable[str], before: str = "") -> str:
     """``; did you mean ...?`` with the name most like ``wrong``, after ``before``; an empty text where none is near."""
     close = difflib.get_close_matches(wrong, [name for name in names if not name.startswith("_")], n=1, cutoff=0.5)

@@ -11,7 +11,7 @@ from mmprefix.cli.inference.rows import InputRow, rows_for_kinds
 from mmprefix.cli.inference.run import RowReport, write_results
 from mmprefix.cli.model_inputs import add_rows, open_output, read_input_rows, relocated_paths
 from mmprefix.data.manifest import InputRef
-from mmprefix.errors import InputError
+from mmprefix.errors import InputError, without_frames
 from mmprefix.weights.source import resolve_folder
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _sound(model: Transcriber, file: str | InputRef, allow_urls: bool) -> Tensor
         require_urls_allowed(file, allow_urls)
         return model.preprocess(*source_and_span(downloaded(file)))
     except InputError as error:
-        return with_url(error, file)
+        return without_frames(with_url(error, file))
 
 
 def _texts(row: InputRow, transcript: Transcript) -> list[str]:

@@ -5,8 +5,9 @@ The results come in the order of the inputs, and equal those of one input at a t
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mmprefix.data.collate import pad_media
-from mmprefix.errors import InputError
+from mmprefix.errors import InputError, without_frames
 from mmprefix.inference.inputs import (
     Input,
     InputSource,
@@ -119,10 +120,10 @@ def _decode(model: PrefixLM, request: BatchRequest, strict: bool) -> _Window:
                 window.sounds[row] = model.transcriber.preprocess(*source_and_span(sources["audio"]))
             window.tensors[row] = _preprocess(model, sources)
         except Exception as error:
-            fault = with_url(error, value) if isinstance(error, InputError) else error
-            if strict:
-                raise fault from error.__cause__
-            window.errors[row] = fault if isinstance(fault, InputError) else _unexpected(request, row, error)
+            if strict:  # no name is bound to what is raised: in this frame it would be a cycle, and the inputs stay
+                raise (with_url(error, value) if isinstance(error, InputError) else error) from error.__cause__
+            fault = with_url(error, value) if isinstance(error, InputError) else _unexpected(request, row, error)
+            window.errors[row] = without_frames(fault)
     return window
 
 
@@ -151,9 +152,9 @@ def _one_by_one(
         try:
             results[row] = _run(model, window, [row], compute)[0]
         except InputError as error:
-            window.errors[row] = error
+            window.errors[row] = without_frames(error)
     if not results and len(rows) > 1 and len({str(window.errors[row]) for row in rows}) == 1:
-        raise window.errors[rows[0]]
+        raise window.errors.pop(rows[0])
     return results
 
 
@@ -176,15 +177,14 @@ def prefetch(make: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
 
     An error in ``make`` is raised where its result would come; work that was begun beyond it is finished and dropped.
     """
+    pending: deque[Future[Result]] = deque()  # one that is taken out leaves no name: its error would hold itself
     with ThreadPoolExecutor(1, thread_name_prefix="mmprefix-prefetch") as pool:
-        pending = None
         for item in items:
-            following = pool.submit(make, item)
-            if pending is not None:
-                yield pending.result()
-            pending = following
-        if pending is not None:
-            yield pending.result()
+            pending.append(pool.submit(make, item))
+            if len(pending) > 1:
+                yield pending.popleft().result()
+        if pending:
+            yield pending.popleft().result()
 
 
 def _sources_of(model: PrefixLM, request: BatchRequest, number: int) -> dict[str, InputSource]:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import io
+import sys
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from mmprefix import InputError, Predictor
+from mmprefix import InputError, Predictor, Waveform
 from mmprefix.inference.batched import WINDOW_BATCHES, prefetch
-from tiny.models import assert_same_candidates
+from tiny.models import assert_same_candidates, sound_bytes, tone
 
 
 def test_results_come_in_order() -> None:
@@ -99,3 +108,52 @@ def test_an_input_that_the_decoder_refuses_does_not_end_the_others(model: Predic
     with pytest.raises(InputError, match="num_beams=0"):
         model.stream(files[:3], num_beams=0)
     assert list(model.stream([])) == []
+
+
+# ------------------------------------------------------------------------------------------ what a bad input leaves
+
+
+def _png() -> bytes:
+    file = io.BytesIO()
+    Image.effect_noise((40, 40), 50).save(file, "png")
+    return file.getvalue()
+
+
+BAD: dict[str, Callable[[], Any]] = {
+    "cut-png": lambda: _png()[:-500],
+    "broken-png": lambda: b"\x89PNG\r\n\x1a\n broken",
+    "cut-wav": lambda: sound_bytes(tone(0.5, 300.0))[:-900],
+    "broken-wav": lambda: b"RIFF\x10\0\0\0WAVEbroken",
+    "broken-ogg": lambda: b"OggS" + bytes(200),
+    "text": lambda: b"a picture of a cat",
+    "shape": lambda: np.zeros((4, 5, 6, 7)),
+    "floats": lambda: Image.new("F", (30, 30)),
+}
+CALLS: dict[str, Callable[[Predictor, list[Any]], Any]] = {
+    "call": lambda model, inputs: model(inputs),
+    "several windows": lambda model, inputs: model([inputs[0]] * WINDOW_BATCHES + inputs, batch_size=1),
+    "prompt too long": lambda model, inputs: model(inputs[:1], prompt="a dog " * 200),
+    "stream": lambda model, inputs: list(model.stream(inputs)),
+    "option of a stream": lambda model, inputs: list(model.stream([inputs[0]] * 2, max_new_tokens=500)),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "bad"),
+    [*product(("call", "stream"), BAD), *((kind, "text") for kind in CALLS if kind not in ("call", "stream"))],
+)
+def test_a_failed_call_keeps_nothing(model: Predictor, kind: str, bad: str) -> None:
+    """Inputs are free at once: the collector of cycles counts objects, not the megabytes that hang on them."""
+    good, broken = tone(0.3, 300.0), BAD[bad]()
+    gc.collect()
+    gc.disable()
+    references, alive, results = sys.getrefcount(broken), weakref.ref(good), list[Any]()
+    try:
+        with suppress(InputError):
+            results = CALLS[kind](model, [Waveform(good, 16000), broken])
+        del good
+        assert sys.getrefcount(broken) == references
+        assert alive() is None
+        assert [isinstance(result, InputError) for result in results] == ([False, True] if kind == "stream" else [])
+    finally:
+        gc.enable()
