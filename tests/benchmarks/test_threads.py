@@ -33,7 +33,9 @@ def test_wrong_pairs_and_moving_memory_are_seen(
     saved = tiny_models.save_model(tmp_path / "model", tiny_models.frozen_parts(tmp_path / "parts"), "image", "audio")
     tiny_models.media_files(tmp_path / "samples")
     assert main([str(saved.parent), "--seconds", "0.2", "--threads", "2"]) in (0, 1)
-    assert "wrong of both         0" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "wrong of both         0" in table
+    assert "in use before " in table
     swapped = {"n": 0}
 
     def other(model: object, job: object) -> str:
