@@ -18,19 +18,34 @@ from mmprefix.errors import InputError, require_text
 MAX_KEPT_TEXTS = 1 << 17  # texts whose token ids are cached
 
 
+def special_ids_of(tokenizer: Any) -> set[int]:
+    """Ids of the special tokens of ``tokenizer``."""
+    added = tokenizer.added_tokens_decoder.items()
+    return {*tokenizer.all_special_ids, *(number for number, token in added if token.special)}
+
+
 class TextCodec:
     """Subword tokens of a causal language model.
 
     ``stop``: a text that ends a caption and is kept in it, such as "."; None: the model's end-of-text token ends it.
-    ``name`` of the model is for error messages. Raises InputError if there is neither.
+    ``ends``: more token ids that end a generated text. ``name`` of the model is for error messages. Raises InputError
+    if there is neither stop nor end.
+
+    ``begin`` are the ids that stand for an empty prompt where nothing precedes it: at first BOS, else end-of-text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str, stop: str | None = None) -> None:
+    opening_ids: tuple[int, ...] = ()  # tokens before every prefix
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, name: str, stop: str | None = None, *, ends: tuple[int, ...] = ()
+    ) -> None:
         self.tokenizer: Any = tokenizer  # its calls have no useful types
-        self.stop = stop
+        self.stop, self.ends = stop, ends
         self.eos: int | None = self.tokenizer.eos_token_id
         if stop is None and self.eos is None:
             raise InputError(f"decoder {name!r}: its tokenizer has no end-of-text token; give stop, such as '.'")
+        first = self.eos if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
+        self.begin: list[int] = [] if first is None else [first]
         self._ids: dict[str, list[int]] = {}
         self._marked_ids: dict[str, list[int]] = {}  # of texts that name special tokens
         self._stop_ids: Tensor | None = None
@@ -61,8 +76,7 @@ class TextCodec:
     @cached_property
     def special(self) -> set[int]:
         """Ids of the special tokens."""
-        added = self.tokenizer.added_tokens_decoder.items()
-        return {*self.tokenizer.all_special_ids, *(number for number, token in added if token.special)}
+        return special_ids_of(self.tokenizer)
 
     def _names_special(self, text: str, ids: list[int]) -> bool:
         """True if one of ``ids`` is a special token that ``text`` names; an unknown word may be one without a name."""
@@ -85,9 +99,8 @@ class TextCodec:
         return tokenizer
 
     def prompt_ids(self, prompt: str, first: bool) -> list[int]:
-        """Token ids of a prompt; with ``first`` (nothing precedes it) an empty one is the begin-of-text token."""
-        begin = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.eos
-        return self.marked_ids(prompt) or ([begin] if first and begin is not None else [])
+        """Token ids of a prompt; with ``first`` (nothing precedes it) those of an empty one are ``begin``."""
+        return self.marked_ids(prompt) or ([*self.begin] if first else [])
 
     def question_ids(self, prompt: str, question: str) -> list[int]:
         """Token ids between a prompt and a text."""
@@ -118,11 +131,11 @@ class TextCodec:
                 raise InputError(f"stop={self.stop!r}: has {len(ids)} tokens, but ranking='clipcap' stops at one token")
             return torch.tensor(ids)
         if self._stop_ids is None:
-            ids = self._end()
+            ids = [*self._end(), *self.ends]
             if self.stop is not None:
                 words = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
                 ids += [i for i, word in enumerate(words) if self.stop in word]
-                if len(ids) <= (self.eos is not None):
+                if len(ids) <= (self.eos is not None) + len(self.ends):
                     raise InputError(
                         f"stop={self.stop!r}: no single token of the decoder contains it; choose a shorter one"
                     )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from mmprefix.decoders.chat import begin_ids, chat_turns
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.language_model import LanguageModel, Tuning, load_causal, locate
 from mmprefix.decoders.text_codec import TextCodec
@@ -163,6 +164,7 @@ class WordDecoder(ComposedDecoder):
         tokenizer = load_tokenizer(language_model.lm, model, folder)
         words = _read_words(vocabulary) if isinstance(vocabulary, str) else list(vocabulary)
         codec = WordCodec(tokenizer, model, words, single_stop=as_published)
+        codec.begin = begin_ids(codec, None, chat_turns(tokenizer))
         embeddings = None if as_published else WordEmbeddings(language_model, codec)
         if as_published:
             _refuse_unpublished(model, words, language_model.lm.get_input_embeddings().num_embeddings)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     DeepseekV3Config,
@@ -76,9 +76,33 @@ KINDS = ("gpt2", "opt", "llama", "qwen")
 WINDOWED = ("mistral", "gemma2")  # their windows are shorter than a prefix and its text
 
 
-def save_decoder(folder: Path, kind: str = "gpt2", seed: int = 0, sharp: float = 6.0) -> str:
+CHAT_TEMPLATE = (  # SmolLM2's, with a shorter system message
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\na bell<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def make_chat_tokenizer(**special: str | None) -> PreTrainedTokenizerFast:
+    """Tokenizer of a chat model as SmolLM2's; ``special`` changes its special tokens or its ``chat_template``."""
+    core = make_tokenizer().backend_tokenizer
+    options = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "unk_token": END, "chat_template": CHAT_TEMPLATE}
+    words: Any = PreTrainedTokenizerFast(tokenizer_object=core, **{**options, **special})
+    words.add_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")], special_tokens=True)
+    return words
+
+
+def save_decoder(
+    folder: Path,
+    kind: str = "gpt2",
+    seed: int = 0,
+    sharp: float = 6.0,
+    *,
+    words: PreTrainedTokenizerFast | None = None,
+) -> str:
     """Save a random model of ``kind`` to ``folder``, weights scaled to make its choices clear; return the folder."""
-    words = make_tokenizer()
+    words = words or make_tokenizer()
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(_config(kind, len(words)))
     with torch.no_grad():

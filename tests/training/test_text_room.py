@@ -25,6 +25,7 @@ from mmprefix.prompt_template import PromptTemplate
 from mmprefix.training.inputs.text_room import DecoderRoom, text_room
 from mmprefix.types import Batch
 from tiny.captioning_system import CaptioningSystem, error_message, quietly, run, same_tensors
+from tiny.decoders import make_chat_tokenizer, save_decoder
 from tiny.shell import Shell
 from tiny.speech_system import SpeechSystem
 
@@ -91,6 +92,15 @@ def test_the_room_is_the_decoders_own(name: str, texts: tuple[str, str], tiny: C
     assert torch.equal(before, torch.random.get_rng_state())
     room.measure(refs)
     assert room.left(refs, texts) <= room.left(refs, texts, exact=True)
+
+
+def test_the_room_of_a_chat_counts_its_template(tiny: CaptioningSystem, tmp_path: Path) -> None:
+    folder = save_decoder(tmp_path, words=make_chat_tokenizer())
+    branches = {"image": Branch(Clip(tiny.path("pictures")), PLACES["mlp"])}
+    model, refs = PrefixLM(branches, CausalDecoder(folder, chat=True)), {"image": InputRef(str(tiny.folder / "0.png"))}
+    fitting, longer = longest_text(room_of(model), refs, ("", "say"))
+    assert fits(model, refs, ("", "say"), fitting)
+    assert not fits(model, refs, ("", "say"), longer)
 
 
 def test_a_mapper_that_is_not_ready_has_its_length(tiny: CaptioningSystem) -> None:

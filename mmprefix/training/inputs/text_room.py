@@ -54,7 +54,7 @@ class DecoderRoom:
         if (first, *texts) not in self._texts:
             prompt = self.model.wording.render_prompt(*texts)
             ids = [*self.codec.prompt_ids(prompt, first), *self.codec.question_ids(prompt, "")]
-            self._texts[first, *texts] = len(ids)
+            self._texts[first, *texts] = len(self.codec.opening_ids) + len(ids)
         return self.limit - used - self._texts[first, *texts]
 
     def count(self, texts: list[str]) -> list[int]:
