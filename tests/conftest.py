@@ -5,6 +5,7 @@ Tests run in as many processes as there are cores; tiny models gain nothing from
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import tempfile
@@ -71,6 +72,13 @@ def spoken(tmp_path_factory: pytest.TempPathFactory) -> SpeechSystem:
     from tiny.speech_system import build
 
     return build(tmp_path_factory.mktemp("spoken"))
+
+
+@pytest.fixture
+def caplog(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """Pytest's own, with the library's log in it: the shell, which some tests run, keeps that to itself."""
+    monkeypatch.setattr(logging.getLogger("mmprefix"), "propagate", True)
+    return caplog
 
 
 @pytest.fixture(scope="session")

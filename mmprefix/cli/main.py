@@ -12,6 +12,7 @@ import importlib
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -205,6 +206,7 @@ class _Lines(logging.Handler):
 
 def _log_plainly() -> None:
     """Send the library's log to standard output, its warnings and errors to standard error."""
+    warnings.filterwarnings("ignore", "Image size .* decompression bomb")  # one line of our own names the limit
     logger = logging.getLogger("mmprefix")
     if not logger.handlers:
         logger.setLevel(logging.INFO)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mmprefix.data.manifest import Example, RowFault
+from mmprefix.data.manifest_file import TARGETS
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class ColumnMapping:
         fields = row_fields(example)
         texts = self._contexts(fields)
         row = replace(example, context=texts[0] if texts else "", contexts=texts[1:])
-        return row if self.target is None else replace(row, captions=_target(fields.get(self.target)), lines=())
+        if self.target is None or self.target in TARGETS:
+            return row
+        return replace(row, captions=_target(fields.get(self.target)), lines=())
 
     def _contexts(self, fields: Mapping[str, Any]) -> tuple[str, ...]:
         for names in self.context:

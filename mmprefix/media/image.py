@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from mmprefix.errors import InputError
 from mmprefix.media.source import Source, is_array, name_of, open_source, to_array
-from mmprefix.trust.limits import require_below
+from mmprefix.trust.limits import limit, require_below, too_many
 
 _PICTURE_ERRORS = (  # Pillow's readers of rare formats do not count what they read
     *(
@@ -108,8 +108,13 @@ def _picture(source: Source) -> Iterator[Image.Image]:
 
 
 def _opened(stream: BinaryIO, name: str) -> Image.Image:
+    most = limit("pixels")
+    if Image.MAX_IMAGE_PIXELS is not None and most > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = int(most)  # Pillow refuses twice as many
     try:
         return Image.open(stream, formats=_formats())
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: {too_many('pixels', f'more than {most:,.0f}')}") from error
     except Image.UnidentifiedImageError as error:
         stream.seek(4)
         if stream.read(4) == b"ftyp" and stream.read(4) in _HEIF_BRANDS and "HEIF" not in _formats():

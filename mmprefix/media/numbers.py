@@ -11,7 +11,10 @@ import numpy as np
 from mmprefix.errors import InputError
 from mmprefix.media.source import Source, Waveform, name_of, open_source
 
-_NUMBER_ERRORS = (OSError, ValueError, TypeError, EOFError, OverflowError, RecursionError, zipfile.BadZipFile)
+_NUMBER_ERRORS = (
+    *(OSError, ValueError, TypeError, EOFError, OverflowError, RecursionError, zipfile.BadZipFile),
+    MemoryError,  # the header of an array announces more than is there
+)
 
 
 def read_numbers(source: Source) -> np.ndarray:

@@ -12,22 +12,20 @@ from mmprefix.media.source import SEPARATOR
 _DEPTH = 3  # folders below the place where the search starts
 _FOLDERS = 2000  # folders looked into at most: the search is for a hint, and must end soon
 _ENTRIES = 100_000  # names read at most
+_SAMPLE = 5  # names looked for in each folder
 
 
 def find_folder(names: Sequence[str], near: str | Path) -> Path | None:
-    """Folder under which the first of ``names`` exists, relative to the working directory where it is below it.
+    """Folder under which half of ``names`` exist, or more, relative to the working directory where it is below it.
 
-    Below ``near``, below its parent and below the working directory are tried, nearest first; None where it is in none.
+    A few of the names are looked for. Below ``near``, below its parent and below the working directory are tried,
+    nearest first; None where they are in none.
     """
-    name = names[0].partition(SEPARATOR)[0] if names else ""
-    if not name or os.path.isabs(name):
-        return None
-    for folder in _folders([Path(near), Path(near).parent, Path()]):
-        try:
-            if (folder / name).exists():
-                return folder
-        except OSError:  # a name that no disk can hold
-            return None
+    files = [name for path in names if (name := path.partition(SEPARATOR)[0]) and not os.path.isabs(name)]
+    sample = files[:: max(1, len(files) // _SAMPLE)][:_SAMPLE]
+    for folder in _folders([Path(near), Path(near).parent, Path()]) if sample else ():
+        if 2 * sum(os.path.exists(folder / name) for name in sample) >= len(sample):  # False for names of no disk
+            return folder
     return None
 
 

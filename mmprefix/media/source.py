@@ -200,7 +200,7 @@ def _read_member(archive: Path, member: str) -> bytes:
     require_below("bytes", handle.getinfo(member).file_size, f"{archive}{SEPARATOR}{member}")
     try:
         return handle.read(member)
-    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError, EOFError, ValueError) as error:
+    except Exception as error:  # of zipfile and of each way to compress
         raise InputError(f"{archive}{SEPARATOR}{member}: cannot be unpacked ({error})") from error
 
 
@@ -209,6 +209,8 @@ def _open_archive(archive: Path) -> tuple[zipfile.ZipFile, frozenset[str]]:
         state = archive.stat()
     except OSError as error:
         raise InputError(f"{archive}: {_reason(error)}") from error
+    except ValueError as error:  # a name with a null byte, or half a character
+        raise InputError(f"{archive}: no such file") from error
     return _archive(str(archive), state.st_mtime_ns, state.st_size, os.getpid())
 
 
@@ -218,6 +220,6 @@ def _archive(archive: str, changed: int, size: int, process: int) -> tuple[zipfi
     # an archive that was written anew is opened anew (``changed``, ``size``). Reading is locked inside ZipFile.
     try:
         handle = zipfile.ZipFile(archive)
-    except (zipfile.BadZipFile, OSError) as error:
+        return handle, frozenset(handle.namelist())
+    except Exception as error:  # zipfile takes what the file says for granted
         raise InputError(f"{archive}: not a zip archive that can be read ({error})") from error
-    return handle, frozenset(handle.namelist())

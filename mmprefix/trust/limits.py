@@ -37,11 +37,13 @@ def limit(name: str) -> float:
 
 def require_below(name: str, value: float, file: str) -> None:
     """Raise InputError for ``file`` if ``value`` is above the limit ``name``; the message tells how to raise it."""
-    most = limit(name)
-    if value > most:
-        raise InputError(
-            f"{file}: {value:,.0f} {name}, the limit is {most:,.0f}; raise it by MMPREFIX_MAX_{name.upper()}"
-        )
+    if value > limit(name):
+        raise InputError(f"{file}: {too_many(name, f'{value:,.0f}')}")
+
+
+def too_many(name: str, value: str) -> str:
+    """Message for a ``value`` above the limit ``name``; it tells how to raise the limit."""
+    return f"{value} {name}, the limit is {limit(name):,.0f}; raise it by MMPREFIX_MAX_{name.upper()}"
 
 
 def require_rate(rate: int, file: str) -> None:

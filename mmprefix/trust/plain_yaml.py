@@ -46,15 +46,32 @@ def parse_yaml(text: str, name: str) -> Any:
 
 
 class BoundedLoader(yaml.SafeLoader):
-    """Safe loader that leaves dates as strings, refuses a key that stands there twice, and bounds merge keys (<<)."""
+    """Safe loader that leaves dates as strings, refuses a key that stands there twice, and bounds merge keys (<<).
+
+    It stops at the first value beyond ``MAX_VALUES``: four megabytes can hold two million, which take a minute.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self.composed = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.composed += 1
+        if self.composed > MAX_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_VALUES:,} keys and values")
+        return super().compose_node(parent, index)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = cast(yaml.MappingNode, super().compose_mapping_node(anchor))
-        lines: dict[str, int] = {}
+        lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode) and lines.setdefault(key.value, line) != line:
-                raise yaml.YAMLError(f"{key.value} stands there twice, in lines {lines[key.value]} and {line}")
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if before := lines.get((key.tag, key.value)):
+                where = f"in line {line}" if before == line else f"in lines {before} and {line}"
+                raise yaml.YAMLError(f"{key.value} stands there twice, {where}")
+            lines[key.tag, key.value] = line
         return node
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from mmprefix.cli import check_data as check
+from mmprefix.cli.main import main
 from mmprefix.data import inspect
 from mmprefix.data.manifest import read_manifest
 from mmprefix.errors import InputError
@@ -81,6 +83,16 @@ def test_every_bad_row_is_named_with_its_line(folder: Path, capsys: pytest.Captu
     for (_, message), number, line in zip(BAD, numbers, lines, strict=True):
         assert line.startswith(f"{file}:{number}: ")
         assert message in line
+
+
+def test_a_picture_of_too_many_pixels_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("1", (12_000, 12_000)).save(folder / "wide.png")
+    file = write(folder / "m.jsonl", [{"image": "wide.png"}])
+    with warnings.catch_warnings(record=True) as messages:
+        warnings.simplefilter("always")
+        assert main(["check-data", file]) == 2
+    assert messages == []  # Pillow has one of its own
+    assert "wide.png: 144,000,000 pixels, the limit is" in capsys.readouterr().err
 
 
 def test_figures_of_good_rows(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,6 +123,15 @@ def test_the_target_may_be_another_field(tmp_path: Path) -> None:
     assert [t for batch in labels.values() for t in batch.targets] == [t for b in batches.values() for t in b.targets]
 
 
+@pytest.mark.parametrize("column", ["caption", "captions", "target"])
+def test_the_target_may_be_named_by_the_column_of_captions(column: str, tmp_path: Path) -> None:
+    row = {"id": "a", "context": "x", column: ["no"] if column == "captions" else "no"}
+    (batch,) = drawn(texts(tmp_path, row, target=column), 0).values()
+    assert batch.targets == [["no"]]
+    with pytest.raises(InputError, match=f"{column}: holds no text"):
+        texts(tmp_path, {"id": "a", "context": "x"}, target=column)
+
+
 def test_a_row_without_a_target_is_bad(tmp_path: Path) -> None:
     wrong = [{}, {"wake": None}, {"wake": " "}, {"wake": ["a"]}, {"wake": {"a": 1}}]
     rows = [{"id": str(n), "context": "x", **row} for n, row in enumerate([{"wake": True}, *wrong])]
@@ -165,5 +174,9 @@ def test_signals_are_in_the_row_or_in_a_file(tmp_path: Path, sounds: Path) -> No
         pairs = read({"id": "bad", "signals": value, "target": "t"})
         with pytest.raises(InputError, match=rf"m\.jsonl:4: {message}: holds 3 numbers, expected 2: first, second"):
             list(pairs.train_dataloader())
+    header = (tmp_path / "n.npy").read_bytes()[:128]
+    (tmp_path / "huge.npy").write_bytes(header.replace(b"(2,)", b"(1000000000000000,)")[:128] + bytes(16))
+    with pytest.raises(InputError, match=r"m\.jsonl:4: .*huge\.npy: holds no list of numbers \(Unable to allocate"):
+        read({"signals": "huge.npy", "target": "t"})
     pairs = read({"id": "bad", "signals": [1, 2, 3], "target": "t"}, on_bad="skip")
     assert [len(batch) for batch in pairs.train_dataloader()] == [3]

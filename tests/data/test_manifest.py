@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 from pathlib import Path
 from random import Random
@@ -254,6 +255,17 @@ def test_the_folder_of_missing_files_is_named(place: str, folder: Path, tmp_path
     assert "--media-root" not in listing(read_manifest(write(folder, {"image": "nowhere.jpg"}))[1])
 
 
+def test_missing_files_are_hinted_at_though_one_has_a_name_of_no_disk(folder: Path) -> None:
+    (folder / "photos").mkdir()
+    names = [f"{number}.jpg" for number in range(8)]
+    for name in names:
+        (folder / "photos" / name).write_bytes(b"")
+    rows = [{"image": name, "caption": "x"} for name in (*names, "z" * 5000, "z\0.jpg", "z\0.zip::z.jpg")]
+    examples, faults = read_manifest(write(folder, *rows))
+    assert (examples, len(faults)) == ([], 11)
+    assert listing(faults).endswith(f"8 of 10 files exist under {folder / 'photos'}: --media-root {folder / 'photos'}")
+
+
 CAPTION_ROWS = [
     ("a.jpg", "one"), ("a.jpg", "two"), ("b.jpg", "three"), ("a.jpg", "four"), ("b.jpg", "five"), ("b.jpg", "three"),
 ]  # fmt: skip
@@ -261,8 +273,9 @@ CAPTION_ROWS = [
 
 @pytest.mark.parametrize("ids", [False, True])
 @pytest.mark.parametrize("suffix", ["csv", "jsonl"])
-def test_one_row_a_caption(ids: bool, suffix: str, folder: Path) -> None:
-    rows = [{**({"id": name} if ids else {}), "image": name, "caption": text} for name, text in CAPTION_ROWS]
+@pytest.mark.parametrize("column", ["caption", "target"])
+def test_one_row_a_caption(column: str, ids: bool, suffix: str, folder: Path) -> None:
+    rows = [{**({"id": name} if ids else {}), "image": name, column: text} for name, text in CAPTION_ROWS]
     lines = rows if suffix == "jsonl" else [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
     examples, faults = read_manifest(write(folder, *lines, name=f"m.{suffix}"))
     assert faults == []
@@ -284,8 +297,8 @@ def test_rows_that_differ_in_more_than_the_caption_stay_apart(folder: Path) -> N
         {"audio": "a.wav", "caption": "five", "context": "x"},
         {"audio": "a.wav", "caption": "six", "context": "x", "transcript": "on"},
         {"audio": "a.wav", "caption": "seven", "split": "val"},
-        {"audio": "a.wav", "target": "eight"},  # a target is no caption
-        {"audio": "a.wav", "target": "nine"},
+        {"audio": "a.wav", "target": "eight", "label": "x"},
+        {"audio": "a.wav", "target": "nine", "label": "y"},
         {"audio": "a.wav"},
         {"audio": "a.wav"},
     ]
@@ -309,6 +322,29 @@ def test_one_id_for_two_inputs_says_in_what_they_differ(folder: Path) -> None:
     for more, word in others:
         _, (fault,) = read_manifest(write(folder, base, {**base, **more}))
         assert (fault.line, fault.message) == (2, f"id 'x' is already used in line 1, for another {word}")
+
+
+def test_ids_that_stand_twice_cost_a_time_that_grows_with_the_rows(folder: Path) -> None:
+    def steps(ids: int) -> int:
+        """Lines of Python that are run while a manifest is read in which ``ids`` ids stand twice."""
+        rows = [{"id": number % ids, "signals": [number // ids], "caption": "x"} for number in range(2 * ids)]
+        file, count = write(folder, *rows), 0
+
+        def count_line(frame: object, event: str, value: object) -> Any:
+            nonlocal count
+            count += event == "line"
+            return count_line
+
+        before = sys.gettrace()
+        sys.settrace(count_line)
+        try:
+            examples, faults = read_manifest(file)
+        finally:
+            sys.settrace(before)
+        assert (len(examples), len(faults)) == (ids, ids)
+        return count
+
+    assert steps(800) < 5 * steps(200)
 
 
 def test_other_ids_for_the_same_input_are_named(folder: Path) -> None:

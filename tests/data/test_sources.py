@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 
 import pytest
@@ -56,7 +55,6 @@ def test_media_in_another_folder_and_one_row_a_caption(tmp_path: Path, caplog: p
     assert [len(texts) for texts in batch.targets] == [5, 5, 5]  # and metrics all references
     rows = [{"id": f"{n}", "audio": "0.wav", "caption": f"text {n}"} for n in range(3)]
     (tables / "own.jsonl").write_text("".join(json.dumps({**row, "id": f"x{row['id']}"}) + "\n" for row in rows))
-    logging.getLogger("mmprefix").propagate = True
     with caplog.at_level("WARNING", logger="mmprefix"):
         own = alone(tables, media_root=str(sounds), train=str(tables / "own.jsonl"))
     assert len(own.rows["train"].examples) == 3

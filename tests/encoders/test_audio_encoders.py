@@ -248,9 +248,10 @@ def test_weights_that_are_not_used_are_not_loaded(kind: Any, write: Any, tmp_pat
 
 
 def test_options_that_do_not_exist_are_refused(tmp_path: Path):
+    wrong: Any = "loop"
     with pytest.raises(InputError, match="long: 'loop' is none of join, cut"):
-        Whisper(str(tmp_path), long="loop")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="window: 'half' is none of sound, whole"):
-        Whisper(str(tmp_path), window="half")  # type: ignore[arg-type]
+        Whisper(str(tmp_path), long=wrong)
+    with pytest.raises(InputError, match="window: 'loop' is none of sound, whole"):
+        Whisper(str(tmp_path), window=wrong)
     with pytest.raises(InputError, match="long: 'loop'"):
-        Clap(str(tmp_path), long="loop")  # type: ignore[arg-type]
+        Clap(str(tmp_path), long=wrong)

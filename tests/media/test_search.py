@@ -27,6 +27,19 @@ def test_nearest_folder_first_and_none_where_there_is_none(tmp_path: Path, monke
         assert find_folder(names, near) is None
 
 
+def test_one_name_that_is_nowhere_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "media").mkdir()
+    names = [f"{number:02}.jpg" for number in range(20)]
+    for name in names[1:]:
+        (tmp_path / "media" / name).write_bytes(b"")
+    assert find_folder(names, tmp_path) == tmp_path / "media"
+    assert find_folder(["0" * 4000, *names[1:]], tmp_path) == tmp_path / "media"
+    for name in names[3:]:
+        (tmp_path / "media" / name).unlink()
+    assert find_folder(names, tmp_path) is None  # two of twenty may lie there by chance
+
+
 def test_the_search_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search, "_FOLDERS", 20)
     monkeypatch.chdir(tmp_path)

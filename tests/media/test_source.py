@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import random
 import zipfile
 from pathlib import Path
 
@@ -105,9 +106,38 @@ def test_pipes_and_devices_are_refused(tmp_path: Path) -> None:
             open_source(source)
 
 
-def test_names_that_no_disk_can_hold(tmp_path: Path) -> None:
-    for name in ("n" * 300, "a\0b"):
-        path = f"{tmp_path}/{name}.wav"
-        assert missing(path) == f"{path}: no such file"
+@pytest.mark.parametrize("name", ["n" * 300, "a\0b", "\ud83d"])
+def test_names_that_no_disk_can_hold(name: str, tmp_path: Path) -> None:
+    path = f"{tmp_path}/{name}.wav"
+    assert missing(path) == f"{path}: no such file"
+    assert str(missing(f"{path}.zip::a.wav")).startswith(f"{path}.zip: ")
+    for source in (path, f"{path}.zip::a.wav"):
         with pytest.raises(InputError):
-            open_source(path)
+            open_source(source)
+
+
+METHODS = {"stored": zipfile.ZIP_STORED, "deflate": zipfile.ZIP_DEFLATED, "bzip2": zipfile.ZIP_BZIP2}
+METHODS["lzma"] = zipfile.ZIP_LZMA
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_archive_with_damaged_bytes_is_read_or_refused(method: str, tmp_path: Path) -> None:
+    draw = random.Random(method)
+    content = draw.randbytes(600) + b"sound" * 200
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", METHODS[method]) as handle:
+        handle.writestr("a.wav", content)
+        handle.writestr("b.wav", content[::-1])
+    whole, refusals = stream.getvalue(), []
+    for number in range(150):
+        data = bytearray(whole)
+        for _ in range(draw.choice((1, 3, 30))):
+            data[draw.randrange(len(data))] = draw.choice((0, 255, draw.randrange(256)))
+        file = tmp_path / f"{number}.zip"
+        file.write_bytes(data)
+        try:
+            assert open_source(f"{file}::a.wav").read() == content
+        except InputError as error:
+            refusals.append((str(file), str(error)))
+    assert len(refusals) > 30
+    assert all(message.startswith(file) for file, message in refusals)

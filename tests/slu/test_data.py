@@ -137,7 +137,6 @@ def test_held_out_labels_are_never_asked_about(system: SluSystem, schema: Schema
 
 
 def test_rows_without_anything_to_ask_are_left_out(system: SluSystem, caplog: pytest.LogCaptureFixture) -> None:
-    logging.getLogger("mmprefix").propagate = True
     with caplog.at_level(logging.INFO, "mmprefix"):
         module = data(system, absent=0.0, held_out=["ask", "light_off", "thing"])
     # rows with the intent "ask" have no room, and their intent is held out; those with "light_off" have a room

@@ -28,6 +28,7 @@ def peak() -> int:
 
 
 def test_a_picture_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
     file = tmp_path / "wide.png"
     Image.new("1", (12_000, 12_000)).save(file)
     before = peak()
@@ -37,6 +38,17 @@ def test_a_picture_of_too_many_pixels(tmp_path: Path, monkeypatch: pytest.Monkey
     assert peak() - before < 100e6
     monkeypatch.setenv("MMPREFIX_MAX_PIXELS", "1.5e8")
     assert picture_size(file) == (12_000, 12_000)
+
+
+def test_more_pixels_than_pillow_reads_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    file = tmp_path / "wide.png"
+    Image.new("1", (20_000, 10_000)).save(file)
+    for read in (read_picture, picture_size):
+        with pytest.raises(InputError, match=r"wide.png: more than 89,478,485 pixels, .*MMPREFIX_MAX_PIXELS"):
+            read(file)
+    monkeypatch.setenv("MMPREFIX_MAX_PIXELS", "2.5e8")
+    assert picture_size(file) == (20_000, 10_000)
 
 
 def test_a_sound_of_too_many_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

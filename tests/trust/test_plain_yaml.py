@@ -25,11 +25,12 @@ MERGES = "m0: &m0 {a: 1}\n" + "".join(f"m{n}: &m{n} {{<<: [{', '.join([f'*m{n - 
         ("a: &a [*a]\n", "aliases are followed"),
         ("[" * 5000 + "]" * 5000, "nested deeper than 64 levels"),
         ("[" * 100 + "]" * 100, "nested deeper than 64 levels"),
+        ("[" + "1," * 1_000_000 + "]", "more than 200,000 keys and values"),
         ("a: " + "9" * 5000, "not YAML"),
         ("a: !!python/object/apply:os.system [true]", "not YAML"),
         ("a: [", "not YAML"),
     ],
-    ids=["aliases", "merge keys", "itself", "nested", "nested a little", "number", "object", "open"],
+    ids=["aliases", "merge keys", "itself", "nested", "nested a little", "values", "number", "object", "open"],
 )
 def test_one_line_in_bounded_time(text: str, message: str) -> None:
     start = time.process_time()
@@ -85,5 +86,8 @@ def test_inputs_that_failed(folder: str) -> None:
 def test_a_key_that_stands_twice_is_refused_and_one_that_is_merged_is_not() -> None:
     with pytest.raises(InputError, match=r"name: not YAML .*b stands there twice, in lines 3 and 4"):
         parse_yaml("a:\n  c: 1\n  b: 2\n  b: 3\n", "name")
+    with pytest.raises(InputError, match=r"name: not YAML .*lr stands there twice, in line 1"):
+        parse_yaml("a: {lr: 1, lr: 2}", "name")
+    assert parse_yaml("{1: a, '1': b}", "name") == {1: "a", "1": "b"}
     text = "base: &base {x: 1, y: 2}\ndeep: {inner: &inner {<<: *base, x: 3}}\nuse: {<<: *inner, y: 4}\n"
     assert parse_yaml(text, "name")["use"] == {"x": 3, "y": 4}

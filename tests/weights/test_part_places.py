@@ -104,9 +104,8 @@ def test_models_of_the_environment_keep_their_name_and_are_packed(
 
 
 def test_parts_above_the_limit_stay_where_they_are(
-    parts: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    parts: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("mmprefix"), "propagate", True)
     sizes = {name: part_places.megabytes(path) for name, path in parts.items()}
     limit = (min(sizes.values()) + max(sizes.values())) / 2
     with caplog.at_level(logging.INFO, "mmprefix"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -62,6 +63,6 @@ def _hints(groups: Iterable[Sequence[RowFault]], near: str | Path | None) -> Ite
     for group in groups:
         names = sorted({fault.path for fault in group if fault.path and "no such file" in fault.message})
         folder = find_folder(names, near or Path(group[0].file).parent) if len(names) > 1 else None
-        present = 0 if folder is None else sum((folder / name).exists() for name in names)
+        present = 0 if folder is None else sum(os.path.exists(folder / name) for name in names)
         if 2 * present >= len(names) > 1:  # one name may be anywhere by chance
             yield f"{present} of {len(names)} files exist under {folder}: --media-root {folder}"

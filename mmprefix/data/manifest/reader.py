@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -11,7 +12,7 @@ from typing import Any
 from mmprefix.data.manifest.example import Example
 from mmprefix.data.manifest.faults import RowFault
 from mmprefix.data.manifest.row import TEXTS, example_of, field_text, read_captions, read_id, read_inputs, row_mapping
-from mmprefix.data.manifest_file import RowError, manifest_rows
+from mmprefix.data.manifest_file import TARGETS, RowError, manifest_rows
 from mmprefix.media.kinds import KINDS
 
 _SAME = ("id", *KINDS, "start", "end", *TEXTS, "context")  # in which the rows of one input agree
@@ -99,15 +100,16 @@ class _Reader:
 
     def _key(self, row: dict[str, Any]) -> bytes | None:
         """Hash of the fields in which all rows of an input agree; None for a row of its own: without caption."""
-        if self.same is None or not any(row.get(name) for name in ("caption", "captions")):
+        if self.same is None or not any(row.get(name) for name in TARGETS):
             return None
         fields = sorted((name, row[name]) for name in row.keys() & self.same)
         return blake2b(repr(fields).encode(), digest_size=12).digest()
 
     def _difference(self, row: dict[str, Any], line: int, twin: int) -> str:
         """Fields in which ``row`` differs from the row of the same id in line ``twin``, as the end of a message."""
-        other = next((example for example in self._examples if example.line == twin), None)
-        if other is None:
+        place = bisect_left(self._examples, twin, key=lambda example: example.line)
+        other = self._examples[place] if place < len(self._examples) else None
+        if other is None or other.line != twin:
             return ""
         own = example_of(row, read_inputs(row, self.folder), self.file, line)
         names = [
