@@ -1,10 +1,14 @@
 """Header of a sound file: where its samples are, how many bytes are announced, and how many are there.
 
 libsndfile reads what is there and says nothing of the rest. A length that a program left in the header because its
-output was a pipe is repaired; a length that the file does not reach is a fault. Layouts:
+output was a pipe is repaired; a length that the file does not reach is a fault. PAF, PVF and IRCAM have no length in
+their headers, nor has an XI that libsndfile wrote: a part of one is a whole file. FLAC has one that tells only when the
+sound is decoded. Layouts:
 WAV https://www.mmsp.ece.mcgill.ca/Documents/AudioFormats/WAVE/WAVE.html, RF64 and BW64 EBU Tech 3306 and ITU-R BS.2088,
 AIFF https://www.mmsp.ece.mcgill.ca/Documents/AudioFormats/AIFF/AIFF.html, CAF Apple's Core Audio Format Specification,
-AU https://en.wikipedia.org/wiki/Au_file_format, NIST https://www.isip.piconepress.com/projects/speech/software/.
+AU https://en.wikipedia.org/wiki/Au_file_format, NIST https://www.isip.piconepress.com/projects/speech/software/,
+VOC, AVR, WVE and SDS http://fileformats.archiveteam.org/wiki/Category:Audio_and_Music, MAT MathWorks' MAT-File Format,
+MPC2K and XI libsndfile's mpc2k.c and xi.c.
 """
 
 from __future__ import annotations
@@ -46,6 +50,8 @@ class _Chunk(NamedTuple):
 # FFmpeg 0xFFFFFFFF. Some subtract the header, or round down to whole frames.
 _PLACEHOLDERS = (0x7F000000, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 _SLACK = 128
+_MAT4 = {struct.pack(f"{order}3I", kind, 1, 1): order for order, kind in (("<", 0), (">", 1000))}  # a rate comes first
+_MAT4_WIDTHS = (8, 4, 4, 2, 2, 1)  # bytes of a number, by the tens of its type
 _LONGEST = 1 << 62  # bytes; from here on a length of 64 bits is a placeholder
 
 
@@ -150,16 +156,78 @@ def _starts_with(stream: BinaryIO, word: bytes) -> bool:
 
 
 def _require_simple(stream: BinaryIO, head: bytes, size: int) -> None:
-    """Raise CutOffError for a cut-off file whose header is a few fixed fields: AU and NIST (TIMIT)."""
-    length = None
-    if head[:4] in (b".snd", b"dns."):
-        start, length = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12].ljust(8, b"\xff"))
-        length = None if _is_placeholder(length, ">I") else start + length
-    elif head[:8] == b"NIST_1A\n":
-        stream.seek(0)
-        length = _nist_length(stream.read(1024))
+    """Raise CutOffError for a cut-off file of a container without chunks, as far as its header tells."""
+    stream.seek(0)
+    fields = stream.read(1024)
+    if head[:8] == b"NIST_1A\n":
+        length = _nist_length(fields)
+    elif head[:8] == b"Creative":
+        length = _voc_end(stream, fields)
+    elif head[:8] == b"MATLAB 5":
+        layout = _Chunks(128, "<I" if fields[126:128] == b"IM" else ">I", align=8)
+        ends = (chunk.start + chunk.length for chunk in _walk(stream, size, layout))
+        length = max(ends, default=8) - 8  # libsndfile writes 8 too many
+    elif head[:12] in _MAT4:
+        length = _mat4_end(stream, _MAT4[head[:12]], size)
+    else:
+        length = _fixed_length(fields)
     if length is not None and length > size:
         raise CutOffError(f"its header announces a file of {length} bytes, {size} are there")
+
+
+def _fixed_length(fields: bytes) -> int | None:
+    """Bytes of the whole file by fields at fixed places; None for other files, and where a length is left open."""
+
+    def field(form: str, place: int) -> int:
+        return struct.unpack_from(form, fields.ljust(1024, b"\0"), place)[0]
+
+    length = None
+    if fields[:4] in (b".snd", b"dns."):
+        start, length = struct.unpack(">II" if fields[:4] == b".snd" else "<II", fields[4:12].ljust(8, b"\xff"))
+        length = None if _is_placeholder(length, ">I") else start + length
+    elif fields[:4] == b"2BIT":  # AVR: frames, one or two channels, bits
+        length = 128 + field(">I", 26) * (2 if field(">H", 12) else 1) * field(">H", 14) // 8
+    elif fields[:16] == b"ALawSoundFile**\0":  # WVE
+        length = 32 + field(">I", 18)
+    elif fields[:2] == b"\x01\x04":  # MPC2K: frames of 16 bits, one or two channels
+        length = 42 + field("<I", 30) * (4 if field("B", 21) else 2)
+    elif fields[:2] == b"\xf0\x7e" and field("B", 3) == 1:  # SDS: packets of 127 bytes, 120 of them numbers
+        frames = field("B", 10) | field("B", 11) << 7 | field("B", 12) << 14
+        length = 21 + 127 * -(-frames // (120 // max(2, -(-field("B", 6) // 7))))
+    elif fields[:21] == b"Extended Instrument: ":  # XI: sounds, each with its bytes in a header of 40
+        length = 298 + sum(40 + field("<I", 298 + 40 * number) for number in range(min(16, field("<H", 296))))
+    return length
+
+
+def _voc_end(stream: BinaryIO, fields: bytes) -> int | None:
+    """Position behind the last block of a VOC file; None where a block leaves its length open."""
+    (position,) = struct.unpack_from("<H", fields.ljust(22, b"\0"), 20)
+    for _ in range(_MAX_CHUNKS):
+        stream.seek(position)
+        block = stream.read(4)
+        if len(block) < 4 or not block[0]:
+            break
+        length = int.from_bytes(block[1:], "little")
+        if not length:
+            return None
+        position += 4 + length
+    return position
+
+
+def _mat4_end(stream: BinaryIO, order: str, size: int) -> int | None:
+    """Position behind the last matrix of a MAT4 file; None where one is of a type that is not known."""
+    position = 0
+    for _ in range(_MAX_CHUNKS):
+        stream.seek(position)
+        if len(head := stream.read(20)) < 20:
+            break
+        kind, rows, columns, imaginary, name = struct.unpack(f"{order}5I", head)
+        if kind // 10 % 10 >= len(_MAT4_WIDTHS):
+            return None
+        position += 20 + name + rows * columns * _MAT4_WIDTHS[kind // 10 % 10] * (2 if imaginary else 1)
+        if position >= size:
+            break
+    return position
 
 
 def _nist_length(header: bytes) -> int | None:
