@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.loops.progress import _ProcessedTracker
 from torch.utils.data import Sampler
 
 from mmprefix.data.manifest import Example
@@ -67,11 +66,12 @@ class RunPosition:
 
         Raises InputError for a checkpoint within an epoch whose batches cannot be made again.
         """
-        progress, limit = trainer.fit_loop.epoch_loop.batch_progress.total, trainer.limit_train_batches
-        assert isinstance(progress, _ProcessedTracker)
+        progress, limit = trainer.fit_loop.epoch_loop.batch_progress, trainer.limit_train_batches
         limit = min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * (limit or 0.0))
         self._fingerprint = fingerprint
-        self._sampler = ResumingSampler(batches, lambda: progress.processed, max(1, limit), self._start())
+        self._sampler = ResumingSampler(
+            batches, lambda: progress.state_dict()["total"]["processed"], max(1, limit), self._start()
+        )
         return self._sampler
 
     def state_dict(self) -> dict[str, Any]:

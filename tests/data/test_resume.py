@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from mmprefix.data.manifest import Example
+from mmprefix.data.resume import ResumingSampler, RunPosition, order_fingerprint
 from mmprefix.data.samplers import BucketSampler
 from mmprefix.errors import InputError
 from tiny.pairs import Learner, alone, data, quietly, trainer, write_sounds
@@ -91,3 +95,59 @@ def test_resuming_is_refused_within_an_epoch_of_other_batches(tmp_path: Path, so
     sampler = BucketSampler(fresh.rows["train"].keys, 3, seed=3)
     names = [example.id for example in fresh.rows["train"].examples]
     assert module.steps == [[names[row] for row in draw.rows] for draw in sampler.batches(2)]
+
+
+class Numbered:
+    """Batches 0 to 4 of an epoch, as (epoch, batch)."""
+
+    def __init__(self) -> None:
+        self.start = 0, 0
+
+    def __len__(self) -> int:
+        return 5
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        self.start = epoch, skip
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, skip = self.start
+        return iter([(epoch, batch) for batch in range(skip, 5)])
+
+
+@pytest.mark.parametrize(("done", "first"), [(0, (0, 0)), (3, (0, 3)), (4, (1, 0)), (11, (2, 3))])
+def test_the_sampler_is_where_the_trained_batches_say(done: int, first: tuple[int, int]) -> None:
+    sampler = ResumingSampler(Numbered(), lambda: done, limit=4)  # of the five batches a run takes four
+    assert (len(sampler), sampler.position(), next(iter(sampler))) == (5, first, first)
+
+
+@pytest.mark.parametrize(("done", "first"), [(6, (2, 1)), (7, (2, 2)), (10, (3, 0)), (0, (2, 1))])
+def test_a_resumed_sampler_counts_from_its_checkpoint(done: int, first: tuple[int, int]) -> None:
+    sampler = ResumingSampler(Numbered(), lambda: done, limit=5, origin=(2, 1, 6))
+    assert next(iter(sampler)) == first  # with 0: the trainer has not restored its count yet
+
+
+STATE = {"epoch": 1, "batches": 2, "total": 7, "content": {"rows": 3}}
+
+
+@pytest.mark.parametrize(
+    "change", [{"epoch": -1}, {"batches": None}, {"total": 2.5}, {"epoch": True}, {"content": ["rows"]}]
+)
+def test_a_position_that_no_run_was_in_is_refused(change: dict[str, Any]) -> None:
+    position = RunPosition()
+    with pytest.raises(InputError, match="does not say where in its data the run was"):
+        position.load_state_dict({**STATE, **change})
+    position.load_state_dict(STATE)
+    position.load_state_dict({})  # of a run that had not begun
+    assert position.state_dict() == {}
+
+
+def test_the_fingerprint_changes_with_all_that_the_order_follows_from() -> None:
+    row = Example("a", {}, ("one", "two"), context="c", line=1)
+    base = order_fingerprint([row], 1, {"seed": 0})
+    assert base["rows"] == 1
+    assert order_fingerprint([replace(row)], 1, {"seed": 0}) == base
+    others = [replace(row, **change) for change in ({"id": "b"}, {"captions": ("one",)}, {"context": "d"}, {"line": 2})]
+    prints = [order_fingerprint([other], 1, {"seed": 0}) for other in others]
+    prints += [order_fingerprint([row], 2, {"seed": 0}), order_fingerprint([row], 1, {"seed": 1})]
+    assert all(other != base for other in prints)
+    assert order_fingerprint([row, row], 1, {"seed": 0})["rows"] == 2
