@@ -1,7 +1,8 @@
 """Whisper's encoder: robust speech features, fifty frames a second.
 
 Robust Speech Recognition via Large-Scale Weak Supervision, https://arxiv.org/abs/2212.04356. Whisper reads a window of
-fixed length (30 s) padded with silence; here the silence is masked, and a longer clip takes several windows.
+fixed length (30 s) padded with silence; here the silence is masked, and a longer clip takes several windows. With
+``silence`` a shorter window is encoded. Its length depends on the clip alone, so that a batch still equals its items.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import gelu
 from transformers import WhisperFeatureExtractor, WhisperModel
 
 from mmprefix.encoders.audio_input import ReadWaveform, join_windows, masked_mean, mel_power, split_windows
 from mmprefix.encoders.base import Encoder
-from mmprefix.errors import require_one_of
-from mmprefix.types import Features, Media
+from mmprefix.errors import InputError, require_one_of
+from mmprefix.types import Features, Media, to_list
 from mmprefix.weights import dry_run, transformers
 from mmprefix.weights import source as sources
 
@@ -53,6 +55,8 @@ class Whisper(Encoder):
             only the first.
         window: frames that are real: ``sound``, those that hold sound; ``whole``, all frames of each window, silence
             too, as Whisper's own decoder reads them.
+        silence: seconds of silence that are encoded behind the sound, and as much more as makes whole seconds; None: up
+            to the window's end, as Whisper was trained.
         dtype: precision of the weights: float32, float16 or bfloat16. Features are always float32.
     """
 
@@ -65,12 +69,15 @@ class Whisper(Encoder):
         *,
         long: Literal["join", "cut"] = "join",
         window: Literal["sound", "whole"] = "sound",
+        silence: float | None = None,
         dtype: str = "float32",
     ) -> None:
         super().__init__()
         require_one_of("long", long, ("join", "cut"))
         require_one_of("window", window, ("sound", "whole"))
-        self.long, self.window = long, window
+        if silence is not None and not 0 <= silence < float("inf"):
+            raise InputError(f"silence {silence}: give seconds from 0 on, or null for the whole window")
+        self.long, self.window, self.silence = long, window, silence
         path = sources.resolve_folder(model, revision, weights=not dry_run.sizes_only())
         transformers.require_model_type(model, path, ("whisper",), "Whisper")
         self.identity = sources.provenance_of(model, path)
@@ -82,23 +89,58 @@ class Whisper(Encoder):
         self.logmel = LogMel(extractor)
         self.size = 2 * self.network.config.max_source_positions * self.logmel.hop  # samples in a window
         self.dim = self.pooled_dim = self.network.config.d_model
-        rate = extractor.sampling_rate
+        self.rate = rate = int(extractor.sampling_rate)
         self.preprocess = ReadWaveform(rate, self.size / rate if long == "cut" else None)
         self.freeze()
 
     def encode(self, media: Media) -> Features:
         """Samples (B S) → frames (B T D), mask (B T), pooled (B D)."""
         cut = split_windows(media, self.size, join=self.long == "join")
-        frames = torch.cat([self._forward(chunk) for chunk in cut.values.split(_AT_ONCE)])  # (N F D)
         step, clips = 2 * self.logmel.hop, len(media.lengths)  # samples a frame
         sound = cut.lengths.add(step - 1).div(step, rounding_mode="floor")
+        encoded = self._window_lengths(cut.lengths)
+        frames = self._windows(cut.values, encoded)
+        encoded = encoded.div(step, rounding_mode="floor")
         joined, mask = join_windows(frames, sound, cut.owner, clips)
         pooled = masked_mean(joined, mask)
         if self.window == "whole":
-            joined, mask = join_windows(frames, torch.full_like(sound, frames.shape[1]), cut.owner, clips)
+            joined, mask = join_windows(frames, encoded, cut.owner, clips)
         return Features(joined, mask, pooled)
+
+    def _window_lengths(self, sound: Tensor) -> Tensor:
+        """Samples to encode (N) of windows with so many samples of sound (N)."""
+        if self.silence is None:
+            return torch.full_like(sound, self.size)
+        step, seconds = 2 * self.logmel.hop, sound.double().div(self.rate).add(self.silence).ceil()
+        return seconds.mul(self.rate / step).ceil().mul(step).to(sound.dtype).clamp(step, self.size)
+
+    def _windows(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Windows (N W), the first ``lengths`` (N) samples of each → last hidden states (N F D), zero behind those.
+
+        Windows of one length are encoded together: no padding takes part in the attention.
+        """
+        sizes = sorted({int(length) for length in to_list(lengths)})
+        if sizes == [values.shape[1]]:
+            return torch.cat([self._forward(chunk) for chunk in values.split(_AT_ONCE)])
+        frames = values.new_zeros(len(values), sizes[-1] // (2 * self.logmel.hop), self.dim, dtype=torch.float32)
+        for size in sizes:
+            for rows in (lengths == size).nonzero()[:, 0].split(_AT_ONCE):
+                states = self._forward(values[rows, :size])
+                frames[rows, : states.shape[1]] = states
+        return frames
 
     def _forward(self, values: Tensor) -> Tensor:
         """Windows (N W) → last hidden states (N F D)."""
         mel = self.logmel(values).to(self.network.dtype)  # (N M 2F)
-        return self.network(mel).last_hidden_state.float()  # (N F D)
+        if values.shape[1] == self.size:
+            return self.network(mel).last_hidden_state.float()
+        return self._shorter(mel).float()
+
+    def _shorter(self, mel: Tensor) -> Tensor:
+        """``WhisperEncoder.forward`` for spectrograms (N M 2F) shorter than the window, which it refuses."""
+        network = self.network
+        hidden = gelu(network.conv2(gelu(network.conv1(mel)))).transpose(1, 2)  # (N F D)
+        hidden = hidden + network.embed_positions.weight[: hidden.shape[1]]
+        for layer in network.layers:
+            hidden = layer(hidden, None)
+        return network.layer_norm(hidden)

@@ -48,7 +48,7 @@ class PrefixLM(nn.Module):
     ``CrossDecoder``) attends to the frames of all branches that are as wide as those of its own encoder.
 
     Args:
-        branches: at least one, unless there is a ``prefix``.
+        branches: at least one, unless there is a ``prefix``, or a text is read (``wording.context``).
         decoder: language model that reads prefixes and writes text.
         prefix: mapper that reads no input (``Learned``, ``DeepTable`` ...): the task's prefix, before all others.
         wording: templates of context, prompt and question.
@@ -65,7 +65,7 @@ class PrefixLM(nn.Module):
         transcriber: Transcriber | None = None,
     ) -> None:
         super().__init__()
-        if not branches and prefix is None:
+        if not branches and prefix is None and not (wording and wording.context):
             raise InputError("model.branches: at least one branch is needed, such as image or audio, or model.prefix")
         if taken := branches.keys() & {"decoder", "transcriber"}:
             raise InputError(f"model.branches.{min(taken)}: is the name of another part; give the branch another")

@@ -77,6 +77,7 @@ class Transcriber(Part, nn.Module):
         language: Whisper's code for it; None for a model of one language.
         num_beams: beams of the search; with one beam ``nbest_spread`` is 0.
         max_new_tokens: maximum tokens per window, at most the positions that the model has.
+        silence: seconds of silence that the encoder reads behind the sound; None: all of the window (see ``Whisper``).
         dtype: dtype of the weights.
     """
 
@@ -90,10 +91,11 @@ class Transcriber(Part, nn.Module):
         language: str | None = "en",
         num_beams: int = 5,
         max_new_tokens: int = 100,
+        silence: float | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     ) -> None:
         super().__init__()
-        self.encoder = Whisper(model, revision, window="whole", dtype=dtype)
+        self.encoder = Whisper(model, revision, window="whole", silence=silence, dtype=dtype)
         self.decoder = _PlainWhisperDecoder(model, revision, language=language, dtype=dtype)
         self.identity = self.decoder.identity
         room = self.decoder.max_positions - len(self.decoder.begins)

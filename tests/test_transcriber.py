@@ -195,6 +195,18 @@ def test_suppressed_tokens_are_not_written(spoken: SpeechSystem, greedy: Transcr
     assert first == pytest.approx([transcript.no_speech_prob for transcript in greedy(padded(values))], abs=1e-6)
 
 
+def test_less_silence_is_less_work_and_a_batch_equals_its_items(spoken: SpeechSystem) -> None:
+    """Clips of 0.7 and 1.4 seconds: the encoder reads one and two seconds of them."""
+    transcriber = Transcriber(spoken.path("whisper"), num_beams=1, max_new_tokens=16, silence=0.1)
+    values = [tone(pitch, seconds) for pitch, seconds in zip(PHRASES.values(), (0.7, 1.4, 0.3), strict=False)]
+    features = transcriber.encoder(padded(values))
+    assert features.mask.sum(1).tolist() == [50, 100, 50]
+    for value, transcript in zip(values, transcriber(padded(values)), strict=True):
+        (alone,) = transcriber(padded([value]))
+        assert alone.text == transcript.text
+        assert alone.signals == pytest.approx(transcript.signals, abs=TOLERANCE)
+
+
 def test_the_compression_ratio_counts_bytes() -> None:
     text = "är det så? " * 30
     transcript = _transcript([Candidate(text, -0.5)], 0.1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from mmprefix.cli.inference.open_model import open_model
 from mmprefix.cli.inference.rows import InputRow, InputRows
 from mmprefix.cli.inference.run import RowReport, write_results
 from mmprefix.cli.model_inputs import (
@@ -12,7 +13,6 @@ from mmprefix.cli.model_inputs import (
     add_decoding,
     add_model,
     add_rows,
-    open_model,
     open_output,
     read_input_rows,
     select_model_inputs,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from mmprefix.cli.inference.open_model import open_model
 from mmprefix.cli.inference.rows import InputRow
 from mmprefix.cli.inference.run import RowReport, write_results
 from mmprefix.cli.model_inputs import (
     add_model,
     add_rows,
-    open_model,
     open_output,
     read_input_rows,
     select_model_inputs,

@@ -60,7 +60,11 @@ class Selection:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options for the model, its device and precision, and the folders of its parts."""
-    parser.add_argument("model", metavar="MODEL", help="a saved model directory, or a hub repository")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="a saved model directory, a hub repository, or a recipe (.yaml), whose parts are used untrained",
+    )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="inputs at once (default 16)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="precision of the frozen parts")
@@ -141,17 +145,6 @@ DECODING = (
     "num_beams", "max_new_tokens", "min_new_tokens", "length_penalty", "no_repeat_ngram_size", "temperature", "top_p",
     "seed",
 )  # fmt: skip
-
-
-def open_model(args: argparse.Namespace) -> Predictor:
-    """Load the model that the options of ``add_model`` name."""
-    from transformers.utils import logging
-
-    from mmprefix.inference.loading import load
-
-    parts = dict(_pair(text) for text in args.part)
-    logging.disable_progress_bar()
-    return load(args.model, device=args.device, dtype=args.dtype, parts=parts, allow=args.allow)
 
 
 def read_input_rows(args: argparse.Namespace) -> InputRows:
@@ -245,6 +238,8 @@ def _recorded(value: Any) -> Any:
 
 def _fingerprint(model: Path) -> str:
     """Hash of what was trained and of its recipe; of another folder its path and the hash of its configuration."""
+    if model.is_file():
+        return fingerprint([model])
     if (model / RECIPE).is_file():
         return fingerprint(file for file in (model / RECIPE, model / "model.safetensors") if file.is_file())
     return f"{model} {fingerprint(model.glob('*.json'))}"
@@ -286,10 +281,3 @@ def _prepare_output(out: Path) -> None:
         raise InputError(f"--out {out}: is a folder; give a file")
     with disk_errors_as_input_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, folder = text.partition("=")
-    if not equals:
-        raise InputError(f"--part {text}: expected NAME=PLACE, such as decoder=models/gpt2")
-    return name, folder

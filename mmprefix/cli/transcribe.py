@@ -34,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=100, metavar="N", help="most tokens of a text (default 100)"
     )
+    parser.add_argument(
+        "--silence",
+        type=float,
+        metavar="SECONDS",
+        help="silence that is encoded behind each sound; short is faster (default: the whole window, as in training)",
+    )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="files at once (default 8)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file: text, signals, n best texts")
@@ -84,7 +90,7 @@ def _transcribe(args: argparse.Namespace, files: list[str | InputRef]) -> Iterat
     logging.disable_progress_bar()
     language = None if args.language == "none" else args.language
     device = require_device(args.device or best_device())
-    options = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens}
+    options = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens, "silence": args.silence}
     model = Transcriber(args.model, args.revision, language=language, **options).to(device)
     for start in range(0, len(files), args.batch_size):
         sounds = [_sound(model, file, args.allow_urls) for file in files[start : start + args.batch_size]]

@@ -1,4 +1,4 @@
-"""A saved model on disk or on the hub → Predictor. Paths are looked at before anything heavy is imported."""
+"""A saved model, or the untrained parts of a recipe → Predictor. Paths are looked at before heavy imports."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mmprefix.inference.model_folder import find_model
+from mmprefix.inference.model_folder import find_model, is_recipe
 
 if TYPE_CHECKING:
     from mmprefix.inference.predictor import Predictor
@@ -21,7 +21,7 @@ def load(
     revision: str | None = None,
     allow: Sequence[str] = (),
 ) -> Predictor:
-    """A Predictor from a saved directory or a hub repository.
+    """A Predictor from a saved directory or a hub repository, or from a recipe's file, of which nothing is trained.
 
     ``device``: "cuda" where there is one, else "mps", else "cpu". ``dtype`` of the frozen parts: bfloat16 on a GPU that
     has it, else float32. ``parts``: where a frozen part is now, by branch name or "decoder", if it has moved.
@@ -29,6 +29,11 @@ def load(
     Raises InputError for a directory that is no model, damaged files, and frozen parts other than it was trained with.
     """
     directory = find_model(source, revision)
+    from mmprefix.inference.untrained import load_recipe
+    from mmprefix.trust.plain_yaml import read_yaml
+
+    if is_recipe(directory):
+        return load_recipe(read_yaml(directory), directory, device=device, dtype=dtype, parts=parts, allow=allow)
     from mmprefix import saved_model
     from mmprefix.inference.predictor import Predictor
     from mmprefix.trust.modules import allow_modules

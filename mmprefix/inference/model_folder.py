@@ -9,12 +9,20 @@ from mmprefix.errors import InputError, did_you_mean
 from mmprefix.weights.source import RECIPE, resolve_model
 
 
+def is_recipe(source: str | Path) -> bool:
+    """True for a YAML file, whose parts are used untrained."""
+    path = Path(source).expanduser()
+    return path.suffix in (".yaml", ".yml") and path.is_file()
+
+
 def find_model(source: str | Path, revision: str | None = None) -> Path:
-    """Directory of the saved model ``source``: a folder, or a hub repository, which is fetched.
+    """Directory of the saved model ``source``: a folder, or a hub repository, which is fetched; or a recipe's file.
 
     Raises InputError for a missing folder, with the model that may be meant, and for a folder that is no model.
     """
     path = Path(source).expanduser()
+    if is_recipe(path):
+        return path
     if not path.exists():
         if not _may_be_on_a_hub(str(source)):
             raise InputError(f"{str(source)!r}: no such folder{_nearby(path)}")

@@ -74,6 +74,43 @@ def test_whisper_is_the_encoder_of_transformers(tmp_path: Path):
     assert_close(_features_of(Whisper(str(bare)), clip).frames, features.frames)
 
 
+@pytest.mark.numeric
+def test_a_shorter_window_is_that_of_a_whisper_with_fewer_positions(tmp_path: Path):
+    """0.7 s of sound and 0.2 s of silence are one second, as Transformers' encoder with such a window reads it."""
+    folder = tiny.save_whisper(tmp_path / "whisper")
+    model = hf.WhisperModel.from_pretrained(folder).eval().encoder
+    model.config.max_source_positions = 50
+    positions = torch.nn.Embedding.from_pretrained(model.embed_positions.weight[:50])
+    model.embed_positions = positions
+    clip, extractor = _clip(11200), hf.WhisperFeatureExtractor(feature_size=16, chunk_length=1)
+    with torch.no_grad():
+        inputs = extractor(clip.numpy(), sampling_rate=16000, return_tensors="pt")["input_features"]
+        expected = model(inputs).last_hidden_state[0]
+    whole = _features_of(Whisper(str(folder), window="whole", silence=0.2), clip)
+    assert_close(whole.frames[0], expected, atol=1e-4, rtol=1e-4)
+    sound = _features_of(Whisper(str(folder), silence=0.2), clip)
+    assert_close(sound.frames[0], expected[:35], atol=1e-4, rtol=1e-4)
+    assert_close(sound.pooled[0], expected[:35].mean(0), atol=1e-4, rtol=1e-4)
+
+
+def test_silence_behind_the_sound_makes_whole_seconds_up_to_the_window(tmp_path: Path):
+    folder = tiny.save_whisper(tmp_path / "whisper")  # its window has two seconds of 50 frames
+    for silence, length, frames in (
+        (0.0, 300, 50),
+        (0.0, 16000, 50),
+        (0.0, 16001, 100),
+        (1.0, 300, 100),
+        (9.0, 300, 100),
+        (0.5, 33000, 150),  # a whole window, and one of 1000 samples
+        (None, 300, 100),
+    ):
+        features = _features_of(Whisper(str(folder), window="whole", silence=silence), _clip(length))
+        assert features.frames.shape[1] == frames, (silence, length)
+    for wrong in (-1.0, float("inf"), float("nan")):
+        with pytest.raises(InputError, match=r"silence .*: give seconds from 0 on, or null for the whole window"):
+            Whisper(str(folder), silence=wrong)
+
+
 def test_asts_spectrogram_is_the_extractors():
     extractor = hf.ASTFeatureExtractor()
     clips = [_clip(200000, 1), _clip(70001, 2)]

@@ -62,6 +62,7 @@ SOUNDS: dict[str, Make] = {
     "whisper": lambda path: Whisper(_folder(tiny.save_whisper, path)),
     "whisper-cut": lambda path: Whisper(_folder(tiny.save_whisper, path), long="cut"),
     "whisper-whole": lambda path: Whisper(_folder(tiny.save_whisper, path), window="whole"),
+    "whisper-short": lambda path: Whisper(_folder(tiny.save_whisper, path), silence=0.2),
     "ast": lambda path: AST(_folder(tiny.save_ast, path)),
     "cnn14": lambda path: Cnn14(_folder(tiny.save_panns, path), **tiny.PANNS),
     **{

@@ -1,0 +1,85 @@
+"""Recipe → its frozen parts as they come, without anything that training would change: the zero-shot baseline.
+
+The task's prefix and the mappers of branches are left out, for random ones would only disturb. What is left is a
+pretrained model with its prompt or question: a Whisper that reads its encoder's frames, a language model that reads a
+text.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmprefix.decoders.base import Decoder
+from mmprefix.encoders.base import Encoder
+from mmprefix.errors import InputError
+from mmprefix.inference.predictor import Predictor
+from mmprefix.model import Branch, PrefixLM
+from mmprefix.parts import from_recipe
+from mmprefix.prompt_template import PromptTemplate
+from mmprefix.saved_model import ModelSettings
+from mmprefix.transcriber import Transcriber
+from mmprefix.trust.modules import allow_modules
+from mmprefix.weights import frozen_parts
+from mmprefix.weights.devices import best_device, default_dtype, require_device
+
+log = logging.getLogger(__name__)
+_DATA, _MODEL = ("schema", "framing", "prompt"), ("generate", "answers")
+
+
+def load_recipe(
+    recipe: Any,
+    file: Path,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    parts: Mapping[str, str] | None = None,
+    allow: Sequence[str] = (),
+) -> Predictor:
+    """Predictor of a ``recipe`` (the plain data of ``file``); see ``untrained_model`` and ``mmprefix.load``."""
+    target = require_device(device or best_device())
+    with allow_modules(allow):
+        model, settings = untrained_model(recipe, file, parts)
+    return Predictor(model, settings, str(file)).to(target, default_dtype(dtype, target))
+
+
+def untrained_model(recipe: Any, file: Path, parts: Mapping[str, str] | None = None) -> tuple[PrefixLM, ModelSettings]:
+    """Model of a ``recipe`` (the plain data of ``file``) without prefix and mappers, and its settings.
+
+    ``parts``: where frozen parts are now, by name. Raises InputError for a recipe without a model, and for one whose
+    decoder reads a branch through its mapper alone.
+    """
+    if not isinstance(recipe, dict) or not isinstance(model := recipe.get("model"), dict) or "decoder" not in model:
+        raise InputError(f"{file}: no recipe: it names no model with a decoder")
+    data = recipe.get("data") or {}
+    for name, place in (parts or {}).items():
+        frozen_parts.relocate(model, name, place)
+    left_out = ["the prefix"] if model.get("prefix") else []
+    left_out += [f"the mapper of {name}" for name, branch in _branches(model).items() if branch.get("mapper")]
+    built = _build(model, file)
+    log.warning("%s: a recipe, so that nothing is trained%s", file, f"; without {', '.join(left_out)}" * bool(left_out))
+    options = data.get("init_args") or data
+    chosen = {name: options.get(name) for name in _DATA} | {name: model.get(name) for name in _MODEL}
+    return built, ModelSettings.from_dict({name: value for name, value in chosen.items() if value is not None}, file)
+
+
+def _branches(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    return model.get("branches") or {}
+
+
+def _build(model: Mapping[str, Any], file: Path) -> PrefixLM:
+    decoder = from_recipe(model["decoder"], Decoder)
+    for name, branch in _branches(model).items():
+        if "encoder" not in branch:
+            raise InputError(f"{file}: model.branches.{name} has no encoder")
+        if branch.get("mapper") and decoder.memory_dim is None:
+            raise InputError(
+                f"{file}: the decoder {decoder.identity.source!r} reads {name} through its mapper alone, which is "
+                "untrained; train it with mmprefix fit"
+            )
+    branches = {name: Branch(from_recipe(branch["encoder"], Encoder)) for name, branch in _branches(model).items()}
+    transcriber = from_recipe(model["transcriber"], Transcriber) if model.get("transcriber") else None
+    wording = PromptTemplate(**model.get("wording") or {})
+    return PrefixLM(branches, decoder, wording=wording, transcriber=transcriber)
