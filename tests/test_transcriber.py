@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from mmprefix.encoders.signals import SIGNALS, Signals
 from mmprefix.parts import from_recipe, to_recipe
 from mmprefix.transcriber import Transcriber, Transcript, _transcript
 from mmprefix.types import Candidate, Media
+from mmprefix.weights.source import resolve_folder
 from tiny import speech_system as tiny_speech_system
 from tiny import whisper as tiny_whisper
 from tiny.speech_system import PHRASES, RATE, SpeechSystem, tone
@@ -58,7 +60,7 @@ def padded(values: list[np.ndarray]) -> Media:
 
 def transformers_model(transcriber: Transcriber) -> Any:
     """Model of ``transcriber``, loaded by Transformers."""
-    return hf.WhisperForConditionalGeneration.from_pretrained(transcriber.identity.source).eval()
+    return hf.WhisperForConditionalGeneration.from_pretrained(resolve_folder(transcriber.identity.source)).eval()
 
 
 def tokens_by_transformers(
@@ -77,7 +79,7 @@ def tokens_by_transformers(
 
 def spectrograms(transcriber: Transcriber, values: list[np.ndarray]) -> Tensor:
     """Input features (B M F) of Transformers' Whisper."""
-    extractor = hf.WhisperFeatureExtractor.from_pretrained(transcriber.identity.source)
+    extractor = hf.WhisperFeatureExtractor.from_pretrained(resolve_folder(transcriber.identity.source))
     return extractor(values, sampling_rate=RATE, return_tensors="pt").input_features
 
 
@@ -248,3 +250,16 @@ def test_the_command_line_writes_the_transcript(spoken: SpeechSystem, capsys: An
     values = [model.preprocess(file, 0.0, None) for file in files]
     for line, transcript in zip(lines, model(pad_media(values)), strict=True):
         assert line["signals"] == pytest.approx(transcript.signals, abs=TOLERANCE)
+
+
+@pytest.mark.models
+@pytest.mark.parametrize("beams", [1, 5])
+def test_whisper_base_writes_the_tokens_of_transformers(beams: int, real_model: Callable[[str], str]) -> None:
+    """Language, task, no timestamps, suppressed tokens: texts of ``generate`` with the same generation config."""
+    transcriber = Transcriber(real_model("whisper-base"), num_beams=beams, max_new_tokens=20)
+    model, words = transformers_model(transcriber), transcriber.decoder.tokenizer
+    values = [tone(300.0, 0.8), tiny_speech_system.noise_and_silence()["some rain"][: RATE // 2]]
+    options = {"language": "en", "task": "transcribe", "num_beams": beams, "max_new_tokens": 20}
+    ids = model.float().generate(spectrograms(transcriber, values), **options)
+    expected = [cast(str, words.decode(row, skip_special_tokens=True)).strip() for row in ids]
+    assert [transcript.text for transcript in transcriber(padded(values))] == expected

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from mmprefix.decoders.base import Decoder
 from mmprefix.encoders.base import Encoder
@@ -51,18 +51,28 @@ def untrained_model(recipe: Any, file: Path, parts: Mapping[str, str] | None = N
     ``parts``: where frozen parts are now, by name. Raises InputError for a recipe without a model, and for one whose
     decoder reads a branch through its mapper alone.
     """
-    if not isinstance(recipe, dict) or not isinstance(model := recipe.get("model"), dict) or "decoder" not in model:
+    model, data = _options(recipe, "model"), _options(recipe, "data")
+    if "decoder" not in model:
         raise InputError(f"{file}: no recipe: it names no model with a decoder")
-    data = recipe.get("data") or {}
     for name, place in (parts or {}).items():
         frozen_parts.relocate(model, name, place)
     left_out = ["the prefix"] if model.get("prefix") else []
     left_out += [f"the mapper of {name}" for name, branch in _branches(model).items() if branch.get("mapper")]
     built = _build(model, file)
     log.warning("%s: a recipe, so that nothing is trained%s", file, f"; without {', '.join(left_out)}" * bool(left_out))
-    options = data.get("init_args") or data
-    chosen = {name: options.get(name) for name in _DATA} | {name: model.get(name) for name in _MODEL}
+    options = _options(data, "init_args") or data
+    chosen: dict[str, Any] = {name: options.get(name) for name in _DATA} | {name: model.get(name) for name in _MODEL}
     return built, ModelSettings.from_dict({name: value for name, value in chosen.items() if value is not None}, file)
+
+
+def _options(data: Any, name: str) -> dict[str, Any]:
+    """Options below ``name`` in plain ``data``; none where it has none."""
+    inside = data.get(name) if _is_dict(data) else None
+    return inside if _is_dict(inside) else {}
+
+
+def _is_dict(data: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(data, dict)
 
 
 def _branches(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -81,5 +91,5 @@ def _build(model: Mapping[str, Any], file: Path) -> PrefixLM:
             )
     branches = {name: Branch(from_recipe(branch["encoder"], Encoder)) for name, branch in _branches(model).items()}
     transcriber = from_recipe(model["transcriber"], Transcriber) if model.get("transcriber") else None
-    wording = PromptTemplate(**model.get("wording") or {})
+    wording = PromptTemplate(**_options(model, "wording"))
     return PrefixLM(branches, decoder, wording=wording, transcriber=transcriber)
