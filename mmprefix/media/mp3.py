@@ -90,9 +90,12 @@ def _count(stream: BinaryIO, position: int, size: int, kind: tuple[int, int]) ->
     while position < size:
         frame = _frame(_bytes(stream, position, 4))
         if frame is None or frame.kind != kind:
-            skipped = None if _is_tag(_bytes(stream, position, 8)) else _next_frame(stream, position, kind)
+            head = _bytes(stream, position, 8)
+            skipped = None if _is_tag(head) else _next_frame(stream, position, kind)
             gaps += 1
             if skipped is None or gaps > _MAX_GAPS:
+                if frame is None and (not _is_tag(head) or not any(head)):
+                    _require_no_more(stream, position, size, kind)
                 break
             position = skipped
             continue
@@ -101,6 +104,12 @@ def _count(stream: BinaryIO, position: int, size: int, kind: tuple[int, int]) ->
         count += 1
         position += frame.size
     return count, position
+
+
+def _require_no_more(stream: BinaryIO, position: int, size: int, kind: tuple[int, int]) -> None:
+    """Raise CutOffError where frames of ``kind`` follow after all, behind a hole such as a download leaves."""
+    if any(_next_frame(stream, start, kind) is not None for start in range(position, size, _SEARCH)):
+        raise CutOffError(f"there is a hole in it at byte {position}")
 
 
 def _next_frame(stream: BinaryIO, position: int, kind: tuple[int, int]) -> int | None:

@@ -123,3 +123,16 @@ def test_an_mp3_that_is_cut_off_is_refused_in_silence(share: float, capfd: pytes
         with pytest.raises(InputError, match="the given bytes: the sound is cut off"):
             read_samples(data[: int(len(data) * share)])
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("hole", [1000, 12_000])
+def test_a_hole_of_zeros_is_no_end(hole: int) -> None:
+    stream = io.BytesIO()
+    values = 0.1 * np.random.default_rng(0).standard_normal(16000 * 8)
+    soundfile.write(stream, values, 16000, format="MP3")
+    data = stream.getvalue()
+    data = data[data.index(b"\xff\xf3", 4) :]  # without the header frame
+    assert len(read_samples(data + bytes(3000))[0]) >= len(values)  # padding
+    middle = len(data) // 2
+    with pytest.raises(InputError, match="the sound is cut off: there is a hole in it at byte"):
+        read_samples(data[:middle] + bytes(hole) + data[middle + hole :])
