@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from transformers import (
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
     AutoModelForSeq2SeqLM,
     DynamicCache,
     EncoderDecoderCache,
@@ -32,8 +33,13 @@ from mmprefix.kv_cache.cache import additive_mask, attention_mask, cache_over
 from mmprefix.kv_cache.state import Memory, State
 from mmprefix.types import AnyPrefix, Features, MixedPrefix, Prefix
 from mmprefix.weights import transformers
+from mmprefix.weights.model_kinds import advice, described
 from mmprefix.weights.transformers import load_tokenizer
 
+_NOT_LIKE_WHISPER = (
+    "decoder {!r}: a {!r} model has no cross-attention and learned positions like Whisper and BART; CrossDecoder needs "
+    "both"
+)
 _pass_args: ContextVar[tuple[Tensor, Tensor | None]] = ContextVar("pass_args")  # position ids (B N), memory mask
 
 
@@ -115,9 +121,25 @@ class CrossAttentionModel(LanguageModel):
         return super().output_matrix() if getattr(self.lm, "final_logits_bias", None) is None else None
 
 
+def require_cross_attention(name: str, folder: Path) -> str:
+    """The ``model_type`` in ``folder``. Raises InputError, before weights are read, for one without cross-attention."""
+    config = transformers.config(name, folder)
+    kind = config.model_type
+    known = kind == "whisper" or type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+    if not (known and getattr(config, "is_encoder_decoder", False)):
+        raise InputError(
+            f"decoder {name!r}: the folder {folder} holds {described(kind)}, which has no decoder that looks at an "
+            f"encoder's frames; Whisper and BART have: docs/decoders.md{advice(kind)}"
+        )
+    if not hasattr(config, "decoder_attention_heads"):
+        raise InputError(_NOT_LIKE_WHISPER.format(name, kind))
+    return kind
+
+
 def load_cross_attention(name: str, folder: Path, dtype: str) -> CrossAttentionModel:
     """Load the model in ``folder`` without the half that is not needed. Raises InputError for other architectures."""
-    if transformers.model_type(name, folder) == "whisper":
+    kind = require_cross_attention(name, folder)
+    if kind == "whisper":
         lm, _ = transformers.load_model(WhisperForConditionalGeneration, name, folder, dtype)
         lm.model.encoder = nn.Identity()  # its frames come from a branch
     else:
@@ -129,10 +151,7 @@ def cross_attention_model(lm: Any, name: str) -> CrossAttentionModel:
     """Decoder half of ``lm``, an encoder-decoder of Transformers. Raises InputError for other architectures."""
     layers = getattr(lm.get_decoder(), "layers", None) if hasattr(lm, "get_decoder") else None
     if not layers or not hasattr(layers[0], "encoder_attn") or not hasattr(lm.get_decoder(), "embed_positions"):
-        raise InputError(
-            f"decoder {name!r}: a {lm.config.model_type!r} model has no cross-attention and learned positions like "
-            "Whisper and BART; CrossDecoder needs both"
-        )
+        raise InputError(_NOT_LIKE_WHISPER.format(name, lm.config.model_type))
     return CrossAttentionModel(lm, name)
 
 

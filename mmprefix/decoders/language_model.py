@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoModelForCausalLM, DynamicCache
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from mmprefix.decoders import gpt_neo
 from mmprefix.decoders.lora import add_lora
 from mmprefix.decoders.model_config import ModelSizes, causal_sizes, first_of, reaches_of, text_config
 from mmprefix.decoders.model_head import WholeHead, whole_head
+from mmprefix.decoders.self_check import WORKING
 from mmprefix.errors import InputError
 from mmprefix.fast import last_layer
 from mmprefix.fast.prepare import prepare
@@ -24,6 +26,7 @@ from mmprefix.kv_cache.state import State
 from mmprefix.kv_cache.windows import Reaches
 from mmprefix.weights import dry_run, transformers
 from mmprefix.weights import source as sources
+from mmprefix.weights.model_kinds import advice, described
 from mmprefix.weights.source import Provenance
 
 
@@ -172,8 +175,23 @@ def locate(model: str, revision: str | None) -> tuple[Path, Provenance]:
     return folder, sources.provenance_of(model, folder)
 
 
+def require_causal(name: str, folder: Path) -> None:
+    """Raise InputError, before weights are read, unless ``folder`` holds a causal language model."""
+    config = transformers.config(name, folder)
+    kind = config.model_type
+    causal = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and not getattr(config, "is_encoder_decoder", False)
+    if causal and kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # BERT can be configured to read one way
+        causal = getattr(config, "is_decoder", None) is not False
+    if not causal:
+        why = "is no causal language model"
+        if getattr(config, "is_decoder", None) is False and not getattr(config, "is_encoder_decoder", False):
+            why = "reads both ways, for its configuration says is_decoder: false"
+        raise InputError(f"decoder {name!r}: {described(kind)} {why}; {WORKING}{advice(kind)}")
+
+
 def load_causal(name: str, folder: Path, dtype: str) -> LanguageModel:
     """Load the causal language model in ``folder``. Raises InputError if there is none."""
+    require_causal(name, folder)
     lm, _ = transformers.load_model(AutoModelForCausalLM, name, folder, dtype)
     return causal_model(lm, name)
 

@@ -28,6 +28,7 @@ from mmprefix.weights import dry_run
 from mmprefix.weights import source as sources
 from mmprefix.weights.devices import DTYPES
 from mmprefix.weights.dry_run import placeholder_tokenizer
+from mmprefix.weights.model_kinds import advice, described, of_another_library
 
 _WITHOUT_WEIGHTS = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, WhisperForConditionalGeneration, WhisperModel)
 
@@ -44,11 +45,16 @@ def model_type(name: str, path: Path) -> str:
     Raises InputError when there is no config.json or it declares none.
     """
     if not (path / "config.json").is_file():
+        if other := of_another_library(path):
+            raise InputError(f"{name!r}: the folder {path} holds {other}")
         files = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
         raise InputError(f"{name!r}: the folder {path} holds no config.json of a Transformers model (it holds {files})")
     model_type = sources.read_json(path / "config.json").get("model_type")
     if not isinstance(model_type, str):
-        raise InputError(f"{name!r}: {path / 'config.json'} names no model_type")
+        other = of_another_library(path)
+        raise InputError(
+            f"{name!r}: {path / 'config.json'} names no model_type" + (f", it is {other}" if other else "")
+        )
     return model_type
 
 
@@ -57,8 +63,8 @@ def require_model_type(name: str, path: Path, allowed: Collection[str], encoder:
     kind = model_type(name, path)
     if kind not in allowed:
         raise InputError(
-            f"{name!r}: the folder {path} holds a {kind!r} model, which {encoder} cannot read; "
-            f"it reads {', '.join(sorted(allowed))}"
+            f"{name!r}: the folder {path} holds {described(kind)}, which {encoder} cannot read; "
+            f"it reads {', '.join(sorted(allowed))}{advice(kind)}"
         )
 
 
