@@ -70,13 +70,13 @@ def time_process(arguments: list[str]) -> tuple[float, float]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Time every command once a round, after a round that brings the files into the page cache."""
+    """Time every command once a round, after rounds that bring the files into the page cache."""
     started = commands(options.model, options.file)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in started}
-    for number in range(options.repeat + 1):
+    for number in range(options.warm_up + options.repeat):
         for name, arguments in started.items():
             seconds = time_process(arguments)
-            if number:
+            if number >= options.warm_up:
                 times[name].append(seconds)
     rows = [
         {"command": name, "cpu_s": [cpu for cpu, _ in pairs], "wall_s": [wall for _, wall in pairs]}
@@ -105,6 +105,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--model", help="saved model (default: an untrained one is made)")
     parser.add_argument("--file", help="input to caption")
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--warm-up", type=int, default=1, help="rounds before those that count (default %(default)s)")
     options = parser.parse_args(arguments)
     if (options.model is None) != (options.file is None):
         parser.error("give --model and --file, or neither")

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import multiprocessing
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import feature_store, train_step
+from benchmarks import feature_store, generate, train_step
 from benchmarks.lib import flops, prefix_aac_case, random_gpt2, timing
 from benchmarks.lib.compare_gradients import GradientComparison
 from benchmarks.lib.train_variants import shared_prefix_loss
@@ -202,14 +200,11 @@ def test_variants_are_interleaved() -> None:
 
 
 @pytest.mark.slow
-def test_generate(tmp_path: Path) -> None:
-    """The command in the docstring of the script."""
+def test_generate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "generate.json"
     sizes = ["--batches", "1", "4", "--beams", "3", "1", "--new-tokens", "6", "--naive", "--json", str(file)]
-    command = [sys.executable, "-m", "benchmarks.generate", *TINY, *sizes]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
-    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr
+    generate.main([*TINY, *sizes])
+    printed = capsys.readouterr().out
     cases = json.loads(file.read_text())["cases"]
     assert [(case["beams"], case["batch"]) for case in cases] == [(3, 1), (3, 4), (1, 1), (1, 4)]
     for case in cases:
@@ -218,14 +213,20 @@ def test_generate(tmp_path: Path) -> None:
         assert ("naive" in case) == ((case["beams"], case["batch"]) == (3, 1))
         assert case["tokens"] == 6 * case["batch"]
         search = "greedy" if case["beams"] == 1 else f"beam {case['beams']}"
-        row = next(r for r in process.stdout.splitlines() if r.startswith(f"| {search} |     {case['batch']} |"))
+        row = next(r for r in printed.splitlines() if r.startswith(f"| {search} |     {case['batch']} |"))
         assert f" {case['ratio']:.2f} " in row
     assert max(case["distinct_texts"] for case in cases) > 1
-    assert "ClipCap's own search, beam 3, one input" in process.stdout
+    assert "ClipCap's own search, beam 3, one input" in printed
 
 
 @pytest.mark.slow
-def test_feature_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_feature_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers are forked, but for one: to start them anew takes seconds."""
+    wide = tmp_path / "wide"
+    feature_store.fill_store(wide, "31 x 2048", 2, 2)
+    assert feature_store.memory_of_readers(wide, "31 x 2048", 1, "spawn") > 0
+    forking = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forking)
     file = tmp_path / "store.json"
     sizes = ["--entries", "400", "--wide", "30", "--shard", "50", "--workers", "2", "--repeat", "1"]
     results = feature_store.main([*sizes, "--json", str(file)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
@@ -64,7 +65,10 @@ def test_parts_compute_what_the_whole_does() -> None:
 
 
 @pytest.mark.slow
-def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are forked: to start each anew takes seconds."""
+    forking = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forking)
     file = tmp_path / "memory.json"
     sizes = ["--layers", "2", "--width", "64", "--vocab", "2000", "--prefix-length", "4", "--batch", "10"]
     results = memory.main([*sizes, "--json", str(file)])
@@ -79,22 +83,39 @@ def test_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.slow
+def test_work_is_done_in_a_new_process() -> None:
+    assert memory.run_in_new_process(memory.resident, "VmHWM") > 0
+
+
+@pytest.mark.slow
 def test_a_process_that_is_killed_is_an_error() -> None:
     with pytest.raises(BrokenProcessPool):
         memory.run_in_new_process(os._exit, 9)
 
 
 @pytest.mark.slow
-def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_startup(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The libraries' imports, of some seconds each, run in this process, which has done them."""
+    programs = startup.commands("model", "file")
+    assert len(programs) == 6
+    libraries = [name for name in programs if name.endswith(", imported")]
+    for name in libraries:
+        option, program = programs[name]
+        assert option == "-c"
+        exec(program, {})
+    commands = startup.commands
+    monkeypatch.setattr(
+        startup, "commands", lambda *paths: {k: v for k, v in commands(*paths).items() if k not in libraries}
+    )
     file = tmp_path / "startup.json"
-    results = startup.main(["--repeat", "1", "--json", str(file)])
+    results = startup.main(["--warm-up", "0", "--repeat", "1", "--json", str(file)])
     assert json.loads(file.read_text()) == results
     printed = capsys.readouterr().out
     for row in results["commands"]:
         assert f"| {row['command']} " in printed
         assert len(row["cpu_s"]) == len(row["wall_s"]) == 1
         assert row["cpu_s"][0] > 0
-    assert len(results["commands"]) == 6
+    assert len(results["commands"]) == 4
 
 
 def test_startup_needs_a_file_with_a_model(capsys: pytest.CaptureFixture[str]) -> None:

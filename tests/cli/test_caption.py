@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ import pytest
 
 import mmprefix
 from mmprefix import Predictor
+from mmprefix.cli.main import main
 from tiny import models as tiny_models
+from tiny.forked import Forked
 from tiny.models import media_files, random_picture
 from tiny.shell import Shell
 
@@ -377,12 +380,11 @@ def test_a_stop_signal_keeps_what_is_done(
 def test_a_killed_process_is_gone_on_with(shell: Shell, saved: Path, many: Path, tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
     words = ["caption", str(saved), str(many), "--out", str(out), "--batch-size", "2", *CPU]
-    process = subprocess.Popen([sys.executable, "-m", "mmprefix", *words])
+    process = Forked(partial(main, words), tmp_path / "log")
     while not out.exists() or out.read_bytes().count(b"\n") < 3:
         assert process.poll() is None
         time.sleep(0.01)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
+    assert process.kill() == -signal.SIGKILL
     before = out.read_bytes().count(b"\n")
     code, message, err = shell(*words)
     assert (code, message) == (0, f"wrote {80 - before} lines beside {before} that were there: {out}\n"), err

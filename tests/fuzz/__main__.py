@@ -8,6 +8,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from .runner import Outcome, run_case
 from .seeds import make
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run the inputs and print the table; exit code 1 where one is at fault."""
     parser = argparse.ArgumentParser("python -m tests.fuzz", description=__doc__)
     parser.add_argument("--inputs", type=int, default=1200, help="number of inputs (default %(default)s)")
@@ -33,17 +34,20 @@ def main() -> int:
         "--fresh", type=int, default=40, help="every so many run as new processes (default %(default)s)"
     )
     parser.add_argument("--out", type=Path, help="write a JSON line an input to this file")
-    args = parser.parse_args()
+    parser.add_argument("--base", type=Path, help="folder of valid inputs that were made before (default: made anew)")
+    args = parser.parse_args(words)
 
     numbers = range(args.first, args.first + args.inputs) if args.only is None else [args.only]
     outcomes: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="fuzz-seeds.") as folder:
         os.environ["MMPREFIX_CACHE"] = str(Path(folder) / "cache")
-        make(Path(folder) / "base")
+        base = args.base or Path(folder) / "base"
+        if not base.exists():
+            make(base)
         for number in numbers:
             if args.kind and kind_of(number) != args.kind:
                 continue
-            outcome = run_case(number, args.seed, Path(folder) / "base", fresh=number % args.fresh == args.fresh - 1)
+            outcome = run_case(number, args.seed, base, fresh=number % args.fresh == args.fresh - 1)
             outcomes.append(outcome)
             if outcome.fault or args.only is not None:
                 lines = (f"{number} {outcome.kind} {outcome.change}", f"    {outcome.message}", f"    {outcome.fault}")

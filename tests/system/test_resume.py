@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from mmprefix.cli.main import main
 from mmprefix.training.rng_state import restore_rng_state, rng_state
 from tiny.captioning_system import (
     CaptioningSystem,
@@ -25,6 +24,7 @@ from tiny.captioning_system import (
     same_tensors,
     training_record,
 )
+from tiny.forked import Forked
 
 pytestmark = quietly
 EVERY = {
@@ -55,18 +55,11 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(
 ) -> None:
     made = recipe(tiny, tmp_path)
     fit = ["fit", "--config", str(made), "--trainer.callbacks+", "tiny.captioning_system.Slow"]
-    tests = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
-    with (tmp_path / "log").open("w") as log:
-        killed = subprocess.Popen(
-            [sys.executable, "-m", "mmprefix", *fit], env=environment, stdout=log, stderr=log, cwd=tmp_path
-        )
-        try:
-            step = _step_kept(killed, tmp_path, 6)
-            killed.send_signal(signal.SIGKILL)
-        finally:
-            killed.kill()
-            code = killed.wait()
+    killed = Forked(partial(main, fit), tmp_path / "log")
+    try:
+        step = _step_kept(killed, tmp_path, 6)
+    finally:
+        code = killed.kill()
     assert code == -signal.SIGKILL
     assert not (tmp_path / "process0.pt").exists()  # which is written at the end
     assert run("fit", made, ckpt_path="last") == 0
@@ -77,7 +70,7 @@ def test_a_run_killed_in_mid_epoch_and_resumed_ends_with_the_same_bits(
     assert same_tensors(seen.after, undisturbed.after)
 
 
-def _step_kept(process: subprocess.Popen[bytes], root: Path, step: int) -> int:
+def _step_kept(process: Forked, root: Path, step: int) -> int:
     """Wait until last.ckpt, read repeatedly while it is written, holds ``step`` or a later one; return its step."""
     limit = time.monotonic() + 240
     while time.monotonic() < limit and process.poll() is None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from tiny.captioning_system import (
     same_tensors,
     training_record,
 )
+from tiny.forked import Forked
 
 pytestmark = quietly
 POINTS = [  # moment, and how often it has come before: epochs of four steps, a validation of three batches at each end
@@ -171,24 +171,25 @@ def test_a_signal_to_all_processes_of_a_run(
     number: signal.Signals, code: int, tiny: CaptioningSystem, tmp_path: Path
 ) -> None:
     """A signal of a scheduler or a terminal reaches the workers that read files too."""
-    process, log = started(recipe(tiny, tmp_path), "--data.init_args.num_workers=1")
+    process = started(recipe(tiny, tmp_path), "--data.init_args.num_workers=1")
     try:
-        wait_for(lambda: (tmp_path / "checkpoints" / "last.ckpt").exists(), process, log)
+        wait_for(lambda: (tmp_path / "checkpoints" / "last.ckpt").exists(), process)
         os.killpg(process.pid, number)
-        assert process.wait(60) == code, log.read_text()
+        assert process.wait(60) == code, process.log.read_text()
     finally:
         process.kill()
-    assert "go on with: mmprefix fit" in log.read_text()
-    assert "Traceback" not in log.read_text()
+    log = process.log.read_text()
+    assert "go on with: mmprefix fit" in log
+    assert "Traceback" not in log
     step = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
-    assert f"step {step} is kept in " in log.read_text()
+    assert f"step {step} is kept in " in log
 
 
 @pytest.mark.slow
 def test_a_second_signal_ends_the_run_at_once(tiny: CaptioningSystem, tmp_path: Path) -> None:
-    process, log = started(recipe(tiny, tmp_path), "--trainer.callbacks.seconds=300")
+    process = started(recipe(tiny, tmp_path), "--trainer.callbacks.seconds=300")
     try:
-        wait_for(lambda: "begins a step" in log.read_text(), process, log)
+        wait_for(lambda: "begins a step" in process.log.read_text(), process)
         process.send_signal(signal.SIGTERM)
         time.sleep(1)
         assert process.poll() is None
@@ -209,23 +210,15 @@ class Slow(Callback):
         time.sleep(self.seconds)
 
 
-def started(made: Path, *options: str) -> tuple[subprocess.Popen[bytes], Path]:
-    """A slow fit in a process group of its own, and the file that it prints to."""
-    tests = Path(__file__).resolve().parents[1]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)])}
+def started(made: Path, *options: str) -> Forked:
+    """A slow fit in a process group of its own."""
     words = ["fit", "--config", str(made), "--trainer.callbacks+", f"{__name__}.Slow", *options]
-    log = made.parent / "log"
-    with log.open("w") as stream:
-        command = [sys.executable, "-m", "mmprefix", *words, "--trainer.max_epochs=50"]
-        process = subprocess.Popen(
-            command, env=environment, stdout=stream, stderr=stream, cwd=made.parent, start_new_session=True
-        )
-    return process, log
+    return Forked(partial(main, [*words, "--trainer.max_epochs=50"]), made.parent / "log", leads=True)
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_for(condition: Callable[[], bool], process: Forked) -> None:
     """Wait until ``condition`` holds; fail with the log where the process ends before."""
     limit = time.monotonic() + 240
     while not condition():
-        assert process.poll() is None and time.monotonic() < limit, log.read_text()  # noqa: PT018
-        time.sleep(0.05)
+        assert process.poll() is None and time.monotonic() < limit, process.log.read_text()  # noqa: PT018
+        time.sleep(0.02)

@@ -21,6 +21,7 @@ class Forked:
     def __init__(self, work: Callable[[], int], log: Path, *, leads: bool = False) -> None:
         self.log, self.began = log, time.monotonic()
         self._code: int | None = None
+        log.touch()  # whoever reads it need not wait for the child
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
