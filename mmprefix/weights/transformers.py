@@ -6,12 +6,16 @@ trained on the random features of one run is worth nothing in the next.
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -30,6 +34,7 @@ from mmprefix.weights.devices import DTYPES
 from mmprefix.weights.dry_run import placeholder_tokenizer
 from mmprefix.weights.model_kinds import advice, described, of_another_library
 
+log = logging.getLogger(__name__)
 _WITHOUT_WEIGHTS = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, WhisperForConditionalGeneration, WhisperModel)
 
 
@@ -103,7 +108,27 @@ def load_model(cls: Any, name: str, path: Path, dtype: str, *, optional: Sequenc
         raise InputError(
             f"{name!r}: the weights in {path} lack {len(fatal)} tensors of {type(network).__name__}: {fatal[0]} ..."
         )
+    _log_weights(name, network, _stored_dtypes(path))
     return network, missing
+
+
+def _stored_dtypes(path: Path) -> str:
+    """Names of the dtypes in the safetensors files of ``path``, the one with the most numbers first; "" without."""
+    sizes: Counter[str] = Counter()
+    for file in path.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118 (not a dict)
+                part = tensors.get_slice(key)
+                sizes[part.get_dtype()] += prod(part.get_shape())
+    names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+    return ", ".join(names.get(code, code) for code, _ in sizes.most_common())
+
+
+def _log_weights(name: str, network: Any, stored: str) -> None:
+    """Log how the weights of ``network`` are stored, which dtype is used, and their memory."""
+    size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    dtype = str(network.dtype).removeprefix("torch.")
+    log.info("%s: weights %sused as %s, %.1f MB", name, f"stored as {stored}, " if stored else "", dtype, size / 1e6)
 
 
 def extractor(cls: Any, path: Path, default: dict[str, Any]) -> Any:
