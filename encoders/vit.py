@@ -22,7 +22,7 @@ from mmprefix.errors import InputError
 from mmprefix.types import Features, Media
 from mmprefix.weights import source as sources
 from mmprefix.weights import transformers
-from mmprefix.weights.model_kinds import advice, described
+from mmprefix.weights.model_kinds import advice
 
 _RANDOM = {"vit_mae": "it hides three patches of four at random, in another order each time"}
 
@@ -105,7 +105,7 @@ def _towers(name: str, path: Path) -> bool:
         raise InputError(f"{name!r}: a {kind!r} model cannot be a frozen encoder: {_RANDOM[kind]}")
     if not reads_images and not (towers and "lip" in kind):  # clip, siglip, blip and variants
         raise InputError(
-            f"{name!r}: the folder {path} holds {described(kind)}, which ViT cannot read; "
+            f"{name!r}: the folder {path} holds a {kind!r} model, which ViT cannot read; "
             f"it reads vision models: dinov2, siglip, vit, clip, swin, convnext, resnet ...{advice(kind)}"
         )
     return not reads_images

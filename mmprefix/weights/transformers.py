@@ -32,7 +32,7 @@ from mmprefix.weights import dry_run
 from mmprefix.weights import source as sources
 from mmprefix.weights.devices import DTYPES
 from mmprefix.weights.dry_run import placeholder_tokenizer
-from mmprefix.weights.model_kinds import advice, described, of_another_library
+from mmprefix.weights.model_kinds import advice, of_another_library
 
 log = logging.getLogger(__name__)
 _WITHOUT_WEIGHTS = (AutoModelForCausalLM, AutoModelForSeq2SeqLM, WhisperForConditionalGeneration, WhisperModel)
@@ -68,7 +68,7 @@ def require_model_type(name: str, path: Path, allowed: Collection[str], encoder:
     kind = model_type(name, path)
     if kind not in allowed:
         raise InputError(
-            f"{name!r}: the folder {path} holds {described(kind)}, which {encoder} cannot read; "
+            f"{name!r}: the folder {path} holds a {kind!r} model, which {encoder} cannot read; "
             f"it reads {', '.join(sorted(allowed))}{advice(kind)}"
         )
 
