@@ -96,6 +96,9 @@ class ViT(Encoder):
 
 def _towers(name: str, path: Path) -> bool:
     """True if the model in ``path`` has two towers; InputError if it reads no images."""
+    file = path / "config.json"
+    if file.is_file() and "architecture" in sources.read_json(file):
+        raise InputError(f"{name!r}: the folder {path} holds a model of timm; mmprefix.encoders.timm.Timm reads it")
     config = transformers.config(name, path)
     kind = config.model_type
     cls = MODEL_MAPPING.get(type(config), None)

@@ -18,6 +18,7 @@ from mmprefix.errors import InputError
 from mmprefix.weights.dry_run import sizes_only
 
 EMBEDDED = "mmprefix:"
+HUB = "hf-hub:"  # mark of a hub name that open_clip and timm use; other libraries take the plain name
 MODELS = "models:"  # a folder in the one that MMPREFIX_MODELS names
 RECIPE = "mmprefix.yaml"  # the file of a model directory that is read first
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
@@ -41,9 +42,9 @@ def resolve_folder(name: str, revision: str | None = None, weights: bool = True)
     """The folder that holds the model ``name``.
 
     ``name`` is a local folder, ``mmprefix:NAME`` inside the package, ``models:NAME`` in the folder that the environment
-    variable MMPREFIX_MODELS names, or a hub name. Without ``weights`` only configuration and tokenizer are fetched, or
-    made where the sizes are known. Raises InputError when there is no such folder and the hub does not have it or
-    cannot be reached.
+    variable MMPREFIX_MODELS names, or a hub name, with or without ``hf-hub:``. Without ``weights`` only configuration
+    and tokenizer are fetched, or made where the sizes are known. Raises InputError when there is no such folder and the
+    hub does not have it or cannot be reached.
     """
     if name.startswith(EMBEDDED):
         path = Path(__file__).parents[1] / name.removeprefix(EMBEDDED)
@@ -52,6 +53,8 @@ def resolve_folder(name: str, revision: str | None = None, weights: bool = True)
         return path
     if name.startswith(MODELS):
         return _own_model(name)
+    if name.startswith(HUB):
+        return hub_snapshot(name.removeprefix(HUB), revision, weights)
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser().resolve()
     if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -147,7 +150,8 @@ def settings(identity: Provenance) -> str:
         return ""
     from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
 
-    snapshot = snapshot_download(identity.source, revision=identity.revision, local_files_only=True)
+    name = identity.source.removeprefix(HUB)
+    snapshot = snapshot_download(name, revision=identity.revision, local_files_only=True)
     return fingerprint(Path(snapshot).glob("*.json"))
 
 

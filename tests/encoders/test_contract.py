@@ -23,6 +23,7 @@ from mmprefix.encoders.clap import Clap
 from mmprefix.encoders.clip import Clip
 from mmprefix.encoders.panns import Cnn14
 from mmprefix.encoders.speech import Speech
+from mmprefix.encoders.timm import Timm
 from mmprefix.encoders.vit import ViT
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
@@ -52,6 +53,10 @@ PICTURES: dict[str, Make] = {
     **{
         kind: lambda path, kind=kind: ViT(_folder(lambda p: tiny.save_vision(p, kind), path))
         for kind in ("dinov2", "vit", "siglip", "clip_vision_model", "convnext", "resnet")
+    },
+    **{
+        f"timm-{kind}": lambda path, kind=kind: Timm(_folder(lambda p: tiny.save_timm(p, kind), path))
+        for kind in tiny.TIMM
     },
     "clip-hf": lambda path: ViT(_folder(lambda p: tiny.save_vision(p, "clip"), path)),
 }
@@ -250,7 +255,7 @@ def test_identity_depends_on_the_weights_not_on_the_path(
     assert ALL[name](tmp_path / "moved").identity.sha256 != encoder.identity.sha256
 
 
-@pytest.mark.parametrize("kind", [Clip, ViT, Clap, Whisper, Speech, AST])
+@pytest.mark.parametrize("kind", [Clip, ViT, Timm, Clap, Whisper, Speech, AST])
 def test_unreadable_files_are_refused_by_name(kind: Callable[[str], Encoder], tmp_path: Path):
     with pytest.raises(InputError, match=r"nowhere"):
         kind(str(tmp_path / "nowhere"))
@@ -264,7 +269,9 @@ def test_unreadable_files_are_refused_by_name(kind: Callable[[str], Encoder], tm
         kind(str(empty))
 
 
-@pytest.mark.parametrize("name", ["clip", "dinov2", "clap", "whisper", "ast", "wav2vec2-group", "torchaudio-group"])
+@pytest.mark.parametrize(
+    "name", ["clip", "dinov2", "timm-vit", "clap", "whisper", "ast", "wav2vec2-group", "torchaudio-group"]
+)
 def test_damaged_weights_are_refused_by_name(name: str, shelf: Callable[[str], tuple[Encoder, Path]], tmp_path: Path):
     _, path = shelf(name)
     shutil.copytree(path, tmp_path / "broken")
@@ -275,7 +282,9 @@ def test_damaged_weights_are_refused_by_name(name: str, shelf: Callable[[str], t
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("name", ["clip", "siglip", "clap", "clap-fused", "whisper", "ast", "wavlm-layer"])
+@pytest.mark.parametrize(
+    "name", ["clip", "siglip", "timm-convnext", "clap", "clap-fused", "whisper", "ast", "wavlm-layer"]
+)
 def test_smaller_types_hold_the_weights(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
     encoder, path = shelf(name)
     kind: Callable[..., Any] = type(encoder)

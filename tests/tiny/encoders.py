@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import open_clip
+import timm
 import torch
 import transformers as hf
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 from torch import nn
 from torchaudio.models import wav2vec2_model, wavlm_model
 
@@ -133,6 +135,25 @@ def save_vision(folder: Path, kind: str) -> Path:
     size: Any = {"shortest_edge": 32} if kind in ("clip", "resnet") else {"height": 32, "width": 32}
     crop: dict[str, Any] = {"crop_size": {"height": 32, "width": 32}} if kind == "clip" else {}
     return _saved(folder, models[kind](), processor(size=size, **crop))
+
+
+TIMM: dict[str, tuple[str, dict[str, Any]]] = {  # architecture of timm, and its arguments
+    "efficientnet": ("test_efficientnet", {"num_classes": 7}),
+    "vit": ("vit_tiny_patch16_224", {"embed_dim": 32, "depth": 3, "num_heads": 2, "reg_tokens": 4, "img_size": 64}),
+    "convnext": ("convnext_atto", {"dims": [8, 12, 16, 24], "depths": [1, 1, 1, 1], "num_classes": 7}),
+    "swin": ("swin_tiny_patch4_window7_224", {"embed_dim": 8, "depths": [1, 1, 2], "num_heads": [1, 2, 2],
+                                              "img_size": 64, "window_size": 4}),
+}  # fmt: skip
+
+
+def save_timm(folder: Path, kind: str) -> Path:
+    """A folder as timm writes it: efficientnet, vit (with a class token and four registers), convnext or swin."""
+    architecture, arguments = TIMM[kind]
+    torch.manual_seed(11)
+    model = randomized(timm.create_model(architecture, **arguments))
+    described = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "crop_pct": 0.8}
+    save_for_hf(model, str(folder), {"pretrained_cfg": described}, safe_serialization=True, model_args=dict(arguments))
+    return folder
 
 
 def save_clap(folder: Path, fused: bool) -> Path:
