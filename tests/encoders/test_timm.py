@@ -23,9 +23,11 @@ from torch.testing import assert_close
 from mmprefix.encoders.timm import Timm
 from mmprefix.encoders.vit import ViT
 from mmprefix.errors import InputError
+from mmprefix.parts import to_recipe
 from mmprefix.types import Media
 from mmprefix.weights import dry_run
 from mmprefix.weights import source as sources
+from mmprefix.weights.part_places import from_hub_cache
 from tiny import encoders as tiny
 from tiny.hub import COMMIT, hub_model
 
@@ -243,6 +245,15 @@ def test_names_of_timm_and_of_the_hub_are_read_from_the_hub(tmp_path: Path, monk
         assert_close(hub(media).frames, local(media).frames)
         assert (hub.identity.revision, hub.identity.sha256) == (COMMIT, local.identity.sha256)
         assert sources.settings(hub.identity) == sources.settings(local.identity)
+    hub = Timm("hf-hub:timm/test_vit.r160_in1k")
+    described: dict[str, Any] = {
+        "recipe": {"branches": {"a": {"encoder": to_recipe(hub)}}},
+        "parts": {"a": hub.identity.as_dict()},
+    }
+    from_hub_cache(described, limit=50)
+    packed = described["recipe"]["branches"]["a"]["encoder"]["init_args"]["model"]
+    assert Path(packed).is_absolute()
+    assert Timm(packed).identity.sha256 == hub.identity.sha256
     assert Timm("test_vit", revision=COMMIT).identity.revision == COMMIT
     with pytest.raises(InputError, match=r"did not give timm/test_vit\.r160_in1k"):
         Timm("test_vit", revision="other")
