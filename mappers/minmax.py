@@ -13,11 +13,11 @@ from torch import Tensor
 
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper, Sizes, need_summary
-from mmprefix.mappers.combinator import Combinator
-from mmprefix.types import AnyPrefix, Features
+from mmprefix.mappers.observer import Observer
+from mmprefix.types import AnyPrefix, Features, to_list
 
 
-class MinMax(Combinator):
+class MinMax(Observer):
     """Each number of the summary (B G) scaled by its range, clamped to 0 ... 1, and read by ``mapper``.
 
     The range is taken by ``observe`` before training, and is saved with the trained tensors. A number that never
@@ -34,6 +34,7 @@ class MinMax(Combinator):
         super().__init__(sizes)
         need_summary(self)
         self.mapper = mapper(sizes)
+        self.refuse_observers()
         self.register_buffer("low", torch.full((sizes.summary,), torch.inf))
         self.register_buffer("high", torch.full((sizes.summary,), -torch.inf))
 
@@ -42,10 +43,15 @@ class MinMax(Combinator):
         """True once a range has been observed."""
         return bool((self.low <= self.high).all())
 
-    def observe(self, values: Tensor) -> None:
-        """Widen the range by ``values`` (B G)."""
-        self.low.copy_(torch.minimum(self.low, values.amin(0)))
-        self.high.copy_(torch.maximum(self.high, values.amax(0)))
+    def observe(self, features: Features) -> None:
+        """Widen the range by the summaries (B G) of ``features``."""
+        self.low.copy_(torch.minimum(self.low, features.pooled.amin(0)))
+        self.high.copy_(torch.maximum(self.high, features.pooled.amax(0)))
+
+    def observed(self) -> str:
+        """The range of each number."""
+        low, high = (", ".join(f"{value:.4g}" for value in to_list(part)) for part in (self.low, self.high))
+        return f"numbers lie between {low} and {high}"
 
     def merged(self) -> Mapper:
         """Merged child alone where it reads no input, else the same scaling before the merged child."""

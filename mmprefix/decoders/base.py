@@ -53,6 +53,10 @@ class Decoder(Part, nn.Module, ABC):
         """Name prefixes of the tensors that training changes."""
         return () if self.frozen else ("",)
 
+    def word_rms(self) -> float:
+        """Root mean square of the numbers in its word vectors, 0 where it is not known."""
+        return 0.0
+
     @abstractmethod
     def prefill(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
         """Run a prefix → the state that prompts and texts continue. A state is immutable and can be used again.

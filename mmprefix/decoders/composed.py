@@ -73,6 +73,10 @@ class ComposedDecoder(Decoder):
         """Decoder over another model of the same class, to be checked."""
         return ComposedDecoder(self.language_model.over(lm), self.codec, self.identity, Tuning(), checks=False)
 
+    def word_rms(self) -> float:
+        """Root mean square of the numbers in its word vectors, 0 in a dry run."""
+        return self.language_model.word_rms()
+
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Tokenizer of the language model."""

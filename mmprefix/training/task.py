@@ -24,7 +24,7 @@ from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.training.checkpoints import require_resumable
 from mmprefix.training.evaluation import Evaluation
-from mmprefix.training.inputs.ranges import fit_input_ranges
+from mmprefix.training.inputs.observation import show_training_data
 from mmprefix.training.inputs.text_room import text_room
 from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.training.optimizer import OptimizerFactory, configure, restore_rates
@@ -147,7 +147,8 @@ class PrefixTask(LightningModule):
             warm_start(self.model, self.start_from)
         data = attached_data(self.trainer)
         examples = [] if data is None else data.rows["train"].examples
-        fit_input_ranges(self.model, examples, skip_bad=data is not None and data.on_bad == "skip")
+        inputs = (data and data.inputs) or self.inputs
+        show_training_data(self.model, examples, inputs, skip_bad=data is not None and data.on_bad == "skip")
         if self.compiles:
             self.model.decoder.compile_layers()
         if self.recomputes:

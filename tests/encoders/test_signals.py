@@ -140,8 +140,8 @@ def test_numbers_are_scaled_by_the_observed_range_and_clamped() -> None:
     mapper = MinMax(Sizes(0, 3, 3), mapper=FeaturesAsPrefix)
     with pytest.raises(InputError, match="MinMax: has seen no training data"):
         mapper(features([[0.0, 0.0, 0.0]]))
-    mapper.observe(torch.tensor([[-2.0, 5.0, 100.0], [0.0, 5.0, 300.0]]))
-    mapper.observe(torch.tensor([[2.0, 5.0, 200.0]]))
+    mapper.observe(features([[-2.0, 5.0, 100.0], [0.0, 5.0, 300.0]]))
+    mapper.observe(features([[2.0, 5.0, 200.0]]))
     shown = mapper(features([[-2.0, 5.0, 150.0], [2.0, 4.0, 300.0], [-9.0, 6.0, 99.0], [9.0, 5.0, 1e9]]))
     expected = [[0.0, 0.0, 0.25], [1.0, 0.0, 1.0], [0.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
     assert isinstance(shown, Prefix)
@@ -160,7 +160,7 @@ def test_minmax_needs_a_summary() -> None:
 def test_minmax_is_built_again_from_its_recipe() -> None:
     deep = partial(Deep, mapper=partial(MLP, length=2, hidden=4), hidden=4)
     mapper = MinMax(Sizes(0, 3, 32, 2, 4, 8), mapper=deep)
-    mapper.observe(torch.tensor([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]))
+    mapper.observe(features([[0.0, 0.0, 0.0], [1.0, 2.0, 3.0]]))
     again = builder_from_recipe(to_recipe(mapper), Mapper)(mapper.sizes)
     again.load_state_dict(mapper.state_dict())
     inputs = features([[0.5, 0.5, 0.5]])

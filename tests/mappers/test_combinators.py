@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 import torch
 
 from mmprefix.mappers.base import Mapper, Sizes
+from mmprefix.mappers.calibrated import Calibrated
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.minmax import MinMax
 from mmprefix.mappers.mlp import MLP
+from mmprefix.mappers.observer import Observer
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_tuning import Deep
@@ -43,6 +46,8 @@ AROUND: dict[str, Callable[[Build], Build]] = {
     "MinMax": lambda child: partial(MinMax, mapper=child),
     "Deep": lambda child: partial(Deep, mapper=child, hidden=6),
     "Deep of one layer": lambda child: partial(Deep, mapper=child, hidden=None),
+    "Calibrated": lambda child: partial(Calibrated, mapper=child, length=2),
+    "Deep of Calibrated": lambda child: partial(Deep, mapper=partial(Calibrated, mapper=child, length=2), hidden=6),
     "Deep of MinMax": lambda child: partial(Deep, mapper=partial(MinMax, mapper=child), hidden=6),
     "MinMax of Deep": lambda child: partial(MinMax, mapper=partial(Deep, mapper=child, hidden=6)),
     "Parallel of MinMax of Deep": lambda child: partial(
@@ -63,8 +68,8 @@ CONTEXT = features(SIZES.context_frames, SIZES.context_summary, seed=9)
 
 def observed(mapper: Mapper) -> Mapper:
     for part in mapper.modules():
-        if isinstance(part, MinMax):
-            part.observe(torch.stack([torch.zeros(G), torch.full((G,), 2.0)]))
+        if isinstance(part, Observer):
+            part.observe(replace(features(), pooled=torch.stack([torch.zeros(G), torch.full((G,), 2.0)])))
     return mapper
 
 

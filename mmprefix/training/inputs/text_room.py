@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import nn
@@ -12,7 +14,8 @@ from mmprefix.data.collate import collate_inputs
 from mmprefix.data.manifest import InputRef
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.errors import InputError
-from mmprefix.mappers.minmax import MinMax
+from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.observer import Observer
 from mmprefix.model import PrefixLM
 from mmprefix.types import AnyPrefix, Features, MixedPrefix, Prefix
 
@@ -29,6 +32,7 @@ class DecoderRoom:
     def __init__(self, model: PrefixLM, decoder: ComposedDecoder) -> None:
         self.model, self.codec, self.limit = model, decoder.codec, decoder.max_positions
         self._soft: set[str] = set()  # branches whose prefix is run before the prompt
+        self._mappers = {name: cast(Mapper, mapper) for name, mapper in model.mappers.items()}
         self._fixed = {name: self._tried(name) for name in model.mappers}
         own = model.task_prefix
         self._task = 0 if own is None else self._length("", own(Features.empty(1, self._device())))
@@ -78,10 +82,7 @@ class DecoderRoom:
 
     def _tried(self, name: str) -> int | None:
         """Positions of the prefix of branch ``name``; None where they depend on the number of its frames."""
-        mapper = self.model.mapper(name)
-        while isinstance(mapper, MinMax):  # it knows its range in training only
-            mapper = mapper.mapper
-        assert mapper is not None
+        mapper = self._ready(name)
         lengths: set[int] = set()
         for frames in (1, 2):
             features = self._features(frames, mapper.sizes.frames, mapper.sizes.summary)
@@ -92,6 +93,16 @@ class DecoderRoom:
             except InputError:  # a mapper that is not ready yet
                 lengths.add(0)
         return lengths.pop() if len(lengths) == 1 else None
+
+    def _ready(self, name: str) -> Mapper:
+        """Mapper of branch ``name``; a copy where it is shown the training data later: numbers do not matter here."""
+        mapper = self._mappers[name]
+        if any(isinstance(part, Observer) and not part.known for part in mapper.modules()):
+            mapper = self._mappers[name] = copy.deepcopy(mapper)
+            for part in mapper.modules():
+                if isinstance(part, Observer) and not part.known:
+                    part.observe(self._features(1, mapper.sizes.frames, mapper.sizes.summary))
+        return mapper
 
     def _features(self, frames: int, width: int, summary: int) -> Features:
         count, device = frames if width else 0, self._device()
@@ -114,8 +125,7 @@ class DecoderRoom:
                 media = collate_inputs([encoder.preprocess(ref.source, ref.start, ref.end)])
             except InputError:  # a file that cannot be decoded is reported when it is read
                 return 0
-            mapper = self.model.mapper(name)
-            assert mapper is not None
+            mapper = self._ready(name)
             with _as_in_use(self.model):
                 self._encoded[ref] = self._length(name, mapper(encoder(media.to(self._device())), None))
         return self._encoded[ref]
