@@ -3,8 +3,8 @@
 Two things keep a fresh mapper from learning. Features of a pretrained encoder have a large common part and numbers of
 very different spread, and an optimizer's first steps are of one size whatever the size of a word vector is. Here
 features are standardised, the prefix is measured in word vectors, and what all inputs share (that a caption comes now)
-is left to learned positions before it, which move fast, as prompt tuning asks for: The Power of Scale for
-Parameter-Efficient Prompt Tuning (Lester, Al-Rfou, Constant), https://arxiv.org/abs/2104.08691.
+is left to a learned prompt that is added to it. The prompt begins as words and moves fast, as prompt tuning found best:
+The Power of Scale for Parameter-Efficient Prompt Tuning (Lester, Al-Rfou, Constant), https://arxiv.org/abs/2104.08691.
 """
 
 from __future__ import annotations
@@ -56,18 +56,20 @@ class Moments(nn.Module):
 
 
 class Calibrated(Observer):
-    """Prefix of ``mapper`` over standardised features, in the scale of word vectors, behind learned positions.
+    """Prefix of ``mapper`` over standardised features, in the scale of word vectors, added to a learned prompt.
 
     Features (frames B T D, summary B G) are standardised number by number, by moments taken by ``observe`` from up to
     512 training inputs and saved. The prefix (B P E) is multiplied by the root mean square of the decoder's word
-    vectors (``Sizes.word_rms``; E ** -0.5 where it is not known).
+    vectors (``Sizes.word_rms``; E ** -0.5 where it is not known). The prompt has a vector for each position, one for
+    all where P depends on the number of frames.
 
     Args:
         mapper: the mapper that reads the standardised features; it makes embeddings, no keys and values (for these put
             ``Calibrated`` inside ``Deep``).
-        length: learned positions before those of ``mapper``, the same for every input; 0 for none.
-        speed: how much faster these are trained than the rest: a step of Adam at rate r moves each number by r *
-            ``speed`` word vectors' root mean squares.
+        start: a text whose word vectors, repeated as needed, are the prompt before training; "": random numbers of
+            their scale.
+        speed: how much faster the prompt is trained than the rest: a step of Adam at rate r moves each number by r *
+            ``speed`` times the scale of word vectors.
     """
 
     most = 512
@@ -75,26 +77,35 @@ class Calibrated(Observer):
     start: Tensor
 
     def __init__(
-        self, sizes: Sizes, *, mapper: Callable[[Sizes], Mapper], length: int = 10, speed: float = 500.0
+        self, sizes: Sizes, *, mapper: Callable[[Sizes], Mapper], start: str = "A photo of", speed: float = 250.0
     ) -> None:
         super().__init__(sizes)
-        if length < 0:
-            raise InputError(f"Calibrated.length {length}: give a number from 0 on")
         self.mapper = mapper(sizes)
         if deep := next((part for part in self.mapper.modules() if isinstance(part, DeepMapper)), None):
             raise InputError(f"Calibrated: {type(deep).__name__} makes keys and values; put Calibrated inside it")
         self.refuse_observers()
-        self.speed = speed
+        self.text, self.speed = start, speed
         self.frames = Moments(sizes.frames) if self.mapper.reads_input and self.mapper.reads_frames else None
         self.summary = Moments(sizes.summary) if self.mapper.reads_input and sizes.summary else None
-        self.register_buffer("scale", torch.tensor(sizes.word_rms or sizes.width**-0.5))
-        self.register_buffer("start", torch.randn(length, sizes.width))
-        self.shift = nn.Parameter(torch.zeros(length, sizes.width))
+        scale = sizes.word_rms or sizes.width**-0.5
+        self.register_buffer("scale", torch.tensor(scale))
+        self.register_buffer("start", torch.randn(_positions(self.mapper), sizes.width) * scale)
+        self.shift = nn.Parameter(torch.zeros_like(self.start))
 
     @property
     def known(self) -> bool:
         """True once it has seen features, or reads none."""
         return all(part is None or bool(part.count) for part in (self.frames, self.summary))
+
+    def begin(self, word_vectors: Callable[[str], Tensor]) -> None:
+        """Begin the prompt with the words of its text (N E)."""
+        if not self.text:
+            return
+        words = word_vectors(self.text)
+        if len(self.start) == 1:
+            self.start.copy_(words.mean(0, keepdim=True))
+        else:
+            self.start.copy_(words.repeat(-(-len(self.start) // len(words)), 1)[: len(self.start)])
 
     def observe(self, features: Features) -> None:
         """Take in real frames and summaries of some more inputs."""
@@ -110,7 +121,7 @@ class Calibrated(Observer):
         return f"standardised by {' and '.join(counts) or 'nothing'}; word vectors have a scale of {self.scale:.3g}"
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
-        """Features of B inputs → embeddings (B ``length``+P E); InputError before it has seen features."""
+        """Features of B inputs → embeddings (B P E) and mask (B P); InputError before it has seen features."""
         if not self.known:
             raise InputError("Calibrated: has seen no training data, so it knows no moments; train it first")
         if self.frames is not None:
@@ -118,6 +129,22 @@ class Calibrated(Observer):
         if self.summary is not None:
             features = replace(features, pooled=self.summary(features.pooled))
         prefix: Prefix = self.mapper(features, context)
-        learned = (self.scale * (self.start + self.speed * self.shift)).expand(len(prefix.mask), -1, -1)
-        embeds = torch.cat([learned, self.scale * prefix.embeds], dim=1)
-        return Prefix(embeds, torch.cat([prefix.mask.new_ones(learned.shape[:2]), prefix.mask], dim=1))
+        return replace(prefix, embeds=self.start + self.scale * (self.speed * self.shift + prefix.embeds))
+
+
+@torch.no_grad()
+def _positions(mapper: Mapper) -> int:
+    """Positions of the prefix of ``mapper``; 1 where they depend on the number of frames."""
+    sizes, training = mapper.sizes, mapper.training
+    mapper.eval()
+    lengths: set[int] = set()
+    for count in (1, 2):
+        features = _zeros(count if sizes.frames else 0, sizes.frames, sizes.summary)
+        context = _zeros(1, sizes.context_frames, sizes.context_summary) if mapper.reads_context else None
+        lengths.add(mapper(features, context).mask.shape[1])
+    mapper.train(training)
+    return lengths.pop() if len(lengths) == 1 else 1
+
+
+def _zeros(count: int, frames: int, summary: int) -> Features:
+    return Features(torch.zeros(1, count, frames), torch.ones(1, count, dtype=torch.bool), torch.zeros(1, summary))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import ClassVar
+
+from torch import Tensor
 
 from mmprefix.errors import InputError
 from mmprefix.mappers.combinator import Combinator
@@ -30,6 +33,9 @@ class Observer(Combinator):
     @abstractmethod
     def observe(self, features: Features) -> None:
         """Take in the features of some more inputs."""
+
+    def begin(self, word_vectors: Callable[[str], Tensor]) -> None:
+        """Begin to train; ``word_vectors`` gives those of a text (N E), of the decoder."""
 
     def observed(self) -> str:
         """Words for what it has seen, for the log of a run."""

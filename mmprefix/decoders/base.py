@@ -53,6 +53,10 @@ class Decoder(Part, nn.Module, ABC):
         """Name prefixes of the tensors that training changes."""
         return () if self.frozen else ("",)
 
+    @abstractmethod
+    def word_vectors(self, text: str) -> Tensor:
+        """Embeddings (N E) of the tokens of ``text``, as the language model reads them."""
+
     def word_rms(self) -> float:
         """Root mean square of the numbers in its word vectors, 0 where it is not known."""
         return 0.0

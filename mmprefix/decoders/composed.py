@@ -73,6 +73,14 @@ class ComposedDecoder(Decoder):
         """Decoder over another model of the same class, to be checked."""
         return ComposedDecoder(self.language_model.over(lm), self.codec, self.identity, Tuning(), checks=False)
 
+    @torch.no_grad()
+    def word_vectors(self, text: str) -> Tensor:
+        """Embeddings (N E) of the tokens of ``text``; InputError where it has none."""
+        ids = torch.tensor([self.codec.marked_ids(text)], device=self.language_model.device)
+        if not ids.numel():
+            raise InputError(f"a text for word vectors, {text!r}: has no tokens")
+        return self.language_model.embed(ids)[0].float()
+
     def word_rms(self) -> float:
         """Root mean square of the numbers in its word vectors, 0 in a dry run."""
         return self.language_model.word_rms()

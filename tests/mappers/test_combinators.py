@@ -46,8 +46,8 @@ AROUND: dict[str, Callable[[Build], Build]] = {
     "MinMax": lambda child: partial(MinMax, mapper=child),
     "Deep": lambda child: partial(Deep, mapper=child, hidden=6),
     "Deep of one layer": lambda child: partial(Deep, mapper=child, hidden=None),
-    "Calibrated": lambda child: partial(Calibrated, mapper=child, length=2),
-    "Deep of Calibrated": lambda child: partial(Deep, mapper=partial(Calibrated, mapper=child, length=2), hidden=6),
+    "Calibrated": lambda child: partial(Calibrated, mapper=child),
+    "Deep of Calibrated": lambda child: partial(Deep, mapper=partial(Calibrated, mapper=child), hidden=6),
     "Deep of MinMax": lambda child: partial(Deep, mapper=partial(MinMax, mapper=child), hidden=6),
     "MinMax of Deep": lambda child: partial(MinMax, mapper=partial(Deep, mapper=child, hidden=6)),
     "Parallel of MinMax of Deep": lambda child: partial(

@@ -14,6 +14,7 @@ from mmprefix.decoders import CausalDecoder, CrossDecoder
 from mmprefix.encoders.clip import Clip
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
+from mmprefix.mappers.calibrated import Calibrated
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.minmax import MinMax
 from mmprefix.mappers.mlp import MLP
@@ -34,6 +35,8 @@ PLACES = {
     "mlp": lambda sizes: MLP(sizes, length=3),
     "frames": lambda sizes: Linear(sizes),
     "deep": lambda sizes: Deep(sizes, mapper=lambda inner: MLP(inner, length=4)),
+    "calibrated": lambda sizes: Calibrated(sizes, mapper=Linear),
+    "deep of calibrated": lambda sizes: Deep(sizes, mapper=lambda inner: Calibrated(inner, mapper=MLP)),
     "minmax": lambda sizes: MinMax(sizes, mapper=lambda inner: MLP(inner, length=5)),
 }
 

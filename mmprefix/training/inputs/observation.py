@@ -42,6 +42,7 @@ def show_training_data(
                 for part in unknown:
                     part.observe(features)
         for part in unknown:
+            part.begin(model.decoder.word_vectors)
             if not part.known:
                 raise InputError(
                     f"model.branches.{name}: {type(part).__name__} finds no row to train on that has {name}"
