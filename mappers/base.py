@@ -19,8 +19,7 @@ class Sizes:
 
     ``frames`` (D) and ``summary`` (G) are widths of the encoder's output, 0 where it has none; ``width`` (E),
     ``layers`` (L), ``heads`` (H) and ``head_width`` (K) are the decoder's; ``context_frames`` and ``context_summary``
-    are those of the branch that the mapper reads beside its own, 0 without one. ``word_rms`` is the root mean square of
-    the numbers in the decoder's word vectors, 0 where it is not known.
+    are those of the branch that the mapper reads beside its own, 0 without one.
     """
 
     frames: int
@@ -31,7 +30,6 @@ class Sizes:
     head_width: int = 0
     context_frames: int = 0
     context_summary: int = 0
-    word_rms: float = 0.0
 
 
 class Mapper(Part, nn.Module, ABC):

@@ -59,15 +59,14 @@ class Calibrated(Observer):
     """Prefix of ``mapper`` over standardised features, in the scale of word vectors, added to a learned prompt.
 
     Features (frames B T D, summary B G) are standardised number by number, by moments taken by ``observe`` from up to
-    512 training inputs and saved. The prefix (B P E) is multiplied by the root mean square of the decoder's word
-    vectors (``Sizes.word_rms``; E ** -0.5 where it is not known). The prompt has a vector for each position, one for
-    all where P depends on the number of frames.
+    512 training inputs and saved. The prefix (B P E) is multiplied by the scale of word vectors, the root mean square
+    of those that the prompt begins as. The prompt has a vector for each position, one for all where P depends on the
+    number of frames.
 
     Args:
         mapper: the mapper that reads the standardised features; it makes embeddings, no keys and values (for these put
             ``Calibrated`` inside ``Deep``).
-        start: a text whose word vectors, repeated as needed, are the prompt before training; "": random numbers of
-            their scale.
+        start: a text whose word vectors, repeated as needed, are the prompt before training.
         speed: how much faster the prompt is trained than the rest: a step of Adam at rate r moves each number by r *
             ``speed`` times the scale of word vectors.
     """
@@ -87,21 +86,25 @@ class Calibrated(Observer):
         self.text, self.speed = start, speed
         self.frames = Moments(sizes.frames) if self.mapper.reads_input and self.mapper.reads_frames else None
         self.summary = Moments(sizes.summary) if self.mapper.reads_input and sizes.summary else None
-        scale = sizes.word_rms or sizes.width**-0.5
-        self.register_buffer("scale", torch.tensor(scale))
-        self.register_buffer("start", torch.randn(_positions(self.mapper), sizes.width) * scale)
+        self.register_buffer("scale", torch.zeros(()))
+        self.register_buffer("start", torch.zeros(_positions(self.mapper), sizes.width))
         self.shift = nn.Parameter(torch.zeros_like(self.start))
 
     @property
     def known(self) -> bool:
-        """True once it has seen features, or reads none."""
+        """True once it knows the scale of word vectors, and has seen the features that it reads."""
+        return bool(self.scale) and self._standardises
+
+    @property
+    def _standardises(self) -> bool:
         return all(part is None or bool(part.count) for part in (self.frames, self.summary))
 
     def begin(self, word_vectors: Callable[[str], Tensor]) -> None:
-        """Begin the prompt with the words of its text (N E)."""
-        if not self.text:
-            return
+        """Begin the prompt with the words of its text (N E); InputError for a text without any."""
         words = word_vectors(self.text)
+        if not len(words):
+            raise InputError(f"Calibrated.start {self.text!r}: has no tokens; give a word")
+        self.scale.copy_(words.square().mean().sqrt())
         if len(self.start) == 1:
             self.start.copy_(words.mean(0, keepdim=True))
         else:
@@ -122,7 +125,7 @@ class Calibrated(Observer):
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Features of B inputs → embeddings (B P E) and mask (B P); InputError before it has seen features."""
-        if not self.known:
+        if not self._standardises:
             raise InputError("Calibrated: has seen no training data, so it knows no moments; train it first")
         if self.frames is not None:
             features = replace(features, frames=self.frames(features.frames) * features.mask[..., None])

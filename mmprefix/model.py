@@ -95,8 +95,7 @@ class PrefixLM(nn.Module):
         """Sizes between which the mapper of branch ``name`` (None: of the task prefix) is built."""
         decoder, context = self.decoder, None if name is None else self.contexts.get(name)
         (frames, summary), beside = self._widths(name), self._widths(context)
-        own = (decoder.width, decoder.layers, decoder.heads, decoder.head_width)
-        return Sizes(frames, summary, *own, *beside, word_rms=decoder.word_rms())
+        return Sizes(frames, summary, decoder.width, decoder.layers, decoder.heads, decoder.head_width, *beside)
 
     def _widths(self, name: str | None) -> tuple[int, int]:
         return (0, 0) if name is None else (self.encoder(name).dim, self.encoder(name).pooled_dim)

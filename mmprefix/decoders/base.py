@@ -57,10 +57,6 @@ class Decoder(Part, nn.Module, ABC):
     def word_vectors(self, text: str) -> Tensor:
         """Embeddings (N E) of the tokens of ``text``, as the language model reads them."""
 
-    def word_rms(self) -> float:
-        """Root mean square of the numbers in its word vectors, 0 where it is not known."""
-        return 0.0
-
     @abstractmethod
     def prefill(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
         """Run a prefix → the state that prompts and texts continue. A state is immutable and can be used again.

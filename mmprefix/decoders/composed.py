@@ -73,17 +73,9 @@ class ComposedDecoder(Decoder):
         """Decoder over another model of the same class, to be checked."""
         return ComposedDecoder(self.language_model.over(lm), self.codec, self.identity, Tuning(), checks=False)
 
-    @torch.no_grad()
     def word_vectors(self, text: str) -> Tensor:
-        """Embeddings (N E) of the tokens of ``text``; InputError where it has none."""
-        ids = torch.tensor([self.codec.marked_ids(text)], device=self.language_model.device)
-        if not ids.numel():
-            raise InputError(f"a text for word vectors, {text!r}: has no tokens")
-        return self.language_model.embed(ids)[0].float()
-
-    def word_rms(self) -> float:
-        """Root mean square of the numbers in its word vectors, 0 in a dry run."""
-        return self.language_model.word_rms()
+        """Embeddings (N E) of the tokens of ``text``."""
+        return self.language_model.word_vectors(self.codec.marked_ids(text))
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -237,11 +229,12 @@ class ComposedDecoder(Decoder):
     @torch.no_grad()
     def search_tokens(self, state: State, options: GenerateOptions, stops: Tensor) -> list[list[Hypothesis]]:
         """Search hypotheses as token ids, stop token included; ``stops`` (any number) are the ids that end one."""
-        assert state.last_hidden is not None
         self.language_model.require_room(state, options.max_new_tokens)
         with open_tree(self, state, options.width, options.max_new_tokens - 1) as tree:
             processors = self.logits_processors(options, stops)
-            return search(self.logits(state.last_hidden), tree, options, stops=stops, processors=processors)
+            return search(
+                self.logits(self.language_model.last_hidden(state)), tree, options, stops=stops, processors=processors
+            )
 
     def logits_processors(self, options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
         """Logits processors: constraints on the next token of each hypothesis."""
@@ -261,10 +254,8 @@ class ComposedDecoder(Decoder):
         hidden, count = self.language_model.last_hidden(state)[:, None], len(state.mask)
         if len(trie.tokens):
             nodes, depth = (part.expand(count, -1) for part in (trie.tokens, trie.depth))
-            visible, position_ids = trie.visible.expand(count, -1, -1), self.position_ids(state, depth)
-            output = self.forward_tokens(
-                state, cache_over(state.cache), self.embed(nodes), visible=visible, position_ids=position_ids
-            )
+            places = {"visible": trie.visible.expand(count, -1, -1), "position_ids": self.position_ids(state, depth)}
+            output = self.forward_tokens(state, cache_over(state.cache), self.embed(nodes), **places)
             hidden = torch.cat([hidden, output], dim=1)  # (B 1+M E)
         # one input at a time: the vocabulary is wide
         edges = [self.logits(row).float().log_softmax(-1)[trie.node, trie.token] for row in hidden]

@@ -102,13 +102,9 @@ class LanguageModel:
         """Token ids (B N) → embeddings (B N E)."""
         return self.lm.get_input_embeddings()(ids)
 
-    def word_rms(self) -> float:
-        """Root mean square of the numbers in up to 4,096 word vectors, spread over the vocabulary."""
-        table = self.lm.get_input_embeddings().weight
-        if table.is_meta:
-            return 0.0
-        ids = torch.arange(0, len(table), max(1, len(table) // 4096), device=table.device)
-        return self.embed(ids[None]).detach().float().square().mean().sqrt().item()
+    def word_vectors(self, ids: list[int]) -> Tensor:
+        """Token ids → embeddings (N E) float32, without gradients."""
+        return self.embed(torch.tensor(ids, dtype=torch.long, device=self.device)[None])[0].detach().float()
 
     def forward_tokens(
         self, state: State, cache: DynamicCache, embeds: Tensor, *, visible: Tensor, position_ids: Tensor

@@ -29,7 +29,9 @@ from tiny.speech_system import recipe_part
 
 pytestmark = quietly
 D, G, E = 6, 5, 8
-SIZES = Sizes(D, G, E, word_rms=0.25)
+SIZES = Sizes(D, G, E)
+WORDS = torch.arange(2.0 * E).view(2, E) / 16
+SCALE = float(WORDS.square().mean().sqrt())
 
 
 def features(count: int = 4, seed: int = 0) -> Features:
@@ -37,6 +39,13 @@ def features(count: int = 4, seed: int = 0) -> Features:
     torch.manual_seed(seed)
     mask = torch.arange(3) < torch.tensor([3, 2, 1])[torch.arange(count) % 3, None]
     return Features(torch.randn(count, 3, D) * 50 + 7, mask, torch.rand(count, G) * torch.logspace(-3, 3, G))
+
+
+def begun(mapper: Calibrated, shown: Features) -> Calibrated:
+    """``mapper`` as a training begins with it."""
+    mapper.observe(shown)
+    mapper.begin(lambda _: WORDS)
+    return mapper
 
 
 def calibrated(child: dict[str, Any]) -> dict[str, Any]:
@@ -66,16 +75,13 @@ def test_a_number_that_never_changes_is_read_as_zero() -> None:
 
 def test_the_child_reads_standardised_features_and_writes_word_vectors() -> None:
     shown = features(9)
-    mapper = Calibrated(SIZES, mapper=partial(Linear, stack=1))
-    mapper.observe(shown)
+    mapper = begun(Calibrated(SIZES, mapper=partial(Linear, stack=1)), shown)
     prefix = mapper(shown)
     scaled = torch.from_numpy(StandardScaler().fit_transform(shown.frames[shown.mask].numpy()))
-    expected = mapper.start + 0.25 * mapper.mapper.linear(scaled)
+    child: Any = mapper.mapper
+    expected = mapper.start + SCALE * child.linear(scaled)
     torch.testing.assert_close(prefix.embeds[shown.mask], expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(prefix.mask, shown.mask)
-
-
-WORDS = torch.arange(2.0 * E).view(2, E)
 
 
 @pytest.mark.parametrize(
@@ -91,31 +97,28 @@ def test_the_prompt_begins_as_words(child: Callable[..., Mapper], expected: torc
     mapper = Calibrated(SIZES, mapper=child, start="two words")
     mapper.begin({"two words": WORDS}.__getitem__)
     assert torch.equal(mapper.start, expected)
-    random = Calibrated(SIZES, mapper=child, start="")
-    before = random.start.clone()
-    random.begin({}.__getitem__)
-    assert torch.equal(random.start, before)
-    assert 0.1 < before.std() < 0.4  # 0.25, the word vectors' scale
+    assert float(mapper.scale) == pytest.approx(SCALE)
+    assert mapper.known == (not mapper.reads_input)
+    with pytest.raises(InputError, match=r"Calibrated.start '': has no tokens; give a word"):
+        Calibrated(SIZES, mapper=child, start="").begin(lambda _: WORDS[:0])
 
 
 @pytest.mark.parametrize("speed", [1.0, 250.0])
 def test_a_step_of_adam_moves_the_prompt_by_rate_times_speed_word_vectors(speed: float) -> None:
     child = partial(MLP, length=3)
-    mapper = Calibrated(SIZES, mapper=child, speed=speed)
-    mapper.observe(features())
+    mapper = begun(Calibrated(SIZES, mapper=child, speed=speed), features())
     mapper.mapper.requires_grad_(False)
     before = mapper(features()).embeds.detach()
     optimizer = torch.optim.Adam([mapper.shift], lr=0.01)
     (mapper(features()).embeds * torch.randn(3, E)).sum().backward()
     optimizer.step()
     moved = (mapper(features()).embeds - before).abs()
-    torch.testing.assert_close(moved, torch.full_like(moved, 0.01 * speed * 0.25), rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01 * speed * SCALE), rtol=1e-3, atol=1e-5)
 
 
 def test_a_batch_equals_its_items() -> None:
     shown = features(4)
-    mapper = Calibrated(SIZES, mapper=partial(Linear, stack=2))
-    mapper.observe(shown)
+    mapper = begun(Calibrated(SIZES, mapper=partial(Linear, stack=2)), shown)
     batch = mapper(shown)
     for number in range(4):
         count = int(shown.mask[number].sum())

@@ -70,6 +70,7 @@ def observed(mapper: Mapper) -> Mapper:
     for part in mapper.modules():
         if isinstance(part, Observer):
             part.observe(replace(features(), pooled=torch.stack([torch.zeros(G), torch.full((G,), 2.0)])))
+            part.begin(lambda _: torch.eye(E))
     return mapper
 
 

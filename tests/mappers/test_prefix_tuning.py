@@ -349,7 +349,7 @@ def test_dropout_in_training_only() -> None:
 
 def test_sizes_are_those_of_the_decoder(gpt2: CausalDecoder) -> None:
     model, table = table_model(gpt2)
-    assert table.sizes == Sizes(0, 0, E, L, H, K, word_rms=gpt2.word_rms())
+    assert table.sizes == Sizes(0, 0, E, L, H, K)
     assert model.recipe()["prefix"]["init_args"] == {"length": P, "std": 1.0, "dropout": 0.0}
     again = builder_from_recipe(model.recipe()["prefix"], DeepTable)(table.sizes)
     again.load_state_dict(table.state_dict())

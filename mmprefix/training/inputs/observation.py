@@ -1,4 +1,4 @@
-"""What mappers have to know of their inputs, taken from the training data before the first step."""
+"""Knowledge that mappers need of their inputs, taken from the training data, before the first step."""
 
 from __future__ import annotations
 
