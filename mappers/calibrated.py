@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ from mmprefix.mappers.base import DeepMapper, Mapper, Sizes
 from mmprefix.mappers.observer import Observer
 from mmprefix.types import Features, Prefix
 
+_SHARE = 0.25  # what an untrained mapper adds to the prompt, as a share of the scale of word vectors
+_START = "A short description of what is there to see or to hear:"  # repeated words learned more slowly
 _LEAST = 0.01  # least standard deviation of a number, as a share of their mean one
 
 
@@ -59,9 +62,9 @@ class Calibrated(Observer):
     """Prefix of ``mapper`` over standardised features, in the scale of word vectors, added to a learned prompt.
 
     Features (frames B T D, summary B G) are standardised number by number, by moments taken by ``observe`` from up to
-    512 training inputs and saved. The prefix (B P E) is multiplied by the scale of word vectors, the root mean square
-    of those that the prompt begins as. The prompt has a vector for each position, one for all where P depends on the
-    number of frames.
+    512 training inputs and saved. The prefix (B P E) is scaled so that it begins as a quarter of word vectors, in root
+    mean square; their scale is that of the words that the prompt begins as. The prompt has a vector for each position,
+    one for all where P depends on the number of frames.
 
     Args:
         mapper: the mapper that reads the standardised features; it makes embeddings, no keys and values (for these put
@@ -72,11 +75,12 @@ class Calibrated(Observer):
     """
 
     most = 512
+    gain: Tensor
     scale: Tensor
     start: Tensor
 
     def __init__(
-        self, sizes: Sizes, *, mapper: Callable[[Sizes], Mapper], start: str = "A photo of", speed: float = 250.0
+        self, sizes: Sizes, *, mapper: Callable[[Sizes], Mapper], start: str = _START, speed: float = 250.0
     ) -> None:
         super().__init__(sizes)
         self.mapper = mapper(sizes)
@@ -86,8 +90,10 @@ class Calibrated(Observer):
         self.text, self.speed = start, speed
         self.frames = Moments(sizes.frames) if self.mapper.reads_input and self.mapper.reads_frames else None
         self.summary = Moments(sizes.summary) if self.mapper.reads_input and sizes.summary else None
+        positions, size = _trial(self.mapper)
+        self.register_buffer("gain", torch.where(size > 0, _SHARE / size, torch.ones_like(size)))
         self.register_buffer("scale", torch.zeros(()))
-        self.register_buffer("start", torch.zeros(_positions(self.mapper), sizes.width))
+        self.register_buffer("start", torch.zeros(positions, sizes.width))
         self.shift = nn.Parameter(torch.zeros_like(self.start))
 
     @property
@@ -132,22 +138,29 @@ class Calibrated(Observer):
         if self.summary is not None:
             features = replace(features, pooled=self.summary(features.pooled))
         prefix: Prefix = self.mapper(features, context)
-        return replace(prefix, embeds=self.start + self.scale * (self.speed * self.shift + prefix.embeds))
+        return replace(prefix, embeds=self.start + self.scale * (self.speed * self.shift + self.gain * prefix.embeds))
 
 
 @torch.no_grad()
-def _positions(mapper: Mapper) -> int:
-    """Positions of the prefix of ``mapper``; 1 where they depend on the number of frames."""
-    sizes, training = mapper.sizes, mapper.training
+def _trial(mapper: Mapper) -> tuple[int, Tensor]:
+    """Positions of the prefix of ``mapper`` (1 where they depend on the number of frames), and its root mean square.
+
+    It reads random features as they are once standardised; the generator of random numbers stays as it is.
+    """
+    sizes, training, lengths = mapper.sizes, mapper.training, set[int]()
     mapper.eval()
-    lengths: set[int] = set()
-    for count in (1, 2):
-        features = _zeros(count if sizes.frames else 0, sizes.frames, sizes.summary)
-        context = _zeros(1, sizes.context_frames, sizes.context_summary) if mapper.reads_context else None
-        lengths.add(mapper(features, context).mask.shape[1])
+    random = cast(Any, torch.random)  # without types
+    with random.fork_rng(devices=[]):
+        random.manual_seed(0)
+        for count in (8, 16):
+            features = _random(32, count if sizes.frames else 0, sizes.frames, sizes.summary)
+            context = _random(32, 1, sizes.context_frames, sizes.context_summary) if mapper.reads_context else None
+            prefix: Prefix = cast(Any, mapper)(features, context)
+            lengths.add(prefix.mask.shape[1])
     mapper.train(training)
-    return lengths.pop() if len(lengths) == 1 else 1
+    return lengths.pop() if len(lengths) == 1 else 1, prefix.embeds.square().mean().sqrt()
 
 
-def _zeros(count: int, frames: int, summary: int) -> Features:
-    return Features(torch.zeros(1, count, frames), torch.ones(1, count, dtype=torch.bool), torch.zeros(1, summary))
+def _random(inputs: int, count: int, frames: int, summary: int) -> Features:
+    mask = torch.ones(inputs, count, dtype=torch.bool)
+    return Features(torch.randn(inputs, count, frames), mask, torch.randn(inputs, summary))

@@ -115,12 +115,9 @@ class ComposedDecoder(Decoder):
 
     def append_prompts(self, state: State, prompts: list[str]) -> State:
         """Append each input's prompt; an empty one is the begin-of-text token if no token or embedding was run yet."""
-        if all(prompts):
-            started = [True] * len(prompts)
-        else:
-            started: list[bool] = [False] * len(prompts)
-            if state.last_hidden is not None:
-                started = to_list(state.last_hidden.any(1))
+        started: list[bool] = [state.last_hidden is not None] * len(prompts)
+        if state.last_hidden is not None and not all(prompts):  # looked at where it counts: a GPU is waited for
+            started = to_list(state.last_hidden.any(1))
         return self.append_ids(state, [self.codec.prompt_ids(p, not s) for p, s in zip(prompts, started, strict=True)])
 
     def append_questions(self, state: State, prompts: list[str], questions: list[str]) -> State:
@@ -232,9 +229,8 @@ class ComposedDecoder(Decoder):
         self.language_model.require_room(state, options.max_new_tokens)
         with open_tree(self, state, options.width, options.max_new_tokens - 1) as tree:
             processors = self.logits_processors(options, stops)
-            return search(
-                self.logits(self.language_model.last_hidden(state)), tree, options, stops=stops, processors=processors
-            )
+            logits = self.logits(self.language_model.last_hidden(state))
+            return search(logits, tree, options, stops=stops, processors=processors)
 
     def logits_processors(self, options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
         """Logits processors: constraints on the next token of each hypothesis."""

@@ -23,6 +23,8 @@ from mmprefix.mappers.minmax import MinMax
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
+from mmprefix.mappers.resampler import Resampler
+from mmprefix.mappers.transformer import Transformer
 from mmprefix.types import Features, Prefix
 from tiny.captioning_system import CaptioningSystem, checkpoint_tensors, quietly, run
 from tiny.speech_system import recipe_part
@@ -79,7 +81,7 @@ def test_the_child_reads_standardised_features_and_writes_word_vectors() -> None
     prefix = mapper(shown)
     scaled = torch.from_numpy(StandardScaler().fit_transform(shown.frames[shown.mask].numpy()))
     child: Any = mapper.mapper
-    expected = mapper.start + SCALE * child.linear(scaled)
+    expected = mapper.start + SCALE * mapper.gain * child.linear(scaled)
     torch.testing.assert_close(prefix.embeds[shown.mask], expected, rtol=1e-4, atol=1e-5)
     assert torch.equal(prefix.mask, shown.mask)
 
@@ -114,6 +116,24 @@ def test_a_step_of_adam_moves_the_prompt_by_rate_times_speed_word_vectors(speed:
     optimizer.step()
     moved = (mapper(features()).embeds - before).abs()
     torch.testing.assert_close(moved, torch.full_like(moved, 0.01 * speed * SCALE), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "child",
+    [partial(MLP, length=3), Linear, partial(Resampler, heads=2), partial(Transformer, heads=2), Learned],
+    ids=["mlp", "linear", "resampler", "transformer", "learned"],
+)
+def test_every_mapper_begins_as_a_quarter_of_word_vectors(child: Callable[..., Mapper]) -> None:
+    before = torch.random.get_rng_state()
+    made = child(SIZES)
+    middle = torch.random.get_rng_state()
+    around = Calibrated(SIZES, mapper=lambda _: made)
+    assert torch.equal(middle, torch.random.get_rng_state())
+    mapper = begun(around, features(64))
+    assert not torch.equal(before, middle)
+    prefix = mapper(features(64))
+    added = (prefix.embeds - mapper.start)[prefix.mask]
+    assert 0.2 < float(added.square().mean().sqrt()) / SCALE < 0.3
 
 
 def test_a_batch_equals_its_items() -> None:
