@@ -111,17 +111,14 @@ class OwnForward:
             out = self.lm(decoder_inputs_embeds=inputs, encoder_outputs=frames, use_cache=False)
         return out.logits[:, own.shape[1] - 1 :].float().log_softmax(-1)
 
-    def score(self, b: int, ids: list[int]) -> float:
-        """Log-probability of a text."""
-        log_probs = self(b, torch.tensor([ids]))[0, : len(ids)]
-        return float(log_probs.gather(1, torch.tensor(ids)[:, None]).sum())
+    def scores(self, b: int, texts: list[list[int]]) -> list[float]:
+        """Log-probabilities of texts of one length."""
+        ids = torch.tensor(texts)
+        return self(b, ids)[:, :-1].gather(2, ids[:, :, None]).sum((1, 2)).tolist()
 
-    def greedy(self, b: int, steps: int) -> list[int]:
-        """Likeliest token at each step."""
-        text = torch.zeros(1, 0, dtype=torch.long)
-        for _ in range(steps):
-            text = torch.cat([text, self(b, text)[:, -1].argmax(-1, keepdim=True)], dim=1)
-        return text[0].tolist()
+    def likeliest(self, b: int, text: list[int]) -> list[int]:
+        """Likeliest token behind the tokens before, at each place: the text itself, if it is of a greedy search."""
+        return self(b, torch.tensor([text]))[0, :-1].argmax(-1).tolist()
 
     def beams(self, b: int, steps: int, width: int) -> list[list[int]]:
         """Texts of a beam search without end tokens, the best first."""
@@ -155,14 +152,17 @@ def compare(decoder: ComposedDecoder, reference: Any) -> None:
     scores = iter((-decoder.token_loss(state, TEXTS).nll).tolist())
     for b, texts in enumerate(TEXTS):
         for ids in texts:
-            assert abs(next(scores) - own.score(b, ids)) < TOLERANCE, "score"
+            assert abs(next(scores) - own.scores(b, [ids])[0]) < TOLERANCE, "score"
     greedy = decoder.search_tokens(state, GREEDY, NO_STOP)
     beams = decoder.search_tokens(state, BEAMS, NO_STOP)
     for b in range(len(TEXTS)):
-        assert greedy[b][0][0] == own.greedy(b, GREEDY.max_new_tokens), "greedy search"
-        assert [ids for ids, _ in beams[b]] == own.beams(b, BEAMS.max_new_tokens, BEAMS.num_beams)[:2], "beam search"
-        for ids, score in beams[b]:
-            assert abs(score * len(ids) - own.score(b, ids)) < TOLERANCE, "beam score"
+        text = greedy[b][0][0]
+        assert text == own.likeliest(b, text), "greedy search"
+        assert len(text) == GREEDY.max_new_tokens
+        texts = [ids for ids, _ in beams[b]]
+        assert texts == own.beams(b, BEAMS.max_new_tokens, BEAMS.num_beams)[:2], "beam search"
+        for (ids, score), expected in zip(beams[b], own.scores(b, texts), strict=True):
+            assert abs(score * len(ids) - expected) < TOLERANCE, "beam score"
 
 
 def _project(model: Any, padded: Tensor) -> Memory:

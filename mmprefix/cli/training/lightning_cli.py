@@ -15,6 +15,7 @@ from mmprefix.cli.training.finish import command_to_resume, require_free, save_t
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
 
+import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -163,6 +164,12 @@ class PrefixCLI(LightningCLI):
             raise
         except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:  # a value of the recipe
             raise InputError(f"trainer: {' '.join(str(error).split())[:300]}") from error
+
+    def _dump_config(self) -> None:
+        """Keep the options as plain data, for ``hyper_parameters``; they were checked when they were parsed."""
+        if not hasattr(self, "config_dump"):
+            text = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
+            self.config_dump = yaml.safe_load(text)[str(self.subcommand)]
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: LightningCLI would read model options from the file, before it is known to be one of ours."""

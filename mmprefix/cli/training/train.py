@@ -57,10 +57,16 @@ def _train(words: list[str], modules: list[str], runs: type[PrefixCLI]) -> int:
     if words[0] == "encode":
         texts["description"] = "Runs the frozen encoders of a recipe and stores their features."
         words = ["fit", *words[1:]]
+
+    class OfVerb(runs):  # the parsers of the other verbs would take longer than all else before the first step
+        @staticmethod
+        def subcommands() -> dict[str, set[str]]:
+            return {words[0]: runs.subcommands()[words[0]]}
+
     allow = [f"--allow={module}" for module in modules]
     kept, sys.argv = sys.argv, [sys.argv[0], *words, *allow]  # Lightning starts its other processes with these words
     try:
-        runs(
+        OfVerb(
             PrefixTask,
             PairData,
             subclass_mode_data=True,
@@ -70,7 +76,7 @@ def _train(words: list[str], modules: list[str], runs: type[PrefixCLI]) -> int:
             save_config_kwargs={"overwrite": True},
             trainer_defaults=dict(TRAINER_DEFAULTS),
             auto_configure_optimizers=False,
-            parser_kwargs={"allow_abbrev": False, "prog": "mmprefix"} | dict.fromkeys(PrefixCLI.subcommands(), texts),
+            parser_kwargs={"allow_abbrev": False, "prog": "mmprefix", words[0]: texts},
         )
     except SystemExit as stop:
         return int(stop.code or 0)
