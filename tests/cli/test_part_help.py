@@ -22,7 +22,7 @@ class ParserOnly(PrefixCLI):
     parsers: ClassVar[dict[str, Any]] = {}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.parsers |= self._subcommand_parsers
+        self.parsers.update(self._subcommand_parsers)
         raise SystemExit(0)
 
 
