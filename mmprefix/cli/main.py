@@ -211,7 +211,7 @@ def _log_plainly() -> None:
     if not logger.handlers:
         logger.setLevel(logging.INFO)
         logger.propagate = False
-        logger.addHandler(_Lines())
+        logger.addHandler(_Lines(logging.INFO))
 
 
 if __name__ == "__main__":

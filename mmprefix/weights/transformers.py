@@ -128,7 +128,7 @@ def _log_weights(name: str, network: Any, stored: str) -> None:
     """Log how the weights of ``network`` are stored, which dtype is used, and their memory."""
     size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     dtype = str(network.dtype).removeprefix("torch.")
-    log.info("%s: weights %sused as %s, %.1f MB", name, f"stored as {stored}, " if stored else "", dtype, size / 1e6)
+    log.debug("%s: weights %sused as %s, %.1f MB", name, f"stored as {stored}, " if stored else "", dtype, size / 1e6)
 
 
 def extractor(cls: Any, path: Path, default: dict[str, Any]) -> Any:

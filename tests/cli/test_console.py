@@ -50,7 +50,8 @@ def test_a_fit_shows_what_a_person_needs(
     assert "FLOPs" not in out
     assert "GPU available" not in out
     text = (root / FILE).read_text(encoding="utf-8")
-    for line in ("GPU available: False", "Seed set to", "last checkpoint: "):  # of libraries, from before, and ours
+    assert "weights stored as" not in out
+    for line in ("GPU available: False", "Seed set to", "last checkpoint: ", "weights stored as "):
         assert line in text
 
 

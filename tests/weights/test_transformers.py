@@ -43,7 +43,7 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(edit: Callable[[Any], Any],
 def test_the_dtype_of_weights_is_logged(stored: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_decoder(tmp_path)
     AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, stored)).save_pretrained(folder)
-    with caplog.at_level(logging.INFO, "mmprefix"):
+    with caplog.at_level(logging.DEBUG, "mmprefix"):
         decoder = CausalDecoder(folder)
     assert decoder.language_model.dtype == torch.float32
     size = sum(4 * parameter.numel() for parameter in decoder.lm.parameters()) / 1e6
