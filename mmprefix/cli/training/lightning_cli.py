@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+from mmprefix.cli.inference.predictions import WritePredictions, row_options
 from mmprefix.cli.training.console import parameter_table
 from mmprefix.cli.training.finish import command_to_resume, require_free, save_trained, take_best
 
@@ -44,7 +45,6 @@ from mmprefix.training.best_checkpoint import BestCheckpoint
 from mmprefix.training.checkpoints import restoring_errors_as_input_errors
 from mmprefix.training.climbing_loss import ClimbingLoss
 from mmprefix.training.feature_cache import use_cache
-from mmprefix.training.predictions import WritePredictions
 from mmprefix.training.task import PrefixTask
 from mmprefix.training.unfreeze import UnfreezeUntil
 from mmprefix.weights.devices import best_device
@@ -157,7 +157,7 @@ class PrefixCLI(LightningCLI):
         if self.subcommand == "fit":
             callbacks += [RunConsole(self.folder), ClimbingLoss()]
         if self.subcommand == "predict":
-            callbacks.append(WritePredictions(file_to_write(config.out, self.folder, overwrite=config.overwrite)))
+            callbacks.append(self._predictions())
         try:
             return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
         except InputError:
@@ -170,6 +170,13 @@ class PrefixCLI(LightningCLI):
         if not hasattr(self, "config_dump"):
             text = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
             self.config_dump = yaml.safe_load(text)[str(self.subcommand)]
+
+    def _predictions(self) -> WritePredictions:
+        config = self._config()
+        file = file_to_write(config.out, self.folder, overwrite=config.overwrite)
+        model = self.saved_model or (Path(config.ckpt_path) if config.ckpt_path else None)
+        self._dump_config()
+        return WritePredictions(file, row_options(self.config_dump, model), overwrite=config.overwrite)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: LightningCLI would read model options from the file, before it is known to be one of ours."""
