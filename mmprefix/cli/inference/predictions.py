@@ -142,7 +142,7 @@ class WritePredictions(Callback):
 
 
 def row_options(config: Mapping[str, Any], model: Path | None) -> dict[str, Any]:
-    """What a prediction depends on: options of model and data and the precision, by name, and what was trained.
+    """Options that a prediction depends on, by name: of model, data and precision; and the hash of what was trained.
 
     ``config`` is the configuration of the run as plain data, ``model`` its checkpoint or saved model.
     """
