@@ -132,7 +132,7 @@ def _run(words: list[str]) -> int:
 
 def _train(verb: str, words: list[str]) -> int:
     """Run a training verb; names in the words and the recipe are checked before Lightning is imported."""
-    from mmprefix.cli.training.class_names import check_class_names, with_full_names
+    from mmprefix.cli.class_names import check_class_names, with_full_names
     from mmprefix.cli.training.part_help import part_help, verb_help
     from mmprefix.cli.training.recipe_errors import recipes_of
 
