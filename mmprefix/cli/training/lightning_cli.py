@@ -36,7 +36,7 @@ from mmprefix.cli.training.run_folder import (
     share_with_processes,
 )
 from mmprefix.cli.training.run_logs import loggers_of
-from mmprefix.cli.training.run_options import RUN_OPTIONS, add_run_options, checkpoint_callbacks
+from mmprefix.cli.training.run_options import RUN_OPTIONS, add_run_options, checkpoint_callbacks, usable_precision
 from mmprefix.cli.training.saved_recipe import load_saved
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
@@ -47,7 +47,6 @@ from mmprefix.training.climbing_loss import ClimbingLoss
 from mmprefix.training.feature_cache import use_cache
 from mmprefix.training.task import PrefixTask
 from mmprefix.training.unfreeze import UnfreezeUntil
-from mmprefix.weights.devices import best_device
 from mmprefix.weights.dry_run import without_weights
 
 log = logging.getLogger(__name__)
@@ -293,14 +292,3 @@ class PrefixCLI(LightningCLI):
     def _recipe_name(self) -> str:
         configs = self._config().get("config") or []
         return Path(str(configs[0])).stem if configs else "run"
-
-
-def usable_precision(precision: Any, accelerator: Any) -> Any:
-    """``precision``, or "32-true" where half precision would run on a CPU, on which autocast takes 30 times as long."""
-    slow = accelerator == "cpu" or (accelerator == "auto" and best_device() == "cpu")
-    if not slow or precision is None or not str(precision).startswith(("16", "bf16")):
-        return precision
-    log.warning(
-        "trainer.precision %s: many times slower on a CPU, which this run uses; float32 is used instead", precision
-    )
-    return "32-true"
