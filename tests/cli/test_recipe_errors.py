@@ -108,7 +108,7 @@ CLASSES = [
     (
         f"{AUDIO}.mapper",
         "mmprefix.mappers.x.Qqqq",
-        "class_path {}: no such class; mappers: Calibrated, Deep, DeepTable, Learned",
+        "class_path {}: no such class; mappers: Calibrated, Deep, DeepTable",
     ),
     (
         f"{AUDIO}.mapper",
@@ -155,7 +155,7 @@ WRONG = [
     (
         "model.prefix",
         {"class_path": "mmprefix.mappers.prefix_tuning.DeepTabel"},
-        "no such class; did you mean 'mmprefix.mappers.p_tuning_v2.DeepTable'?; mappers: Calibrated, Deep, DeepTable, Learned",
+        "no such class; did you mean 'mmprefix.mappers.p_tuning_v2.DeepTable'?; mappers: Calibrated, Deep",
     ),
     ("model.prefix", {"class_path": "mmprefix.mappers.mlp.MLP"}, "MLP reads the encoder's summary, and this encoder"),
     ("model.prefix", DEEP | {"init_args": {"lenght": 3}}, "option 'lenght' is not known; did you mean 'length'?"),
