@@ -99,11 +99,7 @@ class Calibrated(Observer):
     @property
     def known(self) -> bool:
         """True once it knows the scale of word vectors, and has seen the features that it reads."""
-        return bool(self.scale) and self._standardises
-
-    @property
-    def _standardises(self) -> bool:
-        return all(part is None or bool(part.count) for part in (self.frames, self.summary))
+        return bool(self.scale) and all(part is None or bool(part.count) for part in (self.frames, self.summary))
 
     def begin(self, word_vectors: Callable[[str], Tensor]) -> None:
         """Begin the prompt with the words of its text (N E); InputError for a text without any."""
@@ -130,8 +126,8 @@ class Calibrated(Observer):
         return f"standardised by {' and '.join(counts) or 'nothing'}; word vectors have a scale of {self.scale:.3g}"
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
-        """Features of B inputs → embeddings (B P E) and mask (B P); InputError before it has seen features."""
-        if not self._standardises:
+        """Features of B inputs → embeddings (B P E) and mask (B P); InputError before a training began."""
+        if not self.known:
             raise InputError("Calibrated: has seen no training data, so it knows no moments; train it first")
         if self.frames is not None:
             features = replace(features, frames=self.frames(features.frames) * features.mask[..., None])

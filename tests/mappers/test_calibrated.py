@@ -25,7 +25,7 @@ from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.mappers.transformer import Transformer
-from mmprefix.types import Features, Prefix
+from mmprefix.types import Features
 from tiny.captioning_system import CaptioningSystem, checkpoint_tensors, quietly, run
 from tiny.speech_system import recipe_part
 
@@ -156,7 +156,6 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
             outer(SIZES, mapper=partial(inner, mapper=MLP))
     with pytest.raises(InputError, match="Calibrated: has seen no training data"):
         Calibrated(SIZES, mapper=MLP)(features())
-    assert isinstance(Calibrated(SIZES, mapper=Learned)(Features.empty(1)), Prefix)
     assert Deep(Sizes(D, G, E, 2, 2, 4), mapper=partial(Calibrated, mapper=MLP), hidden=4).reads_input
 
 
@@ -191,3 +190,13 @@ def test_a_run_that_goes_on_keeps_what_was_observed(tiny: CaptioningSystem, tmp_
     assert torch.equal(second["model.mappers.image.frames.mean"], first["model.mappers.image.frames.mean"])
     assert torch.equal(second["model.mappers.image.start"], first["model.mappers.image.start"])
     assert not torch.equal(second["model.mappers.image.shift"], first["model.mappers.image.shift"])
+
+
+def test_a_task_s_prefix_begins_as_words_too(tiny: CaptioningSystem, tmp_path: Path) -> None:
+    config = tiny.config(["image"])
+    config["model"]["prefix"] = calibrated(recipe_part("mappers.learned.Learned", length=2))
+    assert run("fit", tiny.recipe(config, tmp_path), trainer__max_epochs=1) == 0
+    saved = checkpoint_tensors(tmp_path / "checkpoints" / "last.ckpt")
+    assert float(saved["model.task_prefix.scale"]) > 0
+    assert saved["model.task_prefix.start"].shape[0] == 2
+    assert bool(saved["model.task_prefix.shift"].abs().sum() > 0)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmprefix.data.collate import collate_inputs
 from mmprefix.data.manifest import Example
@@ -29,8 +29,10 @@ def show_training_data(
     ``inputs`` reads them, from files or a feature store. Rows that cannot be read are left out with ``skip_bad``.
     Raises InputError for one of them otherwise, and where no row has that input.
     """
+    for part in _unknown(model.task_prefix):  # it reads no data
+        part.begin(model.decoder.word_vectors)
     for name, mapper in model.mappers.items():
-        unknown = [part for part in mapper.modules() if isinstance(part, Observer) and not part.known]
+        unknown = _unknown(mapper)
         if not unknown:
             continue
         rows = _spread([example for example in examples if name in example.inputs], unknown)
@@ -48,6 +50,12 @@ def show_training_data(
                     f"model.branches.{name}: {type(part).__name__} finds no row to train on that has {name}"
                 )
             log.info("%s: %d inputs: %s", name, len(rows), part.observed())
+
+
+def _unknown(mapper: nn.Module | None) -> list[Observer]:
+    """Observers in ``mapper`` that do not know its data yet."""
+    parts = [] if mapper is None else mapper.modules()
+    return [part for part in parts if isinstance(part, Observer) and not part.known]
 
 
 def _spread(rows: list[Example], observers: list[Observer]) -> list[Example]:

@@ -32,9 +32,9 @@ class DecoderRoom:
     def __init__(self, model: PrefixLM, decoder: ComposedDecoder) -> None:
         self.model, self.codec, self.limit = model, decoder.codec, decoder.max_positions
         self._soft: set[str] = set()  # branches whose prefix is run before the prompt
-        self._mappers = {name: cast(Mapper, mapper) for name, mapper in model.mappers.items()}
+        self._mappers = {name: self._ready(cast(Mapper, mapper)) for name, mapper in model.mappers.items()}
         self._fixed = {name: self._tried(name) for name in model.mappers}
-        own = model.task_prefix
+        own = None if model.task_prefix is None else self._ready(model.task_prefix)
         self._task = 0 if own is None else self._length("", own(Features.empty(1, self._device())))
         self._longest: dict[str, int] = {}
         self._encoded: dict[InputRef, int] = {}
@@ -82,7 +82,7 @@ class DecoderRoom:
 
     def _tried(self, name: str) -> int | None:
         """Positions of the prefix of branch ``name``; None where they depend on the number of its frames."""
-        mapper = self._ready(name)
+        mapper = self._mappers[name]
         lengths: set[int] = set()
         for frames in (1, 2):
             features = self._features(frames, mapper.sizes.frames, mapper.sizes.summary)
@@ -94,14 +94,15 @@ class DecoderRoom:
                 lengths.add(0)
         return lengths.pop() if len(lengths) == 1 else None
 
-    def _ready(self, name: str) -> Mapper:
-        """Mapper of branch ``name``; a copy where it is shown the training data later: numbers do not matter here."""
-        mapper = self._mappers[name]
-        if any(isinstance(part, Observer) and not part.known for part in mapper.modules()):
-            mapper = self._mappers[name] = copy.deepcopy(mapper)
-            for part in mapper.modules():
-                if isinstance(part, Observer) and not part.known:
-                    part.observe(self._features(1, mapper.sizes.frames, mapper.sizes.summary))
+    def _ready(self, mapper: Mapper) -> Mapper:
+        """``mapper``, or a copy in use where it is shown the training data later: its numbers do not matter here."""
+        if not any(isinstance(part, Observer) and not part.known for part in mapper.modules()):
+            return mapper
+        mapper, sizes = copy.deepcopy(mapper).eval(), mapper.sizes
+        for part in mapper.modules():
+            if isinstance(part, Observer) and not part.known:
+                part.observe(self._features(1, sizes.frames, sizes.summary))
+                part.begin(lambda _: torch.ones(1, sizes.width, device=self._device()))
         return mapper
 
     def _features(self, frames: int, width: int, summary: int) -> Features:
@@ -125,7 +126,7 @@ class DecoderRoom:
                 media = collate_inputs([encoder.preprocess(ref.source, ref.start, ref.end)])
             except InputError:  # a file that cannot be decoded is reported when it is read
                 return 0
-            mapper = self._ready(name)
+            mapper = self._mappers[name]
             with _as_in_use(self.model):
                 self._encoded[ref] = self._length(name, mapper(encoder(media.to(self._device())), None))
         return self._encoded[ref]
