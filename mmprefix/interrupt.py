@@ -48,9 +48,23 @@ class HeldSignals:
 
 @contextmanager
 def stop_signals() -> Generator[None, None, None]:
-    """Turn SIGTERM and SIGINT into ``Stopped``, raised where the main thread is when they arrive."""
-    with _handled_by(_raise):
-        yield
+    """Turn SIGTERM and SIGINT into ``Stopped``, raised where the main thread is when they arrive.
+
+    Native code may take it for an error of its own, and raise another: the block still ends with ``Stopped``.
+    """
+    arrived: list[int] = []
+
+    def stop(number: int) -> None:
+        arrived.append(number)
+        raise Stopped(number)
+
+    with _handled_by(stop):
+        try:
+            yield
+        except Exception as error:
+            if not arrived:
+                raise
+            raise Stopped(arrived[0], str(error)) from error
 
 
 @contextmanager
@@ -83,10 +97,6 @@ def advice_if_stopped(advice: str) -> Generator[None, None, None]:
     except Stopped as stop:
         stop.advice = stop.advice or advice
         raise
-
-
-def _raise(number: int) -> None:
-    raise Stopped(number)
 
 
 @contextmanager

@@ -135,3 +135,19 @@ def test_the_shell_answers_a_signal_with_its_exit_code_and_one_line(number: sign
     _, errors = process.communicate(timeout=60)
     assert process.returncode == CODES[number]
     assert errors == f"mmprefix: stopped by {number.name}\n"
+
+
+def native_error() -> None:
+    """Fail as an operator of torch does that a signal reached: with an error of its own."""
+    try:
+        send(signal.SIGTERM)
+    except Stopped:
+        raise RuntimeError("no shape") from None
+
+
+def test_native_code_may_take_a_signal_for_an_error_of_its_own() -> None:
+    with pytest.raises(Stopped, match="stopped by SIGTERM; no shape") as stop, stop_signals():
+        native_error()
+    assert stop.value.exit_code == 143
+    with pytest.raises(RuntimeError, match="no signal"), stop_signals():
+        raise RuntimeError("no signal")
