@@ -25,7 +25,7 @@ from mmprefix.weights.source import MODELS, WEIGHTS, resolve_folder
 log = logging.getLogger(__name__)
 _REMEMBERED = 8  # places of a part
 PACK_LIMIT = 200.0  # megabytes of a frozen part that is packed
-_BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md")  # configuration and tokenizer
+_BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md", "*_Pooling/config.json")  # beside the weights
 _MARK = f"./{PACKED}/"
 
 
@@ -97,9 +97,10 @@ def pack(places: dict[str, Path], directory: Path, limit: float) -> None:
             log.warning("%s has %.1f MB, and the limit is %g MB: not packed; raise pack_limit", name, size, limit)
             continue
         target = directory / PACKED / name
-        (target.parent if path.is_file() else target).mkdir(parents=True, exist_ok=True)
         for file in _files(path):
-            shutil.copyfile(file, target if path.is_file() else target / file.name)
+            copy = target if path.is_file() else target / file.relative_to(path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
         log.info("packed %s: %.1f MB", name, size)
 
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -117,6 +118,14 @@ def hub_snapshot(name: str, revision: str | None, weights: bool = True) -> Path:
         ) from error
 
 
+def fetch_file(name: str, commit: str, file: str) -> None:
+    """Add ``file`` of a hub repository to the local copy of its ``commit``; nothing where the hub does not give it."""
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+
+    with suppress(Exception):  # of the hub's client, a dozen kinds; what is missing is named where it is needed
+        snapshot_download(name.removeprefix(HUB), revision=commit, allow_patterns=[file])
+
+
 def revision_of(path: Path) -> str | None:
     """Commit of the hub snapshot ``path``, None for any other folder."""
     return path.name if path.parent.name == "snapshots" else None
@@ -135,10 +144,15 @@ def provenance_of(name: str, path: Path) -> Provenance:
     """Provenance of the model in the folder ``path``, which ``name`` was resolved to."""
     if sizes_only():
         return Provenance(name, revision_of(path), "")
-    files = [file for pattern in WEIGHTS for file in path.glob(pattern)]
+    files = weight_files(path)
     if not files:
         raise InputError(f"{name!r}: the folder {path} holds no weights ({', '.join(WEIGHTS)})")
     return Provenance(name, revision_of(path), fingerprint(files))
+
+
+def weight_files(path: Path) -> list[Path]:
+    """Files of weights in the folder ``path``."""
+    return [file for pattern in WEIGHTS for file in path.glob(pattern)]
 
 
 def settings(identity: Provenance) -> str:

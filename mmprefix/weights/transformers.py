@@ -155,7 +155,7 @@ def _quietly() -> Iterator[None]:
             transformers_log.enable_progress_bar()
 
 
-def load_tokenizer(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(lm: Any, name: str, folder: Path, part: str = "decoder") -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder``; InputError where there is none, or one that is not the model's."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -168,5 +168,5 @@ def load_tokenizer(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
             return placeholder_tokenizer()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"decoder {name!r}: the folder {folder} holds no tokenizer that can be loaded: {reason}"
+            f"{part} {name!r}: the folder {folder} holds no tokenizer that can be loaded: {reason}"
         ) from error
