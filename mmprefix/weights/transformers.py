@@ -160,7 +160,8 @@ def load_tokenizer(lm: Any, name: str, folder: Path, part: str = "decoder") -> P
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         rows = lm.get_input_embeddings().num_embeddings
-        if not 1 < len(tokenizer) <= rows:  # without its files transformers silently makes an empty tokenizer
+        special = len(tokenizer.all_special_ids)  # without its files transformers silently makes an empty tokenizer
+        if not max(1, special) < len(tokenizer) <= rows:
             raise ValueError(f"it has {len(tokenizer)} tokens, the model {rows} embeddings")
         return tokenizer
     except Exception as error:  # the reader in Rust raises plain exceptions, that of Python many kinds
