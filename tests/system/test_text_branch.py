@@ -14,7 +14,7 @@ from mmprefix.cli.main import main
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore, store_description
 from mmprefix.inference.predictor import Predictor
-from tiny.captioning_system import CaptioningSystem, build, error_message, metric_values, quietly, run
+from tiny.captioning_system import CaptioningSystem, build, metric_values, quietly, run
 from tiny.speech_system import recipe_part
 from tiny.texts import save_sentence_encoder
 
@@ -78,9 +78,9 @@ def test_a_saved_model_captions_pictures_with_and_without_words(tiny: Captioning
     assert all(isinstance(caption, str) for caption in captions)
     alone = [model(value) for value in inputs]
     assert alone == captions
-    scores = [model.score(value, "the red hill") for value in inputs[:3]]
-    assert len({round(float(score), 4) for score in scores}) == 3  # words and picture both count
-    assert model.score(inputs[2], "the red hill") == model.score({"keywords": "the cat. a dog"}, "the red hill")
+    scores = [model.score(value, ["the red hill"]) for value in inputs[:3]]
+    assert len({round(score[0], 4) for score in scores}) == 3  # words and picture both count
+    assert scores[2] == model.score({"keywords": "the cat. a dog"}, ["the red hill"])
 
 
 def test_texts_that_cannot_be_read_are_refused(tiny: CaptioningSystem, trained: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_command_line_reads_the_texts_of_a_manifest(tiny: CaptioningSystem, 
     out = tmp_path / "out.jsonl"
     test = tiny.folder / "test.jsonl"
     assert main(["caption", str(trained / "saved"), "--manifest", str(test), "--out", str(out)]) == 0
-    written = {row["id"]: row["prediction"] for row in map(json.loads, out.read_text().splitlines())}
+    written = {row["id"]: row["caption"] for row in map(json.loads, out.read_text().splitlines())}
     rows = [json.loads(line) for line in test.read_text().splitlines()]
     model: Predictor = mmprefix.load(trained / "saved")
     for row in rows:
@@ -127,8 +127,8 @@ def test_texts_alone_feed_a_model(tiny: CaptioningSystem, tmp_path: Path, capfd:
     assert main(words) == 0
     assert len(out.read_text().splitlines()) == 3
     (tmp_path / "words.jsonl").write_text(json.dumps({"id": "a", "keywords": {"dog": 1}, "caption": "a"}) + "\n")
-    message = error_message("fit", tiny.recipe(made, tmp_path / "bad"), capfd)
-    assert "keywords must be a text or a list of texts, found an object" in message
+    assert run("fit", tiny.recipe(made, tmp_path / "bad")) == 2
+    assert "words.jsonl:1: keywords must be a text or a list of texts, found an object" in capfd.readouterr().err
 
 
 def test_a_batch_of_stored_texts_equals_those_encoded_anew(tiny: CaptioningSystem, trained: Path) -> None:

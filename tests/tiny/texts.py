@@ -34,7 +34,14 @@ def _model(kind: str, positions: int) -> Any:
     ends: dict[str, Any] = {"bos_token_id": 2, "eos_token_id": 3, "max_position_embeddings": positions}
     clip = {**_TEXT, **ends, "projection_dim": 20}
     siglip = {**_TEXT, **ends, "projection_size": 16}
-    distil = {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "vocab_size": len(WORDS), "pad_token_id": 0}
+    distil: dict[str, Any] = {
+        "dim": 16,
+        "n_layers": 2,
+        "n_heads": 2,
+        "hidden_dim": 32,
+        "vocab_size": len(WORDS),
+        "pad_token_id": 0,
+    }
     models = {
         "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**_TEXT, max_position_embeddings=positions)),
         "distilbert": lambda: hf.DistilBertModel(hf.DistilBertConfig(**distil, max_position_embeddings=positions)),
