@@ -78,7 +78,7 @@ class Text(Encoder):
             identity = replace(identity, sha256=digest)
         self.identity = identity
         self.network, self.projection = _load(model, path, kind, dtype)
-        tokenizer = transformers.load_tokenizer(self.network, model, path, part="encoder")
+        tokenizer: Any = transformers.load_tokenizer(self.network, model, path, part="encoder")
         limit = _longest(self.network, tokenizer, self.sentence.limit)
         self.padding, self.window = int(tokenizer.pad_token_id or 0), limit if kind.startswith("siglip") else 0
         self.preprocess = ReadText(tokenizer, limit, self.sentence.lower, self.sentence.prompt, _hash(tokenizer))

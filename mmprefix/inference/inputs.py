@@ -95,8 +95,7 @@ def source_and_span(value: InputSource) -> tuple[Source, float, float | None]:
 def _as_source(value: Any, kind: str | None = None) -> Any:
     """``value``; a list of numbers as the tuple, a list of pictures as the sequence that encoders take, a text so."""
     if kind is not None and KINDS[kind].lists == "texts":
-        texts = cast("list[Any]", value) if isinstance(value, list) else [value]
-        return Texts(tuple(texts)) if all(isinstance(text, str) for text in texts) else value
+        return _as_texts(value)
     value = _plain(value)
     if not isinstance(value, list):
         return value
@@ -104,6 +103,13 @@ def _as_source(value: Any, kind: str | None = None) -> Any:
     if is_numbers(items):
         return tuple(items)
     return FrameSequence(items) if kind is not None and KINDS[kind].lists == "files" else items
+
+
+def _as_texts(value: object) -> object:
+    """A string, or a list of strings, as ``Texts``; anything else unchanged."""
+    texts = cast("list[object]", value) if isinstance(value, list) else [value]
+    strings = [text for text in texts if isinstance(text, str)]
+    return Texts(tuple(strings)) if len(strings) == len(texts) else value
 
 
 def _plain(value: Any) -> Any:

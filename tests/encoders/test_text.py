@@ -99,7 +99,7 @@ def test_texts_are_read_as_one(folder: Path) -> None:
     assert not torch.equal(read(Texts(("a dog",))), read(Texts(("the cat",))))
 
 
-MODES: dict[str, Callable[[Tensor], Tensor]] = {  # of the frames (T D) of one text
+MODES: dict[str, Callable[[Tensor], Any]] = {  # of the frames (T D) of one text
     "cls_token": lambda frames: frames[0],
     "max_tokens": lambda frames: frames.amax(0),
     "mean_tokens": lambda frames: frames.mean(0),
