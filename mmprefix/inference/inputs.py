@@ -107,9 +107,11 @@ def _as_source(value: Any, kind: str | None = None) -> Any:
 
 def _as_texts(value: object) -> object:
     """A string, or a list of strings, as ``Texts``; anything else unchanged."""
-    texts = cast("list[object]", value) if isinstance(value, list) else [value]
-    strings = [text for text in texts if isinstance(text, str)]
-    return Texts(tuple(strings)) if len(strings) == len(texts) else value
+    if not isinstance(value, list):
+        return Texts((value,)) if isinstance(value, str) else value
+    items = cast("list[object]", value)
+    texts = [text for text in items if isinstance(text, str)]
+    return Texts(tuple(texts)) if len(texts) == len(items) else items
 
 
 def _plain(value: Any) -> Any:
