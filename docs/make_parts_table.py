@@ -22,6 +22,7 @@ from typing import Any
 import docstring_parser
 from lightning.pytorch import Callback, Trainer
 
+from mmprefix.cli.inference.predictions import WritePredictions
 from mmprefix.cli.parts import TABLE
 from mmprefix.cli.training.run_options import ENCODE_OPTIONS, RUN_OPTIONS, TRAINER_DEFAULTS
 from mmprefix.data.pairs import PairData
@@ -35,7 +36,6 @@ from mmprefix.parts import class_path
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.training.best_checkpoint import BestCheckpoint
 from mmprefix.training.checkpoints import LastCheckpoint
-from mmprefix.training.predictions import WritePredictions
 from mmprefix.training.task import PrefixTask
 from mmprefix.transcriber import Transcriber
 

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.cli.inference.open_model import open_model
+from mmprefix.cli.inference.output import output_form
+from mmprefix.cli.inference.row_file import TABLES
 from mmprefix.cli.inference.rows import InputRow, InputRows
-from mmprefix.cli.inference.run import RowReport, write_results
-from mmprefix.cli.model_inputs import (
-    DECODING,
-    add_decoding,
-    add_model,
-    add_rows,
-    open_output,
-    read_input_rows,
-    select_model_inputs,
-)
+from mmprefix.cli.inference.run import RowReport
+from mmprefix.cli.model_inputs import ModelCall, Selection, add_decoding, add_model, add_rows, decoding_of, run_model
 from mmprefix.cli.spellings import utf8_text
 from mmprefix.data.manifest import InputRef
-from mmprefix.inference.model_folder import find_model
+from mmprefix.errors import InputError
 
 if TYPE_CHECKING:
+    from mmprefix.inference.predictor import Predictor
     from mmprefix.types import Candidate
 
 
@@ -41,27 +37,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print or write a line an input, as they come; returns the exit code."""
-    folder = find_model(args.model)
-    inputs = read_input_rows(args)
-    with open_output(args, _columns(inputs, args.num_return), folder, as_json=args.json) as output:
-        model = open_model(args)
-        todo = select_model_inputs(args, inputs, model).without_done(output)
-        results = model.stream(
-            todo.values,
-            num_return=args.num_return,
-            prompt=[_prompt(row, args, model.settings.prompt) for row in todo.rows],
-            context=todo.context,
-            batch_size=args.batch_size,
-            allow_urls=args.allow_urls,
-            **{name: getattr(args, name) for name in DECODING},
-        )
-        table = output.writer is not None and bool(output.writer.header)
+    return run_model(args, partial(_call, args))
 
-        def line(row: InputRow, candidates: list[Candidate]) -> dict[str, Any]:
-            return _line(row, candidates, table)
 
-        rows = zip(todo.rows, results, strict=True)
-        return write_results(args, output, rows, RowReport(line, _texts), total=len(todo.rows), bad=todo.bad)
+def _call(args: argparse.Namespace, inputs: InputRows) -> ModelCall[list[Candidate]]:
+    table = output_form(args) in TABLES
+
+    def results(model: Predictor, rows: Selection) -> Iterator[list[Candidate] | InputError]:
+        prompts = [_prompt(row, args, model.settings.prompt) for row in rows.rows]
+        options = {**rows.call_options(args), **decoding_of(args), "prompt": prompts}
+        return model.stream(rows.values, num_return=args.num_return, **options)
+
+    def line(row: InputRow, candidates: list[Candidate]) -> dict[str, Any]:
+        return _line(row, candidates, table)
+
+    return ModelCall(_columns(inputs, args.num_return), results, RowReport(line, _texts))
 
 
 def _prompt(row: InputRow, args: argparse.Namespace, default: str | None) -> str:
@@ -73,7 +63,7 @@ def _prompt(row: InputRow, args: argparse.Namespace, default: str | None) -> str
 def _columns(inputs: InputRows, count: int) -> list[str]:
     """Columns of a table: a text and a score, and more of both where several texts are asked for."""
     more = [f"{name}_{number}" for number in range(2, count + 1) for name in ("caption", "score")]
-    return [*(["id"] if any(row.fields for row in inputs.rows) else []), "file", "caption", "score", *more]
+    return [*dict.fromkeys([inputs.name_column, "file"]), "caption", "score", *more]
 
 
 def _line(row: InputRow, candidates: list[Candidate], table: bool) -> dict[str, Any]:

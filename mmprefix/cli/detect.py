@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from mmprefix.cli.inference.open_model import open_model
-from mmprefix.cli.inference.rows import InputRow
-from mmprefix.cli.inference.run import RowReport, write_results
-from mmprefix.cli.model_inputs import (
-    add_model,
-    add_rows,
-    open_output,
-    read_input_rows,
-    select_model_inputs,
-)
+from mmprefix.cli.inference.rows import InputRow, InputRows
+from mmprefix.cli.inference.run import RowReport
+from mmprefix.cli.model_inputs import ModelCall, Selection, add_model, add_rows, run_model
 from mmprefix.errors import InputError
-from mmprefix.inference.model_folder import find_model
+
+if TYPE_CHECKING:
+    from mmprefix.inference.predictor import Predictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,25 +40,17 @@ def run(args: argparse.Namespace) -> int:
     answers = None if args.answers is None else [word.strip() for word in args.answers.split(",")]
     if answers is not None and (len(set(answers)) != 2 or len(answers) != 2 or not all(answers)):
         raise InputError(f"--answers {args.answers}: give two words separated by a comma")
-    folder = find_model(args.model)
-    inputs = read_input_rows(args)
-    named = ["id" if any(row.fields for row in inputs.rows) else "file"]
-    with open_output(args, [*named, "score", "label"], folder, as_json=args.json) as output:
-        model = open_model(args)
-        todo = select_model_inputs(args, inputs, model).without_done(output)
-        results = model.stream_detect(
-            todo.values,
-            answers=None if answers is None else (answers[0], answers[1]),
-            context=todo.context,
-            batch_size=args.batch_size,
-            allow_urls=args.allow_urls,
-        )
+    return run_model(args, partial(_call, args, None if answers is None else (answers[0], answers[1])))
 
-        def line(row: InputRow, score: float) -> dict[str, Any]:
-            return _line(row, score, args.label_field)
 
-        rows = zip(todo.rows, results, strict=True)
-        return write_results(args, output, rows, RowReport(line, _texts), total=len(todo.rows), bad=todo.bad)
+def _call(args: argparse.Namespace, answers: tuple[str, str] | None, inputs: InputRows) -> ModelCall[float]:
+    def results(model: Predictor, rows: Selection) -> Iterator[float | InputError]:
+        return model.stream_detect(rows.values, answers=answers, **rows.call_options(args))
+
+    def line(row: InputRow, score: float) -> dict[str, Any]:
+        return _line(row, score, args.label_field)
+
+    return ModelCall([inputs.name_column, "score", "label"], results, RowReport(line, _texts))
 
 
 def _texts(row: InputRow, score: float) -> list[str]:

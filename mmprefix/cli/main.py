@@ -44,6 +44,7 @@ VERBS = {
     "check-data": ("mmprefix.cli.check_data", "find every bad row of a manifest before training does"),
     "parts": ("mmprefix.cli.parts", "encoders, mappers, decoders ... that a recipe can name, and their options"),
 }
+PRINTING = ("caption", "understand", "detect", "transcribe", "evaluate", "check-data", "parts")  # rows, tables
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 
 
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     escape_what_cannot_be_written()
-    _log_plainly()
+    _log_plainly(words[0] if words else "")
     try:
         with stop_signals():
             return _run(words)
@@ -132,7 +133,7 @@ def _run(words: list[str]) -> int:
 
 def _train(verb: str, words: list[str]) -> int:
     """Run a training verb; names in the words and the recipe are checked before Lightning is imported."""
-    from mmprefix.cli.training.class_names import check_class_names, with_full_names
+    from mmprefix.cli.class_names import check_class_names, with_full_names
     from mmprefix.cli.training.part_help import part_help, verb_help
     from mmprefix.cli.training.recipe_errors import recipes_of
 
@@ -204,14 +205,20 @@ class _Lines(logging.Handler):
         stream.write(self.format(record) + "\n")
 
 
-def _log_plainly() -> None:
-    """Send the library's log to standard output, its warnings and errors to standard error."""
+def _log_plainly(verb: str) -> None:
+    """Send the library's log to standard output, its warnings and errors to standard error.
+
+    Of a verb that prints rows or tables only warnings and errors are shown: nothing comes between its lines.
+    """
     warnings.filterwarnings("ignore", "Image size .* decompression bomb")  # one line of our own names the limit
     logger = logging.getLogger("mmprefix")
     if not logger.handlers:
         logger.setLevel(logging.INFO)
         logger.propagate = False
         logger.addHandler(_Lines())
+    for handler in logger.handlers:
+        if isinstance(handler, _Lines):
+            handler.setLevel(logging.WARNING if verb.replace("_", "-") in PRINTING else logging.INFO)
 
 
 if __name__ == "__main__":

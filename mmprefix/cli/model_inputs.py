@@ -1,17 +1,17 @@
-"""Arguments, inputs and output shared by caption, understand, detect and transcribe."""
+"""Arguments and inputs shared by caption, understand, detect and transcribe."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mmprefix.atomic import disk_errors_as_input_errors
-from mmprefix.cli.inference.row_file import FORMATS, RowFile, RowWriter, StandardOutput, open_row_file
+from mmprefix.cli.inference.open_model import open_model
+from mmprefix.cli.inference.output import open_output, prepare_output
+from mmprefix.cli.inference.row_file import FORMATS, RowFile, StandardOutput
 from mmprefix.cli.inference.rows import (
     MANIFESTS,
     BadInputs,
@@ -21,22 +21,19 @@ from mmprefix.cli.inference.rows import (
     manifest_rows,
     rows_for_kinds,
 )
+from mmprefix.cli.inference.run import RowReport, write_results
 from mmprefix.cli.spellings import utf8_text
 from mmprefix.data.manifest import INPUTS, read_texts
 from mmprefix.data.manifest_file import RowError
 from mmprefix.errors import InputError
-from mmprefix.inference.model_folder import RECIPE
+from mmprefix.inference.model_folder import find_model
 from mmprefix.media.kinds import KINDS
-from mmprefix.weights.source import fingerprint
 
 if TYPE_CHECKING:
+    from mmprefix.inference.call_options import CallOptions
     from mmprefix.inference.predictor import Predictor
 
-
-_NOT_IN_ROWS = (  # options that say which rows, where, and how fast, and not what stands in them
-    "allow", "allow_urls", "batch_size", "device", "files", "json", "manifest", "media_root", "model", "out",
-    "overwrite", "part", "progress", "split",
-)  # fmt: skip
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,10 @@ class Selection:
     def context(self) -> list[str] | None:
         """Context of each row, None where none has one."""
         return self.contexts if any(self.contexts) else None
+
+    def call_options(self, args: argparse.Namespace) -> CallOptions:
+        """Context, batch size and permission of addresses, as a Predictor's calls take them."""
+        return {"context": self.context, "batch_size": args.batch_size, "allow_urls": args.allow_urls}
 
     def without_done(self, output: RowFile | StandardOutput) -> Selection:
         """The rows that ``output`` does not hold yet."""
@@ -115,38 +116,55 @@ def add_rows(parser: argparse.ArgumentParser, contexts: bool = True) -> None:
     )
 
 
+_DECODING: list[tuple[str, type, str, str]] = [  # option, type, metavar, sentence
+    ("num_beams", int, "N", "beams of the search"),
+    ("max_new_tokens", int, "N", "most tokens of a text"),
+    ("min_new_tokens", int, "N", "fewest tokens of a text"),
+    ("length_penalty", float, "X", "power of the length that a score is divided by; above 1: longer"),
+    ("no_repeat_ngram_size", int, "N", "no N tokens in a row occur twice"),
+    ("temperature", float, "X", "draw texts, below 1 nearer to the likeliest; with beams: their scores"),
+    ("top_p", float, "X", "draw texts among the likeliest tokens of this share"),
+    ("seed", int, "N", "draw texts; one N gives the same texts each time"),
+]
+
+
 def add_decoding(parser: argparse.ArgumentParser) -> None:
     """Add the options of decoding; those that are left out are the model's own."""
     decoding = parser.add_argument_group("decoding", "What is left out is as the model was trained and saved.")
-    decoding.add_argument("--num-beams", type=int, metavar="N", help="beams of the search")
+    for name, kind, metavar, text in _DECODING:
+        decoding.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
     decoding.add_argument(
         "--num-return", type=int, default=1, metavar="N", help="texts an input, best first (default 1)"
     )
-    decoding.add_argument("--max-new-tokens", type=int, metavar="N", help="most tokens of a text")
-    decoding.add_argument("--min-new-tokens", type=int, metavar="N", help="fewest tokens of a text")
-    decoding.add_argument(
-        "--length-penalty",
-        type=float,
-        metavar="X",
-        help="power of the length that a score is divided by; above 1: longer",
-    )
-    decoding.add_argument("--no-repeat-ngram-size", type=int, metavar="N", help="no N words in a row occur twice")
-    decoding.add_argument(
-        "--temperature",
-        type=float,
-        metavar="X",
-        help="draw texts, below 1 nearer to the likeliest; with beams: their scores",
-    )
-    decoding.add_argument(
-        "--top-p", type=float, metavar="X", help="draw texts among the likeliest tokens of this share"
-    )
-    decoding.add_argument("--seed", type=int, metavar="N", help="draw texts; one N gives the same texts each time")
 
 
-DECODING = (
-    "num_beams", "max_new_tokens", "min_new_tokens", "length_penalty", "no_repeat_ngram_size", "temperature", "top_p",
-    "seed",
-)  # fmt: skip
+def decoding_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Values of the options of decoding by name, None for those that are left out."""
+    return {name: getattr(args, name) for name, *_ in _DECODING}
+
+
+@dataclass(frozen=True)
+class ModelCall(Generic[Result]):
+    """Call of a saved model: columns of a table, results of the selected rows as they come, and their form."""
+
+    columns: Sequence[str]
+    results: Callable[[Predictor, Selection], Iterator[Result | InputError]]
+    report: RowReport[Result]
+
+
+def run_model(args: argparse.Namespace, call: Callable[[InputRows], ModelCall[Result]]) -> int:
+    """Run the model that ``args`` names on its inputs, and write a row each; returns the exit code.
+
+    ``call`` says what to do with the inputs, before anything heavy is imported.
+    """
+    folder = find_model(args.model)
+    inputs = read_input_rows(args)
+    plan = call(inputs)
+    with open_output(args, plan.columns, folder, as_json=args.json) as output:
+        model = open_model(args)
+        todo = select_model_inputs(args, inputs, model).without_done(output)
+        rows = zip(todo.rows, plan.results(model, todo), strict=True)
+        return write_results(args, output, rows, plan.report, total=len(todo.rows), bad=todo.bad)
 
 
 def read_input_rows(args: argparse.Namespace) -> InputRows:
@@ -157,7 +175,7 @@ def read_input_rows(args: argparse.Namespace) -> InputRows:
     """
     context = getattr(args, "context", None)
     if args.out:
-        _prepare_output(Path(args.out))
+        prepare_output(Path(args.out))
     if args.manifest is not None:
         if args.files or context is not None:
             other = "a file" if args.files else "--context"
@@ -210,49 +228,6 @@ def select_model_inputs(args: argparse.Namespace, inputs: InputRows, model: Pred
     return selection
 
 
-@contextmanager
-def open_output(
-    args: argparse.Namespace, columns: Sequence[str], model: Path, *, as_json: bool = False
-) -> Iterator[RowFile | StandardOutput]:
-    """Output of a run: the file of ``--out``, gone on with where it is there, or standard output.
-
-    ``columns`` are those of a table, ``model`` the folder of the model, ``as_json`` asks for JSON lines on standard
-    output where no format is given.
-    """
-    if not args.out:
-        form = args.format or ("jsonl" if as_json else None)
-        yield StandardOutput(None if form is None else RowWriter(form, columns))
-        return
-    suffix = Path(args.out).suffix.lower().lstrip(".")
-    writer = RowWriter(args.format or (suffix if suffix in FORMATS else "jsonl"), columns)
-    options = {
-        f"--{name.replace('_', '-')}": _recorded(value)
-        for name, value in vars(args).items()
-        if name not in _NOT_IN_ROWS
-    }
-    options |= {"--format": writer.form, "model": _fingerprint(model)}
-    if writer.header:
-        options["columns"] = ",".join(columns)
-    with open_row_file(RowFile(Path(args.out), writer), options, args.overwrite) as file:
-        yield file
-
-
-def _recorded(value: Any) -> Any:
-    """Value of an option as it is remembered beside the rows: of a file its hash, so that a changed one is noticed."""
-    if isinstance(value, str) and Path(value).is_file():
-        return f"{value} ({fingerprint([Path(value)])[:12]})"
-    return value
-
-
-def _fingerprint(model: Path) -> str:
-    """Hash of what was trained and of its recipe; of another folder its path and the hash of its configuration."""
-    if model.is_file():
-        return fingerprint([model])
-    if (model / RECIPE).is_file():
-        return fingerprint(file for file in (model / RECIPE, model / "model.safetensors") if file.is_file())
-    return f"{model} {fingerprint(model.glob('*.json'))}"
-
-
 def _columns(args: argparse.Namespace, names: list[str]) -> list[str]:
     named = getattr(args, "inputs", None)
     wanted = names if named is None else [name.strip() for name in named.split(",")]
@@ -281,11 +256,3 @@ def relocated_paths(row: Mapping[str, Any], folder: str | Path, out: str | None)
         return os.path.relpath(source / value, target) if relative else value
 
     return {**row, **{key: relocated(value) for key, value in row.items() if key in INPUTS}}
-
-
-def _prepare_output(out: Path) -> None:
-    """Make the folder of ``out``: a path that cannot be written is refused before any work is done."""
-    if out.is_dir():
-        raise InputError(f"--out {out}: is a folder; give a file")
-    with disk_errors_as_input_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmprefix.cli.inference.output import open_output
 from mmprefix.cli.inference.rows import InputRow, rows_for_kinds
 from mmprefix.cli.inference.run import RowReport, write_results
-from mmprefix.cli.model_inputs import add_rows, open_output, read_input_rows, relocated_paths
+from mmprefix.cli.model_inputs import add_rows, read_input_rows, relocated_paths
 from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError, without_frames
 from mmprefix.weights.source import resolve_folder

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from mmprefix.cli.inference.open_model import open_model
-from mmprefix.cli.inference.rows import InputRow
-from mmprefix.cli.inference.run import RowReport, write_results
-from mmprefix.cli.model_inputs import (
-    add_model,
-    add_rows,
-    open_output,
-    read_input_rows,
-    select_model_inputs,
-)
+from mmprefix.cli.inference.rows import InputRow, InputRows
+from mmprefix.cli.inference.run import RowReport
+from mmprefix.cli.model_inputs import ModelCall, Selection, add_model, add_rows, run_model
 from mmprefix.errors import InputError
-from mmprefix.inference.model_folder import find_model
 from mmprefix.slu.annotation import read_annotation
 from mmprefix.slu.schema import read_schema
+
+if TYPE_CHECKING:
+    from mmprefix.inference.predictor import Predictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,28 +41,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print or write a line an input; a manifest's lines hold the row's own intent and slots as ``reference``."""
-    folder = find_model(args.model)
-    inputs = read_input_rows(args)
+    return run_model(args, partial(_call, args))
+
+
+def _call(args: argparse.Namespace, inputs: InputRows) -> ModelCall[dict[str, Any]]:
     schema = None if args.schema is None else read_schema(args.schema)
     references = {id(row): _reference(row, args) for row in inputs.rows}
-    named = ["id" if any(row.fields for row in inputs.rows) else "file"]
-    with open_output(args, [*named, "intent", "slots", "scores", "reference"], folder, as_json=args.json) as output:
-        model = open_model(args)
-        todo = select_model_inputs(args, inputs, model).without_done(output)
-        results = model.stream_understand(
-            todo.values,
-            schema=schema,
-            framing=args.framing,
-            context=todo.context,
-            batch_size=args.batch_size,
-            allow_urls=args.allow_urls,
-        )
 
-        def line(row: InputRow, result: dict[str, Any]) -> dict[str, Any]:
-            return {"id" if row.fields else "file": row.id, **result, **references.get(id(row), {})}
+    def results(model: Predictor, rows: Selection) -> Iterator[dict[str, Any] | InputError]:
+        options = rows.call_options(args)
+        return model.stream_understand(rows.values, schema=schema, framing=args.framing, **options)
 
-        rows = zip(todo.rows, results, strict=True)
-        return write_results(args, output, rows, RowReport(line, _texts), total=len(todo.rows), bad=todo.bad)
+    def line(row: InputRow, result: dict[str, Any]) -> dict[str, Any]:
+        return {"id" if row.fields else "file": row.id, **result, **references.get(id(row), {})}
+
+    columns = [inputs.name_column, "intent", "slots", "scores", "reference"]
+    return ModelCall(columns, results, RowReport(line, _texts))
 
 
 def _reference(row: InputRow, args: argparse.Namespace) -> dict[str, Any]:

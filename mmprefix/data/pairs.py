@@ -72,6 +72,7 @@ class PairData(LightningDataModule):
 
     inputs: ModelInputs | None = None
     sample_questions: SampleQuestions | None = None  # draws questions about a row, where targets are answers
+    done: frozenset[int] = frozenset()  # numbers of the rows to predict that an earlier run has predicted
 
     def __init__(  # noqa: PLR0913 (options of a recipe)
         self,
@@ -233,14 +234,13 @@ class PairData(LightningDataModule):
         return self._evaluation("test")
 
     def predict_dataloader(self) -> BatchLoader:
-        """Loader of every row once, in the order of the manifests."""
-        return self._evaluation("predict")
+        """Loader of every row that is not done once, in the order of the manifests."""
+        return self._evaluation("predict", bucket=False, done=self.done)
 
-    def _evaluation(self, split: Split) -> BatchLoader:
+    def _evaluation(self, split: Split, **options: Any) -> BatchLoader:
         rank, world = rank_and_world(self.trainer)
-        bucket = self.bucket and split != "predict"
-        keys = self._rows_of(split).keys
-        return self._loader(split, EvalSampler(keys, self.eval_batch_size, bucket=bucket, rank=rank, world=world))
+        options = {"bucket": self.bucket, "rank": rank, "world": world} | options
+        return self._loader(split, EvalSampler(self._rows_of(split).keys, self.eval_batch_size, **options))
 
     def _rows_of(self, split: Split) -> DatasetIndex:
         rows = self.rows[split]

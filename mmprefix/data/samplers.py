@@ -6,7 +6,7 @@ processes each row goes to exactly one of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -145,15 +145,24 @@ class EvalSampler(Sampler[BatchRows]):
     batches in turn. Batches are halved until all processes have equally many, because a process that is done early
     would leave the others waiting in the next exchange; only with fewer rows than that needs do the numbers differ.
     With fewer rows than processes some repeat the first batch, so that none stays away when results are exchanged.
+    The rows whose numbers are ``done`` are left out.
     """
 
     def __init__(
-        self, rows: Sequence[RowKey], batch_size: int, *, bucket: bool = False, rank: int = 0, world: int = 1
+        self,
+        rows: Sequence[RowKey],
+        batch_size: int,
+        *,
+        bucket: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        done: Collection[int] = (),
     ) -> None:
         lengths = [row.length for row in rows]
         batches: list[list[int]] = []
         for group in _groups(rows).values():
-            order = sorted(group.tolist(), key=lambda row: lengths[row]) if bucket else group.tolist()
+            left = [row for row in group.tolist() if row not in done]
+            order = sorted(left, key=lambda row: lengths[row]) if bucket else left
             batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         while len(batches) % world and max(map(len, batches)) > 1:
             largest = batches.pop(max(range(len(batches)), key=lambda number: len(batches[number])))

@@ -24,7 +24,8 @@ class CausalDecoder(ComposedDecoder):
     few rows of a search faster (``mmprefix.fast.small_batch_linear``).
 
     Args:
-        model: a folder, ``mmprefix:NAME`` or a hub name.
+        model: a folder, ``mmprefix:NAME``, ``models:NAME`` or a hub name; a .gguf file, or a folder with one (extra
+            ``gguf``).
         revision: the hub's branch, tag or commit.
         stop: a text that ends a caption and is kept in it, such as "."; without one, captions are trained to end, and
             end, with the model's end-of-text token. Every end token of the model's generation_config.json, and the
@@ -36,7 +37,7 @@ class CausalDecoder(ComposedDecoder):
             answer into the assistant's, ended by the turn's end token. Before the prefix stands what the template
             writes before the user's message.
         frozen: False trains the language model too; it is then saved with the trained parts.
-        dtype: dtype of the weights.
+        dtype: dtype of the weights; "auto": that of most weights in the files, float32 for quantised ones.
         train_head: train a separate output head, initialized from the model's own.
         noisy: keep the dropout of a frozen model active in training.
         lora_rank: a rank above 0 trains LoRA (``mmprefix.decoders.lora``) beside the prefix.
@@ -54,7 +55,7 @@ class CausalDecoder(ComposedDecoder):
         begin: str | None = None,
         chat: bool = False,
         frozen: bool = True,
-        dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
         train_head: bool = False,
         noisy: bool = False,
         lora_rank: int = 0,
@@ -80,10 +81,13 @@ class CausalDecoder(ComposedDecoder):
         opening = [*self.codec.opening_ids]
         if not opening:
             return super().prefill_with(prefix, memory)
-        soft = prefix if isinstance(prefix, Prefix) else prefix.soft if isinstance(prefix, MixedPrefix) else None
-        count, device = len(prefix.mask if soft is None else soft.mask), self.language_model.device
-        nothing = Prefix.empty(count, self.width, device)
-        deep = prefix.deep if isinstance(prefix, MixedPrefix) else prefix if soft is None else nothing
+        if isinstance(prefix, MixedPrefix):
+            deep, soft = prefix.deep, prefix.soft
+        elif isinstance(prefix, Prefix):
+            deep, soft = Prefix.empty(len(prefix.mask), self.width, self.language_model.device), prefix
+        else:
+            deep, soft = prefix, None
+        count = len((deep if soft is None else soft).mask)
         state = self.append_ids(super().prefill_with(deep, memory), [opening] * count)
         return state if soft is None else self.extend(state, soft.embeds, soft.mask)
 

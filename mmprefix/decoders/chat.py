@@ -81,9 +81,10 @@ def begin_ids(codec: TextCodec, begin: str | None, turns: ChatTurns | None) -> l
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, generation_config: Any, turns: ChatTurns | None) -> tuple[int, ...]:
     """Special tokens that end a text: the tokenizer's, those of ``generation_config``, the end of a chat's turn."""
+    words: Any = tokenizer
     listed = getattr(generation_config, "eos_token_id", None)
     ids: set[Any] = {*(listed if isinstance(listed, list | tuple) else [listed])}
-    ids |= {tokenizer.eos_token_id, turns.end if turns is not None else None}
+    ids |= {words.eos_token_id, turns.end if turns is not None else None}
     return tuple(sorted(ids & special_ids_of(tokenizer)))
 
 

@@ -174,8 +174,8 @@ class LanguageModel:
 
 
 def locate(model: str, revision: str | None) -> tuple[Path, Provenance]:
-    """Folder and provenance of ``model`` (a folder, ``mmprefix:NAME`` or a hub name)."""
-    folder = sources.resolve_folder(model, revision, weights=not dry_run.sizes_only())
+    """Folder or .gguf file, and provenance, of ``model`` (a folder, a file, ``mmprefix:NAME`` or a hub name)."""
+    folder = sources.resolve_weights(model, revision, weights=not dry_run.sizes_only())
     return folder, sources.provenance_of(model, folder)
 
 

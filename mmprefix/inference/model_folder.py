@@ -12,7 +12,7 @@ from mmprefix.weights.source import RECIPE, resolve_model
 def is_recipe(source: str | Path) -> bool:
     """True for a YAML file, whose parts are used untrained."""
     path = Path(source).expanduser()
-    return path.suffix in (".yaml", ".yml") and path.is_file()
+    return path.suffix in (".yaml", ".yml") and path.name != RECIPE and path.is_file()
 
 
 def find_model(source: str | Path, revision: str | None = None) -> Path:

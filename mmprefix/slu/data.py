@@ -97,13 +97,8 @@ class QuestionData(PairData):
         self.schema, self.framing = schema, framing
         labels, hidden = read_schema(schema), tuple(held_out or ())
         sample_question_answers(labels, Annotation(None, {}), framing, None, held_out=hidden)  # refuses wrong options
-        self.sample_questions = QuestionSampler(labels, framing, intent_field, absent, no, hidden, transcribe)
-
-    @property
-    def question_sampler(self) -> QuestionSampler:
-        """Sampler of questions and answers."""
-        assert isinstance(self.sample_questions, QuestionSampler)
-        return self.sample_questions
+        self.question_sampler = QuestionSampler(labels, framing, intent_field, absent, no, hidden, transcribe)
+        self.sample_questions = self.question_sampler
 
     def filter_rows(self, rows: DatasetIndex) -> None:
         """Report rows that do not fit the schema as faults, and leave out rows without any question to ask."""

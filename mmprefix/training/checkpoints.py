@@ -72,15 +72,7 @@ class LastCheckpoint(Checkpoint):
         self._in_validation = not trainer.sanity_checking
         self._stop_in_validation(trainer)
 
-    def on_validation_batch_end(  # noqa: PLR0917 (a hook of Lightning)
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *batch: Any, **more: Any) -> None:
         """Stop in a validation; processes may have different numbers of batches, and then wait for its end."""
         if trainer.world_size == 1:
             self._stop_in_validation(trainer)

@@ -58,7 +58,7 @@ class Evaluation:
         return [ValidationRow(*values) for values in zip(*columns, to_list(loss.tokens), odds, strict=True)]
 
     def predictions(self, batch: Batch) -> list[dict[str, Any]]:
-        """Line of ``predictions.jsonl`` for each input (see ``mmprefix.training.predictions``)."""
+        """Line of ``predictions.jsonl`` for each input (see ``mmprefix.cli.inference.predictions``)."""
         model = self.model
         if not batch.questions:
             texts = [[asdict(candidate) for candidate in row] for row in model.generate(batch, self.options)]

@@ -15,6 +15,7 @@ import torch.distributed as dist
 
 from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
 from mmprefix.metrics import caption, detection
+from mmprefix.metrics.caveats import undefined_metrics, word_notes
 
 SHOWN = ("bleu_4", "rouge_l", "cider_d", "exact_match", "distinct")
 
@@ -72,8 +73,8 @@ class Report:
         return {**_figures(self.rows, self.target), **apart}
 
     def warnings(self) -> list[str]:
-        """Sentences that warn where the model seems to ignore its input."""
-        messages: list[str] = []
+        """Sentences that warn where the model seems to ignore its input, and where figures say nothing."""
+        messages = [] if self.target else self._caveats()
         asked = [row.references for row in self.rows if row.log_odds is not None]
         hits = sum(self.target in references for references in asked)
         if asked and hits in (0, len(asked)):
@@ -93,6 +94,15 @@ class Report:
             if figures.get("distinct", 1.0) * len(rows) < 1.5 and len({tuple(r.references) for r in rows}) > 1:
                 messages.append(f"The model writes one and the same caption for all {len(rows)} {name} inputs.")
         return messages
+
+    def _caveats(self) -> list[str]:
+        """Metrics that are not defined for a group's references, and texts whose words no space parts."""
+        scored = {name: [row for row in rows if row.references] for name, rows in self.groups.items()}
+        reasons = {name: undefined_metrics([row.references for row in rows]) for name, rows in scored.items() if rows}
+        messages = [f"No cider_d for {name}: {why['cider_d']}." for name, why in reasons.items() if why]
+        rows = [row for group in scored.values() for row in group]
+        notes = word_notes([row.prediction for row in rows], [row.references for row in rows])
+        return messages + [f"{note[0].upper()}{note[1:]}." for note in notes]
 
     def table(self, count: int) -> str:
         """Aligned text: figures of each group, and ``count`` of its captions beside a reference."""
@@ -161,8 +171,9 @@ def _figures(rows: list[ValidationRow], target: str | None = None) -> dict[str, 
         figures.update({k: float(v) for k, v in detection(odds, labels).items() if k in ("eer", "threshold", "auc")})
     if scored:
         predictions, references = [r.prediction for r in scored], [r.references for r in scored]
-        figures.update(caption(predictions, references))
-        if len(scored) > 1:  # with another input's caption, only what does not depend on the input is left
+        scores, undefined = caption(predictions, references), undefined_metrics(references)
+        figures.update({name: value for name, value in scores.items() if name not in undefined})
+        if len(scored) > 1 and not undefined:  # with another's caption, only what does not depend on the input is left
             shift = random.Random(0).randrange(1, len(scored))
             others = predictions[shift:] + predictions[:shift]
             figures["cider_d_shuffled"] = float(caption(others, references)["cider_d"])

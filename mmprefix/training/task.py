@@ -193,9 +193,9 @@ class PrefixTask(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._report("val")
-        assert self._training_state is not None
-        restore_rng_state(self._training_state)  # training does not depend on how often it is validated
-        self._training_state = None
+        state, self._training_state = self._training_state, None
+        if state is not None:
+            restore_rng_state(state)  # training does not depend on how often it is validated
 
     def on_test_epoch_end(self) -> None:
         self._report("test")

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from mmprefix.errors import InputError
 from mmprefix.parts import Part, resolve_class, with_current_names
+from mmprefix.weights.source import absolute
 
 _OWN = ("decoder", "transcriber")  # frozen parts that are no branch's encoder
 PACKED = "parts"  # folder of a model directory for frozen parts
@@ -137,7 +138,7 @@ def _absolute(value: Any) -> Any:
     if isinstance(value, list):
         return [_absolute(item) for item in cast(list[Any], value)]
     if isinstance(value, str) and (plain := value.removeprefix(_LOCAL)) and Path(plain).expanduser().exists():
-        return str(Path(plain).expanduser().resolve())
+        return str(absolute(Path(plain)))
     return value
 
 

@@ -60,4 +60,6 @@ def of_another_library(path: Path) -> str:
         return f"{_TIMM[0]}; use {_TIMM[1]}"
     if (path / "modules.json").is_file():
         return "a sentence encoder"
+    if any(path.glob(f"*{sources.GGUF}")):
+        return f"a language model as .gguf; use {_CAUSAL}"
     return ""

@@ -20,11 +20,12 @@ from mmprefix.atomic import write_atomically
 from mmprefix.errors import InputError
 from mmprefix.weights import frozen_parts
 from mmprefix.weights.frozen_parts import PACKED
-from mmprefix.weights.source import MODELS, WEIGHTS, resolve_folder
+from mmprefix.weights.source import GGUF, MODELS, WEIGHTS, absolute, resolve_weights, weight_files
 
 log = logging.getLogger(__name__)
 _REMEMBERED = 8  # places of a part
 PACK_LIMIT = 200.0  # megabytes of a frozen part that is packed
+_TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "chat_template*")  # beside a .gguf
 _BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md", "*_Pooling/config.json")  # beside the weights
 _MARK = f"./{PACKED}/"
 
@@ -52,7 +53,7 @@ def from_hub_cache(described: dict[str, Any], limit: float) -> None:
         options = frozen_parts.part_options(described["recipe"], part)
         fetched = identity["revision"] or str(identity["source"]).startswith(MODELS)
         if fetched and options.get("model") == identity["source"] and "revision" in options:
-            folder = resolve_folder(identity["source"], identity["revision"])
+            folder = resolve_weights(identity["source"], identity["revision"])
             if megabytes(folder) <= limit:
                 options |= {"model": str(folder), "revision": None}
 
@@ -87,7 +88,7 @@ def _find(name: str, identity: dict[str, Any], directory: Path) -> tuple[Path | 
     candidates += [folder for folder in folders if folder.name == name]
     candidates += [typed] if typed.name == name and not typed.is_absolute() else []
     candidates += remembered
-    return next((path.resolve() for path in candidates if path.exists()), None), next(iter(remembered), None)
+    return next((absolute(path) for path in candidates if path.exists()), None), next(iter(remembered), None)
 
 
 def pack(places: dict[str, Path], directory: Path, limit: float) -> None:
@@ -96,9 +97,10 @@ def pack(places: dict[str, Path], directory: Path, limit: float) -> None:
         if (size := megabytes(path)) > limit:
             log.warning("%s has %.1f MB, and the limit is %g MB: not packed; raise pack_limit", name, size, limit)
             continue
-        target = directory / PACKED / name
-        for file in _files(path):
-            copy = target if path.is_file() else target / file.relative_to(path)
+        target, files = directory / PACKED / name, _files(path)
+        alone = files == [path]  # else a folder, also for a file with a tokenizer beside it
+        for file in files:
+            copy = target if alone else target / file.relative_to(path.parent if path.is_file() else path)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
         log.info("packed %s: %.1f MB", name, size)
@@ -123,8 +125,10 @@ def megabytes(path: Path) -> float:
 
 def _files(path: Path) -> list[Path]:
     if path.is_file():
-        return [path]
-    return sorted({file for pattern in (*WEIGHTS, *_BESIDE) for file in path.glob(pattern) if file.is_file()})
+        beside = _TOKENIZER if path.suffix == GGUF and (path.parent / "tokenizer.json").is_file() else ()
+        return [path, *sorted({file for pattern in beside for file in path.parent.glob(pattern) if file.is_file()})]
+    beside = (file for pattern in _BESIDE for file in path.glob(pattern))
+    return sorted({file for file in (*weight_files(path), *beside) if file.is_file()})
 
 
 def _free_name(path: Path, places: dict[str, Path]) -> str:

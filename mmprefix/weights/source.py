@@ -22,7 +22,8 @@ EMBEDDED = "mmprefix:"
 HUB = "hf-hub:"  # mark of a hub name that open_clip and timm use; other libraries take the plain name
 MODELS = "models:"  # a folder in the one that MMPREFIX_MODELS names
 RECIPE = "mmprefix.yaml"  # the file of a model directory that is read first
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+GGUF = ".gguf"  # ending of a file with weights, configuration and tokenizer
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", f"*{GGUF}")
 _TEXT = ["*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md"]
 
 
@@ -67,14 +68,47 @@ def resolve_folder(name: str, revision: str | None = None, weights: bool = True)
     return known_config_folder(name) or hub_snapshot(name, revision, weights=False)
 
 
-def _own_model(name: str) -> Path:
+def _own_model(name: str, file: bool = False) -> Path:
+    """Folder (or ``file``) of ``models:NAME``; InputError where there is none."""
     place = os.environ.get("MMPREFIX_MODELS", "")
     if not place:
         raise InputError(f"{name!r}: set MMPREFIX_MODELS to the folder that holds {name.removeprefix(MODELS)!r}")
-    folder = Path(place).expanduser() / name.removeprefix(MODELS)
-    if ".." in folder.parts or not folder.is_dir():
-        raise InputError(f"{name!r}: no such folder {folder} (MMPREFIX_MODELS={place})")
-    return folder.resolve()
+    path = Path(place).expanduser() / name.removeprefix(MODELS)
+    if ".." in path.parts or not (path.is_file() if file else path.is_dir()):
+        raise InputError(f"{name!r}: no such {'file' if file else 'folder'} {path} (MMPREFIX_MODELS={place})")
+    return absolute(path)
+
+
+def absolute(path: Path) -> Path:
+    """The absolute path of a folder, or of a file under its own name: a hub's file is a link to one without ending."""
+    path = path.expanduser()
+    return path.parent.resolve() / path.name if path.is_file() else path.resolve()
+
+
+def resolve_weights(name: str, revision: str | None = None, weights: bool = True) -> Path:
+    """The folder of the model ``name`` (see ``resolve_folder``), or its .gguf file.
+
+    That is the file ``name``, ``models:NAME/FILE.gguf``, or the only one in a folder without other weights. Raises
+    InputError as ``resolve_folder`` does, and for a folder with several .gguf files.
+    """
+    if name.endswith(GGUF) and not Path(name).expanduser().is_dir():
+        if name.startswith(MODELS):
+            return _own_model(name, file=True)
+        if not Path(name).expanduser().is_file():
+            raise InputError(f"{name!r}: no such file")
+        return absolute(Path(name))
+    folder = resolve_folder(name, revision, weights)
+    files = [file for file in weight_files(folder) if file.suffix == GGUF]
+    if len(files) > 1:
+        listed = ", ".join(file.name for file in files)
+        raise InputError(f"{name!r}: the folder {folder} holds {len(files)} .gguf files; give one of them: {listed}")
+    return files[0] if files else folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Files of weights in ``folder``, by name; those of GGUF only where there are no others."""
+    files = sorted(file for pattern in WEIGHTS for file in folder.glob(pattern))
+    return [file for file in files if file.suffix != GGUF] or files
 
 
 def resolve_model(name: str, revision: str | None = None) -> Path:
@@ -141,18 +175,13 @@ def fingerprint(files: Iterable[Path]) -> str:
 
 
 def provenance_of(name: str, path: Path) -> Provenance:
-    """Provenance of the model in the folder ``path``, which ``name`` was resolved to."""
+    """Provenance of the model in ``path``, a folder or file, which ``name`` was resolved to."""
     if sizes_only():
         return Provenance(name, revision_of(path), "")
-    files = weight_files(path)
+    files = [path] if path.is_file() else weight_files(path)
     if not files:
         raise InputError(f"{name!r}: the folder {path} holds no weights ({', '.join(WEIGHTS)})")
     return Provenance(name, revision_of(path), fingerprint(files))
-
-
-def weight_files(path: Path) -> list[Path]:
-    """Files of weights in the folder ``path``."""
-    return [file for pattern in WEIGHTS for file in path.glob(pattern)]
 
 
 def settings(identity: Provenance) -> str:

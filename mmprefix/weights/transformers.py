@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_log
 
 from mmprefix.errors import InputError, require_one_of
-from mmprefix.weights import dry_run
+from mmprefix.weights import dry_run, gguf
 from mmprefix.weights import source as sources
 from mmprefix.weights.devices import DTYPES
 from mmprefix.weights.dry_run import placeholder_tokenizer
@@ -47,8 +47,10 @@ def precision(dtype: str) -> torch.dtype:
 def model_type(name: str, path: Path) -> str:
     """The ``model_type`` in config.json of the folder ``path``; ``name`` is the model in errors.
 
-    Raises InputError when there is no config.json or it declares none.
+    ``path`` may be a .gguf file, whose header says it. Raises InputError where no model_type is declared.
     """
+    if path.is_file():
+        return gguf.config(name, path).model_type
     if not (path / "config.json").is_file():
         if other := of_another_library(path):
             raise InputError(f"{name!r}: the folder {path} holds {other}")
@@ -74,7 +76,9 @@ def require_model_type(name: str, path: Path, allowed: Collection[str], encoder:
 
 
 def config(name: str, path: Path) -> Any:
-    """The Transformers configuration in the folder ``path``; InputError when this version does not know its type."""
+    """The Transformers configuration in ``path``, a folder or a .gguf file; InputError for a type unknown to it."""
+    if path.is_file():
+        return gguf.config(name, path)
     kind = model_type(name, path)
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=False)
@@ -83,21 +87,24 @@ def config(name: str, path: Path) -> Any:
 
 
 def load_model(cls: Any, name: str, path: Path, dtype: str, *, optional: Sequence[str] = ()) -> tuple[Any, set[str]]:
-    """The network ``cls`` with the weights in ``path``, and the names of its weights that the folder lacks.
+    """The network ``cls`` with the weights in ``path``, and the names of its weights that are not there.
 
-    Only weights whose name starts with one of ``optional`` may be missing; the caller then drops that part. Raises
-    InputError when others are missing, shapes disagree, or the file is damaged.
+    ``path`` is a folder or a .gguf file; ``dtype`` "auto" is the type that most of the weights are stored in, float32
+    for a quantised file. Only weights whose name starts with one of ``optional`` may be missing; the caller then drops
+    that part. Raises InputError when others are missing, shapes disagree, or the file is damaged.
     """
-    wanted = precision(dtype)
+    wanted = None if dtype == "auto" else precision(dtype)
     if dry_run.sizes_only() and cls in _WITHOUT_WEIGHTS:
         known = config(name, path)
         with torch.device("meta"):
             return getattr(cls, "from_config", cls)(known), set()
+    folder, options = (path.parent, gguf.load_options(name, path)) if path.is_file() else (path, {})
+    options |= {"output_loading_info": True, "trust_remote_code": False, "local_files_only": True}
     try:
-        with _quietly():
-            network, report = cls.from_pretrained(
-                path, dtype=wanted, output_loading_info=True, trust_remote_code=False, local_files_only=True
-            )
+        stored = list(gguf.header(name, path).stored) if path.is_file() else _stored_dtypes(path)
+        options["dtype"] = wanted or _stored_precision(stored, name, path)
+        with _quietly(), gguf.without_progress_bar() if path.is_file() else nullcontext():
+            network, report = cls.from_pretrained(folder, **options)
     except Exception as error:  # the readers of safetensors, pickle and configurations raise many kinds of errors
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{name!r}: the model in {path} cannot be read: {reason}") from error
@@ -108,12 +115,20 @@ def load_model(cls: Any, name: str, path: Path, dtype: str, *, optional: Sequenc
         raise InputError(
             f"{name!r}: the weights in {path} lack {len(fatal)} tensors of {type(network).__name__}: {fatal[0]} ..."
         )
-    _log_weights(name, network, _stored_dtypes(path))
+    if path.is_file():
+        gguf.forget_file(network)
+    _log_weights(name, network, ", ".join(stored))
     return network, missing
 
 
-def _stored_dtypes(path: Path) -> str:
-    """Names of the dtypes in the safetensors files of ``path``, the one with the most numbers first; "" without."""
+def _stored_precision(stored: list[str], name: str, path: Path) -> torch.dtype:
+    """The first type in ``stored``, else that of the configuration in ``path``; float32 for any other than DTYPES."""
+    declared = None if stored else config(name, path).dtype
+    return DTYPES.get(stored[0] if stored else str(declared).removeprefix("torch."), torch.float32)
+
+
+def _stored_dtypes(path: Path) -> list[str]:
+    """Names of the dtypes in the safetensors files of ``path``, the one with the most numbers first."""
     sizes: Counter[str] = Counter()
     for file in path.glob("*.safetensors"):
         with safe_open(file, framework="pt") as tensors:
@@ -121,14 +136,14 @@ def _stored_dtypes(path: Path) -> str:
                 part = tensors.get_slice(key)
                 sizes[part.get_dtype()] += prod(part.get_shape())
     names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
-    return ", ".join(names.get(code, code) for code, _ in sizes.most_common())
+    return [names.get(code, code) for code, _ in sizes.most_common()]
 
 
 def _log_weights(name: str, network: Any, stored: str) -> None:
     """Log how the weights of ``network`` are stored, which dtype is used, and their memory."""
     size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
     dtype = str(network.dtype).removeprefix("torch.")
-    log.info("%s: weights %sused as %s, %.1f MB", name, f"stored as {stored}, " if stored else "", dtype, size / 1e6)
+    log.debug("%s: weights %sused as %s, %.1f MB", name, f"stored as {stored}, " if stored else "", dtype, size / 1e6)
 
 
 def extractor(cls: Any, path: Path, default: dict[str, Any]) -> Any:
@@ -156,18 +171,22 @@ def _quietly() -> Iterator[None]:
 
 
 def load_tokenizer(lm: Any, name: str, folder: Path, part: str = "decoder") -> PreTrainedTokenizerBase:
-    """The tokenizer in ``folder``; InputError where there is none, or one that is not the model's."""
+    """The tokenizer in ``folder`` or a .gguf file; InputError where there is none, or one that is not the model's."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        if folder.is_file():
+            tokenizer = gguf.load_tokenizer(name, folder)
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         rows = lm.get_input_embeddings().num_embeddings
         special = len(tokenizer.all_special_ids)  # without its files transformers silently makes an empty tokenizer
         if not max(1, special) < len(tokenizer) <= rows:
             raise ValueError(f"it has {len(tokenizer)} tokens, the model {rows} embeddings")
         return tokenizer
+    except InputError:
+        raise
     except Exception as error:  # the reader in Rust raises plain exceptions, that of Python many kinds
         if dry_run.sizes_only():
             return placeholder_tokenizer()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{part} {name!r}: the folder {folder} holds no tokenizer that can be loaded: {reason}"
-        ) from error
+        place = folder if folder.is_file() else f"the folder {folder}"
+        raise InputError(f"{part} {name!r}: {place} holds no tokenizer that can be loaded: {reason}") from error

@@ -17,6 +17,7 @@ import argparse
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from mmprefix.errors import InputError
@@ -25,7 +26,7 @@ from mmprefix.media.search import find_folder
 from mmprefix.media.source import missing
 from mmprefix.recipes.prepare import tables, writing
 from mmprefix.recipes.prepare.folder import hold_back
-from mmprefix.recipes.prepare.own_tables import SPLITS, SUFFIXES, TABLES, Columns, OwnItem, read_items
+from mmprefix.recipes.prepare.own_tables import SPLITS, SUFFIXES, TABLES, Columns, OwnItem, read_items, with_full_stop
 from mmprefix.recipes.prepare.writing import Kind, ManifestRow, Split
 
 _SHARE = 0.1
@@ -69,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--file-column", metavar="NAME", help="column that names the files (default: guessed)")
     text = "columns of captions (default: guessed)"
     parser.add_argument("--caption-columns", nargs="+", metavar="NAME", default=[], help=text)
+    text = 'end each caption with one full stop, without a space before: "a dog ." becomes "a dog."'
+    parser.add_argument("--full-stop", action="store_true", help=text)
     text = f"share of the files to validate on (default: {_SHARE}, or what a column split says)"
     parser.add_argument("--val-share", type=float, metavar="SHARE", help=text)
     parser.add_argument(
@@ -88,6 +91,8 @@ def prepare(options: argparse.Namespace) -> None:
         )
     notes: list[str] = []
     items, media = _read(source, options, notes)
+    if options.full_stop:
+        items = [replace(item, captions=tuple(map(with_full_stop, item.captions))) for item in items]
     paths = {item.name: media.find(item.name) for item in items}
     present = [path for path in paths.values() if path is not None]
     if not present:

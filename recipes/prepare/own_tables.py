@@ -50,6 +50,7 @@ SPLITS = {"train": "train", "training": "train", "restval": "train", "developmen
 }  # fmt: skip
 SUFFIXES = frozenset(suffix for kind in KINDS.values() for suffix in kind.suffixes)
 TABLES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".token")
+_CAPTION = re.compile(r"captions?([\s_.-]?(\d+|[a-z]))?", re.IGNORECASE)  # not caption_source, caption_id ...
 _TOKEN = re.compile(r"^(\S.*)#\d+\t(.+)$")  # a line of Flickr's token files
 
 
@@ -75,7 +76,8 @@ class Columns:
         """Columns of ``rows``: those that are given, by name, or by content. Raises InputError where none is."""
         names = list(dict.fromkeys(name for row in rows[:100] for name in row))
         file = self.file or _named(names, FILES) or _by_content(rows, names, _is_file_name)
-        captions = self.captions or tuple(name for name in names if name.lower().strip().startswith("caption"))
+        captions = self.captions or tuple(name for name in names if _CAPTION.fullmatch(name.strip()))
+        captions = captions or tuple(name for name in names if name.lower().strip().startswith("caption"))
         if not captions:
             text = _named(names, CAPTIONS) or _by_content(rows, [n for n in names if n != file], _is_sentence)
             captions = () if text is None else (text,)
@@ -85,6 +87,12 @@ class Columns:
                 wanted = f"no column {absent[0]!r}" if absent else "no column looks like it"
                 raise InputError(f"{source}: {option}: {wanted}; there are {', '.join(names) or 'none'}")
         return Columns(str(file), captions)
+
+
+def with_full_stop(caption: str) -> str:
+    """Return ``caption`` with one full stop at its end and no space before a mark: tokenised data have "a dog ."."""
+    text = re.sub(r"\s+([.,;:!?])", r"\1", caption).strip()
+    return text if text.endswith(("!", "?")) else f"{text.rstrip(' .')}."
 
 
 def read_items(source: Path, columns: Columns) -> tuple[list[OwnItem], Columns | None]:

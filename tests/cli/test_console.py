@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mmprefix import InputError
-from mmprefix.cli.main import main
+from mmprefix.cli.main import TRAINING, VERBS, main
 from mmprefix.cli.training.console import LIBRARIES, library_messages_to_file, open_run_log, split_verbose
 from mmprefix.cli.training.run_folder import MESSAGES as FILE
 from tiny.captioning_system import CaptioningSystem, quietly
@@ -50,7 +50,8 @@ def test_a_fit_shows_what_a_person_needs(
     assert "FLOPs" not in out
     assert "GPU available" not in out
     text = (root / FILE).read_text(encoding="utf-8")
-    for line in ("GPU available: False", "Seed set to", "last checkpoint: "):  # of libraries, from before, and ours
+    assert "weights stored as" not in out
+    for line in ("GPU available: False", "Seed set to", "last checkpoint: ", "weights stored as "):
         assert line in text
 
 
@@ -120,3 +121,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 def test_verbose_is_taken_from_the_words() -> None:
     assert split_verbose(["fit", "--verbose", "--x", "1"]) == (True, ["fit", "--x", "1"])
     assert split_verbose(["fit", "--x", "--verbose=no"]) == (False, ["fit", "--x", "--verbose=no"])
+
+
+@pytest.mark.parametrize("verb", [*TRAINING, *VERBS, "check_data"])
+def test_the_log_of_the_library_does_not_come_between_rows(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only training verbs, ``import`` and ``prepare`` show it; warnings are shown always, on standard error."""
+    assert main([verb, "--no-such-option"]) == 2
+    capsys.readouterr()
+    log = logging.getLogger("mmprefix.weights.transformers")
+    log.info("weights are used as float32")
+    log.warning("a warning")
+    shown = "weights are used as float32\n" if verb in (*TRAINING, "import", "prepare") else ""
+    assert capsys.readouterr() == (shown, "a warning\n")

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 import pytest
 from lightning.pytorch.cli import LightningArgumentParser
 
+from mmprefix.cli.class_names import full_name, with_class_paths, with_full_names, wrong_class
 from mmprefix.cli.main import TRAINING, main
 from mmprefix.cli.parts import PLAIN, _as_yaml, parts_table
-from mmprefix.cli.training.class_names import full_name, with_class_paths, with_full_names, wrong_class
 from mmprefix.cli.training.encode import EncodeCLI
 from mmprefix.cli.training.lightning_cli import PrefixCLI
 from mmprefix.cli.training.train import train
@@ -22,7 +22,7 @@ class ParserOnly(PrefixCLI):
     parsers: ClassVar[dict[str, Any]] = {}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.parsers |= self._subcommand_parsers
+        self.parsers.update(self._subcommand_parsers)
         raise SystemExit(0)
 
 

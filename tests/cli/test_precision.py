@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmprefix.cli.training.lightning_cli import usable_precision
+from mmprefix.cli.training.run_options import usable_precision
 from tiny.captioning_system import build, quietly, run
 
 pytestmark = quietly

@@ -105,11 +105,15 @@ CLASSES = [
         "{}: no such class; did you mean 'mmprefix.mappers.resampler.Resampler'?",
     ),
     (f"{AUDIO}.mapper", "mmprefix.mappers.x.Resampler", "did you mean 'mmprefix.mappers.resampler.Resampler'?"),
-    (f"{AUDIO}.mapper", "mmprefix.mappers.x.Qqqq", "class_path {}: no such class; mappers: Deep, DeepTable, Learned"),
+    (
+        f"{AUDIO}.mapper",
+        "mmprefix.mappers.x.Qqqq",
+        "class_path {}: no such class; mappers: Calibrated, Deep, DeepTable",
+    ),
     (
         f"{AUDIO}.mapper",
         "mmprefix.encoders.cnn.Cnn",
-        "mapper: class_path {}: is an encoder, no mapper; mappers: Deep, DeepTable",
+        "mapper: class_path {}: is an encoder, no mapper; mappers: Calibrated, Deep, DeepTable",
     ),
     (
         "model.decoder",
@@ -151,7 +155,7 @@ WRONG = [
     (
         "model.prefix",
         {"class_path": "mmprefix.mappers.prefix_tuning.DeepTabel"},
-        "no such class; did you mean 'mmprefix.mappers.p_tuning_v2.DeepTable'?; mappers: Deep, DeepTable, Learned",
+        "no such class; did you mean 'mmprefix.mappers.p_tuning_v2.DeepTable'?; mappers: Calibrated, Deep",
     ),
     ("model.prefix", {"class_path": "mmprefix.mappers.mlp.MLP"}, "MLP reads the encoder's summary, and this encoder"),
     ("model.prefix", DEEP | {"init_args": {"lenght": 3}}, "option 'lenght' is not known; did you mean 'length'?"),

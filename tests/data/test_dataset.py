@@ -47,11 +47,11 @@ def test_pictures_and_sounds_in_one_manifest(tmp_path: Path, sounds: Path) -> No
     for number in range(12):
         row: dict[str, Any] = {"target": "t", "split": "train", "audio": str(sounds / f"{number}.wav")}
         if number % 3 == 0:
-            row["image"] = "red.png"
+            row["image"] = f"{number}.png"
         if number % 3 == 1:
-            row = {"target": "t", "split": "train", "image": "red.png", "prompt": "look:"}
+            row = {"target": "t", "split": "train", "image": f"{number}.png", "prompt": "look:"}
         lines.append(json.dumps(row))
-    Image.new("RGB", (9, 9), "red").save(tmp_path / "red.png")
+        Image.new("RGB", (9, 9), "red").save(tmp_path / f"{number}.png")
     (tmp_path / "manifest.jsonl").write_text("\n".join(lines))
     batches = list(alone(tmp_path, ("image", "audio"), prompt="say:", batch_size=3).train_dataloader())
     assert sorted(tuple(sorted(batch.inputs)) for batch in batches) == [

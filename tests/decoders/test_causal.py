@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -310,9 +311,12 @@ def test_too_many_positions_and_broken_models_are_refused(gpt2: ComposedDecoder,
         CausalDecoder(str(tmp_path / "nothing"))
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"config\.json names no model_type"):
+        CausalDecoder(str(tmp_path))
+    shutil.copy(save_decoder(tmp_path / "empty") + "/config.json", tmp_path)
     with pytest.raises(InputError, match="cannot be read"):
         CausalDecoder(str(tmp_path))
-    with pytest.raises(InputError, match="Unrecognized configuration class"):
+    with pytest.raises(InputError, match=r"'vit' model .* is no causal language model.*mmprefix\.encoders\.vit\.ViT"):
         CausalDecoder(str(save_vision(tmp_path / "vit", "vit")))
     whole = Path(save_decoder(tmp_path / "whole"))
     tensors = load_file(whole / "model.safetensors")

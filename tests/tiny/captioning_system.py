@@ -91,6 +91,12 @@ class CaptioningSystem:
             "trainer": {**QUIET_TRAINER, "max_epochs": 2},
         }
 
+    def drawing_config(self) -> dict[str, Any]:
+        """Configuration whose training draws numbers: dropout, a schedule, and sampling at validation."""
+        config = self.config(dropout=0.3)
+        config["model"] |= {"schedule": "linear", "generate": {"max_new_tokens": 4, "sample": True}}
+        return config
+
     def recipe(self, config: dict[str, Any], root: Path) -> Path:
         """Write ``config`` to ``root``/recipe.yaml; the run writes below ``root``."""
         root.mkdir(parents=True, exist_ok=True)

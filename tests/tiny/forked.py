@@ -40,8 +40,8 @@ class Forked:
             sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
             torch.set_num_threads(1)
             code = work()
-        except BaseException:  # the child must never return into the parent's program
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:  # the child must never return into the parent's program
+            sys.excepthook(type(error), error, error.__traceback__)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

@@ -131,8 +131,33 @@ def test_the_gap_is_the_nll_per_token_behind_another_prefix_minus_its_own() -> N
 def test_a_warning_for_one_caption_of_all_unless_references_are_equal() -> None:
     same = [row(name, "a dog", f"a {name}") for name in "abc"]
     assert Report(same).warnings() == ["The model writes one and the same caption for all 3 image inputs."]
-    assert Report([row(name, "a dog", "a dog") for name in "abc"]).warnings() == []
-    assert Report(same[:1]).warnings() == []
+    number, idf = "items that all have the same references have", "no idf (inverse document frequency)"
+    score = "score a set of different items"
+    lines = [f"No cider_d for image: not defined: {number} {idf}; {score}."]
+    assert Report([row(name, "a dog", "a dog") for name in "abc"]).warnings() == lines
+    assert Report(same[:1]).warnings() == [lines[0].replace(number, "one item has")]
+
+
+def test_a_figure_that_is_not_defined_is_no_figure() -> None:
+    """CIDEr-D of references that are all the same, in the kind of input that has them, and of one item."""
+    same = [row(name, f"a {name}", "a dog", group="audio") for name in "abc"]
+    report = Report([*same, *(row(name, f"a {name}", f"a {name}") for name in "de")])
+    figures = report.figures()
+    assert {name for name in figures if "cider_d" in name} == {
+        "cider_d", "cider_d_shuffled", "image/cider_d", "image/cider_d_shuffled",
+    }  # fmt: skip
+    assert report.warnings()[0].startswith("No cider_d for audio: not defined: items that all ")
+    assert report.table(0).splitlines()[1].split()[:2] == ["audio", "3"]
+    assert report.table(0).splitlines()[1].split()[5] == "nan"
+    assert "cider_d" not in Report(same[:1]).figures()
+    assert Report([row("a", "", "")]).figures().keys() >= {"bleu_4", "rouge_l", "exact_match"}
+
+
+def test_captions_without_spaces_are_reported() -> None:
+    rows = [row("a", "一只狗在草地上奔跑", "一只棕色的狗在跑"), row("b", "雨落在屋顶上的声音", "雨声在铁皮屋顶上")]
+    (line,) = Report(rows).warnings()
+    assert line.startswith("4 of 4 texts are written without spaces (Chinese, Japanese, Thai ...)")
+    assert line.endswith("first.")
 
 
 def test_the_warning_names_the_ignored_kind_only() -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from mmprefix.decoders.causal import CausalDecoder
@@ -43,12 +44,26 @@ def test_a_tokenizer_that_cannot_be_read_is_one_line(edit: Callable[[Any], Any],
 def test_the_dtype_of_weights_is_logged(stored: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = save_decoder(tmp_path)
     AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, stored)).save_pretrained(folder)
-    with caplog.at_level(logging.INFO, "mmprefix"):
+    with caplog.at_level(logging.DEBUG, "mmprefix"):
         decoder = CausalDecoder(folder)
     assert decoder.language_model.dtype == torch.float32
     size = sum(4 * parameter.numel() for parameter in decoder.lm.parameters()) / 1e6
     lines = [line for line in caplog.messages if "weights stored" in line]
     assert lines == [f"{folder}: weights stored as {stored}, used as float32, {size:.1f} MB"]
+
+
+@pytest.mark.parametrize(
+    ("stored", "used"),
+    [("float32", "float32"), ("float16", "float16"), ("bfloat16", "bfloat16"), ("float64", "float32")],
+)
+def test_dtype_auto_is_that_of_the_weights(stored: str, used: str, tmp_path: Path) -> None:
+    folder = save_decoder(tmp_path)
+    AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, stored)).save_pretrained(folder)
+    assert CausalDecoder(folder, dtype="auto").language_model.dtype == getattr(torch, used)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tensors, tmp_path / "pytorch_model.bin")  # its dtype stands in config.json
+    assert CausalDecoder(folder, dtype="auto").language_model.dtype == getattr(torch, used)
 
 
 @pytest.mark.numeric

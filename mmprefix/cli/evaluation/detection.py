@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmprefix.cli.jsonl import format_table, identifier, read_jsonl
+from mmprefix.cli.evaluation.jsonl import format_table, identifier, read_jsonl
 from mmprefix.errors import InputError
 from mmprefix.metrics import det_plot
 from mmprefix.metrics.detection import det_curve, detection

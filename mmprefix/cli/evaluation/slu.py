@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mmprefix.cli.jsonl import format_table, read_jsonl
+from mmprefix.cli.evaluation.jsonl import format_table, read_jsonl
 from mmprefix.errors import InputError
 from mmprefix.metrics.slu import INTENTS, NAMES, score
 from mmprefix.metrics.slurp_records import KEYS, Frame, read_frame

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.cli.training.class_names import check_class_names, with_class_paths
+from mmprefix.cli.class_names import check_class_names, with_class_paths
 from mmprefix.errors import InputError
 from mmprefix.inference.model_folder import is_recipe
 from mmprefix.trust.plain_yaml import read_yaml

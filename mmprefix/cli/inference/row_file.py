@@ -21,7 +21,8 @@ from typing import Any
 from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
 from mmprefix.errors import InputError
 
-FORMATS = ("jsonl", "csv", "tsv", "txt")
+TABLES = ("csv", "tsv")
+FORMATS = ("jsonl", *TABLES, "txt")
 
 
 class RowWriter:
@@ -33,7 +34,7 @@ class RowWriter:
     @property
     def header(self) -> str:
         """First line of a table, empty for the other formats."""
-        return self._cells(self.columns) if self.form in ("csv", "tsv") else ""
+        return self._cells(self.columns) if self.form in TABLES else ""
 
     def line(self, row: Mapping[str, Any], texts: Sequence[str]) -> str:
         """Line of one row; ``texts`` is its plain form, which a text file holds behind the name."""
@@ -96,7 +97,7 @@ class RowFile:
         """
         plain = not self.path.exists() or self.path.is_file()  # a pipe or a device has no rows to go on with
         if plain and not overwrite and self.path.exists() and self.path.stat().st_size:
-            _require_same(self.path, self.memory, options)
+            require_same_options(self.path, self.memory, options)
         with disk_errors_as_input_errors(self.path):
             self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         _lock(self._descriptor, self.path)
@@ -148,7 +149,7 @@ class RowFile:
             try:
                 self.done[self.writer.name_in(line)] += 1
             except (ValueError, StopIteration, csv.Error) as error:
-                raise InputError(f"{self.path}:{number}: is no row that this command writes; {_ADVICE}") from error
+                raise InputError(f"{self.path}:{number}: is no row that this command writes; {ADVICE}") from error
         self.rows_before = self.done.total()
         if self.writer.header and not self.rows_before:
             os.ftruncate(self._descriptor, 0)
@@ -201,22 +202,25 @@ def row_name(row: Mapping[str, Any]) -> str:
     return str(row.get("id", row.get("file", "")))
 
 
-_ADVICE = "--overwrite writes the file anew, another --out keeps it"
+ADVICE = "--overwrite writes the file anew, another --out keeps it"
 
 
-def _require_same(file: Path, memory: Path, options: Mapping[str, Any]) -> None:
-    """Refuse a file whose rows were made by other options, or by nobody knows which."""
+def require_same_options(file: Path, memory: Path, options: Mapping[str, Any]) -> None:
+    """Refuse ``file`` where its rows were made by other options than ``options``, or by nobody knows which.
+
+    ``memory`` is the file beside it that holds the options. Raises InputError that names the first that differs.
+    """
     try:
         before = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = None
     if not isinstance(before, dict):
-        raise InputError(f"{file}: is there already, and which options made it is not known; {_ADVICE}")
+        raise InputError(f"{file}: is there already, and which options made it is not known; {ADVICE}")
     for name in sorted(before.keys() | options.keys()):
         old, new = before.get(name), options.get(name)
         if old != new:
             shown = "a model of other tensors" if name == "model" else f"{name} {_show(old)}, now {_show(new)}"
-            raise InputError(f"{file}: was begun with {shown}; {_ADVICE}")
+            raise InputError(f"{file}: was begun with {shown}; {ADVICE}")
 
 
 def _show(value: Any) -> str:

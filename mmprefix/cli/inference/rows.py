@@ -64,6 +64,11 @@ class InputRows:
     rows: list[InputRow] = field(default_factory=list)
     bad: BadInputs = field(default_factory=BadInputs)
 
+    @property
+    def name_column(self) -> str:
+        """First column of a table: id where a row is a manifest's, file where none is."""
+        return "id" if any(row.fields for row in self.rows) else "file"
+
 
 def file_rows(args: argparse.Namespace) -> InputRows:
     """Rows of the inputs named in ``args.files``; a file that is named twice is one row.

@@ -23,6 +23,7 @@ from mmprefix.training.task import PrefixTask
 
 log = logging.getLogger(__name__)
 OURS = "mmprefix"
+DETAILS = "mmprefix.weights"  # its messages of level DEBUG are for the file: how weights are stored and used
 LIBRARIES = (
     "huggingface_hub",
     "lightning",
@@ -87,11 +88,14 @@ def library_messages_to_file(verbose: bool) -> Generator[None]:
     for logger in loggers:
         logger.handlers, logger.propagate = [run_log, terminal], False
     logging.getLogger(OURS).addHandler(run_log)
+    details = logging.getLogger(DETAILS)
+    details.setLevel(logging.DEBUG)
     logging.captureWarnings(True)
     try:
         yield
     finally:
         logging.captureWarnings(False)
+        details.setLevel(logging.NOTSET)
         logging.getLogger(OURS).removeHandler(run_log)
         for logger, (handlers, propagate) in zip(loggers, before, strict=True):
             logger.handlers, logger.propagate = handlers, propagate

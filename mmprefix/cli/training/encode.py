@@ -51,13 +51,12 @@ class EncodeCLI(PrefixCLI):
         if self._config().dry_run:
             super().before_fit()
         stores = self.use_cache(["fit", "test"])
-        if self._config().out and self.trainer.is_global_zero:
-            self._write_shards(stores)
+        if self._config().out and self.trainer.is_global_zero and isinstance(self.datamodule, PairData):
+            self._write_shards(self.datamodule, stores)  # use_cache takes no other data
         raise SystemExit(0)
 
-    def _write_shards(self, stores: dict[str, FeatureStore]) -> None:
-        config, data = self._config(), self.datamodule
-        assert isinstance(data, PairData)  # use_cache takes no other
+    def _write_shards(self, data: PairData, stores: dict[str, FeatureStore]) -> None:
+        config = self._config()
         splits = {split: index.examples for split, index in data.rows.items()}
         readers = self.model.inputs.load if data.inputs is None else data.inputs.load
         encoders = {name: store.description for name, store in stores.items()}

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
+from mmprefix.cli.inference.predictions import WritePredictions, row_options
 from mmprefix.cli.training.console import parameter_table
 from mmprefix.cli.training.finish import command_to_resume, require_free, save_trained, take_best
 
@@ -35,7 +36,7 @@ from mmprefix.cli.training.run_folder import (
     share_with_processes,
 )
 from mmprefix.cli.training.run_logs import loggers_of
-from mmprefix.cli.training.run_options import RUN_OPTIONS, add_run_options, checkpoint_callbacks
+from mmprefix.cli.training.run_options import RUN_OPTIONS, add_run_options, checkpoint_callbacks, usable_precision
 from mmprefix.cli.training.saved_recipe import load_saved
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
@@ -44,10 +45,8 @@ from mmprefix.training.best_checkpoint import BestCheckpoint
 from mmprefix.training.checkpoints import restoring_errors_as_input_errors
 from mmprefix.training.climbing_loss import ClimbingLoss
 from mmprefix.training.feature_cache import use_cache
-from mmprefix.training.predictions import WritePredictions
 from mmprefix.training.task import PrefixTask
 from mmprefix.training.unfreeze import UnfreezeUntil
-from mmprefix.weights.devices import best_device
 from mmprefix.weights.dry_run import without_weights
 
 log = logging.getLogger(__name__)
@@ -157,7 +156,7 @@ class PrefixCLI(LightningCLI):
         if self.subcommand == "fit":
             callbacks += [RunConsole(self.folder), ClimbingLoss()]
         if self.subcommand == "predict":
-            callbacks.append(WritePredictions(file_to_write(config.out, self.folder, overwrite=config.overwrite)))
+            callbacks.append(self._predictions())
         try:
             return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
         except InputError:
@@ -170,6 +169,13 @@ class PrefixCLI(LightningCLI):
         if not hasattr(self, "config_dump"):
             text = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
             self.config_dump = yaml.safe_load(text)[str(self.subcommand)]
+
+    def _predictions(self) -> WritePredictions:
+        config = self._config()
+        file = file_to_write(config.out, self.folder, overwrite=config.overwrite)
+        model = self.saved_model or (Path(config.ckpt_path) if config.ckpt_path else None)
+        self._dump_config()
+        return WritePredictions(file, row_options(self.config_dump, model), overwrite=config.overwrite)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: LightningCLI would read model options from the file, before it is known to be one of ours."""
@@ -286,14 +292,3 @@ class PrefixCLI(LightningCLI):
     def _recipe_name(self) -> str:
         configs = self._config().get("config") or []
         return Path(str(configs[0])).stem if configs else "run"
-
-
-def usable_precision(precision: Any, accelerator: Any) -> Any:
-    """``precision``, or "32-true" where half precision would run on a CPU, on which autocast takes 30 times as long."""
-    slow = accelerator == "cpu" or (accelerator == "auto" and best_device() == "cpu")
-    if not slow or precision is None or not str(precision).startswith(("16", "bf16")):
-        return precision
-    log.warning(
-        "trainer.precision %s: many times slower on a CPU, which this run uses; float32 is used instead", precision
-    )
-    return "32-true"

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmprefix.cli.training.class_names import KINDS, wrong_class
+from mmprefix.cli.class_names import KINDS, wrong_class
 from mmprefix.errors import InputError, did_you_mean
 from mmprefix.trust.modules import refusal
 from mmprefix.trust.plain_yaml import read_yaml

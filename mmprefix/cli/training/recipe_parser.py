@@ -8,7 +8,7 @@ import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
 
-from mmprefix.cli.training.class_names import with_class_paths
+from mmprefix.cli.class_names import with_class_paths
 from mmprefix.cli.training.recipe_errors import explain
 from mmprefix.errors import InputError
 from mmprefix.parts import with_current_names

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -12,8 +13,10 @@ from mmprefix.cli.training.run_folder import RunFolder
 from mmprefix.training.best_checkpoint import BestCheckpoint
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
 from mmprefix.training.checkpoints import LastCheckpoint
+from mmprefix.weights.devices import best_device
 from mmprefix.weights.part_places import PACK_LIMIT
 
+log = logging.getLogger(__name__)
 RUN_OPTIONS: list[tuple[str, Any, Any, str]] = [  # name, type, default, sentence
     ("name", str | None, None, "Name of the run, which writes to runs/NAME; otherwise that of the recipe's file."),
     ("overwrite", bool, False, "Write over an earlier run, model or file in the same place."),
@@ -66,3 +69,14 @@ def checkpoint_callbacks(config: Any, folder: RunFolder, configured: list[Callba
             signals_only=own,
         ),
     ]
+
+
+def usable_precision(precision: Any, accelerator: Any) -> Any:
+    """``precision``, or "32-true" where half precision would run on a CPU, on which autocast takes 30 times as long."""
+    slow = accelerator == "cpu" or (accelerator == "auto" and best_device() == "cpu")
+    if not slow or precision is None or not str(precision).startswith(("16", "bf16")):
+        return precision
+    log.warning(
+        "trainer.precision %s: many times slower on a CPU, which this run uses; float32 is used instead", precision
+    )
+    return "32-true"

@@ -107,6 +107,9 @@ FORMS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "karpathy": ("dataset_own.json", karpathy),
     "coco": ("captions_train2017.json", coco),
     "list of objects": ("list.json", json_of([{"image": n, "caption": t} for n, t in PAIRS])),
+    "columns about captions": (
+        "about.jsonl", lines_of([{"image": n, "captions": TEXTS[n], "caption_source": "human"} for n in NAMES]),
+    ),
     "names to captions": ("map.json", json_of(TEXTS)),
     "json lines": ("metadata.jsonl", lines_of([{"file_name": n, "text": t} for n, t in PAIRS])),
     "lists in json lines": ("m.jsonl", lines_of([{"path": n, "captions": TEXTS[n]} for n in NAMES])),
@@ -125,6 +128,16 @@ def test_every_form_of_a_table(form: str, photos: Path, tmp_path: Path, shell: S
     assert "next: mmprefix fit --config recipes/pictures.yaml --data.root" in out
     counts = [len(read_json_lines(tmp_path / "out" / f"{split}.jsonl")) for split in ("train", "val")]
     assert counts == [7, 1]
+
+
+def test_captions_may_get_one_full_stop(photos: Path, tmp_path: Path, shell: Shell) -> None:
+    forms = {
+        "a dog runs .": "a dog runs.", "a dog , a cat": "a dog, a cat.", "two dogs..": "two dogs.", "a dog!": "a dog!",
+    }  # fmt: skip
+    (tmp_path / "t.jsonl").write_text(json.dumps({"image": NAMES[0], "captions": list(forms)}) + "\n")
+    words = ("--media-root", photos, "--out", tmp_path / "out", "--full-stop")
+    assert shell("prepare", tmp_path / "t.jsonl", *words)[0] == 0
+    assert prepared(tmp_path / "out") == {NAMES[0]: list(forms.values())}
 
 
 def test_the_split_is_drawn_by_seed_or_read(photos: Path, tmp_path: Path, shell: Shell) -> None:
