@@ -16,7 +16,8 @@ from mmprefix.types import Features, Media
 from mmprefix.weights.source import Provenance
 
 Preprocess = Callable[[Source, float, float | None], Tensor]
-"""(source, start, end in seconds) → a waveform (S,), picture (3 Y X) or video (F 3 Y X), float32; must be picklable."""
+"""(source, start, end in seconds) → a waveform (S,), picture (3 Y X) or video (F 3 Y X), float32, or token ids
+(N,), int64; must be picklable."""
 
 
 class EncoderMode(Enum):

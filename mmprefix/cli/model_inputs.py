@@ -23,9 +23,11 @@ from mmprefix.cli.inference.rows import (
 )
 from mmprefix.cli.inference.run import RowReport, write_results
 from mmprefix.cli.spellings import utf8_text
-from mmprefix.data.manifest import INPUTS
+from mmprefix.data.manifest import INPUTS, read_texts
+from mmprefix.data.manifest_file import RowError
 from mmprefix.errors import InputError
 from mmprefix.inference.model_folder import find_model
+from mmprefix.media.kinds import KINDS
 
 if TYPE_CHECKING:
     from mmprefix.inference.call_options import CallOptions
@@ -201,10 +203,16 @@ def select_model_inputs(args: argparse.Namespace, inputs: InputRows, model: Pred
     for option in ("context", "context_field"):
         if getattr(args, option, None) and not reads_text:
             raise InputError(f"--{option.replace('_', '-')}: this model reads no context; leave it out")
+    words = [name for name in columns if name in kinds and KINDS[kinds[name]].lists == "texts"]
     selection = Selection([], [], [], inputs.bad)
     lacking: list[str] = []
     for row in rows_for_kinds(inputs.rows, kinds):
         files = {name: item for name, item in row.inputs.items() if name in kinds and name in columns}
+        try:
+            files |= read_texts(row.fields, words)
+        except RowError as error:
+            lacking.append(f"{row.manifest}: row {row.id!r}: {error}")
+            continue
         context = row.context if "text" in columns else ""
         if row.fields and not files and not context:
             lack = f"row {row.id!r} has none of {', '.join(columns)}{_advice(args, columns)}"

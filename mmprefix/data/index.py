@@ -74,11 +74,13 @@ def build_index(
     read: it tells how long a sound is, and that the file can be opened. Raises InputError for a manifest that feeds no
     branch.
     """
-    branches = inputs.branches
+    branches, words = inputs.branches, inputs.text_branches
     examples: list[Example] = []
     faults: list[RowFault] = []
     for file, split in files:
-        rows, bad = read_manifest(file, split, options.where, media_root=options.media_root, apart=options.apart)
+        rows, bad = read_manifest(
+            file, split, options.where, media_root=options.media_root, apart=options.apart, texts=words
+        )
         if note := repeated_inputs(rows):
             log.warning(note)
         rows, without_target = options.columns.apply(rows, needed=options.targets)

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from mmprefix.data.manifest import Example, InputRef, RowFault
 from mmprefix.errors import InputError
-from mmprefix.media.kinds import KINDS, FileInfo
+from mmprefix.media.kinds import FILE_KINDS, KINDS, FileInfo
 
-COLUMNS: Mapping[str, str] = {name: name for name in KINDS}
+COLUMNS: Mapping[str, str] = {name: name for name in FILE_KINDS}
 
 
 @dataclass(frozen=True)

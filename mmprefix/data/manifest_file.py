@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from mmprefix.errors import InputError
-from mmprefix.media.kinds import KINDS
+from mmprefix.media.kinds import FILE_KINDS, KINDS
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
 _SEPARATORS = ",;\t|"
 TARGETS = ("captions", "caption", "target")
-COLUMNS = frozenset({"id", *KINDS, *TARGETS, "prompt", "context", "user", "label", "split", "start", "end"})
+COLUMNS = frozenset({"id", *FILE_KINDS, *TARGETS, "prompt", "context", "user", "label", "split", "start", "end"})
 """Columns that mean something to every reader of a manifest; all others are kept as they are."""
 
 csv.field_size_limit(1 << 30)  # characters of a cell; the library's own limit is 131072
@@ -175,7 +175,7 @@ def _is_open(lines: list[str], separator: str) -> bool:
 
 def _cell(key: str, text: str) -> Any:
     """A cell as JSON would have it: numbers for times, a list for captions, signals, the pictures of a video."""
-    listed = key in KINDS and KINDS[key].lists and text.lstrip().startswith("[")
+    listed = key in FILE_KINDS and KINDS[key].lists and text.lstrip().startswith("[")
     if key in ("start", "end", "captions") or listed:
         try:
             value = json.loads(text)

@@ -46,6 +46,11 @@ class ModelInputs:
         """Kind of each branch, by name."""
         return {name: self.kinds.get(name, name if name in KINDS else "image") for name in self.load}
 
+    @property
+    def text_branches(self) -> list[str]:
+        """Branches that read the text in the manifest's column of their own name."""
+        return [name for name, kind in self.branches.items() if KINDS[kind].lists == "texts"]
+
 
 @runtime_checkable
 class HasModelInputs(Protocol):

@@ -16,7 +16,7 @@ from pathlib import Path
 from mmprefix.atomic import disk_errors_as_input_errors
 from mmprefix.errors import InputError
 from mmprefix.features.shard import KEY
-from mmprefix.media.source import FrameSequence, Source, open_source, split_member
+from mmprefix.media.source import FrameSequence, Source, Texts, open_source, split_member
 from mmprefix.media.video import files_of
 
 _TABLE = "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, size INT, changed INT, touched INT, sha256 TEXT)"
@@ -28,13 +28,17 @@ def feature_key(content: str, start: float = 0.0, end: float | None = None) -> b
 
 
 def content_hashes(sources: Iterable[Source], memory: Path) -> dict[Source, str]:
-    """SHA-256 (hex) of each file, archive member, or video of several pictures; ``memory`` is a file that keeps them.
+    """SHA-256 (hex) of each file, archive member, text, or video of several pictures.
 
-    The hash of several pictures is that of their hashes in order. Raises InputError for a file that cannot be read.
+    ``memory`` is a file that keeps the hashes of files. The hash of several pictures is that of their hashes in order.
+    Raises InputError for a file that cannot be read.
     """
-    files = {source: files_of(source) for source in sources}
+    several = list(sources)
+    texts = {text: hashlib.sha256(text.joined.encode()).hexdigest() for text in several if isinstance(text, Texts)}
+    files = {source: files_of(source) for source in several if not isinstance(source, Texts)}
     hashes = _file_hashes({file for names in files.values() for file in names}, memory)
-    return {source: _joint_hash(source, [hashes[file] for file in names]) for source, names in files.items()}
+    joint = {source: _joint_hash(source, [hashes[file] for file in names]) for source, names in files.items()}
+    return {**texts, **joint}
 
 
 def _joint_hash(source: Source, hashes: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
 from mmprefix.media.kinds import KINDS, is_numbers, kind_of
-from mmprefix.media.source import FrameSequence, Source, Waveform, is_array, is_url, name_of
+from mmprefix.media.source import FrameSequence, Source, Texts, Waveform, is_array, is_url, name_of
 
 if TYPE_CHECKING:
     from mmprefix.model import PrefixLM
@@ -34,7 +34,8 @@ def assign_to_branches(value: Input, kinds: Mapping[str, str]) -> dict[str, Inpu
     A video goes to a branch of sounds where none reads videos. A list of files in the place of one video is its frames.
     A sound may also be (values, rate), as soundfile, librosa and torchaudio give it, (rate, values), as scipy does, and
     either as ``datasets`` has it in its rows: {"array", "sampling_rate"}, {"bytes", "path"}, or an AudioDecoder.
-    Raises InputError that names an input of another kind, or a branch that the model does not have.
+    A text is given by branch name. Raises InputError that names an input of another kind, or a branch that the model
+    does not have.
     """
     value = cast(Input, _plain(value))
     if isinstance(value, dict):
@@ -47,11 +48,25 @@ def assign_to_branches(value: Input, kinds: Mapping[str, str]) -> dict[str, Inpu
             _kind_among(source, {name: kinds[name]})
         return sources
     source = cast(InputSource, _as_source(value))
+    if set(kinds.values()) == {"text"} and not isinstance(source, InputRef | Texts):
+        raise InputError(f"{_name(source)}: this model reads {_branches(kinds)}; give a dictionary by branch name")
     kind = _kind_among(source, kinds) or "audio"  # formats of sound are many, the other kinds are soon recognised
     fitting = [name for name, reads in kinds.items() if reads == kind or len(kinds) == 1]
     if len(fitting) != 1:
         raise InputError(f"{_name(source)}: this model reads {_branches(kinds)}; give a dictionary by branch name")
     return {fitting[0]: source}
+
+
+def with_texts(value: Input, kinds: Mapping[str, str]) -> Input:
+    """One input in which strings for branches of texts are ``Texts``: neither paths nor addresses."""
+    if not isinstance(value, dict):
+        return value
+    named = cast("dict[str, Any]", value)
+    return {name: _as_source(item, kinds[name]) if _reads_text(kinds, name) else item for name, item in named.items()}
+
+
+def _reads_text(kinds: Mapping[str, str], name: str) -> bool:
+    return name in kinds and KINDS[kinds[name]].lists == "texts"
 
 
 def urls_in(value: object) -> list[str]:
@@ -67,7 +82,7 @@ def require_urls_allowed(value: object, allowed: bool) -> None:
 
 
 def input_kinds(model: PrefixLM) -> dict[str, str]:
-    """Kind of input (image, audio, signals) by branch name; "audio" too where a model transcribes."""
+    """Kind of input (image, audio, signals, text) by branch name; "audio" too where a model transcribes."""
     kinds: dict[str, str] = {name: model.encoder(name).input_kind for name in model.encoders}
     return kinds | ({} if model.transcriber is None else {"audio": "audio"})
 
@@ -78,7 +93,9 @@ def source_and_span(value: InputSource) -> tuple[Source, float, float | None]:
 
 
 def _as_source(value: Any, kind: str | None = None) -> Any:
-    """``value``; a list of numbers as the tuple, a list of pictures as the sequence that encoders take."""
+    """``value``; a list of numbers as the tuple, a list of pictures as the sequence that encoders take, a text so."""
+    if kind is not None and KINDS[kind].lists == "texts":
+        return _as_texts(value)
     value = _plain(value)
     if not isinstance(value, list):
         return value
@@ -86,6 +103,15 @@ def _as_source(value: Any, kind: str | None = None) -> Any:
     if is_numbers(items):
         return tuple(items)
     return FrameSequence(items) if kind is not None and KINDS[kind].lists == "files" else items
+
+
+def _as_texts(value: object) -> object:
+    """A string, or a list of strings, as ``Texts``; anything else unchanged."""
+    if not isinstance(value, list):
+        return Texts((value,)) if isinstance(value, str) else value
+    items = cast("list[object]", value)
+    texts = [text for text in items if isinstance(text, str)]
+    return Texts(tuple(texts)) if len(texts) == len(items) else items
 
 
 def _plain(value: Any) -> Any:

@@ -106,10 +106,11 @@ def _example(model: PrefixLM, settings: ModelSettings) -> str:
     if model.transcriber is not None:
         files["audio"] = KINDS["audio"].example(0)
     named = ", ".join(f'"{name}": {value}' for name, value in files.items())
-    first = next(iter(files.values())) if len(files) == 1 else f"{{{named}}}" if files else ""
+    words = any(KINDS[model.encoder(name).input_kind].lists == "texts" for name in model.encoders)  # by branch name
+    first = next(iter(files.values())) if len(files) == 1 and not words else f"{{{named}}}" if files else ""
     context = 'context="what was said"' if model.reads_text and model.transcriber is None else ""
     if isinstance(settings.task, Captioning):  # a file of any kind; an empty dictionary where the context stands alone
-        file = files.get("audio") or next(iter(files.values()), "{}")
+        file = first if words else files.get("audio") or next(iter(files.values()), "{}")
         return f"print(model({', '.join(filter(None, (file, context)))}))"
     arguments = ", ".join(filter(None, (first, context)))
     if isinstance(settings.task, Detection):

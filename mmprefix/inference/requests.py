@@ -11,7 +11,7 @@ from typing import Any
 from mmprefix.errors import InputError
 from mmprefix.inference.batched import WINDOW_BATCHES, BatchRequest
 from mmprefix.inference.call_options import CallOptions
-from mmprefix.inference.inputs import Input, as_list
+from mmprefix.inference.inputs import Input, as_list, input_kinds, with_texts
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings
 
@@ -49,7 +49,8 @@ def make_request(
     contexts = _one_each("context", context, "", count)
     own: list[list[str]] = [[] for _ in inputs] if targets is None else targets
     size, urls = options.get("batch_size", 16), options.get("allow_urls", False)
-    return BatchRequest(inputs, prompts, contexts, own, size, urls)
+    kinds = input_kinds(model)
+    return BatchRequest([with_texts(value, kinds) for value in inputs], prompts, contexts, own, size, urls)
 
 
 def stream_requests(

@@ -1,7 +1,7 @@
-"""The table of input kinds: image, audio, video, signals. A new kind is one row here, and an encoder that reads it.
+"""Table of input kinds: image, audio, video, signals, text. A new kind is one row here, and an encoder that reads it.
 
 A row says how a file of the kind is recognised and checked, what a manifest may hold in its column, and how messages
-and the model card speak of it. The columns of a manifest are called after the kinds.
+and the model card speak of it. The columns of a manifest are called after the kinds; a text may stand in any column.
 """
 
 from __future__ import annotations
@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
 from mmprefix.errors import InputError
-from mmprefix.media.source import IMAGE_SUFFIXES, FrameSequence, Source, Waveform, is_array, missing, open_source
+from mmprefix.media.source import (
+    IMAGE_SUFFIXES,
+    FrameSequence,
+    Source,
+    Texts,
+    Waveform,
+    is_array,
+    missing,
+    open_source,
+    read_text,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,8 @@ class InputKind:
         in_memory: whether a value in memory is of this kind.
         has_time: ``start`` and ``end`` cut it, so they are part of its key in the feature store.
         cached: its features are worth a place in the feature store.
-        lists: what a list in a manifest's column holds: "files", "numbers", or None where there may be no list.
+        lists: what a list in a manifest's column holds: "files", "numbers", "texts", or None where there may be no
+            list.
         folders: a folder is one input.
         read_as: another kind that a file of this kind can be read as, where a model has no branch for this one.
     """
@@ -56,7 +67,7 @@ class InputKind:
     in_memory: Callable[[object], bool] = lambda value: False
     has_time: bool = False
     cached: bool = True
-    lists: Literal["files", "numbers"] | None = None
+    lists: Literal["files", "numbers", "texts"] | None = None
     folders: bool = False
     read_as: str | None = None
 
@@ -94,6 +105,11 @@ def _inspect_signals(source: Source, start: float, end: float | None, decode: bo
     from mmprefix.media.numbers import read_numbers
 
     read_numbers(source)
+    return FileInfo()
+
+
+def _inspect_text(source: Source, start: float, end: float | None, decode: bool) -> FileInfo:
+    read_text(source)
     return FileInfo()
 
 
@@ -156,7 +172,16 @@ KINDS: Mapping[str, InputKind] = {
         cached=False,
         lists="numbers",
     ),
+    "text": InputKind(
+        noun="a text",
+        inspect=_inspect_text,
+        example=lambda width: '"a few words"',
+        in_memory=lambda value: isinstance(value, Texts),  # a bare string is the path of a file
+        lists="texts",
+    ),
 }
+FILE_KINDS = tuple(name for name, kind in KINDS.items() if kind.lists != "texts")
+"""Kinds after which columns of a manifest are called; a branch of texts reads the column of the branch's own name."""
 
 
 def kind_of(source: object) -> str | None:

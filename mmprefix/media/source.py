@@ -47,8 +47,20 @@ class FrameSequence:
         object.__setattr__(self, "pictures", tuple(self.pictures))  # hashable: a source is a key in the feature cache
 
 
+@dataclass(frozen=True)
+class Texts:
+    """One text, or several that are read as one (a user's keywords); a bare string is the path of a file."""
+
+    texts: tuple[str, ...]
+
+    @property
+    def joined(self) -> str:
+        """All texts in their order, ". " between them, without the empty ones."""
+        return ". ".join(text.strip() for text in self.texts if text.strip())
+
+
 Source: TypeAlias = (
-    "str | Path | bytes | Image.Image | np.ndarray | Tensor | Waveform | FrameSequence | tuple[float, ...]"
+    "str | Path | bytes | Image.Image | np.ndarray | Tensor | Waveform | FrameSequence | Texts | tuple[float, ...]"
 )
 """A file, or a value in memory: arrays are pictures, the last kind of value is numbers.
 
@@ -63,10 +75,21 @@ def name_of(source: Source) -> str:
     if isinstance(source, FrameSequence):
         first = name_of(source.pictures[0]) if source.pictures else "no picture"
         return f"the video of {len(source.pictures)} pictures ({first} ...)"
+    if isinstance(source, Texts):
+        return f"the text {source.joined[:60]!r}"
     if isinstance(source, tuple) and not isinstance(source, Waveform):
         return "the given numbers"
     kinds: dict[type, str] = {bytes: "the given bytes", Waveform: "the given waveform"}
     return kinds.get(type(source), "the given picture")
+
+
+def read_text(source: Source) -> str:
+    """Text of ``source``, several joined by ". "; InputError for an empty one, and for what is no ``Texts``."""
+    if not isinstance(source, Texts):
+        raise InputError(f"{name_of(source)}: is no text; give a text, or a list of texts, by branch name")
+    if not source.joined:
+        raise InputError("the given text is empty; give words, or leave it out")
+    return source.joined
 
 
 SEPARATOR = "::"

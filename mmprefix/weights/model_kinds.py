@@ -33,7 +33,7 @@ def kind_and_class(kind: str) -> tuple[str, str]:
     if classified or kind in auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         return "an encoder of pictures", "mmprefix.encoders.vit.ViT"
     if kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        return "an encoder of text", ""
+        return "an encoder of text", "mmprefix.encoders.text.Text"
     if kind in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return "a causal language model", f"{_CAUSAL} or mmprefix.decoders.WordDecoder"
     return "", ""

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _REMEMBERED = 8  # places of a part
 PACK_LIMIT = 200.0  # megabytes of a frozen part that is packed
 _TOKENIZER = ("tokenizer*.json", "special_tokens_map.json", "added_tokens.json", "chat_template*")  # beside a .gguf
-_BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md")  # configuration and tokenizer
+_BESIDE = ("*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md", "*_Pooling/config.json")  # beside the weights
 _MARK = f"./{PACKED}/"
 
 
@@ -99,9 +99,10 @@ def pack(places: dict[str, Path], directory: Path, limit: float) -> None:
             continue
         target, files = directory / PACKED / name, _files(path)
         alone = files == [path]  # else a folder, also for a file with a tokenizer beside it
-        (target.parent if alone else target).mkdir(parents=True, exist_ok=True)
         for file in files:
-            shutil.copyfile(file, target if alone else target / file.name)
+            copy = target if alone else target / file.relative_to(path.parent if path.is_file() else path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
         log.info("packed %s: %.1f MB", name, size)
 
 

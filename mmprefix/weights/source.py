@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -149,6 +150,14 @@ def hub_snapshot(name: str, revision: str | None, weights: bool = True) -> Path:
             f"{name!r} is no folder here, and the model hub did not give it ({kind}); "
             "give a folder on disk, or a hub name while the hub can be reached"
         ) from error
+
+
+def fetch_file(name: str, commit: str, file: str) -> None:
+    """Add ``file`` of a hub repository to the local copy of its ``commit``; nothing where the hub does not give it."""
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+
+    with suppress(Exception):  # of the hub's client, a dozen kinds; what is missing is named where it is needed
+        snapshot_download(name.removeprefix(HUB), revision=commit, allow_patterns=[file])
 
 
 def revision_of(path: Path) -> str | None:

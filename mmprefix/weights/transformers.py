@@ -170,7 +170,7 @@ def _quietly() -> Iterator[None]:
             transformers_log.enable_progress_bar()
 
 
-def load_tokenizer(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(lm: Any, name: str, folder: Path, part: str = "decoder") -> PreTrainedTokenizerBase:
     """The tokenizer in ``folder`` or a .gguf file; InputError where there is none, or one that is not the model's."""
     try:
         if folder.is_file():
@@ -178,7 +178,8 @@ def load_tokenizer(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
         else:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         rows = lm.get_input_embeddings().num_embeddings
-        if not 1 < len(tokenizer) <= rows:  # without its files transformers silently makes an empty tokenizer
+        special = len(tokenizer.all_special_ids)  # without its files transformers silently makes an empty tokenizer
+        if not max(1, special) < len(tokenizer) <= rows:
             raise ValueError(f"it has {len(tokenizer)} tokens, the model {rows} embeddings")
         return tokenizer
     except InputError:
@@ -188,4 +189,4 @@ def load_tokenizer(lm: Any, name: str, folder: Path) -> PreTrainedTokenizerBase:
             return placeholder_tokenizer()
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         place = folder if folder.is_file() else f"the folder {folder}"
-        raise InputError(f"decoder {name!r}: {place} holds no tokenizer that can be loaded: {reason}") from error
+        raise InputError(f"{part} {name!r}: {place} holds no tokenizer that can be loaded: {reason}") from error

@@ -17,18 +17,22 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from mmprefix import parts
+from mmprefix.data.collate import pad_media
 from mmprefix.encoders.ast import AST
 from mmprefix.encoders.base import Encoder
 from mmprefix.encoders.clap import Clap
 from mmprefix.encoders.clip import Clip
 from mmprefix.encoders.panns import Cnn14
 from mmprefix.encoders.speech import Speech
+from mmprefix.encoders.text import Text
 from mmprefix.encoders.timm import Timm
 from mmprefix.encoders.vit import ViT
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
+from mmprefix.media.source import Texts
 from mmprefix.types import Features, Media
 from tiny import encoders as tiny
+from tiny.texts import KINDS, save_sentence_encoder, save_text
 
 Make = Callable[[Path], Encoder]
 
@@ -81,7 +85,11 @@ SOUNDS: dict[str, Make] = {
     "torchaudio-layer": lambda path: _torchaudio(path, "Wav2Vec2", tiny.SPEECH_LAYER, normalize=True),
     "torchaudio-wavlm": lambda path: _torchaudio(path, "WavLM", tiny.WAVLM),
 }
-ALL = {**PICTURES, **SOUNDS}
+TEXTS: dict[str, Make] = {
+    "sentences": lambda path: Text(_folder(save_sentence_encoder, path)),
+    **{f"text-{kind}": lambda path, kind=kind: Text(_folder(lambda p: save_text(p, kind), path)) for kind in KINDS},
+}
+ALL = {**PICTURES, **SOUNDS, **TEXTS}
 LENGTHS = (16000, 40000, 5000, 16000, 300, 33000)  # one to three windows, and less than one frame
 
 
@@ -120,6 +128,8 @@ def _pictures(encoder: Encoder, count: int = 3) -> Media:
 
 
 def _media(encoder: Encoder) -> Media:
+    if encoder.input_kind == "text":
+        return pad_media([encoder.preprocess(Texts((text,)), 0.0, None) for text in ("a dog runs", "the cat", "dog")])
     return _sounds() if encoder.input_kind == "audio" else _pictures(encoder)
 
 
@@ -133,7 +143,7 @@ def _assert_same_features(one: Features, other: Features, tolerance: float = 0.0
 def test_its_widths_are_those_of_its_features_and_it_is_frozen(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
     encoder, _ = shelf(name)
     media = _media(encoder)
-    media.values.requires_grad_(True)
+    media.values.requires_grad_(media.values.is_floating_point())
     features = encoder(media)
     batch = len(media.lengths)
     assert features.frames.shape == (batch, features.mask.shape[1], encoder.dim)
@@ -233,7 +243,9 @@ def test_its_recipe_builds_it_again(name: str, shelf: Callable[[str], tuple[Enco
     assert again.identity.revision is None
 
 
-@pytest.mark.parametrize("name", ["clip", "dinov2", "clap", "whisper", "ast", "wav2vec2-group", "torchaudio-group"])
+@pytest.mark.parametrize(
+    "name", ["clip", "dinov2", "clap", "whisper", "ast", "sentences", "wav2vec2-group", "torchaudio-group"]
+)
 def test_identity_depends_on_the_weights_not_on_the_path(
     name: str, shelf: Callable[[str], tuple[Encoder, Path]], tmp_path: Path
 ):
@@ -255,7 +267,7 @@ def test_identity_depends_on_the_weights_not_on_the_path(
     assert ALL[name](tmp_path / "moved").identity.sha256 != encoder.identity.sha256
 
 
-@pytest.mark.parametrize("kind", [Clip, ViT, Timm, Clap, Whisper, Speech, AST])
+@pytest.mark.parametrize("kind", [Clip, ViT, Timm, Clap, Whisper, Speech, AST, Text])
 def test_unreadable_files_are_refused_by_name(kind: Callable[[str], Encoder], tmp_path: Path):
     with pytest.raises(InputError, match=r"nowhere"):
         kind(str(tmp_path / "nowhere"))
@@ -270,7 +282,7 @@ def test_unreadable_files_are_refused_by_name(kind: Callable[[str], Encoder], tm
 
 
 @pytest.mark.parametrize(
-    "name", ["clip", "dinov2", "timm-vit", "clap", "whisper", "ast", "wav2vec2-group", "torchaudio-group"]
+    "name", ["clip", "dinov2", "timm-vit", "clap", "whisper", "ast", "sentences", "wav2vec2-group", "torchaudio-group"]
 )
 def test_damaged_weights_are_refused_by_name(name: str, shelf: Callable[[str], tuple[Encoder, Path]], tmp_path: Path):
     _, path = shelf(name)
@@ -283,7 +295,19 @@ def test_damaged_weights_are_refused_by_name(name: str, shelf: Callable[[str], t
 
 
 @pytest.mark.parametrize(
-    "name", ["clip", "siglip", "timm-convnext", "clap", "clap-fused", "whisper", "ast", "wavlm-layer"]
+    "name",
+    [
+        "clip",
+        "siglip",
+        "timm-convnext",
+        "clap",
+        "clap-fused",
+        "whisper",
+        "ast",
+        "sentences",
+        "text-clip",
+        "wavlm-layer",
+    ],
 )
 def test_smaller_types_hold_the_weights(name: str, shelf: Callable[[str], tuple[Encoder, Path]]):
     encoder, path = shelf(name)

@@ -14,8 +14,8 @@ from PIL import Image
 import mmprefix.encoders
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
-from mmprefix.media.kinds import KINDS, FileInfo, kind_of
-from mmprefix.media.source import FrameSequence, Waveform
+from mmprefix.media.kinds import FILE_KINDS, KINDS, FileInfo, kind_of
+from mmprefix.media.source import FrameSequence, Texts, Waveform
 from tiny.media import RATE, scene, tone
 from tiny.videos import SIZE, save_video
 
@@ -44,7 +44,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     return {kind: sorted(folder.glob(f"{name}.*")) for kind, name in names.items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", FILE_KINDS)
 def test_a_file_is_recognised_by_its_suffix(kind: str, samples: dict[str, list[Path]]) -> None:
     assert len(samples[kind]) >= 2
     for file in samples[kind]:
@@ -74,6 +74,7 @@ def test_values_in_memory_are_recognised_by_their_type(tmp_path: Path) -> None:
         (tmp_path, "video"),  # a folder of pictures
         ((0.5, 1.0), "signals"),
         ([0.5, 1], "signals"),
+        (Texts(("a dog",)), "text"),
     ]
     for value, kind in cases:
         assert kind_of(value) == kind
@@ -99,6 +100,17 @@ def test_each_kind_is_measured(decode: bool, samples: dict[str, list[Path]]) -> 
             assert (info.size, info.frames) == (expected[kind].size, expected[kind].frames)
             with pytest.raises(InputError):
                 KINDS[kind].inspect(file.with_name("gone" + file.suffix), 0.0, None, decode)
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_a_text_is_checked_and_an_empty_one_refused(decode: bool) -> None:
+    inspect = KINDS["text"].inspect
+    assert inspect(Texts(("a dog", " ", "a cat ")), 0.0, None, decode) == FileInfo()
+    for texts in ((), ("", " \n")):
+        with pytest.raises(InputError, match="the given text is empty"):
+            inspect(Texts(texts), 0.0, None, decode)
+    with pytest.raises(InputError, match=r"dog\.png: is no text"):
+        inspect("dog.png", 0.0, None, decode)
 
 
 def test_no_suffix_belongs_to_two_kinds() -> None:

@@ -15,6 +15,7 @@ from mmprefix.decoders import CausalDecoder, CrossDecoder, WordDecoder
 from mmprefix.encoders.ast import AST
 from mmprefix.encoders.clap import Clap
 from mmprefix.encoders.speech import Speech
+from mmprefix.encoders.text import Text
 from mmprefix.encoders.vit import ViT
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
@@ -44,6 +45,7 @@ ENCODERS: dict[str, tuple[Callable[[str], Any], set[str]]] = {
     "AST": (AST, {"audio-spectrogram-transformer"}),
     "Clap": (Clap, {"clap"}),
     "Speech": (Speech, {"wav2vec2"}),
+    "Text": (Text, {"bert", "distilbert", "clip", "siglip"}),
     "ViT": (ViT, {"clip", "siglip", "dinov2"}),
     "Whisper": (Whisper, {"whisper"}),
 }
@@ -77,7 +79,7 @@ def test_the_class_that_is_named_reads_this_kind(kind: str) -> None:
     for name in names:
         module, _, own = name.rpartition(".")
         assert hasattr(importlib.import_module(module), own)
-    assert names or kind in ("t5", "bert", "distilbert")
+    assert names or kind == "t5"
 
 
 @pytest.mark.parametrize(("files", "expected"), [

@@ -92,7 +92,7 @@ def manifest_rows(args: argparse.Namespace, manifest: str) -> InputRows:
     Raises InputError that lists the bad rows where there is no good one.
     """
     root = args.media_root
-    examples, faults = read_manifest(manifest, args.split, media_root=root)
+    examples, faults = read_manifest(manifest, args.split, media_root=root, texts=None)
     if faults and not examples:
         lead = f"{manifest}: {len(faults)} bad rows\n" if len(faults) > 1 else ""
         raise InputError(f"{lead}{listing(faults, near=root)}")

@@ -7,24 +7,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmprefix.data.manifest.faults import RowFault
-from mmprefix.media.source import FrameSequence, Source
+from mmprefix.media.source import FrameSequence, Source, Texts
 
 
 @dataclass(frozen=True)
 class InputRef:
     """A file, or a part of it from ``start`` to ``end`` seconds (None: to its end)."""
 
-    path: str  # of several pictures the first, of numbers ""
+    path: str  # of several pictures the first, of numbers and texts ""
     start: float = 0.0
     end: float | None = None
     numbers: tuple[float, ...] | None = None  # instead of a file
     pictures: tuple[str, ...] | None = None  # paths of the frames of a video, in order
+    texts: tuple[str, ...] | None = None  # instead of a file
 
     @property
     def source(self) -> Source:
-        """Input of an encoder's ``preprocess``: the file's path, the frames of a video, or the numbers."""
+        """Input of an encoder's ``preprocess``: the file's path, the frames of a video, the numbers or texts."""
         if self.pictures is not None:
             return FrameSequence(self.pictures)
+        if self.texts is not None:
+            return Texts(self.texts)
         return self.path if self.numbers is None else self.numbers
 
 

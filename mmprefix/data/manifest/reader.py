@@ -13,9 +13,9 @@ from mmprefix.data.manifest.example import Example
 from mmprefix.data.manifest.faults import RowFault
 from mmprefix.data.manifest.row import TEXTS, example_of, field_text, read_captions, read_id, read_inputs, row_mapping
 from mmprefix.data.manifest_file import TARGETS, RowError, manifest_rows
-from mmprefix.media.kinds import KINDS
+from mmprefix.media.kinds import FILE_KINDS
 
-_SAME = ("id", *KINDS, "start", "end", *TEXTS, "context")  # in which the rows of one input agree
+_SAME = ("id", *FILE_KINDS, "start", "end", *TEXTS, "context")  # in which the rows of one input agree
 
 
 def read_manifest(
@@ -25,6 +25,7 @@ def read_manifest(
     *,
     media_root: str | Path | None = None,
     apart: Sequence[str] | None = (),
+    texts: Sequence[str] | None = (),
 ) -> tuple[list[Example], list[RowFault]]:
     """Good rows of the manifest at ``path`` in its order, and the faults of the others.
 
@@ -32,11 +33,12 @@ def read_manifest(
     compared as they are written in JSON). Files are sought in the folder ``media_root``; None: in the manifest's own.
     Rows with captions that agree in id (or have none), inputs, times, texts and the columns ``apart`` are one example,
     at the place of the first of them; with ``apart`` None each row is its own. Otherwise an id belongs to one row of
-    the whole file. Without id the line number is the id. A manifest without rows has one fault. Raises InputError when
-    ``path`` cannot be read at all.
+    the whole file. The columns ``texts`` are inputs too, a text each or a list of them; None: they are not known, and a
+    row may consist of any. Without id the line number is the id. A manifest without rows has one fault. Raises
+    InputError when ``path`` cannot be read at all.
     """
     file = Path(path)
-    reader = _Reader(file, Path(media_root) if media_root else file.parent, apart)
+    reader = _Reader(file, Path(media_root) if media_root else file.parent, apart, texts)
     wanted = {**({} if split is None else {"split": split}), **(where or {})}
     faults: list[RowFault] = []
     rows = 0
@@ -58,9 +60,11 @@ def read_manifest(
 class _Reader:
     """Examples of one manifest; rows that name the same input become one."""
 
-    def __init__(self, file: Path, folder: Path, apart: Sequence[str] | None) -> None:
-        self.file, self.folder = file, folder
-        self.same = None if apart is None else {*_SAME, *apart}  # columns in which the rows of one input agree
+    def __init__(self, file: Path, folder: Path, apart: Sequence[str] | None, texts: Sequence[str] | None) -> None:
+        self.file, self.folder, self.texts = file, folder, texts
+        self.same = (
+            None if apart is None else {*_SAME, *apart, *(texts or ())}
+        )  # columns in which the rows of one input agree
         self._ids: dict[str, tuple[int, bytes | None]] = {}
         self._inputs: dict[bytes, int | RowError] = {}  # what its rows agree in → number of the example, or its fault
         self._examples: list[Example] = []
@@ -81,7 +85,7 @@ class _Reader:
             self._more.setdefault(first, []).extend((line, caption) for caption in read_captions(row))
             return
         try:
-            inputs = read_inputs(row, self.folder)
+            inputs = read_inputs(row, self.folder, self.texts)
         except RowError as error:
             self._inputs.update({} if key is None else {key: error})
             raise
@@ -111,12 +115,12 @@ class _Reader:
         other = self._examples[place] if place < len(self._examples) else None
         if other is None or other.line != twin:
             return ""
-        own = example_of(row, read_inputs(row, self.folder), self.file, line)
+        own = example_of(row, read_inputs(row, self.folder, self.texts), self.file, line)
         names = [
             name for name in ("inputs", *TEXTS, "context", "contexts") if getattr(own, name) != getattr(other, name)
         ]
         if "inputs" in names:
-            pairs = [(own.inputs.get(kind), other.inputs.get(kind)) for kind in KINDS]
+            pairs = [(own.inputs.get(kind), other.inputs.get(kind)) for kind in (*FILE_KINDS, *(self.texts or ()))]
             spans = any(a and b and a != b and a.source == b.source for a, b in pairs)
             names[0] = "start or end" if spans else "file"
         return f", for another {names[0]}" if names else ""

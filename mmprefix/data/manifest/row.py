@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mmprefix.data.manifest.example import Example, InputRef
 from mmprefix.data.manifest_file import COLUMNS, TARGETS, RowError
-from mmprefix.media.kinds import KINDS
+from mmprefix.media.kinds import FILE_KINDS, KINDS
 from mmprefix.media.source import missing
 
-INPUTS = tuple(KINDS)
+INPUTS = FILE_KINDS
 TEXTS = ("prompt", "user", "label", "split")
 _ALONE = ("context", "transcript")  # texts that a row may consist of
 
@@ -55,17 +56,27 @@ def read_id(row: dict[str, Any], line: int) -> str:
     return str(value)
 
 
-def read_inputs(row: dict[str, Any], folder: Path) -> dict[str, InputRef]:
-    """Inputs of a row by column, their files sought in ``folder``. Raises RowError where there is none."""
+def read_inputs(row: dict[str, Any], folder: Path, texts: Sequence[str] | None = ()) -> dict[str, InputRef]:
+    """Inputs of a row by column, their files sought in ``folder``; the columns ``texts`` hold texts.
+
+    Raises RowError where there is none; with ``texts`` None, where the row holds nothing but its id and captions.
+    """
     start, end = _seconds(row, "start"), _seconds(row, "end")
     if start is not None and end is not None and end <= start:
         raise RowError(f"start {start} and end {end}: the end must come after the start")
     named = [key for key in INPUTS if isinstance(row.get(key), list) or _string(row, key) is not None]
-    if not named and not any(row.get(key) for key in _ALONE):
-        texts = " or ".join(_ALONE)
-        what = f"one of {', '.join(INPUTS)} must name a file, or a {texts} hold a text"
+    words = read_texts(row, texts or ())
+    alone = _ALONE if texts is not None else tuple(row.keys() - COLUMNS)
+    if not named and not any(row.get(key) for key in (*_ALONE, *alone)) and not words:
+        names = " or ".join(dict.fromkeys((*_ALONE, *(texts or ()))))
+        what = f"one of {', '.join(INPUTS)} must name a file, or a {names} hold a text"
         raise RowError(f"no input: {what}; this row has {', '.join(row) or 'nothing'} (mmprefix prepare reads more)")
-    return {key: _input(key, row[key], folder, InputRef("", start or 0.0, end)) for key in named}
+    return {key: _input(key, row[key], folder, InputRef("", start or 0.0, end)) for key in named} | words
+
+
+def read_texts(row: Mapping[str, Any], columns: Iterable[str]) -> dict[str, InputRef]:
+    """Inputs in those ``columns`` of a row that hold a text, or a list of texts. Raises RowError for anything else."""
+    return {key: InputRef("", texts=values) for key in columns if (values := _texts(key, row.get(key)))}
 
 
 def _input(key: str, value: str | list[Any], folder: Path, span: InputRef) -> InputRef:
@@ -96,6 +107,15 @@ def _file_names(key: str, values: list[Any]) -> list[str]:
     if not values:
         raise RowError(f"{key} must be a list of file names, found none")
     return values
+
+
+def _texts(key: str, value: Any) -> tuple[str, ...]:
+    """Text, or texts, in the column ``key``; none where it is missing or empty. Raises RowError for anything else."""
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    for text in values:
+        if not isinstance(text, str):
+            raise RowError(f"{key} must be a text or a list of texts, found {_kind(text)}")
+    return tuple(text.strip() for text in values if text.strip())
 
 
 def _numbers(key: str, values: list[Any]) -> tuple[float, ...]:
