@@ -16,11 +16,11 @@ from typing import Any
 
 from mmprefix.data.manifest_file import RowError, manifest_rows, table_rows
 from mmprefix.errors import InputError
-from mmprefix.media.kinds import KINDS
+from mmprefix.media.kinds import FILE_KINDS, KINDS
 from mmprefix.recipes.prepare.tables import refusal
 
 FILES = (
-    *KINDS,
+    *FILE_KINDS,
     "file",
     "file_name",
     "filename",
