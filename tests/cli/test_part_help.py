@@ -27,7 +27,7 @@ class ParserOnly(PrefixCLI):
 
 
 class EncodeParserOnly(ParserOnly, EncodeCLI):
-    """The same of encode."""
+    """Run of encode that ends with its parser."""
 
 
 def parser_of(verb: str) -> dict[str, Any]:

@@ -107,13 +107,13 @@ def test_layers_are_those_of_forward_intermediates(folder: Path):
     pixels = Timm(str(folder)).preprocess(PICTURE, 0.0, None)
     with torch.no_grad():
         outputs: Any = model.forward_intermediates(pixels[None], intermediates_only=True)
-    one = Timm(str(folder), layers=[-2])(_media(pixels)).frames
+    frames = Timm(str(folder), layers=[-2])(_media(pixels)).frames
     grid = outputs[len(outputs) - 2]
     expected = grid.flatten(2).transpose(1, 2)
     if folder.name == "vit":
-        assert one.shape[1] == expected.shape[1] + 5
-        one = one[:, 5:]
-    assert_close(one, expected, atol=1e-6, rtol=1e-5)
+        assert frames.shape[1] == expected.shape[1] + 5
+        frames = frames[:, 5:]
+    assert_close(frames, expected, atol=1e-6, rtol=1e-5)
     encoder = Timm(str(folder), layers=[-2, -1])
     several = encoder(_media(pixels))
     assert encoder.dim == grid.shape[1] + outputs[-1].shape[1] == several.frames.shape[2]
@@ -172,10 +172,10 @@ def test_a_model_of_another_library_is_refused_with_the_encoder_that_fits(swin: 
     _refused(swin, "knows no architecture 'swin_tiny_patch5'", "swin_tiny_patch4")
     (swin / "config.json").write_text(json.dumps({**settings, "model_args": {"img_sise": 64}}))
     _refused(swin, "timm cannot load it", "img_sise")
-    one = {**settings["model_args"], "in_chans": 1}
+    grey = {**settings["model_args"], "in_chans": 1}
     torch.manual_seed(0)
     shutil.rmtree(swin)
-    timm.models.save_for_hf(timm.create_model(settings["architecture"], **one), str(swin), model_args=one)
+    timm.models.save_for_hf(timm.create_model(settings["architecture"], **grey), str(swin), model_args=grey)
     _refused(swin, "1 channels")
 
 
@@ -262,7 +262,7 @@ def test_names_of_timm_and_of_the_hub_are_read_from_the_hub(tmp_path: Path, monk
 @pytest.mark.models
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite2"])
 def test_real_weights_see_what_timm_sees(name: str, real_model: Any):
-    """The same weights through timm with its classifier: the encoder's summary gives the same class scores."""
+    """Compare class scores from the encoder's summary with those of timm's own model."""
     encoder = Timm(real_model(name), crop=True)
     model = _own(sources.resolve_folder(real_model(name)))
     pixels = encoder.preprocess(PICTURE, 0.0, None)

@@ -17,6 +17,7 @@ import signal
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -58,7 +59,7 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
 
 
-class Program:
+class Program(ABC):
     """A program to interrupt: ``work`` runs it below a folder, ``result`` are the bits that it leaves in the end."""
 
     name: ClassVar[str]
@@ -66,16 +67,16 @@ class Program:
     def __init__(self, system: CaptioningSystem, root: Path) -> None:
         self.system, self.root = system, root
 
-    def prepare(self, folder: Path) -> None:
+    def prepare(self, folder: Path) -> None:  # noqa: B027 (most need nothing)
         """Make what stands in ``folder`` before the first run."""
 
+    @abstractmethod
     def work(self, folder: Path) -> int:
         """Run the program below ``folder`` to its end, or on from where it was; returns the exit code."""
-        raise NotImplementedError
 
+    @abstractmethod
     def result(self, folder: Path) -> Any:
         """Bits that the program leaves."""
-        raise NotImplementedError
 
     def check(self, folder: Path) -> list[str]:
         """Faults of what an interrupted run has left."""
