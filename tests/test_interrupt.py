@@ -123,7 +123,7 @@ def test_a_forked_worker_leaves_ctrl_c_to_its_parent_and_dies_of_sigterm() -> No
 def test_the_shell_answers_a_signal_with_its_exit_code_and_one_line(number: signal.Signals) -> None:
     program = (
         "import sys, time, mmprefix.cli.main as m\n"
-        "m._run = lambda words: (print('ready', flush=True), time.sleep(60))\n"
+        "m._run = lambda words: (print('ready', flush=True), time.sleep(300))\n"
         "sys.exit(m.main(['any']))"
     )
     process = subprocess.Popen(
@@ -132,7 +132,7 @@ def test_the_shell_answers_a_signal_with_its_exit_code_and_one_line(number: sign
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == CODES[number]
     assert errors == f"mmprefix: stopped by {number.name}\n"
 

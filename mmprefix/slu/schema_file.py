@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from mmprefix.errors import InputError, did_you_mean
-from mmprefix.trust.plain_yaml import require_bounded
+from mmprefix.trust.plain_yaml import BoundedComposer, require_bounded
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def read_options(file: Path) -> SchemaSection:
     return SchemaSection(read)
 
 
-class _Texts(yaml.BaseLoader):
+class _Texts(BoundedComposer, yaml.BaseLoader):
     """YAML loader that keeps numbers and truth values as texts, and refuses a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 from mmprefix.errors import InputError
 
@@ -33,33 +36,50 @@ def read_yaml(file: Path) -> Any:
 def parse_yaml(text: str, name: str) -> Any:
     """Plain data of YAML ``text``; ``name`` is for the InputError (see ``read_yaml``)."""
     try:
-        data = yaml.load(text, Loader=BoundedLoader)
+        data = BoundedLoader(text).get_single_data()
+        require_bounded(data)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a number of thousands of digits
         raise InputError(f"{name}: not YAML ({' '.join(str(error).split())})") from error
     except RecursionError as error:
         raise InputError(f"{name}: nested deeper than {MAX_DEPTH} levels") from error
-    try:
-        require_bounded(data)
-    except InputError as error:
-        raise InputError(f"{name}: {error}") from error
     return data
 
 
-class BoundedLoader(yaml.SafeLoader):
-    """Safe loader that leaves dates as strings, refuses a key that stands there twice, and bounds merge keys (<<).
+class BoundedComposer(Composer):
+    """Composer that reads no further than the first value beyond ``MAX_VALUES`` or ``MAX_DEPTH``.
 
-    It stops at the first value beyond ``MAX_VALUES``: four megabytes can hold two million, which take a minute.
+    Raises InputError there. Four megabytes can hold two million values, which take a minute.
     """
 
-    def __init__(self, stream: Any) -> None:
-        super().__init__(stream)
-        self.composed = 0
+    composed = 0
+    depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.composed += 1
         if self.composed > MAX_VALUES:
-            raise yaml.YAMLError(f"more than {MAX_VALUES:,} keys and values")
-        return super().compose_node(parent, index)
+            raise InputError(f"more than {MAX_VALUES:,} keys and values")
+        if self.depth > MAX_DEPTH + 1:  # inside the deepest list stands a value
+            raise InputError(f"nested deeper than {MAX_DEPTH} levels")
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+
+class BoundedLoader(BoundedComposer, SafeConstructor, Resolver):
+    """Safe loader that leaves dates as strings, refuses a key that stands there twice, and bounds merge keys (<<).
+
+    libyaml parses where PyYAML has it: five times as fast as PyYAML's own parser.
+    """
+
+    def __init__(self, text: str) -> None:
+        Composer.__init__(self)
+        SafeConstructor.__init__(self)
+        Resolver.__init__(self)
+        events = yaml.CSafeLoader(text) if yaml.__with_libyaml__ else yaml.SafeLoader(text)
+        self.check_event, self.peek_event, self.get_event = events.check_event, events.peek_event, events.get_event
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = cast(yaml.MappingNode, super().compose_mapping_node(anchor))
@@ -77,7 +97,7 @@ class BoundedLoader(yaml.SafeLoader):
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
         if len(node.value) > MAX_VALUES:
-            raise yaml.YAMLError(f"more than {MAX_VALUES:,} values once its merge keys are followed")
+            raise InputError(f"more than {MAX_VALUES:,} values once its merge keys are followed")
 
 
 BoundedLoader.yaml_implicit_resolvers = {

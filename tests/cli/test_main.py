@@ -260,10 +260,10 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 _WITHOUT_TORCH = """
-import sys, time
-start = time.process_time()
+import sys
+before = set(sys.modules)
 import mmprefix
-took = time.process_time() - start
+loaded = len(set(sys.modules) - before)
 from mmprefix.cli.main import main
 codes = []
 from mmprefix.cli.main import TRAINING, VERBS
@@ -274,21 +274,21 @@ for words in (["--help"], *([verb, "--help"] for verb in verbs), ["nothing"]):
     except SystemExit as done:
         codes.append(done.code)
 heavy = {"torch", "transformers", "lightning", "PIL", "open_clip"} & set(sys.modules)
-print("\\n", took, codes, sorted(heavy), file=sys.stderr)
+print("\\n", loaded, codes, sorted(heavy), file=sys.stderr)
 """
 
 
 def test_import_and_help_load_no_torch() -> None:
-    """Time is the processor's, which a busy machine does not stretch: under 0.1 s for the import."""
+    """A few modules for the import, none that is heavy for the help."""
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = [sys.executable, "-c", _WITHOUT_TORCH]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=True)
-    took, rest = done.stderr.splitlines()[-1].split(maxsplit=1)
-    assert float(took) < 0.1
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True)
+    loaded, rest = done.stderr.splitlines()[-1].split(maxsplit=1)
+    assert int(loaded) < 20  # 7 with Python 3.11
     assert rest == f"{[*[0] * 13, 2]} []"
     trace = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", "import mmprefix"],
-        env=env, capture_output=True, text=True, timeout=60, check=True,
+        env=env, capture_output=True, text=True, timeout=300, check=True,
     ).stderr  # fmt: skip
     loaded = {line.rsplit("|", 1)[1].strip() for line in trace.splitlines()}
     assert "mmprefix" in loaded

@@ -81,7 +81,7 @@ def test_a_process_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "猫.jsonl").write_bytes((tmp_path / "p.jsonl").read_bytes())
     environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONPATH": os.pathsep.join(sys.path)}
     words = [sys.executable, "-m", "mmprefix", "evaluate", str(tmp_path / "猫.jsonl")]
-    done = subprocess.run(words, env=environment, capture_output=True, check=False, timeout=120)
+    done = subprocess.run(words, env=environment, capture_output=True, check=False, timeout=300)
     assert done.returncode == 2
     assert b"\\u732b.jsonl:1: " in done.stderr
     assert b"Traceback" not in done.stderr

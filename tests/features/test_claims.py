@@ -50,7 +50,7 @@ def test_the_work_of_a_killed_process_is_free_again(
     own, other = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=take_and_wait, args=(tmp_path, other))
     process.start()
-    assert own.poll(120)
+    assert own.poll(300)
     assert own.recv()
     with claiming(tmp_path) as claims:
         assert not claims.take("a", never)

@@ -36,7 +36,7 @@ def test_the_next_result_is_computed_before_it_is_asked_for() -> None:
 
     results = prefetch(make, range(3))
     assert next(results) == 0
-    assert started[1].wait(10)  # before next() asks for it
+    assert started[1].wait(300)  # before next() asks for it
     assert not started[2].is_set()
     assert list(results) == [1, 2]
 

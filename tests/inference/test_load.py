@@ -269,7 +269,7 @@ def test_a_model_is_loaded_from_the_hub_cache_by_commit(
     other = Path(tiny_decoders.save_decoder(tmp_path / "other", seed=9))
     snapshot(hub, "someone/tongue", later, other)
     command = [sys.executable, "-c", _FROM_HUB, str(files[0]), str(tmp_path / "again")]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False)
+    result = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, cwd=tmp_path, check=False)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[0] == str(expected.encode())

@@ -74,7 +74,7 @@ def test_forked_processes_read_the_same_archive(archive: Path) -> None:
     children = [context.Process(target=_read_in_child, args=(str(archive), queue)) for _ in range(3)]
     for child in children:
         child.start()
-    assert [queue.get(timeout=30) for _ in children] == [expected] * 3
+    assert [queue.get(timeout=300) for _ in children] == [expected] * 3
     for child in children:
         child.join()
 

@@ -138,7 +138,7 @@ def test_five_thousand_captions_take_seconds() -> None:
     predictions = [rng.choice(texts) for texts in references]
     start = time.process_time()
     caption(predictions, references)
-    assert time.process_time() - start < 6  # 1.2 s measured; room for slow machines
+    assert time.process_time() - start < 60  # 1.2 s measured; pairs of all captions would take an hour
 
 
 def test_metrics_load_no_torch() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from mmprefix.errors import InputError
 from mmprefix.slu.schema import Schema, fold, read_schema
+from mmprefix.trust import plain_yaml
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 SHIPPED = {
@@ -138,6 +139,7 @@ FAULTS = [
     ("slots:\n  a: [b\nnone: x\n", "line 3: not YAML ("),
     ("slots: {a: {questions: [which?]}}", "line 1: not YAML (expected ',' or ']', but got '?'); put it into quotes"),
     ("slots: {a: \x07}", "not YAML ("),
+    ("slots: " + "[" * 5000, "nested deeper than 64 levels"),
     ("just words", 'expected options, found a text ("just words")'),
     ("", "expected options, found nothing"),
 ]
@@ -147,6 +149,13 @@ FAULTS = [
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, message: str) -> None:
     file = written(tmp_path, text)
     with pytest.raises(InputError, match=re.escape(f"{file}: {message}")):
+        read_schema(file)
+
+
+def test_reading_stops_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain_yaml, "MAX_VALUES", 1000)
+    file = written(tmp_path, "slots: [" + "a, " * 2000 + "}")  # the wrong end is never reached
+    with pytest.raises(InputError, match="more than 1,000 keys and values"):
         read_schema(file)
 
 
