@@ -14,11 +14,12 @@ from typing import Any, Literal, overload
 from mmprefix.errors import InputError
 from mmprefix.metrics.bleu import bleu
 from mmprefix.metrics.cider import cider_d
-from mmprefix.metrics.fense import FenseModels, fense, sentence_similarity
+from mmprefix.metrics.fense import FenseModels, fense
 from mmprefix.metrics.meteor_spice import NotAvailable, meteor, spice
 from mmprefix.metrics.ngrams import Tokens, count_ngrams, distinct
 from mmprefix.metrics.ptb_tokenizer import TOKENIZERS
 from mmprefix.metrics.rouge import rouge_l
+from mmprefix.metrics.sentence_encoder import SentenceEncoder, sentence_similarity
 
 NAMES = (
     *("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d"),
@@ -103,9 +104,10 @@ def _extra_scores(
             if name == "spider":
                 items[name] = [(a + b) / 2 for a, b in zip(cider, items["spice"], strict=True)]
         elif models is None:
-            raise NotAvailable(f"{name} is not available: name the folders of its models (FenseModels)")
+            option = "--sentence-encoder, in Python FenseModels"
+            raise NotAvailable(f"{name} is not available: name the folders of its models ({option})")
         elif name == "sbert_sim":
-            items[name] = sentence_similarity(*texts, models.sentences)
+            items[name] = sentence_similarity(*texts, SentenceEncoder(models.sentences))
         else:
             items[name] = fense(*texts, models)
         corpus |= {key: _mean(scores) for key, scores in items.items() if key not in corpus}

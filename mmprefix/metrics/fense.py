@@ -1,24 +1,21 @@
 """FENSE of Zhou et al. 2022 (https://arxiv.org/abs/2110.04684): sentence similarity, a tenth of it if not fluent.
 
-The similarity is the cosine between sentence embeddings (mean of a BERT's last layer over the tokens), averaged over
-the references. The fluency detector is a BERT with six logits at its first position, the last of which means "error";
-a caption whose error probability exceeds 0.9 loses nine tenths of its score. Both models read the text as written, not
-the tokens of ``tokenize``. They are read from local files only. torch is imported when a score is computed, not before.
+The similarity is that of ``mmprefix.metrics.sentence_encoder``. The fluency detector is a BERT with six logits at its
+first position, the last of which means "error"; a caption whose error probability exceeds 0.9 loses nine tenths of its
+score. Both models read the text as written, not the tokens of ``tokenize``, and are read from local files only. torch
+is imported when a score is computed, not before.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmprefix.metrics.meteor_spice import NotAvailable
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from mmprefix.metrics.sentence_encoder import SentenceEncoder, sentence_similarity
 
 _THRESHOLD = 0.9
 _PENALTY = 0.9
@@ -44,43 +41,6 @@ def _existing(path: str | Path, option: str) -> Path:
     if not Path(path).exists():
         raise NotAvailable(f"fense is not available: {option} {path} does not exist")
     return Path(path)
-
-
-def _max_tokens(folder: Path) -> int:
-    """Longest input of the sentence encoder in tokens: ``max_seq_length`` of its folder, or 128."""
-    settings = folder / "sentence_bert_config.json"
-    return int(json.loads(settings.read_text()).get("max_seq_length") or 128) if settings.is_file() else 128
-
-
-def _embed(texts: Sequence[str], folder: Path) -> Tensor:
-    """Unit-length embeddings (texts D): the mean of the last layer over each text's tokens."""
-    import torch
-    from transformers import AutoModel, AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-    limit, rows = _max_tokens(folder), []
-    for start in range(0, len(texts), _BATCH):
-        batch = list(texts[start : start + _BATCH])
-        tokens = tokenizer(batch, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-        with torch.inference_mode():
-            frames = model(**tokens).last_hidden_state  # (b N D)
-        mask = tokens["attention_mask"].unsqueeze(-1).to(frames.dtype)  # (b N 1)
-        rows.append((frames * mask).sum(1) / mask.sum(1).clamp(min=1e-9))  # (b D)
-    return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
-
-
-def sentence_similarity(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], sentences: str | Path
-) -> list[float]:
-    """Cosine of the embeddings of prediction and reference, averaged over each item's references; one per item."""
-    texts = list(dict.fromkeys([*predictions, *(text for item in references for text in item)]))
-    index = {text: row for row, text in enumerate(texts)}
-    vectors = _embed(texts, _existing(sentences, "the sentence encoder"))  # (texts D)
-    return [
-        float((vectors[[index[text] for text in item]] @ vectors[index[prediction]]).mean())
-        for prediction, item in zip(predictions, references, strict=True)
-    ]
 
 
 def _load_detector(checkpoint: Path, backbone: Path) -> tuple[Any, Any]:
@@ -125,7 +85,7 @@ def fense(predictions: Sequence[str], references: Sequence[Sequence[str]], model
         raise NotAvailable(
             "fense is not available: it needs a fluency detector (detector, backbone); ask for sbert_sim"
         )
-    similarities = sentence_similarity(predictions, references, models.sentences)
+    similarities = sentence_similarity(predictions, references, SentenceEncoder(models.sentences, "fense"))
     errors = error_probability(predictions, models.detector, models.backbone)
     return [
         similarity * (1 - _PENALTY) if error > _THRESHOLD else similarity

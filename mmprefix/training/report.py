@@ -9,13 +9,18 @@ import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from statistics import fmean as mean
+from typing import TYPE_CHECKING, Any
 
 import torch.distributed as dist
 
 from mmprefix.atomic import disk_errors_as_input_errors, write_atomically
 from mmprefix.metrics import caption, detection
 from mmprefix.metrics.caveats import undefined_metrics, word_notes
+from mmprefix.metrics.sentence_encoder import SentenceEncoder, mean_cosines
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHOWN = ("bleu_4", "rouge_l", "cider_d", "exact_match", "distinct")
 
@@ -42,26 +47,35 @@ class ValidationRow:
 class Report:
     """Report over the rows of one validation, sorted by group and id.
 
-    ``target`` is the word for what is to be detected; None: nothing is.
+    ``target`` is the word for what is to be detected; None: nothing is. With an ``encoder`` of sentences the figures
+    hold ``sbert_sim`` (see ``mmprefix.metrics.sentence_encoder``).
     """
 
-    def __init__(self, rows: list[ValidationRow], target: str | None = None) -> None:
+    def __init__(
+        self, rows: list[ValidationRow], target: str | None = None, encoder: SentenceEncoder | None = None
+    ) -> None:
         self.target = target
         once = {(r.group, r.id, r.media, *r.references): r for r in rows}  # ids are unique in one manifest only
         self.rows = sorted(once.values(), key=lambda r: (r.group, r.id, r.media))
         self.groups: dict[str, list[ValidationRow]] = {}
         for row in self.rows:
             self.groups.setdefault(row.group, []).append(row)
-        self.by_group = {name: _figures(rows, target) for name, rows in self.groups.items()}
+        self._vectors: dict[str, Tensor] | None = None
+        if encoder is not None:
+            scored = (row for row in self.rows if row.references)
+            self._vectors = encoder.embed(text for row in scored for text in (row.prediction, *row.references))
+        self.by_group = {name: _figures(rows, target, self._vectors) for name, rows in self.groups.items()}
 
     @classmethod
-    def gather(cls, rows: list[ValidationRow], target: str | None = None) -> Report:
+    def gather(
+        cls, rows: list[ValidationRow], target: str | None = None, encoder: SentenceEncoder | None = None
+    ) -> Report:
         """Report over the rows of all processes."""
         if dist.is_available() and dist.is_initialized():
             parts: list[list[ValidationRow]] = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
-        return cls(rows, target)
+        return cls(rows, target, encoder)
 
     def figures(self) -> dict[str, float]:
         """Figures over all rows and, where there are several kinds of input, for each kind (``image/cider_d``)."""
@@ -70,7 +84,7 @@ class Report:
         if len(self.groups) == 1:
             return next(iter(self.by_group.values()))
         apart = {f"{group}/{key}": v for group, figures in self.by_group.items() for key, v in figures.items()}
-        return {**_figures(self.rows, self.target), **apart}
+        return {**_figures(self.rows, self.target, self._vectors), **apart}
 
     def warnings(self) -> list[str]:
         """Sentences that warn where the model seems to ignore its input, and where figures say nothing."""
@@ -106,13 +120,15 @@ class Report:
 
     def table(self, count: int) -> str:
         """Aligned text: figures of each group, and ``count`` of its captions beside a reference."""
-        names = ("loss", *(("eer", "auc", "exact_match") if self.target else SHOWN), "shuffled")
-        lines = [" ".join(["input".ljust(12), "count".rjust(6), *(name.rjust(11) for name in names)])]
+        keys = ["loss", *(("eer", "auc", "exact_match") if self.target else SHOWN), "cider_d_shuffled"]
+        keys += [] if self._vectors is None else ["sbert_sim", "sbert_sim_shuffled"]
+        titles = ["shuffled" if key.endswith("_shuffled") else key for key in keys]
+        lines = [" ".join(["input".ljust(12), "count".rjust(6), *(title.rjust(11) for title in titles)])]
         for name, figures in self.by_group.items():
-            values = {**figures, "shuffled": figures.get("cider_d_shuffled", float("nan"))}
-            cells = (f"{values.get(key, float('nan')):11.3f}" for key in names)
+            cells = (f"{figures.get(key, float('nan')):11.3f}" for key in keys)
             lines.append(" ".join([name.ljust(12), f"{len(self.groups[name]):6}", *cells]))
-        lines.append("(shuffled: cider_d when each input is given another's caption)")
+        both = "" if self._vectors is None else ", and behind it sbert_sim,"
+        lines.append(f"(shuffled: cider_d{both} when each input is given another's caption)")
         for name, rows in self.groups.items():
             for row in random.Random(0).sample(rows, min(count, len(rows))):
                 lines.append(f"{name} {row.id}\n    wrote      {row.prediction}")
@@ -157,7 +173,9 @@ class Report:
         return "\n".join(["| id | written | references |", "|---|---|---|", *body])
 
 
-def _figures(rows: list[ValidationRow], target: str | None = None) -> dict[str, float]:
+def _figures(
+    rows: list[ValidationRow], target: str | None = None, vectors: dict[str, Tensor] | None = None
+) -> dict[str, float]:
     tokens = max(1, sum(r.tokens for r in rows))
     figures = {"loss": sum(r.nll for r in rows) / tokens}
     pairs = [r for r in rows if r.nll_shuffled is not None]
@@ -173,8 +191,19 @@ def _figures(rows: list[ValidationRow], target: str | None = None) -> dict[str, 
         predictions, references = [r.prediction for r in scored], [r.references for r in scored]
         scores, undefined = caption(predictions, references), undefined_metrics(references)
         figures.update({name: value for name, value in scores.items() if name not in undefined})
-        if len(scored) > 1 and not undefined:  # with another's caption, only what does not depend on the input is left
-            shift = random.Random(0).randrange(1, len(scored))
-            others = predictions[shift:] + predictions[:shift]
+        others = _shuffled(predictions) if not undefined else None
+        if others is not None:
             figures["cider_d_shuffled"] = float(caption(others, references)["cider_d"])
+        if vectors is not None:
+            figures["sbert_sim"] = mean(mean_cosines(predictions, references, vectors))
+            if others is not None:
+                figures["sbert_sim_shuffled"] = mean(mean_cosines(others, references, vectors))
     return figures
+
+
+def _shuffled(predictions: list[str]) -> list[str] | None:
+    """Another input's caption for each input: only what does not depend on the input is left. None for one input."""
+    if len(predictions) < 2:
+        return None
+    shift = random.Random(0).randrange(1, len(predictions))
+    return predictions[shift:] + predictions[:shift]

@@ -20,6 +20,7 @@ from mmprefix.decoders.base import Decoder
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.mappers.base import Mapper, Sizes
+from mmprefix.metrics.sentence_encoder import SentenceEncoder
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.training.checkpoints import require_resumable
@@ -33,6 +34,8 @@ from mmprefix.training.rng_state import check_rng_state, gather_rng_states, rest
 from mmprefix.training.warm_start import warm_start
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch
+from mmprefix.weights.dry_run import sizes_only
+from mmprefix.weights.source import resolve_sentence_encoder
 from mmprefix.weights.trained_file import digest, require_digest
 
 log = logging.getLogger(__name__)
@@ -57,6 +60,8 @@ class PrefixTask(LightningModule):
             training (never all of them), so that one model serves every subset.
         answers: two words, the first for what is to be detected; their log odds are then scored at validation and test
             (see ``mmprefix.metrics.detection``).
+        sentence_encoder: sentence encoder (a folder, ``models:NAME`` or a hub name) for ``sbert_sim`` in the figures
+            of validation and test: the cosine between caption and references, beside that of shuffled captions.
         compile: pass the decoder's layers through ``torch.compile`` first. On a CPU that takes a minute and gains
             nothing (docs/performance.md); on an H100 it gained nothing either.
         recompute: compute again on the way back what the decoder's layers would keep for it (activation
@@ -78,6 +83,7 @@ class PrefixTask(LightningModule):
         transcriber: Transcriber | None = None,
         modality_dropout: float = 0.0,
         answers: list[str] | None = None,
+        sentence_encoder: str | None = None,
         compile: bool = False,  # noqa: A002 (a recipe's option)
         recompute: bool = False,
     ) -> None:
@@ -95,6 +101,9 @@ class PrefixTask(LightningModule):
         self.model = PrefixLM(branches, decoder, prefix, wording=wording, transcriber=transcriber)
         self.modality_dropout, self.answers = modality_dropout, answers
         self.compiles, self.recomputes = compile, recompute
+        self.sentence_encoder = None
+        if sentence_encoder is not None and not sizes_only():
+            self.sentence_encoder = SentenceEncoder(resolve_sentence_encoder(sentence_encoder))
         self.optimizer, self.options = optimizer or torch.optim.AdamW, generate
         self.schedule, self.warmup, self.start_from = schedule, warmup, start_from
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
@@ -201,7 +210,7 @@ class PrefixTask(LightningModule):
         self._report("test")
 
     def _report(self, stage: str) -> None:
-        report = Report.gather(self.rows, self.answers[0] if self.answers else None)
+        report = Report.gather(self.rows, self.answers[0] if self.answers else None, self.sentence_encoder)
         self.rows = []
         for name, value in report.figures().items():  # the same in every process
             self.log(f"{stage}/{name}", value, prog_bar=name in ("loss", "cider_d", "exact_match", "eer"))

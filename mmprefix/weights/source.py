@@ -160,6 +160,14 @@ def fetch_file(name: str, commit: str, file: str) -> None:
         snapshot_download(name.removeprefix(HUB), revision=commit, allow_patterns=[file])
 
 
+def resolve_sentence_encoder(name: str) -> Path:
+    """The folder of a sentence encoder (see ``resolve_folder``), with the description of its pooling."""
+    folder = resolve_folder(name)
+    if commit := revision_of(folder):
+        fetch_file(name, commit, "1_Pooling/config.json")
+    return folder
+
+
 def revision_of(path: Path) -> str | None:
     """Commit of the hub snapshot ``path``, None for any other folder."""
     return path.name if path.parent.name == "snapshots" else None

@@ -84,6 +84,22 @@ def test_extra_metrics_are_printed_with_the_others(tmp_path: Path, capsys: pytes
     assert 0 < scores["sbert_sim"] < 1
 
 
+def test_the_sentence_encoder_is_named_like_any_frozen_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_bert(tmp_path / "sentences", 1)
+    path = _file(tmp_path, *ROWS)
+    monkeypatch.setenv("MMPREFIX_MODELS", str(tmp_path))
+    assert _run(path, "--metrics", "sbert_sim", "--sentence-encoder", "models:sentences") == 0
+    assert capsys.readouterr().err == ""
+    with pytest.raises(InputError, match="'models:others': no such folder"):
+        _run(path, "--metrics", "sbert_sim", "--sentence-encoder", "models:others")
+    assert _run(path, "--metrics", "sbert_sim", "--sentence-encoder", str(tmp_path / "others")) == 1
+    assert capsys.readouterr().out.splitlines()[2].endswith("others does not exist")
+    assert _run(path, "--metrics", "sbert_sim") == 1
+    assert "name the folders of its models (--sentence-encoder" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mmprefix.metrics import caption, detection
+from mmprefix.metrics import FenseModels, caption, detection
+from mmprefix.metrics.sentence_encoder import SentenceEncoder
 from mmprefix.training.report import Report, ValidationRow
+from tiny.bert import save_bert
 from tiny.captioning_system import CaptioningSystem, build, metric_values, quietly, report_rows, run
 from tiny.logs import collect_warnings
 
@@ -28,6 +30,7 @@ def ignoring_run(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactor
     root = tmp_path_factory.mktemp("ignoring")
     config = tiny.config()
     config["model"]["optimizer"]["init_args"]["lr"] = 0.0
+    config["model"]["sentence_encoder"] = str(save_bert(root / "sentences", 1))
     with (
         collect_warnings() as warnings
     ):  # prefixes of fresh mappers differ by chance: with this seed not for the better
@@ -52,6 +55,7 @@ def test_captions_are_reported_beside_references(tiny: CaptioningSystem, ignorin
     text = table.read_text()
     assert text.count("reference  ") == len(manifest)
     assert [line.split()[:2] for line in text.splitlines()[1:3]] == [["audio", "3"], ["image", "4"]]
+    assert text.splitlines()[0].split()[-3:] == ["shuffled", "sbert_sim", "shuffled"]
 
 
 def test_logs_are_written_by_default(ignoring_run: tuple[Path, list[str]]) -> None:
@@ -76,6 +80,11 @@ def test_metrics_are_those_of_the_captions(ignoring_run: tuple[Path, list[str]])
         expected = caption([row["prediction"] for row in part], [row["references"] for row in part])
         for name in ("cider_d", "rouge_l", "bleu_4", "distinct", "exact_match"):
             assert metric_values(ignoring_run[0], prefix + name)[-1] == pytest.approx(expected[name], abs=1e-6)
+        models = FenseModels(ignoring_run[0] / "sentences")
+        texts = [row["prediction"] for row in part], [row["references"] for row in part]
+        similarity = caption(*texts, extra=["sbert_sim"], models=models)["sbert_sim"]
+        assert metric_values(ignoring_run[0], prefix + "sbert_sim")[-1] == pytest.approx(similarity, abs=1e-5)
+        assert len(metric_values(ignoring_run[0], prefix + "sbert_sim_shuffled")) == 1
         loss = sum(row["nll"] for row in part) / sum(row["tokens"] for row in part)
         assert metric_values(ignoring_run[0], prefix + "loss")[-1] == pytest.approx(loss, abs=1e-6)
         assert len(metric_values(ignoring_run[0], prefix + "cider_d_shuffled")) == 1
@@ -151,6 +160,23 @@ def test_a_figure_that_is_not_defined_is_no_figure() -> None:
     assert report.table(0).splitlines()[1].split()[5] == "nan"
     assert "cider_d" not in Report(same[:1]).figures()
     assert Report([row("a", "", "")]).figures().keys() >= {"bleu_4", "rouge_l", "exact_match"}
+
+
+def test_sentence_similarity_stands_beside_that_of_shuffled_captions(tmp_path: Path) -> None:
+    encoder = SentenceEncoder(save_bert(tmp_path / "sentences", 1))
+    rows = [row("a", "a dog runs", "a dog runs"), row("b", "the cat sleeps", "the cat sleeps"), row("c", "a cat")]
+    report = Report(rows, encoder=encoder)
+    own, shuffled = report.figures()["sbert_sim"], report.figures()["sbert_sim_shuffled"]
+    assert own == pytest.approx(1.0, abs=1e-5)
+    assert shuffled < own - 1e-3
+    title, line = report.table(0).splitlines()[:2]
+    assert dict(zip(title.split()[-2:], line.split()[-2:], strict=True)) == {
+        "sbert_sim": f"{own:.3f}",
+        "shuffled": f"{shuffled:.3f}",
+    }
+    assert not {"sbert_sim", "sbert_sim_shuffled"} & set(Report(rows).figures())
+    assert "sbert" not in Report(rows).table(0)
+    assert "sbert_sim_shuffled" not in Report(rows[:1], encoder=encoder).figures()
 
 
 def test_captions_without_spaces_are_reported() -> None:

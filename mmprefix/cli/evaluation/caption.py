@@ -18,6 +18,7 @@ from mmprefix.metrics import FenseModels, NotAvailable, caption
 from mmprefix.metrics.caption import EXTRA, NAMES
 from mmprefix.metrics.caveats import undefined_metrics, word_notes
 from mmprefix.metrics.ptb_tokenizer import TOKENIZERS
+from mmprefix.weights.source import MODELS, resolve_sentence_encoder
 
 LINE = "lines of id, prediction (a text) and references (a list of texts)"
 
@@ -85,9 +86,24 @@ def add_arguments(parser: argparse._ActionsContainer) -> None:
     parser.add_argument(
         "--metrics", metavar="NAME,NAME", help=f"metrics to print; also {', '.join(EXTRA)}, with mmprefix[metrics]"
     )
-    parser.add_argument("--fense-sentences", metavar="FOLDER", help="FENSE's sentence encoder")
+    parser.add_argument(
+        "--sentence-encoder",
+        "--fense-sentences",
+        metavar="MODEL",
+        help="of sbert_sim and fense: a folder, models:NAME or a hub name",
+    )
     parser.add_argument("--fense-detector", metavar="FILE", help="FENSE's fluency detector, a checkpoint")
     parser.add_argument("--fense-backbone", metavar="FOLDER", help="configuration and tokenizer of the detector's BERT")
+
+
+def _local(name: str) -> Path:
+    """Folder of the sentence encoder ``name``; a name that leads to none is refused where a metric needs it."""
+    try:
+        return resolve_sentence_encoder(name)
+    except InputError:
+        if name.startswith(MODELS):
+            raise
+        return Path(name)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,8 +111,8 @@ def run(args: argparse.Namespace) -> int:
     wanted = _wanted(args.metrics)
     read = read_predictions(args.predictions)
     models = None
-    if args.fense_sentences:
-        models = FenseModels(args.fense_sentences, args.fense_detector, args.fense_backbone)
+    if args.sentence_encoder:
+        models = FenseModels(_local(args.sentence_encoder), args.fense_detector, args.fense_backbone)
     notes = word_notes(read.predictions, read.references)
     scores = caption(read.predictions, read.references, args.tokenize)
     missing = {name: reason for name, reason in undefined_metrics(read.references).items() if name in wanted}
