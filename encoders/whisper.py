@@ -44,7 +44,7 @@ class LogMel:
 class Whisper(Encoder):
     """Encoder of a Whisper model; its decoder is dropped after loading.
 
-    Frames are the encoder's last hidden states; T is that of the longest clip. The length of the window follows from
+    Frames are the encoder's last hidden states, or those of ``layer``; T is that of the longest clip. The length of the window follows from
     the model's positions (``max_source_positions`` frames of two hops), whatever chunk the preprocessor names.
     The summary is the mean of the frames that hold sound.
 
@@ -57,6 +57,9 @@ class Whisper(Encoder):
             too, as Whisper's own decoder reads them.
         silence: seconds of silence that are encoded behind the sound, and as much more as makes whole seconds; None: up
             to the window's end, as Whisper was trained.
+        layer: the layer whose hidden states are the frames, counted from 1; the layers behind it are dropped. None: the
+            last, normalised, which Whisper's own decoder reads. Sounds that are no speech are told apart better half
+            way: Whisper-AT (Gong et al.), https://arxiv.org/abs/2307.03183.
         dtype: precision of the weights: float32, float16 or bfloat16. Features are always float32.
     """
 
@@ -70,6 +73,7 @@ class Whisper(Encoder):
         long: Literal["join", "cut"] = "join",
         window: Literal["sound", "whole"] = "sound",
         silence: float | None = None,
+        layer: int | None = None,
         dtype: str = "float32",
     ) -> None:
         super().__init__()
@@ -83,6 +87,8 @@ class Whisper(Encoder):
         self.identity = sources.provenance_of(model, path)
         network, _ = transformers.load_model(WhisperModel, model, path, dtype, optional=("decoder.",))
         self.network = network.encoder
+        if layer is not None:
+            self._drop_layers(model, layer)
         extractor = transformers.extractor(
             WhisperFeatureExtractor, path, {"feature_size": self.network.config.num_mel_bins}
         )
@@ -92,6 +98,14 @@ class Whisper(Encoder):
         self.rate = rate = int(extractor.sampling_rate)
         self.preprocess = ReadWaveform(rate, self.size / rate if long == "cut" else None)
         self.freeze()
+
+    def _drop_layers(self, model: str, last: int) -> None:
+        """Drop all layers behind layer ``last``, and the norm at their end; InputError if there is no such layer."""
+        count = len(self.network.layers)
+        if not 1 <= last <= count:
+            raise InputError(f"layer {last}: the encoder of {model!r} has {count}; give 1 to {count}, or null")
+        self.network.layers = self.network.layers[:last]
+        self.network.layer_norm = torch.nn.Identity()
 
     def encode(self, media: Media) -> Features:
         """Samples (B S) → frames (B T D), mask (B T), pooled (B D)."""

@@ -17,6 +17,12 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def multiplies_bfloat16() -> bool:
+    """True where this CPU has products of bfloat16 (AVX-512 BF16, AMX), about twice as fast as those of float32."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def require_device(device: str | torch.device) -> torch.device:
     """The device named ``device``; InputError where torch does not know it or this machine does not have it."""
     try:

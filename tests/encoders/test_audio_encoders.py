@@ -75,6 +75,25 @@ def test_whisper_is_the_encoder_of_transformers(tmp_path: Path):
 
 
 @pytest.mark.numeric
+def test_a_layer_half_way_is_that_of_transformers(tmp_path: Path):
+    folder = tiny.save_whisper(tmp_path / "whisper")
+    model, clip = hf.WhisperModel.from_pretrained(folder).eval().encoder, _clip(32000)  # a whole window
+    mel = LogMel(hf.WhisperFeatureExtractor.from_pretrained(folder))(clip[None])
+    with torch.no_grad():
+        states = model(mel, output_hidden_states=True).hidden_states  # of the positions, layer 1, layer 2 normalised
+    encoder = Whisper(str(folder), layer=1)
+    assert len(encoder.network.layers) == 1
+    assert_close(_features_of(encoder, clip).frames, states[1])
+    short = _features_of(Whisper(str(folder), layer=1, silence=0.0), clip[:16000]).frames  # half a window
+    whole = _features_of(encoder, clip[:16000]).frames
+    assert short.shape == whole.shape
+    assert not torch.equal(short, whole)
+    for wrong in (0, 3, -1):
+        with pytest.raises(InputError, match=rf"layer {wrong}: .* has 2; give 1 to 2"):
+            Whisper(str(folder), layer=wrong)
+
+
+@pytest.mark.numeric
 def test_a_shorter_window_is_that_of_a_whisper_with_fewer_positions(tmp_path: Path):
     """0.7 s of sound and 0.2 s of silence are one second, as Transformers' encoder with such a window reads it."""
     folder = tiny.save_whisper(tmp_path / "whisper")

@@ -13,7 +13,7 @@ from mmprefix.cli.training.run_folder import RunFolder
 from mmprefix.training.best_checkpoint import BestCheckpoint
 from mmprefix.training.checkpoint_io import AtomicCheckpointIO
 from mmprefix.training.checkpoints import LastCheckpoint
-from mmprefix.weights.devices import best_device
+from mmprefix.weights.devices import best_device, multiplies_bfloat16
 from mmprefix.weights.part_places import PACK_LIMIT
 
 log = logging.getLogger(__name__)
@@ -72,9 +72,13 @@ def checkpoint_callbacks(config: Any, folder: RunFolder, configured: list[Callba
 
 
 def usable_precision(precision: Any, accelerator: Any) -> Any:
-    """``precision``, or "32-true" where half precision would run on a CPU, on which autocast takes 30 times as long."""
-    slow = accelerator == "cpu" or (accelerator == "auto" and best_device() == "cpu")
-    if not slow or precision is None or not str(precision).startswith(("16", "bf16")):
+    """``precision``, or "32-true" where half precision would run on a CPU without its products, 30 times as slowly.
+
+    A CPU may have those of bfloat16, never those of float16.
+    """
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and best_device() == "cpu")
+    half = precision is not None and str(precision).startswith(("16", "bf16"))
+    if not on_cpu or not half or (str(precision).startswith("bf16") and multiplies_bfloat16()):
         return precision
     log.warning(
         "trainer.precision %s: many times slower on a CPU, which this run uses; float32 is used instead", precision
