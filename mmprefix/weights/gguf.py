@@ -151,7 +151,8 @@ def load_tokenizer(name: str, file: Path) -> Any:
         raise InputError(
             f"{name!r}: the tokenizer in {file} splits texts {rule}; put the model's tokenizer.json beside the file"
         )
-    own: Any = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
+    reader = PreTrainedTokenizerFast if bytewise else AutoTokenizer  # the latter reads the whole header once more
+    own: Any = reader.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
     if bytewise and facts.rule in _DIGITS:
         own.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
             [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
