@@ -187,7 +187,8 @@ SEARCHES = [
     GenerateOptions(max_new_tokens=10, num_beams=4, num_return=2),
     GenerateOptions(max_new_tokens=10, num_beams=3, ranking="clipcap"),
     GenerateOptions(max_new_tokens=10, sample=True, temperature=0.8, top_p=0.9, num_return=3, seed=5),
-], ids=["greedy", "beam", "clipcap", "sample"])  # fmt: skip
+    GenerateOptions(max_new_tokens=10, num_beams=4, num_return=2, min_new_tokens=6, no_repeat_ngram_size=2),
+], ids=["greedy", "beam", "clipcap", "sample", "processors"])  # fmt: skip
 def test_a_batch_equals_its_items(decoder: ComposedDecoder, options: GenerateOptions) -> None:
     prefix = ragged_prefix(decoder, [6, 2, 4])
     together = decoder.generate(decoder.prefill(prefix), PROMPTS, options)
