@@ -29,6 +29,7 @@ from mmprefix.data.pairs import PairData
 from mmprefix.decoders.base import Decoder
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.encoders.base import Encoder
+from mmprefix.encoders.picture_set import PictureSet
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.mappers.base import Mapper
 from mmprefix.model import Branch
@@ -57,7 +58,7 @@ RUNS = {  # options without a class → their sentence
     "RunOptions": "Options of a run: its folder, checkpoints, model and feature store.",
     "EncodeOptions": "Options of `mmprefix encode` alone.",
 }
-NOT_IN_RECIPES = (ComposedDecoder, BestCheckpoint, LastCheckpoint, WritePredictions)  # built by other code
+NOT_IN_RECIPES = (ComposedDecoder, PictureSet, BestCheckpoint, LastCheckpoint, WritePredictions)  # built by other code
 PACKAGES = ("encoders", "mappers", "decoders", "data", "slu", "features", "world", "training")
 _MORE = "more"  # ``**more``: options of the base class
 

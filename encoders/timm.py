@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -24,8 +24,8 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from mmprefix.encoders.base import Encoder
 from mmprefix.encoders.image_input import ReadPicture
-from mmprefix.errors import InputError
-from mmprefix.types import Features, Media
+from mmprefix.errors import InputError, require_one_of
+from mmprefix.types import Features, Media, all_real
 from mmprefix.weights import dry_run
 from mmprefix.weights import source as sources
 from mmprefix.weights.transformers import precision
@@ -53,6 +53,7 @@ class Timm(Encoder):
         layers: layers to read as frames instead of the last: indices of timm's ``forward_intermediates``, negative ones
             from the end, as they come (without the model's last normalisation). Several are joined along the width;
             larger maps are first averaged to the size of the smallest.
+        summary: "classifier", what the classifier reads; "frames", the mean of the frames, for layers before its last.
         dtype: precision of the weights: float32, float16 or bfloat16. Features are always float32.
     """
 
@@ -65,12 +66,14 @@ class Timm(Encoder):
         *,
         crop: bool = False,
         layers: list[int] | None = None,
+        summary: Literal["classifier", "frames"] = "classifier",
         dtype: str = "float32",
     ) -> None:
         super().__init__()
+        require_one_of("summary", summary, ("classifier", "frames"))
         wanted = precision(dtype)
         network, self.identity = _load(model, revision)
-        self.layers = _checked_layers(model, network, layers)
+        self.layers, self.summary = _checked_layers(model, network, layers), summary
         data = resolve_model_data_config(network)
         if data["input_size"][0] != 3:
             raise InputError(f"{model!r}: reads {data['input_size'][0]} channels; Timm reads pictures in colour")
@@ -83,11 +86,13 @@ class Timm(Encoder):
     def encode(self, media: Media) -> Features:
         """Pixels (B 3 Y X) → frames (B T D), all real, and the summary (B G)."""
         pixels = media.values.to(next(self.network.parameters()).dtype)
+        if self.layers and self.summary == "frames":
+            frames = self._layers(pixels).float()
+            return Features(frames, all_real(frames), frames.mean(1))
         last = self.network.forward_features(pixels)
-        pooled = self.network.forward_head(last, pre_logits=True).flatten(1).float()
-        frames = self._layers(pixels) if self.layers else _as_frames(last, self.network)
-        mask = torch.ones(frames.shape[:2], dtype=torch.bool, device=frames.device)
-        return Features(frames.float(), mask, pooled)
+        frames = (self._layers(pixels) if self.layers else _as_frames(last, self.network)).float()
+        classified = self.network.forward_head(last, pre_logits=True).flatten(1).float()
+        return Features(frames, all_real(frames), frames.mean(1) if self.summary == "frames" else classified)
 
     def _layers(self, pixels: Tensor) -> Tensor:
         """Pixels (B 3 Y X) → the outputs of ``layers`` side by side (B T D1+D2+...)."""

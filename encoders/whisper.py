@@ -44,9 +44,9 @@ class LogMel:
 class Whisper(Encoder):
     """Encoder of a Whisper model; its decoder is dropped after loading.
 
-    Frames are the encoder's last hidden states, or those of ``layer``; T is that of the longest clip. The length of the window follows from
-    the model's positions (``max_source_positions`` frames of two hops), whatever chunk the preprocessor names.
-    The summary is the mean of the frames that hold sound.
+    Frames are the encoder's last hidden states, or those of ``layer``; T is that of the longest clip. The length of the
+    window follows from the model's positions (``max_source_positions`` frames of two hops), whatever chunk the
+    preprocessor names. The summary is the mean of the frames that hold sound.
 
     Args:
         model: a folder, ``mmprefix:NAME``, or a hub name: WhisperModel or WhisperForConditionalGeneration.

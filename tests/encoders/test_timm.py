@@ -122,6 +122,13 @@ def test_layers_are_those_of_forward_intermediates(folder: Path):
     joined = torch.cat([means, outputs[-1]], dim=1).flatten(2).transpose(1, 2)
     assert_close(several.frames[:, -joined.shape[1] :], joined, atol=1e-5, rtol=1e-5)
     assert_close(several.pooled, Timm(str(folder))(_media(pixels)).pooled, atol=1e-6, rtol=1e-5)
+    meant = Timm(str(folder), layers=[-2], summary="frames")
+    features = meant(_media(pixels))
+    assert meant.pooled_dim == meant.dim
+    assert_close(features.pooled, features.frames.mean(1))
+    assert_close(features.frames, Timm(str(folder), layers=[-2])(_media(pixels)).frames)
+    last = Timm(str(folder), summary="frames")(_media(pixels))
+    assert_close(last.pooled, last.frames.mean(1))
 
 
 def test_class_and_register_tokens_of_a_layer_stand_first(tmp_path: Path):
@@ -214,6 +221,7 @@ def test_names_and_options_that_do_not_exist_are_refused(swin: Path, tmp_path: P
     _refused("hf-hub:nobody/nothing", "nobody/nothing")
     _refused(swin, "layers [3]", "0 to 2", layers=[3])
     _refused(swin, "layers []", layers=[])
+    _refused(swin, "summary", "classifier", "frames", summary="mean")
     with dry_run.without_weights():
         _refused("coat_tiny", "CoaT", "layers")
         assert Timm("coat_tiny", layers=[-1]).dim == 152
