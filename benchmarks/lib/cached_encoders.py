@@ -67,7 +67,8 @@ class CachedWhisper(_InMemory, Whisper):
         *,
         long: Literal["join", "cut"] = "join",
         window: Literal["sound", "whole"] = "sound",
+        silence: float | None = None,
         dtype: str = "float32",
     ) -> None:
-        super().__init__(model, revision, long=long, window=window, dtype=dtype)
+        super().__init__(model, revision, long=long, window=window, silence=silence, dtype=dtype)
         self.cache_files()
