@@ -109,10 +109,17 @@ class Whisper(Encoder):
 
     def encode(self, media: Media) -> Features:
         """Samples (B S) → frames (B T D), mask (B T), pooled (B D)."""
+        return self._encode(media, self.silence)
+
+    def encode_whole_windows(self, media: Media) -> Features:
+        """Samples (B S) → features as without ``silence``: those of whole windows."""
+        return self._encode(media, None)
+
+    def _encode(self, media: Media, silence: float | None) -> Features:
         cut = split_windows(media, self.size, join=self.long == "join")
         step, clips = 2 * self.logmel.hop, len(media.lengths)  # samples a frame
         sound = cut.lengths.add(step - 1).div(step, rounding_mode="floor")
-        encoded = self._window_lengths(cut.lengths)
+        encoded = self._window_lengths(cut.lengths, silence)
         frames = self._windows(cut.values, encoded)
         encoded = encoded.div(step, rounding_mode="floor")
         joined, mask = join_windows(frames, sound, cut.owner, clips)
@@ -121,11 +128,11 @@ class Whisper(Encoder):
             joined, mask = join_windows(frames, encoded, cut.owner, clips)
         return Features(joined, mask, pooled)
 
-    def _window_lengths(self, sound: Tensor) -> Tensor:
-        """Samples to encode (N) of windows with so many samples of sound (N)."""
-        if self.silence is None:
+    def _window_lengths(self, sound: Tensor, silence: float | None) -> Tensor:
+        """Samples to encode (N) of windows with so many samples of sound (N) and seconds of ``silence`` behind it."""
+        if silence is None:
             return torch.full_like(sound, self.size)
-        step, seconds = 2 * self.logmel.hop, sound.double().div(self.rate).add(self.silence).ceil()
+        step, seconds = 2 * self.logmel.hop, sound.double().div(self.rate).add(silence).ceil()
         return seconds.mul(self.rate / step).ceil().mul(step).to(sound.dtype).clamp(step, self.size)
 
     def _windows(self, values: Tensor, lengths: Tensor) -> Tensor:

@@ -21,9 +21,10 @@ from mmprefix.encoders.whisper import Whisper
 from mmprefix.generation.next_tokens import LogitsProcessor, SuppressTokens, renormalize
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.parts import Part
-from mmprefix.types import Candidate, Media, Prefix, to_list
+from mmprefix.types import Candidate, Features, Media, Prefix, to_list
 
 _MAX_WINDOWS = 16  # windows of a batch
+_REPETITIVE = 2.4  # compression ratio from which Whisper's own decoding tries again
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Transcriber(Part, nn.Module):
         num_beams: beams of the search; with one beam ``nbest_spread`` is 0.
         max_new_tokens: maximum tokens per window, at most the positions that the model has.
         silence: seconds of silence that the encoder reads behind the sound; None: all of the window (see ``Whisper``).
+            With too little of it a text may repeat itself; one that does is transcribed again with all of the window.
         dtype: dtype of the weights.
     """
 
@@ -116,9 +118,20 @@ class Transcriber(Part, nn.Module):
 
     def _transcribe(self, media: Media) -> list[Transcript]:
         """Samples (N S) of at most one window → transcript of each."""
-        count, decoder = len(media.lengths), self.decoder
-        empty = torch.zeros(count, 0, decoder.width, device=media.values.device)
-        state = decoder.prefill(Prefix(empty, empty[..., 0].bool()), self.encoder(media))
+        transcripts = self._decode(self.encoder(media), len(media.lengths))
+        again = [n for n, each in enumerate(transcripts) if each.compression_ratio > _REPETITIVE]
+        if self.encoder.silence is not None and again:
+            windows = Media(media.values[again], media.lengths[again])
+            whole = self._decode(self.encoder.encode_whole_windows(windows), len(again))
+            for number, transcript in zip(again, whole, strict=True):
+                transcripts[number] = transcript
+        return transcripts
+
+    def _decode(self, features: Features, count: int) -> list[Transcript]:
+        """Features of N windows → transcript of each."""
+        decoder = self.decoder
+        empty = torch.zeros(count, 0, decoder.width, device=features.mask.device)
+        state = decoder.prefill(Prefix(empty, empty[..., 0].bool()), features)
         groups = decoder.generate(state, [""] * count, self.options)
         return [_transcript(texts, p) for texts, p in zip(groups, to_list(decoder.no_speech(state)), strict=True)]
 

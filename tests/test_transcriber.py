@@ -266,3 +266,23 @@ def test_whisper_base_writes_the_tokens_of_transformers(beams: int, real_model: 
     ids = model.float().generate(spectrograms(transcriber, values), renormalize_logits=beams > 1, **options)
     expected = [cast(str, words.decode(row, skip_special_tokens=True)).strip() for row in ids]
     assert [transcript.text for transcript in transcriber(padded(values))] == expected
+
+
+@pytest.mark.numeric
+def test_a_text_that_repeats_itself_is_transcribed_again_with_the_whole_window(
+    spoken: SpeechSystem, greedy: Transcriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short = Transcriber(spoken.path("whisper"), num_beams=1, max_new_tokens=16, silence=0.0)
+    media = padded(clips())
+    by_short, by_whole = short(media), greedy(media)
+    differing = [a.avg_logprob != pytest.approx(b.avg_logprob) for a, b in zip(by_short, by_whole, strict=True)]
+    assert any(differing)  # the window counts, or this test could not fail
+    ratios = sorted({each.compression_ratio for each in by_short})
+    threshold = ratios[len(ratios) // 2 - 1]  # some texts are above it, others are not
+    monkeypatch.setattr("mmprefix.transcriber._REPETITIVE", threshold)
+    for again, first, whole in zip(short(media), by_short, by_whole, strict=True):
+        expected = whole if first.compression_ratio > threshold else first
+        assert again.text == expected.text
+        assert again.signals == pytest.approx(expected.signals, abs=TOLERANCE)
+    repeats = [first.compression_ratio > threshold for first in by_short]
+    assert 0 < sum(repeats) < len(repeats)
