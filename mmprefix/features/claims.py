@@ -44,10 +44,14 @@ class Claims:
         self._names = 0
         self._all, self._own = self._lock(".lock"), self._lock(f"{self.name}.lock")
         with self.alone():
-            self._own.acquire()
-            self._write()
-            self.claimed()  # so that the leftovers of killed processes are removed
-            remove_left_overs(folder)
+            try:
+                self._own.acquire()
+                self._write()
+                self.claimed()  # so that the leftovers of killed processes are removed
+                remove_left_overs(folder)
+            except BaseException:
+                self._forget(self.name)
+                raise
 
     @contextmanager
     def alone(self) -> Generator[None, None, None]:
@@ -99,8 +103,10 @@ class Claims:
                 self._write()
 
     def close(self) -> None:
-        """Give everything back and remove this process's files."""
+        """Give everything back, and remove this process's files and those of processes that were killed meanwhile."""
         with self.alone():
+            with suppress(OSError, InputError):
+                self.claimed()
             self._own.release()
             self._forget(self.name)
 
@@ -156,6 +162,13 @@ class Claims:
 
     def _lock(self, name: str) -> FileLock:
         return FileLock(self.folder / name, fallback_to_soft=False)
+
+
+def remove_dead_claims(folder: Path) -> None:
+    """Remove what killed processes have left beside a store that is full, where its disk can be written."""
+    if any((folder / "claims").glob("[!.]*")):
+        with suppress(OSError, InputError), claiming(folder):
+            pass  # the first and last thing that a process does with its claims is to remove those of dead ones
 
 
 def machine() -> str:

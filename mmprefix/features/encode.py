@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from tqdm import tqdm
@@ -20,8 +21,16 @@ from mmprefix.data.collate import identity, pad_media
 from mmprefix.data.dataset import leave_signals_to_main
 from mmprefix.encoders.base import Encoder, Preprocess
 from mmprefix.errors import InputError
-from mmprefix.features.claims import claiming
-from mmprefix.features.filling import EncodeBatch, EncodedBatch, EncodeRequest, PendingBatches, ShardWriter, plan
+from mmprefix.features.claims import claiming, remove_dead_claims
+from mmprefix.features.filling import (
+    EncodeBatch,
+    EncodedBatch,
+    EncodeRequest,
+    PendingBatches,
+    ShardWriter,
+    is_full,
+    plan,
+)
 from mmprefix.features.store import FeatureStore
 from mmprefix.interrupt import HeldSignals, Stopped, advice_if_stopped, hold_stop_signals, stop_signals
 from mmprefix.types import FeatureRow, Features, Media
@@ -111,14 +120,21 @@ def fill_store(
     """Encode all ``requests`` that are not in the store; returns the faults of inputs that cannot be read, by key.
 
     Several processes, those of ``trainer`` and any others, share the work. When this returns all of it is done. A stop
-    signal ends it with what is encoded in the store.
+    signal ends it with what is encoded in the store. Raises InputError for a ``trainer`` that would copy this process.
     """
     batches, bad = plan(requests, batch_size), dict[bytes, str]()
     total, several = sum(map(len, batches)), trainer.world_size > 1
     if trainer.is_global_zero:
         store.remove_damaged()
-    if not several and all(request.key in store for batch in batches for request in batch):
+    copied = copies_of_this_process(trainer)
+    if (copied or not several) and is_full(store, batches):
+        remove_dead_claims(store.folder)
         return bad  # also from a disk that cannot be written
+    if copied:
+        raise InputError(
+            f"trainer.strategy: processes of ddp_{copied} cannot fill a feature store; give ddp, or fill the store "
+            "first by mmprefix encode with ddp: a full one is read with any strategy"
+        )
     leave_signals_alone(trainer)
     advice = f"the features so far are in {store.folder}; the same command goes on"
     with advice_if_stopped(advice), claiming(store.folder) as claims:
@@ -145,6 +161,15 @@ def fill_store(
             again = several and trainer.strategy.reduce_boolean_decision(pending.count() > 0, all=False)
     store.refresh_if_changed()
     return bad
+
+
+def copies_of_this_process(trainer: Trainer) -> str:
+    """How ``trainer`` copies this process for its others, fork or spawn; empty where it copies none.
+
+    Copies have the claims of this process, whose locks are not theirs, and cannot return the faults of inputs.
+    """
+    launcher = trainer.strategy.launcher
+    return launcher._start_method if isinstance(launcher, _MultiProcessingLauncher) else ""
 
 
 @contextmanager

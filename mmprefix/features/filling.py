@@ -6,6 +6,7 @@ What holds, and why:
 - No row is doubled: rows are published under the lock of the claims, and only those that are in no shard then.
 - Every living process ends: it waits only for living ones (``mmprefix.features.claims``), and what they have taken
   comes into the store, or is free again when they end.
+- Nothing of a killed process stays: a process that begins, ends, or finds the store full removes its claims.
 - A shard is never overwritten: its name is its process's, which are told apart by 16 random digits, and is used once.
 """
 
@@ -58,6 +59,11 @@ def plan(requests: Sequence[EncodeRequest], batch_size: int) -> list[list[Encode
     once = {request.key: request for request in sorted(requests, key=lambda request: name_of(request.source))}
     order = sorted(once.values(), key=lambda request: (request.length, request.key))
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def is_full(store: FeatureStore, batches: Sequence[Sequence[EncodeRequest]]) -> bool:
+    """True where all inputs of ``batches`` are in the store."""
+    return all(request.key in store for batch in batches for request in batch)
 
 
 class PendingBatches(Sampler[EncodeBatch]):

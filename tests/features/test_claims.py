@@ -11,13 +11,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 
 from mmprefix.errors import InputError
-from mmprefix.features.claims import LEASE, Claims, claiming
+from mmprefix.features.claims import LEASE, Claims, claiming, remove_dead_claims
+from tiny.stepped_writers import SteppedWriter, Work
 
 
 def never() -> bool:
@@ -48,7 +50,7 @@ def test_the_work_of_a_killed_process_is_free_again(
     end: Callable[[multiprocessing.Process], None], tmp_path: Path
 ) -> None:
     own, other = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=take_and_wait, args=(tmp_path, other))
+    process = multiprocessing.get_context("fork").Process(target=take_and_wait, args=(tmp_path, other))
     process.start()
     assert own.poll(300)
     assert own.recv()
@@ -125,11 +127,68 @@ def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
         assert [file for file in left if file.exists()] == []
 
 
+def refuse(reason: int, file: int, operation: int) -> None:
+    """Refuse a lock as the system does."""
+    raise OSError(reason, os.strerror(reason))
+
+
+def test_a_store_that_is_full_is_cleaned_of_dead_claims_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    remove_dead_claims(tmp_path)
+    assert list(tmp_path.iterdir()) == []  # a store that was never filled by this machine stays as it is
+    own, other = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(target=take_and_wait, args=(tmp_path, other))
+    process.start()
+    assert own.poll(300)
+    folder = tmp_path / "claims"
+    before = sorted(folder.iterdir())
+    remove_dead_claims(tmp_path)
+    assert sorted(folder.iterdir()) == before
+    process.kill()
+    process.join()
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", partial(refuse, errno.EROFS))
+        remove_dead_claims(tmp_path)  # a disk that cannot be written: no error
+    assert sorted(folder.iterdir()) == before
+    remove_dead_claims(tmp_path)
+    assert [file.name for file in folder.iterdir()] == [".lock"]
+
+
+def test_the_last_one_to_end_cleans_up_after_the_killed(tmp_path: Path) -> None:
+    own, other = multiprocessing.Pipe()
+    with claiming(tmp_path):
+        process = multiprocessing.get_context("fork").Process(target=take_and_wait, args=(tmp_path, other))
+        process.start()
+        assert own.poll(300)
+        process.kill()
+        process.join()
+    assert [file.name for file in (tmp_path / "claims").iterdir()] == [".lock"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("lines", range(0, 100, 10))
+def test_a_writer_killed_at_any_line_leaves_no_claim(lines: int, tmp_path: Path) -> None:
+    """It begins to claim while another ends the work, and is killed so many lines later; a third finds all done."""
+    work = Work((0, 1), shard_batches=1)
+    killed = SteppedWriter(tmp_path, work)
+    while not list(tmp_path.glob("*/claims")):
+        killed.step(1)
+    finish(SteppedWriter(tmp_path, work))
+    killed.step(lines)
+    if killed.code is None:
+        killed.kill()
+    finish(SteppedWriter(tmp_path, work))
+    assert [file.name for file in tmp_path.glob("*/claims/*")] == [".lock"]
+
+
+def finish(writer: SteppedWriter) -> None:
+    """Let ``writer`` run to its end."""
+    while writer.code is None:
+        writer.step(300)
+    assert writer.code == 0
+
+
 @pytest.mark.parametrize("reason", [errno.ENOSYS, errno.ENOLCK])
 def test_a_file_system_without_locks_is_one_line(reason: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(file: int, operation: int) -> None:
-        raise OSError(reason, os.strerror(reason))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", partial(refuse, reason))
     with pytest.raises(InputError, match=r"claims: its file system refuses a lock .* give a folder on another disk"):
         Claims(tmp_path)

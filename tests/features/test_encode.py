@@ -251,6 +251,17 @@ def test_folders_that_cannot_be_written_are_refused_before_an_encoder_is_loaded(
     assert error_message("encode", recipe, capfd, out=tmp_path / "s", shard_rows=0, **shards).startswith("--shard_rows")
 
 
+@pytest.mark.parametrize("strategy", ["ddp_fork", "ddp_spawn"])
+def test_copies_of_a_process_fill_no_store_and_read_a_full_one(
+    strategy: str, tiny: CaptioningSystem, filled: Path, tmp_path: Path, capfd: Any
+) -> None:
+    recipe = tiny.recipe(tiny.config(), tmp_path)
+    more = {"cache_dtype": "float32", "trainer__devices": 2, "trainer__strategy": strategy}
+    message = error_message("encode", recipe, capfd, cache=tmp_path / "cache", **more)
+    assert message.startswith(f"trainer.strategy: processes of {strategy} cannot fill a feature store; give ddp, or ")
+    assert encode(recipe, filled / "cache", **more) == 0
+
+
 def test_a_full_disk_is_one_line_that_names_the_file(tiny: CaptioningSystem, tmp_path: Path, capfd: Any) -> None:
     recipe, cache = tiny.recipe(tiny.config(("image",)), tmp_path), tmp_path / "cache"
     assert encode(recipe, cache, cache_dtype="float32") == 0

@@ -107,9 +107,10 @@ def test_two_processes_write_one_file_of_predictions(
         assert len(report_rows(tmp_path, "test")) == 1
 
 
-def test_forked_processes_return_their_weights(tiny: CaptioningSystem, tmp_path: Path) -> None:
-    recipe = tiny.recipe(tiny.config(), tmp_path)
-    more = {"trainer__devices": 2, "trainer__strategy": "ddp_fork", "trainer__max_epochs": 1}
+def test_forked_processes_read_a_full_store_and_return_their_weights(tiny: CaptioningSystem, tmp_path: Path) -> None:
+    recipe, cache = tiny.recipe(tiny.config(), tmp_path), {"cache": tmp_path / "cache"}
+    assert run("encode", recipe, **cache) == 0
+    more = {**cache, "trainer__devices": 2, "trainer__strategy": "ddp_fork", "trainer__max_epochs": 1}
     assert run("fit", recipe, save_to=tmp_path / "model", **more) == 0
     after = {
         name: tensor for name, tensor in training_record(tmp_path).after.items() if name.startswith("model.mappers.")

@@ -19,8 +19,8 @@ from typing import Any, ClassVar
 import torch
 
 from mmprefix.features import claims
-from mmprefix.features.claims import claiming
-from mmprefix.features.filling import EncodedBatch, EncodeRequest, PendingBatches, ShardWriter, plan
+from mmprefix.features.claims import claiming, remove_dead_claims
+from mmprefix.features.filling import EncodedBatch, EncodeRequest, PendingBatches, ShardWriter, is_full, plan
 from mmprefix.features.keys import feature_key
 from mmprefix.features.store import FeatureStore
 from mmprefix.interrupt import Stopped, stop_signals
@@ -53,8 +53,12 @@ def fill(root: Path, work: Work, on_stop: Callable[[], object]) -> None:
     requests = [EncodeRequest(key, str(number), 0.0, None, float(number)) for key, number in numbers.items()]
     store = FeatureStore(root, WIDTHS)
     store.remove_damaged()
+    batches = plan(requests, work.batch_size)
+    if is_full(store, batches):
+        remove_dead_claims(store.folder)
+        return
     with claiming(store.folder) as own:
-        pending = PendingBatches(store, plan(requests, work.batch_size), own, {})
+        pending = PendingBatches(store, batches, own, {})
         writer = ShardWriter(store, own)
         try:
             while pending.wait():
