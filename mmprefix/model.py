@@ -197,10 +197,10 @@ class PrefixLM(nn.Module):
         prefix = _merged(self.task_prefix)
         return PrefixLM(branches, self.decoder, prefix, wording=self.wording, transcriber=self.transcriber)
 
-    def trained_parameters(self) -> list[nn.Parameter]:
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters among ``trained``, also those of an encoder that is frozen by now: an optimiser keeps them."""
         names = self.trained.keys()
-        return [parameter for name, parameter in self.named_parameters() if name in names]
+        return {name: parameter for name, parameter in self.named_parameters() if name in names}
 
     @property
     def trained(self) -> dict[str, Tensor]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
 from mmprefix.errors import InputError
 
-OptimizerFactory = Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer]  # a recipe names the class
+OptimizerFactory = Callable[[Iterable[Any]], torch.optim.Optimizer]  # a recipe names the class
 
 
 def configure(
@@ -31,6 +31,36 @@ def configure(
         )
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(schedule, warmup, steps))
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def with_rates(
+    optimizer: OptimizerFactory, parameters: Mapping[str, torch.nn.Parameter], rates: Mapping[str, float]
+) -> torch.optim.Optimizer:
+    """Optimizer of ``parameters``, by their names in a ``PrefixLM``, with the rate of each part times its factor.
+
+    ``rates`` names branches, ``prefix`` or ``decoder``. Raises InputError for a part that trains nothing, and for a
+    factor that is not above 0.
+    """
+    factors = dict.fromkeys(parameters, 1.0)
+    for part, factor in rates.items():
+        own = [name for name in parameters if _part_of(name) == part]
+        if not own:
+            parts = sorted({_part_of(name) for name in parameters})
+            raise InputError(f"model.rates.{part}: no such part is trained; give any of {', '.join(parts)}")
+        if not 0 < factor < float("inf"):
+            raise InputError(f"model.rates.{part} {factor}: give a factor above 0")
+        factors |= dict.fromkeys(own, float(factor))
+    groups = [[name for name in parameters if factors[name] == factor] for factor in dict.fromkeys(factors.values())]
+    built = optimizer([{"params": [parameters[name] for name in names]} for names in groups])
+    for group, names in zip(built.param_groups, groups, strict=True):
+        group["lr"] *= factors[names[0]]
+    return built
+
+
+def _part_of(name: str) -> str:
+    """Part that ``rates`` names for a parameter of a ``PrefixLM``."""
+    room, rest = name.split(".", 1)
+    return {"task_prefix": "prefix", "decoder": "decoder"}.get(room) or rest.split(".", 1)[0]
 
 
 def use_fused_optimizer(optimizer: torch.optim.Optimizer) -> None:

@@ -28,7 +28,7 @@ from mmprefix.training.evaluation import Evaluation
 from mmprefix.training.inputs.observation import show_training_data
 from mmprefix.training.inputs.text_room import text_room
 from mmprefix.training.modality_dropout import drop_modalities
-from mmprefix.training.optimizer import OptimizerFactory, configure, restore_rates
+from mmprefix.training.optimizer import OptimizerFactory, configure, restore_rates, with_rates
 from mmprefix.training.report import Report, ValidationRow
 from mmprefix.training.rng_state import check_rng_state, gather_rng_states, restore_rng_state, rng_state
 from mmprefix.training.warm_start import warm_start
@@ -50,6 +50,7 @@ class PrefixTask(LightningModule):
         optimizer: any, by class_path; AdamW at 1e-3 otherwise.
         schedule: learning rate after the warm-up: constant, or to zero by a line or half a cosine.
         warmup: a number of steps, or a fraction of all steps below 1.
+        rates: factors on the learning rate of a branch, by its name, of ``prefix``, and of ``decoder``.
         generate: search options at validation, test, predict, and of the model that is saved.
         start_from: a saved model (directory or hub repository) whose trained tensors are the first ones of this
             training, where both have them.
@@ -76,6 +77,7 @@ class PrefixTask(LightningModule):
         optimizer: OptimizerFactory | None = None,  # a default would lend its options to whatever a recipe names
         schedule: Literal["constant", "linear", "cosine"] = "cosine",
         warmup: float = 0.05,
+        rates: dict[str, float] = {},  # noqa: B006 (read only)
         generate: GenerateOptions = GenerateOptions(),  # noqa: B008 (frozen)
         start_from: str | None = None,
         prefix: Callable[[Sizes], Mapper] | None = None,
@@ -105,7 +107,7 @@ class PrefixTask(LightningModule):
         if sentence_encoder is not None and not sizes_only():
             self.sentence_encoder = SentenceEncoder(resolve_sentence_encoder(sentence_encoder))
         self.optimizer, self.options = optimizer or torch.optim.AdamW, generate
-        self.schedule, self.warmup, self.start_from = schedule, warmup, start_from
+        self.schedule, self.warmup, self.rates, self.start_from = schedule, warmup, rates, start_from
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
         self.rows: list[ValidationRow] = []
         self.samples: list[dict[str, str]] = []  # of the last validation or test, for the card of the model
@@ -224,7 +226,10 @@ class PrefixTask(LightningModule):
                 log.warning(warning)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.model.trained_parameters())
+        parameters = self.model.trained_parameters()
+        optimizer = (
+            with_rates(self.optimizer, parameters, self.rates) if self.rates else self.optimizer(parameters.values())
+        )
         total = lambda: self.trainer.estimated_stepping_batches  # noqa: E731 (it loads the data: only where needed)
         return configure(optimizer, schedule=self.schedule, warmup=self.warmup, total=total)
 

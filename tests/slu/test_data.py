@@ -283,7 +283,7 @@ def test_questions_behind_one_prompt_equal_separate_rows(system: SluSystem, kind
         model.zero_grad()
         loss.backward()
         gradients.append(
-            (float(loss.detach()), [p.grad.clone() for p in model.trained_parameters() if p.grad is not None])
+            (float(loss.detach()), [p.grad.clone() for p in model.trained_parameters().values() if p.grad is not None])
         )
     (loss, shared), (expected_loss, separate) = gradients
     assert loss == pytest.approx(expected_loss, rel=1e-5)

@@ -64,7 +64,7 @@ def test_a_mapper(page_modules: Path, gpt2: str) -> None:
     model = PrefixLM({}, CausalDecoder(gpt2), partial(low_rank, length=3, rank=2))
     model.text_loss(texts("a dog", "rain falls")).mean().backward()
     assert model.trained.keys() == {"task_prefix.left", "task_prefix.right"}
-    assert all(parameter.grad is not None for parameter in model.trained_parameters())
+    assert all(parameter.grad is not None for parameter in model.trained_parameters().values())
     again = PrefixLM.from_recipe(model.recipe())
     assert again.recipe()["prefix"] == {
         "class_path": "low_rank.LowRank",

@@ -51,7 +51,7 @@ def rows(real_model: Callable[[str], str]) -> dict[str, list[Row]]:
             key = row["split"], row["label"]
             taken[key] = taken.get(key, 0) + 1
             if row["split"] in split and taken[key] <= (4 if row["split"] == "train" else 2):
-                clip = encoder.preprocess(str(SOUNDS / row["audio"]))
+                clip = encoder.preprocess(str(SOUNDS / row["audio"]), 0.0, None)
                 features = encoder(Media(clip[None], torch.tensor([len(clip)])))
                 split[row["split"]].append((features, row["captions"]))
     return split

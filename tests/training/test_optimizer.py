@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmprefix.training.optimizer import use_fused_optimizer
+from mmprefix.errors import InputError
+from mmprefix.training.optimizer import use_fused_optimizer, with_rates
 
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD])
@@ -39,3 +40,19 @@ def test_explicit_options_of_an_optimizer_are_kept(options: dict[str, bool]) -> 
     assert not optimizer.param_groups[0]["fused"]
     use_fused_optimizer(torch.optim.Adagrad(nn.Linear(2, 2).parameters()))
     use_fused_optimizer(torch.optim.RMSprop(nn.Linear(2, 2).parameters()))  # has no fused kernel
+
+
+def test_a_part_s_rate_is_a_multiple_of_the_others() -> None:
+    names = ("mappers.image.model.weight", "mappers.image2.bias", "task_prefix.table", "decoder.lora.a")
+    parameters = {name: nn.Parameter(torch.zeros(3)) for name in names}
+    adam: Any = lambda groups: torch.optim.Adam(groups, lr=0.01)  # noqa: E731
+    optimizer = with_rates(adam, parameters, {"prefix": 10, "image": 0.5})
+    torch.cat(list(parameters.values())).sum().backward()
+    optimizer.step()  # Adam's first step is the rate
+    steps = {name: -float(parameter[0].detach()) for name, parameter in parameters.items()}
+    assert steps == pytest.approx(dict(zip(names, (0.005, 0.01, 0.1, 0.01), strict=True)), rel=1e-4)
+    with pytest.raises(InputError, match=r"model\.rates\.sound: .*give any of decoder, image, image2, prefix"):
+        with_rates(adam, parameters, {"sound": 1})
+    for wrong in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=r"model\.rates\.image .*: give a factor above 0"):
+            with_rates(adam, parameters, {"image": wrong})
