@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import DeepMapper, Mapper, Sizes
@@ -72,6 +73,7 @@ class Calibrated(Observer):
         start: a text whose word vectors, repeated as needed, are the prompt before training.
         speed: how much faster the prompt is trained than the rest: a step of Adam at rate r moves each number by r *
             ``speed`` times the scale of word vectors.
+        dropout: probability of zeroing a standardised number of the features in training.
     """
 
     most = 512
@@ -80,14 +82,22 @@ class Calibrated(Observer):
     start: Tensor
 
     def __init__(
-        self, sizes: Sizes, *, mapper: Callable[[Sizes], Mapper], start: str = _START, speed: float = 250.0
+        self,
+        sizes: Sizes,
+        *,
+        mapper: Callable[[Sizes], Mapper],
+        start: str = _START,
+        speed: float = 250.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__(sizes)
+        if not 0 <= dropout < 1:
+            raise InputError(f"Calibrated.dropout {dropout}: give a probability from 0 on, below 1")
         self.mapper = mapper(sizes)
         if deep := next((part for part in self.mapper.modules() if isinstance(part, DeepMapper)), None):
             raise InputError(f"Calibrated: {type(deep).__name__} makes keys and values; put Calibrated inside it")
         self.refuse_observers()
-        self.text, self.speed = start, speed
+        self.text, self.speed, self.dropout = start, speed, dropout
         self.frames = Moments(sizes.frames) if self.mapper.reads_input and self.mapper.reads_frames else None
         self.summary = Moments(sizes.summary) if self.mapper.reads_input and sizes.summary else None
         positions, size = _trial(self.mapper)
@@ -130,11 +140,14 @@ class Calibrated(Observer):
         if not self.known:
             raise InputError("Calibrated: has seen no training data, so it knows no moments; train it first")
         if self.frames is not None:
-            features = replace(features, frames=self.frames(features.frames) * features.mask[..., None])
+            features = replace(features, frames=self._dropped(self.frames(features.frames) * features.mask[..., None]))
         if self.summary is not None:
-            features = replace(features, pooled=self.summary(features.pooled))
+            features = replace(features, pooled=self._dropped(self.summary(features.pooled)))
         prefix: Prefix = self.mapper(features, context)
         return replace(prefix, embeds=self.start + self.scale * (self.speed * self.shift + self.gain * prefix.embeds))
+
+    def _dropped(self, numbers: Tensor) -> Tensor:
+        return F.dropout(numbers, self.dropout, self.training)
 
 
 @torch.no_grad()

@@ -86,6 +86,25 @@ def test_the_child_reads_standardised_features_and_writes_word_vectors() -> None
     assert torch.equal(prefix.mask, shown.mask)
 
 
+@pytest.mark.parametrize("child", [partial(Linear, stack=1), partial(MLP, length=3)], ids=["frames", "summary"])
+def test_dropout_zeroes_standardised_numbers_in_training_alone(child: Callable[..., Mapper]) -> None:
+    torch.manual_seed(0)
+    shown, seen = features(9), list[torch.Tensor]()
+    mapper = begun(Calibrated(SIZES, mapper=child, dropout=0.5), shown)
+    mapper.mapper.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].frames) or seen.append(inputs[0].pooled)
+    )
+    for mode in (False, True):
+        mapper.train(mode)(shown)
+    index = 0 if mapper.reads_frames else 1
+    whole, dropped = seen[index], seen[2 + index]
+    kept = dropped != 0
+    torch.testing.assert_close(dropped[kept], 2 * whole[kept])
+    assert 0.3 < float(kept[whole != 0].float().mean()) < 0.7
+    with pytest.raises(InputError, match=r"Calibrated.dropout 1.0: give a probability from 0 on, below 1"):
+        Calibrated(SIZES, mapper=child, dropout=1.0)
+
+
 @pytest.mark.parametrize(
     ("child", "expected"),
     [
