@@ -38,6 +38,8 @@ class CausalDecoder(ComposedDecoder):
             writes before the user's message.
         frozen: False trains the language model too; it is then saved with the trained parts.
         dtype: dtype of the weights; "auto": that of most weights in the files, float32 for quantised ones.
+        quantize: keep the matrices of the frozen model in 8 bits (int8, by torchao) or 4 (nf4, by bitsandbytes, on a
+            CUDA GPU); the rest is of ``dtype``. Extra ``quantized``.
         train_head: train a separate output head, initialized from the model's own.
         noisy: keep the dropout of a frozen model active in training.
         lora_rank: a rank above 0 trains LoRA (``mmprefix.decoders.lora``) beside the prefix.
@@ -56,6 +58,7 @@ class CausalDecoder(ComposedDecoder):
         chat: bool = False,
         frozen: bool = True,
         dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32",
+        quantize: Literal["int8", "nf4"] | None = None,
         train_head: bool = False,
         noisy: bool = False,
         lora_rank: int = 0,
@@ -63,8 +66,13 @@ class CausalDecoder(ComposedDecoder):
         lora_targets: list[str] | None = None,
         dropout: float | None = None,
     ) -> None:
+        if quantize is not None and (lora_rank or not frozen):
+            wrong = "lora_rank" if lora_rank else "frozen: false"
+            raise InputError(
+                f"decoder {model!r}: {wrong} trains what quantize {quantize} rounds; leave out one of the two"
+            )
         folder, identity = locate(model, revision)
-        language_model = load_causal(model, folder, dtype)
+        language_model = load_causal(model, folder, dtype, quantize)
         codec = _codec(load_tokenizer(language_model.lm, model, folder), language_model, stop, begin=begin, chat=chat)
         tuning = Tuning(frozen, noisy, dropout, lora_rank, lora_alpha, lora_targets)
         super().__init__(language_model, codec, identity, tuning)

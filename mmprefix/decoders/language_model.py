@@ -193,10 +193,10 @@ def require_causal(name: str, folder: Path) -> None:
         raise InputError(f"decoder {name!r}: {described(kind)} {why}; {WORKING}{advice(kind)}")
 
 
-def load_causal(name: str, folder: Path, dtype: str) -> LanguageModel:
+def load_causal(name: str, folder: Path, dtype: str, quantize: str | None = None) -> LanguageModel:
     """Load the causal language model in ``folder``. Raises InputError if there is none."""
     require_causal(name, folder)
-    lm, _ = transformers.load_model(AutoModelForCausalLM, name, folder, dtype)
+    lm, _ = transformers.load_model(AutoModelForCausalLM, name, folder, dtype, quantize=quantize)
     return causal_model(lm, name)
 
 

@@ -25,8 +25,12 @@ MAX_COPY_BYTES = 1 << 30  # of all copies of a model; a larger model is not patc
 
 
 def patch_linears(model: nn.Module) -> bool:
-    """Replace ``forward`` of all linear layers of a frozen ``model``; False for a large model or without oneDNN."""
+    """Replace ``forward`` of all linear layers of a frozen ``model``; False for a large model or without oneDNN.
+
+    Quantised matrices, whose weight is no plain parameter, are left alone.
+    """
     layers: list[Any] = [module for module in model.modules() if type(module) in (nn.Linear, Conv1D)]
+    layers = [layer for layer in layers if type(layer.weight) is nn.Parameter]
     fits = torch.backends.mkldnn.is_available() and sum(4 * layer.weight.numel() for layer in layers) <= MAX_COPY_BYTES
     if fits:
         for layer in layers:

@@ -113,16 +113,6 @@ def load_options(name: str, file: Path) -> dict[str, Any]:
     return {"gguf_file": file.name, "config": known, "quantization_config": GgufConfig(dequantize=True)}
 
 
-def forget_file(network: Any) -> None:
-    """Remove from ``network`` that its weights came from a .gguf file: they are ordinary weights now."""
-    for name in ("hf_quantizer", "quantization_method"):
-        if hasattr(network, name):
-            delattr(network, name)
-    network.is_quantized = False
-    if hasattr(network.config, "quantization_config"):
-        del network.config.quantization_config
-
-
 @contextmanager
 def without_progress_bar() -> Iterator[None]:
     """Hide the progress bar of unpacking, which has no switch of its own."""

@@ -28,7 +28,7 @@ from transformers import (
 from transformers.utils import logging as transformers_log
 
 from mmprefix.errors import InputError, require_one_of
-from mmprefix.weights import dry_run, gguf
+from mmprefix.weights import dry_run, gguf, quantized
 from mmprefix.weights import source as sources
 from mmprefix.weights.devices import DTYPES
 from mmprefix.weights.dry_run import placeholder_tokenizer
@@ -86,12 +86,15 @@ def config(name: str, path: Path) -> Any:
         raise InputError(f"{name!r}: {path / 'config.json'}: no known configuration of kind {kind!r}") from error
 
 
-def load_model(cls: Any, name: str, path: Path, dtype: str, *, optional: Sequence[str] = ()) -> tuple[Any, set[str]]:
+def load_model(
+    cls: Any, name: str, path: Path, dtype: str, *, optional: Sequence[str] = (), quantize: str | None = None
+) -> tuple[Any, set[str]]:
     """The network ``cls`` with the weights in ``path``, and the names of its weights that are not there.
 
     ``path`` is a folder or a .gguf file; ``dtype`` "auto" is the type that most of the weights are stored in, float32
     for a quantised file. Only weights whose name starts with one of ``optional`` may be missing; the caller then drops
-    that part. Raises InputError when others are missing, shapes disagree, or the file is damaged.
+    that part. ``quantize`` is one of ``mmprefix.weights.quantized``. Raises InputError when others are missing, shapes
+    disagree, or the file is damaged.
     """
     wanted = None if dtype == "auto" else precision(dtype)
     if dry_run.sizes_only() and cls in _WITHOUT_WEIGHTS:
@@ -104,7 +107,11 @@ def load_model(cls: Any, name: str, path: Path, dtype: str, *, optional: Sequenc
         stored = list(gguf.header(name, path).stored) if path.is_file() else _stored_dtypes(path)
         options["dtype"] = wanted or _stored_precision(stored, name, path)
         with _quietly(), gguf.without_progress_bar() if path.is_file() else nullcontext():
+            if quantize is not None:
+                options |= quantized.load_options(name, path, quantize, options["dtype"])
             network, report = cls.from_pretrained(folder, **options)
+    except InputError:
+        raise
     except Exception as error:  # the readers of safetensors, pickle and configurations raise many kinds of errors
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{name!r}: the model in {path} cannot be read: {reason}") from error
@@ -115,9 +122,11 @@ def load_model(cls: Any, name: str, path: Path, dtype: str, *, optional: Sequenc
         raise InputError(
             f"{name!r}: the weights in {path} lack {len(fatal)} tensors of {type(network).__name__}: {fatal[0]} ..."
         )
-    if path.is_file():
-        gguf.forget_file(network)
-    _log_weights(name, network, ", ".join(stored))
+    if path.is_file() or quantize is not None:
+        _forget_quantizer(network)
+    if quantize is not None:
+        quantized.require_quantized(name, network, quantize)
+    _log_weights(name, network, ", ".join(stored), quantize)
     return network, missing
 
 
@@ -139,10 +148,24 @@ def _stored_dtypes(path: Path) -> list[str]:
     return [names.get(code, code) for code, _ in sizes.most_common()]
 
 
-def _log_weights(name: str, network: Any, stored: str) -> None:
+def _forget_quantizer(network: Any) -> None:
+    """Remove from ``network`` how it was unpacked or quantised: it is copied, moved and trained behind like any other.
+
+    Its configuration is that of ordinary weights again, from which other models are built.
+    """
+    for name in ("hf_quantizer", "quantization_method"):
+        if hasattr(network, name):
+            delattr(network, name)
+    network.is_quantized = False
+    if hasattr(network.config, "quantization_config"):
+        del network.config.quantization_config
+
+
+def _log_weights(name: str, network: Any, stored: str, quantize: str | None) -> None:
     """Log how the weights of ``network`` are stored, which dtype is used, and their memory."""
-    size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    dtype = str(network.dtype).removeprefix("torch.")
+    size = quantized.stored_bytes(network)
+    dtype = f"{quantize} and " if quantize else ""
+    dtype += str(network.dtype).removeprefix("torch.")
     log.debug("%s: weights %sused as %s, %.1f MB", name, f"stored as {stored}, " if stored else "", dtype, size / 1e6)
 
 
@@ -158,13 +181,20 @@ def extractor(cls: Any, path: Path, default: dict[str, Any]) -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Silence the loading report: its findings are checked above, or meant (a text tower that stays on disk)."""
+    """Silence the loading report: its findings are checked above, or meant (a text tower that stays on disk).
+
+    So is what torch logs about the classes of torchao, which Transformers imports where it is installed.
+    """
     level, bar = transformers_log.get_verbosity(), transformers_log.is_progress_bar_enabled()
+    trees = logging.getLogger("torch.utils._pytree")
+    before = trees.level
+    trees.setLevel(logging.ERROR)
     transformers_log.set_verbosity_error()
     transformers_log.disable_progress_bar()
     try:
         yield
     finally:
+        trees.setLevel(before)
         transformers_log.set_verbosity(level)
         if bar:
             transformers_log.enable_progress_bar()

@@ -134,3 +134,31 @@ def test_captions_equal_those_of_the_cpu(tmp_path: Path) -> None:
         assert texts[0] == texts[1]
     assert mmprefix.load(saved).device.type == "cuda"
     assert len(mmprefix.load(saved)(files)) == len(files)  # in bfloat16
+
+
+@pytest.mark.parametrize(("quantize", "package"), [("int8", "torchao"), ("nf4", "bitsandbytes")])
+def test_a_quantised_decoder_is_trained_behind(quantize: Any, package: str, tmp_path: Path) -> None:
+    """Gradients are those of the weights that it stands for, rounded; a few steps lower the loss; texts come."""
+    pytest.importorskip(package, reason="needs mmprefix[quantized]")
+    folder = save_decoder(tmp_path, "llama", sharp=3.0)
+    decoder, plain = CausalDecoder(folder, quantize=quantize).to("cuda"), CausalDecoder(folder).to("cuda")
+    soft = prefixes(decoder)["soft"]
+    gradients, losses = [], []
+    for each in (decoder, plain):
+        leaves: list[Tensor] = []
+        each.loss(each.prefill(on("cuda", soft, leaves)), PROMPTS, TARGETS).backward()
+        gradients.append(leaves[0].grad)
+    assert torch.cosine_similarity(gradients[0].flatten(), gradients[1].flatten(), dim=0) > 0.9
+    leaves = []
+    prefix = on("cuda", soft, leaves)
+    optimizer = torch.optim.Adam(leaves, 0.05)
+    for _ in range(10):
+        optimizer.zero_grad()
+        loss = decoder.loss(decoder.prefill(prefix), PROMPTS, TARGETS)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert losses[-1] < losses[0]
+    with torch.no_grad():
+        texts = decoder.generate(decoder.prefill(prefix), PROMPTS, GenerateOptions(max_new_tokens=6, num_beams=2))
+    assert len(texts) == 3
