@@ -82,11 +82,12 @@ def masked_mean(frames: Tensor, mask: Tensor) -> Tensor:
     return (frames * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
-def mel_power(values: Tensor, filters: Tensor, size: int, hop: int) -> Tensor:
+def mel_power(values: Tensor, filters: Tensor, size: int, hop: int, *, center: bool = True) -> Tensor:
     """Power in mel bands (N M F): centred Hann windows of ``size`` samples every ``hop``, summed by ``filters`` (K M).
 
-    Computed in the type of ``values`` (N W); F = W // hop + 1.
+    Computed in the type of ``values`` (N W); F = W // hop + 1. Without ``center`` the first window begins with the
+    first sample, and F = (W - size) // hop + 1.
     """
     window = torch.hann_window(size, dtype=values.dtype, device=values.device)
-    spectrum = torch.stft(values, size, hop, window=window, return_complex=True)  # (N K F)
+    spectrum = torch.stft(values, size, hop, window=window, center=center, return_complex=True)  # (N K F)
     return filters.to(values).T @ spectrum.abs().square()

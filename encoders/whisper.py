@@ -3,6 +3,9 @@
 Robust Speech Recognition via Large-Scale Weak Supervision, https://arxiv.org/abs/2212.04356. Whisper reads a window of
 fixed length (30 s) padded with silence; here the silence is masked, and a longer clip takes several windows. With
 ``silence`` a shorter window is encoded. Its length depends on the clip alone, so that a batch still equals its items.
+
+Whisper's decoder reads badly from a short window: it repeats itself instead of ending. ``window: filled`` gives it a
+whole one, whose silent rest is the rest of a window of silence that was encoded once (measured: docs/slu.md).
 """
 
 from __future__ import annotations
@@ -11,17 +14,18 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu
+from torch.nn.functional import gelu, pad
 from transformers import WhisperFeatureExtractor, WhisperModel
 
 from mmprefix.encoders.audio_input import ReadWaveform, join_windows, masked_mean, mel_power, split_windows
-from mmprefix.encoders.base import Encoder
+from mmprefix.encoders.base import Encoder, EncoderMode
 from mmprefix.errors import InputError, require_one_of
 from mmprefix.types import Features, Media, to_list
 from mmprefix.weights import dry_run, transformers
 from mmprefix.weights import source as sources
 
 _AT_ONCE = 16  # windows encoded together: memory must not grow with the length of a recording
+_FRAMES_AT_ONCE = 6000  # of the spectrogram of a recording, for the same reason
 
 
 class LogMel:
@@ -36,9 +40,26 @@ class LogMel:
 
     def __call__(self, values: Tensor) -> Tensor:
         """Whole windows (N W) → log-mel spectrograms (N M W / hop), the loudest 80 dB of each, about -1 to 1."""
-        power = mel_power(values.float(), self.filters, self.size, self.hop)[..., :-1]
-        level = power.clamp(min=1e-10).log10()
-        return (level.maximum(level.amax((1, 2), keepdim=True) - 8) + 4) / 4
+        return _loudest(mel_power(values.float(), self.filters, self.size, self.hop)[..., :-1])
+
+    def recording(self, values: Tensor) -> Tensor:
+        """Samples (S) of a recording of any length → its log-mel spectrogram (M S // hop), of its loudest 80 dB."""
+        frames, half = len(values) // self.hop, self.size // 2
+        padded = pad(values.float()[None], (half, half), mode="reflect")
+        pieces = [
+            mel_power(part, self.filters, self.size, self.hop, center=False)
+            for part in (
+                padded[:, first * self.hop : (min(first + _FRAMES_AT_ONCE, frames) - 1) * self.hop + self.size]
+                for first in range(0, frames, _FRAMES_AT_ONCE)
+            )
+        ]
+        return _loudest(torch.cat(pieces, dim=2))[0]
+
+
+def _loudest(power: Tensor) -> Tensor:
+    """Power in mel bands (N M F) → Whisper's scale: log10 of the loudest 80 dB of each, about -1 to 1."""
+    level = power.clamp(min=1e-10).log10()
+    return (level.maximum(level.amax((1, 2), keepdim=True) - 8) + 4) / 4
 
 
 class Whisper(Encoder):
@@ -51,10 +72,11 @@ class Whisper(Encoder):
     Args:
         model: a folder, ``mmprefix:NAME``, or a hub name: WhisperModel or WhisperForConditionalGeneration.
         revision: the hub's branch, tag or commit.
-        long: for clips longer than the window: ``join`` encodes all windows and joins their frames; ``cut`` encodes
-            only the first.
-        window: frames that are real: ``sound``, those that hold sound; ``whole``, all frames of each window, silence
-            too, as Whisper's own decoder reads them.
+        long: for clips longer than the window: ``join`` encodes all windows and joins their frames, which a mapper can
+            read, while Whisper's own decoder knows one window (it says so); ``cut`` encodes only the first.
+        window: frames that are real: ``sound``, those that hold sound; ``whole``, all that are encoded of each window,
+            silence too, as Whisper's own decoder reads them; ``filled``, as many as a window has, of which those that
+            ``silence`` leaves out are of a window of silence.
         silence: seconds of silence that are encoded behind the sound, and as much more as makes whole seconds; None: up
             to the window's end, as Whisper was trained.
         layer: the layer whose hidden states are the frames, counted from 1; the layers behind it are dropped. None: the
@@ -71,14 +93,14 @@ class Whisper(Encoder):
         revision: str | None = None,
         *,
         long: Literal["join", "cut"] = "join",
-        window: Literal["sound", "whole"] = "sound",
+        window: Literal["sound", "whole", "filled"] = "sound",
         silence: float | None = None,
         layer: int | None = None,
         dtype: str = "float32",
     ) -> None:
         super().__init__()
         require_one_of("long", long, ("join", "cut"))
-        require_one_of("window", window, ("sound", "whole"))
+        require_one_of("window", window, ("sound", "whole", "filled"))
         if silence is not None and not 0 <= silence < float("inf"):
             raise InputError(f"silence {silence}: give seconds from 0 on, or null for the whole window")
         self.long, self.window, self.silence = long, window, silence
@@ -96,6 +118,7 @@ class Whisper(Encoder):
         self.size = 2 * self.network.config.max_source_positions * self.logmel.hop  # samples in a window
         self.dim = self.pooled_dim = self.network.config.d_model
         self.rate = rate = int(extractor.sampling_rate)
+        self._silent: Tensor | None = None  # frames (F D) of a window of silence, for windows that are filled
         self.preprocess = ReadWaveform(rate, self.size / rate if long == "cut" else None)
         self.freeze()
 
@@ -124,9 +147,20 @@ class Whisper(Encoder):
         encoded = encoded.div(step, rounding_mode="floor")
         joined, mask = join_windows(frames, sound, cut.owner, clips)
         pooled = masked_mean(joined, mask)
-        if self.window == "whole":
+        if self.window == "filled" and silence is not None:
+            frames, encoded = self._filled(frames, encoded), torch.full_like(encoded, self.size // step)
+        if self.window != "sound":
             joined, mask = join_windows(frames, encoded, cut.owner, clips)
         return Features(joined, mask, pooled)
+
+    def _filled(self, frames: Tensor, encoded: Tensor) -> Tensor:
+        """Frames (N F D), the first ``encoded`` (N) of each → whole windows, the rest of a window of silence."""
+        silent = self._silent
+        if silent is None or silent.device != frames.device or self.mode is EncoderMode.LEARNING:
+            silent = self._silent = self._forward(frames.new_zeros(1, self.size))[0]
+        rest = torch.arange(len(silent), device=frames.device) >= encoded[:, None]
+        frames = pad(frames, (0, 0, 0, len(silent) - frames.shape[1]))
+        return torch.where(rest[..., None], silent, frames)
 
     def _window_lengths(self, sound: Tensor, silence: float | None) -> Tensor:
         """Samples to encode (N) of windows with so many samples of sound (N) and seconds of ``silence`` behind it."""
@@ -152,8 +186,12 @@ class Whisper(Encoder):
 
     def _forward(self, values: Tensor) -> Tensor:
         """Windows (N W) → last hidden states (N F D)."""
-        mel = self.logmel(values).to(self.network.dtype)  # (N M 2F)
-        if values.shape[1] == self.size:
+        return self.states(self.logmel(values))
+
+    def states(self, mel: Tensor) -> Tensor:
+        """Log-mel spectrograms (N M 2F) of at most the window → last hidden states (N F D), float32."""
+        mel = mel.to(self.network.dtype)
+        if mel.shape[2] * self.logmel.hop == self.size:
             return self.network(mel).last_hidden_state.float()
         return self._shorter(mel).float()
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from mmprefix.cli.main import main
 from mmprefix.data.collate import pad_media
 from mmprefix.encoders.signals import SIGNALS, Signals
+from mmprefix.errors import InputError
 from mmprefix.parts import from_recipe, to_recipe
 from mmprefix.transcriber import Transcriber, Transcript, _transcript
 from mmprefix.types import Candidate, Media
@@ -27,6 +28,7 @@ from tiny import whisper as tiny_whisper
 from tiny.speech_system import PHRASES, RATE, SpeechSystem, tone
 
 TOLERANCE = 1e-4
+SHARED = Path(__file__).resolve().parents[2] / "shared"
 CLEAR = 0.01  # smallest lead (nats) of a token that rounding on another processor does not change
 
 
@@ -198,11 +200,12 @@ def test_suppressed_tokens_are_not_written(spoken: SpeechSystem, greedy: Transcr
 
 
 def test_less_silence_is_less_work_and_a_batch_equals_its_items(spoken: SpeechSystem) -> None:
-    """Clips of 0.7 and 1.4 seconds: the encoder reads one and two seconds of them."""
+    """Clips of 0.7 and 1.4 seconds: the encoder reads one and two seconds of them, the decoder always two."""
     transcriber = Transcriber(spoken.path("whisper"), num_beams=1, max_new_tokens=16, silence=0.1)
     values = [tone(pitch, seconds) for pitch, seconds in zip(PHRASES.values(), (0.7, 1.4, 0.3), strict=False)]
-    features = transcriber.encoder(padded(values))
-    assert features.mask.sum(1).tolist() == [50, 100, 50]
+    features, silent = transcriber.encoder(padded(values)), transcriber.encoder(padded([np.zeros(1, np.float32)]))
+    assert features.mask.sum(1).tolist() == [100, 100, 100]
+    assert [bool((row[50:] == silent.frames[0, 50:]).all()) for row in features.frames] == [True, False, True]
     for value, transcript in zip(values, transcriber(padded(values)), strict=True):
         (alone,) = transcriber(padded([value]))
         assert alone.text == transcript.text
@@ -252,6 +255,106 @@ def test_the_command_line_writes_the_transcript(spoken: SpeechSystem, capsys: An
         assert line["signals"] == pytest.approx(transcript.signals, abs=TOLERANCE)
 
 
+def timed(folder: Path, seed: int = 0, beams: int = 1, *, options: Any = None, **generation: Any) -> Transcriber:
+    """Transcriber of a random Whisper with timestamps, whose window has two seconds."""
+    return Transcriber(tiny_whisper.save_timed_whisper(folder, seed, **generation), num_beams=beams, **(options or {}))
+
+
+def murmur(seconds: float, seed: int = 0) -> np.ndarray:
+    """Noise that comes and goes over tones that change with each second."""
+    generator, time = np.random.default_rng(seed), np.arange(round(seconds * RATE)) / RATE
+    noise = 0.2 * generator.normal(size=len(time)) * np.abs(np.sin(2 * time))
+    return (noise + 0.3 * np.sin(2 * np.pi * (200 + 900 * np.floor(time)) * time)).astype(np.float32)
+
+
+def text_by_transformers(transcriber: Transcriber, value: np.ndarray, **options: Any) -> str:
+    """What ``generate`` of Transformers writes of one sound of any length."""
+    folder = resolve_folder(transcriber.identity.source)
+    extractor = hf.WhisperFeatureExtractor.from_pretrained(folder)
+    long = {"truncation": False, "padding": "longest", "return_attention_mask": True}
+    inputs = extractor(value, sampling_rate=RATE, return_tensors="pt", **(long if options.pop("long", False) else {}))
+    (ids,) = transformers_model(transcriber).float().generate(inputs["input_features"], num_beams=1, **options)
+    return cast(str, transcriber.decoder.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_clip_longer_than_the_window_is_that_of_transformers(seed: int, tmp_path: Path) -> None:
+    """Windows of two seconds over up to seven: they follow each other by timestamps, and nothing is cut off."""
+    transcriber = timed(tmp_path / "whisper", seed)
+    values = [murmur(seconds, seed) for seconds in (7.0, 2.1, 4.7)]
+    options = {"long": True, "return_timestamps": True, "language": "en", "task": "transcribe"}
+    expected = [text_by_transformers(transcriber, value, **options) for value in values]
+    assert [transcriber(padded([value]))[0].text for value in values] == expected
+    assert len(set(expected)) == 3
+
+
+def test_a_batch_of_long_and_short_clips_equals_its_items(tmp_path: Path) -> None:
+    transcriber = timed(tmp_path / "whisper", beams=2)
+    values = [murmur(seconds, n) for n, seconds in enumerate((0.4, 7.0, 2.0, 2.005, 3.3))]
+    for value, transcript in zip(values, transcriber(padded(values)), strict=True):
+        (alone,) = transcriber(padded([value]))
+        assert alone.text == transcript.text
+        assert alone.signals == pytest.approx(transcript.signals, abs=TOLERANCE)
+    cut, whole = transcriber(padded([values[3][: 2 * RATE]])), transcriber(padded([values[3]]))
+    assert cut == whole  # less than a frame is no window of its own, as in Transformers
+
+
+@pytest.mark.parametrize("options", [{"language": "German"}, {"language": "de", "task": "translate"}])
+def test_language_task_and_suppressed_tokens_are_those_of_transformers(options: Any, tmp_path: Path) -> None:
+    """Over a batch of unlike lengths; the random model would write special tokens if it might."""
+    transcriber = timed(tmp_path / "whisper", 1, options=options)
+    values = [murmur(seconds, n) for n, seconds in enumerate((0.4, 1.9, 1.2, 0.9))]
+    expected = [text_by_transformers(transcriber, value, **{"task": "transcribe", **options}) for value in values]
+    assert [transcript.text for transcript in transcriber(padded(values))] == expected
+    assert len({*expected}) > 1
+
+
+def test_a_language_is_detected_as_transformers_does(tmp_path: Path) -> None:
+    transcriber = timed(tmp_path / "whisper", 5, options={"language": "auto"})
+    values = [murmur(seconds, n) for n, seconds in enumerate((0.4, 1.9, 1.2, 4.5, 0.9))]
+    transcripts, model = transcriber(padded(values)), transformers_model(transcriber)
+    for value, transcript in zip(values, transcripts, strict=True):
+        long = len(value) > 2 * RATE
+        assert transcript.text == text_by_transformers(transcriber, value, long=long, return_timestamps=long)
+        (number,) = model.detect_language(spectrograms(transcriber, [value])).tolist()
+        assert f"<|{transcript.language}|>" == transcriber.decoder.tokenizer.convert_ids_to_tokens(number)
+    assert {transcript.language for transcript in transcripts} == {"en", "de"}
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_model_of_english_alone_gets_no_language_and_no_task(older: bool, tmp_path: Path) -> None:
+    """Like whisper-base.en, whose tokenizer has these tokens too; older ones say it by a forced id."""
+    words = tiny_whisper.timed_tokenizer()
+    start, silent = cast(list[int], words.convert_tokens_to_ids(["<|startoftranscript|>", "<|notimestamps|>"]))
+    english: dict[str, Any] = {"lang_to_id": None, "task_to_id": None, "is_multilingual": None if older else False}
+    english |= {"forced_decoder_ids": [[1, silent]]} if older else {}
+    transcriber = timed(tmp_path / "whisper", 2, **english)
+    assert transcriber.decoder.begins == [start, silent]
+    values = [murmur(seconds, n) for n, seconds in enumerate((0.4, 1.9, 5.0))]
+    expected = [text_by_transformers(transcriber, value) for value in values[:2]]
+    expected += [text_by_transformers(transcriber, values[2], long=True, return_timestamps=True)]
+    assert [transcript.text for transcript in transcriber(padded(values))] == expected
+    folder = transcriber.identity.source
+    for wrong in ({"language": "de"}, {"task": "translate"}):
+        with pytest.raises(InputError, match="writes English speech as English text"):
+            Transcriber(folder, **cast(Any, wrong))
+    assert Transcriber(folder, language="auto", num_beams=1)(padded(values[:1]))[0].text == expected[0]
+
+
+def test_without_a_language_the_generation_config_says_it(tmp_path: Path) -> None:
+    words = tiny_whisper.timed_tokenizer()
+    german, task, silent = cast(
+        list[int], words.convert_tokens_to_ids(["<|de|>", "<|transcribe|>", "<|notimestamps|>"])
+    )
+    named = timed(tmp_path / "named", options={"language": None}, language="german")
+    forced = timed(tmp_path / "forced", options={"language": None}, forced_decoder_ids=[[1, german], [2, task]])
+    neither = timed(tmp_path / "neither", options={"language": None}, forced_decoder_ids=[[1, None], [2, task]])
+    assert named.decoder.begins[1:] == forced.decoder.begins[1:] == [german, task, silent]
+    assert neither.decoder.begins[1:] == [task, silent]
+    with pytest.raises(InputError, match=r"'auto': .* lists no languages; give one, or null"):
+        timed(tmp_path / "none", options={"language": "auto"}, lang_to_id=None)(padded([murmur(1.0)]))
+
+
 @pytest.mark.models
 @pytest.mark.parametrize("beams", [1, 5])
 def test_whisper_base_writes_the_tokens_of_transformers(beams: int, real_model: Callable[[str], str]) -> None:
@@ -286,3 +389,19 @@ def test_a_text_that_repeats_itself_is_transcribed_again_with_the_whole_window(
         assert again.signals == pytest.approx(expected.signals, abs=TOLERANCE)
     repeats = [first.compression_ratio > threshold for first in by_short]
     assert 0 < sum(repeats) < len(repeats)
+
+
+@pytest.mark.models
+def test_whisper_base_writes_a_long_recording_as_transformers_does(real_model: Callable[[str], str]) -> None:
+    """Two windows of joined clips; the first is read again from its last finished sentence on."""
+    data = SHARED / "data" / "slurp_tts"
+    if not data.is_dir():
+        pytest.skip("../shared/data/slurp_tts is not here")
+    transcriber = Transcriber(real_model("whisper-base"), num_beams=1)
+    rows = [json.loads(line) for line in (data / "manifest.jsonl").read_text().splitlines()[:40]]
+    clips = [transcriber.preprocess(str(data / row["audio"]), 0.0, None) for row in rows]
+    sound = torch.cat(clips)[: 45 * RATE]
+    options = {"language": "en", "task": "transcribe", "return_timestamps": True, "condition_on_prev_tokens": False}
+    (transcript,) = transcriber(pad_media([sound]))
+    assert transcript.text == text_by_transformers(transcriber, sound.numpy(), long=True, **options)
+    assert len(transcript.text.split()) > 60

@@ -4,7 +4,7 @@
     python -m benchmarks.studies.zero_shot ../shared/data slu_whisper_tts --set_of barista --schema barista
 
 Prints the figures of ``mmprefix evaluate --task slu`` beside those of the commonest answers, and CPU seconds a clip.
-``--silence`` measures what a shorter window of Whisper's encoder does to answers and time.
+``--silence`` and ``--window`` measure what a shorter window of Whisper's encoder does to answers and time.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--schema", help="a shipped schema or a file (default: the recipe's)")
     parser.add_argument("--intents", action="store_true", help="ask about intents alone")
     parser.add_argument("--silence", help="seconds of silence behind the sound, or none for the whole window")
+    parser.add_argument("--window", choices=("whole", "filled"), help="frames that the decoder reads (see Whisper)")
     parser.add_argument("--rows", type=int, metavar="N", help="only the first rows of the split")
     parser.add_argument("--split", default="test")
     options = parser.parse_args(argv)
@@ -38,9 +39,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     file = RECIPES / f"{options.recipe}.yaml"
     recipe = yaml.safe_load(file.read_text(encoding="utf-8"))
     data = recipe["data"]["init_args"]
+    encoder = recipe["model"]["branches"]["audio"]["encoder"]["init_args"]
     if options.silence is not None:
-        silence = None if options.silence == "none" else float(options.silence)
-        recipe["model"]["branches"]["audio"]["encoder"]["init_args"]["silence"] = silence
+        encoder["silence"] = None if options.silence == "none" else float(options.silence)
+    if options.window is not None:
+        encoder["window"] = options.window
     schema, root = read_schema(options.schema or data["schema"]), options.data / (options.set_of or data["root"])
     schema = schema.only(slots=[]) if options.intents else schema
     rows = read_rows(root / "manifest.jsonl", options.split)[: options.rows]

@@ -29,17 +29,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--language",
         default="en",
-        help="language code, such as en or de; none for a model of one language (default en)",
+        help="such as en or german; auto: detected for each file; none: what the model's own config says (default en)",
+    )
+    parser.add_argument(
+        "--task", choices=("transcribe", "translate"), default="transcribe", help="translate: into English"
     )
     parser.add_argument("--num-beams", type=int, default=5, metavar="N", help="beams (default 5)")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=100, metavar="N", help="most tokens of a text (default 100)"
+        "--max-new-tokens", type=int, metavar="N", help="most tokens of 30 s (default: the model's, 444)"
     )
     parser.add_argument(
         "--silence",
         type=float,
         metavar="SECONDS",
-        help="silence that is encoded behind each sound; short is faster (default: the whole window, as in training)",
+        help="silence that is encoded behind each sound; 2 is faster and costs little (default: all of the window)",
     )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="files at once (default 8)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
@@ -91,7 +94,8 @@ def _transcribe(args: argparse.Namespace, files: list[str | InputRef]) -> Iterat
     logging.disable_progress_bar()
     language = None if args.language == "none" else args.language
     device = require_device(args.device or best_device())
-    options = {"num_beams": args.num_beams, "max_new_tokens": args.max_new_tokens, "silence": args.silence}
+    names = ("task", "num_beams", "max_new_tokens", "silence")
+    options: dict[str, Any] = {name: getattr(args, name) for name in names}
     model = Transcriber(args.model, args.revision, language=language, **options).to(device)
     for start in range(0, len(files), args.batch_size):
         sounds = [_sound(model, file, args.allow_urls) for file in files[start : start + args.batch_size]]

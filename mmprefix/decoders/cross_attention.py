@@ -8,6 +8,7 @@ is our choice).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -36,6 +37,8 @@ from mmprefix.weights import transformers
 from mmprefix.weights.model_kinds import advice, described
 from mmprefix.weights.transformers import load_tokenizer
 
+log = logging.getLogger(__name__)
+_SECONDS_A_FRAME = 0.02  # of Whisper's encoder
 _NOT_LIKE_WHISPER = (
     "decoder {!r}: a {!r} model has no cross-attention and learned positions like Whisper and BART; CrossDecoder needs "
     "both"
@@ -166,7 +169,8 @@ class CrossDecoder(ComposedDecoder):
     Args:
         model: a folder, ``mmprefix:NAME`` or a hub name.
         revision: the hub's branch, tag or commit.
-        language: Whisper's code for it; None for a model of one language.
+        language: its code or English name; None: as the model's generation config says, no token where it says nothing.
+            A model of English alone (``whisper-base.en``) has no tokens of language and task.
         task: Whisper's task, transcribe or translate.
         frozen: False trains the language model too; it is then saved with the trained parts.
         dtype: dtype of the weights.
@@ -197,12 +201,13 @@ class CrossDecoder(ComposedDecoder):
         language_model = load_cross_attention(model, folder, dtype)
         tokenizer = load_tokenizer(language_model.lm, model, folder)
         if language_model.reads_speech:
-            codec = WhisperCodec(tokenizer, model, language, task)
+            config = language_model.lm.generation_config
+            codec = WhisperCodec(tokenizer, model, language, task, config=config)
         else:
             codec = Seq2SeqCodec(tokenizer, model, language_model.lm.generation_config)
         tuning = Tuning(frozen, noisy, None, lora_rank, lora_alpha, lora_targets)
         super().__init__(language_model, codec, identity, tuning)
-        self._model, self._codec = language_model, codec
+        self._model, self._codec, self._warned = language_model, codec, False
         if self.reads_speech:
             self.memory_dim = int(language_model.lm.config.d_model)
 
@@ -229,7 +234,19 @@ class CrossDecoder(ComposedDecoder):
             return self.prefill_with(prefix, None)
         if memory is None or not memory.frames.shape[1]:
             raise InputError(f"decoder {self.identity.source!r}: reads frames of speech; give an input that has frames")
+        self._warn_of_windows(memory.frames.shape[1])
         return self.prefill_with(prefix, self._model.project(memory.frames, memory.mask))
+
+    def _warn_of_windows(self, frames: int) -> None:
+        """Say once that an input has more ``frames`` than the window that Whisper was trained on."""
+        most = int(self.lm.config.max_source_positions)
+        if frames > most and not self._warned:
+            self._warned = True
+            log.warning(
+                "decoder %r: an input has %d frames, and this Whisper was trained on windows of %d (%g s): it may miss "
+                "what comes later; cut the sound by start and end, or mmprefix transcribe it, which reads any length",
+                self.identity.source, frames, most, most * _SECONDS_A_FRAME,
+            )  # fmt: skip
 
     def append_prompts(self, state: State, prompts: list[str]) -> State:
         """Append each input's prompt to Whisper's decoder; run it through a text model's encoder."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from mmprefix.errors import InputError, require_text
 
@@ -163,16 +164,32 @@ class TextCodec:
 class WhisperCodec(TextCodec):
     """``<|startofprev|>``, prompt, question, ``<|startoftranscript|>``, language, task, ``<|notimestamps|>``, answer.
 
-    ``begins`` are the ids from ``<|startoftranscript|>`` to ``<|notimestamps|>``. Raises InputError if the tokenizer
-    lacks one of them.
+    ``begins`` are the ids from ``<|startoftranscript|>`` to ``<|notimestamps|>``; those of a model of English alone
+    name no language and no task. ``language`` is a code or an English name; None: that of the model's generation
+    ``config``, no token where it has none. Raises InputError if the tokenizer lacks a token, and for another language
+    or task than a model of English has.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, name: str, language: str | None, task: str) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, name: str, language: str | None, task: str, *, config: Any = None
+    ) -> None:
         super().__init__(tokenizer, name)
         self.name = name
-        language_token = [] if language is None else [f"<|{language}|>"]
         self.previous = self.special_ids(["<|startofprev|>"])
-        self.begins = self.special_ids(["<|startoftranscript|>", *language_token, f"<|{task}|>", "<|notimestamps|>"])
+        (silent,) = self.special_ids(["<|notimestamps|>"])
+        self.english_only = _english_only(config, silent)
+        language = _language_of(config, silent, self.tokenizer) if language is None else language.lower()
+        code = language and TO_LANGUAGE_CODE.get(language, language)
+        if not self.english_only:
+            words = ([f"<|{code}|>"] if code else []) + [f"<|{task}|>"]
+        elif code in (None, "en") and task == "transcribe":
+            words = []
+        else:
+            raise InputError(
+                f"decoder {name!r}: this Whisper writes English speech as English text, so that it takes no language "
+                f"{language!r} and no task {task!r}; leave them out, or take a model of many languages"
+            )
+        self.begins = [*self.special_ids(["<|startoftranscript|>", *words]), silent]
 
     def prompt_ids(self, prompt: str, first: bool) -> list[int]:
         """Token ids of the prompt as preceding text; none for an empty one."""
@@ -207,6 +224,27 @@ class WhisperCodec(TextCodec):
                     "this language (give null for a model of one language)"
                 )
         return ids
+
+
+def _forced_first(config: Any) -> int | None:
+    """Id that the generation ``config`` of an older model forces behind ``<|startoftranscript|>``, or None."""
+    forced = getattr(config, "forced_decoder_ids", None) or [[0, None]]
+    return forced[0][1] if forced[0][0] == 1 else None
+
+
+def _english_only(config: Any, silent: int) -> bool:
+    """True if the generation ``config`` is that of a Whisper of English alone (``whisper-base.en``)."""
+    multilingual = getattr(config, "is_multilingual", None)
+    return _forced_first(config) == silent if multilingual is None else not multilingual
+
+
+def _language_of(config: Any, silent: int, tokenizer: Any) -> str | None:
+    """Language that the generation ``config`` names, or forces by an id as older ones do; else None."""
+    language, forced = getattr(config, "language", None), _forced_first(config)
+    if language is None and forced not in (None, silent):
+        word = tokenizer.convert_ids_to_tokens(forced)
+        language = None if word in ("<|transcribe|>", "<|translate|>") else word
+    return language and language.lower().removeprefix("<|").removesuffix("|>")
 
 
 class Seq2SeqCodec(TextCodec):

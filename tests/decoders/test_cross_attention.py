@@ -254,6 +254,15 @@ def test_bart_scores_equal_transformers(bart: CrossDecoder) -> None:
         assert [c.text for c in single] == [c.text for c in together[b]]
 
 
+def test_more_than_a_window_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    decoder = CrossDecoder(tiny_whisper.save_whisper(tmp_path / "whisper"))
+    for count, lines in ((100, 0), (101, 1), (150, 1)):
+        decoder.prefill(no_prefix(decoder, 1), memory([count]))
+        assert len(caplog.messages) == lines
+    assert "has 101 frames, and this Whisper was trained on windows of 100 (2 s)" in caplog.text
+    assert "mmprefix transcribe" in caplog.text
+
+
 def test_impossible_inputs_and_models_are_refused(whisper: CrossDecoder, bart: CrossDecoder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="give an input that has frames"):
         whisper.prefill(no_prefix(whisper, 1))

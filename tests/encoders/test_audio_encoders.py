@@ -48,6 +48,16 @@ def test_whispers_spectrogram_is_the_extractors():
     assert_close(LogMel(extractor)(values), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("length", [960080, 1000000, 2000001])
+def test_the_spectrogram_of_a_recording_is_the_extractors(length: int):
+    """Of any length, computed piece by piece; the loudest 80 dB are those of all of it."""
+    extractor, clip = hf.WhisperFeatureExtractor(), _clip(length)
+    clip[:300000] *= 1e-3
+    long = {"truncation": False, "padding": "longest", "return_tensors": "pt"}
+    expected = extractor(clip.numpy(), sampling_rate=16000, **long)["input_features"][0]
+    assert_close(LogMel(extractor).recording(clip), expected, atol=1e-4, rtol=0)
+
+
 def test_whisper_is_the_encoder_of_transformers(tmp_path: Path):
     folder = tiny.save_whisper(tmp_path / "whisper")
     model = hf.WhisperModel.from_pretrained(folder).eval()
@@ -110,6 +120,24 @@ def test_a_shorter_window_is_that_of_a_whisper_with_fewer_positions(tmp_path: Pa
     sound = _features_of(Whisper(str(folder), silence=0.2), clip)
     assert_close(sound.frames[0], expected[:35], atol=1e-4, rtol=1e-4)
     assert_close(sound.pooled[0], expected[:35].mean(0), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.numeric
+def test_a_filled_window_goes_on_with_a_window_of_silence(tmp_path: Path):
+    """One second is encoded of the first clip; its second one is that of silence. Two windows of the other clip."""
+    folder = str(tiny.save_whisper(tmp_path / "whisper"))
+    silent = _features_of(Whisper(folder, window="whole"), torch.zeros(32000)).frames[0]
+    short, filled = (Whisper(folder, window=window, silence=0.2) for window in ("whole", "filled"))
+    features = _features_of(filled, _clip(11200))
+    assert_close(features.frames[0], torch.cat([_features_of(short, _clip(11200)).frames[0], silent[50:]]))
+    assert bool(features.mask.all())
+    assert_close(features.pooled, _features_of(short, _clip(11200)).pooled)
+    long = _features_of(filled, _clip(40000)).frames[0]
+    assert_close(long[:100], _features_of(short, _clip(40000)).frames[0, :100])
+    assert_close(long[150:], silent[50:])
+    both = filled(Media(torch.stack([_clip(40000), _clip(40000)]), torch.tensor([40000, 11200])))
+    assert_close(both.frames[1, :100], features.frames[0])
+    assert both.mask.sum(1).tolist() == [200, 100]
 
 
 def test_silence_behind_the_sound_makes_whole_seconds_up_to_the_window(tmp_path: Path):
@@ -307,7 +335,7 @@ def test_options_that_do_not_exist_are_refused(tmp_path: Path):
     wrong: Any = "loop"
     with pytest.raises(InputError, match="long: 'loop' is none of join, cut"):
         Whisper(str(tmp_path), long=wrong)
-    with pytest.raises(InputError, match="window: 'loop' is none of sound, whole"):
+    with pytest.raises(InputError, match="window: 'loop' is none of sound, whole, filled"):
         Whisper(str(tmp_path), window=wrong)
     with pytest.raises(InputError, match="long: 'loop'"):
         Clap(str(tmp_path), long=wrong)

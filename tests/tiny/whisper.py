@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -109,3 +110,61 @@ def _sharpen(model: torch.nn.Module, sharp: float) -> None:
         for name, parameter in model.named_parameters():
             if parameter.dim() == 2 and "embed_positions" not in name:
                 parameter.mul_(sharp)
+
+
+TIMED_SPECIAL = [
+    "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>", "<|transcribe|>", "<|startofprev|>", "<|nospeech|>",
+    "<|notimestamps|>",
+]  # fmt: skip
+
+
+def timed_tokenizer() -> hf.WhisperTokenizer:
+    """Tokenizer of Whisper's class and order: words, end of text, special tokens, ``<|notimestamps|>`` the last."""
+    model = json.loads(tiny_decoders.make_tokenizer().backend_tokenizer.to_str())["model"]
+    end = tiny_decoders.END
+    pieces = sorted(model["vocab"], key=lambda piece: (piece == end, model["vocab"][piece]))
+    return hf.WhisperTokenizer(
+        vocab={piece: number for number, piece in enumerate(pieces)},
+        merges=[tuple(pair) for pair in model["merges"]],
+        pad_token=end,
+        extra_special_tokens=TIMED_SPECIAL,
+    )
+
+
+def save_timed_whisper(folder: Path, seed: int = 0, **generation: Any) -> str:
+    """Save a random Whisper with timestamps and a window of two seconds.
+
+    ``generation`` are further entries of its generation_config.json; None leaves an entry out.
+    """
+    words = timed_tokenizer()
+    start, english, german, translate, transcribe, _, _, silent = cast(
+        list[int], words.convert_tokens_to_ids(TIMED_SPECIAL)
+    )
+    end = cast(int, words.convert_tokens_to_ids(tiny_decoders.END))
+    config = hf.WhisperConfig(
+        d_model=32, encoder_layers=1, decoder_layers=2, encoder_attention_heads=2, decoder_attention_heads=4,
+        encoder_ffn_dim=48, decoder_ffn_dim=48, max_source_positions=100, max_target_positions=48, num_mel_bins=16,
+        vocab_size=silent + 102, pad_token_id=end, bos_token_id=end, eos_token_id=end, decoder_start_token_id=start,
+        suppress_tokens=[], begin_suppress_tokens=None, dropout=0.0,
+    )  # fmt: skip
+    torch.manual_seed(seed)
+    model = hf.WhisperForConditionalGeneration(config)
+    _sharpen(model, 4.0)
+    with torch.no_grad():  # so that the sound matters
+        encoder: Any = model.get_encoder()
+        for convolution in (encoder.conv1, encoder.conv2):
+            convolution.weight.mul_(30.0)
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    hf.WhisperFeatureExtractor(feature_size=16, chunk_length=2).save_pretrained(folder)
+    entries: dict[str, Any] = {
+        "bos_token_id": end, "eos_token_id": end, "pad_token_id": end, "decoder_start_token_id": start,
+        "no_timestamps_token_id": silent, "is_multilingual": True, "max_length": 48, "max_initial_timestamp_index": 50,
+        "lang_to_id": {"<|en|>": english, "<|de|>": german},
+        "task_to_id": {"transcribe": transcribe, "translate": translate},
+        "suppress_tokens": [start, english, german, translate, transcribe], "begin_suppress_tokens": [3, end],
+        "return_timestamps": False,
+    }  # fmt: skip
+    entries = {name: value for name, value in (entries | generation).items() if value is not None}
+    (folder / "generation_config.json").write_text(json.dumps(entries), encoding="utf-8")
+    return str(folder)
