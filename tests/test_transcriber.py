@@ -310,12 +310,12 @@ def test_language_task_and_suppressed_tokens_are_those_of_transformers(options: 
 
 
 def test_a_language_is_detected_as_transformers_does(tmp_path: Path) -> None:
-    transcriber = timed(tmp_path / "whisper", 5, options={"language": "auto"})
-    values = [murmur(seconds, n) for n, seconds in enumerate((0.4, 1.9, 1.2, 4.5, 0.9))]
+    special = [*range(320, 429)]  # a random model would write timestamps where none are asked for
+    transcriber = timed(tmp_path / "whisper", 2, options={"language": "auto"}, suppress_tokens=special)
+    values = [murmur(seconds, n) for n, seconds in enumerate((0.4, 1.9, 1.2, 0.9))]
     transcripts, model = transcriber(padded(values)), transformers_model(transcriber)
     for value, transcript in zip(values, transcripts, strict=True):
-        long = len(value) > 2 * RATE
-        assert transcript.text == text_by_transformers(transcriber, value, long=long, return_timestamps=long)
+        assert transcript.text == text_by_transformers(transcriber, value, task="transcribe")
         (number,) = model.detect_language(spectrograms(transcriber, [value])).tolist()
         assert f"<|{transcript.language}|>" == transcriber.decoder.tokenizer.convert_ids_to_tokens(number)
     assert {transcript.language for transcript in transcripts} == {"en", "de"}
