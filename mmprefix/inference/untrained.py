@@ -20,6 +20,7 @@ from mmprefix.model import Branch, PrefixLM
 from mmprefix.parts import from_recipe
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.saved_model import ModelSettings
+from mmprefix.slu.schema import portable
 from mmprefix.transcriber import Transcriber
 from mmprefix.trust.modules import allow_modules
 from mmprefix.weights import frozen_parts
@@ -61,6 +62,8 @@ def untrained_model(recipe: Any, file: Path, parts: Mapping[str, str] | None = N
     built = _build(model, file)
     log.warning("%s: a recipe, so that nothing is trained%s", file, f"; without {', '.join(left_out)}" * bool(left_out))
     options = _options(data, "init_args") or data
+    if options.get("slots") is False and options.get("schema"):
+        options = options | {"schema": portable(options["schema"], slots=False)}
     chosen: dict[str, Any] = {name: options.get(name) for name in _DATA} | {name: model.get(name) for name in _MODEL}
     return built, ModelSettings.from_dict({name: value for name, value in chosen.items() if value is not None}, file)
 

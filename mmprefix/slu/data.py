@@ -69,6 +69,7 @@ class QuestionData(PairData):
         absent: number of questions about slots that an utterance lacks, as a multiple of the slots that it has.
         no: number of questions about intents that an utterance does not have (``yesno``).
         held_out: intents and slots without any question in training; a test with them is zero-shot.
+        slots: False asks about intents alone, in training and by the saved model.
         transcribe: additional question whose answer is the row's ``transcript``; None: none.
         more: options of ``PairData``.
     """
@@ -82,6 +83,7 @@ class QuestionData(PairData):
         absent: float = 1.0,
         no: float = 1.0,
         held_out: list[str] | None = None,
+        slots: bool = True,
         transcribe: str | None = None,
         **more: Any,
     ) -> None:
@@ -94,8 +96,9 @@ class QuestionData(PairData):
                 raise InputError(
                     f"data.{name} {value}: cannot be used here, the schema gives the answers; leave it out"
                 )
-        self.schema, self.framing = schema, framing
-        labels, hidden = read_schema(schema), tuple(held_out or ())
+        self.schema, self.framing, self.slots = schema, framing, slots
+        labels = read_schema(schema)
+        hidden = (*(held_out or ()), *(() if slots else labels.slots))
         sample_question_answers(labels, Annotation(None, {}), framing, None, held_out=hidden)  # refuses wrong options
         self.question_sampler = QuestionSampler(labels, framing, intent_field, absent, no, hidden, transcribe)
         self.sample_questions = self.question_sampler
@@ -126,7 +129,7 @@ class QuestionData(PairData):
 
     def task_settings(self) -> dict[str, Any]:
         """Schema and framing, for the settings of the saved model."""
-        return {"schema": portable(self.schema), "framing": self.framing}
+        return {"schema": portable(self.schema, slots=self.slots), "framing": self.framing}
 
     def fingerprint(self, examples: list[Example], world: int) -> dict[str, Any]:
         golds = "\n".join(str(read_annotation(row_fields(row), self.question_sampler.intent_field)) for row in examples)

@@ -114,10 +114,21 @@ def read_schema(source: str | Path | Mapping[str, Any]) -> Schema:
         raise InputError(f"{file}: {error}") from error
 
 
-def portable(source: str | Path) -> str | dict[str, Any]:
-    """Form of a schema for a saved model, which may move: the name of a shipped one, otherwise the file's content."""
+def portable(source: str | Path, *, slots: bool = True) -> str | dict[str, Any]:
+    """Form of a schema for a saved model, which may move: the name of a shipped one, otherwise the file's content.
+
+    Without ``slots`` it is the content with intents alone.
+    """
     file = _find(source)
-    return file.stem if file.parent == _SHIPPED else {"name": file.stem, **read_options(file).values}
+    if slots and file.parent == _SHIPPED:
+        return file.stem
+    options = read_options(file)
+    content: dict[str, Any] = {"name": file.stem, **options.values}
+    if not slots:
+        content.pop("slots", None)
+        intents = {name: {**label.values} for name, label in options.each("intents")}
+        content["intents"] = {name: {k: v for k, v in label.items() if k != "slots"} for name, label in intents.items()}
+    return content
 
 
 def fold(text: str) -> str:

@@ -56,6 +56,13 @@ def test_a_recipe_is_its_whisper_without_the_prefix(system: SluSystem, tmp_path:
     assert model(system.sounds[:2]) == plain(system.sounds[:2], max_new_tokens=6)
 
 
+def test_a_recipe_without_slots_asks_about_intents_alone(system: SluSystem, tmp_path: Path) -> None:
+    model = mmprefix.load(write(tmp_path, system.config("whisper", slots=False)), device="cpu")
+    (answer,) = model.understand(system.sounds[:1])
+    assert answer["slots"] == answer["scores"]["slots"] == {}
+    assert len(answer["scores"]["intent"]) > 1
+
+
 def test_a_language_model_that_reads_text_needs_no_branch(system: SluSystem, tmp_path: Path) -> None:
     model = mmprefix.load(write(tmp_path, system.config("text")), device="cpu")
     plain = Predictor(PrefixLM({}, CausalDecoder(system.path("decoder")), wording=WORDING), ModelSettings(OPTIONS))

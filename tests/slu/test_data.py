@@ -18,7 +18,7 @@ from mmprefix.errors import InputError
 from mmprefix.model import PrefixLM
 from mmprefix.slu.annotation import join_values, read_annotation
 from mmprefix.slu.data import QuestionData
-from mmprefix.slu.schema import Schema, read_schema
+from mmprefix.slu.schema import Schema, portable, read_schema
 from mmprefix.types import Batch, Media
 from tiny import slu_system as tiny_slu_system
 from tiny.captioning_system import error_message, metric_values, quietly, report_rows, run
@@ -156,6 +156,25 @@ def test_a_row_without_a_drawn_question_stays_in_its_batch(system: SluSystem) ->
     epochs = [draw_epoch(module, number) for number in range(4)]
     assert any(not pairs for drawn in epochs for pairs in drawn.values())
     assert all(drawn.keys() == epochs[0].keys() for drawn in epochs)
+
+
+@pytest.mark.parametrize("framing", ["choice", "yesno"])
+def test_without_slots_intents_alone_are_asked_about(system: SluSystem, schema: Schema, framing: str) -> None:
+    module = data(system, framing=framing, slots=False, absent=9.0)
+    about_slots = {text for label in schema.slots.values() for text in label.questions}
+    asked = {question for pairs in draw_epoch(module).values() for question, _ in pairs}
+    assert asked
+    assert not asked & about_slots
+    saved = read_schema(module.task_settings()["schema"])
+    assert (list(saved.intents), list(saved.slots)) == (list(schema.intents), [])
+    assert saved.intents["ask"].questions == schema.intents["ask"].questions
+    rows = [row["id"] for row in system.rows if row["split"] == "train" and row.get("intent")]
+    assert sorted(draw_epoch(module)) == sorted(rows)  # slots of rows are still checked, not refused
+
+
+def test_a_shipped_schema_without_slots_keeps_its_intents() -> None:
+    whole, alone = read_schema("slurp_tts"), read_schema(portable("slurp_tts", slots=False))
+    assert alone == whole.only(slots=[])
 
 
 def test_a_transcript_is_an_additional_question(system: SluSystem) -> None:
