@@ -12,7 +12,7 @@ from mmprefix.encoders.base import Encoder, Preprocess
 from mmprefix.errors import InputError, require_one_of
 from mmprefix.types import Features, Media
 
-# pictures encoded together: a batch of long videos does not need more memory than one of short ones; on a CPU the layers
+# pictures encoded together: a batch of long videos needs no more memory than one of short ones; on a CPU the layers
 # of a few pictures fit into its cache, and 64 at once take twice as long
 _AT_ONCE, _AT_ONCE_ON_CPU = 64, 4
 
