@@ -119,6 +119,7 @@ def read_test_set(recipe: dict[str, Any], options: argparse.Namespace) -> TestSe
     arguments = recipe["data"]["init_args"]
     root, field = options.data / arguments["root"], arguments.get("intent_field", "intent")
     schema = read_schema(arguments["schema"])
+    schema = schema if arguments.get("slots", True) else schema.only(slots=[])
     rows = read_rows(root / "manifest.jsonl", options.split)
     if options.only:
         only = schema.only(intents=options.only.split(","))
