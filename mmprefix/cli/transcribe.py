@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> int:
     for line in lacking:
         inputs.bad.add(line)
     listed = args.json or any(row.fields for row in rows)
-    with open_output(args, _columns(rows), folder, as_json=listed) as output:
+    columns = dict.fromkeys([*_columns(rows), *(["language"] if args.language == "auto" else [])])
+    with open_output(args, [*columns], folder, as_json=listed) as output:
         todo = [row for row in rows if not output.is_done(row.id)]
         results = _transcribe(args, [row.inputs["audio" if row.fields else ""] for row in todo])
 
@@ -121,8 +122,9 @@ def _texts(row: InputRow, transcript: Transcript) -> list[str]:
 
 
 def _line(row: InputRow, transcript: Transcript, args: argparse.Namespace) -> dict[str, Any]:
+    detected = {"language": transcript.language} if args.language == "auto" else {}
     if not row.fields:
         nbest = [{"text": candidate.text, "score": candidate.score} for candidate in transcript.nbest]
-        return {"file": row.id, "text": transcript.text, "signals": transcript.signals, "nbest": nbest}
+        return {"file": row.id, "text": transcript.text, "signals": transcript.signals, "nbest": nbest, **detected}
     fields = relocated_paths(row.fields, args.media_root or Path(row.manifest).parent, args.out)
-    return {**fields, "asr": transcript.text, "signals": transcript.signals}
+    return {**fields, "asr": transcript.text, "signals": transcript.signals, **detected}

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 
+from mmprefix.data.collate import pad_media
 from mmprefix.data.manifest import read_manifest
 from mmprefix.data.model_inputs import ModelInputs
 from mmprefix.data.pairs import PairData
@@ -90,6 +91,27 @@ def test_a_manifest_keeps_its_rows(
     assert dict(zip(batch.ids, batch.contexts, strict=True)) == {
         row["id"]: expected_transcript(row) for row in system.rows
     }
+
+
+def test_long_recordings_and_detected_languages(shell: Shell, tmp_path: Path) -> None:
+    """A window has two seconds; the file has five, and a row names three of them."""
+    folder = tiny_whisper.save_timed_whisper(tmp_path / "whisper", 3)
+    noise = np.random.default_rng(0).normal(0, 0.2, 5 * RATE).astype(np.float32)
+    soundfile.write(tmp_path / "long.wav", noise, RATE, subtype="FLOAT")
+    write_manifest(tmp_path / "m.jsonl", [{"audio": "long.wav", "start": 1.0, "end": 4.0}])
+    model = Transcriber(folder, num_beams=1, language="auto")
+    parts = [(0.0, None), (1.0, 4.0)]
+    whole, part = (model(pad_media([model.preprocess(str(tmp_path / "long.wav"), *part)]))[0] for part in parts)
+    words = ("--num-beams", "1", "--language", "auto", "--device", "cpu")
+    code, out, err = shell("transcribe", folder, tmp_path / "long.wav", "--json", *words)
+    assert code == 0, err
+    assert (rows_of(out)[0]["text"], rows_of(out)[0]["language"]) == (whole.text, whole.language)
+    code, out, err = shell("transcribe", folder, "--manifest", tmp_path / "m.jsonl", *words)
+    assert (rows_of(out)[0]["asr"], rows_of(out)[0]["language"]) == (part.text, part.language)
+    assert whole.text != part.text
+    code, _, err = shell("transcribe", folder, tmp_path / "long.wav", "--out", tmp_path / "t.csv", *words)
+    (row,) = csv.DictReader((tmp_path / "t.csv").read_text().splitlines())
+    assert row["language"] == whole.language
 
 
 def test_a_manifest_without_an_output_file_is_printed(
