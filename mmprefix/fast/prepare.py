@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from mmprefix.fast import switches
+from mmprefix.fast.fused_layer import fuse_layers
 from mmprefix.fast.gelu import fuse_gelu
-from mmprefix.fast.last_layer import install
+from mmprefix.fast.last_layer import decoder_layers, install
 from mmprefix.fast.small_batch_linear import patch_linears
 
 
@@ -20,6 +21,7 @@ def prepare(lm: nn.Module, stack: nn.Module, layers: int, frozen: bool) -> froze
     1. ``gelu`` replaces activation modules by torch's own.
     2. ``last_layer`` hooks the last layer; the hooks do nothing outside of ``last_layer.only_at``.
     3. ``small_batch_linear``, for a ``frozen`` model only, replaces ``forward`` of every linear layer.
+    4. ``fused_layer``, where the former was applied, replaces ``forward`` of layers of LLaMA's structure.
 
     Later changes, not only of speed: ``Decoder.recompute_layers`` replaces ``forward`` of all layers but the last (see
     ``activation_checkpointing``); ``Decoder.compile_layers`` compiles the layers.
@@ -32,4 +34,6 @@ def prepare(lm: nn.Module, stack: nn.Module, layers: int, frozen: bool) -> froze
         applied.add("last_layer")
     if frozen and "small_batch_linear" in switches.ENABLED and patch_linears(lm):
         applied.add("small_batch_linear")
+        if "fused_layer" in switches.ENABLED and fuse_layers(decoder_layers(stack, layers)):
+            applied.add("fused_layer")
     return frozenset(applied)

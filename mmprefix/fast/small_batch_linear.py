@@ -55,41 +55,64 @@ class WeightKey:
     def __reduce__(self) -> Any:
         return object, ()  # equals no key: a copied model has other weights
 
+    def fits(self, weight: Tensor) -> bool:
+        """True if ``weight``, no tensor made in inference mode, is unchanged: equality without another key."""
+        storage, offset, version = self._key
+        same = weight.untyped_storage()._cdata == storage.cdata and weight.storage_offset() == offset
+        return same and weight._version == version
+
+
+class PackedWeight:
+    """Frozen weights of linear ``layers``, one below the other, in oneDNN's layout.
+
+    The copy is made at the first call, and again when a weight has changed.
+    """
+
+    def __init__(self, *layers: Any) -> None:
+        self.layers = layers
+        self.copy: Tensor | None = None
+        self.keys: list[Any] = []
+
+    def __call__(self) -> Tensor | None:
+        """Packed copy of the weights as they are now; None for weights that are trained, not on a CPU, not float32."""
+        copied, packed = self.keys, self.copy
+        weights = [layer._parameters["weight"] for layer in self.layers]  # without the search of ``layer.weight``
+        for weight in weights:
+            if weight.requires_grad or weight.is_inference():  # changes of the latter are not detected
+                return None
+        if packed is not None and all(key.fits(weight) for key, weight in zip(copied, weights, strict=True)):
+            return packed
+        if not all(weight.is_cpu and weight.dtype == torch.float32 for weight in weights):
+            return None
+        parts = [
+            weight.detach() if isinstance(layer, nn.Linear) else weight.detach().T.contiguous()
+            for layer, weight in zip(self.layers, weights, strict=True)
+        ]
+        packed = torch.ops.mkldnn._reorder_linear_weight(parts[0] if len(parts) == 1 else torch.cat(parts), None)
+        self.copy, self.keys = packed, [WeightKey(weight) for weight in weights]
+        return packed
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "copy": None, "keys": []}  # in oneDNN's layout, made again at the next call
+
 
 class SmallBatchLinear:
-    """``forward`` of a linear layer with the kernel chosen by the number of rows. A changed weight is copied again."""
+    """``forward`` of a linear layer with the kernel chosen by the number of rows."""
 
     def __init__(self, layer: nn.Linear | Conv1D) -> None:
         self.layer: Any = layer
         self.min_rows = 2 if isinstance(layer, Conv1D) else 1  # the layout of Conv1D is as fast for a single row
-        self.packed_weight: Tensor | None = None
-        self.copy_key: object = None
+        self.packed = PackedWeight(layer)
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Apply the layer: (... I) → (... O)."""
-        weight = self.layer.weight
         count = rows.numel() // rows.shape[-1]
-        if not (
+        if (
             self.min_rows <= count <= MAX_ROWS
-            and not weight.requires_grad
-            and not weight.is_inference()  # its changes are not detected
+            and rows.dtype == torch.float32
             and not (torch.is_grad_enabled() and rows.requires_grad)
-            and weight.device.type == "cpu"
-            and weight.dtype == rows.dtype == torch.float32
         ):
-            return self._plain(rows)
-        return torch.ops.mkldnn._linear_pointwise(rows, self._packed(weight), self.layer.bias, "none", [], "")
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "packed_weight": None}  # in oneDNN's layout, made again at the next call
-
-    def _plain(self, rows: Tensor) -> Tensor:
+            packed = self.packed()
+            if packed is not None:
+                return torch.ops.mkldnn._linear_pointwise(rows, packed, self.layer.bias, "none", [], "")
         return type(self.layer).forward(self.layer, rows)
-
-    def _packed(self, weight: Tensor) -> Tensor:
-        key, packed = WeightKey(weight), self.packed_weight
-        if packed is None or self.copy_key != key:
-            matrix = weight.detach() if isinstance(self.layer, nn.Linear) else weight.detach().T.contiguous()
-            packed = torch.ops.mkldnn._reorder_linear_weight(matrix, None)
-            self.packed_weight, self.copy_key = packed, key
-        return packed

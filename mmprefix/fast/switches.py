@@ -9,7 +9,7 @@ import os
 
 from mmprefix.errors import InputError, did_you_mean
 
-NAMES = ("gelu", "last_layer", "small_batch_linear", "chunked_nll", "chunked_topk", "cuda_graph")
+NAMES = ("gelu", "last_layer", "small_batch_linear", "fused_layer", "chunked_nll", "chunked_topk", "cuda_graph")
 
 
 def parse(value: str | None) -> frozenset[str]:

@@ -25,7 +25,7 @@ def layers(kind: str, bias: bool = True) -> tuple[nn.Linear | Conv1D, nn.Linear 
 
 def packed(layer: nn.Module) -> bool:
     """True once a patched layer has a packed copy of its weight."""
-    return layer.forward.packed_weight is not None  # pyright: ignore
+    return layer.forward.packed.copy is not None  # pyright: ignore
 
 
 @pytest.mark.parametrize(("kind", "bias"), [("linear", True), ("linear", False), ("conv", True)])
