@@ -2,10 +2,12 @@
 
     python -m benchmarks.generate --prefix-length 40 --new-tokens 25 --beams 5 1 --batches 1 8 32 --repeat 3 --naive
     python -m benchmarks.generate --device cuda --dtype bfloat16 --batches 1 8 32 256 --repeat 10
+    python -m benchmarks.generate --model models:smollm2-135m-instruct --prefix-length 10 --new-tokens 20 --batches 1 8
 
-Each side starts from the prefix embeddings and ends with texts, which are compared in the first round. With ``--naive``
-one input's beams are also searched as ClipCap's public code does it (https://arxiv.org/abs/2111.09734, written anew):
-every step runs the whole text again, without a cache, and makes logits of all positions.
+The model is a GPT-2 with random weights, or with ``--model`` a pretrained one of LLaMA's structure. Each side starts
+from the prefix embeddings and ends with texts, which are compared in the first round. With ``--naive`` one input's
+beams are also searched as ClipCap's public code does it (https://arxiv.org/abs/2111.09734, written anew): every step
+runs the whole text again, without a cache, and makes logits of all positions.
 
 The limit is the larger of two times: the search's matrix products at the rate of the fastest plain product of the same
 run, and the weights read once a step at the rate at which memory is read there.
@@ -20,13 +22,14 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import GPT2LMHeadModel
+from transformers import AutoModelForCausalLM
 
-from benchmarks.lib.flops import matrix_weights, search_operations
+from benchmarks.lib.flops import Matrices, gpt2_matrices, llama_matrices, search_operations
 from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
 from benchmarks.lib.report import benchmark_parser, join_versions, markdown_table, publish, versions
 from benchmarks.lib.timing import MatrixProduct, MemoryRead, interleave, main_clock
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.language_model import locate
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.types import Prefix
 
@@ -42,15 +45,16 @@ def generate_ours(decoder: CausalDecoder, prefix: Prefix, *, beams: int, tokens:
 
 
 def generate_huggingface(lm: Any, decoder: CausalDecoder, prefix: Prefix, *, beams: int, tokens: int) -> list[str]:
-    """The best text of each input by Transformers' ``generate``; ``decoder`` gives only the tokenizer."""
+    """The best text of each input by Transformers' ``generate``; ``decoder`` gives only the tokenizer and the ends."""
+    ends = decoder.stop_ids().tolist()
     ids = lm.generate(
         inputs_embeds=prefix.embeds,
         attention_mask=prefix.mask.long(),
         num_beams=beams,
         do_sample=False,
         max_new_tokens=tokens,
-        eos_token_id=decoder.codec.eos,
-        pad_token_id=decoder.codec.eos,
+        eos_token_id=ends,
+        pad_token_id=ends[0],
     )
     return [text.strip() for text in decoder.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
@@ -66,13 +70,15 @@ def generate_naive(lm: Any, decoder: CausalDecoder, prefix: Prefix, *, beams: in
             total, index = scores.flatten().topk(beams)
             parents, tokens_chosen = index // scores.shape[1], index % scores.shape[1]
             ids = torch.cat([ids[parents], tokens_chosen[:, None]], dim=1)
-            embeds = torch.cat([embeds[parents], lm.transformer.wte(tokens_chosen)[:, None]], dim=1)
+            embeds = torch.cat([embeds[parents], lm.get_input_embeddings()(tokens_chosen)[:, None]], dim=1)
     return [text.strip() for text in decoder.tokenizer.batch_decode(ids[:1], skip_special_tokens=True)]
 
 
 def compare(lm: Any, decoder: CausalDecoder, options: argparse.Namespace, *, batch: int, beams: int) -> dict[str, Any]:
     """Times and texts of all sides for one batch size and one number of beams."""
     noise = torch.randn(batch, options.prefix_length, decoder.width, generator=torch.Generator().manual_seed(batch))
+    if options.model:  # as long as word vectors are
+        noise *= lm.get_input_embeddings().weight.detach().float().cpu().norm(dim=1).mean() / decoder.width**0.5
     noise = noise.to(options.device, getattr(torch, options.dtype))
     prefix = Prefix(noise, torch.ones(noise.shape[:2], dtype=torch.bool, device=options.device))
     texts: dict[str, list[str]] = {}
@@ -100,13 +106,23 @@ def compare(lm: Any, decoder: CausalDecoder, options: argparse.Namespace, *, bat
     }
 
 
+def load_model(options: argparse.Namespace, folder: str) -> tuple[CausalDecoder, Any, Matrices]:
+    """The decoder, the same model of Transformers, and their matrices; a GPT-2 is written into ``folder``."""
+    size = Gpt2Size(options.layers, options.width, options.vocab)
+    place = Path(folder)
+    if options.model:
+        place, _ = locate(options.model, None)
+    else:
+        save_gpt2(place, size)
+    decoder = CausalDecoder(options.model or folder, dtype=options.dtype).to(options.device)
+    lm: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, options.dtype))
+    matrices = llama_matrices(lm.config) if options.model else gpt2_matrices(size)
+    return decoder, lm.eval().to(options.device), matrices
+
+
 def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Build the model, compare every batch size and number of beams, and return the contents of the JSON file."""
-    size = Gpt2Size(options.layers, options.width, options.vocab)
-    save_gpt2(Path(folder), size)
-    decoder = CausalDecoder(folder, dtype=options.dtype).to(options.device)
-    lm: Any = GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, options.dtype))
-    lm = lm.eval().to(options.device)
+    decoder, lm, matrices = load_model(options, folder)
     for beams in options.beams:  # warm-up
         compare(
             lm, decoder, argparse.Namespace(**{**vars(options), "new_tokens": 2, "repeat": 1}), batch=1, beams=beams
@@ -118,9 +134,9 @@ def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     for case in cases:
         hypotheses = case["beams"] * case["batch"]
         work = search_operations(
-            size, options.prefix_length, tokens=options.new_tokens, inputs=case["batch"], hypotheses=hypotheses
+            matrices, options.prefix_length, tokens=options.new_tokens, inputs=case["batch"], hypotheses=hypotheses
         )
-        read = options.new_tokens * (4 if options.dtype == "float32" else 2) * matrix_weights(size)
+        read = options.new_tokens * (4 if options.dtype == "float32" else 2) * matrices.weights
         limit = max(work / rate, read / speed)
         case["limit"] = {"seconds": limit, "operations": work, "bytes": read}
         case["fraction_of_limit"] = limit / case[OURS][f"{main_clock(options)}_median"]
@@ -162,7 +178,8 @@ def report(results: dict[str, Any]) -> str:
     )
     options = results["options"]
     setting = options["dtype"] if options.get("device", "cpu") != "cpu" else f"threads {options['threads']}"
-    first = f"prefix {options['prefix_length']}, {options['new_tokens']} new tokens; {setting}"
+    model = f"{options['model']}, " if options.get("model") else ""
+    first = f"{model}prefix {options['prefix_length']}, {options['new_tokens']} new tokens; {setting}"
     first += f"; n = {options['repeat']}; {join_versions(results)}"
     if "rates" in results:
         operations, read = (results["rates"][name] / 1e9 for name in ("operations_a_second", "bytes_a_second"))
@@ -177,6 +194,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--new-tokens", type=int, default=25)
     parser.add_argument("--prefix-length", type=int, default=40)
+    parser.add_argument("--model", help="a decoder of LLaMA's structure: a folder or models:NAME; else a random GPT-2")
     parser.add_argument("--layers", type=int, default=Gpt2Size.layers)
     parser.add_argument("--width", type=int, default=Gpt2Size.width)
     parser.add_argument("--vocab", type=int, default=Gpt2Size.vocabulary)

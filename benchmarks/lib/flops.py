@@ -9,6 +9,9 @@ Matrix products are counted, the rest is not: to look embeddings up costs nothin
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -61,22 +64,50 @@ def step_operations(size: Gpt2Size, mapper: Mapper, decoder: ComposedDecoder, ba
     return frozen + head_operations(head, batch.lengths) + mapper_operations(mapper, batch.features)
 
 
-def matrix_weights(size: Gpt2Size) -> int:
-    """Number of weights in the matrices that every token is multiplied with."""
-    return size.layers * 12 * size.width**2 + size.width * size.vocabulary
+@dataclass(frozen=True)
+class Matrices:
+    """Weights that a token is multiplied with: ``layer`` in each of the ``layers``, ``head`` in the output matrix.
+
+    ``keys_values`` of those of a layer make keys and values; all heads of queries together are ``attended`` wide.
+    """
+
+    layers: int
+    layer: int
+    keys_values: int
+    attended: int
+    head: int
+
+    @property
+    def weights(self) -> int:
+        """All weights."""
+        return self.layers * self.layer + self.head
 
 
-def search_operations(size: Gpt2Size, prefix: int, *, tokens: int, inputs: int, hypotheses: int) -> float:
+def gpt2_matrices(size: Gpt2Size) -> Matrices:
+    """Matrices of a GPT-2."""
+    e = size.width
+    return Matrices(size.layers, 12 * e * e, 2 * e * e, e, e * size.vocabulary)
+
+
+def llama_matrices(config: Any) -> Matrices:
+    """Matrices of a model of LLaMA's structure, whose query heads share keys and values in groups."""
+    e, heads = config.hidden_size, config.num_attention_heads
+    width = getattr(config, "head_dim", None) or e // heads
+    keys_values = 2 * e * width * config.num_key_value_heads
+    layer = 2 * e * width * heads + keys_values + 3 * e * config.intermediate_size
+    return Matrices(config.num_hidden_layers, layer, keys_values, width * heads, e * config.vocab_size)
+
+
+def search_operations(model: Matrices, prefix: int, *, tokens: int, inputs: int, hypotheses: int) -> float:
     """Operations of a search for ``tokens`` tokens, with ``hypotheses`` hypotheses for all ``inputs`` together.
 
     A prefix is read once, in the last layer only for keys, values and its last position, which predicts the first
     token. Each further token is run once, and attends to its prefix and to the tokens of its hypothesis.
     """
-    e = size.width
-    dense, keys_values = 24 * e * e, 4 * e * e  # a position and layer
-    prefill = inputs * (prefix * dense * (size.layers - 1) + prefix * keys_values + (dense - keys_values))
-    pairs = inputs * (prefix * (prefix + 1) // 2 * (size.layers - 1) + prefix)  # of a query and a key
+    dense, keys_values = 2 * model.layer, 2 * model.keys_values  # a position and layer
+    prefill = inputs * (prefix * dense * (model.layers - 1) + prefix * keys_values + (dense - keys_values))
+    pairs = inputs * (prefix * (prefix + 1) // 2 * (model.layers - 1) + prefix)  # of a query and a key
     steps = tokens - 1
-    pairs += size.layers * hypotheses * sum(prefix + step for step in range(1, steps + 1))
-    heads = (inputs + hypotheses * steps) * 2 * e * size.vocabulary
-    return float(prefill + hypotheses * steps * dense * size.layers + 4 * e * pairs + heads)
+    pairs += model.layers * hypotheses * sum(prefix + step for step in range(1, steps + 1))
+    heads = (inputs + hypotheses * steps) * 2 * model.head
+    return float(prefill + hypotheses * steps * dense * model.layers + 4 * model.attended * pairs + heads)

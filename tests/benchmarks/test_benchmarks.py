@@ -14,6 +14,7 @@ import torch
 import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import feature_store, generate, train_step
 from benchmarks.lib import flops, prefix_aac_case, random_gpt2, timing
@@ -25,6 +26,7 @@ from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.mappers.transformer import Transformer
 from mmprefix.types import Features
+from tiny.decoders import save_decoder
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["--layers", "2", "--width", "64", "--vocab", "300", "--prefix-length", "4", "--repeat", "2"]
@@ -217,6 +219,34 @@ def test_generate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert f" {case['ratio']:.2f} " in row
     assert max(case["distinct_texts"] for case in cases) > 1
     assert "ClipCap's own search, beam 3, one input" in printed
+
+
+@pytest.mark.slow
+def test_generate_with_a_named_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = save_decoder(tmp_path, "llama", sharp=2.0)
+    sizes = ["--batches", "2", "--beams", "3", "1", "--new-tokens", "5", "--prefix-length", "3", "--repeat", "1"]
+    results = generate.main(["--model", folder, *sizes])
+    assert [case["equal_texts"] for case in results["cases"]] == [2, 2]
+    assert f"{folder}, prefix 3, 5 new tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shared", [2, 4])
+def test_the_matrices_of_a_named_decoder_are_those_of_its_layers(shared: int) -> None:
+    config = LlamaConfig(
+        vocab_size=30,
+        hidden_size=32,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=shared,
+    )
+    lm = LlamaForCausalLM(config)
+    matrices = flops.llama_matrices(config)
+    linear = [module.weight.numel() for module in lm.modules() if isinstance(module, torch.nn.Linear)]
+    attention = lm.model.layers[0].self_attn
+    assert matrices.weights == sum(linear)
+    assert matrices.keys_values == attention.k_proj.weight.numel() + attention.v_proj.weight.numel()
+    assert matrices.attended == attention.q_proj.out_features
 
 
 @pytest.mark.slow
