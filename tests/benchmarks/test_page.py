@@ -7,8 +7,11 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -22,20 +25,41 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = quietly
 
 
-@pytest.fixture(autouse=True)
-def own_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextmanager
+def own_threads() -> Iterator[None]:
     """Give back the number of threads, which a script sets for the whole process; nothing is downloaded."""
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     threads = torch.get_num_threads()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
     torch.set_num_threads(threads)
 
 
-def test_scaling(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "scaling.json"
-    results = scaling.main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(file)])
+@pytest.fixture(autouse=True)
+def own_threads_of_a_test() -> Iterator[None]:
+    with own_threads():
+        yield
+
+
+class Sweeps(NamedTuple):
+    """Results of ``benchmarks.scaling`` at tiny sizes, what it printed, and its file."""
+
+    results: dict[str, Any]
+    printed: str
+    file: Path
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
+    file, printed = tmp_path_factory.mktemp("results") / "scaling.json", StringIO()
+    with own_threads(), redirect_stdout(printed):
+        results = scaling.main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(file)])
+    return Sweeps(results, printed.getvalue(), file)
+
+
+def test_scaling(sweeps: Sweeps) -> None:
+    results, printed, file = sweeps
     assert json.loads(file.read_text()) == results
-    printed = capsys.readouterr().out
     for name, points in results["sweeps"].items():
         assert f"| {name} " in printed
         for point in points:
@@ -148,12 +172,8 @@ def test_encode(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert printed.count("pictures a second") == 2
 
 
-def test_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "results"
-    folder.mkdir()
-    scaling.main(["--tiny", "--points", "2", "--repeat", "1", "--json", str(folder / "scaling.json")])
-    table = capsys.readouterr().out.strip()
-    texts = []
+def test_the_page(sweeps: Sweeps, tmp_path: Path) -> None:
+    table, folder, texts = sweeps.printed.strip(), sweeps.file.parent, list[str]()
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         make_page.main(["--results", str(folder), "--out", str(tmp_path / name / "page.md")])
