@@ -64,7 +64,7 @@ def by_mmprefix(model: Transcriber) -> Callable[[list[Tensor]], Texts]:
 
     def recorded(*args: Any) -> Any:
         groups = search(*args)
-        tokens.extend(group[0][0] for group in groups)
+        tokens.extend(_until(group[0][0], decoder.tokenizer.eos_token_id) for group in groups)
         return groups
 
     decoder.search_tokens = recorded
@@ -94,12 +94,14 @@ def by_transformers(model: str, batch: int) -> Callable[[list[Tensor]], Texts]:
         tokens.clear()
         inputs = [{"raw": sound.numpy(), "sampling_rate": 16000} for sound in sounds]
         texts = [output["text"].strip() for output in recogniser(inputs, batch_size=batch, generate_kwargs=options)]
-        return [
-            (text, [*ids[: ids.index(end)], end] if end in ids else ids)
-            for text, ids in zip(texts, tokens, strict=True)
-        ]
+        return [(text, _until(ids, end)) for text, ids in zip(texts, tokens, strict=True)]
 
     return write
+
+
+def _until(ids: list[int], end: int) -> list[int]:
+    """Token ids before the end of text, which Transformers leaves out of the longest text of a batch."""
+    return ids[: ids.index(end)] if end in ids else ids
 
 
 def compare(model: str, utterances: Utterances, batch: int, mine: Transcriber) -> None:
