@@ -78,7 +78,7 @@ def by_mmprefix(model: Transcriber) -> Callable[[list[Tensor]], Texts]:
 
 
 def by_transformers(model: str, batch: int) -> Callable[[list[Tensor]], Texts]:
-    """The same by Transformers' pipeline for speech recognition."""
+    """Texts by Transformers' pipeline for speech recognition."""
     recogniser: Any = pipeline("automatic-speech-recognition", model=str(resolve_folder(model)), dtype=torch.float32)
     generate, tokens, end = recogniser.model.generate, list[list[int]](), recogniser.tokenizer.eos_token_id
 
