@@ -66,9 +66,10 @@ class CachedWhisper(_InMemory, Whisper):
         revision: str | None = None,
         *,
         long: Literal["join", "cut"] = "join",
-        window: Literal["sound", "whole"] = "sound",
+        window: Literal["sound", "whole", "filled"] = "sound",
         silence: float | None = None,
+        layer: int | None = None,
         dtype: str = "float32",
     ) -> None:
-        super().__init__(model, revision, long=long, window=window, silence=silence, dtype=dtype)
+        super().__init__(model, revision, long=long, window=window, silence=silence, layer=layer, dtype=dtype)
         self.cache_files()
