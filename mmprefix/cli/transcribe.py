@@ -66,8 +66,9 @@ def run(args: argparse.Namespace) -> int:
     for line in lacking:
         inputs.bad.add(line)
     listed = args.json or any(row.fields for row in rows)
-    columns = dict.fromkeys([*_columns(rows), *(["language"] if args.language == "auto" else [])])
-    with open_output(args, [*columns], folder, as_json=listed) as output:
+    names = [*_columns(rows), "language"] if args.language == "auto" else _columns(rows)
+    columns = list(dict.fromkeys(names))
+    with open_output(args, columns, folder, as_json=listed) as output:
         todo = [row for row in rows if not output.is_done(row.id)]
         results = _transcribe(args, [row.inputs["audio" if row.fields else ""] for row in todo])
 

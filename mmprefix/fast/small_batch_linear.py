@@ -59,7 +59,7 @@ class WeightKey:
         """True if ``weight``, no tensor made in inference mode, is unchanged: equality without another key."""
         storage, offset, version = self._key
         same = weight.untyped_storage()._cdata == storage.cdata and weight.storage_offset() == offset
-        return same and weight._version == version
+        return bool(same and weight._version == version)
 
 
 class PackedWeight:

@@ -7,6 +7,7 @@ import multiprocessing
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,7 +244,7 @@ def test_the_matrices_of_a_named_decoder_are_those_of_its_layers(shared: int) ->
     lm = LlamaForCausalLM(config)
     matrices = flops.llama_matrices(config)
     linear = [module.weight.numel() for module in lm.modules() if isinstance(module, torch.nn.Linear)]
-    attention = lm.model.layers[0].self_attn
+    attention: Any = lm.model.layers[0].self_attn
     assert matrices.weights == sum(linear)
     assert matrices.keys_values == attention.k_proj.weight.numel() + attention.v_proj.weight.numel()
     assert matrices.attended == attention.q_proj.out_features

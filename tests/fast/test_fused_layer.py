@@ -94,7 +94,8 @@ def run(lm: Any, counts: tuple[int, ...], inputs: int = 2) -> list[Tensor]:
         positions = torch.arange(past - count, past).expand(inputs, -1)
         options = {"attention_mask": mask.to(lm.dtype), "position_ids": positions, "past_key_values": cache}
         outputs.append(lm.model(inputs_embeds=embeds, use_cache=True, **options).last_hidden_state)
-    for layer in cache.layers:
+    layers: list[Any] = cache.layers
+    for layer in layers:
         assert layer.keys is not None
         assert layer.values is not None
         outputs += [layer.keys, layer.values]
