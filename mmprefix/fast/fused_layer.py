@@ -74,8 +74,8 @@ class FusedLayer:
         return type(self.layer).forward(self.layer, hidden, *args, **kwargs)
 
     def _applies(self, hidden: Tensor, kwargs: dict[str, Any]) -> bool:
-        """True for few rows on a CPU, without gradients, over a cache."""
-        mask = kwargs.get("attention_mask")
+        """True for few rows on a CPU, without gradients, over a cache, whose heads are rotated as a whole."""
+        mask, angles = kwargs.get("attention_mask"), kwargs.get("position_embeddings")
         return (
             0 < hidden.numel() <= MAX_ROWS * hidden.shape[-1]
             and hidden.dtype == torch.float32
@@ -86,7 +86,8 @@ class FusedLayer:
             and isinstance(mask, Tensor)
             and mask.dim() == 4
             and kwargs.get("past_key_values") is not None
-            and kwargs.get("position_embeddings") is not None
+            and isinstance(angles, tuple)
+            and angles[0].shape[-1] == self.layer.self_attn.head_dim
         )
 
     def _run(self, hidden: Tensor, cos: Tensor, sin: Tensor, *, weights: list[Any], mask: Tensor, cache: Any) -> Tensor:
