@@ -122,9 +122,8 @@ def test_outputs_and_caches_equal_those_of_plain_layers(kind: str, counts: tuple
 
 def test_heads_that_are_rotated_in_part_run_the_plain_layer() -> None:
     """Only the angles of a call tell that half of each head is rotated."""
-    config = Glm4MoeConfig(
-        **SIZES, head_dim=8, partial_rotary_factor=0.5, use_qk_norm=False, attention_bias=True, first_k_dense_replace=3
-    )
+    part: dict[str, Any] = {"head_dim": 8, "partial_rotary_factor": 0.5, "first_k_dense_replace": 3}
+    config = Glm4MoeConfig(**SIZES, **part, use_qk_norm=False, attention_bias=True)
     lm = model(config)
     fast = patched(lm)
     assert_close(run(fast, (4, 1, 3)), run(lm, (4, 1, 3)))
