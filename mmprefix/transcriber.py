@@ -163,12 +163,13 @@ class Transcriber(Part, nn.Module):
     @torch.no_grad()
     def forward(self, media: Media) -> list[Transcript]:
         """Samples (B S) → transcript of each clip."""
-        timed = self.decoder.first_timestamp is not None
-        long = (media.lengths // self.encoder.logmel.hop > self.frames) & timed
-        short, lengths = media.values[~long], media.lengths[~long]
-        by_window = iter(self._by_window(Media(short, lengths.clamp(max=self.encoder.size) if timed else lengths)))
+        timestamp = self.decoder.first_timestamp
+        if timestamp is None:
+            return self._by_window(media)
+        long = media.lengths // self.encoder.logmel.hop > self.frames
+        by_window = iter(self._by_window(Media(media.values[~long], media.lengths[~long].clamp(max=self.encoder.size))))
         clips = zip(media.values[long], to_list(media.lengths[long]), strict=True)
-        in_sequence = iter(self._in_sequence([values[: int(length)] for values, length in clips]))
+        in_sequence = iter(self._in_sequence([values[: int(length)] for values, length in clips], timestamp))
         return [next(in_sequence if each else by_window) for each in to_list(long)]
 
     def _by_window(self, media: Media) -> list[Transcript]:
@@ -200,19 +201,20 @@ class Transcriber(Part, nn.Module):
         """Features of N windows → transcript of each, without timestamps."""
         return [self._transcript(each) for each in self._write(features, [None] * len(features.mask), self.options)]
 
-    def _in_sequence(self, clips: list[Tensor]) -> list[Transcript]:
-        """Samples (S) of clips longer than a window → transcript of each; windows follow each other by timestamps."""
+    def _in_sequence(self, clips: list[Tensor], timestamp: int) -> list[Transcript]:
+        """Samples (S) of clips longer than a window → transcript of each; windows follow each other by timestamps.
+
+        ``timestamp`` is the id of the first token of time.
+        """
         recordings = [_Recording(self.encoder.logmel.recording(values)) for values in clips]
         while unread := [recording for recording in recordings if recording.position < recording.mel.shape[1]]:
             for first in range(0, len(unread), _MAX_WINDOWS):
-                self._next_windows(unread[first : first + _MAX_WINDOWS])
+                self._next_windows(unread[first : first + _MAX_WINDOWS], timestamp)
         codec = self.decoder.codec
         return [_join(codec.decode(recording.ids), recording.parts) for recording in recordings]
 
-    def _next_windows(self, recordings: list[_Recording]) -> None:
+    def _next_windows(self, recordings: list[_Recording], first: int) -> None:
         """Write the next window of each recording and move to where the one after it begins."""
-        first = self.decoder.first_timestamp
-        assert first is not None
         frames = self.encoder.states(torch.stack([each.window(self.frames) for each in recordings]))
         features = Features(frames, all_real(frames), frames[:, 0, :0])
         languages = [each.parts[0].language if each.parts else None for each in recordings]

@@ -268,7 +268,7 @@ def murmur(seconds: float, seed: int = 0) -> np.ndarray:
 
 
 def text_by_transformers(transcriber: Transcriber, value: np.ndarray, **options: Any) -> str:
-    """What ``generate`` of Transformers writes of one sound of any length."""
+    """Transcript of one sound of any length by ``generate`` of Transformers."""
     folder = resolve_folder(transcriber.identity.source)
     extractor = hf.WhisperFeatureExtractor.from_pretrained(folder)
     long = {"truncation": False, "padding": "longest", "return_attention_mask": True}

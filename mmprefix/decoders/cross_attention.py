@@ -98,8 +98,9 @@ class CrossAttentionModel(LanguageModel):
         self, state: State, cache: DynamicCache, embeds: Tensor, *, visible: Tensor, position_ids: Tensor
     ) -> Tensor:
         """N tokens (B N E) after the cache of ``state`` → hidden states (B N E'); each token also reads the memory."""
-        assert state.memory is not None
         memory = state.memory
+        if memory is None:
+            raise InputError("a decoder with cross-attention has no frames to look at; give an input of its encoder")
         unpadded = not memory.mask.is_cuda and bool(memory.mask.all())  # not on a GPU: the check would wait for it
         memory_mask = None if unpadded else additive_mask(memory.mask[:, None], embeds.dtype)
         frames = embeds.new_zeros(1, 1, 1).expand(len(embeds), memory.mask.shape[1], 1)  # unused: the cache has keys

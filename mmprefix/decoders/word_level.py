@@ -177,13 +177,12 @@ class WordDecoder(ComposedDecoder):
 
     def remap_saved(self, tensors: dict[str, Tensor], options: dict[str, Any]) -> dict[str, Tensor]:
         """Assign the rows of a saved head by word; words without a saved row keep their initial one."""
-        assert self.own_head is not None
         name, before = "decoder.own_head.weight", options.get("vocabulary")
         if name not in tensors or not before:
             return tensors
         row = {word: i for i, word in enumerate(before)}
         pairs = [(i, row[word]) for i, word in enumerate(self.words) if word in row]
-        weight = self.own_head.weight.detach().clone()
+        weight = self.get_parameter("own_head.weight").detach().clone()
         if pairs:
             own_rows, saved_rows = (list(indices) for indices in zip(*pairs, strict=True))
             weight[own_rows] = tensors[name][saved_rows].to(weight)

@@ -50,7 +50,8 @@ class CheckpointedLayer:
             own_kwargs = {name: own if value is cache else value for name, value in kwargs.items()}
             output = context.copy().run(forward, self.layer, *own_args, **own_kwargs)
             after = _stored(_layer(own, self.index))
-            assert after is not None
+            if after is None:
+                raise RuntimeError(f"layer {self.index} has put no keys and values into its cache")
             return output, after
 
         output, (keys, values) = cast(Any, checkpoint(recomputed, use_reentrant=False))

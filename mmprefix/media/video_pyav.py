@@ -39,7 +39,8 @@ class VideoFile:
     def __init__(self, container: InputContainer, name: str) -> None:
         self.container, self.name = container, name
         self.track = container.streams.video[0]
-        assert self.track.time_base is not None
+        if self.track.time_base is None:
+            raise InputError(f"{name}: its video track names no unit of time")
         self.unit = float(self.track.time_base)
         self.origin = (self.track.start_time or 0) * self.unit
         self.rate = float(self.track.average_rate or 0)

@@ -50,7 +50,7 @@ def test_whispers_spectrogram_is_the_extractors():
 
 @pytest.mark.parametrize("length", [960080, 1000000, 2000001])
 def test_the_spectrogram_of_a_recording_is_the_extractors(length: int):
-    """Of any length, computed piece by piece; the loudest 80 dB are those of all of it."""
+    """The spectrogram is computed piece by piece, and its loudest 80 dB are those of the whole recording."""
     extractor, clip = hf.WhisperFeatureExtractor(), _clip(length)
     clip[:300000] *= 1e-3
     long = {"truncation": False, "padding": "longest", "return_tensors": "pt"}
