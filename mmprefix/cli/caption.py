@@ -67,15 +67,16 @@ def _columns(inputs: InputRows, count: int) -> list[str]:
 
 
 def _line(row: InputRow, candidates: list[Candidate], table: bool) -> dict[str, Any]:
-    """Object of a row: the best text and all of them, and the captions that a manifest has for it."""
+    """Object of a row: the best text and all of them, and the user and captions that a manifest has for it."""
     files = [item.path for item in row.inputs.values() if isinstance(item, InputRef) and item.path]
     names = {"id": row.id, "file": files[0] if files else ""} if row.fields else {"file": row.id}
+    users = {name: row.fields[name] for name in ("user", "true_user") if row.fields.get(name) is not None}
     best = {"caption": candidates[0].text, "score": candidates[0].score}
     if table:
         return {**names, **best, **_numbered(candidates)}
     listed = [{"text": candidate.text, "score": candidate.score} for candidate in candidates]
     references = {"references": list(row.references)} if row.references else {}
-    return {**names, **best, "candidates": listed, **references}
+    return {**names, **users, **best, "candidates": listed, **references}
 
 
 def _texts(row: InputRow, candidates: list[Candidate]) -> list[str]:

@@ -1,6 +1,7 @@
 """``mmprefix evaluate``: score a file of predictions, by whichever program written. No torch is imported.
 
-The format of a line depends on the task: see ``mmprefix.cli.evaluation.caption``, ``slu`` and ``detection``.
+The format of a line depends on the task: see ``mmprefix.cli.evaluation.caption``, ``slu``, ``detection`` and
+``personal``.
 """
 
 from __future__ import annotations
@@ -10,10 +11,16 @@ from collections.abc import Callable
 
 from mmprefix.cli.evaluation import caption as evaluate_caption
 from mmprefix.cli.evaluation import detection as evaluate_detection
+from mmprefix.cli.evaluation import personal as evaluate_personal
 from mmprefix.cli.evaluation import slu as evaluate_slu
 from mmprefix.errors import InputError
 
-TASKS = {"caption": evaluate_caption, "slu": evaluate_slu, "detection": evaluate_detection}
+TASKS = {
+    "caption": evaluate_caption,
+    "slu": evaluate_slu,
+    "detection": evaluate_detection,
+    "personal": evaluate_personal,
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -139,6 +139,26 @@ def test_manifests_are_read_and_their_rows_named_by_id(
     assert "scores" in json.loads(figures)
 
 
+def test_a_manifests_users_stand_in_the_lines_that_are_scored_by_user(
+    shell: Shell, saved: Path, media: list[str], tmp_path: Path
+) -> None:
+    """Whom the model was told, and whose reference it is; two users of one picture are two rows."""
+    rows = [{"id": f"r{n}", "image": media[0], "user": user, "captions": [f"{user}!"]} for n, user in enumerate("ab")]
+    for name, extra in (("own", [{}, {}]), ("shuffled", [{"user": "b", "true_user": "a"}, {"user": "a"}])):
+        lines = [json.dumps({**row, **more}) + "\n" for row, more in zip(rows, extra, strict=True)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+        out = tmp_path / f"{name}.out.jsonl"
+        assert shell("caption", saved, tmp_path / f"{name}.jsonl", "--out", out, *CPU)[0] == 0
+    own = [json.loads(line) for line in (tmp_path / "own.out.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["user"], row.get("true_user")) for row in own] == [("r0", "a", None), ("r1", "b", None)]
+    first = json.loads((tmp_path / "shuffled.out.jsonl").read_text().splitlines()[0])
+    assert (first["user"], first["true_user"], first["references"]) == ("b", "a", ["a!"])
+    words = [tmp_path / "own.out.jsonl", "--task", "personal", "--train", tmp_path / "own.jsonl", "--json"]
+    code, figures, err = shell("evaluate", *words, "--shuffled", tmp_path / "shuffled.out.jsonl")
+    assert code == 0, err
+    assert set(json.loads(figures)["gap"].values()) == {0.0}  # this model knows nothing of users
+
+
 def test_inputs_that_are_none_are_told_before_torch_is_imported(saved: Path, media: list[str], tmp_path: Path) -> None:
     """Every message of a wrong path, in one process that never imports torch."""
     (tmp_path / "empty").mkdir()
