@@ -20,7 +20,7 @@ ABBREVIATIONS = frozenset(" ".join([_TITLES, _PLACES, _MONTHS_AND_DAYS, _STATES,
 """Words that keep their period, in any case."""
 
 CAPITALISED_ABBREVIATIONS = frozenset(["Miss", "Ark", "Del", "Ill", "La", "Mass", "Ore", "Pa", "Tex", "Wash"])
-"""Abbreviations that are another word in lower case: they keep the period only if capitalised."""
+"""Abbreviations that are another word in lower case: they keep the period only with a capital, or in capitals."""
 
 BEFORE_NUMBER = frozenset(["no.", "nos.", "ca.", "p.", "pp.", "fig.", "figs.", "op.", "art.", "prop."])
 """Words that keep their period before a number: ``no. 5``, but ``they said no.``"""
@@ -32,12 +32,14 @@ SPLIT_WORDS = {
     "gimme": ("gim", "me"),
     "lemme": ("lem", "me"),
     "wanna": ("wan", "na"),
+    "c’mon": ("c", "'m", "on"),  # with a typographic apostrophe alone, as in published scores
+    "s’mores": ("s", "'m", "ores"),
 }
-"""Two words written as one, and their tokens."""
+"""Words written as one that are several, and their tokens: in any case, with a typographic apostrophe in lower case."""
 
 APOSTROPHE_WORDS = (
     *("ma'am", "o'clock", "c'mon", "ne'er", "e'er", "nor'easter", "s'mores", "somethin'", "dunkin'", "ol'"),
-    *("ma’am", "o’clock", "c’mon", "ne’er", "e’er", "nor’easter", "s’mores", "somethin’", "dunkin’", "ol’"),
+    *("ma’am", "o’clock", "c’mon", "ne’er", "s’mores", "somethin’", "dunkin’", "ol’"),  # in published scores no others
 )
 """Words whose apostrophe, inside or at the end, is neither a quote nor the start of a clitic."""
 

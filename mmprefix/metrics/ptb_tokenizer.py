@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from mmprefix.metrics.ptb_lists import (
@@ -54,7 +54,7 @@ _ADDRESS = r"[^\s\"<>|().@]+(?:[.][^\s\"<>|().@]+)*"
 _URL_END = r"[^\s\"<>|()]*[^\s\"<>|().!?{},;:'-]"
 
 
-def _either(words: frozenset[str] | tuple[str, ...]) -> str:
+def _either(words: Iterable[str]) -> str:
     return "(?:" + "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True)) + ")"
 
 
@@ -73,7 +73,7 @@ _RULES = [
         r"c\+\+",
         # words that keep their period: abbreviations, initials, and any word where the period cannot end a sentence
         rf"{_either(ABBREVIATIONS)}[.](?!{_A})",
-        rf"(?-i:{_either(CAPITALISED_ABBREVIATIONS)})[.](?!{_A})",
+        rf"(?-i:{_either([*CAPITALISED_ABBREVIATIONS, *map(str.upper, CAPITALISED_ABBREVIATIONS)])})[.](?!{_A})",
         rf"{_INITIALS}",
         rf"{_L}[.]",
         rf"(?!\d+[.])(?:{_WORD}|{_DOTTED})[.](?=[,;:])",
@@ -124,8 +124,8 @@ def _straight(word: str) -> str:
 def _words_of(token: str) -> list[str]:
     """Words of one match: split or rewritten, or none for punctuation."""
     lowered = token.lower()
-    if lowered in SPLIT_WORDS:
-        return list(SPLIT_WORDS[lowered])
+    if parts := SPLIT_WORDS.get(lowered if lowered.isascii() else token):
+        return list(parts)
     if len(token) > 1 and token[0] in ":;=" and token[-1] in "()":
         return [token[:-1] + _REWRITTEN[token[-1]]]
     word = _REWRITTEN.get(lowered, lowered.replace("&amp;", "&"))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from mmprefix.metrics.ptb_tokenizer import TOKENIZERS, ptb_tokens, whitespace_tokens
+from tiny.stanford import stanford
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 FIXTURE = SHARED / "parity" / "caption_scores.json"
-# What the COCO evaluation leaves out.
-DROPPED = ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 
 
 @pytest.mark.parametrize(
@@ -90,25 +86,6 @@ def test_the_recorded_tokens_of_400_items() -> None:
 def _recorded(item: dict) -> list[tuple[str, str]]:
     references = zip(item["references"], item["reference_tokens"], strict=True)
     return [(item["prediction"], item["prediction_tokens"]), *references]
-
-
-def stanford(texts: list[str]) -> list[str]:
-    """Tokens of each text by Stanford's PTBTokenizer 3.4.1, run and filtered as in the COCO evaluation.
-
-    A line that says "zz" stands between two texts: the program decides about a line's last period by the next word.
-    """
-    spec = importlib.util.find_spec("pycocoevalcap")
-    java = shutil.which("java")
-    if spec is None or not spec.submodule_search_locations or java is None:
-        pytest.skip("needs pycocoevalcap and Java")
-    archive = Path(next(iter(spec.submodule_search_locations)), "tokenizer", "stanford-corenlp-3.4.1.jar")
-    command = [java, "-Dfile.encoding=UTF-8", "-cp", str(archive), "edu.stanford.nlp.process.PTBTokenizer"]
-    lines = "\nzz\n".join(text.replace("\n", " ") for text in texts)
-    done = subprocess.run(
-        [*command, "-preserveLines", "-lowerCase"], input=lines.encode(), capture_output=True, check=True
-    )
-    rows = done.stdout.decode().split("\n")[: 2 * len(texts) : 2]
-    return [" ".join(word for word in row.rstrip().split(" ") if word not in DROPPED) for row in rows]
 
 
 def _captions(number: int) -> list[str]:
