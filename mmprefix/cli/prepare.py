@@ -7,15 +7,19 @@ import importlib
 from collections.abc import Sequence
 
 _PROGRAMS = "mmprefix.recipes.prepare"
-DATASETS = (
-    "audiocaps",
-    "clotho",
-    "coco",
-    "conceptual_captions",
-    "fluent_speech_commands",
-    "slurp",
-    "speech_commands",
-)
+DATASETS = {  # name → program
+    "attend2u": "personal.attend2u",
+    "audiocaps": "audiocaps",
+    "clotho": "clotho",
+    "coco": "coco",
+    "conceptual_captions": "conceptual_captions",
+    "flickr_style": "personal.flickr_style",
+    "fluent_speech_commands": "fluent_speech_commands",
+    "personal": "personal.users",
+    "personality_captions": "personal.personality_captions",
+    "slurp": "slurp",
+    "speech_commands": "speech_commands",
+}
 
 
 def run_data_set(words: Sequence[str]) -> int | None:
@@ -26,7 +30,7 @@ def run_data_set(words: Sequence[str]) -> int | None:
     name = words[0].replace("-", "_") if words else ""
     if name not in DATASETS:
         return None
-    importlib.import_module(f"{_PROGRAMS}.{name}").prepare(list(words[1:]))
+    importlib.import_module(f"{_PROGRAMS}.{DATASETS[name]}").prepare(list(words[1:]))
     return 0
 
 

@@ -94,17 +94,21 @@ def style(classifier: StyleClassifier, texts: Sequence[str], users: Sequence[str
 
 
 def other_users(users: Sequence[str]) -> list[str]:
-    """Another user for each of ``users`` (N), each as often as before; the same list gives the same answer.
+    """Another user for each of ``users`` (N); the same list gives the same answer.
 
-    The texts are put in order by user, and each takes the user that stands as many places on as the largest user has
-    texts. Raises InputError where one user has more than half of the texts: then no such list exists.
+    Each is named as often as it occurs, where none has more than half of the texts: in order by user, each text takes
+    the user that stands as many places on as the largest user has texts. Otherwise the texts that would keep their user
+    take the others in turn. Raises InputError for texts of one user.
     """
-    counts = Counter(users)
-    most = max(counts.values(), default=0)
-    if 2 * most > len(users):
-        raise InputError(f"{most} of {len(users)} texts are those of one user: there are not enough others to name")
+    if len(set(users)) == 1:
+        raise InputError(f"all {len(users)} texts are those of one user: there is no other to name")
+    most = max(Counter(users).values(), default=0)
     order = sorted(range(len(users)), key=lambda place: users[place])
     others = [""] * len(users)
     for rank, place in enumerate(order):
         others[place] = users[order[(rank + most) % len(order)]]
+    left = [place for place in order if others[place] == users[place]]  # all of one user
+    rest = sorted(set(users) - {users[place] for place in left})
+    for rank, place in enumerate(left):
+        others[place] = rest[rank % len(rest)]
     return others

@@ -6,7 +6,8 @@ SOURCE is one of these:
   a folder   each file with its captions beside it (dog.jpg, dog.txt: a caption a line), or files in folders whose names
              are their captions (dog_barking/1.wav), or files and one table
   NAME       a known data set: audiocaps, clotho, coco, conceptual_captions, fluent_speech_commands, slurp,
-             speech_commands; then its folder and options: mmprefix prepare NAME --help
+             speech_commands; of known users attend2u, flickr_style, personal, personality_captions; then its folder
+             and options: mmprefix prepare NAME --help
 
   mmprefix prepare captions.csv --media-root photos --out data
 """

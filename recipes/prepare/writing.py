@@ -160,9 +160,10 @@ def side_by_side(work: Callable[[S], T], values: Iterable[S], threads: int) -> I
 # ------------------------------------------------------------------------------------------------ what is written
 
 
-def write_manifests(splits: Sequence[Split], key: Kind, options: argparse.Namespace) -> None:
+def write_manifests(splits: Sequence[Split], key: Kind | None, options: argparse.Namespace) -> None:
     """Open the files of ``splits``, write manifests as in ``options`` (see ``new_parser``), and print the report.
 
+    ``key`` is the kind of the files; None: the rows are text alone, and no file is sought.
     Raises InputError, and leaves older manifests as they are, when no file can be used or the disk refuses.
     """
     out: Path = options.out
@@ -187,20 +188,19 @@ def write_manifests(splits: Sequence[Split], key: Kind, options: argparse.Namesp
             print(f"{out / name}.jsonl: of an earlier run, left as it is")
 
 
-def _lines(split: Split, key: Kind, options: argparse.Namespace, missing: TextIO) -> Iterator[str]:
+def _lines(split: Split, key: Kind | None, options: argparse.Namespace, missing: TextIO) -> Iterator[str]:
     """Make the lines of rows whose files can be used; count them in ``split``, and list the others in ``missing``."""
     for row, seconds, fault in _checked(split, key, options):
-        if row.path is None or fault is not None:
+        if fault is not None:
             kind = "missing" if row.path is None else "unreadable"
             split.lost[kind] += 1
             split.trouble = split.trouble or f"{row.name}: {fault}"
             name = " ".join(row.name.splitlines()).replace("\t", " ")
             missing.write(f"{split.name}\t{kind}\t{name}\t{fault}\n")
             continue
-        folder, name = os.path.split(row.path)
-        path = f"{_between(folder, str(options.out))}/{name}".removeprefix("./")
+        file = {} if key is None or row.path is None else {key: _relative(row.path, options.out)}
         captions = {"captions": row.captions} if row.captions else {}
-        line: dict[str, Any] = {"id": row.id, key: path, **captions, **row.fields, "split": split.name}
+        line: dict[str, Any] = {"id": row.id, **file, **captions, **row.fields, "split": split.name}
         if row.part is not None:
             line["start"] = row.part[0]
             line |= {} if row.part[1] is None else {"end": row.part[1]}
@@ -218,11 +218,13 @@ def _lines(split: Split, key: Kind, options: argparse.Namespace, missing: TextIO
 
 
 def _checked(
-    split: Split, key: Kind, options: argparse.Namespace
+    split: Split, key: Kind | None, options: argparse.Namespace
 ) -> Iterator[tuple[ManifestRow, float | None, str | None]]:
     """Pair each row with the seconds of its sound, or with the fault of its file."""
 
     def check(row: ManifestRow) -> tuple[ManifestRow, float | None, str | None]:
+        if key is None:
+            return row, None, None
         if row.path is None:
             return row, None, "no such file"
         try:
@@ -241,6 +243,12 @@ def _seconds(path: str, part: tuple[float, float | None] | None, key: Kind, whol
     """
     start, end = part or (0.0, None)
     return KINDS[key].inspect(path, start, end, whole).seconds
+
+
+def _relative(path: str, out: Path) -> str:
+    """Path of the file ``path`` as a manifest in ``out`` names it."""
+    folder, name = os.path.split(path)
+    return f"{_between(folder, str(out))}/{name}".removeprefix("./")
 
 
 @cache
