@@ -137,7 +137,7 @@ class Connections:
             if not current:
                 connection.execute("BEGIN IMMEDIATE")
                 if not schema.is_current(connection, self.path):  # another process may have been first
-                    schema.migrate(connection)
+                    schema.migrate(connection, self.path)
                 connection.execute("COMMIT")
         except BaseException:
             connection.close()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmprefix.errors import InputError
+from mmprefix.users.checks import checked_texts
 
 APPLICATION = 0x6D6D7075  # "mmpu"
 _TABLES = (
@@ -39,7 +40,7 @@ def from_0_to_1(connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO erasure VALUES (?, 0)", (int(old),))
     for user, history in rows:
         number = connection.execute("INSERT INTO users (id) VALUES (?)", (user,)).lastrowid
-        texts = [(number, position, text) for position, text in enumerate(json.loads(history))]
+        texts = [(number, position, text) for position, text in enumerate(checked_texts(json.loads(history)))]
         connection.executemany("INSERT INTO texts VALUES (?, ?, ?)", texts)
     connection.execute(f"PRAGMA application_id = {APPLICATION}")
 
@@ -61,10 +62,16 @@ def is_current(connection: sqlite3.Connection, path: Path) -> bool:
     return version == VERSION
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring a store to the present version, within the caller's transaction: all steps or none."""
+def migrate(connection: sqlite3.Connection, path: Path) -> None:
+    """Bring a store to the present version, within the caller's transaction: all steps or none.
+
+    Raises InputError where rows are not as their version has them.
+    """
     for version in range(_number(connection, "user_version"), VERSION):
-        MIGRATIONS[version](connection)
+        try:
+            MIGRATIONS[version](connection)
+        except ValueError as error:
+            raise InputError(f"{path}: cannot be brought from version {version} to {version + 1} ({error})") from error
         connection.execute(f"PRAGMA user_version = {version + 1}")
 
 

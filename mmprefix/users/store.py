@@ -79,7 +79,7 @@ class UserStore:
 
     def close(self) -> None:
         """Close the file; calls that other threads are in end first. Later calls raise InputError."""
-        if self._owes_erasure:
+        if self._owes_erasure and not self._connections.closed:
             self._erase_if_possible(0.0)
         self._connections.close()
 

@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 PIECE = 12  # bytes; as many of random texts occur by chance in no file of some megabytes
 ALPHABETS = ("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789", "".join(map(chr, range(0x4E00, 0x9000))))
 
@@ -27,16 +29,27 @@ def bytes_on_disk(path: Path) -> bytes:
 
 
 def traces(path: Path, texts: Iterable[str | bytes]) -> list[bytes]:
-    """Fragments of ``texts`` on disk: any that is as long as a text, or as ``PIECE`` + 3 bytes of it."""
+    """Fragments of ``texts`` in the files of the store at ``path``."""
+    return fragments(bytes_on_disk(path), texts)
+
+
+def fragments(data: bytes, texts: Iterable[str | bytes]) -> list[bytes]:
+    """Fragments of ``texts`` in ``data``: any that is as long as a text, or as ``PIECE`` + 3 bytes of it."""
     pieces: dict[int, set[bytes]] = {}
     for text in texts:
         whole = text.encode() if isinstance(text, str) else text
         size = min(PIECE, len(whole))
         pieces.setdefault(size, set()).update(whole[at : at + size] for at in range(0, len(whole) - size + 1, 4))
-    data = bytes_on_disk(path)
-    return [
-        data[at : at + size]
-        for size, some in pieces.items()
-        for at in range(len(data) - size + 1)
-        if data[at : at + size] in some
-    ]
+    places = ((size, some, _starts(data, size, some)) for size, some in pieces.items())
+    return [data[at : at + size] for size, some, starts in places for at in starts if data[at : at + size] in some]
+
+
+def _starts(data: bytes, size: int, pieces: set[bytes]) -> list[int]:
+    """Where in ``data`` the first eight bytes of one of the ``pieces`` stand, or all of shorter ones."""
+    head, count = min(size, 8), len(data) - size + 1
+    numbers = np.frombuffer(data, np.uint8)
+    keys = np.zeros(max(count, 0), np.uint64)
+    for place in range(head):
+        keys = keys << np.uint64(8) | numbers[place : place + len(keys)]
+    wanted = np.array([int.from_bytes(piece[:head], "big") for piece in pieces], np.uint64)
+    return np.flatnonzero(np.isin(keys, wanted)).tolist()
