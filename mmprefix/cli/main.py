@@ -42,7 +42,7 @@ VERBS = {
     "import": ("mmprefix.cli.import_checkpoint", "turn a checkpoint of ClipCap or Prefix-AAC into a saved model"),
     "prepare": ("mmprefix.cli.prepare", "make manifests of your own files and captions, or of a known data set"),
     "check-data": ("mmprefix.cli.check_data", "find every bad row of a manifest before training does"),
-    "users": ("mmprefix.cli.users", "the store of users: add, remove, list, show and export them"),
+    "users": ("mmprefix.cli.users.commands", "the store of users: add, remove, list, show and export them"),
     "parts": ("mmprefix.cli.parts", "encoders, mappers, decoders ... that a recipe can name, and their options"),
 }
 PRINTING = ("caption", "understand", "detect", "transcribe", "evaluate", "check-data", "users", "parts")  # rows, tables

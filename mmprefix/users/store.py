@@ -16,36 +16,19 @@ from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import Connection
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mmprefix.errors import InputError, require_text
 from mmprefix.users.checks import checked_texts, require_user
 from mmprefix.users.connections import Connections
 from mmprefix.users.erasure import PendingErasureError, erase, is_pending, note_removal
+from mmprefix.users.summary import UserSummary, summaries
 from mmprefix.users.tensor_bytes import from_bytes, shapes, to_bytes
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 log = logging.getLogger(__name__)
-
-
-class HeldTensors(NamedTuple):
-    """Tensors that are kept of a user under a name and a key; ``computed`` ones go when the texts change."""
-
-    name: str
-    key: str
-    computed: bool
-    bytes: int
-
-
-class UserSummary(NamedTuple):
-    """A user's id, number of texts, bytes of texts and tensors together, and what tensors are kept."""
-
-    user: str
-    texts: int
-    bytes: int
-    held: list[HeldTensors]
 
 
 class UserStore:
@@ -87,14 +70,8 @@ class UserStore:
 
     def users(self) -> list[UserSummary]:
         """Summary of every user, by id."""
-        texts = "SELECT user, COUNT(*), SUM(LENGTH(CAST(text AS BLOB))) FROM texts GROUP BY user"
         with self._connections.reading() as connection:
-            rows = connection.execute("SELECT number, id FROM users ORDER BY id").fetchall()
-            counts = {number: (count, size) for number, count, size in connection.execute(texts).fetchall()}
-            held: dict[int, list[HeldTensors]] = {}
-            for number, *kept in connection.execute(_HELD + "ORDER BY user, name, key").fetchall():
-                held.setdefault(number, []).append(_held(*kept))
-        return [_summary(user, *counts.get(number, (0, 0)), held.get(number, [])) for number, user in rows]
+            return summaries(connection)
 
     def __contains__(self, user: str) -> bool:
         require_user(user)
@@ -271,17 +248,6 @@ def _require_names(user: str, name: str, key: str) -> None:
     require_user(user)
     require_text("name", name)
     require_text("key", key)
-
-
-_HELD = "SELECT user, name, key, computed, LENGTH(data) FROM tensors "
-
-
-def _held(name: str, key: str, computed: int, size: int) -> HeldTensors:
-    return HeldTensors(name, key, bool(computed), size)
-
-
-def _summary(user: str, texts: int, size: int, held: list[HeldTensors]) -> UserSummary:
-    return UserSummary(user, texts, size + sum(tensors.bytes for tensors in held), held)
 
 
 def _number(connection: Connection, user: str) -> int | None:

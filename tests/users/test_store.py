@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mmprefix.errors import InputError
 from mmprefix.users import UserStore
-from mmprefix.users.store import HeldTensors, UserSummary
+from mmprefix.users.summary import HeldTensors, UserSummary
 from tiny.user_traces import bytes_on_disk, fragments, random_history, traces
 
 HISTORIES = {

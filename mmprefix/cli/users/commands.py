@@ -7,16 +7,15 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mmprefix.atomic import write_atomically
-from mmprefix.cli.evaluation.jsonl import format_table, identifier, read_jsonl
+from mmprefix.cli.evaluation.jsonl import format_table
 from mmprefix.cli.spellings import utf8_text
+from mmprefix.cli.users.histories import read_history, read_manifest
 from mmprefix.errors import InputError
 from mmprefix.users.checks import require_user
-from mmprefix.users.store import UserStore, UserSummary
-
-_HISTORY_FIELDS = ("history", "captions", "caption", "text")
+from mmprefix.users.store import UserStore
+from mmprefix.users.summary import UserSummary
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,9 +63,9 @@ def _add(args: argparse.Namespace) -> None:
     if args.manifest is not None and args.history is not None:
         raise InputError("--history belongs to USER; the rows of --manifest bring their own")
     if args.manifest is not None:
-        histories = _read_manifest(args.manifest)
+        histories = read_manifest(args.manifest)
     else:
-        histories = {args.user: [] if args.history is None else _read_history(args.history)}
+        histories = {args.user: [] if args.history is None else read_history(args.history)}
     for user in histories:
         require_user(user)  # before a store is made
     with UserStore(args.store, create=True) as store:
@@ -93,47 +92,6 @@ def _write(store: UserStore, histories: Mapping[str, list[str]], args: argparse.
                 store.add(user, texts)
             new += not present
     return new
-
-
-def _read_manifest(path: str) -> dict[str, list[str]]:
-    histories: dict[str, list[str]] = {}
-    for number, row in read_jsonl(path):
-        location = f"{path}:{number}"
-        if not isinstance(row, dict) or "user" not in row:
-            raise InputError(f'{location}: a row is {{"user": "u07", "history": ["a text", ...]}}')
-        user = identifier(row["user"], location)
-        if user in histories:
-            raise InputError(f"{location}: user {user!r} has a row already")
-        histories[user] = _texts_of(row, location)
-    return histories
-
-
-def _read_history(path: str) -> list[str]:
-    if Path(path).suffix == ".jsonl":
-        return [text for number, row in read_jsonl(path) for text in _texts_of(row, f"{path}:{number}")]
-    name = "standard input" if path == "-" else path
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        text = data.decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"--history {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"--history {path}: line {line} of {name} is not UTF-8") from None
-    return [line for line in (line.strip() for line in text.split("\n")) if line]
-
-
-def _texts_of(row: Any, location: str) -> list[str]:
-    """Texts of a row: a text, or an object with one of the fields that hold texts."""
-    if isinstance(row, dict):
-        fields = [field for field in _HISTORY_FIELDS if field in row]
-        if not fields:
-            raise InputError(f"{location}: none of {', '.join(_HISTORY_FIELDS)} in the row")
-        row = row[fields[0]]
-    texts = [row] if isinstance(row, str) else row
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise InputError(f"{location}: a text or a list of texts is needed, not {json.dumps(row)[:80]}")
-    return texts
 
 
 def _remove(args: argparse.Namespace) -> None:
