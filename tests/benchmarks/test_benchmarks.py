@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks import feature_store, generate, train_step
+from benchmarks import feature_store, generate, train_step, users
 from benchmarks.lib import flops, prefix_aac_case, random_gpt2, timing
 from benchmarks.lib.compare_gradients import GradientComparison
 from benchmarks.lib.train_variants import shared_prefix_loss
@@ -112,6 +112,17 @@ def test_a_variant_that_computes_something_else_is_named() -> None:
     comparison.record("wrong", 2.0)
     with pytest.raises(SystemExit, match=r"'wrong': relative error of the loss 0.0e\+00, of the gradients 3.2e-04"):
         comparison.check()
+
+
+def test_users_are_loaded_opened_and_removed(tmp_path: Path) -> None:
+    options = ["--users", "30", "--loads", "40", "--repeat", "2", "--json", str(tmp_path / "users.json")]
+    results = users.main(options)
+    assert json.loads((tmp_path / "users.json").read_text())["kinds"].keys() == users.KINDS.keys()
+    for figures in results["kinds"].values():
+        assert len(figures["load_ms"]) == 40
+        assert len(figures["remove_ms"]) == 2
+        assert figures["file_bytes_a_user"] > figures["prefix_bytes"]
+    assert results["kinds"]["soft"]["prefix_bytes"] == 10 * 768 * 2
 
 
 MAPPERS = {  # a prefix of one position has nothing to prune
