@@ -111,14 +111,23 @@ def test_a_history_stands_for_a_user_without_other_texts(
     """A user who is not in train is left out of the figures of style, unless users.jsonl has a history."""
     extra = {"id": "n", "user": "new", "prediction": "hill: cup?", "target": "hill: cup?"}
     predictions = _file(tmp_path, "p.jsonl", [*_predictions(), extra])
-    histories = [{"user": "new", "history": [HABITS["new"].format(thing) for thing in THINGS]}]
+    histories = [
+        {"user": "new", "history": [HABITS["new"].format(thing) for thing in THINGS]},
+        {"user": "another", "history": ["BOATS", "CUPS", "HATS"]},
+    ]
     users = _file(tmp_path, "users.jsonl", [*histories, {"user": "u1", "history": ["A STRANGE TEXT!!!"] * 9}])
     assert _run(predictions, "--train", train) == 0
     assert "without texts  1 items of 1 users: not in the figures of style" in capsys.readouterr().out
     assert _run(predictions, "--train", train, users, "--json") == 0
     report = json.loads(capsys.readouterr().out)
-    assert (report["users"], report["without_texts"]) == (4, {"items": 0, "users": 0})
+    assert (report["users"], report["without_texts"]) == (5, {"items": 0, "users": 0})
     assert report["scores"]["word_accuracy"] == report["ceiling"]["char_accuracy"] == 1
+    for group, items, count in (("seen", 12, 3), ("unseen", 1, 2)):
+        assert _run(predictions, "--train", train, users, "--users", group, "--json") == 0
+        report = json.loads(capsys.readouterr().out)
+        assert (report["items"], report["users"], report["scores"]["word_accuracy"]) == (items, count, 1)
+    with pytest.raises(InputError, match=r"--users unseen: no line of .*q.jsonl is one of such a user"):
+        _run(_file(tmp_path, "q.jsonl", _predictions()), "--train", train, users, "--users", "unseen")
 
 
 def test_without_references_there_is_style_alone(

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmprefix.cli.evaluation.jsonl import format_table, identifier, read_jsonl
 from mmprefix.errors import InputError
@@ -29,6 +29,23 @@ from mmprefix.metrics.style import FEATURES, StyleClassifier, style
 LINE = "lines of id, prediction, user and references (lists of texts), as mmprefix caption --manifest writes them"
 REFERENCED = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider_d")
 _OWN_TEXTS = ("captions", "caption", "target")
+
+
+class OwnTexts(NamedTuple):
+    """Texts (N) of ``--train``, their users (N), and the users who have more than a history."""
+
+    texts: list[str]
+    users: list[str]
+    seen: frozenset[str]
+
+    def of_group(self, group: str) -> OwnTexts:
+        """Texts of the users of a ``group``: all, seen or unseen."""
+        kept = [
+            pair
+            for pair in zip(*self[:2], strict=True)
+            if group == "all" or (pair[1] in self.seen) is (group == "seen")
+        ]
+        return OwnTexts([text for text, _ in kept], [user for _, user in kept], self.seen)
 
 
 @dataclass(frozen=True)
@@ -59,6 +76,12 @@ def add_arguments(parser: argparse._ActionsContainer) -> None:
         "--shuffled", metavar="FILE", help="the same model's predictions of the same ids, told other users: the gap"
     )
     parser.add_argument(
+        "--users",
+        choices=("all", "seen", "unseen"),
+        default="all",
+        help="users to be told apart: all, those who have rows in --train, or those who have a history alone",
+    )
+    parser.add_argument(
         "--classifier",
         choices=(*FEATURES, "both"),
         default="both",
@@ -77,9 +100,14 @@ def run(args: argparse.Namespace) -> int:
                 f"{line.location}: user {line.user!r} is not true_user {line.author!r}; give this file as --shuffled"
             )
     shuffled = _shuffled(args.shuffled, lines, args.predictions) if args.shuffled else {}
-    texts, users = read_own_texts(args.train)
+    own = read_own_texts(args.train).of_group(args.users)
+    if args.users != "all":
+        lines = {name: line for name, line in lines.items() if line.author in set(own.users)}
+        shuffled = {name: line for name, line in shuffled.items() if name in lines}
+    if not lines:
+        raise InputError(f"--users {args.users}: no line of {args.predictions} is one of such a user")
     names = tuple(FEATURES) if args.classifier == "both" else (args.classifier,)
-    report = _report(lines, shuffled, {name: StyleClassifier(texts, users, name) for name in names})
+    report = _report(lines, shuffled, {name: StyleClassifier(own.texts, own.users, name) for name in names})
     if args.json:
         sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
     else:
@@ -100,8 +128,8 @@ def read_lines(path: str | Path) -> dict[str, PersonalLine]:
     return lines
 
 
-def read_own_texts(paths: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Texts (N) and users (N) of ``--train``: of rows with a split those of train. Raises InputError for a bad row."""
+def read_own_texts(paths: Sequence[str]) -> OwnTexts:
+    """Texts and users of ``--train``: of rows with a split those of train. Raises InputError for a bad row."""
     pairs, histories = list[tuple[str, str]](), dict[str, list[str]]()
     for path in paths:
         rows = [(f"{path}:{number}", record) for number, record in read_jsonl(path)]
@@ -120,9 +148,9 @@ def read_own_texts(paths: Sequence[str]) -> tuple[list[str], list[str]]:
                 histories.setdefault(user, []).extend(texts)
             else:
                 pairs += [(text, user) for text in texts]
-    known = {user for _, user in pairs}
-    pairs += [(text, user) for user, texts in histories.items() if user not in known for text in texts]
-    return [text for text, _ in pairs], [user for _, user in pairs]
+    seen = frozenset(user for _, user in pairs)
+    pairs += [(text, user) for user, texts in histories.items() if user not in seen for text in texts]
+    return OwnTexts([text for text, _ in pairs], [user for _, user in pairs], seen)
 
 
 _TRAIN = (None, "", "train")  # values of split of a row to learn from

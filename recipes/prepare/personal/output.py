@@ -63,6 +63,10 @@ def write_posts(
     ``notes`` are lines for the report, ``histories`` the source's own texts of users, taken for those who are not in
     train. Raises InputError for no posts, refused duplicates, and where nothing can be written.
     """
+    whole = [post for post in posts if _is_text(post)]
+    if len(whole) < len(posts):
+        notes = [*notes, f"{len(posts) - len(whole)} posts with half a character, which no file can hold, left out"]
+    posts = whole
     _require_distinct(posts, source)
     rule = SplitOptions(options.split_by, options.test_share, options.val_share, options.history_share)
     own = dict(histories or {})
@@ -105,6 +109,15 @@ def _row(post: Post, seen: bool) -> ManifestRow:
     return ManifestRow(post.id, post.picture or post.id, post.path, post.texts, fields)
 
 
+def _is_text(post: Post) -> bool:
+    """False where a text was cut off in the middle of an emoticon: a lone surrogate."""
+    try:
+        "".join((post.id, post.user, post.picture, post.prompt, *post.texts)).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _require_distinct(posts: Sequence[Post], source: Path) -> None:
     if not posts:
         raise InputError(f"{source}: no post with a user and a text")
@@ -137,6 +150,7 @@ def _histories(
 
 def _write_shuffled(out: Path) -> None:
     """Write test_shuffled.jsonl from the test.jsonl in ``out``; of a single user there is none."""
+    (out / "test_shuffled.jsonl").unlink(missing_ok=True)  # of an earlier test
     if not (out / "test.jsonl").is_file():
         return
     rows = [json.loads(line) for line in (out / "test.jsonl").read_text(encoding="utf-8").splitlines()]

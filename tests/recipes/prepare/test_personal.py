@@ -127,7 +127,7 @@ def test_shares_that_leave_nothing_are_refused() -> None:
 def instapic(tmp_path: Path) -> Path:
     """Two users in train and test2, an unseen one in test1; names with dots, captions as texts or lists of words."""
     root = tmp_path / "data"
-    seen = {"jo.e": ["Sunset :) #sea", "with @ann.b!"], "kim": [["morning", "coffee"], "ÉTÉ ☀️", "  "]}
+    seen = {"jo.e": ["Sunset :) #sea", "with @ann.b!"], "kim": [["morning", "coffee"], "ÉTÉ ☀️", "  ", "cut \ud83d"]}
     files = {
         "train": {user: {f"p{n}": {"caption": text, "tags": []} for n, text in enumerate(seen[user])} for user in seen},
         "test1": {"new": {f"n{n}": {"caption": f"hello {n}"} for n in range(6)}},
@@ -160,6 +160,7 @@ def test_instapic(instapic: Path, tmp_path: Path, capsys: Shell) -> None:
     assert not set(history["new"]) & {text for row in rows["test"] for text in row["captions"]}
     out = capsys.readouterr().out
     assert "1 posts without a text left out" in out
+    assert "1 posts with half a character, which no file can hold, left out" in out
     assert f"{len(history['new'])} posts of unseen users put aside as their history, in no split" in out
     assert "users.jsonl: 3 users, 1 of them unseen in train" in out
 
@@ -395,6 +396,8 @@ def test_a_repeated_text_and_a_repeated_picture_are_found(writers: Path, tmp_pat
         printed = capsys.readouterr().out
         assert "2 posts repeat a picture" in printed
         assert (out / "test_shuffled.jsonl").exists() is (expected == "56")
+    prepare("personal", writers, tmp_path / "keep_keep", "--same-picture", "keep", "--same-text", "drop")
+    assert not (tmp_path / "keep_keep" / "test_shuffled.jsonl").exists()  # that of the earlier test is gone
 
 
 @pytest.mark.parametrize(
