@@ -1,10 +1,12 @@
 """Quality of device-directed speech detection: each input alone, all together, and one model for every subset of them.
 
     python -m benchmarks.studies.device_directed ../shared/data --sets ddsd_tts wakewords --out device_directed.json
+    python -m benchmarks.studies.device_directed ../shared/data --sets ddsd_whisper_tts --models one --transcripts runs
 
-Transcripts and signals come from the recipe's own small Whisper. Text, audio, signals and all three each get a model of
-their own, and one model with modality dropout is tested on each of these subsets; three seeds each. Baselines are
-logistic regressions on the words of the transcript, and on mean and deviation of the log-mel bands.
+Transcripts and signals come from the recipe's own Whisper, or from FOLDER/NAME_asr/manifest.jsonl with ``--transcripts
+FOLDER``. One model with modality dropout is tested on every subset of text, audio and signals ("one"); each subset may
+get a model of its own besides ("own"). Three seeds each. Baselines are logistic regressions on the words of the
+transcript, and on mean and deviation of the log-mel bands.
 """
 
 from __future__ import annotations
@@ -28,7 +30,17 @@ from mmprefix.media.audio import read_waveform
 from mmprefix.metrics import detection
 
 RECIPES = Path(__file__).parents[2] / "recipes"
-SUBSETS = {"text": ("text",), "audio": ("audio",), "signals": ("signals",), "all": ("audio", "signals", "text")}
+SUBSETS = {
+    "text": ("text",),
+    "audio": ("audio",),
+    "signals": ("signals",),
+    "text, audio": ("audio", "text"),
+    "text, signals": ("signals", "text"),
+    "audio, signals": ("audio", "signals"),
+    "all": ("audio", "signals", "text"),
+}
+ROWS_OF = {"ddsd_whisper_tts": "ddsd_tts", "wakewords_whisper": "wakewords"}
+"""Data sets of the recipes that are not named like theirs."""
 Row = dict[str, Any]
 Recipe = dict[str, Any]
 
@@ -41,7 +53,13 @@ def transcribe(recipe: Mapping[str, Any], root: Path) -> list[Row]:
         if run_mmprefix(["transcribe", whisper, "--manifest", str(root / "manifest.jsonl"), "--max-new-tokens", "40",
                          "--batch-size", "16", "--out", str(out)]):  # fmt: skip
             raise SystemExit("the transcription failed")
-        return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        return read_rows(out)
+
+
+def read_rows(manifest: Path) -> list[Row]:
+    """Rows of ``manifest``, with the paths of their sounds made absolute."""
+    rows = [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines()]
+    return [row | {"audio": str((manifest.parent / row["audio"]).resolve())} for row in rows]
 
 
 def label_text(value: Any) -> str:
@@ -110,13 +128,17 @@ def test(model: Any, data: DetectionSet, inputs: Sequence[str]) -> dict[str, flo
     return data.score(model.detect(files if names else None, context=contexts, batch_size=32))
 
 
-def train_and_test(recipe: Recipe, data: DetectionSet, seeds: Sequence[int]) -> dict[str, list[dict[str, float]]]:
+def train_and_test(
+    recipe: Recipe, data: DetectionSet, seeds: Sequence[int], kinds: Sequence[str]
+) -> dict[str, list[dict[str, float]]]:
     """EER and AUC by seed: "own SUBSET" of a model for that subset, "one SUBSET" of the model for all subsets."""
     runs: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
-        for subset, inputs in SUBSETS.items():
+        for subset, inputs in SUBSETS.items() if "own" in kinds else ():
             model = train(recipe, data.train_rows, inputs=inputs, dropout=0.0, seed=seed)
             runs.setdefault(f"own {subset}", []).append(test(model, data, inputs))
+        if "one" not in kinds:
+            continue
         dropout = recipe["model"]["modality_dropout"]
         model = train(recipe, data.train_rows, inputs=SUBSETS["all"], dropout=dropout, seed=seed)
         for subset, inputs in SUBSETS.items():
@@ -154,7 +176,9 @@ def spectrum(row: Row) -> np.ndarray:
 
 
 def spread(runs: Sequence[Mapping[str, float]], key: str) -> str:
-    """Mean and deviation over the seeds, in per cent."""
+    """Mean and deviation over the seeds, in per cent; a dash where nothing was trained."""
+    if not runs:
+        return "-"
     values = [100 * run[key] for run in runs]
     return f"{statistics.mean(values):5.1f} ± {statistics.stdev(values) if len(values) > 1 else 0:4.1f}"
 
@@ -163,12 +187,12 @@ def report(name: str, results: Mapping[str, Any]) -> str:
     """The table of one data set."""
     lines = [
         f"{name}: {results['test']} test rows, {results['targets']} of them targets",
-        f"{'':10} {'trained for it: EER %':>22} {'AUC %':>13} {'one model for all: EER %':>26} {'AUC %':>13}",
+        f"{'':14} {'trained for it: EER %':>22} {'AUC %':>13} {'one model for all: EER %':>26} {'AUC %':>13}",
     ]
     for subset in SUBSETS:
-        own, one = results["runs"][f"own {subset}"], results["runs"][f"one {subset}"]
+        own, one = (results["runs"].get(f"{kind} {subset}", []) for kind in ("own", "one"))
         own_cells, one_cells = ((spread(runs, "eer"), spread(runs, "auc")) for runs in (own, one))
-        lines.append(f"{subset:10} {own_cells[0]:>22} {own_cells[1]:>13} {one_cells[0]:>26} {one_cells[1]:>13}")
+        lines.append(f"{subset:14} {own_cells[0]:>22} {own_cells[1]:>13} {one_cells[0]:>26} {one_cells[1]:>13}")
     for kind, figures in results["logistic_regression"].items():
         eer, auc = 100 * figures["eer"], 100 * figures["auc"]
         lines.append(f"logistic regression on {kind}: EER {eer:.1f} %, AUC {auc:.1f} %")
@@ -179,7 +203,9 @@ def main() -> None:
     """Train, test, print the tables, write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with ddsd_tts and wakewords")
-    parser.add_argument("--sets", nargs="+", default=["ddsd_tts", "wakewords"], help="recipes, named like their data")
+    parser.add_argument("--sets", nargs="+", default=["ddsd_tts", "wakewords"], metavar="RECIPE")
+    parser.add_argument("--models", nargs="+", choices=["own", "one"], default=["own", "one"])
+    parser.add_argument("--transcripts", type=Path, metavar="FOLDER", help="has NAME_asr/manifest.jsonl of each set")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -187,13 +213,17 @@ def main() -> None:
     results: dict[str, Any] = {}
     for name in options.sets:
         recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
-        rows = transcribe(recipe, options.data / name)
+        rows_of = ROWS_OF.get(name, name)
+        if options.transcripts:
+            rows = read_rows(options.transcripts / f"{rows_of}_asr" / "manifest.jsonl")
+        else:
+            rows = transcribe(recipe, options.data / rows_of)
         train_rows, test_rows = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
         data = DetectionSet(train_rows, test_rows, recipe["data"]["init_args"]["target"], recipe["model"]["answers"][0])
         results[name] = {
             "test": len(data.test_rows),
             "targets": sum(data.truth(data.test_rows)),
-            "runs": train_and_test(recipe, data, options.seeds),
+            "runs": train_and_test(recipe, data, options.seeds, options.models),
             "logistic_regression": logistic_regression(data),
         }
         print(report(name, results[name]))

@@ -17,8 +17,8 @@ import numpy as np
 
 from mmprefix.metrics.ngrams import Floats, NgramCounts, NgramTable, lookup
 
-_SIGMA = 6.0
-_SCALE = 10.0
+SIGMA = 6.0
+SCALE = 10.0
 
 
 def _cosines(table: NgramTable, counts: NgramCounts) -> Floats:
@@ -42,6 +42,6 @@ def cider_d(counts: NgramCounts) -> list[float]:
     owner = counts.owner[counts.items :]
     cosine = sum((_cosines(table, counts) for table in counts.tables), np.zeros(len(owner))) / len(counts.tables)
     bigrams = np.maximum(0, counts.length - 1)
-    closeness = np.exp(-((bigrams[owner] - bigrams[counts.items :]) ** 2) / (2 * _SIGMA**2))
+    closeness = np.exp(-((bigrams[owner] - bigrams[counts.items :]) ** 2) / (2 * SIGMA**2))
     total = np.bincount(owner, cosine * closeness, counts.items)
-    return (_SCALE * total / np.bincount(owner, minlength=counts.items)).tolist()
+    return (SCALE * total / np.bincount(owner, minlength=counts.items)).tolist()

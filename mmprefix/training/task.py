@@ -31,6 +31,7 @@ from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.training.optimizer import OptimizerFactory, configure, restore_rates, with_rates
 from mmprefix.training.report import Report, ValidationRow
 from mmprefix.training.rng_state import check_rng_state, gather_rng_states, restore_rng_state, rng_state
+from mmprefix.training.self_critical import SelfCritical, caption_reward
 from mmprefix.training.warm_start import warm_start
 from mmprefix.transcriber import Transcriber
 from mmprefix.types import Batch
@@ -63,6 +64,8 @@ class PrefixTask(LightningModule):
             (see ``mmprefix.metrics.detection``).
         sentence_encoder: sentence encoder (a folder, ``models:NAME`` or a hub name) for ``sbert_sim`` in the figures
             of validation and test: the cosine between caption and references, beside that of shuffled captions.
+        self_critical: train on the CIDEr-D of what the model writes instead of on the captions (see
+            ``mmprefix.training.self_critical``); begin with ``start_from``, at a tenth of the rate.
         compile: pass the decoder's layers through ``torch.compile`` first. On a CPU that takes a minute and gains
             nothing (docs/performance.md); on an H100 it gained nothing either.
         recompute: compute again on the way back what the decoder's layers would keep for it (activation
@@ -86,6 +89,7 @@ class PrefixTask(LightningModule):
         modality_dropout: float = 0.0,
         answers: list[str] | None = None,
         sentence_encoder: str | None = None,
+        self_critical: SelfCritical | None = None,
         compile: bool = False,  # noqa: A002 (a recipe's option)
         recompute: bool = False,
     ) -> None:
@@ -103,6 +107,7 @@ class PrefixTask(LightningModule):
         self.model = PrefixLM(branches, decoder, prefix, wording=wording, transcriber=transcriber)
         self.modality_dropout, self.answers = modality_dropout, answers
         self.compiles, self.recomputes = compile, recompute
+        self.self_critical, self._reward = self_critical, None
         self.sentence_encoder = None
         if sentence_encoder is not None and not sizes_only():
             self.sentence_encoder = SentenceEncoder(resolve_sentence_encoder(sentence_encoder))
@@ -159,6 +164,8 @@ class PrefixTask(LightningModule):
         data = attached_data(self.trainer)
         examples = [] if data is None else data.rows["train"].examples
         inputs = (data and data.inputs) or self.inputs
+        if self.self_critical is not None:
+            self._reward = caption_reward([example.captions for example in examples])
         show_training_data(self.model, examples, inputs, skip_bad=data is not None and data.on_bad == "skip")
         if self.compiles:
             self.model.decoder.compile_layers()
@@ -172,11 +179,17 @@ class PrefixTask(LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         if self.modality_dropout:
             batch = drop_modalities(batch, self.modality_dropout, self.model.reads_text)
-        loss = self.model.text_loss(batch)
-        mean = loss.mean()
-        self.log("train/loss", mean.detach(), prog_bar=True, batch_size=len(batch))
+        loss = self._loss(batch)
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
-        return mean
+        return loss
+
+    def _loss(self, batch: Batch) -> Tensor:
+        if self.self_critical is None or self._reward is None:
+            return self.model.text_loss(batch).mean()
+        loss, reward = self.self_critical.loss(self.model, batch, self._reward)
+        self.log("train/reward", reward, prog_bar=True, batch_size=len(batch))
+        return loss
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of all gradients, before they are clipped."""

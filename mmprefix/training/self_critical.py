@@ -1,0 +1,64 @@
+"""Self-critical training: the model writes, CIDEr-D judges, and what is better than its other texts becomes likelier.
+
+Rennie et al. 2017 (https://arxiv.org/abs/1612.00563), with the mean reward of the other samples of an input as
+baseline (Luo 2020, https://arxiv.org/abs/2003.09971) in the place of the greedy text's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmprefix.errors import InputError
+from mmprefix.generation.options import GenerateOptions
+from mmprefix.metrics.cider_reward import CiderReward
+from mmprefix.model import PrefixLM
+from mmprefix.types import Batch
+
+
+@dataclass(frozen=True)
+class SelfCritical:
+    """Options of self-critical training, which begins where training on the captions ended (``start_from``).
+
+    Args:
+        samples: texts that are drawn for each input, at least two.
+        max_new_tokens: most tokens of a text.
+        temperature: of the draws.
+    """
+
+    samples: int = 5
+    max_new_tokens: int = 24
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.samples < 2:
+            raise InputError(f"model.self_critical.samples {self.samples}: draw at least 2, which are compared")
+
+    def loss(self, model: PrefixLM, batch: Batch, reward: CiderReward) -> tuple[Tensor, float]:
+        """Loss whose gradient raises the expected reward, and the mean reward of the texts that were drawn."""
+        options = GenerateOptions(
+            max_new_tokens=self.max_new_tokens, sample=True, num_return=self.samples, temperature=self.temperature
+        )
+        state, prompts = model.prefill(batch), model.prompts(batch)
+        texts = [[candidate.text for candidate in row] for row in model.decoder.generate(state, prompts, options)]
+        rewards = torch.tensor([[reward(t, own) for t in row] for row, own in zip(texts, batch.targets, strict=True)])
+        losses = model.decoder.text_loss(state, prompts, texts)
+        weights = advantages(rewards).flatten().to(losses.nll)
+        return (weights * losses.nll).sum() / losses.tokens.sum(), float(rewards.mean())
+
+
+def advantages(rewards: Tensor) -> Tensor:
+    """Reward (B S) of each text above the mean of the other texts of its input, (B S)."""
+    others = rewards.shape[1] - 1
+    return (rewards * (others + 1) - rewards.sum(1, keepdim=True)) / others
+
+
+def caption_reward(references: Sequence[Sequence[str]]) -> CiderReward:
+    """Reward with the document frequencies of the training captions; InputError where there are too few."""
+    known = [texts for texts in references if texts]
+    if len(known) < 2:
+        raise InputError("model.self_critical: needs training rows with captions, in a manifest, to count words in")
+    return CiderReward(known)
