@@ -79,14 +79,21 @@ def build_index(
     faults: list[RowFault] = []
     for file, split in files:
         rows, bad = read_manifest(
-            file, split, options.where, media_root=options.media_root, apart=options.apart, texts=words
+            file,
+            split,
+            options.where,
+            media_root=options.media_root,
+            apart=options.apart,
+            texts=words,
+            captions_alone=inputs.captions_alone,
         )
         if note := repeated_inputs(rows):
             log.warning(note)
         rows, without_target = options.columns.apply(rows, needed=options.targets)
         bad = [*bad, *without_target]
         texts = options.columns.context if inputs.reads_text else ()
-        examples += _feeding(branches, rows, file, bad=bool(bad), texts=texts)
+        fed = inputs.captions_alone
+        examples += rows if fed else _feeding(branches, rows, file, bad=bool(bad), texts=texts)
         faults += bad
     if options.targets:
         faults += [example.fault("no caption") for example in examples if not example.captions]

@@ -29,6 +29,7 @@ class ModelInputs:
         kinds: input kind (``mmprefix.media.kinds``) by branch name. A branch that is not listed has the kind of its own
             name, or image where that is no kind.
         reads_text: a row may be text alone.
+        captions_alone: the model has no branch and trains what is its own on captions: a row needs no input.
         reads_context: the model has a place for a context; False refuses the option ``data.context``.
         count_tokens: needed for ``data.max_tokens``; None: letters are counted.
         text_room: makes what tells the decoder's positions for captions; None, or a maker of None: there is no limit.
@@ -37,6 +38,7 @@ class ModelInputs:
     load: Mapping[str, LoadInput] = field(default_factory=dict[str, LoadInput])
     kinds: Mapping[str, str] = field(default_factory=dict[str, str])
     reads_text: bool = False
+    captions_alone: bool = False
     reads_context: bool = True
     count_tokens: TokenCounter | None = None
     text_room: Callable[[], TextRoom | None] | None = None

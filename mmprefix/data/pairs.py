@@ -167,7 +167,7 @@ class PairData(LightningDataModule):
             inputs = self.trainer.lightning_module.inputs
         if inputs is None:
             raise InputError("PairData does not know the model's branches: set data.inputs, a ModelInputs, by hand")
-        if not inputs.load and not inputs.reads_text:
+        if not (inputs.load or inputs.reads_text or (inputs.captions_alone and self.sample_questions is None)):
             raise InputError("model.branches: there is none, and without model.wording.context no text is read either")
         if self.columns.context != ColumnMapping().context and not inputs.reads_context:
             names = ", ".join(self.columns.context)

@@ -10,7 +10,7 @@ from mmprefix.decoders.base import TextLoss
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.model import PrefixLM
-from mmprefix.training.report import ValidationRow
+from mmprefix.training.report import NO_INPUT, ValidationRow
 from mmprefix.types import Batch, to_list
 
 
@@ -87,7 +87,7 @@ class Evaluation:
 def _groups(model: PrefixLM, batch: Batch) -> list[str]:
     """Kind of each input for the report: its branches and "text" where it has a context, joined by +."""
     texts = [["text"] if context and model.reads_text else [] for context in batch.contexts]
-    return ["+".join([*batch.inputs, *text]) for text in texts]
+    return ["+".join([*batch.inputs, *text]) or NO_INPUT for text in texts]
 
 
 def _question_rows(

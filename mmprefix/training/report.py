@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SHOWN = ("bleu_4", "rouge_l", "cider_d", "exact_match", "distinct")
+NO_INPUT = "no input"
+"""Group of rows that are captions alone, or a prompt and captions."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Report:
             )
         for name, figures in self.by_group.items():
             rows = self.groups[name]
-            if len(rows) < 2:
+            if len(rows) < 2 or name == NO_INPUT:
                 continue
             gain, loss = figures.get("shuffle_gap"), figures["loss"]
             if gain is not None and gain < 0.01 * loss:

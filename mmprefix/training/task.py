@@ -131,6 +131,7 @@ class PrefixTask(LightningModule):
             load={name: encoder.preprocess for name, encoder in encoders.items()},
             kinds={name: encoder.input_kind for name, encoder in encoders.items()},
             reads_text=self._reads_text_alone,
+            captions_alone=not encoders and not self.model.reads_text and self.model.decoder.memory_dim is None,
             reads_context=self.model.reads_text,
             count_tokens=self.model.decoder.count_tokens,
             text_room=partial(text_room, self.model),

@@ -26,6 +26,7 @@ def read_manifest(
     media_root: str | Path | None = None,
     apart: Sequence[str] | None = (),
     texts: Sequence[str] | None = (),
+    captions_alone: bool = False,
 ) -> tuple[list[Example], list[RowFault]]:
     """Good rows of the manifest at ``path`` in its order, and the faults of the others.
 
@@ -34,11 +35,11 @@ def read_manifest(
     Rows with captions that agree in id (or have none), inputs, times, texts and the columns ``apart`` are one example,
     at the place of the first of them; with ``apart`` None each row is its own. Otherwise an id belongs to one row of
     the whole file. The columns ``texts`` are inputs too, a text each or a list of them; None: they are not known, and a
-    row may consist of any. Without id the line number is the id. A manifest without rows has one fault. Raises
+    row may consist of any. With ``captions_alone`` a row needs no input. Without id the line number is the id. A manifest without rows has one fault. Raises
     InputError when ``path`` cannot be read at all.
     """
     file = Path(path)
-    reader = _Reader(file, Path(media_root) if media_root else file.parent, apart, texts)
+    reader = _Reader(file, Path(media_root) if media_root else file.parent, apart, texts, not captions_alone)
     wanted = {**({} if split is None else {"split": split}), **(where or {})}
     faults: list[RowFault] = []
     rows = 0
@@ -60,8 +61,10 @@ def read_manifest(
 class _Reader:
     """Examples of one manifest; rows that name the same input become one."""
 
-    def __init__(self, file: Path, folder: Path, apart: Sequence[str] | None, texts: Sequence[str] | None) -> None:
-        self.file, self.folder, self.texts = file, folder, texts
+    def __init__(
+        self, file: Path, folder: Path, apart: Sequence[str] | None, texts: Sequence[str] | None, needed: bool
+    ) -> None:
+        self.file, self.folder, self.texts, self.needed = file, folder, texts, needed
         self.same = (
             None if apart is None else {*_SAME, *apart, *(texts or ())}
         )  # columns in which the rows of one input agree
@@ -85,7 +88,7 @@ class _Reader:
             self._more.setdefault(first, []).extend((line, caption) for caption in read_captions(row))
             return
         try:
-            inputs = read_inputs(row, self.folder, self.texts)
+            inputs = read_inputs(row, self.folder, self.texts, needed=self.needed)
         except RowError as error:
             self._inputs.update({} if key is None else {key: error})
             raise
@@ -115,7 +118,8 @@ class _Reader:
         other = self._examples[place] if place < len(self._examples) else None
         if other is None or other.line != twin:
             return ""
-        own = example_of(row, read_inputs(row, self.folder, self.texts), self.file, line)
+        inputs = read_inputs(row, self.folder, self.texts, needed=self.needed)
+        own = example_of(row, inputs, self.file, line)
         names = [
             name for name in ("inputs", *TEXTS, "context", "contexts") if getattr(own, name) != getattr(other, name)
         ]
@@ -130,7 +134,8 @@ def repeated_inputs(examples: Sequence[Example]) -> str | None:
     """Line that names two examples which differ in their ids and captions only, and counts them; None without any."""
     first: dict[int, Example] = {}
     again: list[Example] = []
-    for row in (row for row in examples if row.captions and row.id != str(row.line)):
+    reading = (row for row in examples if row.inputs or row.context or row.prompt)
+    for row in (row for row in reading if row.captions and row.id != str(row.line)):
         key = hash((*row.inputs.items(), row.prompt, row.context, row.contexts, row.label, row.user, row.split))
         if first.setdefault(key, row) is not row:
             again.append(row)

@@ -56,10 +56,13 @@ def read_id(row: dict[str, Any], line: int) -> str:
     return str(value)
 
 
-def read_inputs(row: dict[str, Any], folder: Path, texts: Sequence[str] | None = ()) -> dict[str, InputRef]:
+def read_inputs(
+    row: dict[str, Any], folder: Path, texts: Sequence[str] | None = (), *, needed: bool = True
+) -> dict[str, InputRef]:
     """Inputs of a row by column, their files sought in ``folder``; the columns ``texts`` hold texts.
 
-    Raises RowError where there is none; with ``texts`` None, where the row holds nothing but its id and captions.
+    Raises RowError where there is none, if one is ``needed``; with ``texts`` None, where the row holds nothing but its
+    id and captions.
     """
     start, end = _seconds(row, "start"), _seconds(row, "end")
     if start is not None and end is not None and end <= start:
@@ -67,7 +70,7 @@ def read_inputs(row: dict[str, Any], folder: Path, texts: Sequence[str] | None =
     named = [key for key in INPUTS if isinstance(row.get(key), list) or _string(row, key) is not None]
     words = read_texts(row, texts or ())
     alone = _ALONE if texts is not None else tuple(row.keys() - COLUMNS)
-    if not named and not any(row.get(key) for key in (*_ALONE, *alone)) and not words:
+    if needed and not named and not any(row.get(key) for key in (*_ALONE, *alone)) and not words:
         names = " or ".join(dict.fromkeys((*_ALONE, *(texts or ()))))
         what = f"one of {', '.join(INPUTS)} must name a file, or a {names} hold a text"
         raise RowError(f"no input: {what}; this row has {', '.join(row) or 'nothing'} (mmprefix prepare reads more)")
