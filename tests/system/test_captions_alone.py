@@ -1,4 +1,4 @@
-"""Training on captions alone: a model without branches learns how captions are written, and a captioner starts from it."""
+"""Training on captions alone: a model without branches learns to write them, and a captioner starts from it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_loss_falls_and_a_captioner_starts_from_it(
     assert run("fit", recipe, save_to=tmp_path / "writer", trainer__max_epochs=8) == 0
     losses = metric_values(tmp_path / "text", "val/loss")
     assert losses[-1] < losses[0] - 0.1
-    messages = capfd.readouterr().err
+    messages = capfd.readouterr().out
     assert "again under another id" not in messages  # captions without input are no repeated inputs
     assert "ignores its" not in messages
     config = tiny.config()
@@ -52,7 +52,7 @@ def test_the_loss_falls_and_a_captioner_starts_from_it(
         "start_from": str(tmp_path / "writer"),
     }
     assert run("fit", tiny.recipe(config, tmp_path / "captioner"), trainer__max_steps=1) == 0
-    assert "trained tensors start from" in capfd.readouterr().err
+    assert "trained tensors start from" in capfd.readouterr().out
 
 
 def test_a_row_that_holds_nothing_at_all_is_a_fault(

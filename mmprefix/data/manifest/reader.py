@@ -35,11 +35,11 @@ def read_manifest(
     Rows with captions that agree in id (or have none), inputs, times, texts and the columns ``apart`` are one example,
     at the place of the first of them; with ``apart`` None each row is its own. Otherwise an id belongs to one row of
     the whole file. The columns ``texts`` are inputs too, a text each or a list of them; None: they are not known, and a
-    row may consist of any. With ``captions_alone`` a row needs no input. Without id the line number is the id. A manifest without rows has one fault. Raises
-    InputError when ``path`` cannot be read at all.
+    row may consist of any. With ``captions_alone`` a row needs no input. Without id the line number is the id. A
+    manifest without rows has one fault. Raises InputError when ``path`` cannot be read at all.
     """
     file = Path(path)
-    reader = _Reader(file, Path(media_root) if media_root else file.parent, apart, texts, not captions_alone)
+    reader = _Reader(file, Path(media_root) if media_root else file.parent, apart, texts, needed=not captions_alone)
     wanted = {**({} if split is None else {"split": split}), **(where or {})}
     faults: list[RowFault] = []
     rows = 0
@@ -62,7 +62,7 @@ class _Reader:
     """Examples of one manifest; rows that name the same input become one."""
 
     def __init__(
-        self, file: Path, folder: Path, apart: Sequence[str] | None, texts: Sequence[str] | None, needed: bool
+        self, file: Path, folder: Path, apart: Sequence[str] | None, texts: Sequence[str] | None, *, needed: bool
     ) -> None:
         self.file, self.folder, self.texts, self.needed = file, folder, texts, needed
         self.same = (
