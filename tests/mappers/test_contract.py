@@ -17,6 +17,7 @@ from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_aac import PrefixAAC, sinusoids
+from mmprefix.mappers.query_guided import QueryGuided
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.mappers.transformer import Transformer
 from mmprefix.parts import builder_from_recipe, to_recipe
@@ -33,6 +34,8 @@ BUILD: dict[str, Callable[[], Mapper]] = {
     "global": lambda: PrefixAAC(Sizes(D, G, E), reads="summary", length=4, layers=1, heads=4, pieces=3, relu=False),
     "resampler": lambda: Resampler(Sizes(D, G, E), length=5, heads=4),
     "resampler-narrow": lambda: Resampler(Sizes(D, 0, E), length=5, layers=3, heads=2, hidden=16),
+    "query-guided": lambda: QueryGuided(Sizes(D, G, E), length=5, heads=4),
+    "query-guided-narrow": lambda: QueryGuided(Sizes(D, 0, E), length=3, layers=1, heads=2, hidden=16),
     "mlp-deep": lambda: MLP(Sizes(D, G, E), length=5, hidden=9, layers=3),
     "learned": lambda: Learned(Sizes(D, G, E), length=3),
     "parallel": lambda: Parallel(Sizes(D, G, E), mappers=[partial(MLP, length=2), partial(Linear, stack=2)]),

@@ -1,0 +1,69 @@
+"""Query-guided mapping: learned queries attend to each other, then to the frames, and become the prefix.
+
+The visual half of UAPT, User-Aware Prefix-Tuning (Wang et al. 2023), https://arxiv.org/abs/2312.04793: "learnable query
+vectors" guide the mapping from CLIP's features to the space of words. Its depth, heads and number of queries are not
+known; here the layers are those of a transformer decoder, as in the Q-Former of BLIP-2, https://arxiv.org/abs/2301.12597.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmprefix.errors import InputError
+from mmprefix.mappers.base import Mapper, Sizes, need_frames, need_length
+from mmprefix.types import Features, Prefix, all_real
+
+
+class QueryGuided(Mapper):
+    """``length`` learned queries read frames (B T D) through ``layers`` transformer decoder layers → prefix (B P E).
+
+    A summary, where the encoder has one, is read as one more frame.
+
+    Args:
+        length: positions of the prefix, the number of queries.
+        layers: decoder layers: attention among the queries, attention to the frames, a feed-forward network.
+        heads: attention heads; they divide ``hidden``.
+        hidden: width inside; None: the decoder's.
+        dropout: probability of zeroing a number of each layer's parts in training.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        length: int = 10,
+        layers: int = 2,
+        heads: int = 8,
+        hidden: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(sizes)
+        need_length(self, length)
+        if not sizes.summary:
+            need_frames(self)
+        inner = hidden or sizes.width
+        if inner % heads:
+            raise InputError(f"QueryGuided: heads={heads} does not divide the width {inner}")
+        self.queries = nn.Parameter(torch.randn(length, inner) * inner**-0.5)
+        self.from_frames = nn.Linear(sizes.frames, inner) if sizes.frames else None
+        self.from_summary = nn.Linear(sizes.summary, inner) if sizes.summary else None
+        layer = nn.TransformerDecoderLayer(
+            inner, heads, 4 * inner, dropout, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(inner))
+        self.out = nn.Linear(inner, sizes.width)
+
+    def forward(self, features: Features, context: Features | None = None) -> Prefix:
+        """Frames (B T D) with mask, summary (B G) → embeddings (B P E), all real."""
+        b, tokens, masks = len(features.mask), list[Tensor](), list[Tensor]()
+        if self.from_summary is not None:
+            tokens.append(self.from_summary(features.pooled)[:, None])
+            masks.append(features.mask.new_ones(b, 1))
+        if self.from_frames is not None and features.frames.shape[1]:
+            tokens.append(self.from_frames(features.frames))
+            masks.append(features.mask)
+        frames, mask = torch.cat(tokens, dim=1), torch.cat(masks, dim=1)  # (B T+1 D'), (B T+1)
+        queries = self.layers(self.queries.expand(b, -1, -1), frames, memory_key_padding_mask=~mask)
+        embeds = self.out(queries)
+        return Prefix(embeds, all_real(embeds))
