@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmprefix.data.columns import ColumnMapping
+from mmprefix.data.histories import add_histories, read_histories
 from mmprefix.data.inspect import inspect
 from mmprefix.data.long_captions import LongCaptions, fit_captions
 from mmprefix.data.manifest import Example, InputRef, RowFault, read_manifest, repeated_inputs
@@ -43,6 +44,7 @@ class IndexOptions:
         grouped: rows with one caption each that name the same input are one row.
         long_captions: "error", "skip" or "cut": a caption longer than the decoder's positions is a fault of its row,
             left out, or cut.
+        histories: file with earlier texts of the rows' users; None: a row's history is what its manifest says.
         prompt: the prompt of rows that have none, which takes positions too.
     """
 
@@ -54,6 +56,7 @@ class IndexOptions:
     media_root: str | None = None
     grouped: bool = True
     long_captions: LongCaptions = "error"
+    histories: str | None = None
     prompt: str = ""
 
     @property
@@ -75,6 +78,7 @@ def build_index(
     branch.
     """
     branches, words = inputs.branches, inputs.text_branches
+    histories = None if options.histories is None else read_histories(options.histories)
     examples: list[Example] = []
     faults: list[RowFault] = []
     for file, split in files:
@@ -92,6 +96,7 @@ def build_index(
         rows, without_target = options.columns.apply(rows, needed=options.targets)
         bad = [*bad, *without_target]
         texts = options.columns.context if inputs.reads_text else ()
+        rows = rows if histories is None else add_histories(rows, histories)
         fed = inputs.captions_alone
         examples += rows if fed else _feeding(branches, rows, file, bad=bool(bad), texts=texts)
         faults += bad

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
+from mmprefix.data.histories import BRANCH
 from mmprefix.data.long_captions import TextRoom
+from mmprefix.errors import InputError
 from mmprefix.media.kinds import KINDS
 from mmprefix.media.source import Source
 from mmprefix.types import FeatureRow
@@ -47,6 +49,18 @@ class ModelInputs:
     def branches(self) -> dict[str, str]:
         """Kind of each branch, by name."""
         return {name: self.kinds.get(name, name if name in KINDS else "image") for name in self.load}
+
+    def require_use(self, contexts: Sequence[str], *, questions: bool, histories: str | None) -> None:
+        """Raise InputError where the model does not read what a data module has: columns, questions, histories."""
+        if not (self.load or self.reads_text or (self.captions_alone and not questions)):
+            raise InputError("model.branches: there is none, and without model.wording.context no text is read either")
+        if contexts and not self.reads_context:
+            names = ", ".join(contexts)
+            raise InputError(
+                f"data.context {names}: this model reads none; give model.wording.context, or leave it out"
+            )
+        if histories is not None and BRANCH not in self.text_branches:
+            raise InputError(f"data.histories {histories}: this model has no branch named {BRANCH} that reads texts")
 
     @property
     def text_branches(self) -> list[str]:

@@ -66,6 +66,7 @@ class PairData(LightningDataModule):
             one. A+B takes the texts of both.
         target: the column with the target, where that is no caption: label, transcript ...
         max_tokens: most tokens of text in a batch of training, padding included; ``batch_size`` is then the most rows.
+        histories: JSON lines {"user", "history": [texts]}: what a branch named history reads of a row's user.
         long_captions: captions that do not fit into the decoder's positions: "error" makes their rows bad, "skip"
             leaves them out, "cut" shortens them by words.
     """
@@ -96,6 +97,7 @@ class PairData(LightningDataModule):
         context: str | list[str] = "context",
         target: str | None = None,
         max_tokens: int | None = None,
+        histories: str | None = None,
         long_captions: LongCaptions = "error",
     ) -> None:
         super().__init__()
@@ -107,6 +109,7 @@ class PairData(LightningDataModule):
         self.num_workers, self.seed, self.on_bad, self.bucket = num_workers, seed, on_bad, bucket
         self.prompt, self.drop_last, self.max_captions, self.max_tokens = prompt, drop_last, max_captions, max_tokens
         self.long_captions: LongCaptions = long_captions
+        self.histories = histories
         self.rows: dict[Split, DatasetIndex] = {}
         self._datasets: dict[Split, ManifestDataset] = {}
         self._position = RunPosition()
@@ -167,13 +170,8 @@ class PairData(LightningDataModule):
             inputs = self.trainer.lightning_module.inputs
         if inputs is None:
             raise InputError("PairData does not know the model's branches: set data.inputs, a ModelInputs, by hand")
-        if not (inputs.load or inputs.reads_text or (inputs.captions_alone and self.sample_questions is None)):
-            raise InputError("model.branches: there is none, and without model.wording.context no text is read either")
-        if self.columns.context != ColumnMapping().context and not inputs.reads_context:
-            names = ", ".join(self.columns.context)
-            raise InputError(
-                f"data.context {names}: this model reads none; give model.wording.context, or leave it out"
-            )
+        contexts = () if self.columns.context == ColumnMapping().context else self.columns.context
+        inputs.require_use(contexts, questions=self.sample_questions is not None, histories=self.histories)
         return inputs
 
     def _index_options(self, split: Split) -> IndexOptions:
@@ -186,6 +184,7 @@ class PairData(LightningDataModule):
             media_root=self.media_root,
             grouped=self.sample_questions is None,
             long_captions=self.long_captions,
+            histories=self.histories,
             prompt=self.prompt,
         )
 

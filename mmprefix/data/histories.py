@@ -1,0 +1,64 @@
+"""Histories: texts that a user wrote before, by user, and their place among the inputs of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmprefix.data.manifest.example import Example, InputRef
+from mmprefix.data.manifest_file import RowError, manifest_rows
+from mmprefix.errors import InputError
+
+BRANCH = "history"
+"""Name of the branch, and of the manifest's column, that reads a user's earlier texts."""
+
+Histories = Mapping[str, tuple[str, ...]]
+
+
+def read_histories(file: str | Path) -> dict[str, tuple[str, ...]]:
+    """Texts by user of ``file``: JSON lines {"user": ..., "history": [texts]}. InputError names a bad line."""
+    histories: dict[str, tuple[str, ...]] = {}
+    for line, row in manifest_rows(Path(file)):
+        try:
+            user, texts = _user_and_texts(row)
+        except RowError as error:
+            raise InputError(f"{file}:{line}: {error}") from error
+        if user in histories:
+            raise InputError(f"{file}:{line}: user {user!r} is there twice; give all texts of a user in one line")
+        histories[user] = texts
+    if not histories:
+        raise InputError(f"{file}: has no user")
+    return histories
+
+
+def _user_and_texts(row: Any) -> tuple[str, tuple[str, ...]]:
+    if isinstance(row, RowError):
+        raise row
+    user = row.get("user") if isinstance(row, dict) else None
+    texts = row.get("history", []) if isinstance(row, dict) else None
+    if not isinstance(user, str) or not user:
+        raise RowError('expected {"user": a text, "history": [texts]}')
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise RowError(f"history of user {user!r} must be a list of texts")
+    return user, tuple(text for text in texts if text.strip())
+
+
+def add_histories(examples: Sequence[Example], histories: Histories) -> list[Example]:
+    """``examples`` whose branch ``history`` reads the texts of their user, but none that is to be written.
+
+    A row that has a history of its own keeps it. A row without user, of a user without texts, or of an unknown one, has
+    none.
+    """
+    return [_with_history(example, histories) for example in examples]
+
+
+def _with_history(example: Example, histories: Histories) -> Example:
+    if BRANCH in example.inputs or example.user is None:
+        return example
+    own = {text.strip() for text in example.captions}
+    texts = tuple(text for text in histories.get(example.user, ()) if text.strip() not in own)
+    if not texts:
+        return example
+    return replace(example, inputs={**example.inputs, BRANCH: InputRef("", texts=texts)})
