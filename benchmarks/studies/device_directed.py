@@ -109,6 +109,7 @@ def train(recipe: Recipe, rows: Sequence[Row], *, inputs: Sequence[str], dropout
         folder = Path(root)
         file = folder / "train.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        changed["data"]["init_args"].pop("root", None)
         changed["data"]["init_args"] |= {"train": str(file), "val": None, "seed": seed}
         changed |= {"seed_everything": seed, "save_to": str(folder / "model"), "overwrite": True}
         changed["trainer"]["default_root_dir"] = root

@@ -11,6 +11,7 @@ from mmprefix.cli.inference.output import output_form
 from mmprefix.cli.inference.row_file import TABLES
 from mmprefix.cli.inference.rows import InputRow, InputRows
 from mmprefix.cli.inference.run import RowReport
+from mmprefix.cli.inference.user_options import user_options
 from mmprefix.cli.model_inputs import ModelCall, Selection, add_decoding, add_model, add_rows, decoding_of, run_model
 from mmprefix.cli.spellings import utf8_text
 from mmprefix.data.manifest import InputRef
@@ -31,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="text before the caption (default: a row's own, or the model's)",
     )
+    users = parser.add_argument_group("users", "For models that were trained with users (docs/personal.md).")
+    users.add_argument("--user", type=utf8_text, metavar="NAME", help="whom to write for (default: a row's own user)")
+    users.add_argument("--history", metavar="FILE", help="the user's earlier texts, one a line")
+    users.add_argument("--users", metavar="STORE", help="store of users, in which users' texts are looked up")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file: file, caption, candidates")
     add_decoding(parser)
 
@@ -45,7 +50,12 @@ def _call(args: argparse.Namespace, inputs: InputRows) -> ModelCall[list[Candida
 
     def results(model: Predictor, rows: Selection) -> Iterator[list[Candidate] | InputError]:
         prompts = [_prompt(row, args, model.settings.prompt) for row in rows.rows]
-        options = {**rows.call_options(args), **decoding_of(args), "prompt": prompts}
+        options = {
+            **rows.call_options(args),
+            **decoding_of(args),
+            **user_options(args, rows.rows, model),
+            "prompt": prompts,
+        }
         return model.stream(rows.values, num_return=args.num_return, **options)
 
     def line(row: InputRow, candidates: list[Candidate]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from mmprefix.inference.inputs import (
     urls_in,
 )
 from mmprefix.inference.urls import downloaded, with_url
+from mmprefix.media.source import Texts
 from mmprefix.model import PrefixLM
 from mmprefix.types import Batch
 
@@ -41,7 +42,8 @@ WINDOW_BATCHES = 8  # batches whose files are decoded, and sorted by length, tog
 class BatchRequest:
     """Inputs, and for each of them its prompt, its context and the target texts to score, if any.
 
-    ``first`` is the number of the first input, counted over all requests of a stream.
+    ``first`` is the number of the first input, counted over all requests of a stream. ``texts`` are read beside each
+    input, by branch; none where it is empty.
     """
 
     inputs: Sequence[Input]
@@ -51,6 +53,7 @@ class BatchRequest:
     batch_size: int
     allow_urls: bool = False
     first: int = 0
+    texts: Sequence[Mapping[str, Texts]] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -62,8 +65,8 @@ class BatchRequest:
         for start in range(0, len(self.inputs), step):
             part = slice(start, start + step)
             prompts, contexts, targets = self.prompts[part], self.contexts[part], self.targets[part]
-            texts = {"prompts": prompts, "contexts": contexts, "targets": targets}
-            yield replace(self, inputs=self.inputs[part], first=self.first + start, **texts)
+            words = {"prompts": prompts, "contexts": contexts, "targets": targets, "texts": self.texts[part]}
+            yield replace(self, inputs=self.inputs[part], first=self.first + start, **words)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,15 @@ def prefetch(make: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
 def _sources_of(model: PrefixLM, request: BatchRequest, number: int) -> dict[str, InputSource]:
     """The sources of one input by branch name; none where a context stands alone."""
     value = request.inputs[number]
+    beside: Mapping[str, Texts] = request.texts[number] if request.texts else {}
     require_urls_allowed(value, request.allow_urls)
+    if beside:
+        own = (
+            {}
+            if value == {}
+            else assign_to_branches(downloaded(value) if urls_in(value) else value, input_kinds(model))
+        )
+        return {**beside, **own}
     if not isinstance(value, dict) or value or not model.reads_text:
         return assign_to_branches(downloaded(value) if urls_in(value) else value, input_kinds(model))
     if not request.contexts[number]:

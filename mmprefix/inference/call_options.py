@@ -14,11 +14,15 @@ class CallOptions(TypedDict, total=False):
 
     ``prompt`` (one for all, or one an input) stands before the text; by default the one trained with. ``context`` is
     what a model reads beside its input, such as a transcript. ``batch_size``: inputs at once, by default 16.
+    ``user`` (one for all, or one an input) is whom a model that was trained with users writes for, and ``history`` that
+    user's earlier texts (a list, or a list of lists, one an input), in place of those of ``Predictor.users``.
     ``allow_urls``: inputs may be addresses (http, https), which are then downloaded.
     """
 
     prompt: str | Sequence[str] | None
     context: str | Sequence[str] | None
+    user: str | Sequence[str | None] | None
+    history: Sequence[str] | Sequence[Sequence[str]] | None
     batch_size: int
     allow_urls: bool
 

@@ -10,6 +10,7 @@ from mmprefix.inference.model_folder import find_model, is_recipe
 
 if TYPE_CHECKING:
     from mmprefix.inference.predictor import Predictor
+    from mmprefix.users.store import UserStore
 
 
 def load(
@@ -20,20 +21,25 @@ def load(
     parts: dict[str, str] | None = None,
     revision: str | None = None,
     allow: Sequence[str] = (),
+    users: str | Path | None = None,
 ) -> Predictor:
     """A Predictor from a saved directory or a hub repository, or from a recipe's file, of which nothing is trained.
 
     ``device``: "cuda" where there is one, else "mps", else "cpu". ``dtype`` of the frozen parts: bfloat16 on a GPU that
     has it, else float32. ``parts``: where a frozen part is now, by branch name or "decoder", if it has moved.
     ``allow``: modules besides this package whose classes the model may name; their code runs.
+    ``users``: a store of users (``mmprefix users``), in which a call's ``user`` is looked up.
     Raises InputError for a directory that is no model, damaged files, and frozen parts other than it was trained with.
     """
     directory = find_model(source, revision)
     from mmprefix.inference.untrained import load_recipe
     from mmprefix.trust.plain_yaml import read_yaml
 
+    store = None if users is None else _open_store(users)
     if is_recipe(directory):
-        return load_recipe(read_yaml(directory), directory, device=device, dtype=dtype, parts=parts, allow=allow)
+        model = load_recipe(read_yaml(directory), directory, device=device, dtype=dtype, parts=parts, allow=allow)
+        model.users = store
+        return model
     from mmprefix import saved_model
     from mmprefix.inference.predictor import Predictor
     from mmprefix.trust.modules import allow_modules
@@ -42,4 +48,10 @@ def load(
     target = require_device(device or best_device())
     with allow_modules(allow):
         model, settings = saved_model.load(directory, parts)
-    return Predictor(model, settings, str(source)).to(target, default_dtype(dtype, target))
+    return Predictor(model, settings, str(source), store).to(target, default_dtype(dtype, target))
+
+
+def _open_store(file: str | Path) -> UserStore:
+    from mmprefix.users.store import UserStore
+
+    return UserStore(file)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
 import torch
 from torch import nn
@@ -32,6 +32,9 @@ from mmprefix.types import Batch, Candidate
 from mmprefix.weights.devices import require_device
 from mmprefix.weights.part_places import PACK_LIMIT
 
+if TYPE_CHECKING:
+    from mmprefix.users.store import UserStore
+
 Result = TypeVar("Result")
 
 
@@ -40,7 +43,7 @@ class Predictor:
 
     Inputs are paths, ``archive.zip::member``, bytes, PIL images, ``Waveform(values, rate)`` with NumPy or torch values,
     or dictionaries of those by branch name where a model reads several at once; several of them in a list, a tuple or a
-    generator. ``source`` is where the model was loaded from.
+    generator. ``source`` is where the model was loaded from; ``users`` knows the texts of a call's ``user``.
     """
 
     def __init__(
@@ -48,8 +51,9 @@ class Predictor:
         model: PrefixLM,
         settings: ModelSettings = ModelSettings(),  # noqa: B008 (frozen)
         source: str | None = None,
+        users: UserStore | None = None,
     ) -> None:
-        self.model, self.settings, self.source = model.eval(), settings, source
+        self.model, self.settings, self.source, self.users = model.eval(), settings, source, users
 
     def __repr__(self) -> str:
         return summarize(self.model, self.source)
@@ -137,7 +141,9 @@ class Predictor:
         An input that cannot be read has its InputError in the place of its texts, and does not end the others.
         """
         compute = tasks.captioning(self.model, decoding(self.options, num_return, overrides))
-        return stream_batched(self.model, stream_requests(self.model, self.settings, files, overrides), compute)
+        return stream_batched(
+            self.model, stream_requests(self.model, self.settings, files, overrides, users=self.users), compute
+        )
 
     def score(
         self, files: Input | Iterable[Input], texts: str | Sequence[str], **options: Unpack[CallOptions]
@@ -219,7 +225,9 @@ class Predictor:
         """``detect`` of one input after the other, as they come; errors as in ``stream``."""
         refuse_unknown(options, CallOptions)
         compute = tasks.detecting(self.model, tasks.answers_of(self.settings, answers))
-        return stream_batched(self.model, stream_requests(self.model, self.settings, files, options), compute)
+        return stream_batched(
+            self.model, stream_requests(self.model, self.settings, files, options, users=self.users), compute
+        )
 
     def stream_understand(
         self,
@@ -233,7 +241,9 @@ class Predictor:
         refuse_unknown(options, CallOptions)
         asked, framing = tasks.schema_of(self.settings, schema), tasks.framing_of(self.settings, framing)
         compute = tasks.understanding(self.model, asked, framing=framing, options=self.options)
-        return stream_batched(self.model, stream_requests(self.model, self.settings, files, options), compute)
+        return stream_batched(
+            self.model, stream_requests(self.model, self.settings, files, options, users=self.users), compute
+        )
 
     def save(self, directory: str | Path, *, pack: bool = False, pack_limit: float = PACK_LIMIT) -> None:
         """Writes the model directory: recipe, trained tensors, model card. See ``mmprefix.load``.
@@ -268,5 +278,5 @@ class Predictor:
         compute: tasks.Compute[Result],
         targets: list[list[str]] | None = None,
     ) -> list[Result]:
-        request = make_request(self.model, self.settings, inputs, options, targets=targets)
+        request = make_request(self.model, self.settings, inputs, options, targets=targets, users=self.users)
         return run_batched(self.model, request, compute)

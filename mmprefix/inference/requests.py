@@ -6,14 +6,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from io import IOBase
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmprefix.errors import InputError
 from mmprefix.inference.batched import WINDOW_BATCHES, BatchRequest
 from mmprefix.inference.call_options import CallOptions
 from mmprefix.inference.inputs import Input, as_list, input_kinds, with_texts
+from mmprefix.inference.users import user_texts
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings
+
+if TYPE_CHECKING:
+    from mmprefix.users.store import UserStore
 
 
 def input_list(files: Input | Iterable[Input]) -> tuple[list[Input], bool]:
@@ -40,6 +44,7 @@ def make_request(
     options: CallOptions,
     *,
     targets: list[list[str]] | None = None,
+    users: UserStore | None = None,
 ) -> BatchRequest:
     """Request for ``inputs`` with prompts and contexts of a call, or those of the model where it gives none."""
     count, context = len(inputs), options.get("context")
@@ -50,22 +55,32 @@ def make_request(
     own: list[list[str]] = [[] for _ in inputs] if targets is None else targets
     size, urls = options.get("batch_size", 16), options.get("allow_urls", False)
     kinds = input_kinds(model)
-    return BatchRequest([with_texts(value, kinds) for value in inputs], prompts, contexts, own, size, urls)
+    texts = user_texts(options, kinds, count, users)
+    values = [with_texts(value, kinds) for value in inputs]
+    return BatchRequest(values, prompts, contexts, own, size, urls, texts=texts if any(texts) else ())
 
 
 def stream_requests(
-    model: PrefixLM, settings: ModelSettings, files: Iterable[Input], options: CallOptions
+    model: PrefixLM,
+    settings: ModelSettings,
+    files: Iterable[Input],
+    options: CallOptions,
+    *,
+    users: UserStore | None = None,
 ) -> Iterator[BatchRequest]:
     """Requests of a few batches each, made as ``files`` come; several prompts or contexts are one an input."""
     iterator, first = iter(files), 0
     step = max(1, options.get("batch_size", 16)) * WINDOW_BATCHES
     while inputs := list(islice(iterator, step)):
         part: CallOptions = {**options}
-        for name in ("prompt", "context"):
+        for name in ("prompt", "context", "user"):
             texts = options.get(name)
             if texts is not None and not isinstance(texts, str):
                 part[name] = texts[first : first + step]
-        request = make_request(model, settings, inputs, part)
+        histories = options.get("history")
+        if histories is not None and not all(isinstance(item, str) for item in histories):
+            part["history"] = cast("Sequence[Sequence[str]]", histories)[first : first + step]
+        request = make_request(model, settings, inputs, part, users=users)
         yield replace(request, first=first)
         first += len(inputs)
 

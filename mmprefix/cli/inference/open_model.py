@@ -26,7 +26,7 @@ def open_model(args: argparse.Namespace) -> Predictor:
     options: dict[str, Any] = {"device": args.device, "dtype": args.dtype, "parts": parts, "allow": args.allow}
     logging.disable_progress_bar()
     if not is_recipe(args.model):
-        return load(args.model, **options)
+        return load(args.model, **options, users=getattr(args, "users", None))
     file = Path(args.model).expanduser()
     check_class_names([file])
     return load_recipe(with_class_paths(read_yaml(file)), file, **options)

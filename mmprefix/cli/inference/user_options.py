@@ -1,0 +1,51 @@
+"""Whom each row is written for: the user and the history of the command line, or the row's own user."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmprefix.cli.inference.rows import InputRow
+from mmprefix.errors import InputError
+
+if TYPE_CHECKING:
+    from mmprefix.inference.predictor import Predictor
+
+log = logging.getLogger(__name__)
+
+
+def user_options(args: argparse.Namespace, rows: Sequence[InputRow], model: Predictor) -> dict[str, Any]:
+    """``user`` and ``history`` of a Predictor's call; empty where neither the command line nor a row has one.
+
+    A row's own user whom the store of users does not know is written for without history, which is said once.
+    """
+    history = None if args.history is None else _read_texts(args.history)
+    if args.user is not None or history is not None:
+        return {"user": args.user, "history": history}
+    users = [row.fields.get("user") for row in rows]
+    if "user" in model.kinds:
+        return {"user": [str(user) if user else None for user in users]} if any(users) else {}
+    if model.users is None or not any(users):
+        return {}
+    store = model.users
+    names = [user if isinstance(user, str) and user in store else None for user in users]
+    if unknown := sum(name is None for name in names):
+        log.warning(
+            "%s: does not know the users of %d of %d rows; they have no history", args.users, unknown, len(rows)
+        )
+    return {"user": names}
+
+
+def _read_texts(file: str) -> list[str]:
+    """Texts of ``file``, one a line; InputError for one without any."""
+    try:
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeError) as error:
+        raise InputError(f"--history {file}: cannot be read ({error})") from error
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise InputError(f"--history {file}: holds no text; give one a line, or leave it out")
+    return texts
