@@ -132,7 +132,11 @@ class Connections:
         try:
             for pragma in _PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}")
+            connection.execute(
+                "BEGIN"
+            )  # all that tells the version is read of one state: another may make the file now
             current = schema.is_current(connection, self.path)
+            connection.execute("ROLLBACK")
             self._use_log(connection)
             if not current:
                 connection.execute("BEGIN IMMEDIATE")

@@ -31,7 +31,7 @@ def from_0_to_1(connection: sqlite3.Connection) -> None:
 
     Pages of the old table count as a removal, so that they are erased.
     """
-    old = connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table'").fetchone() is not None
+    old = connection.execute("SELECT 1 FROM sqlite_master WHERE type = 'table'").fetchone() is not None
     rows: list[tuple[str, str]] = connection.execute("SELECT id, history FROM users").fetchall() if old else []
     if old:
         connection.execute("DROP TABLE users")
@@ -80,7 +80,7 @@ _OF_VERSION_0: tuple[list[tuple[str, str]], ...] = ([], [("users", "id"), ("user
 
 def _columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
     """Table and name of every column."""
-    query = "SELECT m.name, c.name FROM sqlite_schema m, pragma_table_info(m.name) c WHERE m.type = 'table'"
+    query = "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c WHERE m.type = 'table'"
     return connection.execute(query).fetchall()
 
 

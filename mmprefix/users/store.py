@@ -61,7 +61,7 @@ class UserStore:
         self.close()
 
     def close(self) -> None:
-        """Close the file; calls that other threads are in end first. Later calls raise InputError."""
+        """Close the file; calls that other threads are in still end, later ones raise InputError."""
         if self._owes_erasure and not self._connections.closed:
             self._erase_if_possible(0.0)
         self._connections.close()
@@ -137,7 +137,7 @@ class UserStore:
     def remove(self, *users: str) -> None:
         """Remove users, all or none, and erase every byte of them from the file and its log.
 
-        The file is written anew, which takes time by its size: remove many in one call, or in one ``transaction``.
+        The file is written anew, which takes time and memory by its size: remove many in one call or ``transaction``.
         Raises InputError for a user who is not there, and PendingErasureError, also an InputError, where the users are
         removed but a reader of another program held an older state for longer than ``wait``.
         """

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmprefix.errors import InputError
 from mmprefix.users import UserStore
+from mmprefix.users.erasure import PendingErasureError
 from tiny.disk import full_disk
+from tiny.user_traces import traces
 
 WRITER = """
 import sys
@@ -35,6 +40,33 @@ def test_processes_make_and_fill_a_store_together(tmp_path: Path) -> None:
         expected = {f"{name} {number}" for name in "abcd" for number in range(12) if number % 3}
         assert {row.user for row in store.users()} == expected
         assert all(store.history(user) == user.split() for user in expected)
+
+
+def test_a_store_that_another_makes_meanwhile_is_no_other_program_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between any two statements of the opening another process makes the store, where SQLite lets it."""
+    connect = sqlite3.connect
+    statement, path = 0, tmp_path
+
+    class Interrupted(sqlite3.Connection):
+        def execute(self, *words: Any) -> sqlite3.Cursor:
+            nonlocal statement
+            statement -= 1
+            if statement == -1:
+                with monkeypatch.context() as inner, suppress(InputError):
+                    inner.setattr(sqlite3, "connect", connect)
+                    UserStore(path, create=True, wait=0.02).close()
+            return super().execute(*words)
+
+    for number in range(14):
+        statement, path = number, tmp_path / f"{number}.db"
+        with monkeypatch.context() as patch:
+            patch.setattr(sqlite3, "connect", partial(connect, factory=Interrupted))
+            with UserStore(path, create=True, wait=5) as store:
+                store.add("u07")
+                assert len(store) == 1
+        assert statement < 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -68,3 +100,16 @@ def test_a_full_disk_keeps_nothing_of_the_change(tmp_path: Path) -> None:
         assert [row.user for row in store.users()] == ["u07"]
         store.add("u08", ["x" * 300_000])
         assert store.history("u08") == ["x" * 300_000]
+
+
+def test_a_full_disk_holds_an_erasure_up_and_no_removal(tmp_path: Path) -> None:
+    words = ["never to be seen again", "x" * 30_000]
+    with UserStore(tmp_path / "users.db", create=True) as store:
+        store.add_many({"u07": words, "u08": ["y" * 150_000]})
+    with UserStore(tmp_path / "users.db") as store:
+        with full_disk(120_000), pytest.raises(PendingErasureError, match="shown to nobody, but bytes of it are still"):
+            store.remove("u07")
+        assert [row.user for row in store.users()] == ["u08"]
+    with UserStore(tmp_path / "users.db") as store:
+        assert traces(store.path, words) == []
+        assert store.history("u08") == ["y" * 150_000]
