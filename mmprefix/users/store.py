@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class UnknownUserError(InputError):
+    """No such user: never added, or removed a moment ago."""
+
+
 class UserStore:
     """Users in the file at ``path``; threads and processes may share it: many read while one writes.
 
@@ -83,7 +87,7 @@ class UserStore:
             return int(connection.execute("SELECT COUNT(*) FROM users").fetchone()[0])
 
     def history(self, user: str) -> list[str]:
-        """Texts of ``user``, in order. Raises InputError where there is no such user."""
+        """Texts of ``user``, in order. Raises UnknownUserError, an InputError, where there is no such user."""
         with self._connections.reading() as connection:
             return _history(connection, self._existing(connection, user))
 
@@ -169,7 +173,7 @@ class UserStore:
             key: what they belong to, such as a model's digest; other keys of the same name stay.
             computed_from: the texts that they were computed of: they go when the texts change, and are not kept, which
                 False tells, where the user has other texts by now or is removed. Without it they are trained ones,
-                which stay; a user who is not there raises InputError.
+                which stay; a user who is not there raises UnknownUserError.
         """
         _require_names(user, name, key)
         data = to_bytes(tensors)
@@ -240,7 +244,9 @@ class UserStore:
     def _existing(self, connection: Connection, user: str) -> int:
         require_user(user)
         if (number := _number(connection, user)) is None:
-            raise InputError(f"{self.path}: no user {user!r}; mmprefix users list {self.path} shows those there are")
+            raise UnknownUserError(
+                f"{self.path}: no user {user!r}; mmprefix users list {self.path} shows those there are"
+            )
         return number
 
 

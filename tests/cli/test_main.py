@@ -285,7 +285,7 @@ def test_import_and_help_load_no_torch() -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True)
     loaded, rest = done.stderr.splitlines()[-1].split(maxsplit=1)
     assert int(loaded) < 20  # 7 with Python 3.11
-    assert rest == f"{[*[0] * 13, 2]} []"
+    assert rest == f"{[*[0] * 14, 2]} []"
     trace = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", "import mmprefix"],
         env=env, capture_output=True, text=True, timeout=300, check=True,

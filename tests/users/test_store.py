@@ -19,6 +19,7 @@ from torch import Tensor
 
 from mmprefix.errors import InputError
 from mmprefix.users import UserStore
+from mmprefix.users.store import UnknownUserError
 from mmprefix.users.summary import HeldTensors, UserSummary
 from tiny.user_traces import bytes_on_disk, fragments, random_history, traces
 
@@ -203,7 +204,7 @@ def test_unknown_and_doubled_users_change_nothing(store: UserStore) -> None:
     with pytest.raises(InputError, match="no user 'unknown'"):
         store.remove("one", "unknown")
     for call in (store.history, store.export, lambda user: store.update(user, [])):
-        with pytest.raises(InputError, match="no user 'unknown'"):
+        with pytest.raises(UnknownUserError, match="no user 'unknown'"):
             call("unknown")
     with pytest.raises(InputError, match="at least one"):
         store.put("one", "prefix", {})
@@ -275,7 +276,7 @@ def test_sixteen_threads_read_while_users_come_and_go(store: UserStore) -> None:
             assert same(store.tensors(user, "prefix"), prefix)
             kept = store.tensors("guest", "prefix")
             assert kept is None or same(kept, prefix)
-            with suppress(InputError):  # there is no such user, now and then
+            with suppress(UnknownUserError):  # there is no such user, now and then
                 assert store.history("guest") in (guest, [*guest, "more"])
             assert len(store) in (26, 27)
             count += 1
