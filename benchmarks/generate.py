@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from benchmarks.lib.flops import Matrices, gpt2_matrices, llama_matrices, search_operations
+from benchmarks.lib.flops import Matrices, gpt2_matrices, search_operations
+from benchmarks.lib.named_model import locate_named
 from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
 from benchmarks.lib.report import benchmark_parser, join_versions, markdown_table, publish, versions
 from benchmarks.lib.timing import MatrixProduct, MemoryRead, interleave, main_clock
 from mmprefix.decoders.causal import CausalDecoder
-from mmprefix.decoders.language_model import locate
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.types import Prefix
 
@@ -109,14 +109,12 @@ def compare(lm: Any, decoder: CausalDecoder, options: argparse.Namespace, *, bat
 def load_model(options: argparse.Namespace, folder: str) -> tuple[CausalDecoder, Any, Matrices]:
     """The decoder, the same model of Transformers, and their matrices; a GPT-2 is written into ``folder``."""
     size = Gpt2Size(options.layers, options.width, options.vocab)
-    place = Path(folder)
     if options.model:
-        place, _ = locate(options.model, None)
+        place, matrices = locate_named(options.model)
     else:
-        save_gpt2(place, size)
+        place, matrices = Path(save_gpt2(Path(folder), size)), gpt2_matrices(size)
     decoder = CausalDecoder(options.model or folder, dtype=options.dtype).to(options.device)
     lm: Any = AutoModelForCausalLM.from_pretrained(place, dtype=getattr(torch, options.dtype))
-    matrices = llama_matrices(lm.config) if options.model else gpt2_matrices(size)
     return decoder, lm.eval().to(options.device), matrices
 
 

@@ -73,6 +73,17 @@ SECTIONS = [
         "all variants compute the same.",
     ),
     PageSection(
+        "A pretrained grouped-query model: a training step",
+        "train_step",
+        "train_step_smollm2",
+        "--model models:smollm2-135m-instruct --mapper mlp --prefix-length 10 --captions 5 --batch 30 --pool 0 "
+        "--threads 1 --repeat 1",
+        "SmolLM2-135M behind ClipCap's MLP, one round on a busy machine. Hugging Face's row is the careful way with "
+        "Transformers' own model: a row a caption, padded to the longest of the batch, frozen weights. ClipCap's "
+        "code pads to the longest caption of all data and computes gradients into the frozen weights too, as a model does as it is "
+        "loaded. With so short a prefix most of the work is the captions' own, which each way has to do.",
+    ),
+    PageSection(
         "How the gain changes",
         "scaling",
         "scaling",
@@ -86,6 +97,14 @@ SECTIONS = [
         "--batches 1 8 32 --beams 5 1 --repeat 3 --naive",
         "Against Hugging Face's `generate` on the same weights, from the same 40 prefix embeddings, 25 tokens; "
         "texts are compared.",
+    ),
+    PageSection(
+        "A pretrained grouped-query model: writing captions",
+        "generate",
+        "generate_smollm2",
+        "--model models:smollm2-135m-instruct --prefix-length 10 --new-tokens 20 --batches 1 8 --beams 1 5 --repeat 3",
+        "SmolLM2-135M: nine query heads share three pairs of keys and values. Hugging Face's `generate` on the same "
+        "weights, from the same prefixes. Greedy search of one text gains nothing.",
     ),
     PageSection(
         "Memory of a training step",

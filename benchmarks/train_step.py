@@ -2,10 +2,13 @@
 
     python -m benchmarks.train_step --mapper transformer --prefix-length 40 --captions 5 --batch 30 --repeat 3
     python -m benchmarks.train_step --device cuda --dtype bfloat16 --batch 300 --extra-variants compile --repeat 9
+    python -m benchmarks.train_step --model models:smollm2-135m-instruct --mapper mlp --prefix-length 10 --pool 0
 
 A step is mapper, frozen decoder, loss, backward to the mapper (and to the output head if it is trained), AdamW. All
 variants compute the same mean loss over the same captions and the same gradients, which is checked before anything is
-timed (``benchmarks.lib.compare_gradients``).
+timed (``benchmarks.lib.compare_gradients``). The decoder is a GPT-2 with random weights, or with ``--model`` a
+pretrained one of LLaMA's structure, which is compared with Transformers' model of it too: a row a caption, padded to
+the longest of the batch, with frozen weights.
 
 Prefix-AAC's mappers normalise by the batch: the same captions in other batches are another computation, so bucketing is
 not measured for them. With ``--dtype bfloat16`` (on a GPU) the frozen model has that type and the mapper runs in
@@ -17,7 +20,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,10 +31,11 @@ from torch import nn
 
 from benchmarks.lib import prefix_aac_case
 from benchmarks.lib.compare_gradients import DTYPES, GradientComparison, compare_gradients, trained_parts
-from benchmarks.lib.flops import step_operations
+from benchmarks.lib.flops import Matrices, gpt2_matrices, step_operations
+from benchmarks.lib.named_model import locate_named, one_token_words
 from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
 from benchmarks.lib.report import benchmark_parser, join_versions, markdown_table, publish, versions
-from benchmarks.lib.timing import MatrixProduct, Times, interleave, main_clock
+from benchmarks.lib.timing import Times, interleave, layer_products, main_clock
 from benchmarks.lib.train_variants import (
     FullLogitsCausalDecoder,
     FullLogitsWordDecoder,
@@ -42,7 +46,7 @@ from benchmarks.lib.train_variants import (
     unshared_positions,
     unshared_prefix_loss,
 )
-from benchmarks.lib.workload import CaptionBatch, Workload, draw_workload
+from benchmarks.lib.workload import LONGEST, Workload, draw_workload
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.word_level import WordDecoder
@@ -52,6 +56,7 @@ from mmprefix.mappers.transformer import Transformer
 from mmprefix.types import Features
 
 OURS, BUCKETED = "mmprefix", "mmprefix, several bucketed batches"
+THEIRS = "Hugging Face: a row a caption"
 EXTRA_VARIANTS: dict[str, tuple[str, Callable[[ComposedDecoder], None]]] = {  # option → name, change of the decoder
     "compile": ("mmprefix, layers compiled", ComposedDecoder.compile_layers),
     "recompute": ("mmprefix, activation checkpointing", ComposedDecoder.recompute_layers),
@@ -67,7 +72,7 @@ class Case:
     mapper: Callable[[int], Mapper]  # from the decoder's width
     decoder: Callable[..., ComposedDecoder]  # from a folder, with a dtype
     full_logits_decoder: Callable[..., ComposedDecoder]  # the same, with logits at all positions
-    naive: dict[str, bool]  # naive variants by name, and whether they compute gradients into frozen weights
+    naive: dict[str, dict[str, Any]]  # naive variants by name, and their options (``naive_loss``)
 
 
 def build_clipcap_case(kind: type[MLP] | type[Transformer], options: argparse.Namespace) -> Case:
@@ -80,7 +85,7 @@ def build_clipcap_case(kind: type[MLP] | type[Transformer], options: argparse.Na
     def mapper(width: int) -> Mapper:
         return kind(Sizes(0, options.features, width), length=options.prefix_length)
 
-    naive = {"naive: as in ClipCap's code": True}
+    naive = {"naive: as in ClipCap's code": {"weight_gradients": True}}
     return Case(options.vocab, features, mapper, CausalDecoder, FullLogitsCausalDecoder, naive)
 
 
@@ -88,7 +93,8 @@ def build_prefix_aac_case(options: argparse.Namespace) -> Case:
     """Prefix-AAC: frames and a summary are mapped, a trained head predicts words."""
     words = prefix_aac_case.vocabulary(options.words)
     decoder, full_logits = (partial(kind, vocabulary=words) for kind in (WordDecoder, FullLogitsWordDecoder))
-    naive = {"naive: as in Prefix-AAC's code": False, "naive, with gradients into frozen weights": True}
+    names = {"naive: as in Prefix-AAC's code": False, "naive, with gradients into frozen weights": True}
+    naive = {name: {"weight_gradients": computed} for name, computed in names.items()}
     return Case(options.words, prefix_aac_case.features, prefix_aac_case.mapper, decoder, full_logits, naive)
 
 
@@ -101,12 +107,13 @@ CASES: dict[str, Callable[[argparse.Namespace], Case]] = {
 
 @dataclass
 class System:
-    """The mapper and decoder that are measured, with the folder of the decoder's weights."""
+    """The mapper and decoder that are measured, the folder of the decoder's weights, and their matrices."""
 
     case: Case
     mapper: Mapper
     decoder: ComposedDecoder
     folder: str
+    matrices: Matrices
 
     @property
     def dtype(self) -> torch.dtype:
@@ -135,17 +142,16 @@ def build_variants(system: System, workload: Workload, extra: list[str]) -> dict
         ),
         "with logits at all positions": step(shared_prefix_loss(mapper, system.load(case.full_logits_decoder)), fused),
     }
-    for name, weight_gradients in case.naive.items():
-        loss = naive_loss(
-            mapper, decoder.own_head, system.folder, weight_gradients=weight_gradients, dtype=DTYPES[system.dtype]
-        )
-        variants[name] = step(loss, plain, text_positions=naive_positions)
+    for name, options in case.naive.items():
+        loss = naive_loss(mapper, decoder.own_head, system.folder, dtype=DTYPES[system.dtype], **options)
+        positions = naive_positions if options.get("longest", LONGEST) else unshared_positions
+        variants[name] = step(loss, plain, text_positions=positions)
     for option in extra:
         name, prepare = EXTRA_VARIANTS[option]
         changed = system.load(case.decoder)
         prepare(changed)
         variants[name] = step(shared_prefix_loss(mapper, changed), fused)
-    if not normalises_by_batch(mapper):
+    if workload.bucketed and not normalises_by_batch(mapper):
         variants[BUCKETED] = step(ours, fused, batches=workload.bucketed)
         variants["the same captions, shuffled batches"] = step(ours, fused, batches=workload.shuffled)
     return variants
@@ -156,33 +162,40 @@ def normalises_by_batch(mapper: Mapper) -> bool:
     return any(isinstance(module, nn.BatchNorm1d) for module in mapper.modules())
 
 
-def build_products(
-    size: Gpt2Size, batch: CaptionBatch, prefix: int, options: argparse.Namespace
-) -> dict[str, MatrixProduct]:
-    """Matrix products of the decoder's shapes and a square one, by name; the fastest gives the rate of the limit."""
-    positions = prefix * len(batch.texts) + batch.text_positions()[0]
-    square = 1024 if options.device == "cpu" else 8192
-    shapes = [(positions, size.width, 4 * size.width), (positions, 4 * size.width, size.width), (square,) * 3]
-    dtype = getattr(torch, options.dtype)
-    return {f"{m} x {k} x {n}": MatrixProduct(m, k, n, device=options.device, dtype=dtype) for m, k, n in shapes}
+def build_system(case: Case, options: argparse.Namespace, folder: str) -> tuple[System, Workload]:
+    """The parts to measure and their captions; a GPT-2 is written into ``folder``."""
+    words = None
+    if options.model:
+        place, matrices = locate_named(options.model)
+        decoder = case.decoder(str(place), dtype=options.dtype).to(options.device)
+        words = one_token_words(decoder, options.vocab)
+        naive = {THEIRS: {"weight_gradients": False, "longest": None}, **case.naive}
+        text_ids = partial(decoder.codec.target_ids, "")
+        case = replace(case, naive={name: {**chosen, "text_ids": text_ids} for name, chosen in naive.items()})
+    else:
+        size = Gpt2Size(options.layers, options.width, options.vocab)
+        place, matrices = save_gpt2(Path(folder), size), gpt2_matrices(size)
+        decoder = case.decoder(place, dtype=options.dtype).to(options.device)
+    vocabulary = case.vocabulary if words is None else len(words)
+    workload = draw_workload(options.captions, options.batch, vocabulary, case.features, pool=options.pool)
+    workload = (workload if words is None else workload.worded(words)).to(options.device)
+    torch.manual_seed(0)
+    mapper = case.mapper(decoder.width).to(options.device)
+    return System(case, mapper, decoder, str(place), matrices), workload
 
 
 def measure(case: Case, options: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Build the parts, check and time all variants, and return the contents of the JSON file."""
-    size = Gpt2Size(options.layers, options.width, options.vocab)
-    save_gpt2(Path(folder), size)
-    workload = draw_workload(options.captions, options.batch, case.vocabulary, case.features, pool=options.pool)
-    workload = workload.to(options.device)
-    torch.manual_seed(0)
-    mapper = case.mapper(size.width).to(options.device)
-    decoder = case.decoder(folder, dtype=options.dtype).to(options.device)
-    variants = build_variants(System(case, mapper, decoder, folder), workload, options.extra_variants)
+    system, workload = build_system(case, options, folder)
+    mapper, decoder = system.mapper, system.decoder
+    variants = build_variants(system, workload, options.extra_variants)
     references = {name: BUCKETED if len(step.batches) > 1 else OURS for name, step in variants.items()}
-    comparison = compare_gradients(variants, references, mapper, decoder)
+    comparison = compare_gradients(variants, references, mapper, decoder, pretrained=bool(options.model))
     batch = workload.median
     prefix = mapper(batch.features).embeds.shape[1]
-    products = build_products(size, batch, prefix, options)
-    operations = step_operations(size, mapper, decoder, batch)
+    positions = prefix * len(batch.texts) + batch.text_positions()[0]
+    products = layer_products(positions, decoder.width, device=options.device, dtype=getattr(torch, options.dtype))
+    operations = step_operations(system.matrices, mapper, decoder, batch)
     timed = {**products, **variants}
     times = interleave(timed, options.repeat, device=options.device, clock=main_clock(options))
     rates = {name: product.operations / times[name].median for name, product in products.items()}
@@ -238,7 +251,10 @@ def report(results: dict[str, Any]) -> str:
     batch, limit, options = results["batch"], results["limit"], results["options"]
     sizes = f"{batch['captions']} captions of {batch['inputs']} inputs, {batch['tokens']} tokens"
     setting = options["dtype"] if on_gpu else f"threads {options['threads']}"
-    first = f"{sizes}, a prefix of {batch['prefix']}; {setting}; n = {options['repeat']}; {join_versions(results)}"
+    model = f"{options['model']}, " if options.get("model") else ""
+    first = (
+        f"{model}{sizes}, a prefix of {batch['prefix']}; {setting}; n = {options['repeat']}; {join_versions(results)}"
+    )
     rate, second = max(limit["rates"].values()) / 1e9, "CPU second" if clock == "cpu" else "second"
     least = f"{limit['operations'] / 1e9:.4g} GFLOP at {rate:.3g} GFLOP per {second} = {limit['seconds']:.3g} s"
     return f"{first}\nlimit: {least}\n\n{markdown_table(head, rows)}"
@@ -252,11 +268,12 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--captions", type=int, default=5, help="captions an input")
     parser.add_argument("--batch", type=int, default=30, help="captions a batch")
     parser.add_argument("--features", type=int, default=512, help="width of the encoder's summary (not prefix_aac)")
+    parser.add_argument("--model", help="a decoder of LLaMA's structure: a folder or models:NAME; else a random GPT-2")
     parser.add_argument("--layers", type=int, default=Gpt2Size.layers)
     parser.add_argument("--width", type=int, default=Gpt2Size.width)
     parser.add_argument("--vocab", type=int, default=Gpt2Size.vocabulary)
     parser.add_argument("--words", type=int, default=7911, help="words of a trained head (prefix_aac)")
-    parser.add_argument("--pool", type=int, default=4, help="batches on each side when bucketing is measured")
+    parser.add_argument("--pool", type=int, default=4, help="batches on each side when bucketing is measured; 0: not")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; on a GPU wall time is measured")
     parser.add_argument("--dtype", choices=list(DTYPES.values()), default="float32", help="of the frozen model")
     parser.add_argument("--extra-variants", nargs="*", choices=list(EXTRA_VARIANTS), default=[], metavar="VARIANT",
@@ -267,6 +284,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     if options.batch % options.captions:
         parser.error(f"--batch {options.batch} is no multiple of --captions {options.captions}")
+    if options.model and options.mapper == "prefix_aac":
+        parser.error(f"--model {options.model}: prefix_aac trains a head of its own; give --mapper mlp or transformer")
     case = CASES[options.mapper](options)
     if case.vocabulary > options.vocab:
         parser.error(f"--words {options.words}: each is a token, but --vocab is {options.vocab}; give fewer")

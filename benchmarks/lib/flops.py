@@ -23,20 +23,58 @@ from mmprefix.mappers.base import Mapper
 from mmprefix.types import Features
 
 
-def decoder_operations(size: Gpt2Size, prefix: int, lengths: list[list[int]]) -> float:
-    """Operations of a GPT-2 without its output matrix, forward and backward.
+@dataclass(frozen=True)
+class Matrices:
+    """Weights that a token is multiplied with: ``layer`` in each of the ``layers``, ``head`` in the output matrix.
+
+    Of those of a layer ``keys_values`` make keys and values, and ``queries`` queries; all heads of queries together are
+    ``attended`` wide.
+    """
+
+    layers: int
+    layer: int
+    keys_values: int
+    queries: int
+    attended: int
+    head: int
+
+    @property
+    def weights(self) -> int:
+        """All weights."""
+        return self.layers * self.layer + self.head
+
+
+def gpt2_matrices(size: Gpt2Size) -> Matrices:
+    """Matrices of a GPT-2."""
+    e = size.width
+    return Matrices(size.layers, 12 * e * e, 2 * e * e, queries=e * e, attended=e, head=e * size.vocabulary)
+
+
+def llama_matrices(config: Any) -> Matrices:
+    """Matrices of a model of LLaMA's structure, whose query heads share keys and values in groups."""
+    e, heads = config.hidden_size, config.num_attention_heads
+    attended = heads * (getattr(config, "head_dim", None) or e // heads)
+    keys_values = 2 * e * attended // heads * config.num_key_value_heads
+    layer = 2 * e * attended + keys_values + 3 * e * config.intermediate_size
+    head = e * config.vocab_size
+    return Matrices(config.num_hidden_layers, layer, keys_values, queries=e * attended, attended=attended, head=head)
+
+
+def decoder_operations(model: Matrices, prefix: int, lengths: list[list[int]]) -> float:
+    """Operations of a decoder without its output matrix, forward and backward.
 
     Every input has ``prefix`` positions, and captions of ``lengths`` tokens.
     """
-    e, layers, inputs = size.width, size.layers, len(lengths)
+    layers, inputs = model.layers, len(lengths)
     run = [n - 1 for row in lengths for n in row]  # the last token of a caption predicts nothing
-    dense, keys_values, queries_keys_values = 24 * e * e, 4 * e * e, 6 * e * e  # a position and layer
+    dense, keys_values = 2 * model.layer, 2 * model.keys_values  # a position and layer
+    queries_keys_values = 2 * (model.queries + model.keys_values)
     prefill = inputs * (prefix * dense * (layers - 1) + prefix * keys_values + (dense - keys_values))
     text = sum(run) * dense * layers
     pairs = inputs * (prefix * (prefix + 1) // 2 * (layers - 1) + prefix)  # of a query and a key
     pairs += layers * sum(n * prefix + n * (n + 1) // 2 for n in run)
-    forward = prefill + text + 4 * e * pairs
-    backward = prefill + text - sum(run) * queries_keys_values + 8 * e * pairs
+    forward = prefill + text + 4 * model.attended * pairs
+    backward = prefill + text - sum(run) * queries_keys_values + 8 * model.attended * pairs
     return float(forward + backward)
 
 
@@ -56,46 +94,12 @@ def mapper_operations(mapper: Mapper, features: Features) -> float:
     return float(counter.get_total_flops())
 
 
-def step_operations(size: Gpt2Size, mapper: Mapper, decoder: ComposedDecoder, batch: CaptionBatch) -> float:
+def step_operations(model: Matrices, mapper: Mapper, decoder: ComposedDecoder, batch: CaptionBatch) -> float:
     """Operations of one exact step on ``batch``."""
     prefix = mapper(batch.features).embeds.shape[1]
     head = decoder.lm.get_output_embeddings() if decoder.own_head is None else decoder.own_head
-    frozen = decoder_operations(size, prefix, batch.lengths)
+    frozen = decoder_operations(model, prefix, batch.lengths)
     return frozen + head_operations(head, batch.lengths) + mapper_operations(mapper, batch.features)
-
-
-@dataclass(frozen=True)
-class Matrices:
-    """Weights that a token is multiplied with: ``layer`` in each of the ``layers``, ``head`` in the output matrix.
-
-    ``keys_values`` of those of a layer make keys and values; all heads of queries together are ``attended`` wide.
-    """
-
-    layers: int
-    layer: int
-    keys_values: int
-    attended: int
-    head: int
-
-    @property
-    def weights(self) -> int:
-        """All weights."""
-        return self.layers * self.layer + self.head
-
-
-def gpt2_matrices(size: Gpt2Size) -> Matrices:
-    """Matrices of a GPT-2."""
-    e = size.width
-    return Matrices(size.layers, 12 * e * e, 2 * e * e, e, e * size.vocabulary)
-
-
-def llama_matrices(config: Any) -> Matrices:
-    """Matrices of a model of LLaMA's structure, whose query heads share keys and values in groups."""
-    e, heads = config.hidden_size, config.num_attention_heads
-    width = getattr(config, "head_dim", None) or e // heads
-    keys_values = 2 * e * width * config.num_key_value_heads
-    layer = 2 * e * width * heads + keys_values + 3 * e * config.intermediate_size
-    return Matrices(config.num_hidden_layers, layer, keys_values, width * heads, e * config.vocab_size)
 
 
 def search_operations(model: Matrices, prefix: int, *, tokens: int, inputs: int, hypotheses: int) -> float:

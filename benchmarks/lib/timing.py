@@ -99,6 +99,13 @@ class MatrixProduct:
             torch.mm(self.a, self.b, out=self.out)
 
 
+def layer_products(rows: int, width: int, *, device: str, dtype: torch.dtype) -> dict[str, MatrixProduct]:
+    """Products of a decoder's shapes and a square one, by name; the fastest gives the rate of a step's limit."""
+    square = 1024 if device == "cpu" else 8192
+    shapes = [(rows, width, 4 * width), (rows, 4 * width, width), (square,) * 3]
+    return {f"{m} x {k} x {n}": MatrixProduct(m, k, n, device=device, dtype=dtype) for m, k, n in shapes}
+
+
 class MemoryRead:
     """One read of ``bytes`` bytes of memory: a matrix-vector product, which needs each number of the matrix once."""
 

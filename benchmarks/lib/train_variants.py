@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import DynamicCache, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from benchmarks.lib.workload import LONGEST, CaptionBatch
 from mmprefix.decoders.causal import CausalDecoder
@@ -68,33 +69,43 @@ class FullLogitsWordDecoder(FullLogitsDecoder, WordDecoder):
 
 
 def naive_loss(
-    mapper: Mapper, own_head: nn.Linear | None, folder: str, *, weight_gradients: bool, dtype: str = "float32"
+    mapper: Mapper,
+    own_head: nn.Linear | None,
+    folder: str | Path,
+    *,
+    weight_gradients: bool,
+    dtype: str = "float32",
+    longest: int | None = LONGEST,
+    text_ids: Callable[[str], list[int]] | None = None,
 ) -> Loss:
     """The loss as the public code of ClipCap computes it, or with an ``own_head`` over words that of Prefix-AAC.
 
-    Written anew from their descriptions (https://arxiv.org/abs/2111.09734, https://arxiv.org/abs/2303.17489). Every
-    caption reads its own prefix, is padded to the longest caption of the data set, and gets logits at every position.
+    Written anew from their descriptions (https://arxiv.org/abs/2111.09734, https://arxiv.org/abs/2303.17489), on
+    Transformers' model in ``folder``. Every caption reads its own prefix, is padded to the ``longest`` caption of the
+    data set (None: of the batch), and gets logits at every position. ``text_ids`` are a caption's token ids, its end
+    included; without it word "w7" is token 7, and the last token the end.
     ``weight_gradients``: gradients into the frozen language model's weights are computed and never used; ClipCap's code
     does that, Prefix-AAC's does not. Two differences: ClipCap's captions end with an end-of-text token, as ours do, and
     Prefix-AAC's word 0, which no caption has, keeps its logit. As in Prefix-AAC's code, word i is read by row i of the
     embeddings.
     """
     device = next(mapper.parameters()).device
-    lm: Any = GPT2LMHeadModel.from_pretrained(folder, dtype=getattr(torch, dtype))
+    lm: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     lm = lm.to(device).eval().requires_grad_(weight_gradients)
     head: nn.Linear = lm.lm_head if own_head is None else own_head
-    end = head.out_features - 1
+    ids_of = text_ids or (lambda text: [*(int(word[1:]) for word in text.split()), head.out_features - 1])
 
     def loss(batch: CaptionBatch) -> Tensor:
-        rows = [[int(word[1:]) for word in text.split()] + [end] for texts in batch.texts for text in texts]
-        padded = torch.tensor([row + [0] * (LONGEST - len(row)) for row in rows], device=device)
+        rows = [ids_of(text) for texts in batch.texts for text in texts]
+        width = longest or max(map(len, rows))
+        labels = torch.tensor([row + [-100] * (width - len(row)) for row in rows], device=device)
         prefix = mapper(batch.one_caption_per_input().features).embeds.to(lm.dtype)
-        embeds = torch.cat([prefix, lm.transformer.wte(padded)], dim=1)
-        mask = torch.cat([padded.new_ones(prefix.shape[:2]), (padded > 0).long()], dim=1)
-        hidden = lm.transformer(inputs_embeds=embeds, attention_mask=mask, use_cache=False).last_hidden_state
+        embeds = torch.cat([prefix, lm.get_input_embeddings()(labels.clamp(min=0))], dim=1)
+        mask = torch.cat([labels.new_ones(prefix.shape[:2]), (labels >= 0).long()], dim=1)
+        hidden = lm.base_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False).last_hidden_state
         logits = head(hidden)
         predicted = logits[:, prefix.shape[1] - 1 : -1].reshape(-1, logits.shape[-1])
-        return F.cross_entropy(predicted, padded.flatten(), ignore_index=0, reduction="sum")
+        return F.cross_entropy(predicted, labels.flatten(), ignore_index=-100, reduction="sum")
 
     return loss
 

@@ -7,7 +7,7 @@ reaches 40 about once in the 600 000 captions of COCO. That is the shape of COCO
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,11 @@ class CaptionBatch:
         mask = features.mask.to(target) if isinstance(target, str) else features.mask
         return CaptionBatch(Features(features.frames.to(target), mask, features.pooled.to(target)), self.texts)
 
+    def worded(self, words: Sequence[str]) -> CaptionBatch:
+        """This batch with ``words[7]`` for "w7" and so on."""
+        texts = [[" ".join(words[int(word[1:])] for word in text.split()) for text in own] for own in self.texts]
+        return replace(self, texts=texts)
+
     def text_positions(self) -> tuple[int, int]:
         """Text positions that a decoder must run, and those that it runs with an input's captions in one padded row."""
         rows = [sum(n - 1 for n in lengths) for lengths in self.lengths]  # the last token of a caption predicts nothing
@@ -72,6 +77,11 @@ class Workload:
         """This workload with all features on ``device``."""
         bucketed, shuffled = ([batch.to(device) for batch in pool] for pool in (self.bucketed, self.shuffled))
         return Workload(self.median.to(device), bucketed, shuffled)
+
+    def worded(self, words: Sequence[str]) -> Workload:
+        """This workload with ``words[7]`` for "w7" and so on."""
+        bucketed, shuffled = ([batch.worded(words) for batch in pool] for pool in (self.bucketed, self.shuffled))
+        return Workload(self.median.worded(words), bucketed, shuffled)
 
 
 def draw_workload(
@@ -106,7 +116,7 @@ def draw_workload(
     batches = [step.rows for step in BucketSampler(keys, inputs, seed=seed).batches(0)]
     batches.sort(key=lambda rows: counts[rows].sum())
     bucketed = [batches[int((i + 0.5) / pool * len(batches))] for i in range(pool)]
-    order = random.permutation(np.concatenate(bucketed)).tolist()
+    order = random.permutation([row for rows in bucketed for row in rows]).tolist()
     shuffled = [order[start : start + inputs] for start in range(0, len(order), inputs)]
     sides = ([batch_of(rows) for rows in side] for side in (bucketed, shuffled))
     return Workload(batch_of(batches[len(batches) // 2]), *sides)

@@ -20,8 +20,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks import feature_store, generate, train_step, users
 from benchmarks.lib import flops, prefix_aac_case, random_gpt2, timing
 from benchmarks.lib.compare_gradients import GradientComparison
+from benchmarks.lib.named_model import one_token_words
 from benchmarks.lib.train_variants import shared_prefix_loss
 from benchmarks.lib.workload import LONGEST, CaptionBatch, draw_workload
+from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.mappers.base import Sizes
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.prefix_aac import PrefixAAC
@@ -75,6 +77,33 @@ def test_train_step(mapper: str, tmp_path: Path, capsys: pytest.CaptureFixture[s
         assert bucketed["padding"] < shuffled["padding"]
     prefix = 26 if mapper == "prefix_aac" else 4
     assert results["batch"] == {"inputs": 2, "captions": 10, "tokens": results["batch"]["tokens"], "prefix": prefix}
+
+
+@pytest.mark.slow
+def test_train_step_of_a_named_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A grouped-query model with a tokenizer of subwords, against Transformers' model of it."""
+    folder = save_decoder(tmp_path, "llama")
+    sizes = ["--mapper", "mlp", "--prefix-length", "3", "--batch", "10", "--features", "16", "--repeat", "1"]
+    results = train_step.main(["--model", folder, *sizes, "--pool", "0"])
+    ours, _, _, theirs, naive = results["variants"]
+    assert theirs["variant"] == "Hugging Face: a row a caption"
+    for row in (theirs, naive):
+        assert row["loss"] == pytest.approx(ours["loss"], rel=2e-6)
+        assert 0 < row["gradient_error"] <= 5e-6
+    assert ours["padding"] < theirs["padding"] < naive["padding"]
+    assert ours["fraction_of_limit"] < 1
+    assert f"{folder}, 10 captions of 2 inputs" in capsys.readouterr().out
+
+
+def test_captions_of_a_named_decoder_have_a_token_a_word(tmp_path: Path) -> None:
+    decoder = CausalDecoder(save_decoder(tmp_path, "llama"))
+    words = one_token_words(decoder, 1000)
+    assert len(words) > 10
+    assert one_token_words(decoder, 3) == words[:3]
+    texts = [[" ".join(f"w{n}" for n in (0, len(words) - 1, 2)), "w1"]]
+    batch = CaptionBatch(Features(torch.zeros(1, 0, 0), torch.zeros(1, 0), torch.zeros(1, 1)), texts).worded(words)
+    assert batch.texts == [[f"{words[0]} {words[-1]} {words[2]}", words[1]]]
+    assert batch.lengths == [[len(decoder.codec.target_ids("", text)) for text in batch.texts[0]]]
 
 
 def test_more_words_than_tokens_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,11 +179,11 @@ def test_the_limit_is_what_an_unpadded_step_computes(name: str, tmp_path: Path) 
             shared_prefix_loss(mapper, decoder)(batch).backward()
         return counter.get_total_flops()
 
-    least = flops.step_operations(size, mapper, decoder, batch)
+    least = flops.step_operations(flops.gpt2_matrices(size), mapper, decoder, batch)
     assert 0.98 < counted() / least < 1.01  # the fused attention is not counted, a last position's keys are made twice
     with sdpa_kernel(SDPBackend.MATH):
         assert 1 < counted() / least < 1.03  # here attention is, with what its mask hides
-    longer = flops.step_operations(size, MAPPERS[name](9), decoder, batch)
+    longer = flops.step_operations(flops.gpt2_matrices(size), MAPPERS[name](9), decoder, batch)
     assert longer > least
 
 
@@ -167,7 +196,7 @@ def test_the_limit_leaves_out_what_no_caption_reads_of_a_prefix(tmp_path: Path) 
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         shared_prefix_loss(mapper, decoder)(batch).backward()
     unread = 2 * 3 * (26 - 1) * 20 * 128**2  # forward and backward, inputs, positions, and all but keys and values
-    least = flops.step_operations(size, mapper, decoder, batch)
+    least = flops.step_operations(flops.gpt2_matrices(size), mapper, decoder, batch)
     assert 1 < counter.get_total_flops() / least < 1.02 < 1 + unread / least
 
 
@@ -259,6 +288,7 @@ def test_the_matrices_of_a_named_decoder_are_those_of_its_layers(shared: int) ->
     assert matrices.weights == sum(linear)
     assert matrices.keys_values == attention.k_proj.weight.numel() + attention.v_proj.weight.numel()
     assert matrices.attended == attention.q_proj.out_features
+    assert matrices.queries == attention.q_proj.weight.numel()
 
 
 @pytest.mark.slow
