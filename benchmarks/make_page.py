@@ -80,8 +80,8 @@ SECTIONS = [
         "--threads 1 --repeat 1",
         "SmolLM2-135M behind ClipCap's MLP, one round on a busy machine. Hugging Face's row is the careful way with "
         "Transformers' own model: a row a caption, padded to the longest of the batch, frozen weights. ClipCap's "
-        "code pads to the longest caption of all data and computes gradients into the frozen weights too, as a model does as it is "
-        "loaded. With so short a prefix most of the work is the captions' own, which each way has to do.",
+        "code pads to the longest caption of all data and computes gradients into the frozen weights too, as a model "
+        "does as it is loaded. With so short a prefix most of the work is the captions' own, which each way has to do.",
     ),
     PageSection(
         "How the gain changes",
