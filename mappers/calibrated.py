@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import DeepMapper, Mapper, Sizes
+from mmprefix.mappers.combinator import Combinator
 from mmprefix.mappers.observer import Observer
 from mmprefix.types import Features, Prefix
 
@@ -59,7 +60,7 @@ class Moments(nn.Module):
         return (rows - self.mean.to(rows.dtype)) / deviation.maximum(least).to(rows.dtype)
 
 
-class Calibrated(Observer):
+class Calibrated(Combinator, Observer):
     """Prefix of ``mapper`` over standardised features, in the scale of word vectors, added to a learned prompt.
 
     Features (frames B T D, summary B G) are standardised number by number, by moments taken by ``observe`` from up to

@@ -8,7 +8,9 @@ from typing import Any, ClassVar, Self, cast
 
 from torch import nn
 
+from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.observer import Observer
 
 
 class Combinator(Mapper):
@@ -25,6 +27,13 @@ class Combinator(Mapper):
         """Mappers that it is made of, in order."""
         child = getattr(self, self.children_option)
         return list(cast(Any, child)) if isinstance(child, nn.ModuleList) else [child]
+
+    def refuse_observers(self) -> None:
+        """Refuse children that observe the training data: they would be shown other numbers than they read."""
+        for child in self.children_mappers:
+            if inner := next((part for part in child.modules() if isinstance(part, Observer)), None):
+                outer, name = type(self).__name__, type(inner).__name__
+                raise InputError(f"{outer}: {name} inside it would read other numbers than it is shown; leave out one")
 
     def recipe_args(self) -> dict[str, Any]:
         """Own options, and the children as they were built."""

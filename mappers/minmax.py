@@ -13,11 +13,12 @@ from torch import Tensor
 
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper, Sizes, need_summary
+from mmprefix.mappers.combinator import Combinator
 from mmprefix.mappers.observer import Observer
 from mmprefix.types import AnyPrefix, Features, to_list
 
 
-class MinMax(Observer):
+class MinMax(Combinator, Observer):
     """Each number of the summary (B G) scaled by its range, clamped to 0 ... 1, and read by ``mapper``.
 
     The range is taken by ``observe`` before training, and is saved with the trained tensors. A number that never

@@ -1,4 +1,4 @@
-"""Training on Lightning: PrefixTask and its callbacks."""
+"""Training on Lightning: PrefixTask, its callbacks, and the optimizer of users' rows."""
 
 from typing import TYPE_CHECKING
 
@@ -6,10 +6,17 @@ from mmprefix.parts import lazy_exports
 
 if TYPE_CHECKING:
     from mmprefix.training.checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
+    from mmprefix.training.row_adam import RowAdam as RowAdam
     from mmprefix.training.task import PrefixTask as PrefixTask
     from mmprefix.training.unfreeze import UnfreezeUntil as UnfreezeUntil
 
-__all__ = ["AtomicCheckpointIO", "PrefixTask", "UnfreezeUntil"]
+__all__ = ["AtomicCheckpointIO", "PrefixTask", "RowAdam", "UnfreezeUntil"]
 __getattr__ = lazy_exports(
-    __name__, {"AtomicCheckpointIO": "checkpoint_io", "PrefixTask": "task", "UnfreezeUntil": "unfreeze"}
+    __name__,
+    {
+        "AtomicCheckpointIO": "checkpoint_io",
+        "PrefixTask": "task",
+        "RowAdam": "row_adam",
+        "UnfreezeUntil": "unfreeze",
+    },
 )

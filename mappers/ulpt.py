@@ -1,0 +1,57 @@
+"""ULPT, ultra-low-dimensional prompt tuning: a few numbers a position, blown up by a frozen random basis.
+
+Wu et al. 2025 (https://arxiv.org/abs/2502.04501): e_ij = (sum over k of z_ik P_kj) * s_j + b_j, with P (r d) frozen and
+drawn from N(0, 1) by a seed, and z (n r), the scale s (d) and the shift b (d) trained: n*r + 2d numbers. Here each user
+has a z of its own, P*r numbers, and s and b are shared by all users, so that a user's prefix is a few hundred bytes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmprefix.errors import InputError
+from mmprefix.mappers.base import Sizes, need_length
+from mmprefix.mappers.user_rows import UserRows
+from mmprefix.types import Features, Prefix, all_real
+
+
+class UserULPT(UserRows):
+    """``length`` embeddings (B P E) of an input's user, of ``rank`` trained numbers each.
+
+    Args:
+        length: positions of the prefix.
+        rank: trained numbers of a position.
+        capacity: users, at most.
+        seed: of the frozen basis.
+        std: standard deviation of the numbers before training.
+    """
+
+    basis: Tensor
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        length: int = 10,
+        rank: int = 16,
+        capacity: int = 1000,
+        seed: int = 0,
+        std: float = 0.02,
+    ) -> None:
+        super().__init__(sizes, numbers=length * rank, capacity=capacity, std=std)
+        need_length(self, length)
+        if rank < 1:
+            raise InputError(f"UserULPT.rank {rank}: give a number from 1 on")
+        self.shape = (length, rank)
+        generator = torch.Generator().manual_seed(seed)
+        basis = torch.randn(rank, sizes.width, generator=generator)
+        self.register_buffer("basis", basis, persistent=False)  # the seed is in the recipe
+        self.scale = nn.Parameter(torch.ones(sizes.width))
+        self.shift = nn.Parameter(torch.zeros(sizes.width))
+
+    def forward(self, features: Features, context: Features | None = None) -> Prefix:
+        """Hashes of users (B 8) → embeddings (B P E), all real."""
+        z = self.of_users(features).view(-1, *self.shape)
+        embeds = z @ self.basis * self.scale + self.shift
+        return Prefix(embeds, all_real(embeds))
