@@ -1,4 +1,4 @@
-"""Who an input is captioned for: texts of a user, of a call or of a store, for the branches that read them."""
+"""Users of a call: the id and the earlier texts of each, from the call or a store, for the branches that read them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ def user_texts(
     if users is None and histories is None:
         return [{} for _ in range(count)]
     reads = [name for name in (USER_BRANCH, BRANCH) if KINDS[kinds.get(name, "image")].lists == "texts"]
-    for option, given, branches in (("user", users, reads), ("history", histories, reads[-1:])):
-        if given is not None and not (branches if option == "user" else BRANCH in reads):
-            raise InputError(f"{option}: this model was trained without users; leave it out")
+    if users is not None and not reads:
+        raise InputError("user: this model was trained without users; leave it out")
+    if histories is not None and BRANCH not in reads:
+        raise InputError("history: this model was trained without users' texts; leave it out")
     names = _users(users, count)
     texts = _histories(histories, count)
     if BRANCH in reads and histories is None:

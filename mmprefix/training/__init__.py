@@ -6,7 +6,7 @@ from mmprefix.parts import lazy_exports
 
 if TYPE_CHECKING:
     from mmprefix.training.checkpoint_io import AtomicCheckpointIO as AtomicCheckpointIO
-    from mmprefix.training.row_adam import RowAdam as RowAdam
+    from mmprefix.training.optimization.row_adam import RowAdam as RowAdam
     from mmprefix.training.task import PrefixTask as PrefixTask
     from mmprefix.training.unfreeze import UnfreezeUntil as UnfreezeUntil
 
@@ -16,7 +16,7 @@ __getattr__ = lazy_exports(
     {
         "AtomicCheckpointIO": "checkpoint_io",
         "PrefixTask": "task",
-        "RowAdam": "row_adam",
+        "RowAdam": "optimization.row_adam",
         "UnfreezeUntil": "unfreeze",
     },
 )

@@ -28,7 +28,7 @@ from mmprefix.training.evaluation import Evaluation
 from mmprefix.training.inputs.observation import show_training_data
 from mmprefix.training.inputs.text_room import text_room
 from mmprefix.training.modality_dropout import drop_modalities
-from mmprefix.training.optimizer import OptimizerFactory, configure, restore_rates, with_rates
+from mmprefix.training.optimization.optimizer import OptimizerFactory, configure, restore_rates, with_rates
 from mmprefix.training.report import Report, ValidationRow
 from mmprefix.training.rng_state import check_rng_state, gather_rng_states, restore_rng_state, rng_state
 from mmprefix.training.self_critical import SelfCritical, caption_reward

@@ -14,7 +14,7 @@ import torch
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.errors import InputError
 from mmprefix.mappers.learned import Learned
-from mmprefix.training.optimizer import lr_factor
+from mmprefix.training.optimization.optimizer import lr_factor
 from mmprefix.training.task import PrefixTask
 from tiny.captioning_system import (
     CaptioningSystem,

@@ -7,7 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from mmprefix.training.row_adam import RowAdam
+from mmprefix.training.optimization.row_adam import RowAdam
 
 pytestmark = pytest.mark.numeric
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mmprefix.errors import InputError
-from mmprefix.training.optimizer import use_fused_optimizer, with_rates
+from mmprefix.training.optimization.optimizer import use_fused_optimizer, with_rates
 
 
 @pytest.mark.parametrize("optimizer_class", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD])
