@@ -10,6 +10,7 @@ from mmprefix.errors import InputError
 from mmprefix.inference.call_options import CallOptions
 from mmprefix.media.kinds import KINDS
 from mmprefix.media.source import Texts
+from mmprefix.users.store import UnknownUserError
 
 if TYPE_CHECKING:
     from mmprefix.users.store import UserStore
@@ -75,6 +76,9 @@ def _stored(user: str | None, store: UserStore | None, *, needed: bool) -> Seque
         if not needed:
             return ()
         raise InputError(f"user {user!r}: nothing is known of users; give history, or a store (users=FILE, --users)")
-    if user not in store and not needed:
+    try:
+        return store.history(user)
+    except UnknownUserError:  # never added, or removed by another thread
+        if needed:
+            raise
         return ()
-    return store.history(user)
