@@ -25,6 +25,7 @@ class UserULPT(UserRows):
         capacity: users, at most.
         seed: of the frozen basis.
         std: standard deviation of the numbers before training.
+        nobody: share of the rows of a batch whose user is hidden in training, so that strangers have a prefix too.
     """
 
     basis: Tensor
@@ -38,8 +39,9 @@ class UserULPT(UserRows):
         capacity: int = 1000,
         seed: int = 0,
         std: float = 0.02,
+        nobody: float = 0.1,
     ) -> None:
-        super().__init__(sizes, numbers=length * rank, capacity=capacity, std=std)
+        super().__init__(sizes, numbers=length * rank, capacity=capacity, std=std, nobody=nobody)
         need_length(self, length)
         if rank < 1:
             raise InputError(f"UserULPT.rank {rank}: give a number from 1 on")

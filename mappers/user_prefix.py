@@ -18,10 +18,13 @@ class UserPrefix(UserRows):
         length: positions of the prefix.
         capacity: users, at most.
         std: standard deviation of the numbers before training.
+        nobody: share of the rows of a batch whose user is hidden in training, so that strangers have a prefix too.
     """
 
-    def __init__(self, sizes: Sizes, *, length: int = 10, capacity: int = 1000, std: float = 0.02) -> None:
-        super().__init__(sizes, numbers=length * sizes.width, capacity=capacity, std=std)
+    def __init__(
+        self, sizes: Sizes, *, length: int = 10, capacity: int = 1000, std: float = 0.02, nobody: float = 0.1
+    ) -> None:
+        super().__init__(sizes, numbers=length * sizes.width, capacity=capacity, std=std, nobody=nobody)
         need_length(self, length)
         self.length = length
 
@@ -38,11 +41,18 @@ class DeepUserPrefix(UserRows, DeepMapper):
         length: positions of the prefix.
         capacity: users, at most.
         std: standard deviation of the numbers before training.
+        nobody: share of the rows of a batch whose user is hidden in training, so that strangers have a prefix too.
     """
 
-    def __init__(self, sizes: Sizes, *, length: int = 4, capacity: int = 1000, std: float = 0.1) -> None:
+    def __init__(
+        self, sizes: Sizes, *, length: int = 4, capacity: int = 1000, std: float = 0.1, nobody: float = 0.1
+    ) -> None:
         super().__init__(
-            sizes, numbers=length * 2 * sizes.layers * sizes.heads * sizes.head_width, capacity=capacity, std=std
+            sizes,
+            numbers=length * 2 * sizes.layers * sizes.heads * sizes.head_width,
+            capacity=capacity,
+            std=std,
+            nobody=nobody,
         )
         need_length(self, length)
         self.length = length

@@ -11,7 +11,7 @@ from mmprefix.mappers.observer import Observer
 from mmprefix.types import Features, to_list
 
 NOBODY = 0
-"""Row of a user who is not known: it is trained on the rows that have no user of their own."""
+"""Row of a user who is not known."""
 
 
 class UserRows(Observer):
@@ -25,18 +25,22 @@ class UserRows(Observer):
         numbers: of a user.
         capacity: users, at most.
         std: standard deviation of the numbers before training.
+        nobody: share of the rows of a batch whose user is hidden in training, so that nobody's row is trained.
     """
 
     keys: Tensor
     rows: nn.Parameter
 
-    def __init__(self, sizes: Sizes, *, numbers: int, capacity: int, std: float) -> None:
+    def __init__(self, sizes: Sizes, *, numbers: int, capacity: int, std: float, nobody: float) -> None:
         super().__init__(sizes)
         name = type(self).__name__
         if sizes.summary != 8 or sizes.frames:
             raise InputError(f"{name}: reads the id of a user; take the encoder mmprefix.encoders.user_id.UserId")
         if capacity < 1:
             raise InputError(f"{name}.capacity {capacity}: give a number of users from 1 on")
+        if not 0 <= nobody < 1:
+            raise InputError(f"{name}.nobody {nobody}: give a share from 0 on, below 1")
+        self.nobody = nobody
         self.register_buffer("keys", torch.full((1 + capacity,), -1, dtype=torch.long))  # -1: a free row
         self.rows = nn.Parameter(torch.randn(1 + capacity, numbers) * std)
 
@@ -96,7 +100,10 @@ class UserRows(Observer):
 
     def of_users(self, features: Features) -> Tensor:
         """Numbers (B n) of the users of B inputs."""
-        return self.rows[self.index(features.pooled)]
+        index = self.index(features.pooled)
+        if self.training and self.nobody:
+            index = index.masked_fill(torch.rand(len(index), device=index.device) < self.nobody, NOBODY)
+        return self.rows[index]
 
 
 def _key(hashed: Tensor) -> Tensor:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 USER_BRANCH = "user"
 """Name of the branch that reads a user's id."""
 
+NOBODY = "-"
+"""Id of an input without a user, which no table of users holds."""
+
 
 def user_texts(
     options: CallOptions, kinds: Mapping[str, str], count: int, store: UserStore | None
@@ -27,9 +30,9 @@ def user_texts(
     Raises InputError for a model that reads neither, a user whom ``store`` does not know, and other numbers of them.
     """
     users, histories = options.get("user"), options.get("history")
-    if users is None and histories is None:
-        return [{} for _ in range(count)]
     reads = [name for name in (USER_BRANCH, BRANCH) if KINDS[kinds.get(name, "image")].lists == "texts"]
+    if users is None and histories is None and USER_BRANCH not in reads:
+        return [{} for _ in range(count)]
     if users is not None and not reads:
         raise InputError("user: this model was trained without users; leave it out")
     if histories is not None and BRANCH not in reads:
@@ -42,7 +45,7 @@ def user_texts(
 
 
 def _by_branch(user: str | None, history: Sequence[str], reads: Sequence[str]) -> dict[str, Texts]:
-    texts = {USER_BRANCH: () if user is None else (user,), BRANCH: tuple(history)}
+    texts = {USER_BRANCH: (user or NOBODY,), BRANCH: tuple(history)}
     return {name: Texts(texts[name]) for name in reads if any(text.strip() for text in texts[name])}
 
 

@@ -34,7 +34,7 @@ KINDS = {
 @pytest.fixture(params=KINDS)
 def mapper(request: pytest.FixtureRequest) -> UserRows:
     torch.manual_seed(0)
-    built = KINDS[request.param](SIZES)
+    built = KINDS[request.param](SIZES).eval()
     built.observe(features("ann", "bo", "ann", "çé 🐕"))
     return built
 
@@ -93,7 +93,7 @@ def test_gradients_reach_the_users_of_the_batch_alone(mapper: UserRows) -> None:
 
 
 def test_rows_are_saved_with_the_users_they_belong_to(mapper: UserRows) -> None:
-    rebuilt = builder_from_recipe(to_recipe(mapper), UserRows)(SIZES)
+    rebuilt = builder_from_recipe(to_recipe(mapper), UserRows)(SIZES).eval()
     rebuilt.load_state_dict(mapper.state_dict())
     users = features("ann", "bo", "stranger")
     assert torch.equal(numbers(rebuilt(users)), numbers(mapper(users)))
@@ -121,7 +121,7 @@ def test_full_tables_and_other_encoders_are_refused() -> None:
 def test_ulpt_is_the_papers_formula_and_its_users_are_small() -> None:
     sizes = Sizes(0, 8, 768)
     mapper = UserULPT(sizes, length=10, rank=16, capacity=3, seed=5)
-    mapper.observe(features("ann"))
+    mapper.eval().observe(features("ann"))
     with torch.no_grad():
         mapper.scale.normal_()
         mapper.shift.normal_()
@@ -142,3 +142,15 @@ def test_a_table_of_users_reads_input_and_a_learned_prompt_does_not() -> None:
     assert UserPrefix(SIZES).reads_input
     assert not UserPrefix(SIZES).reads_frames
     assert not Learned(SIZES).reads_input
+
+
+def test_hidden_users_train_nobodys_row() -> None:
+    torch.manual_seed(0)
+    mapper = UserPrefix(SIZES, length=1, capacity=4, nobody=0.5)
+    mapper.observe(features("ann"))
+    rows = mapper(features(*["ann"] * 200)).embeds[:, 0]
+    hidden = (rows == mapper.rows[0]).all(1)
+    assert 60 < int(hidden.sum()) < 140
+    assert not (mapper.eval()(features(*["ann"] * 20)).embeds[:, 0] == mapper.rows[0]).all(1).any()
+    with pytest.raises(InputError, match=r"UserPrefix\.nobody 1: give a share"):
+        UserPrefix(SIZES, nobody=1)
