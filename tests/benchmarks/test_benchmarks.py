@@ -293,12 +293,11 @@ def test_the_matrices_of_a_named_decoder_are_those_of_its_layers(shared: int) ->
 
 @pytest.mark.slow
 def test_feature_store(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Readers are forked, but for one: to start them anew takes seconds."""
-    wide = tmp_path / "wide"
+    """Processes are forked, but for one reader: to start them anew takes seconds."""
+    wide, forking, anew = tmp_path / "wide", multiprocessing.get_context("fork"), multiprocessing.get_context("spawn")
     feature_store.fill_store(wide, "31 x 2048", 2, 2)
-    assert feature_store.memory_of_readers(wide, "31 x 2048", 1, "spawn") > 0
-    forking = multiprocessing.get_context("fork")
-    monkeypatch.setattr(multiprocessing, "get_context", lambda method: forking)
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: anew if method == "anew" else forking)
+    assert feature_store.memory_of_readers(wide, "31 x 2048", 1, "anew") > 0
     file = tmp_path / "store.json"
     sizes = ["--entries", "400", "--wide", "30", "--shard", "50", "--workers", "2", "--repeat", "1"]
     results = feature_store.main([*sizes, "--json", str(file)])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Sequence
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -191,24 +192,30 @@ def mapped(process: str = "self") -> set[int]:
 @pytest.mark.skipif(not MAPS.exists(), reason="needs Linux's /proc")
 def test_processes_that_open_a_store_at_once_map_one_file(tmp_path: Path) -> None:
     store = filled(tmp_path, 20, 50)
-    program = (
-        "import sys\n"
-        "from mmprefix.features.store import FeatureStore\n"
-        f"sys.stdin.read(1)\nstore = FeatureStore({str(tmp_path)!r}, {WIDTHS!r})\n"
-        "print(len(store), flush=True)\nsys.stdin.read(1)"
-    )
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen([sys.executable, "-c", program], **pipes) for _ in range(4)]
+    forking = multiprocessing.get_context("fork")  # a new process would import torch first
+    steps = [forking.Barrier(5, timeout=240) for _ in range(3)]
+    processes = [forking.Process(target=_open_store, args=(tmp_path, steps)) for _ in range(4)]
     for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("1")
-        process.stdin.flush()
+        process.start()
+    before = mapped()
+    for step in steps[:2]:
+        step.wait()
+    own = [mapped(str(process.pid)) - before for process in processes]
+    steps[2].wait()
     for process in processes:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "1000\n"
-    assert [mapped(str(process.pid)) for process in processes] == [{(store.folder / "index").stat().st_ino}] * 4
-    for process in processes:
-        process.communicate("1")
+        process.join()
+    assert own == [{(store.folder / "index").stat().st_ino}] * 4
+    assert [process.exitcode for process in processes] == [0] * 4
+
+
+def _open_store(root: Path, steps: Sequence[Barrier]) -> None:
+    """Open the store when all are ready, and keep it open until all have."""
+    begin, opened, end = steps
+    begin.wait()
+    store = FeatureStore(root, WIDTHS)
+    assert len(store) == 1000
+    opened.wait()
+    end.wait()
 
 
 @pytest.mark.skipif(not MAPS.exists(), reason="needs Linux's /proc")

@@ -19,7 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from .cases import SHARES, kind_of
 from .runner import Outcome, run_case
-from .seeds import make
+from .seeds import make, warm_up
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -44,6 +44,8 @@ def main(words: Sequence[str] | None = None) -> int:
         base = args.base or Path(folder) / "base"
         if not base.exists():
             make(base)
+        else:
+            warm_up(base, Path(folder))
         for number in numbers:
             if args.kind and kind_of(number) != args.kind:
                 continue

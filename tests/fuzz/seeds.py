@@ -117,6 +117,14 @@ def recipe(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def warm_up(base: Path, folder: Path) -> None:
+    """Run commands over the seeds in ``base`` once: what is forked from this process then finds its imports done."""
+    must(lambda: main(["caption", str(base / "model"), str(base / "media" / "a.png"), "--device", "cpu"]))
+    must(lambda: main(["check-data", str(base / "pictures.jsonl"), "--workers", "1"]))
+    places = ("--trainer.default_root_dir", str(folder), "--save_to", str(folder / "warm"))
+    must(lambda: main(["fit", "--config", str(base / "recipe.yaml"), "--dry_run=true", *places]))
+
+
 def _run(folder: Path) -> None:
     run = recipe(folder)
     run["trainer"]["default_root_dir"] = str(folder / "run")

@@ -8,8 +8,8 @@ import random
 from pathlib import Path
 
 import pytest
-import torch.multiprocessing as mp
 from lightning.pytorch import LightningModule
+from torch.multiprocessing.spawn import start_processes
 
 from mmprefix.errors import InputError
 from mmprefix.metrics import CaptionScores
@@ -75,7 +75,7 @@ class _Validating(LightningModule):
 
 @pytest.mark.slow
 def test_two_processes_score_every_example_once(tmp_path: Path) -> None:
-    mp.spawn(_process, args=(str(tmp_path),), nprocs=2)  # pyright: ignore[reportPrivateImportUsage]
+    start_processes(_process, args=(str(tmp_path),), nprocs=2, start_method="fork")  # new ones would import torch
     predictions, references = random_set(random.Random(6), 7)
     whole = caption(predictions, references, "none")
     for rank in range(2):
