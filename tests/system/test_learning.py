@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.encoders.whisper import Whisper
+from mmprefix.kv_cache.state import State
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.calibrated import Calibrated
 from mmprefix.mappers.linear import Linear
@@ -21,7 +24,7 @@ from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.mappers.transformer import Transformer
-from mmprefix.types import Features, Media
+from mmprefix.types import Features, Media, Prefix
 
 SOUNDS = Path(__file__).resolve().parents[3] / "shared" / "data" / "esc10"
 Row = tuple[Features, list[str]]
@@ -71,40 +74,144 @@ def _stacked(rows: list[Row]) -> Features:
     return Features(frames, mask, torch.cat([features.pooled for features, _ in rows]))
 
 
-@pytest.mark.parametrize("name", [*MAPPERS, "Deep"])
-def test_a_mapper_learns_at_once(rows: dict[str, list[Row]], decoder: CausalDecoder, name: str) -> None:
+@dataclass(frozen=True)
+class Learned:
+    """Mapper after its steps: the loss of each, and on validation behind a sound's own prefix and behind another's."""
+
+    losses: list[float]
+    own: float
+    shuffled: float
+
+
+@pytest.fixture(scope="module")
+def learned(rows: dict[str, list[Row]], decoder: CausalDecoder) -> dict[str, Learned]:
+    """Every mapper after sixty steps of its own; the frozen model runs once a step, with the rows of all of them."""
+    mappers = {name: _mapper(name, rows["train"], decoder) for name in (*MAPPERS, "Deep")}
+    optimizers = {
+        name: torch.optim.AdamW(mapper.parameters(), lr=RATES.get(name, 1e-3)) for name, mapper in mappers.items()
+    }
+    warm = [torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=10) for optimizer in optimizers.values()]
+    losses: dict[str, list[float]] = {name: [] for name in mappers}
+    for step in range(60):
+        batch = [rows["train"][(4 * step + 11 * number) % len(rows["train"])] for number in range(4)]
+        texts = [[captions[step % 5]] for _, captions in batch]
+        means = {name: loss.mean() for name, loss in _losses(decoder, mappers, batch, texts).items()}
+        torch.stack(list(means.values())).sum().backward()  # no mapper's loss depends on another mapper
+        for (name, mapper), optimizer, schedule in zip(mappers.items(), optimizers.values(), warm, strict=True):
+            torch.nn.utils.clip_grad_norm_(mapper.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            losses[name].append(means[name].item())
+    validated = _validated(decoder, mappers, rows["val"])
+    return {name: Learned(losses[name], *validated[name]) for name in mappers}
+
+
+@torch.no_grad()
+def _validated(decoder: CausalDecoder, mappers: dict[str, Mapper], rows: list[Row]) -> dict[str, tuple[float, float]]:
+    """Loss of two captions of each sound behind its own prefix, and behind that of the sound three rows on."""
+    others = [*rows[-3:], *rows[:-3]]
+    texts = [[*captions[:2], *foreign[:2]] for (_, captions), (_, foreign) in zip(rows, others, strict=True)]
+    for mapper in mappers.values():
+        mapper.eval()
+    return {
+        name: (loss.of([0, 1]).item(), loss.of([2, 3]).item())
+        for name, loss in _losses(decoder, mappers, rows, texts).items()
+    }
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Negative log-likelihood and tokens of N captions of each of B sounds, (B N) both."""
+
+    nll: Tensor
+    tokens: Tensor
+
+    def of(self, captions: list[int]) -> Tensor:
+        """Mean over all tokens of these captions of every sound."""
+        return self.nll[:, captions].sum() / self.tokens[:, captions].sum()
+
+    def mean(self) -> Tensor:
+        """Mean over all tokens."""
+        return self.nll.sum() / self.tokens.sum()
+
+
+def _mapper(name: str, rows: list[Row], decoder: CausalDecoder) -> Mapper:
     torch.manual_seed(0)
-    width = rows["train"][0][0].frames.shape[2]
+    width = rows[0][0].frames.shape[2]
     sizes = Sizes(width, width, decoder.width, decoder.layers, decoder.heads, decoder.head_width)
     calibrated = partial(Calibrated, mapper=MAPPERS.get(name, MAPPERS["MLP"]))
     mapper: Mapper = Deep(sizes, mapper=calibrated) if name == "Deep" else calibrated(sizes)
     for part in mapper.modules():
         if isinstance(part, Calibrated):
-            part.observe(_stacked(rows["train"]))
+            part.observe(_stacked(rows))
             part.begin(decoder.word_vectors)
-    optimizer = torch.optim.AdamW(mapper.parameters(), lr=RATES.get(name, 1e-3))
-    warm = torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=10)
-    losses: list[float] = []
-    for step in range(60):
-        batch = [rows["train"][(4 * step + 11 * number) % len(rows["train"])] for number in range(4)]
-        loss = _loss(decoder, mapper, batch, caption=step % 5)
-        optimizer.zero_grad()
+    return mapper
+
+
+def _losses(
+    decoder: CausalDecoder, mappers: dict[str, Mapper], rows: list[Row], texts: list[list[str]]
+) -> dict[str, Losses]:
+    """Losses of the captions ``texts`` of each sound behind each mapper's prefix of it."""
+    features = _stacked(rows)
+    prefixes = {name: mapper(features) for name, mapper in mappers.items()}
+    soft = [prefix for prefix in prefixes.values() if isinstance(prefix, Prefix)]
+    length = max(prefix.mask.shape[1] for prefix in soft)
+    padded = [
+        (pad(p.embeds, (0, 0, 0, length - p.mask.shape[1])), pad(p.mask, (0, length - p.mask.shape[1]))) for p in soft
+    ]
+    states = [decoder.prefill(Prefix(*(torch.cat(parts) for parts in zip(*padded, strict=True))))]
+    states += [decoder.prefill(prefix) for prefix in prefixes.values() if not isinstance(prefix, Prefix)]
+    result: dict[str, Losses] = {}
+    names = [name for kind in (True, False) for name in prefixes if isinstance(prefixes[name], Prefix) == kind]
+    loss = decoder.text_loss(_joined(states), [""] * len(rows) * len(names), texts * len(names))
+    count = len(texts[0])
+    for name, nll, tokens in zip(names, loss.nll.view(len(names), -1), loss.tokens.view(len(names), -1), strict=True):
+        result[name] = Losses(nll.view(-1, count), tokens.view(-1, count))
+    return result
+
+
+def _joined(states: list[State]) -> State:
+    """States of several batches as that of one; a deep prefix has run no token, so its last hidden state is zero."""
+    length = max(state.mask.shape[1] for state in states)
+    hidden = next(state.last_hidden for state in states if state.last_hidden is not None)
+    padded = [
+        [tuple(pad(part, (0, 0, 0, length - part.shape[2])) for part in layer) for layer in state.cache]
+        for state in states
+    ]
+    cache = tuple(
+        (torch.cat([keys for keys, _ in layers]), torch.cat([values for _, values in layers]))
+        for layers in zip(*padded, strict=True)
+    )
+    last = [hidden.new_zeros(len(s.mask), hidden.shape[1]) if s.last_hidden is None else s.last_hidden for s in states]
+    mask = torch.cat([pad(state.mask, (0, length - state.mask.shape[1])) for state in states])
+    return State(cache, mask, torch.cat(last))
+
+
+@pytest.mark.parametrize("name", [*MAPPERS, "Deep"])
+def test_a_mapper_learns_at_once(learned: dict[str, Learned], name: str) -> None:
+    mapper = learned[name]
+    assert max(mapper.losses[10:]) < mapper.losses[0] + 1  # no climb on the way
+    messages = f"the loss is {mapper.own:.3f} behind a sound's own prefix, {mapper.shuffled:.3f} behind another's"
+    assert mapper.own < mapper.shuffled - 0.05, messages
+
+
+def test_mappers_that_share_a_run_have_the_loss_of_their_own(
+    rows: dict[str, list[Row]], decoder: CausalDecoder
+) -> None:
+    """Loss and gradients, for each alone by the decoder's own way: with its batch, or the deep one's, beside it."""
+    batch = rows["train"][:2]
+    texts = [[captions[0]] for _, captions in batch]
+    mappers = {name: _mapper(name, batch, decoder) for name in ("Linear", "MLP", "Deep")}
+    together = _losses(decoder, mappers, batch, texts)
+    torch.stack([loss.mean() for loss in together.values()]).sum().backward()
+    for name, mapper in mappers.items():
+        gradients = [parameter.grad for parameter in mapper.parameters()]
+        mapper.zero_grad()
+        loss = decoder.text_loss(decoder.prefill(mapper(_stacked(batch))), ["", ""], texts).mean()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(mapper.parameters(), 1.0)
-        optimizer.step()
-        warm.step()
-        losses.append(loss.item())
-    assert max(losses[10:]) < losses[0] + 1  # no climb on the way
-    mapper.eval()
-    with torch.no_grad():
-        val = rows["val"]
-        others = [(features, own) for (features, _), (_, own) in zip([*val[3:], *val[:3]], val, strict=True)]
-        own, shuffled = (
-            sum(_loss(decoder, mapper, pairs, caption).item() for caption in (0, 1)) / 2 for pairs in (val, others)
-        )
-    assert own < shuffled - 0.05, f"the loss is {own:.3f} behind a sound's own prefix, {shuffled:.3f} behind another's"
-
-
-def _loss(decoder: CausalDecoder, mapper: Any, rows: list[Row], caption: int) -> torch.Tensor:
-    texts = [[captions[caption]] for _, captions in rows]
-    return decoder.text_loss(decoder.prefill(mapper(_stacked(rows))), [""] * len(rows), texts).mean()
+        assert together[name].mean().item() == pytest.approx(loss.item(), rel=1e-5)
+        for shared, parameter in zip(gradients, mapper.parameters(), strict=True):
+            assert (shared is None) == (parameter.grad is None)
+            if shared is not None and parameter.grad is not None:
+                assert torch.allclose(shared, parameter.grad, atol=1e-6 + 1e-3 * float(parameter.grad.abs().max()))
