@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from mmprefix.errors import InputError
@@ -101,6 +102,27 @@ class DeepMapper(Mapper):
         shape = (2, self.sizes.layers, self.sizes.heads, self.sizes.head_width)
         both = vectors.view(*vectors.shape[:2], *shape).permute(2, 3, 0, 4, 1, 5)  # (2 L B H P K)
         return DeepPrefix(both[0], both[1], mask)
+
+
+def join_layers(prefix: DeepPrefix) -> Tensor:
+    """Keys and values (L B H P K) → vectors (B P 2*L*H*K) as deep mappers hold them: first all keys, layer by layer."""
+    return torch.stack([prefix.keys, prefix.values]).permute(2, 4, 0, 1, 3, 5).flatten(2)
+
+
+def frozen_positions(mapper: Mapper, length: int, start: str | None, frozen: int | None) -> int:
+    """Positions at the beginning of a deep prefix that are not trained: ``frozen``, by default the first after a text.
+
+    The first position takes the attention that goes nowhere; runs in which it was trained broke down
+    (https://arxiv.org/abs/2506.06266). InputError where nothing would be left to train.
+    """
+    if frozen is None:
+        frozen = 0 if start is None else 1
+    if not 0 <= frozen < length:
+        raise InputError(
+            f"{type(mapper).__name__}.frozen {frozen}: of length {length} at least one position is trained; give a "
+            "number from 0 on, below length"
+        )
+    return frozen
 
 
 def need_summary(mapper: Mapper) -> None:

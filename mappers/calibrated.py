@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import DeepMapper, Mapper, Sizes
 from mmprefix.mappers.combinator import Combinator
-from mmprefix.mappers.observer import Observer
+from mmprefix.mappers.observer import Observer, TextReader
 from mmprefix.types import Features, Prefix
 
 _SHARE = 0.25  # what an untrained mapper adds to the prompt, as a share of the scale of word vectors
@@ -112,9 +112,9 @@ class Calibrated(Combinator, Observer):
         """True once it knows the scale of word vectors, and has seen the features that it reads."""
         return bool(self.scale) and all(part is None or bool(part.count) for part in (self.frames, self.summary))
 
-    def begin(self, word_vectors: Callable[[str], Tensor]) -> None:
+    def begin(self, reader: TextReader) -> None:
         """Begin the prompt with the words of its text (N E); InputError for a text without any."""
-        words = word_vectors(self.text)
+        words = reader.word_vectors(self.text)
         if not len(words):
             raise InputError(f"Calibrated.start {self.text!r}: has no tokens; give a word")
         self.scale.copy_(words.square().mean().sqrt())

@@ -1,21 +1,30 @@
-"""Mappers that look at the training data before the first step, and keep what they saw."""
+"""Mappers that look at the decoder or the training data before the first step, and keep what they saw."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from mmprefix.mappers.base import Mapper
-from mmprefix.types import Features
+from mmprefix.types import DeepPrefix, Features
 
 
-class Observer(Mapper):
-    """Base of mappers that are shown features of the training data before training; what they kept is saved."""
+class TextReader(Protocol):
+    """Decoder as a mapper sees it before training: what it makes of a text."""
 
-    most: ClassVar[int | None] = None  # inputs that are enough, spread over the data; None: it wants all
+    def word_vectors(self, text: str) -> Tensor:
+        """Embeddings (N E) of the tokens of ``text``."""
+        ...
+
+    def key_values(self, text: str, positions: int) -> DeepPrefix:
+        """Keys and values (L 1 H P K) of the first P ``positions`` of ``text``, which is repeated where it is short."""
+        ...
+
+
+class Starter(Mapper):
+    """Base of mappers whose numbers before training come from the decoder; they are saved with the model."""
 
     @property
     @abstractmethod
@@ -23,11 +32,21 @@ class Observer(Mapper):
         """True once it has seen what it needs."""
 
     @abstractmethod
+    def begin(self, reader: TextReader) -> None:
+        """Begin to train with what the decoder, ``reader``, makes of a text."""
+
+
+class Observer(Starter):
+    """Base of mappers that are shown features of the training data before training; what they kept is saved."""
+
+    most: ClassVar[int | None] = None  # inputs that are enough, spread over the data; None: it wants all
+
+    @abstractmethod
     def observe(self, features: Features) -> None:
         """Take in the features of some more inputs."""
 
-    def begin(self, word_vectors: Callable[[str], Tensor]) -> None:
-        """Begin to train; ``word_vectors`` gives those of a text (N E), of the decoder."""
+    def begin(self, reader: TextReader) -> None:
+        """Begin to train; nothing is asked of the decoder."""
 
     def observed(self) -> str:
         """Words for what it has seen, for the log of a run."""

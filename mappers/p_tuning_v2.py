@@ -1,36 +1,78 @@
-"""P-Tuning v2 (Liu et al.), https://arxiv.org/abs/2110.07602: a learned table of keys and values for every layer."""
+"""P-Tuning v2 (Liu et al.), https://arxiv.org/abs/2110.07602: a learned table of keys and values for every layer.
+
+It may start as the keys and values of a text, with a frozen first position, as Cartridges do (Eyuboglu et al.,
+https://arxiv.org/abs/2506.06266), who found that better than a random start by far.
+"""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmprefix.mappers.base import DeepMapper, Sizes, need_length
+from mmprefix.mappers.base import DeepMapper, Sizes, frozen_positions, join_layers, need_length
+from mmprefix.mappers.observer import Starter, TextReader
 from mmprefix.types import DeepPrefix, Features, all_real
 
 
-class DeepTable(DeepMapper):
+class DeepTable(DeepMapper, Starter):
     """``length`` learned keys and values for every layer and head, (P 2*L*H*K), the same for every input.
 
     Args:
         length: positions of the prefix.
         std: standard deviation of the numbers before training.
         dropout: probability of zeroing a single number in training.
+        start: a text; before training the table is what the decoder has in its cache at the first ``length`` positions
+            of it, repeated as needed. None: random numbers.
+        frozen: number of first positions that are not trained; None: 1 after ``start``, else 0.
     """
 
-    def __init__(self, sizes: Sizes, *, length: int = 10, std: float = 0.1, dropout: float = 0.0) -> None:
+    sink: Tensor
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        length: int = 10,
+        std: float = 0.1,
+        dropout: float = 0.0,
+        start: str | None = None,
+        frozen: int | None = None,
+    ) -> None:
         super().__init__(sizes)
         need_length(self, length)
-        self.dropout = dropout
-        self.table = nn.Parameter(torch.randn(length, self.numbers) * std)
+        self.length, self.dropout, self.start = length, dropout, start
+        self.frozen = frozen_positions(self, length, start, frozen)
+        table = torch.randn(length, self.numbers) * (std if start is None else 0.0)
+        self.table = nn.Parameter(table[self.frozen :].clone())
+        if self.frozen:
+            self.register_buffer("sink", table[: self.frozen].clone())
 
     @property
     def reads_input(self) -> bool:
         """Always False."""
         return False
 
+    @property
+    def known(self) -> bool:
+        """True for a table that was filled, or that begins at random."""
+        return self.start is None or bool(self.table.any())
+
+    def begin(self, reader: TextReader) -> None:
+        """Fill the table with the decoder's keys and values of the text."""
+        if self.start is not None:
+            self.fill(reader.key_values(self.start, self.length))
+
+    @torch.no_grad()
+    def fill(self, prefix: DeepPrefix) -> None:
+        """Copy keys and values of one input (L 1 H P K) into the table, the frozen positions too."""
+        (vectors,) = join_layers(prefix)
+        self.table.copy_(vectors[self.frozen :])
+        if self.frozen:
+            self.sink.copy_(vectors[: self.frozen])
+
     def forward(self, features: Features, context: Features | None = None) -> DeepPrefix:
         """Features of B inputs, of which only B counts → keys and values (L B H P K), all real."""
-        table = F.dropout(self.table, self.dropout, self.training)[None]
+        whole = torch.cat([self.sink, self.table]) if self.frozen else self.table
+        table = F.dropout(whole, self.dropout, self.training)[None]
         return self.split_layers(table, all_real(table)).expand(len(features.mask))

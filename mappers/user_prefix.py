@@ -6,7 +6,11 @@ https://arxiv.org/abs/2110.08329); here the attribute is the user, and the task'
 
 from __future__ import annotations
 
-from mmprefix.mappers.base import DeepMapper, Sizes, need_length
+import torch
+from torch import Tensor
+
+from mmprefix.mappers.base import DeepMapper, Sizes, frozen_positions, join_layers, need_length
+from mmprefix.mappers.observer import TextReader
 from mmprefix.mappers.user_rows import UserRows
 from mmprefix.types import DeepPrefix, Features, Prefix, all_real
 
@@ -42,22 +46,44 @@ class DeepUserPrefix(UserRows, DeepMapper):
         capacity: users, at most.
         std: standard deviation of the numbers before training.
         nobody: share of the rows of a batch whose user is hidden in training, so that strangers have a prefix too.
+        start: a text; before training every row is what the decoder has in its cache at the first ``length`` positions
+            of it, repeated as needed. None: random numbers.
+        frozen: first positions that are not trained and that all users share; None: 1 after ``start``, else 0.
     """
 
+    sink: Tensor
+
     def __init__(
-        self, sizes: Sizes, *, length: int = 4, capacity: int = 1000, std: float = 0.1, nobody: float = 0.1
+        self,
+        sizes: Sizes,
+        *,
+        length: int = 4,
+        capacity: int = 1000,
+        std: float = 0.1,
+        nobody: float = 0.1,
+        start: str | None = None,
+        frozen: int | None = None,
     ) -> None:
-        super().__init__(
-            sizes,
-            numbers=length * 2 * sizes.layers * sizes.heads * sizes.head_width,
-            capacity=capacity,
-            std=std,
-            nobody=nobody,
-        )
+        fixed = frozen_positions(self, length, start, frozen) if length > 0 else 0
+        position = 2 * sizes.layers * sizes.heads * sizes.head_width
+        super().__init__(sizes, numbers=(length - fixed) * position, capacity=capacity, std=std, nobody=nobody)
         need_length(self, length)
-        self.length = length
+        self.length, self.frozen, self.start = length, fixed, start
+        if fixed:
+            self.register_buffer("sink", torch.randn(fixed, position) * std)
+
+    def begin(self, reader: TextReader) -> None:
+        """Let every row, and the shared first positions, be the decoder's keys and values of the text."""
+        if self.start is not None:
+            (vectors,) = join_layers(reader.key_values(self.start, self.length))
+            with torch.no_grad():
+                self.rows.copy_(vectors[self.frozen :].flatten().expand_as(self.rows))
+                if self.frozen:
+                    self.sink.copy_(vectors[: self.frozen])
 
     def forward(self, features: Features, context: Features | None = None) -> DeepPrefix:
         """Hashes of users (B 8) → keys and values (L B H P K), all real."""
-        vectors = self.of_users(features).view(len(features.pooled), self.length, -1)
+        vectors = self.of_users(features).view(len(features.pooled), self.length - self.frozen, -1)
+        if self.frozen:
+            vectors = torch.cat([self.sink.expand(len(vectors), -1, -1), vectors], dim=1)
         return self.split_layers(vectors, all_real(vectors))

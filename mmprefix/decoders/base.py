@@ -13,7 +13,7 @@ from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.parts import Part
-from mmprefix.types import AnyPrefix, Candidate, Features, to_list
+from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, to_list
 from mmprefix.weights.source import Provenance
 
 
@@ -56,6 +56,14 @@ class Decoder(Part, nn.Module, ABC):
     @abstractmethod
     def word_vectors(self, text: str) -> Tensor:
         """Embeddings (N E) of the tokens of ``text``, as the language model reads them."""
+
+    @abstractmethod
+    def key_values(self, text: str, positions: int) -> DeepPrefix:
+        """Keys and values (L 1 H P K), float32, of the first P ``positions`` of ``text``, as the cache holds them.
+
+        Tokens of a shorter text are repeated. Raises InputError for a text without any, and for a decoder that takes no
+        deep prefix or reads a text beside frames only.
+        """
 
     @abstractmethod
     def prefill(self, prefix: AnyPrefix, memory: Features | None = None) -> State:

@@ -27,7 +27,7 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.generation.search import open_tree, search
 from mmprefix.generation.strategies import Hypothesis
 from mmprefix.kv_cache.cache import cache_over, causal_mask, layers_of, text_mask
-from mmprefix.kv_cache.packing import pack_texts, plan_targets
+from mmprefix.kv_cache.packing import count_targets, pack_texts, pad_ids, plan_targets
 from mmprefix.kv_cache.state import Memory, State
 from mmprefix.kv_cache.trie import build_trie
 from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, MixedPrefix, to_list
@@ -77,6 +77,14 @@ class ComposedDecoder(Decoder):
         """Embeddings (N E) of the tokens of ``text``."""
         return self.language_model.word_vectors(self.codec.marked_ids(text))
 
+    @torch.no_grad()
+    def key_values(self, text: str, positions: int) -> DeepPrefix:
+        """Keys and values (L 1 H P K) of the first ``positions`` of ``text``; see ``Decoder``."""
+        self.language_model.require_deep(self.heads)
+        if not (ids := self.codec.marked_ids(text)):
+            raise InputError(f"start {text!r}: has no tokens; give a word")
+        return self.language_model.key_values((ids * -(-positions // len(ids)))[:positions])
+
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Tokenizer of the language model."""
@@ -103,11 +111,7 @@ class ComposedDecoder(Decoder):
         if isinstance(prefix, MixedPrefix):
             return self.extend(self.prefill_with(prefix.deep, memory), prefix.soft.embeds, prefix.soft.mask)
         if isinstance(prefix, DeepPrefix):
-            if not self.heads:
-                raise InputError(
-                    f"decoder {self.language_model.name!r}: its keys and values have no common size, so it takes no "
-                    "deep prefix; use a mapper to embeddings"
-                )
+            self.language_model.require_deep(self.heads)
             dtype = self.language_model.dtype
             layers = zip(prefix.keys.to(dtype), prefix.values.to(dtype), strict=True)
             return State(tuple(layers), prefix.mask, None, memory)
@@ -128,9 +132,7 @@ class ComposedDecoder(Decoder):
         """Append tokens of the language model, any number per input."""
         if not any(ids):
             return state
-        width = max(map(len, ids))
-        padded = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=state.mask.device)
-        mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in ids], device=padded.device)
+        padded, mask = (part.to(state.mask.device) for part in pad_ids(ids))
         return self.extend(state, self.language_model.embed(padded), mask)
 
     def extend(self, state: State, embeds: Tensor, mask: Tensor) -> State:
@@ -198,13 +200,8 @@ class ComposedDecoder(Decoder):
             used, row = cast(Any, torch).unique(row, return_inverse=True)
             hidden = hidden[used.to(device, non_blocking=True)]
         nll = self.target_nll(hidden, row, target)
-        lengths = [len(tokens) for texts in ids for tokens in texts]
-        if question_lengths:
-            questions = (length for own in question_lengths for length in own)
-            lengths = [length - question for length, question in zip(lengths, questions, strict=True)]
-        owner = [b for b, texts in enumerate(ids) for _ in texts]
-        total = nll.new_zeros(len(lengths)).index_add(0, text.to(device, non_blocking=True), nll)
-        counts = torch.tensor([lengths, owner], dtype=torch.long).view(2, -1).to(device, non_blocking=True)
+        counts = count_targets(ids, question_lengths).to(device, non_blocking=True)
+        total = nll.new_zeros(counts.shape[1]).index_add(0, text.to(device, non_blocking=True), nll)
         return TextLoss(total, counts[0], counts[1])
 
     def target_nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ from mmprefix.decoders.language_model import LanguageModel, ModelSizes, Tuning, 
 from mmprefix.decoders.text_codec import Seq2SeqCodec, WhisperCodec
 from mmprefix.errors import InputError
 from mmprefix.kv_cache.cache import additive_mask, attention_mask, cache_over
+from mmprefix.kv_cache.packing import pad_ids
 from mmprefix.kv_cache.state import Memory, State
 from mmprefix.types import AnyPrefix, Features, MixedPrefix, Prefix
 from mmprefix.weights import transformers
@@ -88,9 +89,7 @@ class CrossAttentionModel(LanguageModel):
 
     def encode(self, ids: list[list[int]]) -> Memory:
         """Run texts as token ids through a text model's encoder → memory for its decoder's cross-attention."""
-        width = max(map(len, ids))
-        mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in ids], device=self.device)
-        padded = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=self.device)
+        padded, mask = (part.to(self.device) for part in pad_ids(ids))
         frames = self.lm.get_encoder()(input_ids=padded, attention_mask=mask.long()).last_hidden_state
         return self.project(frames, mask)
 

@@ -21,9 +21,10 @@ from mmprefix.decoders.self_check import WORKING
 from mmprefix.errors import InputError
 from mmprefix.fast import last_layer
 from mmprefix.fast.prepare import prepare
-from mmprefix.kv_cache.cache import attention_mask
+from mmprefix.kv_cache.cache import attention_mask, cache_over, causal_mask, layers_of
 from mmprefix.kv_cache.state import State
 from mmprefix.kv_cache.windows import Reaches
+from mmprefix.types import DeepPrefix
 from mmprefix.weights import dry_run, transformers
 from mmprefix.weights import source as sources
 from mmprefix.weights.model_kinds import advice, described
@@ -105,6 +106,30 @@ class LanguageModel:
     def word_vectors(self, ids: list[int]) -> Tensor:
         """Token ids → embeddings (N E) float32, without gradients."""
         return self.embed(torch.tensor(ids, dtype=torch.long, device=self.device)[None])[0].detach().float()
+
+    def require_deep(self, heads: int) -> None:
+        """Raise InputError for a deep prefix if the model's keys and values have no common size (``heads`` 0)."""
+        if not heads:
+            raise InputError(
+                f"decoder {self.name!r}: its keys and values have no common size, so it takes no deep prefix; "
+                "use a mapper to embeddings"
+            )
+
+    def key_values(self, ids: list[int], first: int = 0) -> DeepPrefix:
+        """Token ids → keys and values (L 1 H N K) float32, as in the cache, with position ids from ``first`` on.
+
+        Raises InputError for more tokens than the model has positions, and for a decoder with cross-attention.
+        """
+        if self.memory_width is not None:
+            raise InputError(f"decoder {self.name!r}: reads a text beside frames only, so it gives no keys and values")
+        mask = torch.ones(1, len(ids), dtype=torch.bool, device=self.device)
+        empty, cache = State((), mask[:, :0], None), cache_over(())
+        self.require_room(empty, len(ids))
+        embeds = self.embed(torch.tensor([ids], dtype=torch.long, device=self.device))
+        position_ids = torch.arange(first, first + len(ids), device=self.device)[None]
+        self.forward_tokens(empty, cache, embeds, visible=causal_mask(mask), position_ids=position_ids)
+        keys, values = (torch.stack(parts).detach().float() for parts in zip(*layers_of(cache), strict=True))
+        return DeepPrefix(keys, values, mask)
 
     def forward_tokens(
         self, state: State, cache: DynamicCache, embeds: Tensor, *, visible: Tensor, position_ids: Tensor

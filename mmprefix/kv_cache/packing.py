@@ -27,6 +27,22 @@ def pack_texts(rows: list[list[list[int]]]) -> Tensor:
     return torch.from_numpy(packed)
 
 
+def pad_ids(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids of B rows → ids (B N), padded with 0, and their mask (B N, True where real)."""
+    width = max(map(len, ids), default=0)
+    padded = torch.tensor([row + [0] * (width - len(row)) for row in ids], dtype=torch.long)
+    lengths = torch.tensor([len(row) for row in ids])
+    return padded, torch.arange(width) < lengths[:, None]
+
+
+def count_targets(ids: list[list[list[int]]], question_lengths: list[list[int]] | None = None) -> Tensor:
+    """Counts (2 C) for the texts of ``plan_targets``: number of target tokens of each, and the index of its input."""
+    lengths, owner, _ = _texts(ids)
+    if question_lengths:
+        lengths = lengths - _numbers(chain.from_iterable(question_lengths))
+    return torch.from_numpy(np.stack([lengths, owner]))
+
+
 def plan_targets(ids: list[list[list[int]]], question_lengths: list[list[int]] | None = None) -> Tensor:
     """Plan (3 C) of target tokens: the row of hidden states that predicts each, its id, and the number of its text.
 

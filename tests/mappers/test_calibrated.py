@@ -27,6 +27,7 @@ from mmprefix.mappers.resampler import Resampler
 from mmprefix.mappers.transformer import Transformer
 from mmprefix.types import Features
 from tiny.captioning_system import CaptioningSystem, checkpoint_tensors, quietly, run
+from tiny.mappers import Reader
 from tiny.speech_system import recipe_part
 
 pytestmark = quietly
@@ -46,7 +47,7 @@ def features(count: int = 4, seed: int = 0) -> Features:
 def begun(mapper: Calibrated, shown: Features) -> Calibrated:
     """``mapper`` as a training begins with it."""
     mapper.observe(shown)
-    mapper.begin(lambda _: WORDS)
+    mapper.begin(Reader(WORDS))
     return mapper
 
 
@@ -116,12 +117,13 @@ def test_dropout_zeroes_standardised_numbers_in_training_alone(child: Callable[.
 )
 def test_the_prompt_begins_as_words(child: Callable[..., Mapper], expected: torch.Tensor) -> None:
     mapper = Calibrated(SIZES, mapper=child, start="two words")
-    mapper.begin({"two words": WORDS}.__getitem__)
+    mapper.begin(reader := Reader(WORDS))
+    assert reader.texts == ["two words"]
     assert torch.equal(mapper.start, expected)
     assert float(mapper.scale) == pytest.approx(SCALE)
     assert mapper.known == (not mapper.reads_input)
     with pytest.raises(InputError, match=r"Calibrated.start '': has no tokens; give a word"):
-        Calibrated(SIZES, mapper=child, start="").begin(lambda _: WORDS[:0])
+        Calibrated(SIZES, mapper=child, start="").begin(Reader(WORDS[:0]))
 
 
 @pytest.mark.parametrize("speed", [1.0, 250.0])

@@ -24,7 +24,7 @@ from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.parts import builder_from_recipe, to_recipe
 from mmprefix.types import DeepPrefix, Features, Prefix
-from tiny.mappers import ContextSum, LowRank, Merging
+from tiny.mappers import ContextSum, LowRank, Merging, Reader
 
 D, G, E, L, H, K = 12, 20, 32, 2, 4, 8
 SIZES = Sizes(D, G, E, L, H, K, context_frames=6, context_summary=5)
@@ -70,7 +70,7 @@ def observed(mapper: Mapper) -> Mapper:
     for part in mapper.modules():
         if isinstance(part, Observer):
             part.observe(replace(features(), pooled=torch.stack([torch.zeros(G), torch.full((G,), 2.0)])))
-            part.begin(lambda _: torch.eye(E))
+            part.begin(Reader(torch.eye(E)))
     return mapper
 
 

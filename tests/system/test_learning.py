@@ -145,7 +145,7 @@ def _mapper(name: str, rows: list[Row], decoder: CausalDecoder) -> Mapper:
     for part in mapper.modules():
         if isinstance(part, Calibrated):
             part.observe(_stacked(rows))
-            part.begin(decoder.word_vectors)
+            part.begin(decoder)
     return mapper
 
 

@@ -1,12 +1,30 @@
-"""Mappers of kinds that the library does not have: one that reads a context, one that reads nothing."""
+"""Mappers of kinds that the library does not have, and a decoder as mappers see it: word vectors of any text."""
 
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmprefix.mappers.base import Mapper, Sizes
-from mmprefix.types import Features, Prefix, all_real
+from mmprefix.types import DeepPrefix, Features, Prefix, all_real
+
+
+class Reader:
+    """Decoder as a mapper sees it before training: these ``vectors`` (N E) for every text, random keys and values."""
+
+    def __init__(self, vectors: Tensor, sizes: Sizes | None = None) -> None:
+        self.vectors, self.sizes = vectors, sizes
+        self.texts: list[str] = []
+
+    def word_vectors(self, text: str) -> Tensor:
+        self.texts.append(text)
+        return self.vectors
+
+    def key_values(self, text: str, positions: int) -> DeepPrefix:
+        self.texts.append(text)
+        assert self.sizes is not None
+        shape = (self.sizes.layers, 1, self.sizes.heads, positions, self.sizes.head_width)
+        return DeepPrefix(torch.randn(shape), torch.randn(shape), torch.ones(1, positions, dtype=torch.bool))
 
 
 class ContextSum(Mapper):

@@ -12,7 +12,7 @@ from mmprefix.data.collate import collate_inputs
 from mmprefix.data.manifest import Example
 from mmprefix.data.model_inputs import ModelInputs
 from mmprefix.errors import InputError
-from mmprefix.mappers.observer import Observer
+from mmprefix.mappers.observer import Observer, Starter
 from mmprefix.model import PrefixLM
 from mmprefix.types import FeatureRow, Features
 
@@ -26,11 +26,12 @@ def show_training_data(
 ) -> None:
     """Show each ``Observer`` among the mappers that does not know its data yet the features of ``examples``.
 
-    ``inputs`` reads them, from files or a feature store. Rows that cannot be read are left out with ``skip_bad``.
-    Raises InputError for one of them otherwise, and where no row has that input.
+    ``inputs`` reads them, from files or a feature store. Mappers that start from a text alone get it first. Rows that
+    cannot be read are left out with ``skip_bad``. Raises InputError for one of them otherwise, and where no row has
+    that input.
     """
-    for part in _unknown(model.task_prefix):  # it reads no data
-        part.begin(model.decoder.word_vectors)
+    for part in _without_data(model):
+        part.begin(model.decoder)
     for name, mapper in model.mappers.items():
         unknown = _unknown(mapper)
         if not unknown:
@@ -44,12 +45,18 @@ def show_training_data(
                 for part in unknown:
                     part.observe(features)
         for part in unknown:
-            part.begin(model.decoder.word_vectors)
+            part.begin(model.decoder)
             if not part.known:
                 raise InputError(
                     f"model.branches.{name}: {type(part).__name__} finds no row to train on that has {name}"
                 )
             log.info("%s: %d inputs: %s", name, len(rows), part.observed())
+
+
+def _without_data(model: PrefixLM) -> list[Starter]:
+    """Parts that begin before any data are read: those of the task's prefix, and those that start from a text alone."""
+    starters = [part for part in model.modules() if isinstance(part, Starter) and not isinstance(part, Observer)]
+    return [*_unknown(model.task_prefix), *(part for part in starters if not part.known)]
 
 
 def _unknown(mapper: nn.Module | None) -> list[Observer]:

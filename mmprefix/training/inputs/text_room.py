@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmprefix.data.collate import collate_inputs
 from mmprefix.data.manifest import InputRef
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.observer import Observer
 from mmprefix.model import PrefixLM
-from mmprefix.types import AnyPrefix, Features, MixedPrefix, Prefix
+from mmprefix.types import AnyPrefix, DeepPrefix, Features, MixedPrefix, Prefix
 
 _MOST_WORDS = 1 << 12
 
@@ -102,7 +102,7 @@ class DecoderRoom:
         for part in mapper.modules():
             if isinstance(part, Observer) and not part.known:
                 part.observe(self._features(1, sizes.frames, sizes.summary))
-                part.begin(lambda _: torch.ones(1, sizes.width, device=self._device()))
+                part.begin(_NoDecoder(sizes, self._device()))
         return mapper
 
     def _features(self, frames: int, width: int, summary: int) -> Features:
@@ -133,6 +133,21 @@ class DecoderRoom:
 
     def _device(self) -> torch.device:
         return next(iter(self.model.mappers.parameters()), next(self.model.decoder.parameters())).device
+
+
+class _NoDecoder:
+    """``TextReader`` without a decoder, for trials: only the shapes of what it gives are right."""
+
+    def __init__(self, sizes: Sizes, device: torch.device) -> None:
+        self.sizes, self.device = sizes, device
+
+    def word_vectors(self, text: str) -> Tensor:
+        return torch.ones(1, self.sizes.width, device=self.device)
+
+    def key_values(self, text: str, positions: int) -> DeepPrefix:
+        sizes = self.sizes
+        zeros = torch.zeros(sizes.layers, 1, sizes.heads, positions, sizes.head_width, device=self.device)
+        return DeepPrefix(zeros, zeros, zeros.new_ones(1, positions, dtype=torch.bool))
 
 
 @contextmanager
