@@ -40,6 +40,7 @@ class Observer(Starter):
     """Base of mappers that are shown features of the training data before training; what they kept is saved."""
 
     most: ClassVar[int | None] = None  # inputs that are enough, spread over the data; None: it wants all
+    observes_again: ClassVar[bool] = False  # also once it is known: a training that starts from another has new rows
 
     @abstractmethod
     def observe(self, features: Features) -> None:

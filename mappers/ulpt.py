@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import Sizes, need_length
 from mmprefix.mappers.user_rows import UserRows
-from mmprefix.types import Features, Prefix, all_real
+from mmprefix.types import Features, Prefix
 
 
 class UserULPT(UserRows):
@@ -41,11 +41,10 @@ class UserULPT(UserRows):
         std: float = 0.02,
         nobody: float = 0.1,
     ) -> None:
-        super().__init__(sizes, numbers=length * rank, capacity=capacity, std=std, nobody=nobody)
         need_length(self, length)
         if rank < 1:
             raise InputError(f"UserULPT.rank {rank}: give a number from 1 on")
-        self.shape = (length, rank)
+        super().__init__(sizes, length=length, numbers=rank, capacity=capacity, std=std, nobody=nobody)
         generator = torch.Generator().manual_seed(seed)
         basis = torch.randn(rank, sizes.width, generator=generator)
         self.register_buffer("basis", basis, persistent=False)  # the seed is in the recipe
@@ -53,7 +52,6 @@ class UserULPT(UserRows):
         self.shift = nn.Parameter(torch.zeros(sizes.width))
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
-        """Hashes of users (B 8) → embeddings (B P E), all real."""
-        z = self.of_users(features).view(-1, *self.shape)
-        embeds = z @ self.basis * self.scale + self.shift
-        return Prefix(embeds, all_real(embeds))
+        """Hashes of users (B 8) → embeddings (B P E) and their mask."""
+        z, mask = self.of_users(features)
+        return Prefix(z @ self.basis * self.scale + self.shift, mask)

@@ -12,7 +12,7 @@ from torch import Tensor
 from mmprefix.mappers.base import DeepMapper, Sizes, frozen_positions, join_layers, need_length
 from mmprefix.mappers.observer import TextReader
 from mmprefix.mappers.user_rows import UserRows
-from mmprefix.types import DeepPrefix, Features, Prefix, all_real
+from mmprefix.types import DeepPrefix, Features, Prefix
 
 
 class UserPrefix(UserRows):
@@ -28,14 +28,12 @@ class UserPrefix(UserRows):
     def __init__(
         self, sizes: Sizes, *, length: int = 10, capacity: int = 1000, std: float = 0.02, nobody: float = 0.1
     ) -> None:
-        super().__init__(sizes, numbers=length * sizes.width, capacity=capacity, std=std, nobody=nobody)
         need_length(self, length)
-        self.length = length
+        super().__init__(sizes, length=length, numbers=sizes.width, capacity=capacity, std=std, nobody=nobody)
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
-        """Hashes of users (B 8) → embeddings (B P E), all real."""
-        embeds = self.of_users(features).view(-1, self.length, self.sizes.width)
-        return Prefix(embeds, all_real(embeds))
+        """Hashes of users (B 8) → embeddings (B P E) and their mask."""
+        return Prefix(*self.of_users(features))
 
 
 class DeepUserPrefix(UserRows, DeepMapper):
@@ -64,26 +62,28 @@ class DeepUserPrefix(UserRows, DeepMapper):
         start: str | None = None,
         frozen: int | None = None,
     ) -> None:
-        fixed = frozen_positions(self, length, start, frozen) if length > 0 else 0
-        position = 2 * sizes.layers * sizes.heads * sizes.head_width
-        super().__init__(sizes, numbers=(length - fixed) * position, capacity=capacity, std=std, nobody=nobody)
         need_length(self, length)
-        self.length, self.frozen, self.start = length, fixed, start
+        fixed = frozen_positions(self, length, start, frozen)
+        numbers = 2 * sizes.layers * sizes.heads * sizes.head_width
+        own = length - fixed
+        super().__init__(sizes, length=own, numbers=numbers, capacity=capacity, std=std, nobody=nobody)
+        self.frozen, self.start = fixed, start
         if fixed:
-            self.register_buffer("sink", torch.randn(fixed, position) * std)
+            self.register_buffer("sink", torch.randn(fixed, numbers) * std)
 
     def begin(self, reader: TextReader) -> None:
         """Let every row, and the shared first positions, be the decoder's keys and values of the text."""
         if self.start is not None:
-            (vectors,) = join_layers(reader.key_values(self.start, self.length))
+            (vectors,) = join_layers(reader.key_values(self.start, self.frozen + self.length))
             with torch.no_grad():
                 self.rows.copy_(vectors[self.frozen :].flatten().expand_as(self.rows))
                 if self.frozen:
                     self.sink.copy_(vectors[: self.frozen])
 
     def forward(self, features: Features, context: Features | None = None) -> DeepPrefix:
-        """Hashes of users (B 8) → keys and values (L B H P K), all real."""
-        vectors = self.of_users(features).view(len(features.pooled), self.length - self.frozen, -1)
+        """Hashes of users (B 8) → keys and values (L B H P K) and their mask."""
+        vectors, mask = self.of_users(features)
         if self.frozen:
             vectors = torch.cat([self.sink.expand(len(vectors), -1, -1), vectors], dim=1)
-        return self.split_layers(vectors, all_real(vectors))
+            mask = torch.cat([mask.new_ones(len(mask), self.frozen), mask], dim=1)
+        return self.split_layers(vectors, mask)

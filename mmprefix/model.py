@@ -166,7 +166,7 @@ class PrefixLM(nn.Module):
         prefix = self._prefix(features, batch.absent, len(batch))
         if self.decoder.memory_dim is None:
             return self.decoder.prefill(prefix)
-        memory = [value for value in features.values() if value.frames.shape[2] == self.decoder.memory_dim]
+        memory = [value for name, value in features.items() if self.encoder(name).dim == self.decoder.memory_dim]
         return self.decoder.prefill(prefix, Features.concat(memory) if memory else None)
 
     def prompts(self, batch: Batch) -> list[str]:

@@ -17,7 +17,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from mmprefix.data.collate import pad_media
+from mmprefix.data.collate import collate_inputs, pad_media
 from mmprefix.errors import InputError, without_frames
 from mmprefix.inference.inputs import (
     Input,
@@ -31,10 +31,12 @@ from mmprefix.inference.inputs import (
 from mmprefix.inference.urls import downloaded, with_url
 from mmprefix.media.source import Texts
 from mmprefix.model import PrefixLM
-from mmprefix.types import Batch
+from mmprefix.types import Batch, FeatureRow
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Row = dict[str, Tensor | FeatureRow]
+"""Inputs of a row, read or encoded before, by branch name."""
 WINDOW_BATCHES = 8  # batches whose files are decoded, and sorted by length, together
 
 
@@ -43,7 +45,7 @@ class BatchRequest:
     """Inputs, and for each of them its prompt, its context and the target texts to score, if any.
 
     ``first`` is the number of the first input, counted over all requests of a stream. ``texts`` are read beside each
-    input, by branch; none where it is empty.
+    input, by branch, and ``features`` need not be read any more; none where they are empty.
     """
 
     inputs: Sequence[Input]
@@ -54,6 +56,7 @@ class BatchRequest:
     allow_urls: bool = False
     first: int = 0
     texts: Sequence[Mapping[str, Texts]] = ()
+    features: Sequence[Mapping[str, FeatureRow]] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -65,8 +68,9 @@ class BatchRequest:
         for start in range(0, len(self.inputs), step):
             part = slice(start, start + step)
             prompts, contexts, targets = self.prompts[part], self.contexts[part], self.targets[part]
-            words = {"prompts": prompts, "contexts": contexts, "targets": targets, "texts": self.texts[part]}
-            yield replace(self, inputs=self.inputs[part], first=self.first + start, **words)
+            words = {"prompts": prompts, "contexts": contexts, "targets": targets}
+            beside = {"texts": self.texts[part], "features": self.features[part]}
+            yield replace(self, inputs=self.inputs[part], first=self.first + start, **words, **beside)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class _Window:
 
     request: BatchRequest
     contexts: list[str]
-    tensors: dict[int, dict[str, Tensor]] = field(default_factory=dict[int, dict[str, Tensor]])
+    tensors: dict[int, Row] = field(default_factory=dict[int, Row])
     sounds: dict[int, Tensor] = field(default_factory=dict[int, Tensor])
     errors: dict[int, InputError] = field(default_factory=dict[int, InputError])
 
@@ -121,7 +125,8 @@ def _decode(model: PrefixLM, request: BatchRequest, strict: bool) -> _Window:
             sources = _sources_of(model, request, row)
             if model.transcriber is not None and "audio" in sources and not window.contexts[row]:
                 window.sounds[row] = model.transcriber.preprocess(*source_and_span(sources["audio"]))
-            window.tensors[row] = _preprocess(model, sources)
+            ready = request.features[row] if request.features else {}
+            window.tensors[row] = dict(sorted({**ready, **_preprocess(model, sources)}.items()))
         except Exception as error:
             if strict:  # no name is bound to what is raised: in this frame it would be a cycle, and the inputs stay
                 raise (with_url(error, value) if isinstance(error, InputError) else error) from error.__cause__
@@ -165,7 +170,7 @@ def _run(model: PrefixLM, window: _Window, rows: list[int], compute: Callable[[B
     """Results of one batch, the ``rows`` of ``window``."""
     request, tensors = window.request, window.tensors
     batch = Batch(
-        {name: pad_media([tensors[row][name] for row in rows]) for name in tensors[rows[0]]},
+        {name: collate_inputs([tensors[row][name] for row in rows]) for name in tensors[rows[0]]},
         [request.prompts[row] for row in rows],
         [request.targets[row] for row in rows],
         [window.contexts[row] for row in rows],
@@ -195,7 +200,7 @@ def _sources_of(model: PrefixLM, request: BatchRequest, number: int) -> dict[str
     value = request.inputs[number]
     beside: Mapping[str, Texts] = request.texts[number] if request.texts else {}
     require_urls_allowed(value, request.allow_urls)
-    if beside:
+    if beside or (request.features and request.features[number]):
         own = (
             {}
             if value == {}
@@ -217,17 +222,26 @@ def _unexpected(request: BatchRequest, row: int, error: Exception) -> InputError
 
 
 def _preprocess(model: PrefixLM, sources: Mapping[str, InputSource]) -> dict[str, Tensor]:
-    """Sources by branch name → waveforms (S,) and pictures (3 Y X), in the order of the names."""
+    """Sources by branch name → waveforms (S,) and pictures (3 Y X)."""
     names = sorted(sources.keys() & set(model.encoders))
     return {name: model.encoder(name).preprocess(*source_and_span(sources[name])) for name in names}
 
 
-def _alike(tensors: Mapping[int, Mapping[str, Tensor]], size: int) -> Iterator[list[int]]:
+def _alike(tensors: Mapping[int, Row], size: int) -> Iterator[list[int]]:
     """Rows with inputs for the same branches, the shortest first, at most ``size`` at a time."""
-    order = sorted(tensors, key=lambda row: (list(tensors[row]), [t.shape[-1] for t in tensors[row].values()]))
-    for _, group in groupby(order, key=lambda row: list(tensors[row])):
+    order = sorted(tensors, key=lambda row: (_forms(tensors[row]), [_length(value) for value in tensors[row].values()]))
+    for _, group in groupby(order, key=lambda row: _forms(tensors[row])):
         rows = list(group)
         yield from (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _forms(row: Row) -> list[tuple[str, bool]]:
+    """Branches that a row has inputs for, and which of them are encoded already."""
+    return [(name, isinstance(value, FeatureRow)) for name, value in row.items()]
+
+
+def _length(value: Tensor | FeatureRow) -> int:
+    return len(value.frames) if isinstance(value, FeatureRow) else value.shape[-1]
 
 
 def _transcribe(model: PrefixLM, window: _Window, size: int = 8) -> None:

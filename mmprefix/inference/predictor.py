@@ -24,6 +24,7 @@ from mmprefix.inference.inputs import Input, input_kinds
 from mmprefix.inference.model_card import model_card
 from mmprefix.inference.requests import input_list, inputs_or_contexts, make_request, stream_requests
 from mmprefix.inference.summary import summarize
+from mmprefix.inference.user_prefixes import UserLookup, users_key
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings
 from mmprefix.slu.questions import Framing
@@ -43,7 +44,8 @@ class Predictor:
 
     Inputs are paths, ``archive.zip::member``, bytes, PIL images, ``Waveform(values, rate)`` with NumPy or torch values,
     or dictionaries of those by branch name where a model reads several at once; several of them in a list, a tuple or a
-    generator. ``source`` is where the model was loaded from; ``users`` knows the texts of a call's ``user``.
+    generator. ``source`` is where the model was loaded from; ``users`` knows the texts of a call's ``user``,
+    and its prefix (``mmprefix.inference.user_prefixes``).
     """
 
     def __init__(
@@ -54,9 +56,14 @@ class Predictor:
         users: UserStore | None = None,
     ) -> None:
         self.model, self.settings, self.source, self.users = model.eval(), settings, source, users
+        self.users_key = users_key(self.model)  # before any change of type
 
     def __repr__(self) -> str:
         return summarize(self.model, self.source)
+
+    @property
+    def _lookup(self) -> UserLookup | None:
+        return None if self.users is None else UserLookup(self.users, self.users_key)
 
     @property
     def options(self) -> GenerateOptions:
@@ -142,7 +149,7 @@ class Predictor:
         """
         compute = tasks.captioning(self.model, decoding(self.options, num_return, overrides))
         return stream_batched(
-            self.model, stream_requests(self.model, self.settings, files, overrides, users=self.users), compute
+            self.model, stream_requests(self.model, self.settings, files, overrides, users=self._lookup), compute
         )
 
     def score(
@@ -226,7 +233,7 @@ class Predictor:
         refuse_unknown(options, CallOptions)
         compute = tasks.detecting(self.model, tasks.answers_of(self.settings, answers))
         return stream_batched(
-            self.model, stream_requests(self.model, self.settings, files, options, users=self.users), compute
+            self.model, stream_requests(self.model, self.settings, files, options, users=self._lookup), compute
         )
 
     def stream_understand(
@@ -242,7 +249,7 @@ class Predictor:
         asked, framing = tasks.schema_of(self.settings, schema), tasks.framing_of(self.settings, framing)
         compute = tasks.understanding(self.model, asked, framing=framing, options=self.options)
         return stream_batched(
-            self.model, stream_requests(self.model, self.settings, files, options, users=self.users), compute
+            self.model, stream_requests(self.model, self.settings, files, options, users=self._lookup), compute
         )
 
     def save(self, directory: str | Path, *, pack: bool = False, pack_limit: float = PACK_LIMIT) -> None:
@@ -278,5 +285,5 @@ class Predictor:
         compute: tasks.Compute[Result],
         targets: list[list[str]] | None = None,
     ) -> list[Result]:
-        request = make_request(self.model, self.settings, inputs, options, targets=targets, users=self.users)
+        request = make_request(self.model, self.settings, inputs, options, targets=targets, users=self._lookup)
         return run_batched(self.model, request, compute)

@@ -6,18 +6,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from io import IOBase
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from mmprefix.errors import InputError
 from mmprefix.inference.batched import WINDOW_BATCHES, BatchRequest
 from mmprefix.inference.call_options import CallOptions
 from mmprefix.inference.inputs import Input, as_list, input_kinds, with_texts
-from mmprefix.inference.users import user_texts
+from mmprefix.inference.user_prefixes import UserLookup
+from mmprefix.inference.users import USER_BRANCH, user_texts, users_of
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings
-
-if TYPE_CHECKING:
-    from mmprefix.users.store import UserStore
+from mmprefix.types import FeatureRow
 
 
 def input_list(files: Input | Iterable[Input]) -> tuple[list[Input], bool]:
@@ -44,7 +43,7 @@ def make_request(
     options: CallOptions,
     *,
     targets: list[list[str]] | None = None,
-    users: UserStore | None = None,
+    users: UserLookup | None = None,
 ) -> BatchRequest:
     """Request for ``inputs`` with prompts and contexts of a call, or those of the model where it gives none."""
     count, context = len(inputs), options.get("context")
@@ -55,9 +54,15 @@ def make_request(
     own: list[list[str]] = [[] for _ in inputs] if targets is None else targets
     size, urls = options.get("batch_size", 16), options.get("allow_urls", False)
     kinds = input_kinds(model)
-    texts = user_texts(options, kinds, count, users)
+    texts = user_texts(options, kinds, count, None if users is None else users.store)
     values = [with_texts(value, kinds) for value in inputs]
-    return BatchRequest(values, prompts, contexts, own, size, urls, texts=texts if any(texts) else ())
+    features: list[dict[str, FeatureRow]] = []
+    if users is not None and users.key is not None:  # ids are looked up instead of read
+        names, values = users_of(options, values)
+        features = users.features(model, names)
+        texts = [{name: text for name, text in row.items() if name != USER_BRANCH} for row in texts]
+    beside = {"texts": texts if any(texts) else (), "features": features if any(features) else ()}
+    return BatchRequest(values, prompts, contexts, own, size, urls, **beside)
 
 
 def stream_requests(
@@ -66,7 +71,7 @@ def stream_requests(
     files: Iterable[Input],
     options: CallOptions,
     *,
-    users: UserStore | None = None,
+    users: UserLookup | None = None,
 ) -> Iterator[BatchRequest]:
     """Requests of a few batches each, made as ``files`` come; several prompts or contexts are one an input."""
     iterator, first = iter(files), 0

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from mmprefix.data.histories import BRANCH
 from mmprefix.errors import InputError
 from mmprefix.inference.call_options import CallOptions
+from mmprefix.inference.inputs import Input
 from mmprefix.media.kinds import KINDS
 from mmprefix.media.source import Texts
 from mmprefix.users.store import UnknownUserError
@@ -47,6 +48,17 @@ def user_texts(
 def _by_branch(user: str | None, history: Sequence[str], reads: Sequence[str]) -> dict[str, Texts]:
     texts = {USER_BRANCH: (user or NOBODY,), BRANCH: tuple(history)}
     return {name: Texts(texts[name]) for name in reads if any(text.strip() for text in texts[name])}
+
+
+def users_of(options: CallOptions, inputs: Sequence[Input]) -> tuple[list[str | None], list[Input]]:
+    """The user of each input, from its own dictionary or the call, and the inputs without their users."""
+    names, rest = _users(options.get("user"), len(inputs)), list(inputs)
+    for number, value in enumerate(inputs):
+        own = value.get(USER_BRANCH) if isinstance(value, dict) else None
+        if isinstance(own, Texts):
+            names[number] = own.joined
+            rest[number] = {name: source for name, source in cast("Any", value).items() if name != USER_BRANCH}
+    return names, rest
 
 
 def _users(users: str | Sequence[str | None] | None, count: int) -> list[str | None]:

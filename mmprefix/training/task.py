@@ -29,6 +29,7 @@ from mmprefix.training.inputs.observation import show_training_data
 from mmprefix.training.inputs.text_room import text_room
 from mmprefix.training.modality_dropout import drop_modalities
 from mmprefix.training.optimization.optimizer import OptimizerFactory, configure, restore_rates, with_rates
+from mmprefix.training.optimization.train_only import default_optimizer, require_rows_alone, trained_alone
 from mmprefix.training.report import Report, ValidationRow
 from mmprefix.training.rng_state import check_rng_state, gather_rng_states, restore_rng_state, rng_state
 from mmprefix.training.self_critical import SelfCritical, caption_reward
@@ -48,13 +49,15 @@ class PrefixTask(LightningModule):
     Args:
         branches: encoder and mapper by the manifest column they read.
         decoder: the frozen language model.
-        optimizer: any, by class_path; AdamW at 1e-3 otherwise.
+        optimizer: any, by class_path; AdamW at 1e-3 otherwise, ``RowAdam`` for a model with rows of users.
         schedule: learning rate after the warm-up: constant, or to zero by a line or half a cosine.
         warmup: a number of steps, or a fraction of all steps below 1.
         rates: factors on the learning rate of a branch, by its name, of ``prefix``, and of ``decoder``.
         generate: search options at validation, test, predict, and of the model that is saved.
         start_from: a saved model (directory or hub repository) whose trained tensors are the first ones of this
             training, where both have them.
+        train_only: parts that are trained alone, by their names in ``rates`` or by what is inside them; ``user.rows``:
+            the users of the training data, with ``RowAdam``. All else keeps its bits.
         prefix: mapper that reads no input (``Learned``, ``DeepTable`` ...): the task's prefix, before all others.
         wording: templates of context, prompt and question.
         transcriber: writes the context of an input that has none, from its sound (see ``mmprefix.transcriber``).
@@ -83,6 +86,7 @@ class PrefixTask(LightningModule):
         rates: dict[str, float] = {},  # noqa: B006 (read only)
         generate: GenerateOptions = GenerateOptions(),  # noqa: B008 (frozen)
         start_from: str | None = None,
+        train_only: list[str] | None = None,
         prefix: Callable[[Sizes], Mapper] | None = None,
         wording: PromptTemplate = PromptTemplate(),  # noqa: B008 (frozen)
         transcriber: Transcriber | None = None,
@@ -111,8 +115,9 @@ class PrefixTask(LightningModule):
         self.sentence_encoder = None
         if sentence_encoder is not None and not sizes_only():
             self.sentence_encoder = SentenceEncoder(resolve_sentence_encoder(sentence_encoder))
-        self.optimizer, self.options = optimizer or torch.optim.AdamW, generate
+        self.optimizer, self.options = optimizer or default_optimizer(self.model), generate
         self.schedule, self.warmup, self.rates, self.start_from = schedule, warmup, rates, start_from
+        self.train_only = train_only
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
         self.rows: list[ValidationRow] = []
         self.samples: list[dict[str, str]] = []  # of the last validation or test, for the card of the model
@@ -240,10 +245,12 @@ class PrefixTask(LightningModule):
                 log.warning(warning)
 
     def configure_optimizers(self) -> Any:
-        parameters = self.model.trained_parameters()
+        parameters = trained_alone(self.model, self.train_only)
         optimizer = (
             with_rates(self.optimizer, parameters, self.rates) if self.rates else self.optimizer(parameters.values())
         )
+        if self.train_only is not None:
+            require_rows_alone(self.model, optimizer)
         total = lambda: self.trainer.estimated_stepping_batches  # noqa: E731 (it loads the data: only where needed)
         return configure(optimizer, schedule=self.schedule, warmup=self.warmup, total=total)
 

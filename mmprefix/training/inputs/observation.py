@@ -24,7 +24,9 @@ _AT_ONCE = 16  # inputs that are encoded together
 def show_training_data(
     model: PrefixLM, examples: Sequence[Example], inputs: ModelInputs, *, skip_bad: bool = False
 ) -> None:
-    """Show each ``Observer`` among the mappers that does not know its data yet the features of ``examples``.
+    """Show each ``Observer`` among the mappers the features of ``examples``, unless it knows its data by now.
+
+    Those that observe again (users' rows) are shown them whatever they know.
 
     ``inputs`` reads them, from files or a feature store. Mappers that start from a text alone get it first. Rows that
     cannot be read are left out with ``skip_bad``. Raises InputError for one of them otherwise, and where no row has
@@ -34,15 +36,16 @@ def show_training_data(
         part.begin(model.decoder)
     for name, mapper in model.mappers.items():
         unknown = _unknown(mapper)
-        if not unknown:
+        eager = [*unknown, *_again(mapper)]
+        if not eager:
             continue
-        rows = _spread([example for example in examples if name in example.inputs], unknown)
+        rows = _spread([example for example in examples if name in example.inputs], eager)
         for start in range(0, len(rows), _AT_ONCE):
             read = (_read(inputs, example, name, skip_bad) for example in rows[start : start + _AT_ONCE])
             values = [value for value in read if value is not None]
             if values:
                 features = _features(model, name, values)
-                for part in unknown:
+                for part in eager:
                     part.observe(features)
         for part in unknown:
             part.begin(model.decoder)
@@ -50,6 +53,7 @@ def show_training_data(
                 raise InputError(
                     f"model.branches.{name}: {type(part).__name__} finds no row to train on that has {name}"
                 )
+        for part in eager:
             log.info("%s: %d inputs: %s", name, len(rows), part.observed())
 
 
@@ -63,6 +67,11 @@ def _unknown(mapper: nn.Module | None) -> list[Observer]:
     """Observers in ``mapper`` that do not know its data yet."""
     parts = [] if mapper is None else mapper.modules()
     return [part for part in parts if isinstance(part, Observer) and not part.known]
+
+
+def _again(mapper: nn.Module) -> list[Observer]:
+    """Observers in ``mapper`` that know some data, and want those of this training too."""
+    return [part for part in mapper.modules() if isinstance(part, Observer) and part.known and part.observes_again]
 
 
 def _spread(rows: list[Example], observers: list[Observer]) -> list[Example]:
