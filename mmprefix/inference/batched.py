@@ -125,7 +125,7 @@ def _decode(model: PrefixLM, request: BatchRequest, strict: bool) -> _Window:
             sources = _sources_of(model, request, row)
             if model.transcriber is not None and "audio" in sources and not window.contexts[row]:
                 window.sounds[row] = model.transcriber.preprocess(*source_and_span(sources["audio"]))
-            ready = request.features[row] if request.features else {}
+            ready: Mapping[str, FeatureRow] = request.features[row] if request.features else {}
             window.tensors[row] = dict(sorted({**ready, **_preprocess(model, sources)}.items()))
         except Exception as error:
             if strict:  # no name is bound to what is raised: in this frame it would be a cycle, and the inputs stay
@@ -201,11 +201,8 @@ def _sources_of(model: PrefixLM, request: BatchRequest, number: int) -> dict[str
     beside: Mapping[str, Texts] = request.texts[number] if request.texts else {}
     require_urls_allowed(value, request.allow_urls)
     if beside or (request.features and request.features[number]):
-        own = (
-            {}
-            if value == {}
-            else assign_to_branches(downloaded(value) if urls_in(value) else value, input_kinds(model))
-        )
+        empty = isinstance(value, dict) and not value
+        own = {} if empty else assign_to_branches(downloaded(value) if urls_in(value) else value, input_kinds(model))
         return {**beside, **own}
     if not isinstance(value, dict) or value or not model.reads_text:
         return assign_to_branches(downloaded(value) if urls_in(value) else value, input_kinds(model))

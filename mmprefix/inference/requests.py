@@ -61,8 +61,8 @@ def make_request(
         names, values = users_of(options, values)
         features = users.features(model, names)
         texts = [{name: text for name, text in row.items() if name != USER_BRANCH} for row in texts]
-    beside = {"texts": texts if any(texts) else (), "features": features if any(features) else ()}
-    return BatchRequest(values, prompts, contexts, own, size, urls, **beside)
+    request = BatchRequest(values, prompts, contexts, own, size, urls, texts=texts if any(texts) else ())
+    return replace(request, features=features) if any(features) else request
 
 
 def stream_requests(

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmprefix.encoders.user_id import id_bytes
 from mmprefix.errors import InputError
@@ -53,8 +53,9 @@ def users_key(model: PrefixLM) -> str | None:
     if rows_of_users(model) is None:
         return None
     model = model.merged()
-    tables = [f"{name}." for name, part in model.named_modules() if isinstance(part, UserRows)]
-    own = {name + end for name in tables for end in ("keys", "rows")}
+    modules: list[tuple[str, nn.Module]] = list(model.named_modules())
+    tables = [name for name, part in modules if isinstance(part, UserRows)]
+    own = {f"{name}.{end}" for name in tables for end in ("keys", "rows")}
     shared = {name: tensor for name, tensor in model.trained.items() if name not in own}
     belongs = {
         "parts": {name: part.identity.sha256 for name, part in model.frozen_parts.items()},
@@ -179,5 +180,6 @@ def _name(predictor: Predictor) -> str:
 def _without_sizes(data: Any) -> Any:
     """Recipe of a mapper without what says how many users there are, or how they began."""
     if isinstance(data, dict):
-        return {name: _without_sizes(value) for name, value in data.items() if name not in ("capacity", "std")}
-    return [_without_sizes(value) for value in data] if isinstance(data, list) else data
+        items = cast("dict[str, Any]", data).items()
+        return {name: _without_sizes(value) for name, value in items if name not in ("capacity", "std")}
+    return [_without_sizes(value) for value in cast("list[Any]", data)] if isinstance(data, list) else data

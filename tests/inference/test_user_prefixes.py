@@ -136,7 +136,7 @@ def test_who_is_nowhere_is_refused_where_a_store_knows_users(directory: Path, st
         lambda: import_users(model, store, ["eve"]),
         lambda: remove_users(model, ["ann", "eve"], store),
     ):
-        with pytest.raises(InputError, match="'(dee|eve)'"):
+        with pytest.raises(InputError, match=r"'(dee|eve)'"):
             refused()
     assert "ann" not in store  # all or none
     assert table(model).has(id_bytes("ann"))
