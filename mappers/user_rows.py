@@ -38,9 +38,7 @@ class UserRows(Observer):
     keys: Tensor
     rows: nn.Parameter
 
-    def __init__(
-        self, sizes: Sizes, *, length: int, numbers: int, capacity: int, std: float, nobody: float
-    ) -> None:
+    def __init__(self, sizes: Sizes, *, length: int, numbers: int, capacity: int, std: float, nobody: float) -> None:
         super().__init__(sizes)
         name = type(self).__name__
         if sizes.summary != 8 or sizes.frames:

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmprefix.encoders.user_id import id_bytes
 from mmprefix.errors import InputError
-from mmprefix.inference.users import USER_BRANCH
+from mmprefix.inference.users import NOBODY, USER_BRANCH
 from mmprefix.mappers.user_rows import UserRows
 from mmprefix.model import PrefixLM
 from mmprefix.parts import to_recipe
@@ -53,10 +53,8 @@ def users_key(model: PrefixLM) -> str | None:
     if rows_of_users(model) is None:
         return None
     model = model.merged()
-    modules: list[tuple[str, nn.Module]] = list(model.named_modules())
-    tables = [name for name, part in modules if isinstance(part, UserRows)]
-    own = {f"{name}.{end}" for name in tables for end in ("keys", "rows")}
-    shared = {name: tensor for name, tensor in model.trained.items() if name not in own}
+    own = ("keys", "rows")
+    shared = {name: tensor for name, tensor in model.trained.items() if not _is_of(name, own)}
     belongs = {
         "parts": {name: part.identity.sha256 for name, part in model.frozen_parts.items()},
         "mappers": {name: _without_sizes(to_recipe(mapper)) for name, mapper in model.mappers.items()},
@@ -128,19 +126,19 @@ class UserLookup:
     def features(self, model: PrefixLM, users: Sequence[str | None]) -> list[dict[str, FeatureRow]]:
         """Inputs of the branch ``user`` for a call: id, and the numbers of the store, which go before the model's rows.
 
-        None where the model has no rows. Raises UnknownUserError for a user who is in neither.
+        None of them where the model has no rows. Raises UnknownUserError for a user who is in neither.
         """
         table = rows_of_users(model)
         if table is None or self.key is None:
             return []
-        return [{} if user is None else {USER_BRANCH: self._row(table, self.key, user)} for user in users]
+        return [{USER_BRANCH: self._row(table, self.key, user)} for user in users]
 
-    def _row(self, table: UserRows, key: str, user: str) -> FeatureRow:
-        values, hashed = _stored(self.store, user, key), id_bytes(user)
+    def _row(self, table: UserRows, key: str, user: str | None) -> FeatureRow:
+        values, hashed = None if user is None else _stored(self.store, user, key), id_bytes(user or NOBODY)
         if values is None:
-            if user not in self.store and not table.has(hashed.to(table.rows.device)):
-                raise UnknownUserError(f"user {user!r}: is neither in {self.store.path} nor in the model")
             values = torch.zeros(0, table.rows.shape[1] // table.length)
+            if user is not None and user not in self.store and not table.has(hashed.to(table.rows.device)):
+                raise UnknownUserError(f"user {user!r}: is neither in {self.store.path} nor in the model")
         return FeatureRow(values, hashed)
 
 
@@ -175,6 +173,11 @@ def _hashed(user: str, table: UserRows) -> Tensor:
 
 def _name(predictor: Predictor) -> str:
     return predictor.source or "this model"
+
+
+def _is_of(name: str, ends: Sequence[str]) -> bool:
+    """True for the tensors of the branch of users that have one of these last names."""
+    return name.startswith(f"mappers.{USER_BRANCH}.") and name.rpartition(".")[2] in ends
 
 
 def _without_sizes(data: Any) -> Any:

@@ -40,7 +40,6 @@ def save_personal(directory: Path, parts: dict[str, Path], kind: str, *users: st
     assert isinstance(table, UserRows)
     for user in users:
         table.add(id_bytes(user), torch.randn(table.rows.shape[1]) * 0.8)
-    table.settle_nobody()
     Predictor(model, ModelSettings(OPTIONS)).save(directory)
     return directory
 

@@ -21,8 +21,9 @@ def trained_alone(model: PrefixLM, names: Sequence[str] | None) -> dict[str, nn.
     """Parameters of ``model`` that are trained where ``names`` says which; None: all that can be.
 
     A name is that of a branch, ``prefix`` or ``decoder``, or goes on to what is inside: ``user.rows``. All other
-    parameters want no gradient from now on, and mappers without a trained one are in evaluation mode. Raises InputError
-    for a name that is no part of the training.
+    parameters want no gradient from now on, and mappers without a trained one are in evaluation mode. Where a name is
+    that of users' rows themselves no user is hidden, so that nobody's row stays. Raises InputError for a name that is
+    no part of the training.
     """
     parameters = model.trained_parameters()
     if names is None:
@@ -35,6 +36,10 @@ def trained_alone(model: PrefixLM, names: Sequence[str] | None) -> dict[str, nn.
     chosen = {name: p for name, p in parameters.items() if any(_is_in(short[name], one) for one in names)}
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in chosen)
+    alone = {id(parameter) for name, parameter in chosen.items() if short[name] in names}
+    for part in model.modules():
+        if isinstance(part, UserRows) and id(part.rows) in alone:
+            part.nobody = 0.0
     _calm(model)
     return chosen
 
