@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks import feature_store, generate, train_step, users
+from benchmarks import feature_store, generate, train_step, user_prefixes, users
 from benchmarks.lib import flops, prefix_aac_case, random_gpt2, timing
 from benchmarks.lib.compare_gradients import GradientComparison
 from benchmarks.lib.named_model import one_token_words
@@ -152,6 +152,17 @@ def test_users_are_loaded_opened_and_removed(tmp_path: Path) -> None:
         assert len(figures["remove_ms"]) == 2
         assert figures["file_bytes_a_user"] > figures["prefix_bytes"]
     assert results["kinds"]["soft"]["prefix_bytes"] == 10 * 768 * 2
+
+
+def test_prefixes_of_many_users_are_used_and_trained(tmp_path: Path) -> None:
+    options = ["--layers", "1", "--width", "64", "--vocab", "300", "--users", "5", "--stored", "6", "--batch", "4"]
+    results = user_prefixes.main([*options, "--tokens", "2", "--repeat", "2", "--json", str(tmp_path / "p.json")])
+    assert json.loads((tmp_path / "p.json").read_text())["kinds"].keys() == user_prefixes.KINDS.keys()
+    for kind in ("soft", "deep"):
+        for what in ("use", "training"):
+            for times in results["kinds"][kind][what].values():
+                assert len(times["cpu_s"]) == 2
+    assert results["kinds"]["soft"]["bytes"] > 10 * 64 * 4
 
 
 MAPPERS = {  # a prefix of one position has nothing to prune
