@@ -107,6 +107,11 @@ class LanguageModel:
         """Token ids → embeddings (N E) float32, without gradients."""
         return self.embed(torch.tensor(ids, dtype=torch.long, device=self.device)[None])[0].detach().float()
 
+    @property
+    def rotates_keys(self) -> bool:
+        """True if keys in the cache carry rotary positions, of which distances alone count."""
+        return any(name.endswith("rotary_emb") for name, _ in self.stack.named_modules())
+
     def require_deep(self, heads: int) -> None:
         """Raise InputError for a deep prefix if the model's keys and values have no common size (``heads`` 0)."""
         if not heads:

@@ -1,0 +1,144 @@
+"""Distillation of a long text into a deep prefix of the same frozen decoder.
+
+Cartridges (Eyuboglu et al.), https://arxiv.org/abs/2506.06266: loss on the teacher's 20 likeliest tokens, Adam at a
+constant rate of 0.02 without weight decay, first position frozen. Theirs starts from the text's first positions; here
+the closed form of ``compaction`` is the default.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from mmprefix.decoders.composed import ComposedDecoder
+from mmprefix.distillation.cartridge import Cartridge
+from mmprefix.distillation.compaction import compact
+from mmprefix.distillation.teacher import Expected, Text, ask_teacher, mean_loss
+from mmprefix.errors import InputError
+from mmprefix.types import DeepPrefix
+
+log = logging.getLogger(__name__)
+Start = Literal["compact", "text", "random"]
+
+
+@dataclass(frozen=True)
+class DistilOptions:
+    """Options of the training.
+
+    Args:
+        batch_size: texts a step.
+        rate: of Adam, constant.
+        top: likeliest tokens of the teacher that are kept at each token.
+        frozen: first positions that are not trained; None: 1, and 0 after a random start.
+        seed: of the order of the texts, and of a random start.
+    """
+
+    batch_size: int = 16
+    rate: float = 2e-2
+    top: int = 20
+    frozen: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "rate", "top"):
+            if not getattr(self, name) > 0:
+                raise InputError(f"{name} {getattr(self, name)}: give a number above 0")
+
+
+def distil(
+    decoder: ComposedDecoder,
+    context: str,
+    texts: Sequence[Text],
+    *,
+    positions: int = 32,
+    start: Start = "compact",
+    steps: int = 200,
+    options: DistilOptions | None = None,
+) -> Cartridge:
+    """Cartridge of ``positions`` that makes ``decoder`` write on as if ``context`` stood in its prompt.
+
+    Args:
+        decoder: a frozen language model, such as ``model.decoder``; it is teacher and student.
+        context: the long text: a user's history, a glossary, a guide of style.
+        texts: what is written behind it, as texts or pairs of prompt and text: the more like later use the better.
+        positions: P, of the cartridge.
+        start: "compact", the closed form; "text", the first P tokens of the context; "random", N(0, 1).
+        steps: of training; 0 gives the start.
+        options: of the training.
+
+    Raises InputError for a start or numbers that cannot be, and for texts that do not fit behind the context.
+    """
+    options = options or DistilOptions()
+    if steps and not texts:
+        raise InputError("texts: there are none to train on; give some, or steps=0 for the start alone")
+    prefix = start_prefix(decoder, context, positions, start, seed=options.seed)
+    frozen = options.frozen if options.frozen is not None else int(start != "random")
+    if not 0 <= frozen <= positions:
+        raise InputError(f"frozen {frozen}: give a number from 0 up to positions, {positions}")
+    if steps:
+        expected = ask_teacher(decoder, context, texts, top=options.top, batch_size=options.batch_size)
+        prefix = train(decoder, prefix, expected, frozen=frozen, steps=steps, options=options)
+    return Cartridge.of(prefix, frozen, decoder)
+
+
+def start_prefix(decoder: ComposedDecoder, context: str, positions: int, start: Start, *, seed: int = 0) -> DeepPrefix:
+    """Keys and values (L 1 H P K) before training."""
+    if positions < 1:
+        raise InputError(f"positions {positions}: give a number from 1 on")
+    if start == "compact":
+        return compact(decoder, context, positions)
+    if start == "text":
+        return decoder.key_values(context, positions)
+    if start != "random":
+        raise InputError(f"start {start!r}: give one of {', '.join(get_args(Start))}")
+    decoder.language_model.require_deep(decoder.heads)
+    generator, device = torch.Generator().manual_seed(seed), decoder.language_model.device
+    shape = (2, decoder.layers, 1, decoder.heads, positions, decoder.head_width)
+    keys, values = torch.randn(shape, generator=generator).to(device)
+    return DeepPrefix(keys, values, torch.ones(1, positions, dtype=torch.bool, device=device))
+
+
+def train(
+    decoder: ComposedDecoder,
+    prefix: DeepPrefix,
+    expected: Sequence[Expected],
+    *,
+    frozen: int,
+    steps: int,
+    options: DistilOptions,
+) -> DeepPrefix:
+    """Train keys and values (L 1 H P K) behind the first ``frozen`` positions on what the teacher expected."""
+    whole = torch.stack([prefix.keys, prefix.values]).detach()
+    sink, table = whole[:, :, :, :, :frozen], whole[:, :, :, :, frozen:].clone().requires_grad_()
+    optimizer = torch.optim.Adam([table], options.rate)
+
+    def joined() -> DeepPrefix:
+        keys, values = torch.cat([sink, table], dim=4)
+        return DeepPrefix(keys, values, prefix.mask)
+
+    for step, chunk in zip(range(steps), _chunks(expected, options), strict=False):
+        loss = mean_loss(decoder, decoder.prefill(joined().expand(len(chunk))), chunk)
+        (table.grad,) = torch.autograd.grad(loss, [table])
+        optimizer.step()
+        log.info("step %d: loss %.4f", step + 1, _number(loss))
+    with torch.no_grad():
+        return joined()
+
+
+def _chunks(expected: Sequence[Expected], options: DistilOptions) -> Iterator[list[Expected]]:
+    """Batches for ever, each pass over the texts in another order."""
+    generator = torch.Generator().manual_seed(options.seed)
+    size = min(options.batch_size, len(expected))
+    while True:
+        order = torch.randperm(len(expected), generator=generator)
+        for start in range(0, len(expected) - size + 1, size):
+            yield [expected[int(index)] for index in order[start : start + size]]
+
+
+def _number(loss: Tensor) -> float:
+    return float(loss.detach())
