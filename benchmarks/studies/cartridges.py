@@ -105,8 +105,8 @@ def ways(decoder: CausalDecoder, writer: Writer, options: argparse.Namespace) ->
         "the history in the prompt": history,
         "start from its text": lambda: cartridge("text", 0),
         "compaction": lambda: cartridge("compact", 0),
-        f"random, {trained}": lambda: cartridge("random", options.steps),
         f"compaction, {trained}": lambda: cartridge("compact", options.steps),
+        f"random, {trained}": lambda: cartridge("random", options.steps),
     }
 
 
@@ -136,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--positions", type=int, default=32)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--others", type=int, default=80, help="sentences of other writers to train on")
+    parser.add_argument("--only", nargs="+", metavar="WAY", help="begin of the names of the ways to measure")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     decoder = CausalDecoder(options.model, stop=LINE)
@@ -146,7 +147,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         writer = read_writer(options.data, name, decoder, options)
         figures = results["writers"][name] = {}
         for way, make in ways(decoder, writer, options).items():
-            figures[way] = measure_way(decoder, writer, make)
+            if not options.only or way.startswith(tuple(options.only)):
+                figures[way] = measure_way(decoder, writer, make)
     publish(results, report(results), options.json)
     return results
 
