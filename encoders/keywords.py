@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import re
 from collections import Counter
@@ -22,7 +23,10 @@ from mmprefix.encoders.base import Encoder, Preprocess
 from mmprefix.errors import InputError
 from mmprefix.media.source import Source, Texts, read_text
 from mmprefix.types import Features, Media
+from mmprefix.weights.dry_run import sizes_only
 from mmprefix.weights.untrusted import fetch_file
+
+log = logging.getLogger(__name__)
 
 WORD = r"[^\s.,!?;:()\"]+"
 """A word: what stands between white space and these marks. Hashtags, names and emoji are words."""
@@ -80,7 +84,7 @@ class Keywords(Encoder):
             raise InputError(f"Keywords.encoder: {type(encoder).__name__} reads {encoder.input_kind}, not text")
         if top < 1:
             raise InputError(f"Keywords.top {top}: give a number from 1 on")
-        idf = read_idf(fetch_file(words)) if isinstance(words, str) else dict(words)
+        idf = _known_words(words) if isinstance(words, str) else checked_idf(words, "Keywords.words")
         digest = hashlib.sha256(json.dumps(sorted(idf.items())).encode()).hexdigest()[:16]
         self.init_args["words"] = idf  # a recipe of this encoder needs no file
         self.encoder = encoder
@@ -93,16 +97,28 @@ class Keywords(Encoder):
         return self.encoder.encode(media)
 
 
+def _known_words(file: str) -> dict[str, float]:
+    """Inverse document frequencies of a file; a placeholder in a dry run without the file."""
+    if sizes_only() and not Path(file).exists():
+        log.warning("%s does not exist yet (recipes/prepare/keywords.py writes it): no word is known", file)
+        return {NOTHING: 1.0}
+    return read_idf(fetch_file(file))
+
+
 def read_idf(file: str | Path) -> dict[str, float]:
     """Inverse document frequencies by word, of a file of recipes/prepare/keywords.py; InputError for anything else."""
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{file}: the keywords cannot be read ({error})") from error
-    values = content.get("idf") if isinstance(content, dict) else None
+    return checked_idf(content.get("idf") if isinstance(content, dict) else None, str(file))
+
+
+def checked_idf(values: object, name: str) -> dict[str, float]:
+    """Inverse document frequencies by word; InputError with ``name`` for anything but positive numbers by word."""
     good = isinstance(values, dict) and all(
         isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in values.values()
     )
     if not good or not values:
-        raise InputError(f"{file}: is no file of keywords; recipes/prepare/keywords.py writes one")
+        raise InputError(f"{name}: is no file of keywords; recipes/prepare/keywords.py writes one")
     return {str(word): float(value) for word, value in values.items()}

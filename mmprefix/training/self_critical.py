@@ -26,7 +26,7 @@ class SelfCritical:
     Args:
         samples: texts that are drawn for each input, at least two.
         max_new_tokens: most tokens of a text.
-        temperature: of the draws.
+        temperature: of the draws; the loss is that of the texts at 1.
     """
 
     samples: int = 5
@@ -36,14 +36,24 @@ class SelfCritical:
     def __post_init__(self) -> None:
         if self.samples < 2:
             raise InputError(f"model.self_critical.samples {self.samples}: draw at least 2, which are compared")
+        try:
+            _ = self.draws
+        except InputError as error:
+            raise InputError(f"model.self_critical: {str(error).removeprefix('generate: ')}") from error
+
+    @property
+    def draws(self) -> GenerateOptions:
+        """Options of the search that draws the texts."""
+        return GenerateOptions(
+            max_new_tokens=self.max_new_tokens, sample=True, num_return=self.samples, temperature=self.temperature
+        )
 
     def loss(self, model: PrefixLM, batch: Batch, reward: CiderReward) -> tuple[Tensor, float]:
         """Loss whose gradient raises the expected reward, and the mean reward of the texts that were drawn."""
-        options = GenerateOptions(
-            max_new_tokens=self.max_new_tokens, sample=True, num_return=self.samples, temperature=self.temperature
-        )
+        if any(batch.questions):
+            raise InputError("model.self_critical: trains on captions, not on answers to questions; leave it out")
         state, prompts = model.prefill(batch), model.prompts(batch)
-        texts = [[candidate.text for candidate in row] for row in model.decoder.generate(state, prompts, options)]
+        texts = [[candidate.text for candidate in row] for row in model.decoder.generate(state, prompts, self.draws)]
         rewards = torch.tensor([[reward(t, own) for t in row] for row, own in zip(texts, batch.targets, strict=True)])
         losses = model.decoder.text_loss(state, prompts, texts)
         weights = advantages(rewards).flatten().to(losses.nll)

@@ -17,6 +17,7 @@ from mmprefix.errors import InputError
 from mmprefix.media.source import Texts
 from mmprefix.parts import from_recipe, to_recipe
 from mmprefix.recipes.prepare import keywords as program
+from mmprefix.weights.dry_run import without_weights
 from tiny.texts import save_text
 
 HISTORIES = {
@@ -100,3 +101,17 @@ def test_users_without_words_are_refused(tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "users.jsonl").write_text('{"user": "a", "history": []}')
     assert program.main([str(tmp_path / "users.jsonl"), "--out", str(tmp_path / "words.json")]) == 2
     assert "no user has a text with a word in it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [{}, {"a": "x"}, {"a": -1.0}])
+def test_words_in_a_recipe_are_checked_as_those_of_a_file(words: dict[str, float], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Keywords\.words"):
+        Keywords(Text(str(save_text(tmp_path / "bert", "bert"))), words)
+
+
+def test_a_dry_run_needs_no_file(tmp_path: Path) -> None:
+    text = Text(str(save_text(tmp_path / "bert", "bert")))
+    with without_weights():
+        assert Keywords(text, str(tmp_path / "none.json")).dim == text.dim
+    with pytest.raises(InputError, match=r"none\.json: no such file"):
+        Keywords(text, str(tmp_path / "none.json"))

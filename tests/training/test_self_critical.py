@@ -62,6 +62,10 @@ def test_the_reward_of_what_is_written_rises(model: PrefixLM) -> None:
 def test_too_few_samples_or_captions_are_refused() -> None:
     with pytest.raises(InputError, match=r"self_critical\.samples 1: draw at least 2"):
         SelfCritical(samples=1)
+    with pytest.raises(InputError, match=r"self_critical: temperature=0.0: must be above 0"):
+        SelfCritical(temperature=0.0)
+    with pytest.raises(InputError, match=r"self_critical: max_new_tokens=0"):
+        SelfCritical(max_new_tokens=0)
     with pytest.raises(InputError, match="training rows with captions"):
         caption_reward([["a dog"], []])
 
@@ -80,3 +84,9 @@ def test_a_recipe_trains_on_rewards_from_a_saved_model(tiny: CaptioningSystem, t
 def test_a_task_without_it_is_trained_on_captions(model: PrefixLM) -> None:
     task = PrefixTask({}, model.decoder, prefix=partial(DeepTable, length=4))
     assert task.self_critical is None
+
+
+def test_answers_to_questions_are_refused(model: PrefixLM) -> None:
+    asked = replace(two_prompts(), questions=[["what?", "who?"], ["what?", "who?"]])
+    with pytest.raises(InputError, match="not on answers to questions"):
+        SelfCritical().loss(model, asked, caption_reward(CAPTIONS))

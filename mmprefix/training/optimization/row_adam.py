@@ -58,14 +58,17 @@ class RowAdam(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state["first"], state["second"] = torch.zeros_like(table), torch.zeros_like(table)
-            state["steps"] = torch.zeros(len(table), 1, device=table.device)
+            # by this name a checkpoint of parameters in half precision keeps it in full
+            state["step"] = torch.zeros(len(table), 1, dtype=torch.float32, device=table.device)
+        state["step"] = state["step"].to(table.device)
         if not len(moved):
             return
-        (first_decay, second_decay), rows = group["betas"], gradient[moved]
-        steps = state["steps"][moved] + 1
-        first = state["first"][moved].lerp(rows, 1 - first_decay)
-        second = state["second"][moved].mul(second_decay).addcmul(rows, rows, value=1 - second_decay)
-        state["first"][moved], state["second"][moved], state["steps"][moved] = first, second, steps
+        (first_decay, second_decay), rows = group["betas"], gradient[moved].float()
+        steps = state["step"][moved] + 1
+        first = state["first"][moved].float().lerp(rows, 1 - first_decay)
+        second = state["second"][moved].float().mul(second_decay).addcmul(rows, rows, value=1 - second_decay)
+        state["step"][moved] = steps
+        state["first"][moved], state["second"][moved] = first.to(table.dtype), second.to(table.dtype)
         scale = (second / (1 - second_decay**steps)).sqrt() + group["eps"]
-        kept = table[moved] * (1 - group["lr"] * group["weight_decay"])
-        table[moved] = kept - group["lr"] * first / (1 - first_decay**steps) / scale
+        kept = table[moved].float() * (1 - group["lr"] * group["weight_decay"])
+        table[moved] = (kept - group["lr"] * first / (1 - first_decay**steps) / scale).to(table.dtype)

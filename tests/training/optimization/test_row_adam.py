@@ -84,3 +84,21 @@ def test_a_closure_is_called() -> None:
 
     assert optimizer.step(closure) == 2.0
     assert torch.allclose(ours, torch.full((2,), 0.9), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_moved_and_resumed_with_all_its_steps(dtype: torch.dtype) -> None:
+    ours = torch.nn.Parameter(torch.randn(4, 2).to(dtype))
+    optimizer = RowAdam([ours], lr=0.01, weight_decay=0.1)
+    gradient = (torch.tensor([[1.0], [0.0], [1.0], [0.0]]) * torch.ones(4, 2)).to(dtype)
+    start = ours.detach().clone()
+    for _ in range(300):  # bfloat16 counts to 256
+        ours.grad = gradient
+        optimizer.step()
+    assert ours.dtype == dtype
+    assert torch.equal(ours[1::2], start[1::2])
+    assert (ours[::2] < start[::2] - 1).all()
+    resumed = RowAdam([torch.nn.Parameter(ours.detach().clone())], lr=0.01)
+    resumed.load_state_dict(deepcopy(optimizer.state_dict()))
+    (state,) = resumed.state.values()
+    assert state["step"][:, 0].tolist() == [300, 0, 300, 0]
