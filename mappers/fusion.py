@@ -83,6 +83,8 @@ class Fusion(Combinator):
         """Context tokens (B 1+1+T' D') and their mask: the empty context's, the summary, the frames."""
         b = len(context.mask)
         known = context.mask.any(1)
+        if self.from_summary is not None:  # a context may be a summary alone; that of an absent one is zeros
+            known = known | context.pooled.any(1)
         if self.training and self.context_dropout:
             known = known & (torch.rand(b, device=known.device) >= self.context_dropout)
         tokens, masks = [self.empty.expand(b, 1, -1)], [~known[:, None]]

@@ -18,7 +18,7 @@ from mmprefix.types import Features, Prefix, all_real
 class QueryGuided(Mapper):
     """``length`` learned queries read frames (B T D) through ``layers`` transformer decoder layers → prefix (B P E).
 
-    A summary, where the encoder has one, is read as one more frame.
+    A summary, where the encoder has one, is read as one more frame. Without any real frame the queries read zeros.
 
     Args:
         length: positions of the prefix, the number of queries.
@@ -63,7 +63,12 @@ class QueryGuided(Mapper):
         if self.from_frames is not None and features.frames.shape[1]:
             tokens.append(self.from_frames(features.frames))
             masks.append(features.mask)
+        if not tokens:
+            tokens.append(self.queries.new_zeros(b, 1, self.queries.shape[1]))
+            masks.append(features.mask.new_zeros(b, 1))
         frames, mask = torch.cat(tokens, dim=1), torch.cat(masks, dim=1)  # (B T+1 D'), (B T+1)
-        queries = self.layers(self.queries.expand(b, -1, -1), frames, memory_key_padding_mask=~mask)
+        frames = frames.masked_fill(~mask[..., None], 0)  # a row without a real frame reads zeros: no key is no number
+        hidden = ~mask & mask.any(1, keepdim=True)
+        queries = self.layers(self.queries.expand(b, -1, -1), frames, memory_key_padding_mask=hidden)
         embeds = self.out(queries)
         return Prefix(embeds, all_real(embeds))

@@ -94,3 +94,24 @@ def test_misfits_are_refused() -> None:
         Fusion(SIZES, mapper=partial(Deep, mapper=partial(MLP, length=2)))
     with pytest.raises(InputError, match="reads a context and got none"):
         Fusion(SIZES, mapper=partial(MLP, length=2))(OWN)
+
+
+def test_a_context_of_a_summary_alone_is_read(fusion: Fusion) -> None:
+    alone = replace(Features.empty(3, frames=6), pooled=WORDS.pooled)
+    absent = Features.empty(3, frames=6, summary=4)
+    assert (fusion(OWN, alone).embeds - fusion(OWN, absent).embeds).abs().max() > 1e-3
+    hidden = alone.mask_rows(torch.tensor([True, True, True]))
+    assert torch.allclose(fusion(OWN, hidden).embeds, fusion(OWN, absent).embeds, atol=1e-6)
+
+
+def test_rows_without_a_real_frame_have_numbers() -> None:
+    torch.manual_seed(0)
+    mapper = QueryGuided(Sizes(12, 0, 32), length=3, heads=4).eval()
+    own = replace(features([5, 2], 12, 0, seed=1), mask=torch.tensor([[True] * 5, [False] * 5]))
+    prefix = mapper(own).embeds
+    prefix.square().sum().backward()
+    assert prefix.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in mapper.parameters())
+    dirty = replace(own, frames=own.frames.masked_fill(~own.mask[..., None], 1e3))
+    assert torch.allclose(mapper(dirty).embeds, prefix, atol=1e-5)
+    assert torch.allclose(mapper(Features.empty(2, frames=12)).embeds[0], prefix[1], atol=1e-5)
