@@ -23,7 +23,7 @@ def test_the_lines_about_cartridges_run(tmp_path: Path, monkeypatch: pytest.Monk
         "texts": [("\n", "a dog barks"), ("\n", "the cat runs")],
         "glossary": "a green hill is a hill; the old roof is a roof",
     }
-    exec(block, names)  # noqa: S102 (the page's own lines)
+    exec(block, names)
     assert names["ann"].positions == 8
     assert names["both"].positions == 15
     assert [len(row) for row in names["scores"]] == [1, 1]
