@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
 
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.distillation.cartridge import Cartridge
@@ -125,7 +124,7 @@ def train(
         loss = mean_loss(decoder, decoder.prefill(joined().expand(len(chunk))), chunk)
         (table.grad,) = torch.autograd.grad(loss, [table])
         optimizer.step()
-        log.info("step %d: loss %.4f", step + 1, _number(loss))
+        log.info("step %d: loss %.4f", step + 1, float(loss.detach()))
     with torch.no_grad():
         return joined()
 
@@ -138,7 +137,3 @@ def _chunks(expected: Sequence[Expected], options: DistilOptions) -> Iterator[li
         order = torch.randperm(len(expected), generator=generator)
         for start in range(0, len(expected) - size + 1, size):
             yield [expected[int(index)] for index in order[start : start + size]]
-
-
-def _number(loss: Tensor) -> float:
-    return float(loss.detach())

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -81,4 +80,4 @@ def mean_loss(decoder: ComposedDecoder, state: State, texts: list[Expected]) -> 
     """Mean ``distillation_loss`` over all tokens of ``texts``, each after its row of ``state``."""
     logits = text_logits(decoder, state, [text.prompt for text in texts], [text.ids for text in texts])
     losses = [distillation_loss(own, text) for own, text in zip(logits, texts, strict=True)]
-    return cast(Tensor, torch.cat(losses).mean())
+    return torch.cat(losses).mean()

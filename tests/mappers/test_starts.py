@@ -82,7 +82,7 @@ def test_a_table_starts_as_the_text_and_is_saved(gpt2: CausalDecoder, tmp_path: 
         "task_prefix.sink": 1,
     }
 
-    optimizer = torch.optim.Adam(model.task_prefix.parameters(), 0.1)  # type: ignore[union-attr]
+    optimizer = torch.optim.Adam(table.parameters(), 0.1)
     gpt2.loss(gpt2.prefill(table(nobody())), ["a"], [["dog barks"]]).backward()
     optimizer.step()
     moved = table(nobody()).keys.detach()
