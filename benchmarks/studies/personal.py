@@ -37,7 +37,7 @@ def nll_a_word(model: Any, rows: Sequence[Row], **options: Any) -> list[float]:
 def ways_of_telling(
     model: Any, rows: Sequence[Row], histories: Mapping[str, Sequence[str]]
 ) -> dict[str, Callable[[], list[float]]]:
-    """What a model may be told of a row's user, by name: a function that gives the likelihoods."""
+    """Likelihoods by what a model is told of a row's user: a function that computes them for each way."""
     users, contexts = [row["user"] for row in rows], [row.get("context", "") for row in rows]
     reads = {"context": contexts} if model.model.reads_text else {}
     others = other_users(users)
