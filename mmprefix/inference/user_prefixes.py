@@ -134,17 +134,21 @@ class UserLookup:
         return [{USER_BRANCH: self._row(table, self.key, user)} for user in users]
 
     def _row(self, table: UserRows, key: str, user: str | None) -> FeatureRow:
-        values, hashed = None if user is None else _stored(self.store, user, key), id_bytes(user or NOBODY)
-        if values is None:
-            values = torch.zeros(0, table.rows.shape[1] // table.length)
-            if user is not None and user not in self.store and not table.has(hashed.to(table.rows.device)):
-                raise UnknownUserError(f"user {user!r}: is neither in {self.store.path} nor in the model")
-        return FeatureRow(values, hashed)
+        hashed, none = id_bytes(user or NOBODY), torch.zeros(0, table.rows.shape[1] // table.length)
+        if user is None:
+            return FeatureRow(none, hashed)
+        try:
+            values = _stored(self.store, user, key, required=True)
+        except UnknownUserError as error:
+            if not table.has(hashed.to(table.rows.device)):
+                raise UnknownUserError(f"user {user!r}: is neither in {self.store.path} nor in the model") from error
+            values = None
+        return FeatureRow(none if values is None else values, hashed)
 
 
-def _stored(store: UserStore, user: str, key: str) -> Tensor | None:
-    """Numbers (P n) of a user; None where the store has none for this model."""
-    tensors = store.tensors(user, NAME, key=key)
+def _stored(store: UserStore, user: str, key: str, *, required: bool = False) -> Tensor | None:
+    """Numbers (P n) of a user; None where the store has none for this model. See ``UserStore.tensors``."""
+    tensors = store.tensors(user, NAME, key=key, required=required)
     return None if tensors is None else tensors[TENSOR].float()
 
 

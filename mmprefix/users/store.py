@@ -189,13 +189,21 @@ class UserStore:
             connection.execute("INSERT OR REPLACE INTO tensors VALUES (?, ?, ?, ?, ?)", row)
             return True
 
-    def tensors(self, user: str, name: str, *, key: str = "") -> dict[str, Tensor] | None:
-        """Tensors of ``user`` under ``name`` and ``key``, on the CPU; None where none are kept, or no such user is."""
+    def tensors(self, user: str, name: str, *, key: str = "", required: bool = False) -> dict[str, Tensor] | None:
+        """Tensors of ``user`` under ``name`` and ``key``, on the CPU; None where none are kept, or no such user is.
+
+        With ``required`` a user who is not there raises UnknownUserError: both are read from one state of the store.
+        """
         _require_names(user, name, key)
-        query = "SELECT data FROM tensors WHERE user = (SELECT number FROM users WHERE id = ?) AND name = ? AND key = ?"
+        query = (
+            "SELECT data FROM users LEFT JOIN tensors ON tensors.user = users.number AND name = ? AND key = ? "
+            "WHERE users.id = ?"
+        )
         with self._connections.reading() as connection:
-            row = connection.execute(query, (user, name, key)).fetchone()
-        if row is None:
+            row = connection.execute(query, (name, key, user)).fetchone()
+        if row is None and required:
+            raise UnknownUserError(f"{self.path}: there is no user {user!r}")
+        if row is None or row[0] is None:
             return None
         try:
             return from_bytes(row[0])
