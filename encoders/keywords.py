@@ -116,9 +116,8 @@ def read_idf(file: str | Path) -> dict[str, float]:
 
 def checked_idf(values: object, name: str) -> dict[str, float]:
     """Inverse document frequencies by word; InputError with ``name`` for anything but positive numbers by word."""
-    good = isinstance(values, dict) and all(
-        isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in values.values()
-    )
-    if not good or not values:
+    items = values if isinstance(values, dict) else {}
+    good = all(isinstance(value, int | float) and math.isfinite(value) and value > 0 for value in items.values())
+    if not good or not items:
         raise InputError(f"{name}: is no file of keywords; recipes/prepare/keywords.py writes one")
-    return {str(word): float(value) for word, value in values.items()}
+    return {str(word): float(value) for word, value in items.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("texts", [*HISTORIES.values(), ["DOG dog"], ["🐕"], [], ["unknown words only"], ["", "  "]])
 def test_weights_are_those_of_scikit_learn(words: Path, texts: list[str]) -> None:
     documents = [" ".join(history) for history in [*HISTORIES.values(), []]]
-    reference = TfidfVectorizer(token_pattern=WORD).fit(documents)
+    reference: Any = TfidfVectorizer(token_pattern=WORD).fit(documents)
     row = reference.transform([" ".join(texts)]).toarray()[0]
     names = reference.get_feature_names_out()
     expected = {str(names[index]): row[index] for index in np.flatnonzero(row)}
@@ -54,7 +55,7 @@ def test_weights_are_those_of_scikit_learn_on_random_users(tmp_path: Path) -> No
     draw = random.Random(0)
     texts = [[" ".join(draw.choices("abcdefghijkl", k=9)) for _ in range(draw.randint(1, 4))] for _ in range(30)]
     idf = program.fit_idf(texts[:20], most=10)
-    reference = TfidfVectorizer(token_pattern=WORD, max_features=10).fit([" ".join(text) for text in texts[:20]])
+    reference: Any = TfidfVectorizer(token_pattern=WORD, max_features=10).fit([" ".join(text) for text in texts[:20]])
     for history in texts:
         row = reference.transform([" ".join(history)]).toarray()[0]
         own = keyword_weights(history, idf)
