@@ -56,11 +56,10 @@ def recorded_attention(stack: Any) -> Generator[list[AttentionCall]]:
 
 
 def _attend(
-    module: nn.Module, query: Tensor, key: Tensor, *value_and_mask: Tensor | None, **options: Any
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *masks: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
     """Plain attention of Transformers' interface: (B H' N K), additive mask (B 1 N T) → (B N H' K)."""
-    value, attention_mask = value_and_mask
-    assert value is not None
+    (attention_mask,) = masks
     scale = options.get("scaling")
     call = AttentionCall(query, key, value, query.shape[-1] ** -0.5 if scale is None else scale, options.get("softcap"))
     if (calls := _calls.get()) is not None:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 
 from mmprefix.data.histories import add_histories, read_histories
 from mmprefix.data.index import IndexOptions, build_index
@@ -13,6 +15,12 @@ from mmprefix.data.manifest import InputRef
 from mmprefix.data.manifest.example import Example
 from mmprefix.data.model_inputs import ModelInputs
 from mmprefix.errors import InputError
+from mmprefix.media.source import Source
+
+
+def nothing(source: Source, start: float, end: float | None) -> Tensor:
+    """Read nothing: rows are indexed, not loaded."""
+    return torch.zeros(0)
 
 
 def example(user: str | None, *captions: str, **inputs: InputRef) -> Example:
@@ -65,7 +73,7 @@ def test_the_index_of_a_manifest_has_them(tmp_path: Path) -> None:
     (tmp_path / "users.jsonl").write_text(json.dumps({"user": "u", "history": ["one", "two"]}))
     rows = [{"user": "u", "history": ["own"], "captions": ["a"]}, {"user": "u", "context": "c", "captions": ["one"]}]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    inputs = ModelInputs(load={"history": lambda *_: None}, kinds={"history": "text"})  # type: ignore[arg-type, return-value]
+    inputs = ModelInputs(load={"history": nothing}, kinds={"history": "text"})
     index = build_index(
         [(str(tmp_path / "m.jsonl"), None)], inputs, IndexOptions(histories=str(tmp_path / "users.jsonl"))
     )
@@ -74,6 +82,4 @@ def test_the_index_of_a_manifest_has_them(tmp_path: Path) -> None:
 
 def test_a_model_that_reads_none_is_refused() -> None:
     with pytest.raises(InputError, match=r"data\.histories users.jsonl: this model has no branch named history"):
-        ModelInputs(load={"image": lambda *_: None}).require_use(  # type: ignore[arg-type, return-value]
-            (), questions=False, histories="users.jsonl"
-        )
+        ModelInputs(load={"image": nothing}).require_use((), questions=False, histories="users.jsonl")

@@ -45,7 +45,7 @@ def fragments(data: bytes, texts: Iterable[str | bytes]) -> list[bytes]:
 
 
 def _starts(data: bytes, size: int, pieces: set[bytes]) -> list[int]:
-    """Where in ``data`` the first eight bytes of one of the ``pieces`` stand, or all of shorter ones."""
+    """Offsets in ``data`` of the first eight bytes of any of the ``pieces``, or of all of a shorter one."""
     head, count = min(size, 8), len(data) - size + 1
     numbers = np.frombuffer(data, np.uint8)
     keys = np.zeros(max(count, 0), np.uint64)

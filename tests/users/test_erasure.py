@@ -1,4 +1,4 @@
-"""Of a user who was removed no byte stays in the file, its log or its journal, whatever came before."""
+"""Erasure: no byte of a removed user stays in the file, its log or its journal, whatever came before."""
 
 from __future__ import annotations
 

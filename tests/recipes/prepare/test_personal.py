@@ -369,7 +369,7 @@ def test_writers_of_plans(writers: Path, tmp_path: Path, capsys: Shell) -> None:
 
 
 def test_a_repeated_text_and_a_repeated_picture_are_found(writers: Path, tmp_path: Path, capsys: Shell) -> None:
-    """Of one user, whatever the picture; of one picture, whatever its name: refused, dropped or kept."""
+    """Texts that a user wrote twice, pictures under two names: refused, dropped or kept."""
     for name in ("one", "two", "same"):
         write_different(writers / f"{name}.jpg", 0 if name == "same" else len(name) + ord(name[0]))
     (writers / "copy.jpg").write_bytes((writers / "same.jpg").read_bytes())
