@@ -155,3 +155,20 @@ def check_context(mapper: Mapper, context: str | None, option: str) -> None:
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B N E) → (B H N K) with K = E / H."""
     return x.view(*x.shape[:-1], heads, -1).transpose(1, 2)
+
+
+def feature_tokens(
+    features: Features, from_frames: nn.Module | None, from_summary: nn.Module | None
+) -> tuple[Tensor, Tensor]:
+    """Summary (B G) and frames (B T D), each projected to one width D' → tokens (B 1+T D'), mask (B 1+T).
+
+    What has no projection is left out, and so are frames where there are none (T = 0); one of the two is there.
+    """
+    tokens, masks = list[Tensor](), list[Tensor]()
+    if from_summary is not None:
+        tokens.append(from_summary(features.pooled)[:, None])
+        masks.append(features.mask.new_ones(len(features.mask), 1))
+    if from_frames is not None and (features.frames.shape[1] or not tokens):
+        tokens.append(from_frames(features.frames))
+        masks.append(features.mask)
+    return torch.cat(tokens, dim=1), torch.cat(masks, dim=1)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import DeepMapper, Mapper, Sizes
+from mmprefix.mappers.base import DeepMapper, Mapper, Sizes, feature_tokens
 from mmprefix.mappers.combinator import Combinator
 from mmprefix.types import Features, Prefix
 
@@ -87,11 +87,6 @@ class Fusion(Combinator):
             known = known | context.pooled.any(1)
         if self.training and self.context_dropout:
             known = known & (torch.rand(b, device=known.device) >= self.context_dropout)
-        tokens, masks = [self.empty.expand(b, 1, -1)], [~known[:, None]]
-        if self.from_summary is not None:
-            tokens.append(self.from_summary(context.pooled)[:, None])
-            masks.append(known[:, None])
-        if self.from_frames is not None and context.frames.shape[1]:
-            tokens.append(self.from_frames(context.frames))
-            masks.append(context.mask & known[:, None])
-        return torch.cat(tokens, dim=1), torch.cat(masks, dim=1)
+        tokens, mask = feature_tokens(context, self.from_frames, self.from_summary)
+        mask = torch.cat([~known[:, None], mask & known[:, None]], dim=1)
+        return torch.cat([self.empty.expand(b, 1, -1), tokens], dim=1), mask

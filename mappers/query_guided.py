@@ -8,10 +8,10 @@ known; here the layers are those of a transformer decoder, as in the Q-Former of
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper, Sizes, need_frames, need_length
+from mmprefix.mappers.base import Mapper, Sizes, feature_tokens, need_frames, need_length
 from mmprefix.types import Features, Prefix, all_real
 
 
@@ -56,17 +56,10 @@ class QueryGuided(Mapper):
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Frames (B T D) with mask, summary (B G) → embeddings (B P E), all real."""
-        b, tokens, masks = len(features.mask), list[Tensor](), list[Tensor]()
-        if self.from_summary is not None:
-            tokens.append(self.from_summary(features.pooled)[:, None])
-            masks.append(features.mask.new_ones(b, 1))
-        if self.from_frames is not None and features.frames.shape[1]:
-            tokens.append(self.from_frames(features.frames))
-            masks.append(features.mask)
-        if not tokens:
-            tokens.append(self.queries.new_zeros(b, 1, self.queries.shape[1]))
-            masks.append(features.mask.new_zeros(b, 1))
-        frames, mask = torch.cat(tokens, dim=1), torch.cat(masks, dim=1)  # (B T+1 D'), (B T+1)
+        b = len(features.mask)
+        frames, mask = feature_tokens(features, self.from_frames, self.from_summary)  # (B 1+T D'), (B 1+T)
+        if not mask.shape[1]:
+            frames, mask = frames.new_zeros(b, 1, frames.shape[2]), mask.new_zeros(b, 1)
         frames = frames.masked_fill(~mask[..., None], 0)  # a row without a real frame reads zeros: no key is no number
         hidden = ~mask & mask.any(1, keepdim=True)
         queries = self.layers(self.queries.expand(b, -1, -1), frames, memory_key_padding_mask=hidden)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper, Sizes, need_frames, split_heads
+from mmprefix.mappers.base import Mapper, Sizes, feature_tokens, need_frames, split_heads
 from mmprefix.types import Features, Prefix, all_real
 
 
@@ -79,15 +79,8 @@ class Resampler(Mapper):
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Frames (B T D) with mask, summary (B G) → embeddings (B P E), all real."""
         b, p = len(features.mask), len(self.queries)
-        tokens: list[Tensor] = []
-        masks = [features.mask.new_ones(b, p)]
-        if self.from_summary is not None:
-            tokens.append(self.from_summary(features.pooled)[:, None])
-            masks.append(features.mask.new_ones(b, 1))
-        if self.from_frames is not None:
-            tokens.append(self.from_frames(features.frames))
-            masks.append(features.mask)
-        frames, mask = torch.cat(tokens, dim=1), torch.cat(masks, dim=1)  # (B T+1 D'), (B P+T+1)
+        frames, mask = feature_tokens(features, self.from_frames, self.from_summary)
+        mask = torch.cat([mask.new_ones(b, p), mask], dim=1)  # (B P+1+T)
         queries = self.queries.expand(b, -1, -1)
         for layer in self.layers:
             queries = layer(queries, frames, mask)

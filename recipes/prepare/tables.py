@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mmprefix.errors import InputError
 
@@ -55,6 +57,16 @@ def read_table(file: Path, needed: Sequence[str] = ()) -> list[tuple[str, dict[s
     if not rows:
         raise InputError(f"{file}: no rows")
     return rows
+
+
+def read_json(file: Path) -> Any:
+    """Content of a JSON file. Raises InputError for one that cannot be read, or is no JSON."""
+    try:
+        return json.loads(file.read_bytes())
+    except OSError as error:
+        raise refusal(file, error) from error
+    except ValueError as error:
+        raise InputError(f"{file}: not JSON: {error}") from error
 
 
 def refusal(file: str | Path, error: OSError) -> InputError:

@@ -21,7 +21,6 @@ Hashtag files are not read.
 from __future__ import annotations
 
 import html
-import json
 import re
 import sys
 from collections import Counter
@@ -47,12 +46,7 @@ _WORDS = range(3, 21)
 
 def read_json(file: Path) -> dict[str, Any]:
     """Read users and their posts. Raises InputError for a file that is no JSON object."""
-    try:
-        users = json.loads(file.read_bytes())
-    except OSError as error:
-        raise tables.refusal(file, error) from error
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON: {error}") from error
+    users = tables.read_json(file)
     if not isinstance(users, dict):
         raise InputError(f"{file}: not an object of users, as attend2u has it")
     return users

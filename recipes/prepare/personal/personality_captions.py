@@ -15,7 +15,6 @@ person: users are styles that crowd workers were asked for.
 from __future__ import annotations
 
 import ast
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -36,12 +35,7 @@ def read_file(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if file.suffix != ".json":
         yield from tables.read_table(file, NEEDED)
         return
-    try:
-        rows = json.loads(file.read_bytes())
-    except OSError as error:
-        raise tables.refusal(file, error) from error
-    except ValueError as error:
-        raise InputError(f"{file}: not JSON: {error}") from error
+    rows = tables.read_json(file)
     if not isinstance(rows, list):
         raise InputError(f"{file}: not a list of comments")
     yield from ((f"{file}: comment {number}", row) for number, row in enumerate(rows))
