@@ -53,9 +53,8 @@ class PictureSet(Encoder):
         real = length_mask(media.lengths, media.values.shape[1])  # (B F)
         count = _AT_ONCE_ON_CPU if media.values.device.type == "cpu" else _AT_ONCE
         parts = [self._picture_features(pixels) for pixels in media.values[real].split(count)]
-        one = Features(
-            *(torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        )  # of the N pictures that are no padding
+        # features of the N pictures that are no padding
+        one = Features(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
         frames = one.frames.new_zeros(*real.shape, *one.frames.shape[1:])  # (B F T D)
         mask = one.mask.new_zeros(*real.shape, one.mask.shape[1])
         pooled = one.pooled.new_zeros(*real.shape, one.pooled.shape[1])

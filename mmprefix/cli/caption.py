@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     users = parser.add_argument_group("users", "For models that were trained with users (docs/personal.md).")
     users.add_argument("--user", type=utf8_text, metavar="NAME", help="whom to write for (default: a row's own user)")
-    users.add_argument("--history", metavar="FILE", help="the user's earlier texts, one a line")
+    users.add_argument("--history", metavar="FILE", help="the user's earlier texts, one a line; - for standard input")
     users.add_argument("--users", metavar="STORE", help="store of users, in which users' texts are looked up")
     parser.add_argument("--json", action="store_true", help="print one JSON object a file: file, caption, candidates")
     add_decoding(parser)

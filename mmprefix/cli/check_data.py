@@ -104,7 +104,9 @@ class CheckOptions:
 
 def check_manifest(manifest: str, options: CheckOptions) -> dict[str, Any]:
     """Faults of ``manifest``, and figures of its good rows (seconds, pixels, frames, words, tokens), as plain data."""
-    examples, unread = read_manifest(manifest, options.split, media_root=options.media_root)
+    alone = options.recipe is not None and options.recipe.captions_alone
+    root = options.media_root
+    examples, unread = read_manifest(manifest, options.split, media_root=root, captions_alone=alone)
     result = inspect(examples, workers=options.workers, progress=True)
     mismatches: list[RowFault] = []
     figures = None

@@ -186,9 +186,9 @@ def read_input_rows(args: argparse.Namespace) -> InputRows:
             if getattr(args, option, None):
                 raise InputError(f"--{option.replace('_', '-')} applies to --manifest FILE, which is missing")
     if not args.files:
-        if context is None:
+        if context is None and getattr(args, "prompt", None) is None:
             raise InputError("no input given; give files, or --manifest FILE")
-        return InputRows([InputRow("text", {}, context, {})])
+        return InputRows([InputRow("text", {}, context or "", {})])
     return file_rows(args)
 
 
@@ -214,7 +214,9 @@ def select_model_inputs(args: argparse.Namespace, inputs: InputRows, model: Pred
             lacking.append(f"{row.manifest}: row {row.id!r}: {error}")
             continue
         context = row.context if "text" in columns else ""
-        if row.fields and not files and not context:
+        if not row.fields and not row.inputs and not context and columns:
+            raise InputError("no input given; give files, or --manifest FILE: this model reads more than a --prompt")
+        if row.fields and not files and not context and columns:
             lack = f"row {row.id!r} has none of {', '.join(columns)}{_advice(args, columns)}"
             lacking.append(f"{row.manifest}: {lack}")
             continue

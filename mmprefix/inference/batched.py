@@ -204,6 +204,8 @@ def _sources_of(model: PrefixLM, request: BatchRequest, number: int) -> dict[str
         empty = isinstance(value, dict) and not value
         own = {} if empty else assign_to_branches(downloaded(value) if urls_in(value) else value, input_kinds(model))
         return {**beside, **own}
+    if value == {} and not model.encoders and not model.reads_text:
+        return {}  # a model without branches writes from nothing but a prompt
     if not isinstance(value, dict) or value or not model.reads_text:
         return assign_to_branches(downloaded(value) if urls_in(value) else value, input_kinds(model))
     if not request.contexts[number]:

@@ -35,7 +35,7 @@ def load(
     from mmprefix.inference.untrained import load_recipe
     from mmprefix.trust.plain_yaml import read_yaml
 
-    store = None if users is None else _open_store(users)
+    store = None if users is None else open_users(users)
     if is_recipe(directory):
         model = load_recipe(read_yaml(directory), directory, device=device, dtype=dtype, parts=parts, allow=allow)
         model.users = store
@@ -51,7 +51,8 @@ def load(
     return Predictor(model, settings, str(source), store).to(target, default_dtype(dtype, target))
 
 
-def _open_store(file: str | Path) -> UserStore:
+def open_users(file: str | Path) -> UserStore:
+    """The store of users in ``file``; InputError where there is none."""
     from mmprefix.users.store import UserStore
 
     return UserStore(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 from pathlib import Path
 from typing import Any, cast
@@ -53,6 +54,18 @@ def test_a_history_without_texts_is_refused(content: bytes, tmp_path: Path) -> N
         options(Reader(None, "history"), history=tmp_path / "none.txt")
 
 
+def test_a_history_may_come_from_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("ein\u2028text\nzwei\n".encode())))
+    assert options(Reader(None, "history"), history=Path("-"))["history"] == ["ein\u2028text", "zwei"]
+
+
+def test_a_history_leaves_rows_their_own_users(tmp_path: Path) -> None:
+    file = tmp_path / "history.txt"
+    file.write_text("a dog")
+    chosen = options(Reader(None, "user", "history"), "ann", None, history=file)
+    assert chosen == {"user": ["ann", None], "history": ["a dog"]}
+
+
 def test_a_row_is_written_for_its_own_user_where_the_store_knows_it(
     store: UserStore, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -67,5 +80,5 @@ def test_rows_without_users_and_models_without_a_store_ask_for_nothing(store: Us
 
 
 def test_a_model_with_rows_of_users_gets_every_id() -> None:
-    assert options(Reader(None, "user"), "ann", None, 7) == {"user": ["ann", None, "7"]}
+    assert options(Reader(None, "user"), "ann", None, 7) == {"user": ["ann", None, "7"], "history": None}
     assert options(Reader(None, "user"), None) == {}

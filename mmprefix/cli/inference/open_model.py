@@ -19,17 +19,21 @@ def open_model(args: argparse.Namespace) -> Predictor:
     """Load the model that the options of ``mmprefix.cli.model_inputs.add_model`` name."""
     from transformers.utils import logging
 
-    from mmprefix.inference.loading import load
+    from mmprefix.inference.loading import load, open_users
     from mmprefix.inference.untrained import load_recipe
 
     parts = dict(_pair(text) for text in args.part)
     options: dict[str, Any] = {"device": args.device, "dtype": args.dtype, "parts": parts, "allow": args.allow}
     logging.disable_progress_bar()
+    users = getattr(args, "users", None)
     if not is_recipe(args.model):
-        return load(args.model, **options, users=getattr(args, "users", None))
+        return load(args.model, **options, users=users)
     file = Path(args.model).expanduser()
     check_class_names([file])
-    return load_recipe(with_class_paths(read_yaml(file)), file, **options)
+    store = None if users is None else open_users(users)
+    model = load_recipe(with_class_paths(read_yaml(file)), file, **options)
+    model.users = store
+    return model
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +25,12 @@ def user_options(args: argparse.Namespace, rows: Sequence[InputRow], model: Pred
     A row's own user whom the store of users does not know is written for without history, which is said once.
     """
     history = None if args.history is None else _read_texts(args.history)
-    if args.user is not None or history is not None:
-        return {"user": args.user, "history": history}
     users = [row.fields.get("user") for row in rows]
-    if "user" in model.kinds:
-        return {"user": [str(user) if user else None for user in users]} if any(users) else {}
+    reads_ids = "user" in model.kinds and any(users)
+    if args.user is not None or (history is not None and not reads_ids):
+        return {"user": args.user, "history": history}
+    if reads_ids:
+        return {"user": [str(user) if user else None for user in users], "history": history}
     if model.users is None or not any(users):
         return {}
     store = model.users
@@ -40,9 +43,10 @@ def user_options(args: argparse.Namespace, rows: Sequence[InputRow], model: Pred
 
 
 def _read_texts(file: str) -> list[str]:
-    """Texts of ``file``, one a line; InputError for one without any."""
+    """Texts of ``file`` ("-": standard input), one a line; InputError for one without any."""
     try:
-        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+        lines = re.split("\r\n|\r|\n", data.decode("utf-8-sig"))  # no other mark ends a line of a text
     except (OSError, UnicodeError) as error:
         raise InputError(f"--history {file}: cannot be read ({error})") from error
     texts = [line.strip() for line in lines if line.strip()]

@@ -22,7 +22,7 @@ class RecipeData:
     """Manifests of a recipe (each with the split of its rows, None: any), and its decoder's room for captions.
 
     ``columns`` name context and target, ``prompt`` is that of rows that have none; ``room`` is None where there is no
-    limit, or the targets are no captions.
+    limit, or the targets are no captions. With ``captions_alone`` a row needs no input.
     """
 
     manifests: list[tuple[str, str | None]]
@@ -30,6 +30,7 @@ class RecipeData:
     prompt: str
     media_root: str | None
     room: TextRoom | None
+    captions_alone: bool
 
 
 def recipe_data(config: str, manifests: Sequence[str] = (), allow: Sequence[str] = ()) -> RecipeData:
@@ -61,4 +62,4 @@ def recipe_data(config: str, manifests: Sequence[str] = (), allow: Sequence[str]
     room = make() if make is not None and data.sample_questions is None else None
     splits: tuple[Split, ...] = ("train", "val", "test")
     files = [pair for split in splits for pair in manifests_of(split, data.manifests, data.root)]
-    return RecipeData(files, data.columns, data.prompt, data.media_root, room)
+    return RecipeData(files, data.columns, data.prompt, data.media_root, room, run.model.inputs.captions_alone)

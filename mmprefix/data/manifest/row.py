@@ -69,7 +69,7 @@ def read_inputs(
         raise RowError(f"start {start} and end {end}: the end must come after the start")
     named = [key for key in INPUTS if isinstance(row.get(key), list) or _string(row, key) is not None]
     words = read_texts(row, texts or ())
-    alone = _ALONE if texts is not None else tuple(row.keys() - COLUMNS)
+    alone = _ALONE if texts is not None else ("prompt", *(row.keys() - COLUMNS))
     if needed and not named and not any(row.get(key) for key in (*_ALONE, *alone)) and not words:
         names = " or ".join(dict.fromkeys((*_ALONE, *(texts or ()))))
         what = f"one of {', '.join(INPUTS)} must name a file, or a {names} hold a text"
