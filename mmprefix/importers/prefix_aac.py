@@ -99,7 +99,6 @@ def aac_maps(model: PrefixLM) -> list[TensorMap]:
     assert isinstance(encoder, Cnn14)
     assert isinstance(mapper, Parallel)
     assert isinstance(decoder, ComposedDecoder)
-    assert decoder.own_head is not None
     temporal, overall = mapper.mappers
     assert isinstance(temporal, PrefixAAC)
     assert isinstance(overall, PrefixAAC)
@@ -108,7 +107,7 @@ def aac_maps(model: PrefixLM) -> list[TensorMap]:
         *tensor_maps("audio_encoder.", panns.tensors_of(encoder.net)),
         *_mapper_maps("temporal_mappingnetwork.", temporal, bands),
         *_mapper_maps("global_mappingnetwork.", overall, overall.size),
-        *tensor_maps("language_header.", decoder.own_head.state_dict()),
+        *tensor_maps("language_header.", decoder.get_submodule("own_head").state_dict()),
     ]
 
 
