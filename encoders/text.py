@@ -27,6 +27,7 @@ from mmprefix.media.source import Source, read_text
 from mmprefix.types import Features, Media
 from mmprefix.weights import source as sources
 from mmprefix.weights import transformers
+from mmprefix.weights.dry_run import sizes_only
 from mmprefix.weights.model_kinds import advice, described, kind_and_class
 
 _TOWERS = ("clip", "clip_text_model", "siglip", "siglip2")
@@ -69,7 +70,7 @@ class Text(Encoder):
 
     def __init__(self, model: str, revision: str | None = None, dtype: str = "float32") -> None:
         super().__init__()
-        path = sources.resolve_folder(model, revision)
+        path = sources.resolve_folder(model, revision, weights=not sizes_only())
         kind = _require_text_encoder(model, path)
         self.tower, self.sentence = kind in _TOWERS, sentence_modules(model, path)
         identity = sources.provenance_of(model, path)
@@ -105,6 +106,8 @@ class Text(Encoder):
         return to_unit_length(summary, dim=1) if self.sentence.unit else summary
 
     def _widths(self, name: str) -> tuple[int, int]:
+        if sizes_only() and not self.tower:
+            return self.network.config.hidden_size, self.network.config.hidden_size * len(self.sentence.modes)
         # Taken from the features of two tokens: configurations name these widths in several ways.
         ids = torch.full((1, 2), self.padding, dtype=torch.long)
         try:
@@ -128,6 +131,8 @@ def _require_text_encoder(name: str, path: Path) -> str:
 
 def _load(name: str, path: Path, kind: str, dtype: str) -> tuple[Any, Any]:
     """Network that reads token ids, and the projection of a CLIP's text tower (None for any other)."""
+    if sizes_only() and kind not in _TOWERS:
+        return transformers.empty_model(AutoModel, name, path), None
     if kind in _TOWERS:
         known = transformers.config(name, path)
         alone = "CLIPTextModelWithProjection" in (getattr(known, "architectures", None) or ())

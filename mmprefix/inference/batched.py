@@ -198,15 +198,15 @@ def prefetch(make: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[
 def _sources_of(model: PrefixLM, request: BatchRequest, number: int) -> dict[str, InputSource]:
     """The sources of one input by branch name; none where a context stands alone."""
     value = request.inputs[number]
+    empty = isinstance(value, dict) and not value
     beside: Mapping[str, Texts] = request.texts[number] if request.texts else {}
     require_urls_allowed(value, request.allow_urls)
     if beside or (request.features and request.features[number]):
-        empty = isinstance(value, dict) and not value
         own = {} if empty else assign_to_branches(downloaded(value) if urls_in(value) else value, input_kinds(model))
         return {**beside, **own}
-    if value == {} and not model.encoders and not model.reads_text:
+    if empty and not model.encoders and not model.reads_text:
         return {}  # a model without branches writes from nothing but a prompt
-    if not isinstance(value, dict) or value or not model.reads_text:
+    if not empty or not model.reads_text:
         return assign_to_branches(downloaded(value) if urls_in(value) else value, input_kinds(model))
     if not request.contexts[number]:
         raise InputError(f"input {request.first + number + 1}: has neither a file nor a context; give one of them")

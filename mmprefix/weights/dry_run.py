@@ -1,7 +1,8 @@
 """Configurations of well-known hub models, so that a dry run counts their parameters without the hub.
 
 A dry run prints how many parameters a recipe has and trains; it needs neither weights nor vocabularies.
-Layers, width and heads are those of https://github.com/openai/gpt-2 and https://github.com/openai/whisper.
+Layers, width and heads are those of https://github.com/openai/gpt-2, https://github.com/openai/whisper and
+https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2.
 """
 
 from __future__ import annotations
@@ -34,9 +35,9 @@ _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 def known_config_folder(name: str) -> Path | None:
     """Folder with the configuration of the hub's model ``name``, and a tokenizer; None if it is unknown.
 
-    GPT-2 and Whisper are known, in all their sizes.
+    GPT-2 and Whisper are known, in all their sizes, and all-MiniLM-L6-v2.
     """
-    config = _gpt2(name.removeprefix("openai-community/")) or _whisper(name)
+    config = _gpt2(name.removeprefix("openai-community/")) or _whisper(name) or _minilm(name)
     if config is None:
         return None
     temporary = tempfile.TemporaryDirectory(prefix="config.")
@@ -71,6 +72,14 @@ def _gpt2(name: str) -> PreTrainedConfig | None:
         return None
     layers, width, heads = _GPT2[name]
     return GPT2Config(n_layer=layers, n_embd=width, n_head=heads)
+
+
+def _minilm(name: str) -> PreTrainedConfig | None:
+    from transformers import BertConfig
+
+    if name.removeprefix("sentence-transformers/") != "all-MiniLM-L6-v2":
+        return None
+    return BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
 
 
 def _whisper(name: str) -> PreTrainedConfig | None:

@@ -86,6 +86,13 @@ def config(name: str, path: Path) -> Any:
         raise InputError(f"{name!r}: {path / 'config.json'}: no known configuration of kind {kind!r}") from error
 
 
+def empty_model(cls: Any, name: str, path: Path) -> Any:
+    """The network ``cls`` of the configuration in ``path``, with sizes and without weights: on the device "meta"."""
+    known = config(name, path)
+    with torch.device("meta"):
+        return getattr(cls, "from_config", cls)(known)
+
+
 def load_model(
     cls: Any, name: str, path: Path, dtype: str, *, optional: Sequence[str] = (), quantize: str | None = None
 ) -> tuple[Any, set[str]]:
@@ -98,9 +105,7 @@ def load_model(
     """
     wanted = None if dtype == "auto" else precision(dtype)
     if dry_run.sizes_only() and cls in _WITHOUT_WEIGHTS:
-        known = config(name, path)
-        with torch.device("meta"):
-            return getattr(cls, "from_config", cls)(known), set()
+        return empty_model(cls, name, path), set()
     folder, options = (path.parent, gguf.load_options(name, path)) if path.is_file() else (path, {})
     options |= {"output_loading_info": True, "trust_remote_code": False, "local_files_only": True}
     try:
