@@ -30,13 +30,17 @@ SOFT: dict[str, dict[str, Any]] = {
     "Linear": mapper_recipe("linear.Linear", reads="summary", length=LENGTH),
     "Transformer, 2 layers": mapper_recipe("transformer.Transformer", length=LENGTH, clip_length=LENGTH, layers=2),
     "Resampler, 2 layers": mapper_recipe("resampler.Resampler", length=LENGTH, layers=2),
+    "QueryGuided, 2 layers": mapper_recipe("query_guided.QueryGuided", length=LENGTH, layers=2),
     "PrefixAAC, 2 layers": mapper_recipe("prefix_aac.PrefixAAC", reads="summary", length=LENGTH, layers=2),
 }
 FIGURES = ("loss", "cider_d", "cider_d_shuffled", "bleu_4", "distinct")
 
 
 def variants(dropout: float) -> dict[str, dict[str, Any]]:
-    """Mappers by name: each within ``Calibrated``, the first also as it comes and as keys and values of each layer."""
+    """Mappers by name: each within ``Calibrated``, the first also as it comes and as keys and values of each layer.
+
+    The last reads no input: what captions cost without a picture or a sound.
+    """
     calibrated = {
         name: mapper_recipe("calibrated.Calibrated", mapper=mapper, dropout=dropout) for name, mapper in SOFT.items()
     }
@@ -45,6 +49,7 @@ def variants(dropout: float) -> dict[str, dict[str, Any]]:
         **calibrated,
         f"{first} within Deep": mapper_recipe("prefix_tuning.Deep", mapper=calibrated[first]),
         f"{first} as it comes": SOFT[first],
+        "no input": mapper_recipe("learned.Learned", length=LENGTH),
     }
 
 

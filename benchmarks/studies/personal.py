@@ -30,7 +30,7 @@ def nll_a_word(model: Any, rows: Sequence[Row], **options: Any) -> list[float]:
     """Negative log-likelihood a word of each row's first caption, under the ``options`` of a call."""
     texts = [row["captions"][0] for row in rows]
     inputs = [{name: row[name] for name in model.kinds if name in ("image", "audio")} for row in rows]
-    scores = model.score(inputs, texts, batch_size=16, **options)
+    scores = model.score(inputs, texts, **{"batch_size": 16, **options})
     return [-score / len(text.split()) for score, text in zip(scores, texts, strict=True)]
 
 

@@ -45,6 +45,7 @@ class CausalDecoder(ComposedDecoder):
         lora_rank: a rank above 0 trains LoRA (``mmprefix.decoders.lora``) beside the prefix.
         lora_alpha: scale of LoRA's part, divided by its rank.
         lora_targets: endings of the names of the layers that get LoRA; None: PEFT's default layers for the model.
+        use_dora: train the lengths of their columns beside LoRA (DoRA).
         dropout: dropout of a trained or noisy model; None: that of its configuration.
     """
 
@@ -64,6 +65,7 @@ class CausalDecoder(ComposedDecoder):
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
         lora_targets: list[str] | None = None,
+        use_dora: bool = False,
         dropout: float | None = None,
     ) -> None:
         if quantize is not None and (lora_rank or not frozen):
@@ -74,7 +76,7 @@ class CausalDecoder(ComposedDecoder):
         folder, identity = locate(model, revision)
         language_model = load_causal(model, folder, dtype, quantize)
         codec = _codec(load_tokenizer(language_model.lm, model, folder), language_model, stop, begin=begin, chat=chat)
-        tuning = Tuning(frozen, noisy, dropout, lora_rank, lora_alpha, lora_targets)
+        tuning = Tuning(frozen, noisy, dropout, lora_rank, lora_alpha, lora_targets, use_dora)
         super().__init__(language_model, codec, identity, tuning)
         if train_head:
             if language_model.whole_head is not None:

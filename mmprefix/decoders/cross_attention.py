@@ -178,6 +178,7 @@ class CrossDecoder(ComposedDecoder):
         lora_rank: a rank above 0 trains LoRA (``mmprefix.decoders.lora``) beside the prefix.
         lora_alpha: scale of LoRA's part, divided by its rank.
         lora_targets: endings of the names of the layers that get LoRA; None: PEFT's default layers for the model.
+        use_dora: train the lengths of their columns beside LoRA (DoRA).
 
     Raises InputError for models whose positions are not learned embeddings (T5 and similar): the texts of one input are
     packed in one row.
@@ -196,6 +197,7 @@ class CrossDecoder(ComposedDecoder):
         lora_rank: int = 0,
         lora_alpha: float = 32.0,
         lora_targets: list[str] | None = None,
+        use_dora: bool = False,
     ) -> None:
         folder, identity = locate(model, revision)
         language_model = load_cross_attention(model, folder, dtype)
@@ -205,7 +207,7 @@ class CrossDecoder(ComposedDecoder):
             codec = WhisperCodec(tokenizer, model, language, task, config=config)
         else:
             codec = Seq2SeqCodec(tokenizer, model, language_model.lm.generation_config)
-        tuning = Tuning(frozen, noisy, None, lora_rank, lora_alpha, lora_targets)
+        tuning = Tuning(frozen, noisy, None, lora_rank, lora_alpha, lora_targets, use_dora)
         super().__init__(language_model, codec, identity, tuning)
         self._model, self._codec, self._warned = language_model, codec, False
         if self.reads_speech:

@@ -41,6 +41,7 @@ class Tuning:
     lora_rank: int = 0
     lora_alpha: float = 32.0
     lora_targets: list[str] | None = None
+    use_dora: bool = False
 
 
 class LanguageModel:
@@ -63,7 +64,7 @@ class LanguageModel:
     def adapt(self, tuning: Tuning) -> tuple[str, ...]:
         """Freeze the model or not, set its dropout, add LoRA, then apply the fast patches → names of LoRA's parameters.
 
-        Raises InputError for LoRA in a model that is trained as a whole.
+        Raises InputError for LoRA in a model that is trained as a whole, and for DoRA without a rank.
         """
         if tuning.frozen:
             self.lm.requires_grad_(False)
@@ -72,11 +73,15 @@ class LanguageModel:
                 if isinstance(module, nn.Dropout):
                     module.p = tuning.dropout
         added: tuple[str, ...] = ()
+        if tuning.use_dora and not tuning.lora_rank:
+            raise InputError("decoder: use_dora needs LoRA; give a lora_rank from 1 on, or leave it out")
         if tuning.lora_rank:
             if not tuning.frozen:
                 rank = tuning.lora_rank
                 raise InputError(f"decoder: lora_rank {rank} needs a frozen model; leave out one of the two")
-            added = add_lora(self.lm, tuning.lora_rank, tuning.lora_alpha, tuning.lora_targets)
+            added = add_lora(
+                self.lm, tuning.lora_rank, tuning.lora_alpha, tuning.lora_targets, dora=tuning.use_dora
+            )
         self.narrows_last_layer = "last_layer" in prepare(self.lm, self.stack, self.sizes.layers, tuning.frozen)
         return added
 

@@ -94,6 +94,43 @@ def test_lora_is_zero_at_first_and_follows_its_formula(spoken: SpeechSystem) -> 
     assert_close(torch.tensor(scores), torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
+def test_dora_is_the_model_at_first_and_follows_its_formula(spoken: SpeechSystem) -> None:
+    """Columns of W + alpha / rank * B A, brought to the lengths that are trained: those of W at first."""
+    torch.manual_seed(3)
+    plain = CausalDecoder(spoken.path("decoder"))
+    with_dora = CausalDecoder(spoken.path("decoder"), lora_rank=4, lora_alpha=12.0, use_dora=True)
+    prefix = Prefix(torch.randn(2, 3, 32), torch.ones(2, 3, dtype=torch.bool))
+    targets = [["a dog"], ["rain falls"]]
+    scores, expected = (d.score(d.prefill(prefix), ["", ""], targets) for d in (with_dora, plain))
+    assert_close(torch.tensor(scores), torch.tensor(expected), rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        for layer, base in zip(with_dora.lm.transformer.h, plain.lm.transformer.h, strict=True):
+            b, a, lengths = (
+                layer.attn.c_attn.__getattr__(name)["default"].weight
+                for name in ("lora_B", "lora_A", "lora_magnitude_vector")
+            )
+            b.normal_(std=0.2)
+            lengths.mul_(torch.rand_like(lengths) + 0.5)
+            turned = base.attn.c_attn.weight + (12.0 / 4 * b @ a).T  # Conv1D keeps inputs x outputs
+            base.attn.c_attn.weight.copy_(turned / turned.norm(dim=0) * lengths.flatten())
+    scores, expected = (d.score(d.prefill(prefix), ["", ""], targets) for d in (with_dora, plain))
+    assert_close(torch.tensor(scores), torch.tensor(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_dora_is_trained_and_saved(spoken: SpeechSystem, tmp_path: Path) -> None:
+    recipe = spoken.recipe(config(spoken, use_dora=True), tmp_path)
+    assert run("fit", recipe, save_to=tmp_path / "model", trainer__max_epochs=1) == 0
+    record = training_record(tmp_path)
+    lengths = {name for name in record.after if ".lora_magnitude_vector." in name}
+    assert len(lengths) == 2
+    assert all(not torch.equal(record.before[name], record.after[name]) for name in lengths)
+    saved = load_file(tmp_path / "model" / "model.safetensors")
+    assert all(torch.equal(saved[name.removeprefix("model.")], record.after[name]) for name in lengths)
+    model = load(tmp_path / "model", device="cpu")
+    own = dict(model.model.named_parameters())
+    assert all(torch.equal(own[name.removeprefix("model.")], record.after[name]) for name in lengths)
+
+
 def test_lora_is_in_float32_whatever_the_dtype_of_the_model(spoken: SpeechSystem) -> None:
     decoder = CausalDecoder(spoken.path("decoder"), dtype="bfloat16", lora_rank=2)
     kinds = {name: parameter.dtype for name, parameter in decoder.named_parameters()}
@@ -121,6 +158,7 @@ def test_whisper_has_lora_in_self_attention_and_cross_attention(spoken: SpeechSy
         ({"lora_rank": 2, "lora_targets": []}, r"lora_targets \[\]: "),
         ({"lora_rank": -1}, "lora_rank -1: give a number from 1 on, or 0"),
         ({"lora_rank": 2, "frozen": False}, "lora_rank 2 needs a frozen model"),
+        ({"use_dora": True}, "use_dora needs LoRA; give a lora_rank"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str, spoken: SpeechSystem) -> None:
