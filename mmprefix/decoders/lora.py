@@ -14,7 +14,7 @@ from mmprefix.errors import InputError
 
 
 def add_lora(lm: Any, rank: int, alpha: float, targets: list[str] | None, *, dora: bool = False) -> tuple[str, ...]:
-    """Add LoRA, or with ``dora`` DoRA, to ``lm`` in place → the names of the new parameters; only they require a gradient.
+    """Add LoRA, or with ``dora`` DoRA, to ``lm`` in place → names of the new parameters; only they require a gradient.
 
     ``targets`` None: PEFT's default layers for the model (queries, keys and values). Raises InputError without PEFT,
     and for targets that the model does not have.
