@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from mmprefix.data.histories import NOBODY
 from mmprefix.encoders.base import Encoder
 from mmprefix.media.source import Source, read_text
 from mmprefix.types import Features, Media
@@ -18,7 +19,12 @@ BYTES = 8
 
 
 def id_bytes(user: str) -> Tensor:
-    """Hash of a user's id, (8,), float32: each number is a byte, which half precision holds exactly."""
+    """Hash of a user's id, (8,), float32: each number is a byte, which half precision holds exactly.
+
+    That of "-", who is nobody, is zero.
+    """
+    if user == NOBODY:
+        return torch.zeros(BYTES)
     digest = hashlib.blake2b(user.encode(), digest_size=BYTES).digest()
     return torch.tensor(list(digest), dtype=torch.float32)
 

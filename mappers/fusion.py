@@ -53,8 +53,11 @@ class Fusion(Combinator):
             raise InputError(f"Fusion: heads={heads} does not divide the width {inner}")
         self.context_dropout = context_dropout
         self.from_prefix = nn.Linear(sizes.width, inner)
-        self.from_frames = nn.Linear(sizes.context_frames, inner) if sizes.context_frames else None
-        self.from_summary = nn.Linear(sizes.context_summary, inner) if sizes.context_summary else None
+        self.from_frames, self.from_summary = (
+            # encoders of sentences give vectors of length 1, whose numbers are far smaller than those of a prefix
+            nn.Sequential(nn.LayerNorm(width, elementwise_affine=False), nn.Linear(width, inner)) if width else None
+            for width in (sizes.context_frames, sizes.context_summary)
+        )
         self.empty = nn.Parameter(torch.randn(inner) * inner**-0.5)
         self.roles = nn.Parameter(torch.randn(2, inner) * 0.02)  # of the prefix, of the context
         layer = nn.TransformerEncoderLayer(

@@ -15,7 +15,7 @@ from mmprefix.mappers.observer import Observer
 from mmprefix.types import Features, to_list
 
 NOBODY = 0
-"""Row of a user who is not known."""
+"""Row of a user who is not known, and the hash of the id of nobody."""
 
 
 class UserRows(Observer):
@@ -70,7 +70,8 @@ class UserRows(Observer):
     def observe(self, features: Features) -> None:
         """Give a row to each user that has none."""
         for key in to_list(_key(features.pooled)):
-            self._give(key)
+            if key != NOBODY:
+                self._give(key)
 
     def observed(self) -> str:
         """How many users have a row."""
@@ -85,6 +86,8 @@ class UserRows(Observer):
 
     def _give(self, key: int) -> int:
         """Row of the user with this hash, a free one for a new user."""
+        if key == NOBODY:
+            raise InputError(f"{type(self).__name__}: the id '-' is that of nobody; give the user another")
         taken = (self.keys == key).nonzero()
         if len(taken):
             return int(taken[0])

@@ -3,14 +3,19 @@
     python -m benchmarks.studies.personal runs/personal_alfred/model --data data/personal_alfred
 
 Negative log-likelihood a word of the test sentences (words are parted by white space; the end of the text counts to the
-last one), seen and unseen users apart. "history in the prompt": nobody's prefix, and the user's earlier sentences, of
-DATA/users.jsonl, before the context. Files that a model reads are taken from the manifest.
+last one), seen and unseen users apart. "N texts in the prompt": nobody's prefix, and the user's earlier sentences, of
+DATA/users.jsonl, before the context. A model with a deep prefix for each user is also given one that nobody trained,
+made of the user's earlier sentences: their first keys and values in the decoder ("start"), or their closed-form
+compaction (``mmprefix.distillation``), of ``--positions``. Files that a model reads are taken from the manifest.
+Seconds are CPU time a text, the making of prefixes left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,9 +24,12 @@ import torch
 
 import mmprefix
 from benchmarks.lib.report import markdown_table
-from mmprefix.data.histories import read_histories
-from mmprefix.inference.users import NOBODY
+from mmprefix.data.histories import NOBODY, read_histories
+from mmprefix.distillation import distil
+from mmprefix.inference.user_prefixes import NAME, TENSOR, rows_of_users
+from mmprefix.mappers.user_prefix import DeepUserPrefix
 from mmprefix.metrics.style import other_users
+from mmprefix.users.store import UserStore
 
 Row = dict[str, Any]
 
@@ -34,8 +42,13 @@ def nll_a_word(model: Any, rows: Sequence[Row], **options: Any) -> list[float]:
     return [-score / len(text.split()) for score, text in zip(scores, texts, strict=True)]
 
 
+def texts_before(history: Sequence[str], text: str, count: int) -> str:
+    """A context behind the last ``count`` texts of a history, one a line."""
+    return "\n".join([*(history[-count:] if count else ()), text])
+
+
 def ways_of_telling(
-    model: Any, rows: Sequence[Row], histories: Mapping[str, Sequence[str]]
+    model: Any, rows: Sequence[Row], histories: Mapping[str, Sequence[str]], counts: Sequence[int]
 ) -> dict[str, Callable[[], list[float]]]:
     """Likelihoods by what a model is told of a row's user: a function that computes them for each way."""
     users, contexts = [row["user"] for row in rows], [row.get("context", "") for row in rows]
@@ -47,15 +60,33 @@ def ways_of_telling(
             return nll_a_word(model, rows, history=[histories.get(name, ()) for name in names], **reads)
         return nll_a_word(model, rows, user=list(names), **reads)
 
+    def in_prompt(count: int) -> list[float]:
+        before = [texts_before(histories.get(u, ()), text, count) for u, text in zip(users, contexts, strict=True)]
+        return nll_a_word(model, rows, user=[NOBODY] * len(rows), context=before, batch_size=4)
+
     ways = {
         "the user": lambda: by_user(users),
         "nobody": lambda: by_user([NOBODY] * len(rows)),
         "another user": lambda: by_user(others),
     }
-    if reads:
-        before = ["\n".join([*histories.get(user, ())[:5], text]) for user, text in zip(users, contexts, strict=True)]
-        ways["history in the prompt"] = lambda: nll_a_word(model, rows, user=[NOBODY] * len(rows), context=before)
+    for count in counts if reads else ():
+        ways[f"nobody, {count} texts in the prompt"] = lambda count=count: in_prompt(count)
     return ways
+
+
+def keep_prefixes(
+    model: Any, store: UserStore, histories: Mapping[str, Sequence[str]], *, start: Any, most: int
+) -> None:
+    """Put into ``store`` a deep prefix of at most ``most`` positions for each user, made of the earlier texts."""
+    decoder = model.model.decoder
+    table = rows_of_users(model.model)
+    for user, texts in histories.items():
+        history = "\n".join(texts)
+        positions = min(most, len(decoder.codec.marked_ids(history)))
+        numbers = distil(decoder, history, (), positions=positions, start=start, steps=0).vector().view(positions, -1)
+        shared = table.frozen if isinstance(table, DeepUserPrefix) else 0  # the table's own first positions stay
+        store.add(user, texts)
+        store.put(user, NAME, {TENSOR: numbers[shared:]}, key=model.users_key)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
@@ -64,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("model", help="a saved model that reads a user's id or history")
     parser.add_argument("--data", type=Path, required=True, help="folder with test.jsonl and users.jsonl")
     parser.add_argument("--rows", type=int, help="take so many rows alone, evenly spread")
+    parser.add_argument("--texts", type=int, nargs="+", default=[5], help="of a history in the prompt")
+    parser.add_argument("--positions", type=int, default=16, help="of a prefix that is made of a history")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -74,16 +107,37 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     histories = read_histories(options.data / "users.jsonl")
     groups = {"seen": [bool(row.get("user_seen", True)) for row in rows]}
     groups["unseen"] = [not seen for seen in groups["seen"]]
-    figures: dict[str, dict[str, float]] = {}
-    for name, score in ways_of_telling(mmprefix.load(options.model), rows, histories).items():
+    model, figures = mmprefix.load(options.model), dict[str, dict[str, float]]()
+
+    def measure(name: str, score: Callable[[], list[float]]) -> None:
+        began = time.process_time()
         values = score()
-        figures[name] = {
+        figures[name] = {"seconds": (time.process_time() - began) / len(rows)} | {
             group: sum(value for value, take in zip(values, own, strict=True) if take) / max(1, sum(own))
             for group, own in groups.items()
         }
+
+    ways = ways_of_telling(model, rows, histories, options.texts)
+    for name, score in ways.items():
+        measure(name, score)
+    if isinstance(rows_of_users(model.model), DeepUserPrefix):
+        for start in ("text", "compact"):
+            with tempfile.TemporaryDirectory() as folder, UserStore(Path(folder) / "users.db", create=True) as store:
+                keep_prefixes(model, store, histories, start=start, most=options.positions)
+                model.users = store
+                measure(f"the user's texts as a prefix: {start}", ways["the user"])
+                measure(f"another user's texts as a prefix: {start}", ways["another user"])
+                model.users = None
     counts = {group: sum(own) for group, own in groups.items()}
-    head = ["the model is told", *(f"{group} users, {count} texts" for group, count in counts.items() if count)]
-    body = [[name, *(f"{own[group]:.3f}" for group in groups if counts[group])] for name, own in figures.items()]
+    head = [
+        "the model is told",
+        "CPU s a text",
+        *(f"{group} users, {count} texts" for group, count in counts.items() if count),
+    ]
+    body = [
+        [name, f"{own['seconds']:.2f}", *(f"{own[group]:.3f}" for group in groups if counts[group])]
+        for name, own in figures.items()
+    ]
     print(markdown_table(head, body))
     if options.out:
         options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

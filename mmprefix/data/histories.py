@@ -1,4 +1,4 @@
-"""Histories: texts that a user wrote before, by user, and their place among the inputs of each row."""
+"""Users of rows: texts that a user wrote before, by user, and the place of both among the inputs of each row."""
 
 from __future__ import annotations
 
@@ -13,6 +13,12 @@ from mmprefix.errors import InputError
 
 BRANCH = "history"
 """Name of the branch, and of the manifest's column, that reads a user's earlier texts."""
+
+USER_BRANCH = "user"
+"""Name of the branch, and of the manifest's column, that reads a user's id."""
+
+NOBODY = "-"
+"""Id of an input without a user, which no table of users holds."""
 
 Histories = Mapping[str, tuple[str, ...]]
 
@@ -62,3 +68,12 @@ def _with_history(example: Example, histories: Histories) -> Example:
     if not texts:
         return example
     return replace(example, inputs={**example.inputs, BRANCH: InputRef("", texts=texts)})
+
+
+def add_strangers(examples: Sequence[Example]) -> list[Example]:
+    """``examples`` in which a row without user is nobody's, as an input of a call is."""
+    nobody = InputRef("", texts=(NOBODY,))
+    return [
+        example if USER_BRANCH in example.inputs else replace(example, inputs={**example.inputs, USER_BRANCH: nobody})
+        for example in examples
+    ]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmprefix.data.columns import ColumnMapping
-from mmprefix.data.histories import add_histories, read_histories
+from mmprefix.data.histories import USER_BRANCH, add_histories, add_strangers, read_histories
 from mmprefix.data.inspect import inspect
 from mmprefix.data.long_captions import LongCaptions, fit_captions
 from mmprefix.data.manifest import Example, InputRef, RowFault, read_manifest, repeated_inputs
@@ -98,7 +98,8 @@ def build_index(
         texts = options.columns.context if inputs.reads_text else ()
         rows = rows if histories is None else add_histories(rows, histories)
         fed = inputs.captions_alone
-        examples += rows if fed else _feeding(branches, rows, file, bad=bool(bad), texts=texts)
+        rows = rows if fed else _feeding(branches, rows, file, bad=bool(bad), texts=texts)
+        examples += add_strangers(rows) if USER_BRANCH in words else rows
         faults += bad
     if options.targets:
         faults += [example.fault("no caption") for example in examples if not example.captions]

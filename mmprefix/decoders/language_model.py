@@ -79,9 +79,7 @@ class LanguageModel:
             if not tuning.frozen:
                 rank = tuning.lora_rank
                 raise InputError(f"decoder: lora_rank {rank} needs a frozen model; leave out one of the two")
-            added = add_lora(
-                self.lm, tuning.lora_rank, tuning.lora_alpha, tuning.lora_targets, dora=tuning.use_dora
-            )
+            added = add_lora(self.lm, tuning.lora_rank, tuning.lora_alpha, tuning.lora_targets, dora=tuning.use_dora)
         self.narrows_last_layer = "last_layer" in prepare(self.lm, self.stack, self.sizes.layers, tuning.frozen)
         return added
 

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
+from mmprefix.data.histories import NOBODY, USER_BRANCH
 from mmprefix.encoders.user_id import id_bytes
 from mmprefix.errors import InputError
-from mmprefix.inference.users import NOBODY, USER_BRANCH
 from mmprefix.mappers.user_rows import UserRows
 from mmprefix.model import PrefixLM
 from mmprefix.parts import to_recipe

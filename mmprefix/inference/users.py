@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from mmprefix.data.histories import BRANCH
+from mmprefix.data.histories import BRANCH, NOBODY, USER_BRANCH
 from mmprefix.errors import InputError
 from mmprefix.inference.call_options import CallOptions
 from mmprefix.inference.inputs import Input
@@ -15,12 +15,6 @@ from mmprefix.users.store import UnknownUserError
 
 if TYPE_CHECKING:
     from mmprefix.users.store import UserStore
-
-USER_BRANCH = "user"
-"""Name of the branch that reads a user's id."""
-
-NOBODY = "-"
-"""Id of an input without a user, which no table of users holds."""
 
 
 def user_texts(

@@ -83,3 +83,14 @@ def test_the_index_of_a_manifest_has_them(tmp_path: Path) -> None:
 def test_a_model_that_reads_none_is_refused() -> None:
     with pytest.raises(InputError, match=r"data\.histories users.jsonl: this model has no branch named history"):
         ModelInputs(load={"image": nothing}).require_use((), questions=False, histories="users.jsonl")
+
+
+def test_a_row_without_user_is_nobodys_where_a_branch_reads_users(tmp_path: Path) -> None:
+    """As an input of a call is: without the branch a model would write with no prefix of a user at all."""
+    rows = [{"user": "u", "context": "c", "captions": ["a"]}, {"context": "d", "captions": ["b"]}]
+    (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    inputs = ModelInputs(load={"user": nothing}, kinds={"user": "text"}, reads_text=True)
+    index = build_index([(str(tmp_path / "m.jsonl"), None)], inputs)
+    assert [row.inputs["user"].texts for row in index.examples] == [("u",), ("-",)]
+    without = build_index([(str(tmp_path / "m.jsonl"), None)], ModelInputs(reads_text=True))
+    assert all("user" not in row.inputs for row in without.examples)

@@ -41,7 +41,7 @@ WORDS = features([3, 6, 1], 6, 4, seed=2)
 
 def test_the_context_changes_the_prefix_and_only_that_of_its_row(fusion: Fusion) -> None:
     before = fusion(OWN, WORDS).embeds
-    other = replace(WORDS, frames=WORDS.frames + torch.tensor([1.0, 0, 0])[:, None, None])
+    other = replace(WORDS, frames=WORDS.frames * torch.tensor([-1.0, 1, 1])[:, None, None])
     after = fusion(OWN, other).embeds
     assert (before[0] - after[0]).abs().max() > 1e-3
     assert torch.allclose(before[1:], after[1:], atol=1e-6)
@@ -115,3 +115,9 @@ def test_rows_without_a_real_frame_have_numbers() -> None:
     dirty = replace(own, frames=own.frames.masked_fill(~own.mask[..., None], 1e3))
     assert torch.allclose(mapper(dirty).embeds, prefix, atol=1e-5)
     assert torch.allclose(mapper(Features.empty(2, frames=12)).embeds[0], prefix[1], atol=1e-5)
+
+
+def test_the_scale_of_the_context_does_not_matter(fusion: Fusion) -> None:
+    """Encoders of sentences give vectors of length 1, others numbers around 1."""
+    small = replace(WORDS, frames=WORDS.frames * 0.05, pooled=WORDS.pooled * 0.05)
+    torch.testing.assert_close(fusion(OWN, small).embeds, fusion(OWN, WORDS).embeds, rtol=0, atol=0.01)

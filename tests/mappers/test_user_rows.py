@@ -154,3 +154,11 @@ def test_hidden_users_train_nobodys_row() -> None:
     assert not (mapper.eval()(features(*["ann"] * 20)).embeds[:, 0] == mapper.rows[0]).all(1).any()
     with pytest.raises(InputError, match=r"UserPrefix\.nobody 1: give a share"):
         UserPrefix(SIZES, nobody=1)
+
+
+def test_nobody_is_no_user(mapper: UserRows) -> None:
+    mapper.observe(features("-", "ann"))
+    assert mapper.users == 3
+    assert torch.allclose(numbers(mapper(features("-"))), numbers(mapper(features("a stranger"))), atol=1e-6)
+    with pytest.raises(InputError, match="the id '-' is that of nobody"):
+        mapper.add(id_bytes("-"))
