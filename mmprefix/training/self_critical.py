@@ -25,7 +25,7 @@ class SelfCritical:
 
     Args:
         samples: texts that are drawn for each input, at least two.
-        max_new_tokens: most tokens of a text.
+        max_new_tokens: most tokens of a text. One that is cut is taken for one that ends there, so give captions room.
         temperature: of the draws; the loss is that of the texts at 1.
     """
 
