@@ -182,9 +182,10 @@ class PrefixLM(nn.Module):
         """True if the decoder reads contexts, so that an input may be text alone."""
         return bool(self.wording.context)
 
-    def text_loss(self, batch: Batch) -> TextLoss:
-        """Negative log-likelihood of each target of the batch."""
-        return self.decoder.text_loss(self.prefill(batch), self.prompts(batch), batch.targets, self.questions(batch))
+    def text_loss(self, batch: Batch, smoothing: float = 0.0) -> TextLoss:
+        """Negative log-likelihood of each target of the batch; see ``Decoder.text_loss``."""
+        state, prompts, questions = self.prefill(batch), self.prompts(batch), self.questions(batch)
+        return self.decoder.text_loss(state, prompts, batch.targets, questions, smoothing=smoothing)
 
     def generate(self, batch: Batch, options: GenerateOptions) -> list[list[Candidate]]:
         """Generated texts of each input, the best first."""

@@ -51,7 +51,7 @@ class FullLogitsDecoder(ComposedDecoder):
         hidden = super().forward_tokens(state, cache, embeds, visible=visible, position_ids=position_ids)
         return super().logits(hidden)
 
-    def target_nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
+    def target_nll(self, hidden: Tensor, row: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """Logits (R V), and for each of C target tokens its row → nll (C,)."""
         return -hidden.float().log_softmax(-1)[row.to(hidden.device), target.to(hidden.device)]
 

@@ -82,9 +82,18 @@ class Decoder(Part, nn.Module, ABC):
 
     @abstractmethod
     def text_loss(
-        self, state: State, prompts: list[str], targets: list[list[str]], questions: list[list[str]] | None = None
+        self,
+        state: State,
+        prompts: list[str],
+        targets: list[list[str]],
+        questions: list[list[str]] | None = None,
+        *,
+        smoothing: float = 0.0,
     ) -> TextLoss:
-        """Negative log-likelihood of each target of each input, given prefix, prompt and question."""
+        """Negative log-likelihood of each target of each input, given prefix, prompt and question.
+
+        ``smoothing`` is the share of each token's target that is spread evenly over the vocabulary.
+        """
 
     @abstractmethod
     def generate_from(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:

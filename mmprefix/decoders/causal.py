@@ -108,11 +108,16 @@ class CausalDecoder(ComposedDecoder):
         return state
 
     def token_loss(
-        self, state: State, ids: list[list[list[int]]], question_lengths: list[list[int]] | None = None
+        self,
+        state: State,
+        ids: list[list[list[int]]],
+        question_lengths: list[list[int]] | None = None,
+        *,
+        smoothing: float = 0.0,
     ) -> TextLoss:
         """Loss of targets as token ids. Raises InputError for a target that nothing precedes."""
         self._require_start(state, [not (own and all(own)) for own in question_lengths or [[] for _ in ids]])
-        return super().token_loss(state, ids, question_lengths)
+        return super().token_loss(state, ids, question_lengths, smoothing=smoothing)
 
     def _require_start(self, state: State, rows: list[bool]) -> None:
         """Raise InputError if no token or embedding was run for one of the ``rows`` (B, True where it has to be)."""

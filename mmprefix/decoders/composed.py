@@ -12,6 +12,7 @@ from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from mmprefix.decoders.base import Decoder, TextLoss
@@ -33,7 +34,8 @@ from mmprefix.kv_cache.trie import build_trie
 from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, MixedPrefix, to_list
 from mmprefix.weights.source import Provenance
 
-Questions = list[list[str]]  # one question per target of each input
+Rows = list[list[str]]  # texts of each input
+TokenIds = list[list[list[int]]]
 
 
 class ComposedDecoder(Decoder):
@@ -157,7 +159,7 @@ class ComposedDecoder(Decoder):
         return State(layers_of(cache), torch.cat([state.mask, mask], dim=1), last, state.memory)
 
     def text_loss(
-        self, state: State, prompts: list[str], targets: list[list[str]], questions: Questions | None = None
+        self, state: State, prompts: list[str], targets: Rows, questions: Rows | None = None, *, smoothing: float = 0.0
     ) -> TextLoss:
         """Run all targets of an input in one row after its state; logits are computed at target tokens only.
 
@@ -166,17 +168,18 @@ class ComposedDecoder(Decoder):
         codec = self.codec
         if not questions or not any(questions):
             ids = [[codec.target_ids(p, t) for t in texts] for p, texts in zip(prompts, targets, strict=True)]
-            return self.token_loss(self.append(state, prompts), ids)
+            return self.token_loss(self.append(state, prompts), ids, smoothing=smoothing)
         state = self.append_prompts(state, prompts)
         question_ids = [[codec.question_ids(p, q) for q in row] for p, row in zip(prompts, questions, strict=True)]
         ids = [
             [before + codec.target_ids(q or p, t) for before, q, t in zip(own, row, texts, strict=True)]
             for p, own, row, texts in zip(prompts, question_ids, questions, targets, strict=True)
         ]
-        return self.token_loss(state, ids, [[len(before) for before in own] for own in question_ids])
+        lengths = [[len(before) for before in own] for own in question_ids]
+        return self.token_loss(state, ids, lengths, smoothing=smoothing)
 
     def token_loss(
-        self, state: State, ids: list[list[list[int]]], question_lengths: list[list[int]] | None = None
+        self, state: State, ids: TokenIds, question_lengths: list[list[int]] | None = None, *, smoothing: float = 0.0
     ) -> TextLoss:
         """Loss of targets as token ids, after a state that a text can follow.
 
@@ -199,20 +202,21 @@ class ComposedDecoder(Decoder):
         if question_lengths:
             used, row = cast(Any, torch).unique(row, return_inverse=True)
             hidden = hidden[used.to(device, non_blocking=True)]
-        nll = self.target_nll(hidden, row, target)
+        nll = self.target_nll(hidden, row, target, smoothing)
         counts = count_targets(ids, question_lengths).to(device, non_blocking=True)
         total = nll.new_zeros(counts.shape[1]).index_add(0, text.to(device, non_blocking=True), nll)
         return TextLoss(total, counts[0], counts[1])
 
-    def target_nll(self, hidden: Tensor, row: Tensor, target: Tensor) -> Tensor:
+    def target_nll(self, hidden: Tensor, row: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
         """Target tokens (C,), each predicted by a ``row`` (C,) of hidden states (R E) → nll (C,).
 
-        ``row`` and ``target`` are on the CPU.
+        ``row`` and ``target`` are on the CPU; see ``chunked_nll``.
         """
         head = self.output_matrix() if "chunked_nll" in switches.ENABLED else None
         if head is not None:
-            return chunked_nll(hidden, head, row, target)
-        return -self.logits(hidden).float().log_softmax(-1)[row.to(hidden.device), target.to(hidden.device)]
+            return chunked_nll(hidden, head, row, target, label_smoothing=smoothing)
+        own, target = self.logits(hidden).float()[row.to(hidden.device)], target.to(hidden.device)
+        return F.cross_entropy(own, target, reduction="none", label_smoothing=smoothing)
 
     @torch.no_grad()
     def generate_from(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:

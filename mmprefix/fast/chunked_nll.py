@@ -23,19 +23,32 @@ ALIGN = 16  # fast products of half precision need rows whose length is a multip
 GPU_FACTOR = 8  # rows and logits of a block on a GPU are this many times more
 
 
-def chunked_nll(hidden: Tensor, head: nn.Linear, row: Tensor, target: Tensor) -> Tensor:
+def chunked_nll(
+    hidden: Tensor, head: nn.Linear, row: Tensor, target: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
     """Hidden states (R E), a frozen output matrix (V E) → the negative log-likelihood (C,) float32 of ``target`` (C,).
 
     Target c is predicted by hidden state ``row[c]``; a row may predict several targets, or none. The gradient goes into
-    the hidden states only. Keep ``row`` and ``target`` on the CPU: then nothing waits for a GPU. Within autocast the
-    products have its dtype.
+    the hidden states only; ``label_smoothing`` spreads that share of each target evenly over the vocabulary. Keep
+    ``row`` and ``target`` on the CPU: then nothing waits for a GPU. Within autocast the products have its dtype.
     """
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     bias: Tensor | None = head.bias
     matrix = _OutputMatrix(head.weight.to(dtype), None if bias is None else bias.to(dtype))
     with torch.autocast(kind, enabled=False):
-        return _TargetNLL.apply(hidden.to(dtype), matrix, _Targets(row, target))
+        nll: Tensor = _TargetNLL.apply(hidden.to(dtype), matrix, _Targets(row, target))
+        if not label_smoothing:
+            return nll
+        return nll + label_smoothing * _above_mean(hidden.to(dtype), matrix, row.to(hidden.device), target)
+
+
+def _above_mean(hidden: Tensor, head: _OutputMatrix, row: Tensor, target: Tensor) -> Tensor:
+    """Logit of each target above the mean logit of its row, (C,) float32: the mean is a product with the mean word."""
+    target = target.to(hidden.device)
+    words = head.weight[target].float() - head.weight.float().mean(0)
+    above = (hidden[row].float() * words).sum(-1)
+    return above if head.bias is None else above + head.bias[target].float() - head.bias.float().mean()
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.metrics.cider_reward import CiderReward
@@ -25,7 +26,7 @@ class SelfCritical:
 
     Args:
         samples: texts that are drawn for each input, at least two.
-        max_new_tokens: most tokens of a text. One that is cut is taken for one that ends there, so give captions room.
+        max_new_tokens: most tokens of a text.
         temperature: of the draws; the loss is that of the texts at 1.
     """
 
@@ -52,10 +53,14 @@ class SelfCritical:
         """Loss whose gradient raises the expected reward, and the mean reward of the texts that were drawn."""
         if any(batch.questions):
             raise InputError("model.self_critical: trains on captions, not on answers to questions; leave it out")
-        state, prompts = model.prefill(batch), model.prompts(batch)
-        texts = [[candidate.text for candidate in row] for row in model.decoder.generate(state, prompts, self.draws)]
+        decoder = model.decoder
+        if not isinstance(decoder, ComposedDecoder):
+            raise InputError(f"model.self_critical: a {type(decoder).__name__} draws no tokens; leave it out")
+        state = decoder.append(model.prefill(batch), model.prompts(batch))
+        drawn = [[ids for ids, _ in row] for row in decoder.search_tokens(state, self.draws, decoder.stop_ids())]
+        texts = [[decoder.codec.decode(ids) for ids in row] for row in drawn]
         rewards = torch.tensor([[reward(t, own) for t in row] for row, own in zip(texts, batch.targets, strict=True)])
-        losses = model.decoder.text_loss(state, prompts, texts)
+        losses = decoder.token_loss(state, drawn)  # of the very tokens: one text may be written in several ways
         weights = advantages(rewards).flatten().to(losses.nll)
         return (weights * losses.nll).sum() / losses.tokens.sum(), float(rewards.mean())
 

@@ -69,6 +69,8 @@ class PrefixTask(LightningModule):
             of validation and test: the cosine between caption and references, beside that of shuffled captions.
         self_critical: train on the CIDEr-D of what the model writes instead of on the captions (see
             ``mmprefix.training.self_critical``); begin with ``start_from``, at a tenth of the rate.
+        label_smoothing: share of each token's target that is spread evenly over the vocabulary in training (Szegedy et
+            al., https://arxiv.org/abs/1512.00567).
         compile: pass the decoder's layers through ``torch.compile`` first. On a CPU that takes a minute and gains
             nothing (docs/performance.md); on an H100 it gained nothing either.
         recompute: compute again on the way back what the decoder's layers would keep for it (activation
@@ -94,6 +96,7 @@ class PrefixTask(LightningModule):
         answers: list[str] | None = None,
         sentence_encoder: str | None = None,
         self_critical: SelfCritical | None = None,
+        label_smoothing: float = 0.0,
         compile: bool = False,  # noqa: A002 (a recipe's option)
         recompute: bool = False,
     ) -> None:
@@ -106,12 +109,14 @@ class PrefixTask(LightningModule):
             raise InputError(
                 "model.modality_dropout: this decoder cannot do without the frames that it looks at; give 0"
             )
+        if not 0 <= label_smoothing < 1:
+            raise InputError(f"model.label_smoothing {label_smoothing}: give a share from 0 on, below 1")
         if answers is not None and (len(answers) != 2 or answers[0] == answers[1]):
             raise InputError(f"model.answers {answers}: give two words, the first for what is to be detected")
         self.model = PrefixLM(branches, decoder, prefix, wording=wording, transcriber=transcriber)
         self.modality_dropout, self.answers = modality_dropout, answers
         self.compiles, self.recomputes = compile, recompute
-        self.self_critical, self._reward = self_critical, None
+        self.self_critical, self._reward, self.label_smoothing = self_critical, None, label_smoothing
         self.sentence_encoder = None
         if sentence_encoder is not None and not sizes_only():
             self.sentence_encoder = SentenceEncoder(resolve_sentence_encoder(sentence_encoder))
@@ -185,14 +190,15 @@ class PrefixTask(LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         if self.modality_dropout:
             batch = drop_modalities(batch, self.modality_dropout, self.model.reads_text)
-        loss = self._loss(batch)
+        loss = self.training_loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
         return loss
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def training_loss(self, batch: Batch) -> Tensor:
+        """Loss of a step: that of the captions, or the one whose gradient raises their reward."""
         if self.self_critical is None or self._reward is None:
-            return self.model.text_loss(batch).mean()
+            return self.model.text_loss(batch, self.label_smoothing).mean()
         loss, reward = self.self_critical.loss(self.model, batch, self._reward)
         self.log("train/reward", reward, prog_bar=True, batch_size=len(batch))
         return loss

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.decoders.composed import ComposedDecoder
@@ -36,16 +37,18 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory) -> ComposedDecoder:
     return CausalDecoder(save_decoder(tmp_path_factory.mktemp("gpt2")))
 
 
-def reference_log_probs(decoder: ComposedDecoder, prefix: Tensor, prompt: str, target: str) -> Tensor:
-    """Log-probability of each target token, by one plain pass of the Hugging Face model over prefix, prompt, target."""
+def reference_loss(
+    decoder: ComposedDecoder, prefix: Tensor, prompt: str, target: str, smoothing: float = 0.0
+) -> Tensor:
+    """Loss of each target token, by one plain pass of the Hugging Face model over prefix, prompt, target."""
     tokenizer, lm = decoder.tokenizer, decoder.lm
     before = tokenizer(prompt)["input_ids"] if prompt else []
     after = [*tokenizer((" " if prompt else "") + target)["input_ids"], decoder.codec.eos]
     ids = torch.tensor([[*before, *after]])
     embeds = torch.cat([prefix[None], lm.get_input_embeddings()(ids)], dim=1)
-    logits = lm(inputs_embeds=embeds).logits[0].log_softmax(-1)
     first = len(prefix) + len(before) - 1
-    return logits[range(first, first + len(after)), after]
+    logits = lm(inputs_embeds=embeds).logits[0, first : first + len(after)]
+    return cross_entropy(logits, torch.tensor(after), reduction="none", label_smoothing=smoothing)
 
 
 def test_score_equals_a_plain_pass(decoder: ComposedDecoder) -> None:
@@ -53,21 +56,26 @@ def test_score_equals_a_plain_pass(decoder: ComposedDecoder) -> None:
     scores = decoder.score(decoder.prefill(prefix), PROMPTS, TARGETS)
     for b, texts in enumerate(TARGETS):
         for text, score in zip(texts, scores[b], strict=True):
-            expected = reference_log_probs(decoder, prefix.embeds[b][prefix.mask[b]], PROMPTS[b], text).sum()
-            assert score == pytest.approx(float(expected), abs=1e-3, rel=1e-5)
+            expected = reference_loss(decoder, prefix.embeds[b][prefix.mask[b]], PROMPTS[b], text).sum()
+            assert score == pytest.approx(-float(expected), abs=1e-3, rel=1e-5)
 
 
-def test_gradient_equals_a_plain_pass(decoder: ComposedDecoder) -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_loss_and_gradient_equal_a_plain_pass(decoder: ComposedDecoder, smoothing: float) -> None:
     prefix = ragged_prefix(decoder, [5, 3, 4])
     shared = prefix.embeds.clone().requires_grad_()
-    decoder.loss(decoder.prefill(Prefix(shared, prefix.mask)), PROMPTS, TARGETS).backward()
+    state = decoder.prefill(Prefix(shared, prefix.mask))
+    loss = decoder.text_loss(state, PROMPTS, TARGETS, smoothing=smoothing).mean()
+    loss.backward()
     plain = prefix.embeds.clone().requires_grad_()
     losses = [
-        -reference_log_probs(decoder, plain[b][prefix.mask[b]], PROMPTS[b], text)
+        reference_loss(decoder, plain[b][prefix.mask[b]], PROMPTS[b], text, smoothing)
         for b in range(3)
         for text in TARGETS[b]
     ]
-    torch.cat(losses).mean().backward()
+    expected = torch.cat(losses).mean()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     assert shared.grad is not None
     assert plain.grad is not None
     assert (shared.grad - plain.grad).abs().max() <= 1e-4 * plain.grad.abs().max()

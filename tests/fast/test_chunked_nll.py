@@ -11,8 +11,9 @@ from mmprefix.fast import chunked_nll as module
 from mmprefix.fast.chunked_nll import chunked_nll
 
 
-def plain(hidden: Tensor, head: nn.Linear, row: Tensor, target: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(head(hidden)[row].float(), target, reduction="none")
+def plain(hidden: Tensor, head: nn.Linear, row: Tensor, target: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    logits = head(hidden)[row].float()
+    return nn.functional.cross_entropy(logits, target, reduction="none", label_smoothing=label_smoothing)
 
 
 def case(rows: int, targets: int, bias: bool) -> tuple[Tensor, nn.Linear, Tensor, Tensor, Tensor]:
@@ -22,15 +23,18 @@ def case(rows: int, targets: int, bias: bool) -> tuple[Tensor, nn.Linear, Tensor
     return torch.randn(rows, 24), head, row, torch.randint(0, 501, (targets,)), torch.rand(targets)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize(("rows", "targets"), [(1, 1), (1, 7), (16, 16), (37, 50), (37, 5), (48, 300)])
-def test_it_is_cross_entropy(rows: int, targets: int, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_cross_entropy(
+    rows: int, targets: int, bias: bool, smoothing: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "MAX_ROWS", 16)
     hidden, head, row, target, weight = case(rows, targets, bias)
     gradients = []
     for form in (plain, chunked_nll):
         leaf = hidden.clone().requires_grad_()
-        nll = form(leaf, head, row, target)
+        nll = form(leaf, head, row, target, label_smoothing=smoothing)
         (nll * weight).sum().backward()
         assert leaf.grad is not None
         gradients.append((nll.detach(), leaf.grad))

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmprefix.decoders.base import TextLoss
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.errors import InputError
+from mmprefix.kv_cache.state import State
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.model import PrefixLM
 from mmprefix.training.self_critical import SelfCritical, advantages, caption_reward
@@ -57,6 +60,26 @@ def test_the_reward_of_what_is_written_rises(model: PrefixLM) -> None:
         optimizer.step()
         rewards.append(mean)
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 1
+
+
+def test_the_loss_is_that_of_the_tokens_that_were_drawn(model: PrefixLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that is cut has no end to learn, and one may be written in other tokens than a tokenizer would."""
+    decoder, seen = model.decoder, list[list[list[int]]]()
+    assert isinstance(decoder, ComposedDecoder)
+    token_loss = decoder.token_loss
+
+    def spy(state: State, ids: list[list[list[int]]]) -> TextLoss:
+        seen.extend(ids)
+        return token_loss(state, ids)
+
+    monkeypatch.setattr(decoder, "token_loss", spy)
+    torch.manual_seed(0)
+    SelfCritical(samples=8, max_new_tokens=3).loss(model, two_prompts(), caption_reward(CAPTIONS))
+    torch.manual_seed(0)
+    state = decoder.append(model.prefill(two_prompts()), model.prompts(two_prompts()))
+    drawn = decoder.search_tokens(state, SelfCritical(samples=8, max_new_tokens=3).draws, decoder.stop_ids())
+    assert seen == [[ids for ids, _ in row] for row in drawn]
+    assert any(len(ids) == 3 and ids[-1] not in decoder.stop_ids() for row in seen for ids in row)
 
 
 def test_too_few_samples_or_captions_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from mmprefix.errors import InputError
 from mmprefix.mappers.learned import Learned
 from mmprefix.training.optimization.optimizer import lr_factor
 from mmprefix.training.task import PrefixTask
+from tiny.batches import make_batch
 from tiny.captioning_system import (
     CaptioningSystem,
     checkpoint_tensors,
@@ -205,6 +207,21 @@ def test_impossible_options_are_refused_before_the_first_step(
 def test_two_equal_answers_are_refused(tiny: CaptioningSystem) -> None:
     with pytest.raises(InputError, match=r"model.answers .*: give two words"):
         PrefixTask({}, CausalDecoder(tiny.path("another")), prefix=partial(Learned, length=2), answers=["yes", "yes"])
+
+
+def test_labels_are_smoothed_in_training_alone(tiny: CaptioningSystem) -> None:
+    prefix = partial(Learned, length=2)
+    plain = PrefixTask({}, CausalDecoder(tiny.path("another")), prefix=prefix)
+    smooth = PrefixTask({}, CausalDecoder(tiny.path("another")), prefix=prefix, label_smoothing=0.3)
+    smooth.load_state_dict(plain.state_dict())
+    batch = replace(make_batch({}, [""]), targets=[["a dog barks"]])
+    assert smooth.training_loss(batch).item() == pytest.approx(smooth.model.text_loss(batch, 0.3).mean().item())
+    assert smooth.training_loss(batch).item() != pytest.approx(plain.training_loss(batch).item(), rel=1e-4)
+    smooth.validation_step(batch, 0)
+    plain.validation_step(batch, 0)
+    assert smooth.rows[0].nll == pytest.approx(plain.rows[0].nll)
+    with pytest.raises(InputError, match=r"model\.label_smoothing 1\.0: give a share"):
+        PrefixTask({}, CausalDecoder(tiny.path("another")), prefix=prefix, label_smoothing=1.0)
 
 
 def test_a_run_without_end_trains_at_a_constant_rate(tiny: CaptioningSystem, tmp_path: Path) -> None:
