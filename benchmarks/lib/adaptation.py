@@ -127,7 +127,7 @@ def plain_recipe(options: argparse.Namespace) -> Content:
     content["model"].setdefault("generate", {})["num_beams"] = 1
     content["data"]["init_args"].pop("root", None)
     content |= {"seed_everything": options.seed, "test_after_fit": False, "cache": str(options.out / "features")}
-    content["data"]["init_args"]["seed"] = options.seed
+    content["data"]["init_args"] |= {"seed": options.seed, "max_captions": options.captions}
     content["trainer"] |= {"enable_progress_bar": False, "precision": options.precision}
     return content
 

@@ -137,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--base-epochs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--captions", type=int, help="of a row in an epoch; by default all")
     parser.add_argument("--rows", type=int, default=150, help="outside test rows")
     parser.add_argument("--write", type=int, default=40, help="own test rows that a text is written for")
     parser.add_argument("--batch-size", type=int, default=8)
