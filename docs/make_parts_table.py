@@ -59,7 +59,7 @@ RUNS = {  # options without a class → their sentence
     "EncodeOptions": "Options of `mmprefix encode` alone.",
 }
 NOT_IN_RECIPES = (ComposedDecoder, PictureSet, BestCheckpoint, LastCheckpoint, WritePredictions)  # built by other code
-PACKAGES = ("encoders", "mappers", "decoders", "data", "slu", "features", "world", "training")
+PACKAGES = ("encoders", "mappers", "distillation", "decoders", "data", "slu", "features", "world", "training")
 _MORE = "more"  # ``**more``: options of the base class
 
 

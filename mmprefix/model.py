@@ -195,8 +195,9 @@ class PrefixLM(nn.Module):
     def merged(self) -> PrefixLM:
         """Model for use after training, with merged mappers (see ``Mapper.merged``); the frozen parts are shared."""
         branches = {n: Branch(self.encoder(n), _merged(self.mapper(n)), self.contexts.get(n)) for n in self.encoders}
-        prefix = _merged(self.task_prefix)
-        return PrefixLM(branches, self.decoder, prefix, wording=self.wording, transcriber=self.transcriber)
+        return PrefixLM(
+            branches, self.decoder, _merged(self.task_prefix), wording=self.wording, transcriber=self.transcriber
+        )
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters among ``trained``, also those of an encoder that is frozen by now: an optimiser keeps them."""

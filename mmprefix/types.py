@@ -194,12 +194,13 @@ def concat_prefixes(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
     deep = [p.deep if isinstance(p, MixedPrefix) else p for p in prefixes if not isinstance(p, Prefix)]
     soft = [p.soft if isinstance(p, MixedPrefix) else p for p in prefixes if not isinstance(p, DeepPrefix)]
     if not soft:
-        return _concat_deep(deep)
+        return concat_deep(deep)
     embeds, mask = torch.cat([p.embeds for p in soft], dim=1), torch.cat([p.mask for p in soft], dim=1)
-    return MixedPrefix(_concat_deep(deep), Prefix(embeds, mask)) if deep else Prefix(embeds, mask)
+    return MixedPrefix(concat_deep(deep), Prefix(embeds, mask)) if deep else Prefix(embeds, mask)
 
 
-def _concat_deep(prefixes: list[DeepPrefix]) -> DeepPrefix:
+def concat_deep(prefixes: Sequence[DeepPrefix]) -> DeepPrefix:
+    """Keys and values (L B H P1 K), (L B H P2 K) ... of the same inputs → (L B H P1+P2+... K)."""
     if len(prefixes) == 1:
         return prefixes[0]
     keys, values = torch.cat([p.keys for p in prefixes], dim=3), torch.cat([p.values for p in prefixes], dim=3)

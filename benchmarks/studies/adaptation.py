@@ -43,7 +43,7 @@ FIGURES = ("numbers", "bytes", "seconds", "memory", "read", "own", "outside", "r
 
 
 def trained_tensors(model: Any, form: Form) -> dict[str, torch.Tensor]:
-    """What a form trained of a saved model: the row of the one user, of tables."""
+    """Tensors that a form trained of a saved model; of a table the row of the one user."""
     tensors: dict[str, torch.Tensor] = {}
     tables = {id(part.rows) for part in model.modules() if isinstance(part, UserRows)}
     for name, parameter in trained_alone(model, form.only).items():

@@ -5,7 +5,9 @@
 The history is made of a writer's own goal sentences from the train rows, one a line; the negative log-likelihood is a
 token of the writer's sentences in the test rows, each on its own line. Distillation trains on goal sentences of other
 writers and on those of the writer that have no room in the history. Seconds are CPU time, to make the prefix; "read"
-is the CPU time to read one sentence behind it, of the prefix as it lies in memory.
+is the CPU time to read one sentence behind it, of the prefix as it lies in memory. Two ways make a user's numbers for
+a model that has something in front of its users: a first position that all share, and a task's prefix of ten (both the
+keys and values of a sentence, for there is no training in this study).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +27,15 @@ import torch
 from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
 from mmprefix.decoders import CausalDecoder
 from mmprefix.distillation import Cartridge, distil
+from mmprefix.distillation.user_numbers import LINE, HistoryOptions, user_numbers
+from mmprefix.encoders.user_id import UserId, id_bytes
 from mmprefix.kv_cache.state import State
-from mmprefix.types import Prefix
+from mmprefix.mappers.p_tuning_v2 import DeepTable
+from mmprefix.mappers.user_prefix import DeepUserPrefix
+from mmprefix.model import Branch, PrefixLM
+from mmprefix.types import Features, Prefix
 
-LINE = "\n"
+TASK = "What someone wants to be done at home, in a sentence"
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,20 @@ def measure_way(decoder: CausalDecoder, writer: Writer, make: Callable[[], tuple
     }
 
 
+def user_state(decoder: CausalDecoder, writer: Writer, positions: int, task: Any = None) -> State:
+    """State behind the numbers that are made for a user of a model with a shared first position, and a ``task``."""
+    table = partial(DeepUserPrefix, length=2, capacity=1, start=TASK)
+    model = PrefixLM({"user": Branch(UserId(), table)}, decoder, task).eval()
+    users = model.mapper("user")
+    assert isinstance(users, DeepUserPrefix)
+    for part in (users, model.task_prefix):
+        if isinstance(part, DeepUserPrefix | DeepTable):
+            part.begin(decoder)
+    numbers = user_numbers(model, users, [writer.history], HistoryOptions(positions, prompt=LINE))[None]
+    mask = torch.ones(numbers.shape[:2], dtype=torch.bool)
+    return decoder.prefill(model.build_prefix({"user": Features(numbers, mask, id_bytes(writer.name)[None])}))
+
+
 def ways(decoder: CausalDecoder, writer: Writer, options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     """Ways to put the history in front of a sentence, by name."""
     nothing = decoder.prefill(Prefix.empty(1, decoder.width))
@@ -107,6 +129,11 @@ def ways(decoder: CausalDecoder, writer: Writer, options: argparse.Namespace) ->
         "compaction": lambda: cartridge("compact", 0),
         f"compaction, {trained}": lambda: cartridge("compact", options.steps),
         f"random, {trained}": lambda: cartridge("random", options.steps),
+        "a user behind a shared position, compaction": lambda: (user_state(decoder, writer, options.positions), LINE),
+        "a user behind a task's prefix too, compaction": lambda: (
+            user_state(decoder, writer, options.positions, partial(DeepTable, length=10, start=TASK)),
+            LINE,
+        ),
     }
 
 

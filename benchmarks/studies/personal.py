@@ -25,13 +25,15 @@ import torch
 import mmprefix
 from benchmarks.lib.report import markdown_table
 from mmprefix.data.histories import NOBODY, read_histories
-from mmprefix.distillation import distil
-from mmprefix.inference.user_prefixes import NAME, TENSOR, rows_of_users
+from mmprefix.distillation.student import Start
+from mmprefix.distillation.user_numbers import HistoryOptions
+from mmprefix.inference.user_prefixes import distil_users, rows_of_users
 from mmprefix.mappers.user_prefix import DeepUserPrefix
 from mmprefix.metrics.style import other_users
 from mmprefix.users.store import UserStore
 
 Row = dict[str, Any]
+STARTS: tuple[Start, ...] = ("text", "compact")
 
 
 def nll_a_word(model: Any, rows: Sequence[Row], **options: Any) -> list[float]:
@@ -74,19 +76,21 @@ def ways_of_telling(
     return ways
 
 
-def keep_prefixes(
-    model: Any, store: UserStore, histories: Mapping[str, Sequence[str]], *, start: Any, most: int
-) -> None:
-    """Put into ``store`` a deep prefix of at most ``most`` positions for each user, made of the earlier texts."""
-    decoder = model.model.decoder
-    table = rows_of_users(model.model)
-    for user, texts in histories.items():
-        history = "\n".join(texts)
-        positions = min(most, len(decoder.codec.marked_ids(history)))
-        numbers = distil(decoder, history, (), positions=positions, start=start, steps=0).vector().view(positions, -1)
-        shared = table.frozen if isinstance(table, DeepUserPrefix) else 0  # the table's own first positions stay
-        store.add(user, texts)
-        store.put(user, NAME, {TENSOR: numbers[shared:]}, key=model.users_key)
+def read_rows(folder: Path, count: int | None) -> list[Row]:
+    """Test rows, or ``count`` of them, evenly spread, with the files of ``folder``."""
+    rows = [json.loads(line) for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()]
+    for row in rows:
+        row |= {name: str(folder / row[name]) for name in ("image", "audio") if name in row}
+    return rows[:: max(1, len(rows) // count)] if count else rows
+
+
+def table(figures: Mapping[str, Mapping[str, float]], counts: Mapping[str, int]) -> str:
+    """One row for what the model is told; ``counts`` are the texts of each group of users."""
+    head = ["the model is told", "CPU s a text", *(f"{group} users, {count} texts" for group, count in counts.items())]
+    rows = [
+        [name, f"{own['seconds']:.2f}", *(f"{own[group]:.3f}" for group in counts)] for name, own in figures.items()
+    ]
+    return markdown_table(head, rows)
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
@@ -97,19 +101,19 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--rows", type=int, help="take so many rows alone, evenly spread")
     parser.add_argument("--texts", type=int, nargs="+", default=[5], help="of a history in the prompt")
     parser.add_argument("--positions", type=int, default=16, help="of a prefix that is made of a history")
+    parser.add_argument("--only", nargs="+", metavar="WAY", help="begin of what the model is told")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    rows = [json.loads(line) for line in (options.data / "test.jsonl").read_text(encoding="utf-8").splitlines()]
-    rows = rows[:: max(1, len(rows) // options.rows)] if options.rows else rows
-    for row in rows:
-        row |= {name: str(options.data / row[name]) for name in ("image", "audio") if name in row}
+    rows = read_rows(options.data, options.rows)
     histories = read_histories(options.data / "users.jsonl")
     groups = {"seen": [bool(row.get("user_seen", True)) for row in rows]}
     groups["unseen"] = [not seen for seen in groups["seen"]]
     model, figures = mmprefix.load(options.model), dict[str, dict[str, float]]()
 
     def measure(name: str, score: Callable[[], list[float]]) -> None:
+        if options.only and not name.startswith(tuple(options.only)):
+            return
         began = time.process_time()
         values = score()
         figures[name] = {"seconds": (time.process_time() - began) / len(rows)} | {
@@ -121,24 +125,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     for name, score in ways.items():
         measure(name, score)
     if isinstance(rows_of_users(model.model), DeepUserPrefix):
-        for start in ("text", "compact"):
+        for start in STARTS:
             with tempfile.TemporaryDirectory() as folder, UserStore(Path(folder) / "users.db", create=True) as store:
-                keep_prefixes(model, store, histories, start=start, most=options.positions)
+                store.add_many(histories)
+                own = HistoryOptions(options.positions, start)
+                _ = list(distil_users(model, store, histories, own, overwrite=True))
                 model.users = store
                 measure(f"the user's texts as a prefix: {start}", ways["the user"])
                 measure(f"another user's texts as a prefix: {start}", ways["another user"])
                 model.users = None
-    counts = {group: sum(own) for group, own in groups.items()}
-    head = [
-        "the model is told",
-        "CPU s a text",
-        *(f"{group} users, {count} texts" for group, count in counts.items() if count),
-    ]
-    body = [
-        [name, f"{own['seconds']:.2f}", *(f"{own[group]:.3f}" for group in groups if counts[group])]
-        for name, own in figures.items()
-    ]
-    print(markdown_table(head, body))
+    print(table(figures, {group: sum(own) for group, own in groups.items() if any(own)}))
     if options.out:
         options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     return figures

@@ -61,13 +61,12 @@ class Selection:
         return Selection([self.rows[n] for n in todo], values, contexts, self.bad)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the model, its device and precision, and the folders of its parts."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        help="a saved model directory, a hub repository, or a recipe (.yaml), whose parts are used untrained",
-    )
+def add_model(
+    parser: argparse.ArgumentParser,
+    text: str = "a saved model directory, a hub repository, or a recipe (.yaml), whose parts are used untrained",
+) -> None:
+    """Add the options for the model, of which ``text`` says what it may be, its device, precision and parts."""
+    parser.add_argument("model", metavar="MODEL", help=text)
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="inputs at once (default 16)")
     parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="precision of the frozen parts")
@@ -203,6 +202,7 @@ def select_model_inputs(args: argparse.Namespace, inputs: InputRows, model: Pred
     for option in ("context", "context_field"):
         if getattr(args, option, None) and not reads_text:
             raise InputError(f"--{option.replace('_', '-')}: this model reads no context; leave it out")
+    needed = [name for name in columns if name != "user" or getattr(args, "user", None) is None]
     words = [name for name in columns if name in kinds and KINDS[kinds[name]].lists == "texts"]
     selection = Selection([], [], [], inputs.bad)
     lacking: list[str] = []
@@ -214,7 +214,7 @@ def select_model_inputs(args: argparse.Namespace, inputs: InputRows, model: Pred
             lacking.append(f"{row.manifest}: row {row.id!r}: {error}")
             continue
         context = row.context if "text" in columns else ""
-        if not row.fields and not row.inputs and not context and columns:
+        if not row.fields and not row.inputs and not context and needed:
             raise InputError("no input given; give files, or --manifest FILE: this model reads more than a --prompt")
         if row.fields and not files and not context and columns:
             lack = f"row {row.id!r} has none of {', '.join(columns)}{_advice(args, columns)}"

@@ -8,15 +8,17 @@ if TYPE_CHECKING:
     from mmprefix.distillation.cartridge import Cartridge as Cartridge
     from mmprefix.distillation.cartridge import compose as compose
     from mmprefix.distillation.cartridge import stack as stack
+    from mmprefix.distillation.cartridge_prefix import CartridgePrefix as CartridgePrefix
     from mmprefix.distillation.compaction import compact as compact
     from mmprefix.distillation.student import DistilOptions as DistilOptions
     from mmprefix.distillation.student import distil as distil
 
-__all__ = ["Cartridge", "DistilOptions", "compact", "compose", "distil", "stack"]
+__all__ = ["Cartridge", "CartridgePrefix", "DistilOptions", "compact", "compose", "distil", "stack"]
 __getattr__ = lazy_exports(
     __name__,
     {
         "Cartridge": "cartridge",
+        "CartridgePrefix": "cartridge_prefix",
         "DistilOptions": "student",
         "compact": "compaction",
         "compose": "cartridge",

@@ -64,15 +64,18 @@ class Cartridge:
 
     def require(self, decoder: Decoder) -> None:
         """Raise InputError for another decoder than the one that it was made for."""
-        own = (self.keys.shape[0], self.keys.shape[1], self.keys.shape[3])
-        theirs = (decoder.layers, decoder.heads, decoder.head_width)
-        if own != theirs:
-            raise InputError(f"cartridge: has layers, heads and width {own}, the decoder {theirs}; use its own decoder")
+        self.require_sizes(decoder.layers, decoder.heads, decoder.head_width)
         if self.decoder and decoder.identity.sha256 not in ("", self.decoder):
             raise InputError(
                 f"cartridge: was made for weights {self.decoder[:12]}, the decoder {decoder.identity.source!r} has "
                 f"{decoder.identity.sha256[:12]}; use its own decoder"
             )
+
+    def require_sizes(self, *theirs: int) -> None:
+        """Raise InputError unless layers, heads and head width of a decoder are its own."""
+        own = (self.keys.shape[0], self.keys.shape[1], self.keys.shape[3])
+        if own != theirs:
+            raise InputError(f"cartridge: has layers, heads and width {own}, the decoder {theirs}; use its own decoder")
 
     def mapper(self, sizes: Sizes) -> DeepTable:
         """The cartridge as a mapper, to be a model's task prefix: ``PrefixLM({}, decoder, cartridge.mapper)``."""

@@ -85,14 +85,24 @@ def distil(
     return Cartridge.of(prefix, frozen, decoder)
 
 
-def start_prefix(decoder: ComposedDecoder, context: str, positions: int, start: Start, *, seed: int = 0) -> DeepPrefix:
-    """Keys and values (L 1 H P K) before training."""
+def start_prefix(
+    decoder: ComposedDecoder,
+    context: str,
+    positions: int,
+    start: Start,
+    *,
+    seed: int = 0,
+    front: DeepPrefix | None = None,
+) -> DeepPrefix:
+    """Keys and values (L 1 H P K) before training; behind a ``front`` (L 1 H F K) without the context's first token."""
     if positions < 1:
         raise InputError(f"positions {positions}: give a number from 1 on")
     if start == "compact":
-        return compact(decoder, context, positions)
+        return compact(decoder, context, positions, front=front)
     if start == "text":
-        return decoder.key_values(context, positions)
+        first = int(front is not None)
+        whole = decoder.key_values(context, first + positions)
+        return DeepPrefix(whole.keys[:, :, :, first:], whole.values[:, :, :, first:], whole.mask[:, first:])
     if start != "random":
         raise InputError(f"start {start!r}: give one of {', '.join(get_args(Start))}")
     decoder.language_model.require_deep(decoder.heads)

@@ -15,7 +15,7 @@ from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.kv_cache.cache import cache_over, causal_mask
 from mmprefix.kv_cache.packing import pad_ids
 from mmprefix.kv_cache.state import State
-from mmprefix.types import Prefix
+from mmprefix.types import DeepPrefix, Prefix
 
 Text = str | tuple[str, str]
 """A text, or a prompt and the text behind it."""
@@ -48,14 +48,19 @@ def text_logits(decoder: ComposedDecoder, state: State, prompts: list[str], ids:
 
 @torch.no_grad()
 def ask_teacher(
-    decoder: ComposedDecoder, context: str, texts: Sequence[Text], *, top: int = 20, batch_size: int = 16
+    decoder: ComposedDecoder,
+    context: str,
+    texts: Sequence[Text],
+    *,
+    top: int = 20,
+    batch_size: int = 16,
+    front: DeepPrefix | None = None,
 ) -> list[Expected]:
-    """Expectations of ``decoder`` with ``context`` and a text's prompt before each of ``texts``."""
+    """Expectations of ``decoder`` with ``front`` (L 1 H F K), ``context`` and a prompt before each of ``texts``."""
     expected: list[Expected] = []
     pairs = [("", text) if isinstance(text, str) else text for text in texts]
-    state = decoder.append_prompts(
-        decoder.prefill(Prefix.empty(1, decoder.width, decoder.language_model.device)), [context]
-    )
+    nothing = Prefix.empty(1, decoder.width, decoder.language_model.device)
+    state = decoder.append_prompts(decoder.prefill(nothing if front is None else front), [context])
     for start in range(0, len(pairs), batch_size):
         chunk = pairs[start : start + batch_size]
         prompts = [prompt for prompt, _ in chunk]

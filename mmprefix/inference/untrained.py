@@ -1,8 +1,8 @@
 """Recipe → its frozen parts as they come, without anything that training would change: the zero-shot baseline.
 
-The task's prefix and the mappers of branches are left out, for random ones would only disturb. What is left is a
-pretrained model with its prompt or question: a Whisper that reads its encoder's frames, a language model that reads a
-text.
+The task's prefix and the mappers of branches are left out, for random ones would only disturb; a cartridge stays. What
+is left is a pretrained model with its prompt or question: a Whisper that reads its encoder's frames, a language model
+that reads a text.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from mmprefix.decoders.base import Decoder
+from mmprefix.distillation.cartridge_prefix import CartridgePrefix
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import Predictor
+from mmprefix.mappers.base import Mapper
 from mmprefix.model import Branch, PrefixLM
-from mmprefix.parts import from_recipe
+from mmprefix.parts import builder_from_recipe, from_recipe, resolve_class
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.saved_model import ModelSettings
 from mmprefix.slu.schema import portable
@@ -57,10 +59,13 @@ def untrained_model(recipe: Any, file: Path, parts: Mapping[str, str] | None = N
         raise InputError(f"{file}: no recipe: it names no model with a decoder")
     for name, place in (parts or {}).items():
         frozen_parts.relocate(model, name, place)
-    left_out = ["the prefix"] if model.get("prefix") else []
+    cartridge = model["prefix"] if _is_cartridge(model.get("prefix")) else None
+    left_out = ["the prefix"] if model.get("prefix") and cartridge is None else []
     left_out += [f"the mapper of {name}" for name, branch in _branches(model).items() if branch.get("mapper")]
-    built = _build(model, file)
-    log.warning("%s: a recipe, so that nothing is trained%s", file, f"; without {', '.join(left_out)}" * bool(left_out))
+    built = _build(model, file, cartridge)
+    kept = " but its cartridge" if cartridge else ""
+    without = f"; without {', '.join(left_out)}" if left_out else ""
+    log.warning("%s: a recipe, so that nothing is trained%s%s", file, kept, without)
     options = _options(data, "init_args") or data
     if options.get("slots") is False and options.get("schema"):
         options = options | {"schema": portable(options["schema"], slots=False)}
@@ -82,7 +87,7 @@ def _branches(model: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return model.get("branches") or {}
 
 
-def _build(model: Mapping[str, Any], file: Path) -> PrefixLM:
+def _build(model: Mapping[str, Any], file: Path, cartridge: Mapping[str, Any] | None) -> PrefixLM:
     decoder = from_recipe(model["decoder"], Decoder)
     for name, branch in _branches(model).items():
         if "encoder" not in branch:
@@ -95,4 +100,14 @@ def _build(model: Mapping[str, Any], file: Path) -> PrefixLM:
     branches = {name: Branch(from_recipe(branch["encoder"], Encoder)) for name, branch in _branches(model).items()}
     transcriber = from_recipe(model["transcriber"], Transcriber) if model.get("transcriber") else None
     wording = PromptTemplate(**_options(model, "wording"))
-    return PrefixLM(branches, decoder, wording=wording, transcriber=transcriber)
+    prefix = None if cartridge is None else builder_from_recipe(dict(cartridge), Mapper)
+    built = PrefixLM(branches, decoder, prefix, wording=wording, transcriber=transcriber)
+    if isinstance(built.task_prefix, CartridgePrefix):
+        built.task_prefix.begin(decoder)
+    return built
+
+
+def _is_cartridge(prefix: Any) -> bool:
+    """True for the recipe of a prefix that needs no training."""
+    path = prefix.get("class_path") if _is_dict(prefix) else None
+    return path is not None and issubclass(resolve_class(str(path), Mapper), CartridgePrefix)

@@ -4,6 +4,7 @@
     export_users(model, model.users, ["u07"])   # the numbers of u07, kept in the store
     remove_users(model, ["u07"])                # ... and no longer in the model
     model("photo.jpg", user="u07")              # read from the store, call by call
+    list(distil_users(model, model.users, ["u08"]))   # a user who joins: a prefix made of the history in the store
 
 Numbers mean nothing to another model: in the store they stand under ``users_key``, which is the same for all copies of
 a model, whatever users are in it, and for those that trained further users alone (``model.train_only: [user.rows]``).
@@ -13,16 +14,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from mmprefix.data.histories import NOBODY, USER_BRANCH
+from mmprefix.distillation.user_numbers import HistoryOptions, user_numbers
 from mmprefix.encoders.user_id import id_bytes
 from mmprefix.errors import InputError
+from mmprefix.mappers.user_prefix import DeepUserPrefix
 from mmprefix.mappers.user_rows import UserRows
 from mmprefix.model import PrefixLM
 from mmprefix.parts import to_recipe
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
 
 NAME, TENSOR = "prefix", "numbers"
 """Name of a user's tensors in a store, and of the one tensor (P n) among them."""
+
+LeftOut = Literal["without history", "with a prefix already", "changed meanwhile"]
+"""Why a user got no distilled prefix."""
 
 
 def rows_of_users(model: PrefixLM) -> UserRows | None:
@@ -116,6 +122,49 @@ def remove_users(predictor: Predictor, users: Sequence[str], store: UserStore | 
         store.remove(*stored)
 
 
+def distil_users(
+    predictor: Predictor,
+    store: UserStore,
+    users: Iterable[str],
+    options: HistoryOptions | None = None,
+    *,
+    overwrite: bool = False,
+) -> Iterator[Tensor | LeftOut]:
+    """Make each user's history in ``store`` a prefix, which is kept there until the texts change.
+
+    The prompt of ``options`` is the model's own. Users with a prefix, in the store or as a row of the model, keep it,
+    unless ``overwrite``.
+
+    Yields the numbers (P n) that are kept, float16 where that holds them, or why there are none, user by user. Raises
+    InputError for a model without a ``DeepUserPrefix``, and for histories that its decoder cannot read.
+    """
+    _deep_table(predictor)
+    options = replace(options or HistoryOptions(), prompt=predictor.settings.prompt or "")
+    return (_distil_user(predictor, store, user, options, overwrite=overwrite) for user in users)
+
+
+def _distil_user(
+    predictor: Predictor, store: UserStore, user: str, options: HistoryOptions, *, overwrite: bool
+) -> Tensor | LeftOut:
+    table, key = _deep_table(predictor), _key(predictor)
+    try:
+        history = store.history(user)
+    except UnknownUserError:  # removed since the users were listed
+        return "changed meanwhile"
+    if not any(text.strip() for text in history):
+        return "without history"
+    if not overwrite and (table.has(_hashed(user, table)) or _stored(store, user, key) is not None):
+        return "with a prefix already"
+    try:
+        numbers = user_numbers(predictor.model, table, history, options)
+    except InputError as error:
+        raise InputError(f"user {user!r}: {error}") from error
+    half = numbers.half()
+    kept = half if bool(half.isfinite().all()) else numbers
+    is_kept = store.put(user, NAME, {TENSOR: kept}, key=key, computed_from=history)
+    return kept if is_kept else "changed meanwhile"
+
+
 @dataclass(frozen=True)
 class UserLookup:
     """The store in which a call's users are looked up, and the key of the model's own tensors in it."""
@@ -164,6 +213,17 @@ def _table(predictor: Predictor) -> UserRows:
     table = rows_of_users(predictor.model)
     if table is None:
         raise InputError(f"{_name(predictor)}: has no rows of users (mmprefix.mappers.user_prefix) in a branch 'user'")
+    return table
+
+
+def _deep_table(predictor: Predictor) -> DeepUserPrefix:
+    table = predictor.model.mapper(USER_BRANCH)
+    if not isinstance(table, DeepUserPrefix):
+        own = "" if table is None else f" but a {type(table).__name__}"
+        raise InputError(
+            f"{_name(predictor)}: has no DeepUserPrefix{own} in a branch 'user'; a text becomes keys and values, so "
+            "train a model with mmprefix.mappers.user_prefix.DeepUserPrefix"
+        )
     return table
 
 

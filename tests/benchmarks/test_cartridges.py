@@ -33,6 +33,8 @@ def test_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         0,
         figures["the history in the prompt"]["bytes"],
         *[few] * 4,
+        few // 3 * 4,
+        few // 3 * 14,
     ]
     assert few < figures["the history in the prompt"]["bytes"] <= few / 3 * 17
     assert figures["compaction"]["nll"] != figures["compaction, 2 steps of distillation"]["nll"]

@@ -252,7 +252,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert done.value.code == 0
         out = capsys.readouterr().out
         assert all(f"  {verb} " in out for verb in VERBS)
-    for verb in ("caption", "understand", "detect", "transcribe", "evaluate", "check-data"):
+    for verb in ("caption", "understand", "detect", "transcribe", "evaluate", "distil", "check-data"):
         with pytest.raises(SystemExit) as done:
             main([verb, "--help"])
         assert done.value.code == 0
@@ -285,7 +285,7 @@ def test_import_and_help_load_no_torch() -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300, check=True)
     loaded, rest = done.stderr.splitlines()[-1].split(maxsplit=1)
     assert int(loaded) < 20  # 7 with Python 3.11
-    assert rest == f"{[*[0] * 14, 2]} []"
+    assert rest == f"{[*[0] * 15, 2]} []"
     trace = subprocess.run(
         [sys.executable, "-X", "importtime", "-c", "import mmprefix"],
         env=env, capture_output=True, text=True, timeout=300, check=True,

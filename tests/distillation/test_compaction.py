@@ -117,3 +117,21 @@ def test_numbers_and_decoders_that_do_not_fit_are_refused(tmp_path: Path) -> Non
             compact(decoder, "a dog", positions)
     with pytest.raises(InputError, match="128 positions"):
         compact(decoder, " ".join([TEXT] * 6), 3)
+
+
+def test_what_stands_before_it_takes_its_part_of_the_attention() -> None:
+    queries, keys, values = random_heads()
+    scores = queries @ keys.transpose(1, 2) / 2
+    kept, fitted = compact_heads(scores, keys, values, 3, front=2)
+    for h in range(2):
+        logits, k, v = (part[h].double().numpy() for part in (scores, keys, values))
+        weights = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        chosen = sorted(sorted(range(2, 9), key=lambda i: -weights.mean(0)[i])[:3])
+        assert np.allclose(kept[h].numpy(), k[chosen])
+        few = np.exp(logits[:, [0, 1, *chosen]])
+        few /= few.sum(1, keepdims=True)
+        expected = np.linalg.lstsq(few[:, 2:], weights @ v - few[:, :2] @ v[:2], rcond=None)[0]
+        assert np.allclose(fitted[h].numpy(), expected, atol=1e-3)
+    everything, restored = compact_heads(scores, keys, values, 8, front=1)
+    assert torch.equal(everything, keys[:, 1:])
+    assert torch.allclose(restored, values[:, 1:], atol=1e-3)

@@ -1,4 +1,4 @@
-"""Model that a command line names: a saved one, or the untrained parts of a recipe."""
+"""Model that a command line names: a saved one, the untrained parts of a recipe, or a decoder alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from mmprefix.cli.class_names import check_class_names, with_class_paths
 from mmprefix.errors import InputError
 from mmprefix.inference.model_folder import is_recipe
 from mmprefix.trust.plain_yaml import read_yaml
+from mmprefix.weights.source import RECIPE, resolve_weights
 
 if TYPE_CHECKING:
+    from mmprefix.decoders.composed import ComposedDecoder
     from mmprefix.inference.predictor import Predictor
 
 
@@ -34,6 +36,25 @@ def open_model(args: argparse.Namespace) -> Predictor:
     model = load_recipe(with_class_paths(read_yaml(file)), file, **options)
     model.users = store
     return model
+
+
+def open_decoder(args: argparse.Namespace) -> ComposedDecoder:
+    """Decoder of the model that the options name; where it is no model of ours, the language model that it is."""
+    from mmprefix.decoders.composed import ComposedDecoder
+
+    if is_recipe(args.model) or (resolve_weights(args.model) / RECIPE).is_file():
+        decoder = open_model(args).model.decoder
+        if not isinstance(decoder, ComposedDecoder):
+            raise InputError(f"{args.model}: its decoder is no language model; name one by itself")
+        return decoder
+    from transformers.utils import logging
+
+    from mmprefix.decoders.causal import CausalDecoder
+    from mmprefix.weights.devices import best_device, default_dtype, require_device
+
+    logging.disable_progress_bar()
+    device = require_device(args.device or best_device())
+    return CausalDecoder(args.model).to(device, default_dtype(args.dtype, device))
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -30,8 +30,8 @@ class RowReport(Generic[Result]):
 class Progress:
     """Line on standard error that says how far a run is: rewritten on a terminal, otherwise a new one now and then."""
 
-    def __init__(self, total: int, shown: bool) -> None:
-        self.total, self.shown, self.done, self.failed = total, shown, 0, 0
+    def __init__(self, total: int, shown: bool, noun: str = "inputs") -> None:
+        self.total, self.shown, self.noun, self.done, self.failed = total, shown, noun, 0, 0
         self._terminal, self._start = sys.stderr.isatty(), time.monotonic()
         self._every, self._last = (0.2 if self._terminal else 10.0), float("-inf") if self._terminal else self._start
 
@@ -57,7 +57,7 @@ class Progress:
         rate = self.done / seconds if seconds > 0 else 0.0
         left = f", {(self.total - self.done) / rate:,.0f} s left" if rate and self.done < self.total else ""
         bad = f", {self.failed} could not be read" if self.failed else ""
-        line = f"{self.done} of {self.total} inputs{bad}, {rate:.1f} a second{left}"
+        line = f"{self.done} of {self.total} {self.noun}{bad}, {rate:.1f} a second{left}"
         sys.stderr.write(f"\r{line:78}" if self._terminal else f"{line}\n")
         sys.stderr.flush()
 

@@ -24,7 +24,7 @@ def user_options(args: argparse.Namespace, rows: Sequence[InputRow], model: Pred
 
     A row's own user whom the store of users does not know is written for without history, which is said once.
     """
-    history = None if args.history is None else _read_texts(args.history)
+    history = None if args.history is None else read_texts(args.history)
     users = [row.fields.get("user") for row in rows]
     reads_ids = "user" in model.kinds and any(users)
     if args.user is not None or (history is not None and not reads_ids):
@@ -42,14 +42,14 @@ def user_options(args: argparse.Namespace, rows: Sequence[InputRow], model: Pred
     return {"user": names}
 
 
-def _read_texts(file: str) -> list[str]:
-    """Texts of ``file`` ("-": standard input), one a line; InputError for one without any."""
+def read_texts(file: str, option: str = "--history") -> list[str]:
+    """Texts of ``file`` ("-": standard input), one a line; InputError, which names ``option``, for one without any."""
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         lines = re.split("\r\n|\r|\n", data.decode("utf-8-sig"))  # no other mark ends a line of a text
     except (OSError, UnicodeError) as error:
-        raise InputError(f"--history {file}: cannot be read ({error})") from error
+        raise InputError(f"{option} {file}: cannot be read ({error})") from error
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
-        raise InputError(f"--history {file}: holds no text; give one a line, or leave it out")
+        raise InputError(f"{option} {file}: holds no text; give one a line, or leave it out")
     return texts

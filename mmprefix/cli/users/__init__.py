@@ -1,1 +1,1 @@
-"""Commands of ``mmprefix users``."""
+"""Commands of ``mmprefix users``, and the verb that distils prefixes of what users wrote."""
