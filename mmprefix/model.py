@@ -195,9 +195,8 @@ class PrefixLM(nn.Module):
     def merged(self) -> PrefixLM:
         """Model for use after training, with merged mappers (see ``Mapper.merged``); the frozen parts are shared."""
         branches = {n: Branch(self.encoder(n), _merged(self.mapper(n)), self.contexts.get(n)) for n in self.encoders}
-        return PrefixLM(
-            branches, self.decoder, _merged(self.task_prefix), wording=self.wording, transcriber=self.transcriber
-        )
+        prefix = _merged(self.task_prefix)
+        return PrefixLM(branches, self.decoder, prefix, wording=self.wording, transcriber=self.transcriber)
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """Parameters among ``trained``, also those of an encoder that is frozen by now: an optimiser keeps them."""
@@ -210,8 +209,7 @@ class PrefixLM(nn.Module):
         parts = {f"encoders.{name}.": self.encoder(name).trained for name in self.encoders}
         parts["decoder."] = self.decoder.trained
         starts = ("mappers.", "task_prefix.", *(part + start for part, inside in parts.items() for start in inside))
-        kept: dict[str, Tensor] = {}
-        seen: set[tuple[int, torch.Size]] = set()
+        kept, seen = dict[str, Tensor](), set[tuple[int, torch.Size]]()
         for name, tensor in self.state_dict().items():
             key = (tensor.data_ptr(), tensor.shape)
             if name.startswith(starts) and (key not in seen or not tensor.numel()):  # tied tensors count once

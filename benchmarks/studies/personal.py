@@ -16,7 +16,8 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,17 @@ def ways_of_telling(
     return ways
 
 
+@contextmanager
+def own_prefixes(model: Any, histories: Mapping[str, Sequence[str]], options: HistoryOptions) -> Generator[None]:
+    """Let ``model`` take each user's prefix from a store, made of the user's earlier texts."""
+    with tempfile.TemporaryDirectory() as folder, UserStore(Path(folder) / "users.db", create=True) as store:
+        store.add_many(histories)
+        _ = list(distil_users(model, store, histories, options, overwrite=True))
+        model.users = store
+        yield
+        model.users = None
+
+
 def read_rows(folder: Path, count: int | None) -> list[Row]:
     """Test rows, or ``count`` of them, evenly spread, with the files of ``folder``."""
     rows = [json.loads(line) for line in (folder / "test.jsonl").read_text(encoding="utf-8").splitlines()]
@@ -124,16 +136,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     ways = ways_of_telling(model, rows, histories, options.texts)
     for name, score in ways.items():
         measure(name, score)
-    if isinstance(rows_of_users(model.model), DeepUserPrefix):
-        for start in STARTS:
-            with tempfile.TemporaryDirectory() as folder, UserStore(Path(folder) / "users.db", create=True) as store:
-                store.add_many(histories)
-                own = HistoryOptions(options.positions, start)
-                _ = list(distil_users(model, store, histories, own, overwrite=True))
-                model.users = store
-                measure(f"the user's texts as a prefix: {start}", ways["the user"])
-                measure(f"another user's texts as a prefix: {start}", ways["another user"])
-                model.users = None
+    deep = isinstance(rows_of_users(model.model), DeepUserPrefix)
+    for start in STARTS if deep else ():
+        with own_prefixes(model, histories, HistoryOptions(options.positions, start)):
+            measure(f"the user's texts as a prefix: {start}", ways["the user"])
+            measure(f"another user's texts as a prefix: {start}", ways["another user"])
     print(table(figures, {group: sum(own) for group, own in groups.items() if any(own)}))
     if options.out:
         options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
