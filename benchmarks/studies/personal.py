@@ -78,7 +78,9 @@ def ways_of_telling(
 
 
 @contextmanager
-def own_prefixes(model: Any, histories: Mapping[str, Sequence[str]], options: HistoryOptions) -> Generator[None, None, None]:
+def own_prefixes(
+    model: Any, histories: Mapping[str, Sequence[str]], options: HistoryOptions
+) -> Generator[None, None, None]:
     """Let ``model`` take each user's prefix from a store, made of the user's earlier texts."""
     with tempfile.TemporaryDirectory() as folder, UserStore(Path(folder) / "users.db", create=True) as store:
         store.add_many(histories)

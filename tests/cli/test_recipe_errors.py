@@ -108,12 +108,12 @@ CLASSES = [
     (
         f"{AUDIO}.mapper",
         "mmprefix.mappers.x.Qqqq",
-        "class_path {}: no such class; mappers: Calibrated, Deep, DeepTable",
+        "class_path {}: no such class; mappers: Calibrated, CartridgePrefix, Deep",
     ),
     (
         f"{AUDIO}.mapper",
         "mmprefix.encoders.cnn.Cnn",
-        "mapper: class_path {}: is an encoder, no mapper; mappers: Calibrated, Deep, DeepTable",
+        "mapper: class_path {}: is an encoder, no mapper; mappers: Calibrated, CartridgePrefix, Deep",
     ),
     (
         "model.decoder",
@@ -155,7 +155,7 @@ WRONG = [
     (
         "model.prefix",
         {"class_path": "mmprefix.mappers.prefix_tuning.DeepTabel"},
-        "no such class; did you mean 'mmprefix.mappers.p_tuning_v2.DeepTable'?; mappers: Calibrated, Deep",
+        "no such class; did you mean 'mmprefix.mappers.p_tuning_v2.DeepTable'?; mappers: Calibrated, CartridgePrefix",
     ),
     ("model.prefix", {"class_path": "mmprefix.mappers.mlp.MLP"}, "MLP reads the encoder's summary, and this encoder"),
     ("model.prefix", DEEP | {"init_args": {"lenght": 3}}, "option 'lenght' is not known; did you mean 'length'?"),
@@ -177,7 +177,7 @@ WRONG = [
     (
         "model.lr",
         0.1,
-        "recipe: option 'model.lr' is not known; options: answers, branches, compile, decoder, generate, modality",
+        "recipe: option 'model.lr' is not known; options: answers, branches, compile, decoder, generate, label",
     ),
     ("model.decoder.init_args.model", "/nowhere/gpt2", "'/nowhere/gpt2': no such folder"),
     ("trainer.accelerator", "abacus", "abacus"),
