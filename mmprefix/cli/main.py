@@ -46,7 +46,7 @@ VERBS = {
     "users": ("mmprefix.cli.users.commands", "the store of users: add, remove, list, show and export them"),
     "parts": ("mmprefix.cli.parts", "encoders, mappers, decoders ... that a recipe can name, and their options"),
 }
-PRINTING = ("caption", "understand", "detect", "transcribe", "distil", "evaluate", "check-data", "users", "parts")
+PRINTING = ("caption", "understand", "detect", "transcribe", "evaluate", "check-data", "users", "parts")  # rows, tables
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 
 

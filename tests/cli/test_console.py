@@ -125,11 +125,11 @@ def test_verbose_is_taken_from_the_words() -> None:
 
 @pytest.mark.parametrize("verb", [*TRAINING, *VERBS, "check_data"])
 def test_the_log_of_the_library_does_not_come_between_rows(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Only training verbs, ``import`` and ``prepare`` show it; warnings are shown always, on standard error."""
+    """Verbs that train, ``import`` and ``prepare`` show it; warnings are shown always, on standard error."""
     assert main([verb, "--no-such-option"]) == 2
     capsys.readouterr()
     log = logging.getLogger("mmprefix.weights.transformers")
     log.info("weights are used as float32")
     log.warning("a warning")
-    shown = "weights are used as float32\n" if verb in (*TRAINING, "import", "prepare") else ""
+    shown = "weights are used as float32\n" if verb in (*TRAINING, "import", "prepare", "distil") else ""
     assert capsys.readouterr() == (shown, "a warning\n")
