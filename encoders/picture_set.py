@@ -54,11 +54,11 @@ class PictureSet(Encoder):
         count = _AT_ONCE_ON_CPU if media.values.device.type == "cpu" else _AT_ONCE
         parts = [self._picture_features(pixels) for pixels in media.values[real].split(count)]
         # features of the N pictures that are no padding
-        one = Features(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
-        frames = one.frames.new_zeros(*real.shape, *one.frames.shape[1:])  # (B F T D)
-        mask = one.mask.new_zeros(*real.shape, one.mask.shape[1])
-        pooled = one.pooled.new_zeros(*real.shape, one.pooled.shape[1])
-        frames[real], mask[real], pooled[real] = one.frames, one.mask, one.pooled
+        encoded = Features(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        frames = encoded.frames.new_zeros(*real.shape, *encoded.frames.shape[1:])  # (B F T D)
+        mask = encoded.mask.new_zeros(*real.shape, encoded.mask.shape[1])
+        pooled = encoded.pooled.new_zeros(*real.shape, encoded.pooled.shape[1])
+        frames[real], mask[real], pooled[real] = encoded.frames, encoded.mask, encoded.pooled
         return Features(frames.flatten(1, 2), mask.flatten(1), masked_mean(pooled, real))
 
     def _picture_features(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -86,7 +86,7 @@ def test_a_model_that_reads_none_is_refused() -> None:
 
 
 def test_a_row_without_user_is_nobodys_where_a_branch_reads_users(tmp_path: Path) -> None:
-    """As an input of a call is: without the branch a model would write with no prefix of a user at all."""
+    """Rows agree with calls; a branch that is left out would give no prefix of a user at all."""
     rows = [{"user": "u", "context": "c", "captions": ["a"]}, {"context": "d", "captions": ["b"]}]
     (tmp_path / "m.jsonl").write_text("\n".join(map(json.dumps, rows)))
     inputs = ModelInputs(load={"user": nothing}, kinds={"user": "text"}, reads_text=True)
