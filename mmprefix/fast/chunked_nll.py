@@ -46,9 +46,9 @@ def chunked_nll(
 def _above_mean(hidden: Tensor, head: _OutputMatrix, row: Tensor, target: Tensor) -> Tensor:
     """Logit of each target above the mean logit of its row, (C,) float32: the mean is a product with the mean word."""
     target = target.to(hidden.device)
-    words = head.weight[target].float() - head.weight.float().mean(0)
+    words = head.weight[target].float() - head.weight.mean(0, dtype=torch.float32)
     above = (hidden[row].float() * words).sum(-1)
-    return above if head.bias is None else above + head.bias[target].float() - head.bias.float().mean()
+    return above if head.bias is None else above + head.bias[target].float() - head.bias.mean(dtype=torch.float32)
 
 
 @dataclass(frozen=True)
