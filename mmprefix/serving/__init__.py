@@ -1,0 +1,1 @@
+"""HTTP service: requests that arrive together are batched; `mmprefix serve` starts it."""
