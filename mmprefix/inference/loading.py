@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mmprefix.inference.model_folder import find_model, is_recipe
+from mmprefix.inference.model_folder import EMBEDDED_MODEL, find_model, is_recipe
 
 if TYPE_CHECKING:
     from mmprefix.inference.predictor import Predictor
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    source: str | Path,
+    source: str | Path = EMBEDDED_MODEL,
     *,
     device: str | None = None,
     dtype: Literal["float32", "bfloat16", "float16"] | None = None,
@@ -24,6 +24,8 @@ def load(
     users: str | Path | None = None,
 ) -> Predictor:
     """A Predictor from a saved directory or a hub repository, or from a recipe's file, of which nothing is trained.
+
+    Without ``source`` it is the embedded world's, which captions pictures of shapes and short sounds (``mmprefix.world``).
 
     ``device``: "cuda" where there is one, else "mps", else "cpu". ``dtype`` of the frozen parts: bfloat16 on a GPU that
     has it, else float32. ``parts``: where a frozen part is now, by branch name or "decoder", if it has moved.

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 from mmprefix.errors import InputError, did_you_mean
-from mmprefix.weights.source import RECIPE, resolve_model
+from mmprefix.weights.source import EMBEDDED, RECIPE, resolve_model
+
+EMBEDDED_MODEL = f"{EMBEDDED}world/trained"  # of the quick start; in the package, so that something works at once
 
 
 def is_recipe(source: str | Path) -> bool:

@@ -2,6 +2,8 @@
 
 ``make`` writes data sets, ``draw`` and ``render`` show one scene, ``captions`` lists every caption of it, ``held_out``
 is true of scenes that no mapper is trained on. The models are in ``frozen``; ``recipes/pretrain/world.py`` makes them.
+``trained`` is the quick start's model, which ``mmprefix.load()`` and ``mmprefix demo`` use where none is named; its
+README says how it was made.
 """
 
 from typing import TYPE_CHECKING

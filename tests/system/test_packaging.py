@@ -101,7 +101,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     tracked = [ROOT / "mmprefix" / "py.typed", ROOT / "mmprefix" / "cli" / "parts.json"]
-    data = [*(ROOT / "recipes").rglob("*.yaml"), *(ROOT / "mmprefix" / "world" / "frozen").glob("*/*"), *tracked]
+    embedded = [file for name in ("frozen/*/*", "trained/*") for file in (ROOT / "mmprefix" / "world").glob(name)]
+    data = [*(ROOT / "recipes").rglob("*.yaml"), *embedded, *tracked]
     for file in [*source_files(), *data]:
         name = file.relative_to(ROOT)
         inside = name if name.parts[0] == "mmprefix" else Path("mmprefix") / name
