@@ -1,0 +1,63 @@
+"""Where each position of a prefix looks: what it loses when a part of the input is hidden, or what it attends to.
+
+Hiding (occlusion) is the default: Zeiler and Fergus 2014, https://arxiv.org/abs/1311.2901, section 4.2, with the prefix
+in the place of a class. It asks the same question of every encoder and mapper.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import Literal, Unpack
+
+import numpy as np
+from torch import Tensor, stack
+
+from mmprefix.errors import InputError, require_one_of
+from mmprefix.inference.call_options import CallOptions
+from mmprefix.inference.inputs import Input
+from mmprefix.inference.predictor import Predictor
+from mmprefix.inspection.hiding import hide_cells
+from mmprefix.inspection.maps import Maps, scaled_maps
+from mmprefix.inspection.prefix_rows import PrefixRow, one_input, prefix_rows
+
+
+def attention_maps(
+    model: Predictor,
+    file: Input,
+    *,
+    kind: Literal["occlusion", "attention"] = "occlusion",
+    branch: str | None = None,
+    grid: int | None = None,
+    seconds: float | None = None,
+    **options: Unpack[CallOptions],
+) -> Maps:
+    """Where in one picture or sound each position of the prefix looks.
+
+    "occlusion" hides one part after the other, a cell of ``grid`` x ``grid`` (default 8) behind the picture's mean
+    colour or ``seconds`` (default 0.25) of sound behind silence, and measures by how much each position changes:
+    ||changed - whole|| / ||whole||. It works for every model; all copies go through the encoder in batches.
+    "attention" gives the weights with which the mapper's queries read the encoder's frames, where it has any (see
+    ``mapper_attention``).
+    ``branch`` names the input that is looked at where there are several; ``options``: prompt, context, user ...; see
+    ``CallOptions``. Raises InputError for an input without picture or sound, and options that do not fit it.
+    """
+    require_one_of("kind", kind, ("occlusion", "attention"))
+    value = one_input(file, options)
+    if kind == "attention":
+        raise InputError("kind 'attention': not yet")
+    hidden = hide_cells(model, value, branch=branch, grid=grid, seconds=seconds)
+    whole, *changed = prefix_rows(model, list(chain([hidden.whole], hidden.copies)), options)
+    whole.prefix()
+    values = np.stack([_change(whole, row) for row in changed], axis=1)  # (P, cells)
+    maps, strength = scaled_maps(values.reshape(len(values), *hidden.shape))
+    labels = tuple(str(number) for number in range(len(values)))
+    return Maps(maps, strength, hidden.x, hidden.y, labels, hidden.branch, hidden.kind, kind)
+
+
+def _change(whole: PrefixRow, other: PrefixRow) -> np.ndarray:
+    """Relative change (P) of each position. Raises InputError where the number of positions changes."""
+    if whole.lengths != other.lengths:
+        raise InputError("occlusion: the number of positions changes when a part is hidden, so they cannot be compared")
+    pairs = zip(whole.vectors, other.vectors, strict=True)
+    changes: list[Tensor] = [(b - a).norm() / a.norm().clamp(min=1e-12) for a, b in pairs]
+    return stack(changes).numpy()
