@@ -234,11 +234,11 @@ class PairData(LightningDataModule):
 
     def predict_dataloader(self) -> BatchLoader:
         """Loader of every row that is not done once, in the order of the manifests."""
-        return self._evaluation("predict", bucket=False, done=self.done)
+        return self._evaluation("predict", bucket=False, shuffle=False, done=self.done)
 
     def _evaluation(self, split: Split, **options: Any) -> BatchLoader:
         rank, world = rank_and_world(self.trainer)
-        options = {"bucket": self.bucket, "rank": rank, "world": world} | options
+        options = {"bucket": self.bucket, "shuffle": True, "rank": rank, "world": world} | options
         return self._loader(split, EvalSampler(self._rows_of(split).keys, self.eval_batch_size, **options))
 
     def _rows_of(self, split: Split) -> DatasetIndex:

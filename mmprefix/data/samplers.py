@@ -145,7 +145,9 @@ class EvalSampler(Sampler[BatchRows]):
     batches in turn. Batches are halved until all processes have equally many, because a process that is done early
     would leave the others waiting in the next exchange; only with fewer rows than that needs do the numbers differ.
     With fewer rows than processes some repeat the first batch, so that none stays away when results are exchanged.
-    The rows whose numbers are ``done`` are left out.
+    The rows whose numbers are ``done`` are left out. With ``shuffle`` rows are dealt out in an order that is random but
+    the same each time: a loss with the prefix of a batch's other input says nothing where a manifest is sorted, by
+    class or by user, and that input is one of the same class.
     """
 
     def __init__(
@@ -154,6 +156,7 @@ class EvalSampler(Sampler[BatchRows]):
         batch_size: int,
         *,
         bucket: bool = False,
+        shuffle: bool = False,
         rank: int = 0,
         world: int = 1,
         done: Collection[int] = (),
@@ -161,7 +164,8 @@ class EvalSampler(Sampler[BatchRows]):
         lengths = [row.length for row in rows]
         batches: list[list[int]] = []
         for group in _groups(rows).values():
-            left = [row for row in group.tolist() if row not in done]
+            dealt = np.random.default_rng(0).permutation(group) if shuffle else group
+            left = [row for row in dealt.tolist() if row not in done]
             order = sorted(left, key=lambda row: lengths[row]) if bucket else left
             batches += [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         while len(batches) % world and max(map(len, batches)) > 1:

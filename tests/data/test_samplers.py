@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from mmprefix.data.manifest import read_manifest
+from mmprefix.data.model_inputs import ModelInputs
+from mmprefix.data.pairs import PairData
 from mmprefix.data.samplers import BucketSampler, EvalSampler, RowKey
 from mmprefix.decoders.causal import CausalDecoder
 from tiny.captioning_system import CaptioningSystem, error_message, quietly, run, training_record
@@ -130,3 +132,30 @@ def test_evaluation_sees_every_row_exactly_once(count: int, size: int, world: in
         assert max(len(draw.rows) for share in shares for draw in share) <= size
         if count > 3 * world:  # fewer rows than that, of three kinds, cannot be dealt out evenly
             assert len({len(share) for share in shares}) == 1
+
+
+@pytest.mark.parametrize("bucket", [False, True])
+def test_of_a_sorted_manifest_another_input_of_the_batch_is_seldom_of_the_same_class(bucket: bool) -> None:
+    """ESC-10's manifest is sorted by class: each batch of eight held one class, and no prefix seemed to matter."""
+    keys = [RowKey(frozenset({"audio"}), 5.0, 5, 30)] * 80
+    batches = [batch.rows for batch in EvalSampler(keys, 8, bucket=bucket, shuffle=True)]
+    pairs = [(row // 8, other // 8) for batch in batches for row, other in zip(batch, np.roll(batch, 1), strict=True)]
+    assert sum(own == other for own, other in pairs) < 0.25 * len(pairs)
+    assert sorted(row for batch in batches for row in batch) == list(range(80))
+    assert batches == [batch.rows for batch in EvalSampler(keys, 8, bucket=bucket, shuffle=True)]
+
+
+def test_validation_and_test_deal_their_rows_out(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    lines = [f"{number:02},plan {number // 4},text {number}" for number in range(32)]
+    file.write_text("\n".join(["id,context,caption", *lines]), encoding="utf-8")
+    names = {split: str(file) for split in ("train", "val", "test", "predict")}
+    data = PairData(**names, batch_size=4, num_workers=0)
+    data.inputs = ModelInputs({}, reads_text=True)
+    for stage in ("fit", "test", "predict"):
+        data.setup(stage)
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        plans = [batch.contexts for batch in loader]
+        assert all(len(set(contexts)) > 1 for contexts in plans)
+    ids = [name for batch in data.predict_dataloader() for name in batch.ids]
+    assert ids == sorted(ids)  # the order of the manifest
