@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mmprefix.cli.inference.open_model import open_model
 from mmprefix.cli.inference.output import output_form
 from mmprefix.cli.inference.row_file import TABLES
 from mmprefix.cli.inference.rows import InputRow, InputRows
 from mmprefix.cli.inference.run import RowReport
 from mmprefix.cli.inference.user_options import user_options
-from mmprefix.cli.model_inputs import ModelCall, Selection, add_decoding, add_model, add_rows, decoding_of, run_model
+from mmprefix.cli.model_inputs import (
+    ModelCall,
+    Selection,
+    add_decoding,
+    add_model,
+    add_rows,
+    decoding_of,
+    read_input_rows,
+    run_model,
+    select_model_inputs,
+)
 from mmprefix.cli.spellings import utf8_text
 from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
@@ -36,12 +48,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     users.add_argument("--user", type=utf8_text, metavar="NAME", help="whom to write for (default: a row's own user)")
     users.add_argument("--history", metavar="FILE", help="the user's earlier texts, one a line; - for standard input")
     users.add_argument("--users", metavar="STORE", help="store of users, in which users' texts are looked up")
+    parser.add_argument(
+        "--stream", action="store_true", help="print the text of one file piece by piece, while it is written"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a file: file, caption, candidates")
     add_decoding(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print or write a line an input, as they come; returns the exit code."""
+    if args.stream:
+        return _run_stream(args)
     return run_model(args, partial(_call, args))
 
 
@@ -49,19 +66,39 @@ def _call(args: argparse.Namespace, inputs: InputRows) -> ModelCall[list[Candida
     table = output_form(args) in TABLES
 
     def results(model: Predictor, rows: Selection) -> Iterator[list[Candidate] | InputError]:
-        prompts = [_prompt(row, args, model.settings.prompt) for row in rows.rows]
-        options = {
-            **rows.call_options(args),
-            **decoding_of(args),
-            **user_options(args, rows.rows, model),
-            "prompt": prompts,
-        }
-        return model.stream(rows.values, num_return=args.num_return, **options)
+        return model.stream(rows.values, num_return=args.num_return, **_options(args, rows, model))
 
     def line(row: InputRow, candidates: list[Candidate]) -> dict[str, Any]:
         return _line(row, candidates, table)
 
     return ModelCall(_columns(inputs, args.num_return), results, RowReport(line, _texts))
+
+
+def _run_stream(args: argparse.Namespace) -> int:
+    """Print the text of the only input in pieces; returns the exit code."""
+    for option in ("out", "json", "format"):
+        if getattr(args, option):
+            raise InputError(f"--stream prints a text alone; leave out --{option}")
+    if args.num_return > 1:
+        raise InputError(f"--stream prints one text; --num-return {args.num_return} asks for more")
+    inputs = read_input_rows(args)
+    model = open_model(args)
+    rows = select_model_inputs(args, inputs, model)
+    if len(rows.rows) + rows.bad.count > 1:
+        raise InputError(f"--stream prints the text of one input, not of {len(rows.rows) + rows.bad.count}; give one")
+    options = {**_options(args, rows, model), "context": rows.contexts[0] or None}
+    for piece in model.stream(rows.values[0], **options):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0
+
+
+def _options(args: argparse.Namespace, rows: Selection, model: Predictor) -> dict[str, Any]:
+    """Keyword arguments of a call for ``rows``."""
+    prompts = [_prompt(row, args, model.settings.prompt) for row in rows.rows]
+    users = user_options(args, rows.rows, model)
+    return {**rows.call_options(args), **decoding_of(args), **users, "prompt": prompts}
 
 
 def _prompt(row: InputRow, args: argparse.Namespace, default: str | None) -> str:

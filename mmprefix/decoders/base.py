@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +100,11 @@ class Decoder(Part, nn.Module, ABC):
     def generate_from(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
         """Generate texts for each input after a state that holds prompt and question; the best comes first."""
 
+    def stream_from(self, state: State, options: GenerateOptions) -> Iterator[str]:
+        """Pieces of the best text of the first input, as soon as nothing changes them; here the text as a whole."""
+        if text := self.generate_from(state, options)[0][0].text:
+            yield text
+
     @abstractmethod
     def choice_log_probs(self, state: State, choices: list[str], after: str) -> Tensor:
         """Total log-probability (B C) of each of C allowed texts after a state that ends with the text ``after``."""
@@ -113,6 +119,10 @@ class Decoder(Part, nn.Module, ABC):
         """Generate texts for each input, given prefix, prompt and question; the best comes first."""
         with torch.no_grad():
             return self.generate_from(self.append(state, prompts, questions), options)
+
+    def stream(self, state: State, prompts: list[str], options: GenerateOptions) -> Iterator[str]:
+        """Pieces of the text of one input as they are written; together they are the best text of ``generate``."""
+        return self.stream_from(self.append(state, prompts), options)
 
     def score_choices(
         self, state: State, prompts: list[str], choices: list[str], questions: list[str] | None = None

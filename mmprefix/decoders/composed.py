@@ -7,7 +7,7 @@ targets into token ids and back. The head is the language model's own or a train
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Self, cast
 
 import torch
@@ -25,8 +25,9 @@ from mmprefix.fast.activation_checkpointing import checkpoint_layers
 from mmprefix.fast.chunked_nll import chunked_nll
 from mmprefix.generation.next_tokens import LogitsProcessor, processors_for
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.generation.search import open_tree, search
+from mmprefix.generation.search import run_to_end
 from mmprefix.generation.strategies import Hypothesis
+from mmprefix.generation.writing import search_steps, stream_text, write_texts
 from mmprefix.kv_cache.cache import cache_over, causal_mask, layers_of, text_mask
 from mmprefix.kv_cache.packing import count_targets, pack_texts, pad_ids, plan_targets
 from mmprefix.kv_cache.state import Memory, State
@@ -220,18 +221,17 @@ class ComposedDecoder(Decoder):
 
     @torch.no_grad()
     def generate_from(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
-        """Generate texts after a state that holds prompt and question; see ``GenerateOptions``."""
-        groups = self.search_tokens(state, options, self.stop_ids(exactly=options.ranking == "clipcap"))
-        return [[Candidate(self.codec.decode(ids), score) for ids, score in group] for group in groups]
+        """Texts after a state that holds prompt and question; see ``GenerateOptions``."""
+        return write_texts(self, state, options)
+
+    def stream_from(self, state: State, options: GenerateOptions) -> Iterator[str]:
+        """Pieces of the best text of the first input."""
+        return stream_text(self, state, options)
 
     @torch.no_grad()
     def search_tokens(self, state: State, options: GenerateOptions, stops: Tensor) -> list[list[Hypothesis]]:
-        """Search hypotheses as token ids, stop token included; ``stops`` (any number) are the ids that end one."""
-        self.language_model.require_room(state, options.max_new_tokens)
-        with open_tree(self, state, options.width, options.max_new_tokens - 1) as tree:
-            processors = self.logits_processors(options, stops)
-            logits = self.logits(self.language_model.last_hidden(state))
-            return search(logits, tree, options, stops=stops, processors=processors)
+        """Hypotheses as token ids, stop token included; ``stops`` (any number) are the ids that end one."""
+        return run_to_end(search_steps(self, state, options, stops))
 
     def logits_processors(self, options: GenerateOptions, stops: Tensor) -> list[LogitsProcessor]:
         """Logits processors: constraints on the next token of each hypothesis."""

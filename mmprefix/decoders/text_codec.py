@@ -5,6 +5,7 @@ For causal language models, for Whisper (its order of special tokens), and for t
 
 from __future__ import annotations
 
+import re
 from copy import deepcopy
 from functools import cached_property
 from typing import Any
@@ -17,6 +18,9 @@ from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 from mmprefix.errors import InputError, require_text
 
 MAX_KEPT_TEXTS = 1 << 17  # texts whose token ids are cached
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # token that is a byte
+_UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+_CLEANED = re.compile(r"(\s+\S{0,3})?\s*$")  # the latest of " n't", " 've", " ' ", " ." ... with the space before it
 
 
 def special_ids_of(tokenizer: Any) -> set[int]:
@@ -146,6 +150,18 @@ class TextCodec:
     def decode(self, ids: list[int]) -> str:
         """Text of token ids, without special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def settled_text(self, ids: list[int]) -> str:
+        """Start of the text of ``ids`` that no later token changes.
+
+        Held back are characters of which a part is missing, a run of single bytes (decoded as a whole), and, with a
+        tokenizer that cleans up spaces, what a later token may be joined to.
+        """
+        words = self.tokenizer.convert_ids_to_tokens(ids)
+        while words and _BYTE.fullmatch(words[-1] or ""):
+            words.pop()
+        text = self.decode(ids[: len(words)]).rstrip(_UNREADABLE)
+        return _CLEANED.sub("", text) if self.tokenizer.clean_up_tokenization_spaces else text.rstrip()
 
     def count(self, texts: list[str]) -> list[int]:
         """Number of tokens of each text, end of text included."""

@@ -75,6 +75,11 @@ class WordCodec(TextCodec):
         text = " ".join(self.words[i] for i in ids if i != self.number[END])
         return text.replace(".", "") + "." if self.single_stop else text
 
+    def settled_text(self, ids: list[int]) -> str:
+        """Words at ``ids``, without the full stop at the end."""
+        text = self.decode(ids)
+        return text.removesuffix(".") if self.single_stop else text
+
     def count(self, texts: list[str]) -> list[int]:
         """Number of words of each text, ``<eos>`` included."""
         return [len(text.split()) + 1 for text in texts]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import cast
+from typing import TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,13 +18,25 @@ from torch import Tensor
 from mmprefix.fast import cuda_graph, small_batch_linear, switches
 from mmprefix.generation.next_tokens import LogitsProcessor, NextTokens
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.generation.strategies import Hypothesis, strategy_for
+from mmprefix.generation.strategies import Hypothesis, SearchStrategy, strategy_for
 from mmprefix.kv_cache.cache import preallocated_cache, select_rows
 from mmprefix.kv_cache.protocols import TokenTree, TreeModel
 from mmprefix.kv_cache.state import State
 from mmprefix.types import to_list
 
+Result = TypeVar("Result")
+Steps: TypeAlias = "Generator[SearchStrategy, None, Result]"
+"""A search that stops after every step, with its hypotheses so far, and returns its result."""
 COMPACT_BELOW = 0.75  # finished inputs are dropped once no larger part of the batch is active: that copies the cache
+
+
+def run_to_end(steps: Steps[Result]) -> Result:
+    """Result of a search whose steps nobody looks at."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(Result, end.value)
 
 
 def search(
@@ -34,8 +46,8 @@ def search(
     *,
     stops: Tensor,
     processors: Sequence[LogitsProcessor],
-) -> list[list[Hypothesis]]:
-    """Search hypotheses for each input; the best comes first.
+) -> Steps[list[list[Hypothesis]]]:
+    """Search hypotheses for each input, one step at a time; the best comes first.
 
     ``first`` (B V): logits after the state. ``stops`` (any number): token ids that end a hypothesis.
     """
@@ -48,6 +60,7 @@ def search(
     next_tokens = NextTokens(first[:, None], strategy.tokens, processors)
     for steps_left in range(steps - 1, -1, -1):
         parents, tokens = strategy.step(next_tokens)
+        yield strategy
         active = int(strategy.active.sum())
         if not active or not steps_left:
             break

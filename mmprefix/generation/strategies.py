@@ -40,6 +40,10 @@ class SearchStrategy(Protocol):
         """Finished hypotheses of each input, the best first."""
         ...
 
+    def settled(self) -> list[int]:
+        """Tokens of the first input that its best hypothesis begins with, whatever the next steps bring."""
+        ...
+
 
 class BatchedState:
     """Tensors (B ...) of a strategy, from which inputs can be selected; ``shared`` names those that have no B."""
@@ -103,6 +107,9 @@ class GreedyOrSampled(BatchedState):
         score = self.score / self.length**self.options.length_penalty
         return _ranked(self.tokens, self.length, score, self.width)
 
+    def settled(self) -> list[int]:
+        return _shared(self.tokens[0], self.length[0])
+
 
 class BeamSearch(BatchedState):
     """Beam search that keeps finished hypotheses apart, as ``generate`` of Hugging Face does.
@@ -156,6 +163,15 @@ class BeamSearch(BatchedState):
     def finished(self) -> list[list[Hypothesis]]:
         return _ranked(self.finished_tokens, self.finished_length, self.finished_score, self.options.num_return)
 
+    def settled(self) -> list[int]:
+        """Tokens that the open hypotheses share with the best finished one; an equally good one counts too."""
+        length, finished = self.tokens.shape[-1], self.finished_score[0]
+        may_win = (finished > IMPOSSIBLE) & (finished == finished.max())
+        is_open = (self.score[0] > IMPOSSIBLE) & self.active[0]
+        tokens = torch.cat([self.finished_tokens[0, may_win, :length], self.tokens[0, is_open]])
+        open_lengths = torch.full_like(self.finished_length[0], length)[is_open]
+        return _shared(tokens, torch.cat([self.finished_length[0, may_win], open_lengths]))
+
 
 class ClipCapBeamSearch(BatchedState):
     """Beam search of ClipCap's published code: the mean log-probability of a hypothesis ranks it at every step.
@@ -199,6 +215,10 @@ class ClipCapBeamSearch(BatchedState):
     def finished(self) -> list[list[Hypothesis]]:
         return _ranked(self.tokens, self.length.long(), self.total / self.length, self.options.num_return)
 
+    def settled(self) -> list[int]:
+        possible = self.total[0] > IMPOSSIBLE
+        return _shared(self.tokens[0, possible], self.length[0, possible].long())
+
 
 def strategy_for(options: GenerateOptions, batch: int, stops: Tensor) -> SearchStrategy:
     """Strategy for ``options``; ``stops`` (any number) are the token ids that end a hypothesis."""
@@ -211,6 +231,13 @@ def strategy_for(options: GenerateOptions, batch: int, stops: Tensor) -> SearchS
 def _take(hypotheses: Tensor, index: Tensor) -> Tensor:
     """Hypotheses (B W N) at index (B C) → (B C N)."""
     return hypotheses.gather(1, index[..., None].expand(-1, -1, hypotheses.shape[-1]))
+
+
+def _shared(tokens: Tensor, length: Tensor) -> list[int]:
+    """Tokens that hypotheses (W N) of ``length`` (W,) begin with, all of them."""
+    rows = [row[:n] for row, n in zip(to_list(tokens), to_list(length), strict=True)]
+    count = next((n for n, each in enumerate(zip(*rows, strict=False)) if len(set(each)) > 1), min(map(len, rows)))
+    return rows[0][:count]
 
 
 def _ranked(tokens: Tensor, length: Tensor, score: Tensor, count: int) -> list[list[Hypothesis]]:

@@ -6,7 +6,7 @@ The results come in the order of the inputs, and equal those of one input at a t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -90,10 +90,7 @@ def run_batched(model: PrefixLM, request: BatchRequest, compute: Callable[[Batch
     The files of ``WINDOW_BATCHES`` batches are decoded while the model computes on those before. An input without
     context gets one where the model has a transcriber. Raises InputError for an input that cannot be read, by name.
     """
-    for row, value in enumerate(request.inputs):  # before anything is decoded or computed
-        require_urls_allowed(value, request.allow_urls)
-        if not urls_in(value):
-            _sources_of(model, request, row)
+    _require_readable(model, request)
     results: list[Result] = []
     parts, decode = list(request.windows()), partial(_decode, model, strict=True)
     # nothing is read ahead of one window: no thread is started for it
@@ -102,6 +99,25 @@ def run_batched(model: PrefixLM, request: BatchRequest, compute: Callable[[Batch
         rows = _compute(model, window, compute, strict=True)
         results += [rows[row] for row in range(len(rows))]
     return results
+
+
+@torch.inference_mode()  # as a decorator it is entered with each piece, in whatever thread asks for it
+def stream_pieces(
+    model: PrefixLM, request: BatchRequest, compute: Callable[[Batch], Iterator[str]]
+) -> Generator[str, None, None]:
+    """Yields what ``compute`` does for the one input of ``request``; an input that cannot be read raises as above."""
+    _require_readable(model, request)
+    window = _decode(model, request, strict=True)
+    _transcribe(model, window)
+    yield from compute(_batch(model, window, [0]))
+
+
+def _require_readable(model: PrefixLM, request: BatchRequest) -> None:
+    """Raise InputError for inputs that no branch reads, before anything is decoded or computed."""
+    for row, value in enumerate(request.inputs):
+        require_urls_allowed(value, request.allow_urls)
+        if not urls_in(value):
+            _sources_of(model, request, row)
 
 
 def stream_batched(
@@ -168,6 +184,12 @@ def _one_by_one(
 
 def _run(model: PrefixLM, window: _Window, rows: list[int], compute: Callable[[Batch], list[Result]]) -> list[Result]:
     """Results of one batch, the ``rows`` of ``window``."""
+    with torch.inference_mode():
+        return compute(_batch(model, window, rows))
+
+
+def _batch(model: PrefixLM, window: _Window, rows: list[int]) -> Batch:
+    """The ``rows`` of ``window`` on the model's device."""
     request, tensors = window.request, window.tensors
     batch = Batch(
         {name: collate_inputs([tensors[row][name] for row in rows]) for name in tensors[rows[0]]},
@@ -176,8 +198,7 @@ def _run(model: PrefixLM, window: _Window, rows: list[int], compute: Callable[[B
         [window.contexts[row] for row in rows],
         [str(row) for row in rows],
     )
-    with torch.inference_mode():
-        return compute(batch.to(next(model.parameters()).device))
+    return batch.to(next(model.parameters()).device)
 
 
 def prefetch(make: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

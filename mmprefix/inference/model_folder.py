@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from mmprefix.errors import InputError, did_you_mean
@@ -63,3 +64,17 @@ def _models_below(folder: Path, depth: int = 2) -> list[Path]:
         below = folder / name
         models += [below] if (below / RECIPE).is_file() else _models_below(below, depth - 1)
     return models
+
+
+def upload(save: Callable[[Path], None], repo: str, *, private: bool) -> str:
+    """Upload the directory that ``save`` writes to the hub repository ``repo``, new or not; returns its address."""
+    import tempfile
+
+    from huggingface_hub import HfApi
+
+    api = HfApi()
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder) / "model")
+        url = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=str(Path(folder) / "model"))
+    return str(url)

@@ -7,7 +7,7 @@ model(["a.jpg", "b.jpg"])             # many: batched, in order, equal to one at
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, cast, overload
 
@@ -18,11 +18,12 @@ from mmprefix import saved_model
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.inference import tasks
-from mmprefix.inference.batched import run_batched, stream_batched
+from mmprefix.inference.batched import run_batched, stream_batched, stream_pieces
 from mmprefix.inference.call_options import CallOptions, GenerateOverrides, decoding, refuse_unknown
 from mmprefix.inference.inputs import Input, input_kinds
 from mmprefix.inference.model_card import model_card
-from mmprefix.inference.requests import input_list, inputs_or_contexts, make_request, stream_requests
+from mmprefix.inference.model_folder import upload
+from mmprefix.inference.requests import input_list, inputs_or_contexts, is_one_input, make_request, stream_requests
 from mmprefix.inference.summary import summarize
 from mmprefix.inference.user_prefixes import UserLookup, users_key
 from mmprefix.model import PrefixLM
@@ -140,17 +141,34 @@ class Predictor:
         rows = self._candidates(inputs, num_return, overrides)
         return rows if several else rows[0]
 
+    @overload
+    def stream(
+        self, files: Input, *, num_return: Literal[1] = 1, **overrides: Unpack[GenerateOverrides]
+    ) -> Generator[str, None, None]: ...
+
+    @overload
     def stream(
         self, files: Iterable[Input], *, num_return: int = 1, **overrides: Unpack[GenerateOverrides]
-    ) -> Iterator[list[Candidate] | InputError]:
-        """``candidates`` of one input after the other, as they come: of a generator a few batches are held at once.
+    ) -> Iterator[list[Candidate] | InputError]: ...
 
-        An input that cannot be read has its InputError in the place of its texts, and does not end the others.
+    def stream(
+        self, files: Input | Iterable[Input], *, num_return: int = 1, **overrides: Unpack[GenerateOverrides]
+    ) -> Iterator[str] | Iterator[list[Candidate] | InputError]:
+        """The text of one input in pieces while it is written; of several, the texts of one after the other.
+
+        One input: all pieces together are the text of a call; with beams a piece comes once all of them agree on it.
+        ``close`` ends the search. Raises InputError before the first piece, and for ``num_return`` above 1.
+
+        Several: ``candidates`` of each; of a generator a few batches are held at once. An input that cannot be read has
+        its InputError in the place of its texts, and does not end the others.
         """
-        compute = tasks.captioning(self.model, decoding(self.options, num_return, overrides))
-        return stream_batched(
-            self.model, stream_requests(self.model, self.settings, files, overrides, users=self._lookup), compute
-        )
+        options = decoding(self.options, num_return, overrides)
+        if is_one_input(files):
+            if num_return > 1:
+                raise InputError(f"stream: num_return={num_return}: one input is streamed as one text; use candidates")
+            request = make_request(self.model, self.settings, input_list(files)[0], overrides, users=self._lookup)
+            return stream_pieces(self.model, request, tasks.writing(self.model, options))
+        return self._stream(cast("Iterable[Input]", files), overrides, tasks.captioning(self.model, options))
 
     def score(
         self, files: Input | Iterable[Input], texts: str | Sequence[str], **options: Unpack[CallOptions]
@@ -232,9 +250,7 @@ class Predictor:
         """``detect`` of one input after the other, as they come; errors as in ``stream``."""
         refuse_unknown(options, CallOptions)
         compute = tasks.detecting(self.model, tasks.answers_of(self.settings, answers))
-        return stream_batched(
-            self.model, stream_requests(self.model, self.settings, files, options, users=self._lookup), compute
-        )
+        return self._stream(files, options, compute)
 
     def stream_understand(
         self,
@@ -248,9 +264,7 @@ class Predictor:
         refuse_unknown(options, CallOptions)
         asked, framing = tasks.schema_of(self.settings, schema), tasks.framing_of(self.settings, framing)
         compute = tasks.understanding(self.model, asked, framing=framing, options=self.options)
-        return stream_batched(
-            self.model, stream_requests(self.model, self.settings, files, options, users=self._lookup), compute
-        )
+        return self._stream(files, options, compute)
 
     def save(self, directory: str | Path, *, pack: bool = False, pack_limit: float = PACK_LIMIT) -> None:
         """Writes the model directory: recipe, trained tensors, model card. See ``mmprefix.load``.
@@ -263,20 +277,17 @@ class Predictor:
 
     def push_to_hub(self, repo: str, private: bool = False) -> str:
         """Saves and uploads to the hub repository ``repo`` (made if it is not there); returns its address."""
-        import tempfile
-
-        from huggingface_hub import HfApi
-
-        api = HfApi()
-        with tempfile.TemporaryDirectory() as folder:
-            self.save(Path(folder) / "model")
-            url = api.create_repo(repo, private=private, exist_ok=True)
-            api.upload_folder(repo_id=repo, folder_path=str(Path(folder) / "model"))
-        return str(url)
+        return upload(self.save, repo, private=private)
 
     def _candidates(self, inputs: list[Input], num_return: int, overrides: GenerateOverrides) -> list[list[Candidate]]:
         options = decoding(self.options, num_return, overrides)
         return self._run(inputs, overrides, tasks.captioning(self.model, options))
+
+    def _stream(
+        self, files: Iterable[Input], options: CallOptions, compute: tasks.Compute[Result]
+    ) -> Iterator[Result | InputError]:
+        requests = stream_requests(self.model, self.settings, files, options, users=self._lookup)
+        return stream_batched(self.model, requests, compute)
 
     def _run(
         self,

@@ -14,6 +14,7 @@ from mmprefix.inference.call_options import CallOptions
 from mmprefix.inference.inputs import Input, as_list, input_kinds, with_texts
 from mmprefix.inference.user_prefixes import UserLookup
 from mmprefix.inference.users import USER_BRANCH, user_texts, users_of
+from mmprefix.media.source import is_array
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings
 from mmprefix.types import FeatureRow
@@ -23,6 +24,15 @@ def input_list(files: Input | Iterable[Input]) -> tuple[list[Input], bool]:
     """The inputs as a list, and whether several were given; a generator is read to its end."""
     plain: Any = list(files) if isinstance(files, Iterator) and not isinstance(files, IOBase) else files
     return as_list(plain)
+
+
+def is_one_input(files: Input | Iterable[Input]) -> bool:
+    """True for what ``input_list`` takes for one input; an iterable of another kind, a set or a dataset, is several."""
+    if isinstance(files, str | bytes | dict | IOBase) or is_array(files) or hasattr(files, "get_all_samples"):
+        return True
+    if isinstance(files, list | tuple):
+        return bool(files) and not as_list(files)[1]
+    return not isinstance(files, Iterable)
 
 
 def inputs_or_contexts(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -24,6 +24,11 @@ Compute: TypeAlias = Callable[[Batch], list[Result]]  # a batch → a result an 
 def captioning(model: PrefixLM, options: GenerateOptions) -> Compute[list[Candidate]]:
     """Texts and scores of each input, the best first."""
     return lambda batch: model.generate(batch, options)
+
+
+def writing(model: PrefixLM, options: GenerateOptions) -> Callable[[Batch], Iterator[str]]:
+    """Pieces of the text of a batch of one input."""
+    return lambda batch: model.decoder.stream(model.prefill(batch), model.prompts(batch), options)
 
 
 def choosing(model: PrefixLM, choices: Sequence[str]) -> Compute[dict[str, float]]:

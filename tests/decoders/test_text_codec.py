@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -144,3 +146,52 @@ def test_the_score_of_a_caption_that_names_the_end_is_that_of_its_words(tmp_path
     inputs = torch.cat([embeds, decoder.lm.get_input_embeddings()(torch.tensor([ids]))], dim=1)
     log_probs = decoder.lm(inputs_embeds=inputs).logits[0, 2:-1].log_softmax(-1)
     assert score == pytest.approx(float(log_probs.gather(1, torch.tensor(ids)[:, None]).sum()), abs=1e-3)
+
+
+# ------------------------------------------------------------------------------------------------- settled texts
+
+
+def _byte_fallback() -> Any:
+    """Tokenizer of Llama's kind: "▁" for a space, a token for every byte."""
+    words = ["</s>", *(f"<0x{n:02X}>" for n in range(256)), "▁", "▁a", "▁dog", "s", "é"]
+    core = Tokenizer(models.BPE({word: n for n, word in enumerate(words)}, [], byte_fallback=True))
+    core.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    return hf.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>")
+
+
+def _cleaning() -> Any:
+    """Tokenizer of BERT's kind, whose texts are cleaned up."""
+    words = ["[UNK]", "[SEP]", "do", "n", "'", "t", "it", "s", "##s", ".", ",", "ve", "dog"]
+    core = Tokenizer(models.WordPiece({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
+    core.decoder = decoders.WordPiece(cleanup=False)
+    return hf.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="[SEP]", clean_up_tokenization_spaces=True)
+
+
+@pytest.mark.parametrize("make", [make_tokenizer, wordpiece_tokenizer, _byte_fallback, _cleaning])
+def test_no_later_token_changes_a_settled_text(make: Callable[[], Any]) -> None:
+    """Random tokens, most of them single bytes, in any order."""
+    tokenizer = make()
+    codec, generator, shown = TextCodec(tokenizer, "tiny"), random.Random(2), 0
+    for _ in range(300):
+        ids = [generator.randrange(1, len(tokenizer)) for _ in range(12)]
+        texts = [codec.settled_text(ids[:n]) for n in range(len(ids) + 1)]
+        assert all(codec.decode(ids[:n]).startswith(texts[m]) for m in range(12) for n in range(m, 13))
+        shown += sum(map(bool, texts))
+    assert shown > 300
+
+
+def test_a_character_is_settled_once_it_is_whole() -> None:
+    codec = TextCodec(make_tokenizer(), "tiny")
+    ids = codec.subword_ids("a €")
+    assert len(ids) >= 4
+    assert codec.settled_text(ids[:-1]) == "a"
+    assert codec.settled_text(ids) == "a €"
+
+
+def test_words_are_settled_as_they_come() -> None:
+    words = ["!", "<eos>", "a", "dog", "barks."]
+    codec = WordCodec(make_tokenizer(), "tiny", words, single_stop=True)
+    assert [codec.settled_text([2, 3, 4, 1][:n]) for n in range(5)] == ["", "a", "a dog", "a dog barks", "a dog barks"]
+    assert codec.decode([2, 3, 4, 1]) == "a dog barks."
