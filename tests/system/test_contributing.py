@@ -1,4 +1,4 @@
-"""Examples of CONTRIBUTING.md: a mapper, an encoder, a decoder, an input kind and a verb, built and used."""
+"""Examples of docs/writing_a_*.md and CONTRIBUTING.md: a mapper, an encoder, a decoder, an input kind, a verb, used."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ from mmprefix.saved_model import ModelSettings
 from mmprefix.types import Batch
 from tiny.decoders import save_decoder
 
-TEXT = (Path(__file__).resolve().parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("docs/writing_a_mapper.md", "docs/writing_an_encoder.md", "docs/writing_a_decoder.md", "CONTRIBUTING.md")
+TEXT = "\n".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
 SETTINGS = ModelSettings(GenerateOptions(max_new_tokens=4))
 
 
 def block(mark: str) -> str:
     """Fenced block below the comment ``mark``."""
     match = re.search(rf"<!-- run: {mark} -->\n```python\n(.*?)```", TEXT, re.DOTALL)
-    assert match, f"CONTRIBUTING.md has no block {mark!r}"
+    assert match, f"no page has a block {mark!r}"
     return match[1]
 
 
