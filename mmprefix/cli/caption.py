@@ -28,6 +28,7 @@ from mmprefix.cli.model_inputs import (
 from mmprefix.cli.spellings import utf8_text
 from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
+from mmprefix.prompt_template import fill_file_variables
 
 if TYPE_CHECKING:
     from mmprefix.inference.predictor import Predictor
@@ -42,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompt",
         type=utf8_text,
         metavar="TEXT",
-        help="text before the caption (default: a row's own, or the model's)",
+        help="text before the caption (default: a row's own, or the model's); {name}, {stem} and {folder} are those of "
+        "the file, a literal brace is doubled",
     )
     users = parser.add_argument_group("users", "For models that were trained with users (docs/personal.md).")
     users.add_argument("--user", type=utf8_text, metavar="NAME", help="whom to write for (default: a row's own user)")
@@ -103,8 +105,11 @@ def _options(args: argparse.Namespace, rows: Selection, model: Predictor) -> dic
 
 def _prompt(row: InputRow, args: argparse.Namespace, default: str | None) -> str:
     """Prompt of the command line, of the row, or of the model."""
+    if args.prompt is not None:
+        files = [item if isinstance(item, str) else item.path for item in row.inputs.values()]
+        return fill_file_variables(args.prompt, next((file for file in files if file), None))
     own = row.fields.get("prompt")
-    return args.prompt if args.prompt is not None else own if isinstance(own, str) else default or ""
+    return own if isinstance(own, str) else default or ""
 
 
 def _columns(inputs: InputRows, count: int) -> list[str]:
