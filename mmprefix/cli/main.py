@@ -38,6 +38,7 @@ VERBS = {
         "mmprefix.cli.transcribe",
         "transcribe with Whisper: text, and its confidence as signals for other models",
     ),
+    "serve": ("mmprefix.cli.serving.serve", "answer requests over HTTP, OpenAI's chat form among them"),
     "distil": ("mmprefix.cli.users.distil", "make a prefix of a long text: users' histories, a glossary"),
     "evaluate": ("mmprefix.cli.evaluate", "score a file of predictions"),
     "import": ("mmprefix.cli.import_checkpoint", "turn a checkpoint of ClipCap or Prefix-AAC into a saved model"),

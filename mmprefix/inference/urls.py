@@ -31,14 +31,15 @@ def with_url(error: InputError, value: object) -> InputError:
     return InputError(str(error).replace("the given bytes", urls[0])) if urls else error
 
 
-def download(url: str, seconds: float = SECONDS) -> bytes:
+def download(url: str, seconds: float = SECONDS, opener: urllib.request.OpenerDirector | None = None) -> bytes:
     """Bytes at ``url``. Raises InputError that names it for what a server refuses, too many bytes, and too long a time.
 
     The limit of bytes is that of ``mmprefix.trust.limits``; ``seconds`` count from the first word to the last byte.
+    ``opener``: how the address is opened; by default http and https, with the environment's proxies.
     """
     end = time.monotonic() + seconds
     try:
-        with urllib.request.build_opener(*_PLAIN).open(url, timeout=seconds) as answer:
+        with (opener or urllib.request.build_opener(*_PLAIN)).open(url, timeout=seconds) as answer:
             announced = answer.headers.get("Content-Length", "")
             require_below("bytes", float(announced) if announced.isdecimal() else 0.0, url)
             return _read(answer, url, end, seconds)

@@ -1,0 +1,1 @@
+"""Verb that serves models over HTTP."""

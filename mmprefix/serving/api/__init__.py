@@ -1,0 +1,1 @@
+"""Endpoints of the service, and the forms of what they take."""
