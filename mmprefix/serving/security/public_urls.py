@@ -35,7 +35,7 @@ def is_public(address: str) -> bool:
     if isinstance(parsed, ipaddress.IPv6Address):
         if parsed.ipv4_mapped is not None:
             parsed = parsed.ipv4_mapped
-        elif any(parsed in net for net in _EMBEDS_IPV4):
+        elif parsed.is_site_local or any(parsed in net for net in _EMBEDS_IPV4):
             return False
     return parsed.is_global and not (parsed.is_multicast or parsed.is_reserved or parsed.is_unspecified)
 
