@@ -9,7 +9,7 @@ import pytest
 import mmprefix
 from mmprefix.parts import class_path
 
-PACKAGES = ["data", "decoders", "features", "inference", "media", "metrics", "slu", "training", "world"]
+PACKAGES = ["data", "decoders", "features", "inference", "inspection", "media", "metrics", "slu", "training", "world"]
 
 
 @pytest.mark.parametrize("name", ["mmprefix", *(f"mmprefix.{package}" for package in PACKAGES)])

@@ -39,6 +39,7 @@ VERBS = {
         "transcribe with Whisper: text, and its confidence as signals for other models",
     ),
     "serve": ("mmprefix.cli.serving.serve", "answer requests over HTTP, OpenAI's chat form among them"),
+    "inspect": ("mmprefix.cli.inspection.inspect", "look inside a prefix: its words, its norms, and where it looks"),
     "distil": ("mmprefix.cli.users.distil", "make a prefix of a long text: users' histories, a glossary"),
     "evaluate": ("mmprefix.cli.evaluate", "score a file of predictions"),
     "import": ("mmprefix.cli.import_checkpoint", "turn a checkpoint of ClipCap or Prefix-AAC into a saved model"),
@@ -47,7 +48,9 @@ VERBS = {
     "users": ("mmprefix.cli.users.commands", "the store of users: add, remove, list, show and export them"),
     "parts": ("mmprefix.cli.parts", "encoders, mappers, decoders ... that a recipe can name, and their options"),
 }
-PRINTING = ("caption", "understand", "detect", "transcribe", "evaluate", "check-data", "users", "parts")  # rows, tables
+PRINTING = (  # rows, tables
+    *("caption", "understand", "detect", "transcribe", "inspect", "evaluate", "check-data", "users", "parts"),
+)
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mmprefix.inspection.word_norms import norms as norms
     from mmprefix.inspection.words import NextWord as NextWord
     from mmprefix.inspection.words import Word as Word
+    from mmprefix.inspection.words import has_embeddings as has_embeddings
     from mmprefix.inspection.words import nearest_words as nearest_words
     from mmprefix.inspection.words import next_words as next_words
 
@@ -30,7 +31,7 @@ _FILES = {
     "heat_spectrogram": "drawing",
     "interpolate": "interpolation",
     **dict.fromkeys(("Norms", "norms"), "word_norms"),
-    **dict.fromkeys(("NextWord", "Word", "nearest_words", "next_words"), "words"),
+    **dict.fromkeys(("NextWord", "Word", "has_embeddings", "nearest_words", "next_words"), "words"),
 }
 __all__ = [
     "Maps",
@@ -39,6 +40,7 @@ __all__ = [
     "Word",
     "attention_maps",
     "caption_map",
+    "has_embeddings",
     "heat_picture",
     "heat_spectrogram",
     "interpolate",

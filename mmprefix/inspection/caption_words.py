@@ -57,7 +57,8 @@ def caption_map(
     whole, *changed = run_inputs(model, list(chain([hidden.whole], hidden.copies)), options, compute)
     losses = np.array(whole)[:, None] - np.array(changed).T  # (W, cells)
     maps, strength = scaled_maps(losses.reshape(len(words), *hidden.shape))
-    return Maps(maps, strength, hidden.x, hidden.y, tuple(words), hidden.branch, hidden.kind, "caption")
+    place = (hidden.x, hidden.y, tuple(words), hidden.branch, hidden.kind)
+    return Maps(maps, strength, *place, "caption", hidden.size)
 
 
 def _log_probs(decoder: ComposedDecoder, state: State, ids: list[list[int]]) -> list[list[float]]:

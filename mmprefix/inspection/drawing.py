@@ -53,7 +53,7 @@ def heat_picture(
     larger = max(1.0, _SIDE / max(shown.size))
     shown = shown.resize((round(shown.width * larger), round(shown.height * larger)), Image.Resampling.BICUBIC)
     grey = np.asarray(shown.convert("L"), dtype=np.float32)[..., None]
-    heat = np.asarray(Image.fromarray(cells).resize(shown.size, Image.Resampling.NEAREST))
+    heat = _spread(cells, maps, shown.size)
     return Image.fromarray(((1 - strength) * grey + strength * colours(heat)).round().astype(np.uint8))
 
 
@@ -65,7 +65,8 @@ def heat_spectrogram(waveform: InputSource, maps: Maps | np.ndarray, label: str 
     Raises InputError for the map of a picture.
     """
     cells = _cells(maps, label, 1, "heat_spectrogram")
-    samples = read_waveform(*_at_rate(_source(waveform, "audio")))
+    source, start, end = source_and_span(_source(waveform, "audio"))
+    samples = read_waveform(source, _RATE, start, end)
     seconds = len(samples) / _RATE
     edges = maps.x if isinstance(maps, Maps) else np.linspace(0, seconds, len(cells) + 1)
     width = int(np.clip(seconds * 100, 320, 1600))
@@ -97,13 +98,22 @@ def _cells(maps: Maps | np.ndarray, label: str | int | None, axes: int, call: st
     return cells.clip(0, 1)
 
 
+def _spread(cells: np.ndarray, maps: Maps | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cells (Y X) on the pixels of a picture shown at ``size``; 0 outside what the map covers."""
+    if not isinstance(maps, Maps):
+        return np.asarray(Image.fromarray(cells).resize(size, Image.Resampling.NEAREST))
+    own = maps.size or (float(maps.x[-1]), float(maps.y[-1]))
+    places = []
+    for edges, side, shown in zip((maps.x, maps.y), own, size, strict=True):
+        at = (np.arange(shown) + 0.5) / shown * side
+        places.append((np.searchsorted(edges, at, side="right") - 1, (at >= edges[0]) & (at < edges[-1])))
+    (columns, across), (rows, down) = places
+    heat = cells[rows.clip(0, len(cells) - 1)][:, columns.clip(0, cells.shape[1] - 1)]
+    return heat * (down[:, None] & across[None])
+
+
 def _source(value: InputSource, kind: str) -> InputSource:
     return assign_to_branches(value, {kind: kind})[kind]
-
-
-def _at_rate(source: InputSource) -> tuple[object, int, float, float | None]:
-    plain, start, end = source_and_span(source)
-    return plain, _RATE, start, end
 
 
 def _mark_seconds(drawn: Image.Image, seconds: float) -> None:

@@ -37,6 +37,7 @@ class Hidden:
     y: np.ndarray
     whole: Input
     copies: Iterator[Input]
+    size: tuple[int, int] | None = None
 
 
 def hide_cells(
@@ -94,7 +95,7 @@ def _picture(name: str, sources: dict[str, InputSource], source: InputSource, gr
                 changed[top:bottom, left:right] = mean
                 yield _with(sources, name, Image.fromarray(changed))
 
-    return Hidden(name, "image", (grid, grid), x, y, _with(sources, name, small), copies())
+    return Hidden(name, "image", (grid, grid), x, y, _with(sources, name, small), copies(), picture.size)
 
 
 def _sound(name: str, sources: dict[str, InputSource], source: InputSource, seconds: float) -> Hidden:

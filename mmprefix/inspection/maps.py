@@ -20,7 +20,8 @@ class Maps:
     the input ("attention"), or the log-probability that the word loses, in nats ("caption").
 
     ``x`` (X+1) and ``y`` (Y+1) are the edges of the cells in pixels of the picture as a viewer shows it; of a sound
-    ``x`` (T+1) is in seconds and ``y`` is empty. ``labels`` name the maps; ``branch`` is the input that was looked at.
+    ``x`` (T+1) is in seconds and ``y`` is empty. ``labels`` name the maps; ``branch`` is the input that was looked at;
+    ``size`` is the picture's (width, height), of which the cells cover what the encoder sees.
     """
 
     values: np.ndarray
@@ -31,6 +32,7 @@ class Maps:
     branch: str
     kind: str
     method: str
+    size: tuple[int, int] | None = None
 
     @property
     def overall(self) -> np.ndarray:
@@ -58,7 +60,7 @@ class Maps:
     def to_dict(self) -> dict[str, Any]:
         """Plain lists and strings, for JSON."""
         arrays = {name: getattr(self, name).round(5).tolist() for name in ("values", "strength", "x", "y")}
-        return {**arrays, **{name: getattr(self, name) for name in ("branch", "kind", "method")}} | {
+        return {**arrays, **{name: getattr(self, name) for name in ("branch", "kind", "method", "size")}} | {
             "labels": list(self.labels)
         }
 

@@ -61,6 +61,11 @@ def nearest_words(
     return [[] for _ in range(deep)] + nearest_tokens(decoder, row.soft.embeds[0], count)
 
 
+def has_embeddings(model: Predictor, file: Input | None, **options: Unpack[CallOptions]) -> bool:
+    """True if the prefix of one input holds embeddings, so that ``nearest_words`` and ``norms`` can read it."""
+    return prefix_row(model, file, options).soft is not None
+
+
 def nearest_tokens(decoder: ComposedDecoder, embeds: Tensor, count: int) -> list[list[Word]]:
     """Embeddings (P E) → ``count`` nearest words of each, as ``nearest_words`` gives them."""
     wanted = 4 * count + 4  # several tokens may be one word

@@ -1,0 +1,1 @@
+"""Verb that looks inside a prefix."""
