@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
     imported = ImportRecord(args.system, args.checkpoint, sha256)
     Predictor(model, ModelSettings(decoding, imported=imported)).save(args.directory)
     size = sum(part.stat().st_size for part in Path(args.directory).iterdir())
-    log.info("saved the model: %s (%.1f MB)", args.directory, size / 1e6)
+    log.info("saved the model: %s (%.1f MB)", args.directory, size / 1e6, extra={"result": True})
     return 0
 
 

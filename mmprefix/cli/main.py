@@ -1,7 +1,9 @@
 """Entry point of the command line: imports a verb when it is called, prints errors as one plain line.
 
 Exit codes: 0 done, 1 failed while working, 2 wrong usage or bad input, 3 some inputs could not be read and the others
-are done, 130 stopped by Ctrl-C, 143 by SIGTERM.
+are done, 130 stopped by Ctrl-C, 141 the reader of standard output has gone (``| head``), 143 by SIGTERM.
+
+Results go to standard output, log and progress to standard error.
 """
 
 from __future__ import annotations
@@ -10,15 +12,19 @@ import argparse
 import difflib
 import importlib
 import logging
+import os
 import re
+import select
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
 from mmprefix.cli.output_encoding import escape_what_cannot_be_written
 from mmprefix.cli.spellings import known_spelling, recipe_as_option, with_known_spellings, with_underscores
+from mmprefix.cli.system.examples import epilog
 from mmprefix.errors import InputError, did_you_mean
 from mmprefix.interrupt import Stopped, stop_signals
 from mmprefix.version import __version__
@@ -47,9 +53,13 @@ VERBS = {
     "check-data": ("mmprefix.cli.check_data", "find every bad row of a manifest before training does"),
     "users": ("mmprefix.cli.users.commands", "the store of users: add, remove, list, show and export them"),
     "parts": ("mmprefix.cli.parts", "encoders, mappers, decoders ... that a recipe can name, and their options"),
+    "recipes": ("mmprefix.cli.system.recipes", "recipes of the package: what each is, what it needs, a copy to edit"),
+    "doctor": ("mmprefix.cli.system.doctor", "versions, devices, folders, and what is missing for which feature"),
+    "completion": ("mmprefix.cli.system.completion", "script that completes verbs, options and recipes in a shell"),
 }
 PRINTING = (  # rows, tables
     *("caption", "understand", "detect", "transcribe", "inspect", "evaluate", "check-data", "users", "parts"),
+    *("recipes", "doctor", "completion"),
 )
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 
@@ -81,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     _log_plainly(words[0] if words else "")
     try:
         with stop_signals():
-            return _run(words)
+            code = _run(words)
+            sys.stdout.flush()
+            return code
     except Stopped as stop:
         print(f"mmprefix: {stop}", file=sys.stderr)  # noqa: T201
         return stop.exit_code
@@ -91,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mmprefix: {plain(error)}", file=sys.stderr)  # noqa: T201
         return 2
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return 141
         if debug or error.filename is None:
             return _failed(error, debug)
         print(f"mmprefix: {_short(str(error.filename))}: {error.strerror}", file=sys.stderr)  # noqa: T201
@@ -109,6 +123,19 @@ def _failed(error: Exception, debug: bool) -> int:
     message = f"failed: {type(error).__name__}: {plain(error)} (--debug shows the traceback)"
     print(f"mmprefix: {message}", file=sys.stderr)  # noqa: T201
     return 1
+
+
+def _reader_is_gone() -> bool:
+    """True where nobody reads standard output any more; what is left goes nowhere, so that Python's end is silent."""
+    try:
+        number, poll = sys.stdout.fileno(), select.poll()
+    except (OSError, ValueError):  # no file: of a test, of a notebook
+        return False
+    poll.register(number, select.POLLOUT)
+    gone = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return gone
 
 
 def _short(name: str) -> str:
@@ -131,10 +158,22 @@ def _run(words: list[str]) -> int:
         module = importlib.import_module(VERBS[verb][0])
         if verb == "prepare" and (code := module.run_data_set(words[1:])) is not None:
             return code
-        parser = CommandParser(f"mmprefix {verb}", description=VERBS[verb][1], allow_abbrev=False)
-        module.add_arguments(parser)
+        parser = verb_parser(verb)
         return module.run(parser.parse_args(with_known_spellings(words[1:], parser.known_options())))
     return _top(words)
+
+
+def verb_parser(verb: str) -> CommandParser:
+    """Parser of a verb of ``VERBS``, whose help ends with an example."""
+    parser = CommandParser(
+        f"mmprefix {verb}",
+        description=VERBS[verb][1],
+        epilog=epilog(verb),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    importlib.import_module(VERBS[verb][0]).add_arguments(parser)
+    return parser
 
 
 def _train(verb: str, words: list[str]) -> int:
@@ -144,7 +183,7 @@ def _train(verb: str, words: list[str]) -> int:
     from mmprefix.cli.training.recipe_errors import recipes_of
 
     if {"-h", "--help"} & set(words):
-        sys.stdout.write(verb_help(verb, TRAINING[verb]) + "\n")
+        sys.stdout.write(f"{verb_help(verb, TRAINING[verb])}\n\n{epilog(verb)}\n")
         return 0
     words = find_recipes(recipe_as_option(with_underscores(words)))
     if (text := part_help(words)) is not None:
@@ -207,12 +246,13 @@ class _Lines(logging.Handler):
     """Log handler that looks standard output and error up at each line: a notebook or a test may replace them."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
-        stream.write(self.format(record) + "\n")
+        stream = sys.stdout if getattr(record, "result", False) else sys.stderr
+        with suppress(BrokenPipeError):  # a training does not end with the terminal that it is shown on
+            stream.write(self.format(record) + "\n")
 
 
 def _log_plainly(verb: str) -> None:
-    """Send the library's log to standard output, its warnings and errors to standard error.
+    """Send the library's log to standard error, and records with ``extra={"result": True}`` to standard output.
 
     Of a verb that prints rows or tables only warnings and errors are shown: nothing comes between its lines.
     """

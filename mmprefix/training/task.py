@@ -246,7 +246,9 @@ class PrefixTask(LightningModule):
         self.samples = report.samples()
         report.write(self.trainer, stage)
         if self.trainer.is_global_zero:
-            log.info("\n%s: step %d\n%s\n", stage, self.trainer.global_step, report.table(3 if stage == "val" else 8))
+            result = self.trainer.state.fn != TrainerFn.FITTING  # of validate and test; of a fit it is progress
+            table = report.table(3 if stage == "val" else 8)
+            log.info("\n%s: step %d\n%s\n", stage, self.trainer.global_step, table, extra={"result": result})
             for warning in report.warnings():
                 log.warning(warning)
 

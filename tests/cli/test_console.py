@@ -37,20 +37,20 @@ def test_a_fit_shows_what_a_person_needs(
     root = tmp_path / "run"
     assert fit(tiny, root) == 0
     out, err = capsys.readouterr()
-    assert [line for line in err.splitlines() if not line.startswith("The model ")] == []  # our own warnings
+    assert out == f"saved the model: {root / 'model'}\n"  # the result alone; what follows is the log
     manifest = (tiny.folder / "train.jsonl").read_text().splitlines()
     rows = sum("audio" in json.loads(line) for line in manifest)
-    assert re.search(rf"^data: train {rows}, val \d+$", out, re.MULTILINE)
-    assert re.search(r"^audio encoder +Cnn +[\d,]+ +0$", out, re.MULTILINE)
-    assert re.search(r"^decoder +CausalDecoder +[\d,]+ +0$", out, re.MULTILINE)
-    once = [line for line in out.splitlines() if re.search(rf"{re.escape(str(root))}(?![/\w])", line)]
+    assert re.search(rf"^data: train {rows}, val \d+$", err, re.MULTILINE)
+    assert re.search(r"^audio encoder +Cnn +[\d,]+ +0$", err, re.MULTILINE)
+    assert re.search(r"^decoder +CausalDecoder +[\d,]+ +0$", err, re.MULTILINE)
+    once = [line for line in err.splitlines() if re.search(rf"{re.escape(str(root))}(?![/\w])", line)]
     assert once == [f"run: {root} ({FILE} holds messages of libraries)"]
-    assert re.search(r"^epoch 1/1, step \d+, train/loss \d+\.\d{3}, lr \S+, \d+ s$", out, re.MULTILINE)
-    assert f"last checkpoint: {root / 'checkpoints' / 'last.ckpt'}\n" in out
-    assert "FLOPs" not in out
-    assert "GPU available" not in out
+    assert re.search(r"^epoch 1/1, step \d+, train/loss \d+\.\d{3}, lr \S+, \d+ s$", err, re.MULTILINE)
+    assert f"last checkpoint: {root / 'checkpoints' / 'last.ckpt'}\n" in err
+    assert "FLOPs" not in err
+    assert "GPU available" not in err
     text = (root / FILE).read_text(encoding="utf-8")
-    assert "weights stored as" not in out
+    assert "weights stored as" not in err
     for line in ("GPU available: False", "Seed set to", "last checkpoint: ", "weights stored as "):
         assert line in text
 
@@ -66,7 +66,9 @@ def test_verbose_shows_messages_of_libraries_too(
 def test_a_dry_run_writes_no_log(tiny: CaptioningSystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit(tiny, tmp_path / "run", "--dry-run") == 0
     assert not (tmp_path / "run" / FILE).exists()
-    assert capsys.readouterr().err == ""
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert re.search(r"^decoder +CausalDecoder +[\d,]+ +0$", out, re.MULTILINE)  # its result
 
 
 @pytest.mark.parametrize("name", LIBRARIES)
@@ -125,11 +127,13 @@ def test_verbose_is_taken_from_the_words() -> None:
 
 @pytest.mark.parametrize("verb", [*TRAINING, *VERBS, "check_data"])
 def test_the_log_of_the_library_does_not_come_between_rows(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Verbs that train, ``import`` and ``prepare`` show it; warnings are shown always, on standard error."""
+    """Verbs that train, ``import`` and ``prepare`` show it, on standard error; warnings are shown always."""
     assert main([verb, "--no-such-option"]) == 2
     capsys.readouterr()
     log = logging.getLogger("mmprefix.weights.transformers")
     log.info("weights are used as float32")
     log.warning("a warning")
     shown = "weights are used as float32\n" if verb in (*TRAINING, "import", "prepare", "distil") else ""
-    assert capsys.readouterr() == (shown, "a warning\n")
+    assert capsys.readouterr() == ("", f"{shown}a warning\n")
+    log.info("a result", extra={"result": True})
+    assert capsys.readouterr() == ("a result\n" if shown else "", "")

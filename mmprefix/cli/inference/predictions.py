@@ -123,7 +123,7 @@ class WritePredictions(Callback):
         rows = [row for n, (at, row) in enumerate(pairs) if at == last or not n or pairs[n - 1][0] != at]
         write_atomically(self.file, lambda fresh: fresh.write_text(_lines(rows), encoding="utf-8"))
         self._remove_partial()
-        log.info("wrote %d predictions: %s", len(rows), self.file)
+        log.info("wrote %d predictions: %s", len(rows), self.file, extra={"result": True})
 
     def _close(self) -> None:
         if self._partial is not None:

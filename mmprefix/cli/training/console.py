@@ -7,6 +7,8 @@ errors are shown too, and with ``--verbose`` all of them. The file also holds wh
 from __future__ import annotations
 
 import logging
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -36,12 +38,23 @@ LIBRARIES = (
 )
 
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class PlainFormatter(logging.Formatter):
+    """Formatter that leaves out the colours of libraries: of a file always, of a terminal with NO_COLOR."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Text of ``record`` without colours."""
+        return _COLOURS.sub("", super().format(record))
+
+
 class RunLog(logging.Handler):
     """Handler that keeps records until ``open`` names the file of the run, and then writes them and all later ones."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
+        self.setFormatter(PlainFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S"))
         self.kept: list[logging.LogRecord] = []
         self.file: logging.FileHandler | None = None
 
@@ -82,6 +95,7 @@ class _Terminal(logging.Handler):
 def library_messages_to_file(verbose: bool) -> Generator[None]:
     """Send messages of libraries to the file of ``open_run_log``; errors, or all if ``verbose``, are shown too."""
     run_log, terminal = RunLog(), _Terminal()
+    terminal.setFormatter(PlainFormatter() if os.environ.get("NO_COLOR") else None)
     terminal.setLevel(logging.NOTSET if verbose else logging.ERROR)
     loggers = [logging.getLogger(name) for name in LIBRARIES]
     before = [(logger.handlers, logger.propagate) for logger in loggers]
@@ -110,9 +124,9 @@ def open_run_log(folder: Path) -> None:
 
 
 def quiet_trainer(trainer: Any) -> None:
-    """Leave Lightning's progress bar to terminals, and its table of parts, which ``RunConsole`` shows, to who asks."""
+    """Leave the progress bar to terminals, and its table of parts, which ``RunConsole`` shows, to who asks."""
     bar = trainer.enable_progress_bar
-    trainer.enable_progress_bar = sys.stdout.isatty() if bar is None else bar
+    trainer.enable_progress_bar = sys.stderr.isatty() if bar is None else bar
     trainer.enable_model_summary = bool(trainer.enable_model_summary)
 
 

@@ -64,4 +64,5 @@ class EncodeCLI(PrefixCLI):
             Path(config.out), splits, readers, encoders=encoders, rows=config.shard_rows, seed=data.seed
         )
         for split, count in counts.items():
-            log.info("%s: %d rows in %d shards: %s", split, len(splits[split]), count, config.out)
+            line = f"{split}: {len(splits[split])} rows in {count} shards: {config.out}"
+            log.info(line, extra={"result": True})

@@ -66,7 +66,7 @@ def save_trained(
         language=options.language,
     )
     Predictor(task.model, kept).save(directory, pack=options.pack, pack_limit=options.pack_limit)
-    log.info("saved the model: %s", directory)
+    log.info("saved the model: %s", directory, extra={"result": True})
 
 
 def command_to_resume(words: Sequence[str], checkpoint: Path) -> str:

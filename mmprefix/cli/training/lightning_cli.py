@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mmprefix.cli.training.console import RunConsole, open_run_log, quiet_trainer
+from mmprefix.cli.training.progress import progress_bars
 from mmprefix.cli.training.recipe_errors import check_recipe, explain, options, recipes_of
 from mmprefix.cli.training.run_folder import (
     MODEL,
@@ -155,6 +156,7 @@ class PrefixCLI(LightningCLI):
             callbacks += checkpoint_callbacks(config, self.folder, callbacks)
         if self.subcommand == "fit":
             callbacks += [RunConsole(self.folder), ClimbingLoss()]
+        callbacks += progress_bars(trainer, callbacks)
         if self.subcommand == "predict":
             callbacks.append(self._predictions())
         try:
@@ -191,7 +193,7 @@ class PrefixCLI(LightningCLI):
                 if isinstance(callback, UnfreezeUntil):
                     callback.setup(self.trainer, self.model, "fit")
             for line in parameter_table(self.model):
-                log.info(line)
+                log.info(line, extra={"result": True})
             raise SystemExit(0)
         open_run_log(self.folder.path)
         if config.overwrite and config.ckpt_path is None:

@@ -71,12 +71,17 @@ def part_help(words: Sequence[str]) -> str | None:
     return None
 
 
+def command_words(verb: str) -> list[dict[str, Any]]:
+    """Rows of the options of the training ``verb`` that belong to no part: name, type, default, help."""
+    return _WORDS + (_OF_SAVED_MODELS if verb in ("validate", "test", "predict") else [])
+
+
 def verb_help(verb: str, sentence: str) -> str:
     """Help of the training ``verb``: its options, each with type, default and a sentence, and all parts of a recipe."""
     rows = {row["name"]: row for row in parts_table()}
     usage = f"usage: mmprefix {verb} RECIPE.yaml [--OPTION VALUE ...]"
     lines = [usage, "", f"{sentence[0].upper()}{sentence[1:]}.", "", "options:"]
-    lines += option_lines(_WORDS + (_OF_SAVED_MODELS if verb in ("validate", "test", "predict") else []), "  --")
+    lines += option_lines(command_words(verb), "  --")
     for name in ("RunOptions", "EncodeOptions") if verb == "encode" else ("RunOptions",):
         lines += option_lines(rows[name]["options"], "  --")
     for name, title in _GROUPS.items():

@@ -43,7 +43,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     remove.add_argument("users", metavar="USER", nargs="+", type=utf8_text)
     rows = command("list", "users, their number of texts, bytes, and which tensors are kept of them")
     rows.add_argument("--json", action="store_true", help="print one JSON object a line")
-    command("show", "texts of a user, and which tensors are kept").add_argument("user", metavar="USER", type=utf8_text)
+    show = command("show", "texts of a user, and which tensors are kept")
+    show.add_argument("user", metavar="USER", type=utf8_text)
+    show.add_argument("--json", action="store_true", help="print one JSON object, without the tensors' numbers")
     export = command("export", "all that is held of a user, as JSON; tensors are safetensors files in base64")
     export.add_argument("user", metavar="USER", type=utf8_text)
     export.add_argument("--out", metavar="FILE", help="file to write (default: standard output)")
@@ -124,6 +126,10 @@ def _show(args: argparse.Namespace) -> None:
     with UserStore(args.store) as store:
         held = store.export(args.user)
     texts, tensors = held["history"], held["tensors"]
+    if args.json:
+        kept = [{key: value for key, value in one.items() if key != "safetensors_base64"} for one in tensors]
+        sys.stdout.write(json.dumps({"user": args.user, "history": texts, "tensors": kept}, ensure_ascii=False) + "\n")
+        return
     lines = [f"{args.user}: {len(texts)} texts, {len(tensors)} kept tensors"]
     lines += [f"  {number}. {_one_line(text)}" for number, text in enumerate(texts, start=1)]
     for kept in tensors:

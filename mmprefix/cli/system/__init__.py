@@ -1,0 +1,1 @@
+"""Verbs about the installation itself: what is installed, which recipes are shipped, what a shell can complete."""
