@@ -46,6 +46,7 @@ VERBS = {
     ),
     "serve": ("mmprefix.cli.serving.serve", "answer requests over HTTP, OpenAI's chat form among them"),
     "inspect": ("mmprefix.cli.inspection.inspect", "look inside a prefix: its words, its norms, and where it looks"),
+    "demo": ("mmprefix.cli.demo.demo", "a page that captions pictures and sounds in your browser"),
     "distil": ("mmprefix.cli.users.distil", "make a prefix of a long text: users' histories, a glossary"),
     "evaluate": ("mmprefix.cli.evaluate", "score a file of predictions"),
     "import": ("mmprefix.cli.import_checkpoint", "turn a checkpoint of ClipCap or Prefix-AAC into a saved model"),

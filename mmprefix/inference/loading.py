@@ -25,7 +25,7 @@ def load(
 ) -> Predictor:
     """A Predictor from a saved directory or a hub repository, or from a recipe's file, of which nothing is trained.
 
-    Without ``source`` it is the embedded world's, which captions pictures of shapes and short sounds (``mmprefix.world``).
+    Without ``source`` it is that of the embedded world: pictures of shapes and short sounds (``mmprefix.world``).
 
     ``device``: "cuda" where there is one, else "mps", else "cpu". ``dtype`` of the frozen parts: bfloat16 on a GPU that
     has it, else float32. ``parts``: where a frozen part is now, by branch name or "decoder", if it has moved.

@@ -1,0 +1,43 @@
+"""Looks of the page: fonts of the visitor's own system, contrast, one column on a phone; nothing is fetched for it."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+CSS = """
+.scroll { overflow-x: auto; max-width: 100%; }
+.scroll table { border-collapse: collapse; width: 100%; font-size: 0.95rem; }
+.scroll caption { text-align: left; font-weight: 600; padding: 0.25rem 0; }
+.scroll th, .scroll td { text-align: left; padding: 0.3rem 0.6rem; border: 1px solid #8a8f98; vertical-align: top; }
+progress { width: 12rem; max-width: 60vw; vertical-align: middle; }
+#caption textarea { font-size: 1.25rem; }
+:focus-visible { outline: 3px solid #1d4ed8 !important; outline-offset: 1px; }
+.code textarea { font-family: ui-monospace, Consolas, monospace; }
+button[role="tab"].selected { color: #1e40af !important; }
+@media (prefers-color-scheme: dark) { button[role="tab"].selected { color: #93c5fd !important; } }
+footer { display: none !important; }
+"""
+
+HEAD = """<script>
+// A message is closed by its own button: a button inside a button cannot be reached by every screen reader.
+new MutationObserver(() => document.querySelectorAll(".toast-header[role=button]").forEach(header => {
+  header.removeAttribute("role"); header.removeAttribute("tabindex");
+})).observe(document.documentElement, {childList: true, subtree: true});
+</script>"""
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's plain theme with fonts of the system and colours of enough contrast."""
+    fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
+    mono = ("ui-monospace", "Consolas", "monospace")
+    made = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono)
+    return made.set(
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_text_color="white",
+        block_label_text_color="*neutral_800",
+        block_title_text_color="*neutral_800",
+        block_info_text_color="*neutral_700",
+        body_text_color_subdued="*neutral_700",
+        input_placeholder_color="*neutral_600",
+    )

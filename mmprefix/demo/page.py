@@ -1,0 +1,131 @@
+"""The page: three tabs over one state, and how it is served: offline, bounded, with nothing but its own files."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mmprefix.demo.batch_tab import batch_tab
+from mmprefix.demo.calls import DemoState
+from mmprefix.demo.caption_tab import caption_tab
+from mmprefix.demo.commands_tab import commands_tab
+from mmprefix.demo.components import refuse_addresses
+from mmprefix.demo.look import CSS, HEAD, theme
+from mmprefix.errors import InputError
+
+_KEEP = 3600  # seconds of an upload
+_INTRODUCTION = """# mmprefix
+A frozen encoder looks at a picture or listens to a sound, a small trained network maps what it finds to a *prefix*, and
+a frozen language model reads the prefix and writes. All of it runs on the machine that serves this page."""
+_POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
+)
+
+
+def build_page(state: DemoState) -> gr.Blocks:
+    """The page over ``state``, not yet served."""
+    with gr.Blocks(title="mmprefix", analytics_enabled=False, delete_cache=(300, _KEEP)) as page:
+        gr.Markdown(_INTRODUCTION)
+        with gr.Tabs():
+            with gr.Tab("Caption"):
+                caption_tab(state)
+            with gr.Tab("Commands"):
+                commands_tab(state)
+            with gr.Tab("Many files"):
+                batch_tab(state)
+    page.queue(max_size=state.limits.queue, api_open=False)
+    refuse_addresses(page)
+    return page
+
+
+@contextmanager
+def serving(state: DemoState, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
+    """Serve the page while the block runs; yields its address. Uploads are deleted an hour later, and at the end.
+
+    Without ``port`` it is the first free one from 7860 on. Raises InputError where the port is taken.
+    """
+    state.limits.hold_for_process()
+    with tempfile.TemporaryDirectory(prefix="mmprefix-demo-") as folder, _environment(GRADIO_TEMP_DIR=folder):
+        page = build_page(state)
+        page.GRADIO_CACHE = folder
+        try:
+            _, address, _ = page.launch(
+                server_name=host,
+                server_port=port,
+                share=False,
+                prevent_thread_lock=True,
+                quiet=True,
+                max_file_size=state.limits.max_bytes,
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                pwa=False,
+                mcp_server=False,
+                theme=theme(),
+                css=CSS,
+                head=HEAD,
+                app_kwargs={"middleware": [Middleware(PageHeaders)], "docs_url": None, "redoc_url": None},
+            )
+        except OSError as error:
+            page.close(verbose=False)
+            place = "a free port from 7860 on" if port is None else f"port {port}"
+            raise InputError(f"{host}, {place}: cannot listen there; give --host and --port ({error})") from error
+        try:
+            yield address
+        finally:
+            page.close(verbose=False)
+
+
+class PageHeaders:
+    """ASGI middleware that lets the browser fetch from this server alone, and send no address on.
+
+    Gradio asks for the progress of an upload that is over already, or that it has refused itself: that is answered with
+    "done" instead of an error.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on the call, and change its answer as the class says."""
+        asks_progress = scope["type"] == "http" and scope["path"].endswith("/upload_progress")
+        over = False
+
+        async def answer(message: Message) -> None:
+            nonlocal over
+            if message["type"] == "http.response.start":
+                over = asks_progress and message["status"] == 404
+                if over:
+                    message |= {"status": 200, "headers": [(b"content-type", b"text/event-stream")]}
+                added = {b"content-security-policy": _POLICY.encode(), b"referrer-policy": b"no-referrer"}
+                message["headers"] = [*message.get("headers", []), *added.items()]
+            elif over:
+                message["body"] = b'data: {"msg": "done"}\n\n'
+            await send(message)
+
+        await self.app(scope, receive, answer)
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    """Variables of the environment while the block runs."""
+    before: dict[str, Any] = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
