@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
 
 from mmprefix.serving.calls import InputToRead, ServedModel, TaskCall
 
@@ -13,8 +15,12 @@ def can_stream(call: TaskCall) -> bool:
 
 
 def pieces(model: ServedModel, call: TaskCall, row: InputToRead) -> Iterator[str]:
-    """Pieces of the text of one input; joined they are the text. Raises InputError."""
-    for result in call.run(model.predictor, [row], 1):
-        if isinstance(result, Exception):
-            raise result
-        yield result[0].text
+    """Pieces of the text of one input; joined they are the text. Closing it ends the search. Raises InputError."""
+    beside = {"prompt": row.prompt, "context": row.context, "user": row.user, "history": row.history}
+    options: dict[str, Any] = {
+        **dict(call.options),
+        **{name: text for name, text in beside.items() if text is not None},
+    }
+    options.pop("num_return", None)
+    with closing(model.predictor.stream(row.value, **options)) as written:
+        yield from written

@@ -220,8 +220,8 @@ def test_this_machine_is_never_asked(host: str, site: tuple[int, list[str]], cli
 
 @pytest.mark.parametrize(
     "url",
-    ["http://", "http://user:word@1.1.1.1/", "http://1.1.1.1:x/", "http://[::1", "http://a b/", "http://1.1.1.1/\r\nX: y",
-     "http:///a", "https://\0/"],
+    ["http://", "http://user:word@1.1.1.1/", "http://1.1.1.1:x/", "http://[::1", "http://a b/", "http:///a",
+     "http://1.1.1.1/\r\nX: y", "https://\0/"],
 )  # fmt: skip
 def test_addresses_of_no_form(url: str, client: TestClient) -> None:
     answer = client.post("/v1/caption", json={"inputs": [url]})

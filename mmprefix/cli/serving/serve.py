@@ -137,6 +137,8 @@ def _load(args: argparse.Namespace, text: str) -> ServedModel:
 
 def _listening(host: str, port: int) -> socket.socket:
     """Socket bound to ``host`` and ``port``; InputError where that cannot be."""
+    if not 0 <= port < 1 << 16:
+        raise InputError(f"--port {port}: give a number from 0 to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
