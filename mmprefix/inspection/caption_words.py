@@ -22,6 +22,8 @@ from mmprefix.kv_cache.packing import pack_texts
 from mmprefix.kv_cache.state import State
 from mmprefix.types import Batch, to_list
 
+_ROUNDING = 1e-4  # nats: a loss up to this is that of float32 sums taken in another order
+
 
 def caption_map(
     model: Predictor,
@@ -56,7 +58,7 @@ def caption_map(
 
     whole, *changed = run_inputs(model, list(chain([hidden.whole], hidden.copies)), options, compute)
     losses = np.array(whole)[:, None] - np.array(changed).T  # (W, cells)
-    maps, strength = scaled_maps(losses.reshape(len(words), *hidden.shape))
+    maps, strength = scaled_maps(losses.reshape(len(words), *hidden.shape), _ROUNDING)
     place = (hidden.x, hidden.y, tuple(words), hidden.branch, hidden.kind)
     return Maps(maps, strength, *place, "caption", hidden.size)
 

@@ -24,6 +24,8 @@ from mmprefix.inspection.prefix_rows import PrefixRow, one_input, prefix_rows, r
 from mmprefix.media.image import read_picture
 from mmprefix.types import Batch
 
+_ROUNDING = 1e-5  # a relative change up to this is that of float32 sums taken in another order
+
 
 def attention_maps(
     model: Predictor,
@@ -55,7 +57,7 @@ def attention_maps(
     whole, *changed = prefix_rows(model, list(chain([hidden.whole], hidden.copies)), options)
     whole.prefix()
     values = np.stack([_change(whole, row) for row in changed], axis=1)  # (P, cells)
-    maps, strength = scaled_maps(values.reshape(len(values), *hidden.shape))
+    maps, strength = scaled_maps(values.reshape(len(values), *hidden.shape), _ROUNDING)
     labels = tuple(str(number) for number in range(len(values)))
     return Maps(maps, strength, hidden.x, hidden.y, labels, hidden.branch, hidden.kind, kind, hidden.size)
 

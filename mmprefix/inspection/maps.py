@@ -65,16 +65,17 @@ class Maps:
         }
 
 
-def to_one(values: np.ndarray) -> tuple[np.ndarray, float]:
-    """``values`` with the largest at 1, none below 0, and the largest; zeros stay zeros."""
-    largest = max(float(values.max(initial=0.0)), 0.0)
-    scaled = values.clip(min=0.0) / largest if largest > 0 else np.zeros_like(values)
-    return scaled.astype(np.float32), largest
+def to_one(values: np.ndarray, floor: float = 0.0) -> tuple[np.ndarray, float]:
+    """``values`` with the largest at 1 and none below 0, and the largest; zeros where none is above ``floor``."""
+    largest = float(values.max(initial=0.0))
+    if largest <= floor:
+        return np.zeros(values.shape, dtype=np.float32), 0.0
+    return (values.clip(min=0.0) / largest).astype(np.float32), largest
 
 
-def scaled_maps(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Maps (P ...) → each to 1 at its hottest cell, and what it was there (P)."""
-    pairs = [to_one(one) for one in values]
+def scaled_maps(values: np.ndarray, floor: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Maps (P ...) → each to 1 at its hottest cell, and what it was there (P); up to ``floor`` it is no heat."""
+    pairs = [to_one(one, floor) for one in values]
     shape = (0, *values.shape[1:])
     maps = np.stack([one for one, _ in pairs]) if pairs else np.zeros(shape, dtype=np.float32)
     return maps, np.array([largest for _, largest in pairs], dtype=np.float32)

@@ -103,7 +103,7 @@ def split_rows(prefix: AnyPrefix, prompts: Sequence[str]) -> list[PrefixRow]:
     """Prefixes of B inputs → one each, without padding; a copy that no inference mode holds."""
     deep = prefix.deep if isinstance(prefix, MixedPrefix) else prefix if isinstance(prefix, DeepPrefix) else None
     soft = prefix.soft if isinstance(prefix, MixedPrefix) else prefix if isinstance(prefix, Prefix) else None
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.no_grad():
         return [PrefixRow(_deep_row(deep, b), _soft_row(soft, b), prompt) for b, prompt in enumerate(prompts)]
 
 
