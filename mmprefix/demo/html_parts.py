@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Sequence
+from urllib.parse import quote
 
 
 def table(caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]], *, row_head: bool = True) -> str:
@@ -30,6 +31,11 @@ def progress(done: int, total: int, text: str) -> str:
 def note(text: str) -> str:
     """One line, which a screen reader reads out when it changes."""
     return f'<p role="status">{_text(text)}</p>'
+
+
+def player(name: str, path: str) -> str:
+    """The browser's own player of a file that this page serves."""
+    return f'<audio controls aria-label="{_text(name)}" src="gradio_api/file={quote(path)}"></audio>'
 
 
 def _text(value: object) -> str:

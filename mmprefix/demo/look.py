@@ -9,6 +9,7 @@ CSS = """
 .scroll table { border-collapse: collapse; width: 100%; font-size: 0.95rem; }
 .scroll caption { text-align: left; font-weight: 600; padding: 0.25rem 0; }
 .scroll th, .scroll td { text-align: left; padding: 0.3rem 0.6rem; border: 1px solid #8a8f98; vertical-align: top; }
+audio { width: 100%; }
 progress { width: 12rem; max-width: 60vw; vertical-align: middle; }
 #caption textarea { font-size: 1.25rem; }
 :focus-visible { outline: 3px solid #1d4ed8 !important; outline-offset: 1px; }

@@ -12,12 +12,12 @@ import gradio as gr
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mmprefix.demo.batch_tab import batch_tab
 from mmprefix.demo.calls import DemoState
-from mmprefix.demo.caption_tab import caption_tab
-from mmprefix.demo.commands_tab import commands_tab
 from mmprefix.demo.components import refuse_addresses
 from mmprefix.demo.look import CSS, HEAD, theme
+from mmprefix.demo.tabs.batch_tab import batch_tab
+from mmprefix.demo.tabs.caption_tab import caption_tab
+from mmprefix.demo.tabs.commands_tab import commands_tab
 from mmprefix.errors import InputError
 
 _KEEP = 3600  # seconds of an upload

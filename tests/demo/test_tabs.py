@@ -15,14 +15,14 @@ pytest.importorskip("gradio")
 
 import gradio as gr
 
-from mmprefix.demo.batch_tab import batch_handler
 from mmprefix.demo.calls import DemoState, on_page
-from mmprefix.demo.caption_tab import caption_handler
-from mmprefix.demo.commands_tab import OWN, commands_handler
 from mmprefix.demo.inside import ALL, heat
 from mmprefix.demo.limits import DemoLimits
 from mmprefix.demo.models import EMBEDDED_NAME, ModelShelf, local_models
 from mmprefix.demo.previews import preview, sample_file
+from mmprefix.demo.tabs.batch_tab import batch_handler
+from mmprefix.demo.tabs.caption_tab import caption_handler
+from mmprefix.demo.tabs.commands_tab import OWN, commands_handler
 from mmprefix.errors import InputError
 from tiny import demo_files
 
@@ -55,6 +55,7 @@ def test_a_caption_grows_and_ends_as_the_model_s_own(state: DemoState, tmp_path:
     assert kept == str(file)
     assert positions["choices"][0] == ALL
     assert len(positions["choices"]) == 1 + len(maps.labels) == 1 + words.count("<tr>") - 1
+    picture = picture["value"]
     assert picture.size == heat(kept, maps, "position 0").size
     assert picture.tobytes() != heat(kept, maps, "position 0").tobytes()
 
@@ -63,7 +64,7 @@ def test_a_sound_shows_its_spectrogram(state: DemoState) -> None:
     file = sample_file("audio")
     assert preview(file) == ("audio", file)
     *_, last = caption(state, file, count=1)
-    assert last[5].width >= 320
+    assert last[5]["value"].width >= 320
     assert "second " in last[6]
 
 

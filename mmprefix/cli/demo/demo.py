@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import os
 import sys
 import threading
@@ -11,6 +12,7 @@ from typing import Any
 
 from mmprefix.errors import InputError
 
+log = logging.getLogger(__name__)
 _LIMITS = ("max_mb", "max_seconds", "max_pixels", "max_files", "queue", "rate", "timeout")
 
 
@@ -51,14 +53,13 @@ def run(args: argparse.Namespace) -> int:
     limits: dict[str, Any] = {name: value for name in _LIMITS if (value := getattr(args, name)) is not None}
     checked, places = DemoLimits(**limits), local_models(args.models)
     users = _user_ids(args.users)
-    sys.stdout.write("mmprefix: starting the page ...\n")
-    sys.stdout.flush()
+    log.info("starting the page; the first start takes a while")
     from mmprefix.demo.calls import DemoState
     from mmprefix.demo.page import serving
 
     state = DemoState(ModelShelf(places, users=args.users, device=args.device), checked, users)
     with serving(state, args.host, args.port) as address:
-        sys.stdout.write(f"mmprefix: the page is at {address} (Ctrl-C stops it)\n")
+        sys.stdout.write(f"the page is at {address} (Ctrl-C stops it)\n")
         sys.stdout.flush()
         threading.Thread(target=state.models.warm_up, daemon=True).start()
         threading.Event().wait()

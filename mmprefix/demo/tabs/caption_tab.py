@@ -11,7 +11,7 @@ import gradio as gr
 
 from mmprefix.demo.calls import DemoState, on_page
 from mmprefix.demo.components import camera, microphone
-from mmprefix.demo.html_parts import note, table
+from mmprefix.demo.html_parts import note, player, table
 from mmprefix.demo.inside import ALL, Inside, heat, look_inside
 from mmprefix.demo.previews import preview, sample_file
 from mmprefix.demo.writing import MAX_CANDIDATES, MAX_TOKENS, Timing, Wishes, candidates, write
@@ -31,7 +31,7 @@ class FileInput:
 
     file: gr.File
     picture: gr.Image
-    sound: gr.Audio
+    sound: gr.HTML
 
 
 def caption_tab(state: DemoState) -> None:
@@ -53,7 +53,7 @@ def caption_tab(state: DemoState) -> None:
             gr.Markdown("## Inside the prefix")
             kept = gr.State(time_to_live=_KEEP)
             position = gr.Dropdown([ALL], value=ALL, label="Where it looks: position", filterable=False)
-            picture = gr.Image(label="Heat over the input", interactive=False, buttons=[], alt_text=_ALT)
+            picture = gr.Image(label="Heat over the input", interactive=False, buttons=[], alt_text=_ALT, visible=False)
             words = gr.HTML(label="Positions of the prefix")
             outputs += [kept, position, picture, words]
     call = start.click(
@@ -86,8 +86,10 @@ def file_input(state: DemoState, *, pictures: bool = True) -> FileInput:
             photograph.input(lambda path: path, photograph, file, **own)
         recording = microphone()
         recording.input(lambda path: path, recording, file, **own)
-    picture = gr.Image(label="The picture", interactive=False, visible=False, height=240, buttons=[])
-    sound = gr.Audio(label="The sound", interactive=False, visible=False, buttons=[])
+    picture = gr.Image(
+        label="The picture", alt_text="The picture", interactive=False, visible=False, height=240, buttons=[]
+    )
+    sound = gr.HTML(label="The sound", visible=False)
     file.change(on_page(_shower(state)), file, [picture, sound], **own)
     return FileInput(file, picture, sound)
 
@@ -98,7 +100,7 @@ def _shower(state: DemoState) -> Callable[[str | None], tuple[Update, Update]]:
         if not file:
             return hidden, hidden
         kind, value = preview(state.checked(file))
-        shown = gr.update(value=value, visible=True)
+        shown = gr.update(value=value if kind == "image" else player("The sound", value), visible=True)
         return (shown, hidden) if kind == "image" else (hidden, shown)
 
     return show
@@ -145,14 +147,14 @@ def caption_handler(state: DemoState) -> Callable[..., Iterator[tuple[Update, ..
     return write_caption
 
 
-_NOTHING_INSIDE = (None, gr.update(choices=[ALL], value=ALL), None, "")
+_NOTHING_INSIDE = (None, gr.update(choices=[ALL], value=ALL), gr.update(value=None, visible=False), "")
 
 
 def _shown_inside(inside: Inside, path: str) -> tuple[Update, ...]:
     """State, positions, heat and table of what was found."""
     positions = gr.update(choices=inside.positions, value=ALL)
-    picture = None if inside.maps is None else heat(path, inside.maps, ALL)
-    return (path, inside.maps), positions, picture, inside.words
+    drawn = None if inside.maps is None else heat(path, inside.maps, ALL)
+    return (path, inside.maps), positions, gr.update(value=drawn, visible=drawn is not None), inside.words
 
 
 def _heat(kept: tuple[str, Any] | None, position: str) -> Any:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from mmprefix.demo.calls import DemoState, on_page, require_short
-from mmprefix.demo.caption_tab import file_input
 from mmprefix.demo.html_parts import note, table
 from mmprefix.demo.limits import sentence
+from mmprefix.demo.tabs.caption_tab import file_input
 from mmprefix.errors import InputError
 from mmprefix.slu.schema import Schema, read_schema, shipped_schemas
 

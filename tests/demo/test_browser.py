@@ -1,0 +1,217 @@
+"""The page in a real browser: what is written appears, nothing leaves the machine, refusals are sentences, axe agrees.
+
+``MMPREFIX_SCREENSHOTS=FOLDER`` keeps the pictures that docs/demo.md shows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tiny import demo_files
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+if not Path(CHROMIUM).is_file():
+    pytest.skip("needs the browser chromium", allow_module_level=True)
+
+expect = playwright.expect
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+FLAGS = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+WAIT = 60_000  # milliseconds; the first call loads the model
+SERIOUS = ("serious", "critical")
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of ``mmprefix demo``, started from the shell in an empty folder."""
+    folder = tmp_path_factory.mktemp("demo")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(folder)}
+    command = [sys.executable, "-m", "mmprefix", "demo", "--device", "cpu"]
+    with subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = iter(process.stdout.readline, "")
+        yield next(word for line in lines if "http" in line for word in line.split() if word.startswith("http"))
+        process.terminate()
+        assert process.wait(60) == 143
+    assert not list(folder.glob("mmprefix-demo-*"))  # no upload is left
+
+
+class Watched:
+    """One page of one browser for all checks, and what it asked for and complained about."""
+
+    def __init__(self, page: Page, address: str) -> None:
+        self.page, self.address = page, address
+        self.foreign: list[str] = []
+        self.errors: list[str] = []
+        page.on("request", lambda request: self._note(request.url))
+        page.on("console", lambda line: self.errors.append(line.text) if line.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+    def _note(self, url: str) -> None:
+        if not url.startswith((self.address, "data:", "blob:")):
+            self.foreign.append(url)
+
+    def tab(self, name: str) -> None:
+        self.page.get_by_role("tab", name=name).click()
+
+    def drop(self, *files: Path) -> None:
+        """Put files into the shown place for files, which is emptied first."""
+        panel = self.page.locator("[role=tabpanel]:visible")
+        if not panel.get_by_label("Click to upload or drop files").first.is_visible():
+            panel.get_by_label("Clear").first.click()
+        panel.locator("input[type=file]").first.set_input_files(files)
+
+    def refusal(self, text: str) -> None:
+        """Wait for the sentence, and close it."""
+        message = self.page.get_by_test_id("toast-body").filter(has_text=text).first
+        expect(message).to_be_visible()
+        self.axe("a message")
+        for button in self.page.get_by_test_id("toast-close").all():
+            button.click()
+        expect(self.page.get_by_test_id("toast-body")).to_have_count(0)
+
+    def axe(self, place: str) -> None:
+        """No serious fault by axe-core, which the package axe-playwright-python brings."""
+        if find_spec("axe_playwright_python") is None:
+            return
+        self.page.evaluate(resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8"))
+        result: Any = self.page.evaluate("axe.run()")
+        faults = [
+            (fault["id"], node["html"])
+            for fault in result["violations"]
+            if fault["impact"] in SERIOUS
+            for node in fault["nodes"]
+        ]
+        assert faults == [], place
+
+    def shoot(self, name: str) -> None:
+        if folder := os.environ.get("MMPREFIX_SCREENSHOTS"):
+            self.page.screenshot(path=str(Path(folder) / name), full_page=True)
+
+
+@pytest.fixture(scope="module")
+def watched(address: str) -> Iterator[Watched]:
+    expect.set_options(timeout=WAIT)
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1000, "height": 900}, permissions=["microphone", "camera"])
+        watched = Watched(page, address)
+        page.goto(address)
+        expect(page.get_by_role("button", name="Write the caption")).to_be_visible()
+        yield watched
+        browser.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaves_and_nothing_complains(watched: Watched) -> Iterator[None]:
+    yield
+    assert watched.foreign == []
+    assert watched.errors == []
+
+
+def test_a_picture_is_captioned_while_it_is_looked_at(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    ((file, references),) = demo_files.pictures(tmp_path, 1)
+    page.evaluate(  # what the caption's box shows over time
+        """() => { window.seen = []; const box = document.querySelector("#caption textarea");
+        setInterval(() => { if (box.value !== window.seen.at(-1)) window.seen.push(box.value) }, 5) }"""
+    )
+    watched.drop(file)
+    expect(page.get_by_alt_text("The picture").first).to_be_visible()
+    page.get_by_role("button", name="Write the caption").click()
+    expect(page.get_by_role("region", name="Positions of the prefix")).to_be_visible()
+    caption = page.locator("#caption textarea").input_value()
+    assert caption in references
+    seen = page.evaluate("window.seen")
+    assert seen[-1] == caption
+    assert len(seen) > 3  # it came in pieces
+    assert page.get_by_role("region", name="Candidates").locator("tbody tr").count() == 3
+    picture = page.get_by_alt_text("The input under colours")
+    expect(picture).to_be_visible()
+    before = picture.get_attribute("src")
+    page.get_by_label("Where it looks: position").click()
+    page.get_by_role("option", name="position 3").click()
+    expect(picture).not_to_have_attribute("src", str(before))
+    watched.axe("a captioned picture")
+    watched.shoot("demo-caption.png")
+
+
+def test_a_sound_is_captioned_by_keyboard_alone(watched: Watched) -> None:
+    page = watched.page
+    page.get_by_role("button", name="Sample sound").first.focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("The sound").first).to_be_visible()
+    page.get_by_role("tab", name="Caption").focus()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent").strip() == "Write the caption":
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("second ").first).to_be_visible()
+    assert page.locator("#caption textarea").input_value()
+    watched.axe("a captioned sound")
+
+
+def test_what_is_too_much_is_a_sentence_and_the_page_lives_on(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    cases = [
+        (demo_files.large_file(tmp_path / "large.png"), "exceed the maximum allowed size"),
+        (demo_files.text_file(tmp_path / "text.png"), "text.png: not a picture that can be read"),
+        (demo_files.long_sound(tmp_path / "long.wav"), "long.wav: 600 s long; this page takes sounds of at most 120 s"),
+        (demo_files.huge_picture(tmp_path / "huge.png"), "pixels"),
+    ]
+    for file, text in cases:
+        watched.drop(file)
+        watched.refusal(text)
+    page.get_by_role("button", name="Sample picture").click()
+    expect(page.get_by_alt_text("The picture").first).to_be_visible()
+    page.get_by_role("button", name="Write the caption").click()
+    expect(page.get_by_text("the look inside in")).to_be_visible()
+
+
+def test_twenty_files_become_a_table(watched: Watched, tmp_path: Path) -> None:
+    page = watched.page
+    watched.tab("Many files")
+    files = [path for path, _ in demo_files.pictures(tmp_path / "in", 19)]
+    watched.drop(*files, demo_files.text_file(tmp_path / "broken.png"))
+    expect(page.get_by_role("cell", name="broken.png")).to_be_attached()
+    page.get_by_role("button", name="Caption all files").click()
+    expect(page.get_by_text("20 of 20 files, 1 with an error")).to_be_visible()
+    assert page.get_by_role("region", name="Captions").locator("tbody tr").count() == 20
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the table (CSV)").click()
+    assert len(Path(download.value.path()).read_text("utf-8").splitlines()) == 21
+    watched.axe("a batch")
+    watched.shoot("demo-batch.png")
+
+
+def test_a_command_is_understood_on_a_phone(watched: Watched) -> None:
+    page = watched.page
+    page.set_viewport_size({"width": 390, "height": 800})
+    watched.tab("Commands")
+    panel = page.locator("[role=tabpanel]:visible")
+    panel.get_by_role("button", name="Sample sound").click()
+    expect(panel.get_by_label("The sound")).to_be_visible()
+    page.get_by_role("button", name="Understand").click()
+    expect(page.get_by_role("region", name="Intent and slots")).to_be_visible()
+    watched.axe("a command")
+    for tab in ("Many files", "Caption", "Commands"):
+        watched.tab(tab)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    watched.shoot("demo-phone.png")
+    assert page.evaluate("document.documentElement.lang") == "en"
