@@ -1,10 +1,9 @@
-"""README's way of a newcomer: 60 pictures and a csv with one row a caption, in two folders → captions of 10 others."""
+"""A newcomer's way, in README and docs/own_pictures.md: 60 pictures and a csv of captions → captions of 10 others."""
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 import shlex
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import yaml
 
 from mmprefix.cli.main import main
 from mmprefix.world.generate import make_samples
+from tiny import pages
 
-README = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 
 
@@ -50,9 +49,9 @@ def test_sixty_photographs_and_ten_others(tmp_path: Path, monkeypatch: pytest.Mo
         (made / row["image"]).rename(tmp_path / "new_photos" / row["image"])
     small_recipe(tmp_path / "recipes")
 
-    match = re.search(r"<!-- run: photographs -->\n```bash\n(.*?)```", README, re.DOTALL)
-    assert match
-    commands = match[1].splitlines()
+    text = pages.block("docs/own_pictures.md", "photographs")
+    assert text == pages.block("README.md", "photographs")
+    commands = text.splitlines()
     assert len(commands) <= 4
     for command in commands:
         assert main(shlex.split(command, comments=True)[1:]) == 0, command

@@ -1,56 +1,29 @@
-"""Commands of the README in order, in an empty directory; a hub cache holds tiny models under the recipes' names."""
+"""Commands of the README and of docs/own_sounds.md in order; a hub cache holds tiny models under the recipes' names."""
 
 from __future__ import annotations
 
-import glob
 import json
 import re
-import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 
-from mmprefix.cli.main import main
 from mmprefix.world.generate import make_samples
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
+from tiny import pages
 from tiny.hub import COMMIT, hub_model
 
 ROOT = Path(__file__).resolve().parents[2]
+SOUNDS = "docs/own_sounds.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def block(mark: str) -> str:
-    """Fenced block below the comment ``mark``."""
-    match = re.search(rf"<!-- {mark} -->\n```\w+\n(.*?)```", README, re.DOTALL)
-    assert match, f"the README has no block {mark!r}"
-    return match[1]
-
-
-def commands_of(text: str) -> Iterator[str]:
-    """Commands of a block, each with its here-document."""
-    lines = iter(text.splitlines())
-    for line in lines:
-        whole = [line]
-        if mark := re.search(r"<<'(\w+)'", line):
-            for more in lines:
-                whole.append(more)
-                if more == mark[1]:
-                    break
-        yield "\n".join(whole)
-
-
-def run(text: str) -> None:
-    """Run a block as a shell does; ``mmprefix`` runs in this process, which has done its imports."""
-    for statement in commands_of(text):
-        if statement.startswith("mmprefix "):
-            words = [w for word in shlex.split(statement, comments=True)[1:] for w in sorted(glob.glob(word)) or [word]]
-            assert main(words) == 0, statement
-        else:
-            subprocess.run(["bash", "-euc", statement], check=True)
+def block(name: str) -> str:
+    """Block of the README that ``<!-- run: NAME -->``, or ``<!-- NAME -->``, stands above."""
+    return pages.block("README.md", name)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +44,7 @@ def trained(workplace: Path) -> Path:
     """Run of the quick start's command, on fewer scenes."""
     command = block("quickstart").strip().split(" && ")[-1].removeprefix(".venv/bin/")
     less = "--data.scenes 24 --data.val_scenes 4 --data.test_scenes 6 --trainer.max_epochs 1"
-    run(f"{command} {less}")
+    pages.run(f"{command} {less}")
     return workplace / "runs" / "quickstart"
 
 
@@ -81,19 +54,19 @@ def test_quick_start_and_captions(trained: Path, capsys: pytest.CaptureFixture[s
     rows = [json.loads(line) for line in (trained / "samples" / "manifest.jsonl").read_text().splitlines()]
     assert {"image", "audio"} <= {key for row in rows for key in row}
     capsys.readouterr()
-    run(block("run: caption"))
+    pages.run(block("caption"))
     lines = capsys.readouterr().out.splitlines()
     sounds, pictures = lines[: len(lines) // 2], lines[len(lines) // 2 :]
     assert all(line.startswith("runs/quickstart/samples/audio-") for line in sounds)
     assert all(len(json.loads(line)["candidates"]) == 1 for line in pictures)
-    run(block("run: folder"))
+    pages.run(block("folder"))
     table = Path("captions.csv").read_text(encoding="utf-8").splitlines()
     assert (table[0], len(table)) == ("file,caption,score", 1 + len(rows))
 
 
 @pytest.mark.slow
 def test_python(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exec(compile(block("run: python"), "README.md", "exec"), {})
+    exec(compile(block("python"), "README.md", "exec"), {})
     assert "Candidate(text=" in capsys.readouterr().out
 
 
@@ -101,21 +74,21 @@ def test_python(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_own_folder(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not (workplace / "runs/quickstart/samples").is_dir():
         make_samples(workplace / "runs/quickstart/samples")
-    run(block("run: own"))
+    pages.run(pages.block(SOUNDS, "own"))
     output = capsys.readouterr().out
     assert "sounds/audio-0006.wav: " in output
     assert len((workplace / "runs/sounds/predictions.jsonl").read_text().splitlines()) == 2
     saved = (workplace / "runs/sounds/model/mmprefix.yaml").read_text()
     assert "openai-community/gpt2" in saved
     assert COMMIT in saved  # the revision of the loaded decoder
-    run(block("run: encode"))
+    pages.run(pages.block(SOUNDS, "encode"))
     (shard,) = (workplace / "features").rglob("*.safetensors")
     with safe_open(shard, "pt") as kept:
         assert len(kept.get_tensor("keys")) == 6  # each sound once
 
 
 def test_evaluate(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(block("run: evaluate"))
+    pages.run(block("evaluate"))
     assert "cider_d" in capsys.readouterr().out
 
 
