@@ -99,9 +99,8 @@ def test_a_browser_searches_the_pages_without_a_server(site: Path) -> None:
         requests: list[str] = []
         page.on("request", lambda request: requests.append(request.url))
         page.goto((site / "systems" / "index.html").as_uri())
-        page.locator("[data-md-component=search-query]").wait_for(state="attached")
-        page.locator("label.md-header__button[for=__search]").click()
-        page.locator("[data-md-component=search-query]").fill("pillow-heif")
+        page.locator(".md-search__input").click(timeout=60_000)
+        page.locator(".md-search__input").press_sequentially("pillow-heif")
         page.locator(".md-search-result__item").first.wait_for(timeout=60_000)
         browser.close()
     assert [url for url in requests if not url.startswith("file:")] == []
