@@ -40,6 +40,7 @@ TROUBLES = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 ELSEWHERE = {  # pages whose blocks other tests run
     "README.md": "system/test_readme.py, system/test_own_photographs.py",
     "CONTRIBUTING.md": "system/test_contributing.py",
+    "docs/inside_a_prefix.md": "system/test_inside_a_prefix.py",
     "docs/own_sounds.md": "system/test_readme.py",
     "docs/writing_a_mapper.md": "system/test_contributing.py",
     "docs/writing_an_encoder.md": "system/test_contributing.py",
