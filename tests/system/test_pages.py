@@ -57,6 +57,7 @@ HERE = {
     "docs/one_users_manner.md",
     "docs/straight_line.md",
     "docs/checkpoints.md",
+    "docs/shell.md",
     "docs/systems/prefix_methods.md",
 }
 SHORT = ["--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.max_epochs=1"]
@@ -86,7 +87,7 @@ def run_shell(page: str) -> None:
 
 def test_the_first_pages_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pages.execute("docs/index.md")
-    for page in ("docs/install.md", "docs/systems/prefix_methods.md"):
+    for page in ("docs/install.md", "docs/shell.md", "docs/systems/prefix_methods.md"):
         run_shell(page)
     pages.run(pages.block("docs/own_pictures.md", "evaluate"))
     capsys.readouterr()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ def statements(text: str) -> Iterator[str]:
 
 
 def words_of(statement: str) -> list[str]:
-    """Words of a command, without comments."""
-    return shlex.split(statement.replace("\\\n", " "), comments=True)
+    """Words of a command, without comments, and without what it is piped or written to."""
+    words = shlex.split(statement.replace("\\\n", " "), comments=True)
+    return list(takewhile(lambda word: word not in ("|", ">", ">>", "&", "&&"), words))
 
 
 def run(text: str, *, fit: Sequence[str] = ()) -> None:
