@@ -53,7 +53,9 @@ def main() -> None:
     shelf = ModelShelf({"model": args.model}, device="cpu")
     state, model = DemoState(shelf, DemoLimits(max_files=args.files)), shelf.get("model")
     with tempfile.TemporaryDirectory() as folder:
-        paths = sorted(map(str, args.folder.glob("*.[jp][pn]*g"))) if args.folder else pictures(Path(folder), args.files)
+        paths = (
+            sorted(map(str, args.folder.glob("*.[jp][pn]*g"))) if args.folder else pictures(Path(folder), args.files)
+        )
         files = paths[: args.files]
         ways: dict[str, Callable[[], object]] = {
             "batch tab": lambda: list(batch_handler(state)(None, files, "model", "")),

@@ -128,8 +128,9 @@ def test_a_picture_is_captioned_while_it_is_looked_at(watched: Watched, tmp_path
     page = watched.page
     ((file, references),) = demo_files.pictures(tmp_path, 1)
     page.evaluate(  # what the caption's box shows over time
-        """() => { window.seen = []; const box = document.querySelector("#caption textarea");
-        setInterval(() => { if (box.value !== window.seen.at(-1)) window.seen.push(box.value) }, 5) }"""
+        """() => { window.seen = []; window.watch = setInterval(() => {
+        const text = document.querySelector("#caption textarea")?.value;
+        if (text && text !== window.seen.at(-1)) window.seen.push(text) }, 10) }"""
     )
     watched.drop(file)
     expect(page.get_by_alt_text("The picture").first).to_be_visible()
@@ -137,7 +138,7 @@ def test_a_picture_is_captioned_while_it_is_looked_at(watched: Watched, tmp_path
     expect(page.get_by_role("region", name="Positions of the prefix")).to_be_visible()
     caption = page.locator("#caption textarea").input_value()
     assert caption in references
-    seen = page.evaluate("window.seen")
+    seen = page.evaluate("() => { clearInterval(window.watch); return window.seen }")
     assert seen[-1] == caption
     assert len(seen) > 3  # it came in pieces
     assert page.get_by_role("region", name="Candidates").locator("tbody tr").count() == 3
