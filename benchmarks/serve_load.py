@@ -4,8 +4,8 @@
 
 A server runs in a process of its own, once as it is by default and once with ``--max-batch 1``. Clients are coroutines
 of this process that keep their connections: each sends one request after the other, of which one in ten is bad (a file
-that is none, an unknown option, JSON that is none, a path that is none). Every good answer is compared with what the model
-writes for that input alone; requests carry ids, which answers must bear. Memory is the server's resident set.
+that is none, an unknown option, JSON that is none, a path that is none). Every good answer is compared with what the
+model writes for that input alone; requests carry ids, which answers must bear. Memory is the server's resident set.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ VERBS = {
 }
 PRINTING = (  # rows, tables
     *("caption", "understand", "detect", "transcribe", "inspect", "evaluate", "check-data", "users", "parts"),
-    *("recipes", "doctor", "completion"),
+    *("recipes", "doctor", "completion", "serve"),
 )
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -64,7 +65,7 @@ class Front:
             yield
 
     async def _failed(self, error: Exception, answer: _Answer, channel: tuple[Scope, Receive]) -> None:
-        if type(error).__name__ == "ClientDisconnect":
+        if isinstance(error, ClientDisconnect):
             answer.status = CLIENT_GONE
             return
         fault = fault_of(error)

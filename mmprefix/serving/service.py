@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from fastapi import Request
 
@@ -17,6 +17,8 @@ from mmprefix.serving.batcher import Batcher, StoppedError
 from mmprefix.serving.calls import InputToRead, ServedModel, TaskCall
 from mmprefix.serving.faults import CLIENT_GONE, RequestError
 from mmprefix.serving.metrics import ServiceMetrics
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Service:
         self.batcher = Batcher[TaskCall, InputToRead](
             self._compute, max_batch=options.max_batch, max_wait=options.max_wait, observe=self._observe
         )
+        self.readers = ThreadPoolExecutor(8, thread_name_prefix="mmprefix-read")
+        self.fetchers = ThreadPoolExecutor(16, thread_name_prefix="mmprefix-fetch")  # slow hosts do not hold up files
         self.writers = ThreadPoolExecutor(options.streams, thread_name_prefix="mmprefix-stream")
         self.metrics = ServiceMetrics(lambda: len(self.batcher), lambda: self.admission.inputs, lambda: self.ready)
 
@@ -108,6 +112,11 @@ class Service:
             return self.batcher.submit(call, row)
         except StoppedError:
             raise stopping_fault() from None
+
+    async def read(self, function: Callable[..., Result], *arguments: Any, fetches: bool = False) -> Result:
+        """Result of ``function(*arguments)``, which reads inputs, in a thread; ``fetches``: from addresses too."""
+        executor = self.fetchers if fetches else self.readers
+        return await asyncio.get_running_loop().run_in_executor(executor, function, *arguments)
 
     async def answers(self, request: Request, futures: Sequence[Future[Any]]) -> list[Any]:
         """Result, or exception, of each of ``futures``.
@@ -134,7 +143,8 @@ class Service:
         """Compute what waits, then end the threads."""
         self.stopping.set()
         self.batcher.close()
-        self.writers.shutdown(wait=True, cancel_futures=True)
+        for threads in (self.readers, self.fetchers, self.writers):
+            threads.shutdown(wait=True, cancel_futures=True)
 
     def _compute(self, call: TaskCall, rows: Sequence[InputToRead]) -> Iterator[Any]:
         for result in call.run(self.models[call.model].predictor, rows, self.options.max_batch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shlex
@@ -16,19 +17,8 @@ from mmprefix.version import __version__
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "demos" / "serve"
-INSTRUCTIONS = [
-    "FROM",
-    "WORKDIR",
-    "COPY",
-    "RUN",
-    "USER",
-    "ENV",
-    "EXPOSE",
-    "HEALTHCHECK",
-    "STOPSIGNAL",
-    "ENTRYPOINT",
-    "CMD",
-]
+BUILD = {"FROM", "WORKDIR", "COPY", "RUN", "USER", "ENV"}
+START = {"EXPOSE", "HEALTHCHECK", "STOPSIGNAL", "ENTRYPOINT", "CMD"}
 
 
 def instructions() -> list[tuple[str, str]]:
@@ -43,7 +33,7 @@ def compose() -> dict[str, Any]:
 
 
 def test_every_instruction_is_one() -> None:
-    assert {name for name, _ in instructions()} == set(INSTRUCTIONS)
+    assert {name for name, _ in instructions()} == BUILD | START
     assert instructions()[0][0] == "FROM"
 
 
@@ -69,7 +59,7 @@ def test_versions_are_named() -> None:
 
 
 def test_it_runs_without_rights_and_is_asked_whether_it_is_ready() -> None:
-    last = {name: words for name, words in instructions()}
+    last = dict(instructions())
     assert last["USER"] == "mmprefix"
     assert "/readyz" in last["HEALTHCHECK"]
     assert last["STOPSIGNAL"] == "SIGTERM"
@@ -80,8 +70,6 @@ def test_it_runs_without_rights_and_is_asked_whether_it_is_ready() -> None:
 
 
 def test_the_command_is_one_that_the_verb_takes() -> None:
-    import argparse
-
     words = json.loads(dict(instructions())["ENTRYPOINT"])
     parser = argparse.ArgumentParser()
     add_arguments(parser)

@@ -190,6 +190,31 @@ def test_a_client_that_goes_away_is_not_computed(served: list[ServedModel], samp
     assert computed == [1, 1]
 
 
+def test_a_client_that_leaves_a_stream_ends_the_search(served: list[ServedModel], samples: list[Sample]) -> None:
+    closed = threading.Event()
+
+    class Endless(Predictor):
+        def stream(self, files: Any, **options: Any) -> Any:
+            try:
+                while True:
+                    time.sleep(0.01)
+                    yield "and "
+            finally:
+                closed.set()
+
+    world = served[0].predictor
+    endless = [ServedModel("endless", Endless(world.model, world.settings))]
+    with running(endless) as server, server.client() as client:
+        asked: dict[str, Any] = {"files": {"f": samples[0].content}, "data": {"stream": "true"}}
+        with client.stream("POST", "/v1/caption", **asked) as answer:
+            lines = [line for line, _ in zip(answer.iter_lines(), range(9), strict=False)]
+            assert lines[:2] == ["event: piece", 'data: {"index": 0, "text": "and "}']
+            assert server.server.service.admission.inputs == 1
+        assert closed.wait(30)
+        while server.server.service.admission.inputs:
+            time.sleep(0.01)
+
+
 def test_time(served: list[ServedModel], samples: list[Sample]) -> None:
     """An answer that takes too long is 504; a body that comes too slowly 408."""
     go = threading.Event()

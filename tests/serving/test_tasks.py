@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,16 @@ from typing import Any
 import httpx
 import pytest
 
+import mmprefix
 from mmprefix import Predictor
 from mmprefix.saved_model import Detection, ModelSettings
 from mmprefix.serving.calls import ServedModel
+from mmprefix.serving.service import ServeOptions
 from tiny import slu_system as tiny_slu_system
+from tiny.models import frozen_parts
 from tiny.service import Running, Sample, running
 from tiny.slu_system import OPTIONS, SluSystem
+from tiny.users import picture, save_personal
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +124,9 @@ def test_streamed(several: bool, client: httpx.Client, samples: list[Sample]) ->
     if several:
         assert results[2]["error"]["code"] == "bad_input"
     else:
-        assert "".join(data["text"] for name, data in events if name == "piece") == samples[4].text
+        pieces = [data["text"] for name, data in events if name == "piece"]
+        assert "".join(pieces) == samples[4].text
+        assert len(pieces) > 3
 
 
 def test_what_cannot_be_streamed_has_a_status_of_its_own(client: httpx.Client, samples: list[Sample]) -> None:
@@ -157,6 +164,29 @@ def test_each_of_many_clients_gets_its_own_answer(server: Running, samples: list
     assert total / count > 1.5
     assert server.server.service.admission.inputs == 0
     assert server.server.service.admission.bytes == 0
+
+
+def test_each_user_s_own_text(tmp_path: Path) -> None:
+    """Users who ask at once share a batch, and each gets the text of its own prefix; a stranger's name is refused."""
+    users = [f"u{n}" for n in range(6)]
+    folder = save_personal(tmp_path / "model", frozen_parts(tmp_path / "parts"), "deep", *users)
+    model = mmprefix.load(folder, device="cpu")
+    stream = io.BytesIO()
+    picture().save(stream, "PNG")
+    content = stream.getvalue()
+    wanted = {user: model(content, user=user) for user in users}
+    assert len(set(wanted.values())) > 1
+    with running([ServedModel("personal", model)], ServeOptions(max_wait=0.5, max_batch=6)) as server:
+
+        def ask(user: str) -> str:
+            with server.client() as client:
+                (text,) = texts(client.post("/v1/caption", files={"f": content}, data={"user": user}))
+                return text
+
+        with ThreadPoolExecutor(6) as pool:
+            assert dict(zip(users, pool.map(ask, users), strict=True)) == wanted
+        labels = {"model": "personal", "task": "caption"}
+        assert server.server.service.metrics.registry.get_sample_value("mmprefix_batch_size_count", labels) < 6
 
 
 # ------------------------------------------------------------------------------------------- understand and detect

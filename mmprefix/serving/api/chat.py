@@ -7,7 +7,6 @@ write without a question, and is not disturbed by one.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -120,7 +119,8 @@ async def _completion(service: Service, request: Request, form: ChatForm) -> Com
     options = decoding_options(service, form.model_copy(update=changes), greedy)
     call = TaskCall(model.name, "caption", tuple(sorted(options.items())))
     reader = InputReader(model, service.options.allow_urls, min(service.options.timeout, 20.0))
-    item = await asyncio.to_thread(_read, reader, (form, call), service.options.chat_text)
+    may_fetch = service.options.allow_urls
+    item = await service.read(_read, reader, (form, call), service.options.chat_text, fetches=may_fetch)
     assert item.call is not None
     assert item.row is not None
     return Completion(form, model, item.call, item.row, request.state.request_id)

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
 from mmprefix.errors import InputError
+from mmprefix.inference.inputs import urls_in
 from mmprefix.serving.admission import Place
 from mmprefix.serving.api.forms import CaptionForm, DecodingForm, DetectForm, TaskForm, UnderstandForm
 from mmprefix.serving.body import Body, read_body
@@ -126,7 +127,7 @@ async def _items(service: Service, form: TaskForm, body: Body, place: Place) -> 
 
     async def item(name: str, value: Any) -> Item:
         try:
-            return await asyncio.to_thread(_read, reader, (call, form), value, name)
+            return await service.read(_read, reader, (call, form), value, name, fetches=bool(urls_in(value)))
         except (InputError, RequestError) as error:
             return Item(name, fault=error.with_traceback(None))
 
