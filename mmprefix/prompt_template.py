@@ -1,4 +1,4 @@
-"""Prompt template: context, prompt and question → the text that the decoder reads; a prompt with a file's names in it."""
+"""Prompt template: context, prompt and question → the text that the decoder reads; prompts that name a file."""
 
 from __future__ import annotations
 

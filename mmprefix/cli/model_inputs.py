@@ -132,6 +132,10 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
     decoding = parser.add_argument_group("decoding", "What is left out is as the model was trained and saved.")
     for name, kind, metavar, text in _DECODING:
         decoding.add_argument(f"--{name.replace('_', '-')}", type=kind, metavar=metavar, help=text)
+    decoding.add_argument("--start-with", type=utf8_text, metavar="TEXT", help="how every text begins")
+    for name, text in (("must-hold", "contains"), ("avoid", "must not contain")):
+        help_text = f"word or phrase that every text {text}, whole and in any case; several, or the option again"
+        decoding.add_argument(f"--{name}", type=utf8_text, nargs="+", action="extend", metavar="PHRASE", help=help_text)
     decoding.add_argument(
         "--num-return", type=int, default=1, metavar="N", help="texts an input, best first (default 1)"
     )
@@ -139,7 +143,8 @@ def add_decoding(parser: argparse.ArgumentParser) -> None:
 
 def decoding_of(args: argparse.Namespace) -> dict[str, Any]:
     """Values of the options of decoding by name, None for those that are left out."""
-    return {name: getattr(args, name) for name, *_ in _DECODING}
+    names = [*(name for name, *_ in _DECODING), "start_with", "must_hold", "avoid"]
+    return {name: getattr(args, name) for name in names}
 
 
 @dataclass(frozen=True)

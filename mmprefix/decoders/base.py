@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,12 +97,17 @@ class Decoder(Part, nn.Module, ABC):
         """
 
     @abstractmethod
-    def generate_from(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
-        """Generate texts for each input after a state that holds prompt and question; the best comes first."""
+    def generate_from(
+        self, state: State, options: GenerateOptions, before: Sequence[str] | None = None
+    ) -> list[list[Candidate]]:
+        """Generate texts for each input after a state that holds prompt and question; the best comes first.
 
-    def stream_from(self, state: State, options: GenerateOptions) -> Iterator[str]:
+        ``before`` is that question or prompt of each input, which says whether ``start_with`` begins with a space.
+        """
+
+    def stream_from(self, state: State, options: GenerateOptions, before: str = "") -> Iterator[str]:
         """Pieces of the best text of the first input, as soon as nothing changes them; here the text as a whole."""
-        if text := self.generate_from(state, options)[0][0].text:
+        if text := self.generate_from(state, options, [before])[0][0].text:
             yield text
 
     @abstractmethod
@@ -118,11 +123,12 @@ class Decoder(Part, nn.Module, ABC):
     ) -> list[list[Candidate]]:
         """Generate texts for each input, given prefix, prompt and question; the best comes first."""
         with torch.no_grad():
-            return self.generate_from(self.append(state, prompts, questions), options)
+            before = [question or prompt for question, prompt in zip(questions or prompts, prompts, strict=True)]
+            return self.generate_from(self.append(state, prompts, questions), options, before)
 
     def stream(self, state: State, prompts: list[str], options: GenerateOptions) -> Iterator[str]:
         """Pieces of the text of one input as they are written; together they are the best text of ``generate``."""
-        return self.stream_from(self.append(state, prompts), options)
+        return self.stream_from(self.append(state, prompts), options, prompts[0])
 
     def score_choices(
         self, state: State, prompts: list[str], choices: list[str], questions: list[str] | None = None

@@ -7,7 +7,7 @@ targets into token ids and back. The head is the language model's own or a train
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Self, cast
 
 import torch
@@ -37,6 +37,7 @@ from mmprefix.weights.source import Provenance
 
 Rows = list[list[str]]  # texts of each input
 TokenIds = list[list[list[int]]]
+Groups = list[list[Candidate]]  # of each input
 
 
 class ComposedDecoder(Decoder):
@@ -133,10 +134,8 @@ class ComposedDecoder(Decoder):
 
     def append_ids(self, state: State, ids: list[list[int]]) -> State:
         """Append tokens of the language model, any number per input."""
-        if not any(ids):
-            return state
         padded, mask = (part.to(state.mask.device) for part in pad_ids(ids))
-        return self.extend(state, self.language_model.embed(padded), mask)
+        return self.extend(state, self.language_model.embed(padded), mask) if any(ids) else state
 
     def extend(self, state: State, embeds: Tensor, mask: Tensor) -> State:
         """Run N more positions (B N E) after ``state``, real where ``mask`` (B N) is True → the longer state."""
@@ -216,17 +215,17 @@ class ComposedDecoder(Decoder):
         head = self.output_matrix() if "chunked_nll" in switches.ENABLED else None
         if head is not None:
             return chunked_nll(hidden, head, row, target, label_smoothing=smoothing)
-        own, target = self.logits(hidden).float()[row.to(hidden.device)], target.to(hidden.device)
-        return F.cross_entropy(own, target, reduction="none", label_smoothing=smoothing)
+        own = self.logits(hidden).float()[row.to(hidden.device)]
+        return F.cross_entropy(own, target.to(own.device), reduction="none", label_smoothing=smoothing)
 
     @torch.no_grad()
-    def generate_from(self, state: State, options: GenerateOptions) -> list[list[Candidate]]:
+    def generate_from(self, state: State, options: GenerateOptions, before: Sequence[str] | None = None) -> Groups:
         """Texts after a state that holds prompt and question; see ``GenerateOptions``."""
-        return write_texts(self, state, options)
+        return write_texts(self, state, options, before)
 
-    def stream_from(self, state: State, options: GenerateOptions) -> Iterator[str]:
+    def stream_from(self, state: State, options: GenerateOptions, before: str = "") -> Iterator[str]:
         """Pieces of the best text of the first input."""
-        return stream_text(self, state, options)
+        return stream_text(self, state, options, before)
 
     @torch.no_grad()
     def search_tokens(self, state: State, options: GenerateOptions, stops: Tensor) -> list[list[Hypothesis]]:
@@ -256,8 +255,8 @@ class ComposedDecoder(Decoder):
             hidden = torch.cat([hidden, output], dim=1)  # (B 1+M E)
         # one input at a time: the vocabulary is wide
         edges = [self.logits(row).float().log_softmax(-1)[trie.node, trie.token] for row in hidden]
-        total = torch.zeros(count, len(choices), device=hidden.device)
-        return total.index_add(1, trie.text_of_use, torch.stack(edges)[:, trie.edge_of_use])
+        used = torch.stack(edges)[:, trie.edge_of_use]
+        return used.new_zeros(count, len(choices)).index_add(1, trie.text_of_use, used)
 
     def forward_tokens(
         self, state: State, cache: DynamicCache, embeds: Tensor, *, visible: Tensor, position_ids: Tensor

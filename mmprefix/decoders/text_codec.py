@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from mmprefix.errors import InputError, require_text
+from mmprefix.generation.token_texts import TokenTexts, token_bytes
 
 MAX_KEPT_TEXTS = 1 << 17  # texts whose token ids are cached
 _BYTE = re.compile("<0x[0-9A-F]{2}>")  # token that is a byte
@@ -77,6 +78,11 @@ class TextCodec:
         """Token ids of a prompt, a question or ``stop``, where the name of a special token is that token."""
         ids = self.subword_ids(text)
         return [*self._marked_ids.get(text, ids)]
+
+    @cached_property
+    def token_texts(self) -> TokenTexts:
+        """Texts of all tokens as they stand in a decoded text."""
+        return TokenTexts(token_bytes(self.tokenizer, self.special))
 
     @cached_property
     def special(self) -> set[int]:
@@ -154,8 +160,7 @@ class TextCodec:
     def settled_text(self, ids: list[int]) -> str:
         """Start of the text of ``ids`` that no later token changes.
 
-        Held back are characters of which a part is missing, a run of single bytes (decoded as a whole), and, with a
-        tokenizer that cleans up spaces, what a later token may be joined to.
+        It lacks parts of characters, a run of single bytes (decoded together), and what cleaning up spaces may join.
         """
         words = self.tokenizer.convert_ids_to_tokens(ids)
         while words and _BYTE.fullmatch(words[-1] or ""):

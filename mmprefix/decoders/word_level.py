@@ -7,6 +7,7 @@ language model stays frozen; its input for a word is the mean embedding of its o
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -20,6 +21,7 @@ from mmprefix.decoders.language_model import LanguageModel, Tuning, load_causal,
 from mmprefix.decoders.text_codec import TextCodec
 from mmprefix.errors import InputError
 from mmprefix.fast.small_batch_linear import WeightKey
+from mmprefix.generation.token_texts import TokenTexts
 from mmprefix.weights import dry_run, untrusted
 from mmprefix.weights.transformers import load_tokenizer
 
@@ -74,6 +76,12 @@ class WordCodec(TextCodec):
         """Words at ``ids``, joined by spaces."""
         text = " ".join(self.words[i] for i in ids if i != self.number[END])
         return text.replace(".", "") + "." if self.single_stop else text
+
+    @cached_property
+    def token_texts(self) -> TokenTexts:
+        """Each word with a space before it; ``<eos>`` has no text."""
+        words = [word.replace(".", "") if self.single_stop else word for word in self.words]
+        return TokenTexts([b"" if i == self.number[END] else f" {word}".encode() for i, word in enumerate(words)])
 
     def settled_text(self, ids: list[int]) -> str:
         """Words at ``ids``, without the full stop at the end."""

@@ -7,6 +7,7 @@ from softmax to top-k, and no (B W V) tensor is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -42,6 +43,12 @@ class NextTokens:
         values, tokens = (torch.cat(parts).expand(-1, self.width, -1) for parts in zip(*blocks, strict=True))
         return values, tokens
 
+    def among(self, processor: LogitsProcessor) -> NextTokens:
+        """Next tokens after one more logits processor."""
+        selected = copy(self)
+        selected.processors = [*self.processors, processor]
+        return selected
+
     def log_probs(self, temperature: float = 1.0) -> Tensor:
         """Log-probabilities of all tokens (B W V)."""
         return self._processed(slice(None), temperature).expand(-1, self.width, -1)
@@ -51,7 +58,9 @@ class NextTokens:
         log_probs = self.logits[inputs].float().log_softmax(-1)
         for processor in self.processors:
             log_probs = processor(log_probs, self.hypotheses[inputs])
-        return log_probs if temperature == 1 else (log_probs / temperature).log_softmax(-1)
+        if temperature == 1:
+            return log_probs
+        return (log_probs / temperature).log_softmax(-1).nan_to_num(IMPOSSIBLE, neginf=IMPOSSIBLE)  # where all are out
 
 
 def _top(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

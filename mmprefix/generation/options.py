@@ -7,9 +7,11 @@ from math import isfinite
 from typing import Literal
 
 from mmprefix.errors import InputError
+from mmprefix.generation.phrases import require_phrases
 from mmprefix.trust.limits import limit
 from mmprefix.trust.option_types import require_types
 
+MIN_CONSTRAINED_BEAMS = 4  # fewer beams would leave a phrase no place but the end
 IMPOSSIBLE = float("-inf")  # log-probability of a token or hypothesis that is excluded
 
 
@@ -33,6 +35,11 @@ class GenerateOptions:
             at every step and finished ones stay among the beams.
         min_new_tokens: no text ends earlier.
         no_repeat_ngram_size: no n-gram of this size occurs twice in a text; 0: it may.
+        start_with: how every text begins. It counts as part of the text: in ``max_new_tokens``, length and score.
+        must_hold: words or phrases that every text contains, whole and in any case (docs/constraints.md). They are
+            searched for with beams, at least ``MIN_CONSTRAINED_BEAMS``; a sampled text is made to contain them before
+            its tokens run out.
+        avoid: words or phrases that no text contains, whole and in any case, however they are spelled in tokens.
     """
 
     max_new_tokens: int = 30
@@ -46,11 +53,26 @@ class GenerateOptions:
     ranking: Literal["default", "clipcap"] = "default"
     min_new_tokens: int = 0
     no_repeat_ngram_size: int = 0
+    start_with: str = ""
+    must_hold: tuple[str, ...] = ()
+    avoid: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
         """Number W of hypotheses per input during the search."""
+        if self.allots_beams:
+            return max(self.num_beams, MIN_CONSTRAINED_BEAMS)
         return self.num_return if self.sample else self.num_beams
+
+    @property
+    def allots_beams(self) -> bool:
+        """True if the beams are shared out by what is missing of ``must_hold``."""
+        return bool(self.must_hold) and not self.sample and self.ranking == "default"
+
+    @property
+    def constrains(self) -> bool:
+        """True if a text must hold or avoid something."""
+        return bool(self.must_hold or self.avoid)
 
     def __post_init__(self) -> None:
         def require(valid: bool, option: str, advice: str) -> None:
@@ -58,6 +80,10 @@ class GenerateOptions:
                 raise InputError(f"generate: {option}={getattr(self, option)}: {advice}")
 
         require_types(GenerateOptions, vars(self), "generate")
+        for option in ("must_hold", "avoid"):  # a list of a recipe; frozen, as all options are
+            phrases = (phrase.strip() for phrase in getattr(self, option))
+            object.__setattr__(self, option, tuple(dict.fromkeys(phrases)))
+        require_phrases(self.start_with, self.must_hold, self.avoid)
         for option, name in (("max_new_tokens", "tokens"), ("num_beams", "beams"), ("num_return", "beams")):
             require(getattr(self, option) >= 1, option, "must be at least 1")
             raised = f"the limit is {limit(name):,.0f}; raise it by MMPREFIX_MAX_{name.upper()}"

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 
 from mmprefix.fast import cuda_graph, small_batch_linear, switches
+from mmprefix.generation.constrained_beams import ConstrainedBeamSearch
+from mmprefix.generation.constraints import PhraseConstraint
 from mmprefix.generation.next_tokens import LogitsProcessor, NextTokens
 from mmprefix.generation.options import GenerateOptions
-from mmprefix.generation.strategies import Hypothesis, SearchStrategy, strategy_for
+from mmprefix.generation.strategies import Hypothesis, Opening, SearchStrategy, strategy_for
 from mmprefix.kv_cache.cache import preallocated_cache, select_rows
 from mmprefix.kv_cache.protocols import TokenTree, TreeModel
 from mmprefix.kv_cache.state import State
@@ -46,13 +48,21 @@ def search(
     *,
     stops: Tensor,
     processors: Sequence[LogitsProcessor],
+    opening: Opening | None = None,
 ) -> Steps[list[list[Hypothesis]]]:
     """Search hypotheses for each input, one step at a time; the best comes first.
 
-    ``first`` (B V): logits after the state. ``stops`` (any number): token ids that end a hypothesis.
+    ``first`` (B V): logits after the state. ``stops`` (any number): token ids that end a hypothesis. The state holds
+    the tokens of ``opening`` already.
     """
-    width, count, steps = options.width, len(first), options.max_new_tokens
-    strategy = strategy_for(options, count, stops)
+    width, count = options.width, len(first)
+    opening = Opening.none(count, first.device) if opening is None else opening
+    steps = options.max_new_tokens - len(opening.tokens)
+    constraint = next((each for each in processors if isinstance(each, PhraseConstraint)), None)
+    if constraint is not None and options.allots_beams:
+        strategy: SearchStrategy = ConstrainedBeamSearch(stops, options, opening, constraint)
+    else:
+        strategy = strategy_for(options, stops, opening)
     results: list[list[Hypothesis]] = [[]] * count
     inputs = torch.arange(count, device=first.device)  # inputs still in the batch
     own = torch.eye(width, dtype=torch.bool, device=first.device)[None]

@@ -6,7 +6,7 @@ A strategy holds W hypotheses for each of B inputs as tensors and steps all of t
 from __future__ import annotations
 
 from copy import copy
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,22 @@ from mmprefix.generation.options import IMPOSSIBLE, GenerateOptions
 from mmprefix.types import to_list
 
 Hypothesis = tuple[list[int], float]  # token ids, stop token included, and score
+
+
+class Opening(NamedTuple):
+    """Tokens (N,) that every text begins with, and the sum of their log-probabilities for each input (B,)."""
+
+    tokens: Tensor
+    score: Tensor
+
+    @classmethod
+    def none(cls, batch: int, device: torch.device) -> Opening:
+        """No tokens before ``batch`` texts."""
+        return cls(torch.zeros(0, dtype=torch.long, device=device), torch.zeros(batch, device=device))
+
+    def rows(self, width: int) -> Tensor:
+        """The tokens of ``width`` hypotheses of each input (B W N)."""
+        return self.tokens.expand(len(self.score), width, -1)
 
 
 class SearchStrategy(Protocol):
@@ -62,12 +78,13 @@ class BatchedState:
 class GreedyOrSampled(BatchedState):
     """Greedy search or sampling: ``width`` independent hypotheses."""
 
-    def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
+    def __init__(self, stops: Tensor, options: GenerateOptions, opening: Opening) -> None:
         self.options, self.stops = options, stops
         self.width = options.width
-        self.tokens = torch.zeros(batch, self.width, 0, dtype=torch.long, device=device)
-        self.score = torch.zeros(batch, self.width, device=device)
-        self.length = torch.zeros(batch, self.width, dtype=torch.long, device=device)
+        batch, device = len(opening.score), stops.device
+        self.tokens = opening.rows(self.width)
+        self.score = opening.score[:, None].expand(-1, self.width)
+        self.length = torch.full((batch, self.width), len(opening.tokens), device=device)
         self.ended = torch.zeros(batch, self.width, dtype=torch.bool, device=device)
         self.generator = None if options.seed is None else torch.Generator().manual_seed(options.seed)
         self.parents = torch.arange(self.width, device=device).expand(batch, -1)
@@ -119,13 +136,14 @@ class BeamSearch(BatchedState):
     worst finished one.
     """
 
-    def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
+    def __init__(self, stops: Tensor, options: GenerateOptions, opening: Opening) -> None:
         self.options, self.stops, self.width = options, stops, options.width
+        batch, device = len(opening.score), stops.device
         self.keep = self.width * (1 + max(1, min(len(stops), 4)))
         shape = (batch, self.width)
-        self.score = torch.zeros(shape, device=device)
-        self.score[:, 1:] = IMPOSSIBLE  # all hypotheses are equal before the first token
-        self.tokens = torch.zeros(*shape, 0, dtype=torch.long, device=device)
+        self.score = torch.full(shape, IMPOSSIBLE, device=device)
+        self.score[:, 0] = opening.score  # all hypotheses are equal before the first token
+        self.tokens = opening.rows(self.width)
         self.finished_score = torch.full(shape, IMPOSSIBLE, device=device)
         self.finished_length = torch.zeros(shape, dtype=torch.long, device=device)
         self.finished_tokens = torch.zeros(*shape, options.max_new_tokens, dtype=torch.long, device=device)
@@ -179,19 +197,21 @@ class ClipCapBeamSearch(BatchedState):
     A finished hypothesis stays among the beams with its length fixed; the search ends when all beams are finished.
     """
 
-    def __init__(self, batch: int, stops: Tensor, options: GenerateOptions, device: torch.device) -> None:
+    def __init__(self, stops: Tensor, options: GenerateOptions, opening: Opening) -> None:
         self.options, self.stops, self.width = options, stops, options.width
-        shape = (batch, self.width)
-        self.total = torch.zeros(shape, device=device)
-        self.length = torch.ones(shape, device=device)
+        shape, device = (len(opening.score), self.width), stops.device
+        self.opened = len(opening.tokens)
+        self.total = opening.score[:, None].expand(-1, self.width)
+        self.length = torch.full(shape, self.opened + 1.0, device=device)
         self.ended = torch.zeros(shape, dtype=torch.bool, device=device)
-        self.tokens = torch.zeros(*shape, 0, dtype=torch.long, device=device)
+        self.tokens = opening.rows(self.width)
 
     def step(self, next_tokens: NextTokens) -> tuple[Tensor, Tensor]:
         log_probs = next_tokens.log_probs(self.options.temperature)
         v = log_probs.shape[-1]
-        if not self.tokens.shape[-1]:
-            self.total, tokens = log_probs[:, 0].topk(self.width, dim=-1)
+        if self.tokens.shape[-1] == self.opened:
+            gain, tokens = log_probs[:, 0].topk(self.width, dim=-1)
+            self.total = self.total + gain
             parents = torch.zeros_like(tokens)
             hypotheses = self.tokens
         else:
@@ -220,12 +240,11 @@ class ClipCapBeamSearch(BatchedState):
         return _shared(self.tokens[0, possible], self.length[0, possible].long())
 
 
-def strategy_for(options: GenerateOptions, batch: int, stops: Tensor) -> SearchStrategy:
+def strategy_for(options: GenerateOptions, stops: Tensor, opening: Opening) -> SearchStrategy:
     """Strategy for ``options``; ``stops`` (any number) are the token ids that end a hypothesis."""
     if options.num_beams == 1:
-        return GreedyOrSampled(batch, stops, options, stops.device)
-    beams = ClipCapBeamSearch if options.ranking == "clipcap" else BeamSearch
-    return beams(batch, stops, options, stops.device)
+        return GreedyOrSampled(stops, options, opening)
+    return (ClipCapBeamSearch if options.ranking == "clipcap" else BeamSearch)(stops, options, opening)
 
 
 def _take(hypotheses: Tensor, index: Tensor) -> Tensor:
@@ -235,7 +254,13 @@ def _take(hypotheses: Tensor, index: Tensor) -> Tensor:
 
 def _shared(tokens: Tensor, length: Tensor) -> list[int]:
     """Tokens that hypotheses (W N) of ``length`` (W,) begin with, all of them."""
-    rows = [row[:n] for row, n in zip(to_list(tokens), to_list(length), strict=True)]
+    return shared_start([row[:n] for row, n in zip(to_list(tokens), to_list(length), strict=True)])
+
+
+def shared_start(rows: list[list[int]]) -> list[int]:
+    """Tokens that all of ``rows`` begin with; none where there are no rows."""
+    if not rows:
+        return []
     count = next((n for n, each in enumerate(zip(*rows, strict=False)) if len(set(each)) > 1), min(map(len, rows)))
     return rows[0][:count]
 

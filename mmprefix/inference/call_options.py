@@ -31,7 +31,8 @@ class GenerateOverrides(CallOptions, total=False):
     """Keyword arguments of a call that writes: decoding other than the model's own (see ``GenerateOptions``).
 
     ``num_beams`` above 1 searches with beams. A ``seed``, ``temperature`` or ``top_p`` asks for sampling; beside beams
-    a ``temperature`` changes what they add up.
+    a ``temperature`` changes what they add up. ``must_hold`` searches as this library does where a model's own search
+    is ClipCap's.
     """
 
     num_beams: int | None
@@ -42,9 +43,14 @@ class GenerateOverrides(CallOptions, total=False):
     temperature: float | None
     top_p: float | None
     seed: int | None
+    start_with: str | None
+    must_hold: Sequence[str] | None
+    avoid: Sequence[str] | None
 
 
-_ANY_SEARCH = ("max_new_tokens", "min_new_tokens", "no_repeat_ngram_size", "length_penalty")
+_ANY_SEARCH = (
+    "max_new_tokens", "min_new_tokens", "no_repeat_ngram_size", "length_penalty", "start_with", "must_hold", "avoid"
+)  # fmt: skip
 
 
 def refuse_unknown(options: CallOptions, allowed: type[CallOptions]) -> None:
@@ -69,6 +75,8 @@ def decoding(own: GenerateOptions, num_return: int, overrides: GenerateOverrides
         changes |= {"sample": False, "top_p": 1.0, "seed": None, "num_beams": beams}
         changes |= {"temperature": 1.0} if own.sample or beams == 1 else {}
         changes |= {"ranking": "default"} if beams == 1 else {}
+    if changes.get("must_hold"):
+        changes["ranking"] = "default"
     changes |= {} if temperature is None else {"temperature": temperature}
     changes = {name: value for name, value in changes.items() if getattr(own, name) != value}
     return replace(own, **changes) if changes else own
