@@ -16,7 +16,6 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
-import mmprefix
 from mmprefix import world
 from mmprefix.demo.calls import DemoState
 from mmprefix.demo.limits import DemoLimits

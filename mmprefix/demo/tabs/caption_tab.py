@@ -66,7 +66,12 @@ def caption_tab(state: DemoState) -> None:
         show_progress="minimal",
     )
     position.input(
-        on_page(_heat), [kept, position], picture, queue=False, api_visibility="private", show_progress="hidden"
+        on_page(_heat),
+        [kept, position],
+        picture,
+        concurrency_id="look",
+        api_visibility="private",
+        show_progress="hidden",
     )
     stop.click(None, cancels=[call], api_visibility="private")
 
@@ -90,7 +95,8 @@ def file_input(state: DemoState, *, pictures: bool = True) -> FileInput:
         label="The picture", alt_text="The picture", interactive=False, visible=False, height=240, buttons=[]
     )
     sound = gr.HTML(label="The sound", visible=False)
-    file.change(on_page(_shower(state)), file, [picture, sound], **own)
+    look: dict[str, Any] = {**own, "queue": True, "concurrency_id": "look", "concurrency_limit": 4}
+    file.change(on_page(_shower(state)), file, [picture, sound], **look)
     return FileInput(file, picture, sound)
 
 
