@@ -49,6 +49,7 @@ VERBS = {
     "demo": ("mmprefix.cli.demo.demo", "a page that captions pictures and sounds in your browser"),
     "distil": ("mmprefix.cli.users.distil", "make a prefix of a long text: users' histories, a glossary"),
     "evaluate": ("mmprefix.cli.evaluate", "score a file of predictions"),
+    "report": ("mmprefix.cli.reports.report", "draw the page of a run again: curves, captions, warnings"),
     "import": ("mmprefix.cli.import_checkpoint", "turn a checkpoint of ClipCap or Prefix-AAC into a saved model"),
     "prepare": ("mmprefix.cli.prepare", "make manifests of your own files and captions, or of a known data set"),
     "check-data": ("mmprefix.cli.check_data", "find every bad row of a manifest before training does"),
@@ -60,7 +61,7 @@ VERBS = {
 }
 PRINTING = (  # rows, tables
     *("caption", "understand", "detect", "transcribe", "inspect", "evaluate", "check-data", "users", "parts"),
-    *("recipes", "doctor", "completion", "serve"),
+    *("report", "recipes", "doctor", "completion", "serve"),
 )
 _SHIPPED = Path(__file__).parents[1] / "recipes"
 

@@ -13,6 +13,7 @@ from mmprefix.errors import InputError, require_text
 
 SWITCHES = (
     "--dry_run",
+    "--no_report",
     "--pack",
     "--help",
     "-h",

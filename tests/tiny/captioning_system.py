@@ -89,6 +89,7 @@ class CaptioningSystem:
             },
             "data": {"class_path": "mmprefix.data.PairData", "init_args": {**files, "batch_size": 3}},
             "trainer": {**QUIET_TRAINER, "max_epochs": 2},
+            "no_report": True,
         }
 
     def drawing_config(self) -> dict[str, Any]:

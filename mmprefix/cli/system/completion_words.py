@@ -25,7 +25,7 @@ _VALUES: dict[str, str | tuple[str, ...]] = {  # of training verbs, where the ty
     "ckpt_path": ("last", "best"),
     "config": RECIPES,
     "devices": "",
-    **dict.fromkeys(("dry_run", "overwrite", "pack", "test_after_fit"), NOTHING),
+    **dict.fromkeys(("dry_run", "no_report", "overwrite", "pack", "test_after_fit"), NOTHING),
     "language": "",
     "license": "",
     "monitor": ("val/loss", "val/cider_d", "val/exact_match", "val/eer"),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmprefix.cli.inference.predictions import WritePredictions, row_options
+from mmprefix.cli.reports.after_run import draw_report
 from mmprefix.cli.training.console import parameter_table
 from mmprefix.cli.training.finish import command_to_resume, require_free, save_trained, take_best
 
@@ -192,8 +193,7 @@ class PrefixCLI(LightningCLI):
             for callback in self._callbacks():
                 if isinstance(callback, UnfreezeUntil):
                     callback.setup(self.trainer, self.model, "fit")
-            for line in parameter_table(self.model):
-                log.info(line, extra={"result": True})
+            log.info("\n".join(parameter_table(self.model)), extra={"result": True})
             raise SystemExit(0)
         open_run_log(self.folder.path)
         if config.overwrite and config.ckpt_path is None:
@@ -281,9 +281,14 @@ class PrefixCLI(LightningCLI):
                 stage, figures = "test", {name: float(value) for name, value in self.trainer.callback_metrics.items()}
             if self.model_folder is not None and self.trainer.is_global_zero:
                 save_trained(self.model_folder, self.model, self.datamodule, record=(stage, figures), options=config)
+            draw_report(self.folder, self.trainer, config)
         except Stopped as stop:
             self._say_how_to_go_on(stop)
             raise
+
+    def after_test(self) -> None:
+        """Draw the run's report with this test in it."""
+        draw_report(self.folder, self.trainer, self._config())
 
     def _callbacks(self) -> list[Callback]:
         return cast(Any, self.trainer).callbacks  # set by a connector, not declared by Trainer
@@ -292,5 +297,4 @@ class PrefixCLI(LightningCLI):
         return self.config[self.subcommand] if self.subcommand else self.config
 
     def _recipe_name(self) -> str:
-        configs = self._config().get("config") or []
-        return Path(str(configs[0])).stem if configs else "run"
+        return next((Path(str(file)).stem for file in self._config().get("config") or []), "run")

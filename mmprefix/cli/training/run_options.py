@@ -32,6 +32,8 @@ RUN_OPTIONS: list[tuple[str, Any, Any, str]] = [  # name, type, default, sentenc
     ("checkpoint_every_minutes", float | None, 10.0, "Write a checkpoint by time, besides each epoch's end."),
     ("checkpoint_every_steps", int | None, None, "Write a checkpoint by optimizer steps as well."),
     ("test_after_fit", bool, False, "Whether fit ends with a test."),
+    ("no_report", bool, False, "Draw no report.html behind a fit or a test."),
+    ("report_megabytes", float, 5.0, "Most megabytes of that page."),
     ("dry_run", bool, False, "Build, print sizes, and stop."),
     ("cache", str | None, None, "Folder of a feature store to use."),
     ("cache_dtype", str, "float16", "Precision of stored features: float16 or float32."),

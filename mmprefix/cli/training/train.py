@@ -26,7 +26,7 @@ from mmprefix.training.task import PrefixTask
 from mmprefix.trust.modules import allow_modules, allowed_modules
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-SWITCHES = ("--dry_run", "--overwrite", "--pack", "--test_after_fit")
+SWITCHES = ("--dry_run", "--no_report", "--overwrite", "--pack", "--test_after_fit")
 
 
 def train(words: list[str], runs: type[PrefixCLI] | None = None) -> int:
