@@ -84,7 +84,8 @@ def test_norms_are_those_of_torch(world_model: Predictor) -> None:
     assert result.positions == pytest.approx((own * torch.tensor([1.0, 2, 3])).tolist(), rel=1e-5)
     quantiles = table.quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()
     assert [result.mean, result.low, result.median, result.high] == pytest.approx([float(table.mean()), *quantiles])
-    assert result.outside == [1, 2]
+    assert result.outside == [n for n, norm in enumerate(result.positions) if not quantiles[0] <= norm <= quantiles[2]]
+    assert 2 in result.outside
 
 
 def test_words_of_a_position_alone_follow_from_the_decoder(world_model: Predictor) -> None:
@@ -94,13 +95,15 @@ def test_words_of_a_position_alone_follow_from_the_decoder(world_model: Predicto
     embeds: Any = model.model.build_prefix({}).embeds  # pyright: ignore[reportAttributeAccessIssue]
     with torch.no_grad():
         own = decoder.lm(inputs_embeds=embeds.transpose(0, 1)).logits[:, -1].softmax(1)
-    by_word = [{decoder.codec.decode([n]): float(p) for n, p in enumerate(row)} for row in own]
-    for row, probabilities in zip(rows, by_word, strict=True):
+    texts = [decoder.codec.decode([number]) for number in range(own.shape[1])]  # some are the same, with a space before
+    for row, probabilities in zip(rows, own, strict=True):
         assert len(row) == 4
         for word in row:
-            if word.text in probabilities:
-                assert word.probability == pytest.approx(probabilities[word.text], rel=1e-3, abs=1e-6)
-                assert word.probability > word.without
+            same = [float(p) for text, p in zip(texts, probabilities, strict=True) if text == word.text]
+            assert not same or min(abs(p - word.probability) for p in same) < 1e-5
+            assert word.probability > word.without
+        likely = texts[int(probabilities.argmax())]
+        assert likely in [word.text for word in row]
 
 
 @pytest.mark.parametrize("mixed", [False, True])
