@@ -46,6 +46,7 @@ ELSEWHERE = {  # pages whose blocks other tests run
     "docs/writing_an_encoder.md": "system/test_contributing.py",
     "docs/writing_a_decoder.md": "system/test_contributing.py",
     "docs/users.md": "users/test_page.py",
+    "docs/serving.md": "serving/test_page.py",
     "docs/personal.md": "distillation/test_page.py",
 }
 HERE = {
