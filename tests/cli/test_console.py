@@ -133,7 +133,7 @@ def test_the_log_of_the_library_does_not_come_between_rows(verb: str, capsys: py
     log = logging.getLogger("mmprefix.weights.transformers")
     log.info("weights are used as float32")
     log.warning("a warning")
-    shown = "weights are used as float32\n" if verb in (*TRAINING, "import", "prepare", "distil") else ""
+    shown = "weights are used as float32\n" if verb in (*TRAINING, "import", "prepare", "distil", "demo") else ""
     assert capsys.readouterr() == ("", f"{shown}a warning\n")
     log.info("a result", extra={"result": True})
     assert capsys.readouterr() == ("a result\n" if shown else "", "")

@@ -119,11 +119,11 @@ def test_training_moves_the_start_and_a_text_stands_behind_a_shared_sink(shell: 
     key, words = users_key(model) or "", ("distil", "sink", "--users", "users.db", "--user", "bo", "--positions", 4)
     kept: list[torch.Tensor] = []
     for more in ([], ["--overwrite", "--texts", "texts.txt", "--steps", 2]):
-        code, out, _ = shell(*map(str, [*words, *more]))
+        code, out, err = shell(*map(str, [*words, *more]))
         assert (code, "1 users distilled, 4 positions" in out) == (0, True)
         with UserStore("users.db") as store:
             kept.append((store.tensors("bo", NAME, key=key) or {})[TENSOR])
-    assert out.startswith("step 1: loss ")
+    assert err.startswith("step 1: loss ")
     moved = (kept[1] - kept[0]).abs().float()
     assert 0.01 < moved.median() < 0.05  # two steps of Adam at 0.02, in all four positions
     assert bool((moved.amax(1) > 0).all())

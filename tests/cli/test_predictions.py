@@ -73,9 +73,9 @@ def test_a_run_that_ended_goes_on_where_it_was(words: list[str], shell: Shell) -
     Path("5.png").write_bytes(whole)
     with Path("out.jsonl.partial").open("a") as stream:
         stream.write('{"row": 4, "id": "r4", "predi')  # a killed process leaves the beginning of a line
-    code, out, err = shell(*words)
+    code, _, err = shell(*words)
     assert code == 0, err
-    assert "4 predictions are there already: out.jsonl.partial" in out
+    assert "4 predictions are there already: out.jsonl.partial" in err
     assert [row["id"] for row in rows_of("out.jsonl")] == [f"r{n}" for n in range(6)]
     assert all("row" not in row for row in rows_of("out.jsonl"))
     assert len({row["prediction"] for row in rows_of("out.jsonl")}) == 1  # six times one picture

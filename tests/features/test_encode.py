@@ -115,7 +115,7 @@ def test_a_full_store_is_read_and_nothing_is_encoded(
         assert metric_values(tmp_path / "kept", name) == pytest.approx(
             metric_values(tmp_path / "plain", name), rel=1e-4
         )
-    assert "cache: 6 inputs of branch image" in capfd.readouterr().out
+    assert "cache: 6 inputs of branch image" in capfd.readouterr().err
     moved = {name for name in kept.after if not torch.equal(kept.after[name], kept.before[name])}
     assert moved
     assert all("mappers" in name for name in moved)

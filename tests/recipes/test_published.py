@@ -318,4 +318,4 @@ def test_it_runs_from_end_to_end(name: str, workplace: Path, capsys: pytest.Capt
             ["rain falls on a roof."],
         ]  # AudioCaps: one each
     if name == "prefix_aac_clotho":
-        assert "trained tensors start from runs/prefix_aac_audiocaps/model" in capsys.readouterr().out
+        assert "trained tensors start from runs/prefix_aac_audiocaps/model" in capsys.readouterr().err

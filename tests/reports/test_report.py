@@ -1,4 +1,4 @@
-"""Reports: pages that ask for nothing outside, escape what they show, stay small, and hold the numbers of their files."""
+"""Reports: pages ask for nothing outside, escape what they show, stay small, and hold the numbers of their files."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_sizes_are_bounded_and_what_is_left_out_is_counted(run: Path) -> None:
     cards = text.count("<article")
     assert 0 < cards < 16
     assert f"{16 - cards} cards were left out" in text
-    with pytest.raises(InputError, match="give 0.1 to 500"):
+    with pytest.raises(InputError, match=r"give 0\.1 to 500"):
         ReportOptions(0.0)
 
 

@@ -55,7 +55,7 @@ def test_the_loss_falls_and_a_captioner_starts_from_it(
         "start_from": str(tmp_path / "writer"),
     }
     assert run("fit", tiny.recipe(config, tmp_path / "captioner"), trainer__max_steps=1) == 0
-    assert "trained tensors start from" in capfd.readouterr().out
+    assert "trained tensors start from" in capfd.readouterr().err
 
 
 def test_a_row_that_holds_nothing_at_all_is_a_fault(

@@ -59,6 +59,7 @@ HERE = {
     "docs/straight_line.md",
     "docs/checkpoints.md",
     "docs/shell.md",
+    "docs/reports.md",
     "docs/systems/prefix_methods.md",
 }
 SHORT = ["--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.max_epochs=1"]

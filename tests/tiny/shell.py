@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmprefix.cli.main import main
+from mmprefix.cli.main import TRAINING, main
 
 
 class Shell:
@@ -22,11 +22,14 @@ class Shell:
         return code, captured.out, captured.err
 
     def refuses(self, *words: str | Path) -> str:
-        """Message, one line, of a run that is refused with exit code 2."""
+        """Message, one line, of a run that is refused with exit code 2; a training's log may stand before it."""
         code, out, err = self(*words)
         assert code == 2, err
         assert "Traceback" not in out + err
         lines = [line for line in err.splitlines() if "Loading weights" not in line and line.strip()]
+        if words[0] in TRAINING:
+            assert not any(line.startswith("mmprefix: ") for line in lines[:-1]), err
+            lines = lines[-1:]
         assert len(lines) == 1, err
         assert lines[0].startswith("mmprefix: ")
         return lines[0].removeprefix("mmprefix: ")
