@@ -20,10 +20,16 @@ footer { display: none !important; }
 """
 
 HEAD = """<script>
-// A message is closed by its own button: a button inside a button cannot be reached by every screen reader.
-new MutationObserver(() => document.querySelectorAll(".toast-header[role=button]").forEach(header => {
-  header.removeAttribute("role"); header.removeAttribute("tabindex");
-})).observe(document.documentElement, {childList: true, subtree: true});
+// A button inside a button cannot be reached by every screen reader: the outer ones lose the role.
+function mend() {
+  document.querySelectorAll(".toast-header[role=button]").forEach(header => {
+    header.removeAttribute("role"); header.removeAttribute("tabindex");
+  });
+  document.querySelectorAll("button.icon-button:has(button, input):not([role])").forEach(outer => {
+    outer.setAttribute("role", "group"); outer.setAttribute("aria-label", "Add files");
+  });
+}
+new MutationObserver(mend).observe(document.documentElement, {childList: true, subtree: true});
 </script>"""
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MAX_CANDIDATES = 8
 MAX_TOKENS = 200
+MAX_WORDS = 10  # that a caption must hold, or avoid
 _NOBODY = "nobody"
 
 
@@ -29,6 +30,9 @@ class Wishes:
     user: str | None = None
     history: str = ""
     max_new_tokens: float | None = None
+    start_with: str = ""
+    must_hold: str = ""
+    avoid: str = ""
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of a Predictor's call. Raises InputError for what is too long or too much."""
@@ -43,6 +47,13 @@ class Wishes:
             if not 1 <= self.max_new_tokens <= MAX_TOKENS:
                 raise InputError(f"longest caption {self.max_new_tokens:g}: give 1 to {MAX_TOKENS} tokens")
             options["max_new_tokens"] = int(self.max_new_tokens)
+        if start := require_short("begins with", self.start_with):
+            options["start_with"] = start
+        for name, text in (("must_hold", self.must_hold), ("avoid", self.avoid)):
+            words = [word.strip() for word in require_short(name, text).split(",") if word.strip()]
+            if len(words) > MAX_WORDS:
+                raise InputError(f"{name}: {len(words)} words; this page takes at most {MAX_WORDS}")
+            options |= {name: words} if words else {}
         return options
 
 

@@ -80,6 +80,7 @@ class Watched:
         """Wait for the sentence, and close it."""
         message = self.page.get_by_test_id("toast-body").filter(has_text=text).first
         expect(message).to_be_visible()
+        self.page.wait_for_timeout(1000)  # it fades in
         self.axe("a message")
         for button in self.page.get_by_test_id("toast-close").all():
             button.click()

@@ -35,7 +35,8 @@ def state() -> DemoState:
 
 
 def caption(state: DemoState, file: object, **changes: Any) -> list[tuple[Any, ...]]:
-    values = {"prompt": "", "user": "nobody", "history": "", "count": 3, "longest": 30, "look": True} | changes
+    values: dict[str, Any] = {"count": 3, "look": True, "prompt": "", "user": "nobody", "history": "", "longest": 30}
+    values |= {"start": "", "hold": "", "avoid": ""} | changes
     return list(caption_handler(state)(NOBODY, str(file), EMBEDDED_NAME, *values.values()))
 
 
@@ -60,6 +61,15 @@ def test_a_caption_grows_and_ends_as_the_model_s_own(state: DemoState, tmp_path:
     assert picture.tobytes() != heat(kept, maps, "position 0").tobytes()
 
 
+def test_a_caption_begins_holds_and_avoids_as_asked(state: DemoState) -> None:
+    file = sample_file("image")
+    *_, last = caption(state, file, start="a small", hold="cross, pink", avoid="left", look=False)
+    assert last[0].startswith("a small")
+    assert "cross" in last[0]
+    assert "pink" in last[0]
+    assert "left" not in last[0]
+
+
 def test_a_sound_shows_its_spectrogram(state: DemoState) -> None:
     file = sample_file("audio")
     assert preview(file) == ("audio", file)
@@ -73,6 +83,7 @@ def test_a_sound_shows_its_spectrogram(state: DemoState) -> None:
     [
         ({"count": 99}, "candidates 99: give 1 to 8"),
         ({"longest": 10_000}, "longest caption 10000: give 1 to 200 tokens"),
+        ({"hold": ",".join("abcdefghijkl")}, "must_hold: 12 words; this page takes at most 10"),
         ({"prompt": "x" * 20_001}, "prompt: 20,001 characters"),
         ({"history": "my dog"}, "history: this model was trained without users' texts; leave it out"),
         ({"user": "u07"}, "user: this model was trained without users; leave it out"),
@@ -87,7 +98,7 @@ def test_what_the_page_or_the_model_refuses_is_a_sentence(
 
 def test_an_unknown_model_is_refused(state: DemoState) -> None:
     with pytest.raises(InputError, match=r"model '/etc': this page does not have it"):
-        list(caption_handler(state)(NOBODY, sample_file("image"), "/etc", "", None, "", 1, 30, False))
+        list(caption_handler(state)(NOBODY, sample_file("image"), "/etc", 1, False, "", None, "", 30, "", "", ""))
 
 
 def test_one_broken_file_of_twenty_is_a_row(state: DemoState, tmp_path: Path) -> None:

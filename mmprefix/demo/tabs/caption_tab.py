@@ -113,7 +113,7 @@ def _shower(state: DemoState) -> Callable[[str | None], tuple[Update, Update]]:
 
 
 def _wishes(state: DemoState) -> list[gr.components.Component]:
-    """Model, prompt, user, history, candidates, longest caption, look inside."""
+    """Model, candidates, look inside, then the fields of ``Wishes`` in their order."""
     names = state.models.names
     model = gr.Dropdown(names, value=names[0], label="Model", filterable=False)
     prompt = gr.Textbox(label="Prompt", info="Text before the caption; empty: the model's own.", max_length=2000)
@@ -124,18 +124,21 @@ def _wishes(state: DemoState) -> list[gr.components.Component]:
     with gr.Accordion("Search", open=False):
         count = gr.Slider(1, MAX_CANDIDATES, value=3, step=1, label="Candidates")
         longest = gr.Slider(1, MAX_TOKENS, value=30, step=1, label="Longest caption, in tokens")
+        start = gr.Textbox(label="Begins with", max_length=200)
+        hold = gr.Textbox(label="Must hold", info="Words, with commas between them.", max_length=200)
+        avoid = gr.Textbox(label="Avoids", info="Words, with commas between them.", max_length=200)
         look = gr.Checkbox(True, label="Look inside the prefix", info="Hides one part of the input after the other.")
-    return [model, prompt, user, history, count, longest, look]
+    return [model, count, look, prompt, user, history, longest, start, hold, avoid]
 
 
 def caption_handler(state: DemoState) -> Callable[..., Iterator[tuple[Update, ...]]]:
     """Handler of the button: caption, timing, candidates, then what lies inside, as they come."""
 
     def write_caption(request: gr.Request, *values: Any) -> Iterator[tuple[Update, ...]]:
-        file, model_name, prompt, user, history, count, longest, look = values
+        file, model_name, count, look, *wishes = values
         state.count(request)
         path = state.checked(file)
-        options = Wishes(prompt, user, history, longest).options()
+        options = Wishes(*wishes).options()
         yield "", note("Loading the model ..."), "", *_NOTHING_INSIDE
         (model, deadline), timing = state.load(model_name), Timing()
         text, same = "", [gr.skip()] * len(_NOTHING_INSIDE)
