@@ -1,4 +1,4 @@
-"""Where each position of a prefix looks: what it loses when a part of the input is hidden, or what it attends to.
+"""Places that each position of a prefix looks at: it changes when they are hidden, or its query attends to them.
 
 Hiding (occlusion) is the default: Zeiler and Fergus 2014, https://arxiv.org/abs/1311.2901, section 4.2, with the prefix
 in the place of a class. It asks the same question of every encoder and mapper.
@@ -37,7 +37,7 @@ def attention_maps(
     seconds: float | None = None,
     **options: Unpack[CallOptions],
 ) -> Maps:
-    """Where in one picture or sound each position of the prefix looks.
+    """Places of one picture or sound that each position of the prefix looks at.
 
     "occlusion" hides one part after the other, a cell of ``grid`` x ``grid`` (default 8) behind the picture's mean
     colour or ``seconds`` (default 0.25) of sound behind silence, and measures by how much each position changes:
