@@ -37,7 +37,7 @@ BAD_SHARE = 0.1
 
 
 @dataclass(frozen=True)
-class Question:
+class LoadRequest:
     """A request without its id: status and text that its answer has."""
 
     path: str
@@ -87,7 +87,7 @@ def form_data(content: bytes) -> tuple[str, bytes]:
     return "multipart/form-data; boundary=b", head + content + b"\r\n--b--\r\n"
 
 
-def questions(model: str | None, medium: str, count: int = 24) -> tuple[list[Question], list[Question]]:
+def questions(model: str | None, medium: str, count: int = 24) -> tuple[list[LoadRequest], list[LoadRequest]]:
     """Good requests with their right answers, and bad ones."""
     predictor = mmprefix.load(model, device="cpu") if model else mmprefix.load(device="cpu")
     files: list[bytes] = []
@@ -100,15 +100,15 @@ def questions(model: str | None, medium: str, count: int = 24) -> tuple[list[Que
             elif isinstance(scene, world.Sound):
                 soundfile.write(stream, world.render(scene), RATE, format="WAV")
             files.append(stream.getvalue())
-    good = [Question("/v1/caption", *form_data(file), 200, predictor(file)) for file in files]
+    good = [LoadRequest("/v1/caption", *form_data(file), 200, predictor(file)) for file in files]
     bad = [
-        Question("/v1/caption", *form_data(b"this is no file"), 400),
-        Question("/v1/caption", *form_data(files[0][:100]), 400),
-        Question("/v1/caption", "application/json", b'{"inputs": ["aaaa"], "no_such": 1}', 422),
-        Question("/v1/caption", "application/json", b"{", 422),
-        Question("/v1/caption", "text/plain", b"hello", 415),
-        Question("/v1/none", "application/json", b"{}", 404),
-        Question("/v1/chat/completions", "application/json", b'{"model": "none", "messages": []}', 422),
+        LoadRequest("/v1/caption", *form_data(b"this is no file"), 400),
+        LoadRequest("/v1/caption", *form_data(files[0][:100]), 400),
+        LoadRequest("/v1/caption", "application/json", b'{"inputs": ["aaaa"], "no_such": 1}', 422),
+        LoadRequest("/v1/caption", "application/json", b"{", 422),
+        LoadRequest("/v1/caption", "text/plain", b"hello", 415),
+        LoadRequest("/v1/none", "application/json", b"{}", 404),
+        LoadRequest("/v1/chat/completions", "application/json", b'{"model": "none", "messages": []}', 422),
     ]
     return good, bad
 
@@ -122,7 +122,7 @@ async def ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, reques
     return int(head.split(" ", 2)[1]), fields["x-request-id"], await reader.readexactly(int(fields["content-length"]))
 
 
-async def client(number: int, port: int, end: float, asked: tuple[list[Question], list[Question], Tally]) -> None:
+async def client(number: int, port: int, end: float, asked: tuple[list[LoadRequest], list[LoadRequest], Tally]) -> None:
     """One request after the other until ``end``; a connection that breaks is counted and opened anew."""
     good, bad, tally = asked
     draw, turn = random.Random(number), 0
@@ -140,7 +140,7 @@ async def client(number: int, port: int, end: float, asked: tuple[list[Question]
             tally.broken += 1
 
 
-def note(tally: Tally, question: Question, answer: tuple[int, bool, bytes], seconds: float) -> None:
+def note(tally: Tally, question: LoadRequest, answer: tuple[int, bool, bytes], seconds: float) -> None:
     """Count one answer."""
     status, same, body = answer
     tally.statuses[status] += 1

@@ -39,7 +39,7 @@ class Admission:
 
 
 class Place:
-    """What one request holds of an ``Admission``."""
+    """Share of one request in an ``Admission``."""
 
     def __init__(self, admission: Admission) -> None:
         self._admission, self.inputs, self.bytes = admission, 0, 0

@@ -19,8 +19,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mmprefix.serving.admission import Place
-from mmprefix.serving.api.forms import fault_of_form
-from mmprefix.serving.faults import RequestError
+from mmprefix.serving.faults import RequestError, fault_of_form
 from mmprefix.serving.service import ServeOptions
 
 Form = TypeVar("Form", bound=BaseModel)

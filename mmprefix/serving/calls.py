@@ -25,7 +25,7 @@ class ServedModel:
 
     @property
     def tasks(self) -> list[Task]:
-        """What the model was trained for: captions, or understanding or detection too."""
+        """Tasks that the model was trained for: captions, and understanding or detection where it was."""
         task = type(self.predictor.settings.task).__name__
         more: dict[str, Task] = {"Understanding": "understand", "Detection": "detect"}
         return ["caption", more[task]] if task in more else ["caption"]

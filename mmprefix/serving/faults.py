@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from mmprefix.errors import InputError
 
 _KINDS = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -45,3 +47,10 @@ def fault_of(error: BaseException) -> RequestError:
     if isinstance(error, InputError):
         return RequestError(400, str(error), code="bad_input")
     return RequestError(500, "the service failed on this request; its log says more", code="internal_error")
+
+
+def fault_of_form(error: ValidationError) -> RequestError:
+    """422 with the first field at fault, and what is wrong with it; nothing that the client sent is in it."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return RequestError(422, f"{place or 'body'}: {first['msg']}", code="bad_form", param=place or None)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
-
-from mmprefix.serving.faults import RequestError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 Text = Annotated[str, Field(max_length=100_000)]
 Name = Annotated[str, Field(max_length=200)]
@@ -91,7 +89,7 @@ class ChatMessage(BaseModel):
     content: Text | list[ContentPart] | None = None
 
 
-class StreamOptions(BaseModel):
+class ChatStreamOptions(BaseModel):
     """Options of a streamed answer."""
 
     include_usage: bool = False
@@ -105,7 +103,7 @@ class ChatForm(DecodingForm):
     model: Name
     messages: list[ChatMessage] = Field(min_length=1, max_length=1000)
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: ChatStreamOptions | None = None
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: FiniteFloat | None = Field(None, ge=0, le=100, description="0 is greedy; absent: as the model was set")
@@ -119,10 +117,3 @@ class ChatForm(DecodingForm):
     logprobs: bool | None = None
     stop: str | list[str] | None = None
     response_format: dict[str, Any] | None = None
-
-
-def fault_of_form(error: ValidationError) -> RequestError:
-    """422 with the first field at fault, and what is wrong with it; nothing that the client sent is in it."""
-    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    place = ".".join(str(part) for part in first["loc"])
-    return RequestError(422, f"{place or 'body'}: {first['msg']}", code="bad_form", param=place or None)
