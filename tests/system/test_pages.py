@@ -45,6 +45,7 @@ ELSEWHERE = {  # pages whose blocks other tests run
     "docs/writing_a_mapper.md": "system/test_contributing.py",
     "docs/writing_an_encoder.md": "system/test_contributing.py",
     "docs/writing_a_decoder.md": "system/test_contributing.py",
+    "docs/serving.md": "serving/test_page.py",
     "docs/users.md": "users/test_page.py",
     "docs/serving.md": "serving/test_page.py",
     "docs/personal.md": "distillation/test_page.py",
@@ -92,6 +93,8 @@ def test_the_first_pages_run(workplace: Path, capsys: pytest.CaptureFixture[str]
     for page in ("docs/install.md", "docs/shell.md", "docs/systems/prefix_methods.md"):
         run_shell(page)
     pages.run(pages.block("docs/own_pictures.md", "evaluate"))
+    pages.run(pages.block("docs/inside_a_prefix.md", "shell"))
+    assert (workplace / "maps").is_dir()
     capsys.readouterr()
     run_shell("docs/first_caption.md")
     (shown,) = [one.text for one in pages.blocks("docs/first_caption.md") if one.language == "text"]

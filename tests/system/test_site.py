@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -20,7 +21,7 @@ FETCHED = re.compile(
 IN_STYLES = re.compile(r"(?:url\(|@import)\s*[\"']?((?:https?:)?//[^\"')\s]+)")
 
 
-def pages_in(entries: list[object]) -> list[str]:
+def pages_in(entries: list[Any]) -> list[str]:
     """Pages of a navigation, at any depth."""
     paths: list[str] = []
     for entry in entries:
