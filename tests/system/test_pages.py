@@ -47,7 +47,6 @@ ELSEWHERE = {  # pages whose blocks other tests run
     "docs/writing_a_decoder.md": "system/test_contributing.py",
     "docs/serving.md": "serving/test_page.py",
     "docs/users.md": "users/test_page.py",
-    "docs/serving.md": "serving/test_page.py",
     "docs/personal.md": "distillation/test_page.py",
 }
 HERE = {
