@@ -9,8 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from fastapi.middleware import Middleware
 
 from mmprefix.demo.calls import DemoState
 from mmprefix.demo.components import refuse_addresses
@@ -93,15 +92,15 @@ class PageHeaders:
     "done" instead of an error.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Pass on the call, and change its answer as the class says."""
         asks_progress = scope["type"] == "http" and scope["path"].endswith("/upload_progress")
         over = False
 
-        async def answer(message: Message) -> None:
+        async def answer(message: Any) -> None:
             nonlocal over
             if message["type"] == "http.response.start":
                 over = asks_progress and message["status"] == 404
