@@ -22,9 +22,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from mmprefix.cli.help.examples import epilog
 from mmprefix.cli.output_encoding import escape_what_cannot_be_written
 from mmprefix.cli.spellings import known_spelling, recipe_as_option, with_known_spellings, with_underscores
-from mmprefix.cli.system.examples import epilog
 from mmprefix.errors import InputError, did_you_mean
 from mmprefix.interrupt import Stopped, stop_signals
 from mmprefix.version import __version__

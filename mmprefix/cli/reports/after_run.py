@@ -9,7 +9,6 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from mmprefix.cli.training.run_folder import RunFolder
 from mmprefix.reports.run_report import ReportOptions, RunFiles, run_files, write_report
 from mmprefix.training.report import Report, ValidationRow
 
@@ -17,13 +16,13 @@ log = logging.getLogger(__name__)
 PAGE = "report.html"
 
 
-def draw_report(folder: RunFolder, trainer: Trainer, options: Any) -> None:
-    """Write the page of a run, by its first process, and say where it is; one warning where that fails."""
+def draw_report(folder: Path, trainer: Trainer, options: Any) -> None:
+    """Write the page of the run in ``folder`` and say where it is; one warning where that fails."""
     if options.no_report or trainer.fast_dev_run or not trainer.is_global_zero:
         return
-    out = folder.path / PAGE
+    out = folder / PAGE
     try:
-        files = run_files(folder.path)
+        files = run_files(folder)
         write_report(files, out, ReportOptions(options.report_megabytes), warning_signs(files))
     except Exception as error:
         log.warning("no report: %s could not be drawn (%s: %s)", out, type(error).__name__, error)

@@ -60,15 +60,15 @@ def version_of(name: str) -> str | None:
 
 def within(version: str, bounds: str) -> bool:
     """Whether ``version`` lies within ``bounds`` (PEP 440's operators on release numbers; == takes a .* too)."""
-    here = _numbers(version)
+    own = _numbers(version)
     for operator, text in _BOUND.findall(bounds):
         bound = _numbers(text)
-        width = max(len(here), len(bound))
-        left, right = (part + (0,) * (width - len(part)) for part in (here, bound))
-        same = here[: len(bound)] == bound if text.endswith("*") else left == right
+        width = max(len(own), len(bound))
+        left, right = (part + (0,) * (width - len(part)) for part in (own, bound))
+        same = own[: len(bound)] == bound if text.endswith("*") else left == right
         allowed = {
             ">=": left >= right, "<=": left <= right, ">": left > right, "<": left < right, "==": same, "!=": not same,
-            "~=": left >= right and here[: len(bound) - 1] == bound[:-1],
+            "~=": left >= right and own[: len(bound) - 1] == bound[:-1],
         }  # fmt: skip
         if not allowed[operator]:
             return False

@@ -281,14 +281,14 @@ class PrefixCLI(LightningCLI):
                 stage, figures = "test", {name: float(value) for name, value in self.trainer.callback_metrics.items()}
             if self.model_folder is not None and self.trainer.is_global_zero:
                 save_trained(self.model_folder, self.model, self.datamodule, record=(stage, figures), options=config)
-            draw_report(self.folder, self.trainer, config)
+            draw_report(self.folder.path, self.trainer, config)
         except Stopped as stop:
             self._say_how_to_go_on(stop)
             raise
 
     def after_test(self) -> None:
         """Draw the run's report with this test in it."""
-        draw_report(self.folder, self.trainer, self._config())
+        draw_report(self.folder.path, self.trainer, self._config())
 
     def _callbacks(self) -> list[Callback]:
         return cast(Any, self.trainer).callbacks  # set by a connector, not declared by Trainer

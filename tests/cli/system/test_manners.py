@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from mmprefix.cli.help.examples import EXAMPLES
 from mmprefix.cli.main import TRAINING, VERBS, main, verb_parser
 from mmprefix.cli.spellings import with_known_spellings
 from mmprefix.cli.system.completion_words import all_words
-from mmprefix.cli.system.examples import EXAMPLES
 from mmprefix.version import __version__
 from tiny.shell import Shell
 

@@ -1,0 +1,1 @@
+"""Texts of the help that no verb holds itself."""
