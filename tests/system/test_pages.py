@@ -58,6 +58,7 @@ HERE = {
     "docs/one_users_manner.md",
     "docs/straight_line.md",
     "docs/checkpoints.md",
+    "docs/constraints.md",
     "docs/shell.md",
     "docs/reports.md",
     "docs/systems/prefix_methods.md",
@@ -104,6 +105,13 @@ def test_the_first_pages_run(workplace: Path, capsys: pytest.CaptureFixture[str]
 def test_the_straight_line_runs(workplace: Path) -> None:
     names = pages.execute("docs/straight_line.md")
     assert names["loss"].item() > 0
+
+
+def test_constraints_are_given_and_kept(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_shell("docs/constraints.md")
+    assert "followed by" in capsys.readouterr().out
+    pages.execute("docs/constraints.md")
+    assert "\nfirst a" in capsys.readouterr().out
 
 
 def test_checkpoints_are_written_packed_and_read(workplace: Path) -> None:
