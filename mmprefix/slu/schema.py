@@ -114,6 +114,11 @@ def read_schema(source: str | Path | Mapping[str, Any]) -> Schema:
         raise InputError(f"{file}: {error}") from error
 
 
+def shipped_schemas() -> list[str]:
+    """Names of the schemas in ``recipes/schemas``."""
+    return sorted(file.stem for file in _SHIPPED.glob("*.yaml"))
+
+
 def portable(source: str | Path, *, slots: bool = True) -> str | dict[str, Any]:
     """Form of a schema for a saved model, which may move: the name of a shipped one, otherwise the file's content.
 
