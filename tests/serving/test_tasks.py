@@ -78,6 +78,26 @@ def test_base64_data_addresses_and_branches(client: httpx.Client, samples: list[
     assert texts(answer) == [picture.text, picture.text, sound.text, picture.text]
 
 
+def test_a_text_begins_holds_and_avoids_as_asked(
+    client: httpx.Client, samples: list[Sample], predictor: Predictor
+) -> None:
+    plain = texts(client.post("/v1/caption", json={"inputs": [b64(samples[0])]}))[0]
+    word = plain.split()[-1]
+    asked = {"start_with": "the", "avoid": [word], "must_hold": ["blue", "red"]}
+    (text,) = texts(client.post("/v1/caption", json={"inputs": [b64(samples[0])], **asked}))
+    assert text == predictor(samples[0].content, **asked)
+    words = text.replace(",", " ").split()
+    assert words[0] == "the"
+    assert word not in words
+    assert {"blue", "red"} <= set(words)
+    answer = client.post("/v1/caption", json={"inputs": [b64(samples[0])], "must_hold": ["red"], "avoid": ["red"]})
+    assert answer.status_code == 400
+    assert "must_hold" in answer.text
+    answer = client.post("/v1/caption", json={"inputs": [b64(samples[0])], "must_hold": ["red"] * 9})
+    assert answer.status_code in (400, 422)
+    assert "must_hold" in answer.text
+
+
 def test_options_reach_the_search(client: httpx.Client, samples: list[Sample], predictor: Predictor) -> None:
     sample = samples[2]
     wanted = predictor.candidates(sample.content, num_return=2, num_beams=3, prompt="a large", max_new_tokens=7)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 Text = Annotated[str, Field(max_length=100_000)]
 Name = Annotated[str, Field(max_length=200)]
+Phrase = Annotated[str, Field(min_length=1, max_length=200)]
 Numbers = Annotated[list[FiniteFloat], Field(max_length=100_000)]
 InputForm = str | dict[Name, str | list[Name] | Numbers]
 """Base64, a data: address, an http(s) address where the service allows them; or several by branch name."""
@@ -41,6 +42,9 @@ class DecodingForm(BaseModel):
     temperature: FiniteFloat | None = Field(None, gt=0, le=100, description="asks for sampling, or shapes beams")
     top_p: FiniteFloat | None = Field(None, gt=0, le=1, description="asks for sampling")
     seed: int | None = Field(None, ge=-(2**62), le=2**62, description="asks for sampling")
+    start_with: str | None = Field(None, max_length=1000, description="how each text begins")
+    must_hold: list[Phrase] | None = Field(None, max_length=8, description="words or phrases that each text contains")
+    avoid: list[Phrase] | None = Field(None, max_length=100, description="words or phrases that no text contains")
 
 
 class CaptionForm(TaskForm, DecodingForm):

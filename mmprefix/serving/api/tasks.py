@@ -183,6 +183,7 @@ def decoding_options(service: Service, form: DecodingForm, beams: int | None) ->
             raise RequestError(400, f"{name} {value}: the limit is {most}", code="too_many", param=name)
     names = set(DecodingForm.model_fields) - {"n"}
     options = {name: value for name in names if (value := getattr(form, name)) is not None}
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
     return {"num_return": form.n, **options, **({} if beams is None else {"num_beams": beams})}
 
 
