@@ -25,7 +25,7 @@ _SLICES = 40  # of a sound at most: each is hidden once
 
 @dataclass(frozen=True)
 class Inside:
-    """What was found inside: a table of HTML, and maps of where each position looks (None where there are none)."""
+    """Look inside one prefix: a table of HTML, and maps of where each position looks (None where there are none)."""
 
     words: str
     maps: Maps | None = None
@@ -76,7 +76,7 @@ def _words(model: Predictor, file: str, call: dict[str, Any], maps: Maps | None)
 
 
 def _place(maps: Maps | None, number: int) -> str:
-    """Where a position looks, in words: for whoever does not see the picture."""
+    """Place that a position looks at, in words: for whoever does not see the picture."""
     if maps is None or number >= len(maps.labels) or not maps.values[number].any():
         return ""
     values = maps.values[number]

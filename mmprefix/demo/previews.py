@@ -1,4 +1,4 @@
-"""What the page shows of an input: a small picture or the sound itself; and samples of the embedded world."""
+"""Previews of an input: a small picture or the sound itself; and samples of the embedded world."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _NOBODY = "nobody"
 
 @dataclass(frozen=True)
 class Wishes:
-    """What a visitor asks for beside the file; empty fields leave it to the model."""
+    """Wishes of a visitor beside the file; empty fields leave it to the model."""
 
     prompt: str = ""
     user: str | None = None

@@ -35,7 +35,7 @@ class TextState(NamedTuple):
 
 @dataclass(frozen=True)
 class TokenRow:
-    """Where each token (V,) leads from a state, and the phrases that it completes (bits)."""
+    """States that each token (V,) leads to from one state, and the phrases that it completes (bits)."""
 
     state: np.ndarray
     hits: np.ndarray

@@ -18,7 +18,7 @@ _QUESTION = re.compile(r"(.*) \[(\d+)\] (.*)", re.DOTALL)  # id of a question's 
 
 @dataclass(frozen=True)
 class ScoredText:
-    """What was written for one input, beside its references.
+    """Text that was written for one input, beside its references.
 
     ``media``: file of the input, or "". ``log_odds``: of what is to be detected, None where nothing is. ``score``:
     higher is better; ``metric`` names it.

@@ -98,11 +98,6 @@ class Schema:
             yield from ((f"{group}.{label.name}", text) for label in labels.values() for text in label.questions)
 
 
-def shipped_schemas() -> list[str]:
-    """Names of the schemas in ``recipes/schemas``."""
-    return sorted(file.stem for file in _SHIPPED.glob("*.yaml"))
-
-
 def read_schema(source: str | Path | Mapping[str, Any]) -> Schema:
     """Schema from a YAML or JSON file, from the name of a shipped one (``slurp``, ``barista``, ...), or as data.
 

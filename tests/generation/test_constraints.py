@@ -128,9 +128,9 @@ def test_the_widest_beam_gives_the_best_text_of_all(words: WordDecoder, phrases:
         and not any(occurs(phrase, text) for phrase in phrases.get("avoid", []))
     )
     options = GenerateOptions(max_new_tokens=most, num_beams=300, length_penalty=0.0, **phrases)
-    ((found, *_),) = words.generate_from(state, options)
-    assert found.text == best[1]
-    assert found.score == pytest.approx(best[0], abs=1e-3)
+    ((widest, *_),) = words.generate_from(state, options)
+    assert widest.text == best[1]
+    assert widest.score == pytest.approx(best[0], abs=1e-3)
 
 
 def test_greedy_avoid_equals_bad_words_of_hugging_face(tmp_path: Path) -> None:

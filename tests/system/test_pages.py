@@ -165,14 +165,14 @@ def test_every_block_is_run_or_parsed() -> None:
 
 def commands() -> dict[tuple[str, ...], str]:
     """Commands of all pages by their words, each with the page that has it first."""
-    found: dict[tuple[str, ...], str] = {}
+    by_words: dict[tuple[str, ...], str] = {}
     for page in pages.pages():
         for one in pages.blocks(page):
             if one.language in ("bash", ""):
                 for statement in pages.statements(one.text):
                     if words := tuple(word for word in pages.words_of(statement) if word != "..."):
-                        found.setdefault(words, page)
-    return found
+                        by_words.setdefault(words, page)
+    return by_words
 
 
 def test_programs_that_pages_name_exist() -> None:
@@ -234,8 +234,8 @@ def test_options_of_recipes_are_known_to_their_parsers(capsys: pytest.CaptureFix
             find_recipes(["--config", recipe])  # it is shipped
             options.setdefault((words[1], recipe), {}).update(_options(words))
     assert len(options) > 10
-    for (verb, recipe), given in options.items():
-        more = [word for option, value in given.items() for word in (option, value) if word]
+    for (verb, recipe), values in options.items():
+        more = [word for option, value in values.items() for word in (option, value) if word]
         assert main([verb, "--config", recipe, *more, "--print_config"]) == 0, (recipe, more)
 
 

@@ -169,7 +169,7 @@ def _folders() -> Iterator[Finding]:
 
 
 def _writable(name: str, folder: Path, note: str = "") -> Finding:
-    """Whether ``folder``, or the nearest one above that is there, can be written to; nothing is left."""
+    """True if ``folder``, or the nearest one above that is there, can be written to; nothing is left."""
     place = folder
     while not place.exists() and place != place.parent:
         place = place.parent
@@ -181,7 +181,7 @@ def _writable(name: str, folder: Path, note: str = "") -> Finding:
 
 
 def _imported() -> Iterator[Finding]:
-    """What torch says of its devices, and torchcodec, whose import fails where it does not fit."""
+    """Devices by torch's own word, and torchcodec, whose import fails where it does not fit."""
     try:
         lines = machine.torch_devices()
     except Exception as error:

@@ -29,7 +29,7 @@ class Requirement:
 
     @property
     def met(self) -> bool:
-        """Whether it is installed in a version within the bounds."""
+        """True if it is installed in a version within the bounds."""
         return self.installed is not None and within(self.installed, self.bounds)
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ def version_of(name: str) -> str | None:
 
 
 def within(version: str, bounds: str) -> bool:
-    """Whether ``version`` lies within ``bounds`` (PEP 440's operators on release numbers; == takes a .* too)."""
+    """True if ``version`` lies within ``bounds`` (PEP 440's operators on release numbers; == takes a .* too)."""
     own = _numbers(version)
     for operator, text in _BOUND.findall(bounds):
         bound = _numbers(text)

@@ -1,6 +1,6 @@
 """Files a second of the page's batch tab, beside plain Python loops over the same pictures.
 
-    python -m benchmarks.demo_batch [--model MODEL] [--files 200] [--folder PICTURES]
+    python -m benchmarks.serving.demo_batch [--model MODEL] [--files 200] [--folder PICTURES]
 
 Without a folder they are pictures of the embedded world, 64 x 64 pixels, and the model is the embedded one. The batch
 tab checks the header of each file, captions, and writes CSV and zip; the loops call ``model(file)`` for one file after
