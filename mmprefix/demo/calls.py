@@ -28,7 +28,7 @@ MAX_TEXT = 20_000  # characters of a prompt, a history or a schema
 
 @dataclass
 class DemoState:
-    """State that all tabs share: models, limits, the count of calls, and the ids of the store of users, if there is one."""
+    """State that all tabs share: models, limits, the count of calls, the ids of the store of users, if there is one."""
 
     models: ModelShelf
     limits: DemoLimits = field(default_factory=DemoLimits)

@@ -81,7 +81,7 @@ def _byte_letters() -> dict[str, int]:
 
 
 def _between(tokenizer: Any, words: Sequence[str | None], hidden: set[int]) -> list[str]:
-    """Text that each token adds between two equal words: some decoders write a token at the start of a text otherwise."""
+    """Text that each token adds between two equal words: at the start of a text some decoders write it otherwise."""
     decode = getattr(tokenizer, "backend_tokenizer", tokenizer).decode
     letters = (n for n, word in enumerate(words) if n not in hidden and word and decode([n]).strip().isalpha())
     anchor = next((n for n in letters if words[n] and str(words[n]).isascii()), None) or next(letters, 0)

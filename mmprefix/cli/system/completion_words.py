@@ -112,7 +112,7 @@ def _of_rows(options: Iterable[dict[str, Any]], before: str) -> Iterator[OptionW
 
 
 def _value_of_type(kind: str, default: Any) -> str | tuple[str, ...]:
-    """Words that are typed behind an option whose type the table of parts calls ``kind``, such as "best or last or none"."""
+    """Words behind an option whose type the table of parts calls ``kind``, such as "best or last or none"."""
     kinds = [word for word in kind.split(" or ") if word != "null"]
     if kind == "switch":
         return NOTHING
