@@ -25,13 +25,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import soundfile
 
 import mmprefix
 from mmprefix import world
 from mmprefix.world.audio import RATE
+from mmprefix.world.scenes import Medium
 
 BAD_SHARE = 0.1
 
@@ -87,11 +88,13 @@ def form_data(content: bytes) -> tuple[str, bytes]:
     return "multipart/form-data; boundary=b", head + content + b"\r\n--b--\r\n"
 
 
-def questions(model: str | None, medium: str, count: int = 24) -> tuple[list[LoadRequest], list[LoadRequest]]:
+def questions(
+    model: str | None, medium: Literal["image", "audio", "both"], count: int = 24
+) -> tuple[list[LoadRequest], list[LoadRequest]]:
     """Good requests with their right answers, and bad ones."""
     predictor = mmprefix.load(model, device="cpu") if model else mmprefix.load(device="cpu")
     files: list[bytes] = []
-    media = ("image", "audio") if medium == "both" else (medium,)
+    media: tuple[Medium, ...] = ("image", "audio") if medium == "both" else (medium,)
     for kind in media:
         for scene in islice(world.sample(kind, 11, new=True), count // len(media)):
             stream = io.BytesIO()
@@ -198,7 +201,7 @@ def measure(plan: argparse.Namespace, words: Sequence[str], asked: Any) -> dict[
 
 def main(words: Sequence[str] | None = None) -> int:
     """Print a table and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--model", help="saved model (default: the embedded world's)")
     parser.add_argument("--medium", choices=["image", "audio", "both"], default="both")
     parser.add_argument("--seconds", type=float, default=60.0)

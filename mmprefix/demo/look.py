@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gradio as gr
+from gradio.themes import Base
 
 CSS = """
 .scroll { overflow-x: auto; max-width: 100%; }
@@ -33,11 +33,11 @@ new MutationObserver(mend).observe(document.documentElement, {childList: true, s
 </script>"""
 
 
-def theme() -> gr.themes.Base:
+def theme() -> Base:
     """Gradio's plain theme with fonts of the system and colours of enough contrast."""
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
     mono = ("ui-monospace", "Consolas", "monospace")
-    made = gr.themes.Base(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono)
+    made = Base(primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=mono)
     return made.set(
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",

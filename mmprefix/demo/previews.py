@@ -39,5 +39,5 @@ def sample_file(medium: Medium) -> str:
 
             from mmprefix.world.audio import render
 
-            soundfile.write(file, render(scene), RATE, format="WAV", subtype="PCM_16")
+            soundfile.write(file.name, render(scene), RATE, format="WAV", subtype="PCM_16")
     return str(Path(file.name))

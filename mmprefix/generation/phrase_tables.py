@@ -117,7 +117,7 @@ class PhraseTables:
         left = min(left, self.farthest + 2)
         mask = self._masks.get((state, left))
         if mask is None:
-            mask = torch.from_numpy(self._distance_after(state) <= left - 1)
+            mask = torch.as_tensor(self._distance_after(state) <= left - 1)
             if len(self._masks) > 4096:
                 self._masks.clear()
             self._masks[state, left] = mask

@@ -34,7 +34,7 @@ class TokenTexts:
         folded = [(text or "").casefold() for text in decoded]
         self.lengths = np.array([len(text) for text in folded])
         self.order = np.argsort(-self.lengths, kind="stable")
-        ordered = [folded[number] for number in self.order.tolist()]
+        ordered = [folded[int(number)] for number in self.order]
         self.start = np.concatenate([[0], np.cumsum(self.lengths[self.order])[:-1]])
         joined = np.frombuffer("".join(ordered).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         self.characters, self.codes = np.unique(joined, return_inverse=True)  # codes index characters

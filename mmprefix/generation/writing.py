@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -23,7 +24,7 @@ from mmprefix.types import Candidate, to_list
 class WritingCodec(Protocol):
     """Token ids → text, and how much of a text later tokens leave as it is."""
 
-    @property
+    @cached_property
     def token_texts(self) -> TokenTexts:
         """Texts of all tokens."""
         ...
@@ -44,8 +45,8 @@ class WritingCodec(Protocol):
 class PositionLimit(Protocol):
     """Language model with a number of positions, whose state predicts the next token."""
 
-    def require_room(self, state: State, tokens: int) -> None:
-        """Raise InputError if ``tokens`` more than ``state`` are too many."""
+    def require_room(self, state: State, more: int) -> None:
+        """Raise InputError if ``more`` tokens after ``state`` are too many."""
         ...
 
     def last_hidden(self, state: State) -> Tensor:

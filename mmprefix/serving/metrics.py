@@ -20,27 +20,27 @@ class ServiceMetrics:
     def __init__(self, waiting: Callable[[], int], inputs: Callable[[], int], ready: Callable[[], bool]) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)  # memory, CPU time and open files of the process
-        place = {"registry": self.registry}
+        own = self.registry
         self.requests = Counter(
-            "mmprefix_requests", "Requests that were answered.", ["path", "method", "status"], **place
+            "mmprefix_requests", "Requests that were answered.", ["path", "method", "status"], registry=own
         )
         self.seconds = Histogram(
-            "mmprefix_request_seconds", "Seconds of a request, all included.", ["path"], buckets=_SECONDS, **place
+            "mmprefix_request_seconds", "Seconds of a request, all included.", ["path"], buckets=_SECONDS, registry=own
         )
         self.batches = Histogram(
-            "mmprefix_batch_size", "Inputs of a batch.", ["model", "task"], buckets=_SIZES, **place
+            "mmprefix_batch_size", "Inputs of a batch.", ["model", "task"], buckets=_SIZES, registry=own
         )
         self.queue_seconds = Histogram(
-            "mmprefix_queue_seconds", "Seconds that the oldest input of a batch waited.", buckets=_SECONDS, **place
+            "mmprefix_queue_seconds", "Seconds that the oldest input of a batch waited.", buckets=_SECONDS, registry=own
         )
-        self.results = Counter("mmprefix_inputs", "Inputs by outcome: done, error.", ["model", "outcome"], **place)
-        self.streams = Counter("mmprefix_streams", "Answers that were streamed.", ["model"], **place)
+        self.results = Counter("mmprefix_inputs", "Inputs by outcome: done, error.", ["model", "outcome"], registry=own)
+        self.streams = Counter("mmprefix_streams", "Answers that were streamed.", ["model"], registry=own)
         for name, text, read in (
             ("mmprefix_queue_length", "Inputs that wait for a batch.", waiting),
             ("mmprefix_inputs_inside", "Inputs that are read, wait or are computed.", inputs),
             ("mmprefix_ready", "1 while the service takes requests.", lambda: float(ready())),
         ):
-            Gauge(name, text, **place).set_function(read)
+            Gauge(name, text, registry=own).set_function(read)
 
     def text(self) -> bytes:
         """All measures in Prometheus' text form."""

@@ -149,7 +149,7 @@ def test_validation_and_test_deal_their_rows_out(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     lines = [f"{number:02},plan {number // 4},text {number}" for number in range(32)]
     file.write_text("\n".join(["id,context,caption", *lines]), encoding="utf-8")
-    names = {split: str(file) for split in ("train", "val", "test", "predict")}
+    names: dict[str, Any] = {split: str(file) for split in ("train", "val", "test", "predict")}
     data = PairData(**names, batch_size=4, num_workers=0)
     data.inputs = ModelInputs({}, reads_text=True)
     for stage in ("fit", "test", "predict"):

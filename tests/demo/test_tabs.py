@@ -105,6 +105,8 @@ def test_one_broken_file_of_twenty_is_a_row(state: DemoState, tmp_path: Path) ->
     made = demo_files.pictures(tmp_path / "in", 19)
     uploads = [str(path) for path, _ in made]
     uploads.insert(7, str(demo_files.text_file(tmp_path / "=broken.png")))
+    rows: list[dict[str, str]] = []
+    members: dict[str, str] = {}
     for progress, table_file, texts, table in batch_handler(state)(NOBODY, uploads, EMBEDDED_NAME, ""):
         if not table_file["value"]:
             continue

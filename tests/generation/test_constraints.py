@@ -210,7 +210,8 @@ def test_whisper_and_words_hold_phrases(words: WordDecoder, tmp_path: Path) -> N
         words: words.prefill(ragged_prefix(words, [2, 3])),
     }
     for own, state in states.items():
-        for search in ({}, {"num_beams": 2}, {"sample": True, "seed": 1}):
+        searches: list[dict[str, Any]] = [{}, {"num_beams": 2}, {"sample": True, "seed": 1}]
+        for search in searches:
             options = GenerateOptions(max_new_tokens=12, must_hold=("car",), avoid=("red",), start_with="a", **search)
             for (best,) in own.generate(state, ["", ""], options):
                 assert occurs("car", best.text)

@@ -80,7 +80,7 @@ def test_what_cannot_be_streamed_is_refused_before_the_first_piece(model: Predic
     with pytest.raises(InputError, match=r"none\.wav: no such file"):
         next(iter(model.stream(tmp_path / "none.wav")))
     with pytest.raises(InputError, match="num_return=2: one input is streamed as one text"):
-        model.stream(tmp_path / "none.wav", num_return=2)
+        model.stream(tmp_path / "none.wav", num_return=2)  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="beams"):
         model.stream(tmp_path / "none.wav", beams=2)  # pyright: ignore
 

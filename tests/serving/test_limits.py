@@ -33,7 +33,7 @@ def client(served: list[ServedModel]) -> Iterator[TestClient]:
         yield one
 
 
-def refused(answer: httpx.Response, status: int, words: str) -> None:
+def refused(answer: Any, status: int, words: str) -> None:
     """The answer is an error of OpenAI's form with ``words`` in its sentence."""
     assert answer.status_code == status, answer.text
     error = answer.json()["error"]
@@ -269,7 +269,7 @@ messages = st.lists(
 calm = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-def fails_well(answer: httpx.Response) -> None:
+def fails_well(answer: Any) -> None:
     """No request of a stranger is the service's own failure."""
     assert answer.status_code in (200, 400, 404, 413, 415, 422), answer.text
     if answer.status_code != 200:

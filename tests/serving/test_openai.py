@@ -23,7 +23,7 @@ def server(served: list[ServedModel]) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def client(server: Running) -> Iterator[openai.OpenAI]:
-    http = httpx.Client(trust_env=False)
+    http: Any = httpx.Client(trust_env=False)
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, http_client=http) as one:
         yield one
 

@@ -40,7 +40,7 @@ def client(served: list[ServedModel]) -> Iterator[TestClient]:
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer wrong", f"Basic {KEY}", f"Bearer {KEY}x", KEY, "Bearer \xe9"])
 def test_without_the_key_nothing_is_done(value: str, client: TestClient, samples: list[Sample]) -> None:
-    headers = {"authorization": value.encode("latin-1")}
+    headers: Any = {"authorization": value.encode("latin-1")}
     for path in ("/v1/models", "/metrics", "/v1/none"):
         answer = client.get(path, headers=headers)
         assert answer.status_code == 401

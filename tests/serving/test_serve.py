@@ -97,9 +97,9 @@ def test_what_the_verb_refuses(shell: Shell, monkeypatch: pytest.MonkeyPatch) ->
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert shell.refuses("serve", "--port", port) == f"--host 127.0.0.1 --port {port}: Address already in use"
-    assert "--port 70000" in shell.refuses("serve", "--port", 70000)
-    assert "no_such" in shell.refuses("serve", "--port", 0, "no_such")
-    assert "max-batch 0: give a number from 1 on" in shell.refuses("serve", "--max-batch", 0)
+    assert "--port 70000" in shell.refuses("serve", "--port", "70000")
+    assert "no_such" in shell.refuses("serve", "--port", "0", "no_such")
+    assert "max-batch 0: give a number from 1 on" in shell.refuses("serve", "--max-batch", "0")
     assert "--drain -1.0" in shell.refuses("serve", "--drain", "-1")
     monkeypatch.setenv("MMPREFIX_API_KEY", "two words")
     assert "MMPREFIX_API_KEY" in shell.refuses("serve")

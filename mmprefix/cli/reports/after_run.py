@@ -18,7 +18,7 @@ PAGE = "report.html"
 
 def draw_report(folder: Path, trainer: Trainer, options: Any) -> None:
     """Write the page of the run in ``folder`` and say where it is; one warning where that fails."""
-    if options.no_report or trainer.fast_dev_run or not trainer.is_global_zero:
+    if options.no_report or getattr(trainer, "fast_dev_run", False) or not trainer.is_global_zero:
         return
     out = folder / PAGE
     try:

@@ -23,9 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print or copy; returns the exit code 0. Raises InputError for an unknown name and for a file that is there."""
-    if args.name is None and args.out is not None:
-        raise InputError("--out copies one recipe; name it: mmprefix recipes NAME --out FILE")
     if args.out is not None:
+        if args.name is None:
+            raise InputError("--out copies one recipe; name it: mmprefix recipes NAME --out FILE")
         return _copy(shipped_recipe(args.name), Path(args.out), args.overwrite)
     if args.name is not None:
         recipe = shipped_recipe(args.name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
+from gradio.components import Component
 
 from mmprefix.demo.calls import DemoState, on_page
 from mmprefix.demo.components import camera, microphone
@@ -112,7 +113,7 @@ def _shower(state: DemoState) -> Callable[[str | None], tuple[Update, Update]]:
     return show
 
 
-def _wishes(state: DemoState) -> list[gr.components.Component]:
+def _wishes(state: DemoState) -> list[Component]:
     """Model, candidates, look inside, then the fields of ``Wishes`` in their order."""
     names = state.models.names
     model = gr.Dropdown(names, value=names[0], label="Model", filterable=False)
