@@ -280,8 +280,7 @@ def test_a_validation_measures_the_log_odds(orders: SluSystem, tmp_path: Path, c
     metrics = detection([row["log_odds"] for row in rows], [row["references"] == ["true"] for row in rows])
     for name in ("eer", "auc", "threshold"):
         assert metric_values(tmp_path, f"val/{name}")[-1] == pytest.approx(metrics[name], abs=1e-6)
-    out = capfd.readouterr().out
-    assert "eer" in out
+    assert "eer" in capfd.readouterr().err
     assert {row["group"] for row in rows} == {"audio+signals+text"}
     # The saved model alone gives the same rows the same log odds.
     model = mmprefix.load(tmp_path / "model", device="cpu")
