@@ -338,7 +338,7 @@ def test_a_training_on_questions(system: SluSystem, kind: str, tmp_path: Path, c
     numbers = [row["id"].split(" ", 2)[1] for row in rows if row["id"].startswith("o8 ")]
     assert numbers == [f"[{n + 1}]" for n in range(len(numbers))]
     assert "val/exact_match" in (tmp_path / "logs" / "version_0" / "metrics.csv").read_text()
-    assert "exact_match" in capfd.readouterr().out
+    assert "exact_match" in capfd.readouterr().err
 
 
 def test_rows_without_a_drawn_question_are_not_in_the_report(system: SluSystem, tmp_path: Path) -> None:
