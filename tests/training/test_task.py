@@ -242,7 +242,8 @@ def test_a_dry_run_prints_sizes_and_stops(
 ) -> None:
     assert run("fit", tiny.recipe(tiny.config(), tmp_path), dry_run=True) == 0
     lines = [record.getMessage() for record in caplog.records if record.name.startswith("mmprefix.cli.training")]
-    table = {line[:24].strip(): line.split()[-1] for line in lines if line[:24].strip()}
+    rows = "\n".join(lines).splitlines()
+    table = {line[:24].strip(): line.split()[-1] for line in rows if line[:24].strip()}
     assert table["image encoder"] == table["audio encoder"] == table["decoder"] == "0"
     assert int(table["all"].replace(",", "")) == int(table["image mapper"].replace(",", "")) + int(
         table["audio mapper"].replace(",", "")
