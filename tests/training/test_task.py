@@ -238,11 +238,10 @@ def test_a_run_without_end_trains_at_a_constant_rate(tiny: CaptioningSystem, tmp
 
 
 def test_a_dry_run_prints_sizes_and_stops(
-    tiny: CaptioningSystem, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny: CaptioningSystem, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run("fit", tiny.recipe(tiny.config(), tmp_path), dry_run=True) == 0
-    lines = [record.getMessage() for record in caplog.records if record.name.startswith("mmprefix.cli.training")]
-    rows = "\n".join(lines).splitlines()
+    rows = capfd.readouterr().out.splitlines()
     table = {line[:24].strip(): line.split()[-1] for line in rows if line[:24].strip()}
     assert table["image encoder"] == table["audio encoder"] == table["decoder"] == "0"
     assert int(table["all"].replace(",", "")) == int(table["image mapper"].replace(",", "")) + int(
