@@ -134,7 +134,7 @@ def test_the_widest_beam_gives_the_best_text_of_all(words: WordDecoder, phrases:
 
 
 def test_greedy_avoid_equals_bad_words_of_hugging_face(tmp_path: Path) -> None:
-    """Where a phrase is a character that one token alone has, both exclude that token."""
+    """Excluded by both: the token of a phrase that is one character, which no other token has."""
     compared = 0
     for seed in range(3):
         decoder = CausalDecoder(save_decoder(tmp_path / str(seed), seed=seed))
