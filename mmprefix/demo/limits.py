@@ -56,11 +56,11 @@ class DemoLimits:
         """Bytes of ``max_mb``."""
         return int(self.max_mb * MB)
 
-    def hold_for_process(self) -> None:
-        """Hold every reader of this process to the same limits, for files whose headers say too little."""
-        os.environ["MMPREFIX_MAX_PIXELS"] = str(self.max_pixels)
-        os.environ["MMPREFIX_MAX_SECONDS"] = str(self.max_seconds + 1)  # decoders round up to whole frames
-        os.environ["MMPREFIX_MAX_BYTES"] = str(self.max_bytes)
+    @property
+    def of_readers(self) -> dict[str, float]:
+        """Limits for every reader of the process, for files whose headers say too little."""
+        seconds = self.max_seconds + 1  # decoders round up to whole frames
+        return {"pixels": self.max_pixels, "seconds": seconds, "bytes": self.max_bytes}
 
 
 def check_file(path: str | Path, name: str, limits: DemoLimits) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import gradio as gr
 from fastapi.middleware import Middleware
@@ -18,6 +16,7 @@ from mmprefix.demo.tabs.batch_tab import batch_tab
 from mmprefix.demo.tabs.caption_tab import caption_tab
 from mmprefix.demo.tabs.commands_tab import commands_tab
 from mmprefix.errors import InputError
+from mmprefix.trust.limits import environment, limits_set
 
 _KEEP = 3600  # seconds of an upload
 _INTRODUCTION = """# mmprefix
@@ -52,8 +51,11 @@ def serving(state: DemoState, host: str = "127.0.0.1", port: int | None = None) 
 
     Without ``port`` it is the first free one from 7860 on. Raises InputError where the port is taken.
     """
-    state.limits.hold_for_process()
-    with tempfile.TemporaryDirectory(prefix="mmprefix-demo-") as folder, _environment(GRADIO_TEMP_DIR=folder):
+    with (
+        tempfile.TemporaryDirectory(prefix="mmprefix-demo-") as folder,
+        environment(GRADIO_TEMP_DIR=folder),
+        limits_set(**state.limits.of_readers),
+    ):
         page = build_page(state)
         page.GRADIO_CACHE = folder
         try:
@@ -113,18 +115,3 @@ class PageHeaders:
             await send(message)
 
         await self.app(scope, receive, answer)
-
-
-@contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    """Variables of the environment while the block runs."""
-    before: dict[str, Any] = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -7,6 +7,8 @@ Each limit is raised by an environment variable: ``MMPREFIX_MAX_PIXELS``, ``MMPR
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from mmprefix.errors import InputError
 
@@ -33,6 +35,31 @@ def limit(name: str) -> float:
     if not value > 0:
         raise InputError(f"{variable}={text}: give a positive number")
     return value
+
+
+@contextmanager
+def limits_set(**values: float) -> Iterator[None]:
+    """Hold all readers of this process to other limits (keys of ``DEFAULTS``) while the block runs."""
+    variables = {f"MMPREFIX_MAX_{name.upper()}": str(value) for name, value in values.items()}
+    with environment(**variables):
+        for name in values:
+            limit(name)  # raises InputError for what is no positive number
+        yield
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Set variables of the environment while the block runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def require_below(name: str, value: float, file: str) -> None:

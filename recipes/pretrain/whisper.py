@@ -23,7 +23,8 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -205,11 +206,20 @@ def slot_accuracy(outputs: Sequence[str], rows: Sequence[Row], train: Sequence[R
     return result
 
 
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Round denormal numbers to zero, which is faster, while the block runs."""
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def train_whisper(options: argparse.Namespace) -> dict[str, Any]:
     """Train the model that the command line asks for, write ``options.out``, and return its `training.json`."""
     plan = WhisperPlan(**{field.name: getattr(options, field.name) for field in fields(WhisperPlan)})
     torch.manual_seed(plan.seed)
-    torch.set_flush_denormal(True)
     began = time.monotonic()
     speech = read_speech(options.manifest, options.text, options.window)
     train = speech.texts["train"]
@@ -233,7 +243,8 @@ def train_whisper(options: argparse.Namespace) -> dict[str, Any]:
             rate = scores(average.transcribe(speech.waves["val"]), speech.texts["val"])
             log.info("step %d: on val %s", step, json.dumps(rate))
 
-    fit(model, sampler, plan, snapshot)
+    with flushed_denormals():
+        fit(model, sampler, plan, snapshot)
     model.save(options.out)
     result = {
         "plan": asdict(plan),

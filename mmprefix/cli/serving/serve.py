@@ -14,7 +14,7 @@ from mmprefix.cli.inference.open_model import open_model
 from mmprefix.errors import InputError
 from mmprefix.inference.model_folder import EMBEDDED_MODEL
 from mmprefix.interrupt import advice_if_stopped
-from mmprefix.trust.limits import limit
+from mmprefix.trust.limits import limit, limits_set
 
 if TYPE_CHECKING:
     from mmprefix.serving.calls import ServedModel
@@ -84,8 +84,10 @@ def run(args: argparse.Namespace) -> int:
     if missing := [name for name in _NEEDS if importlib.util.find_spec(name) is None]:
         raise InputError(f"serve needs {', '.join(missing)}; pip install 'mmprefix[serve]'")
     options = options_of(args)
-    _bound_inputs(args)
-    with _listening(args.host, args.port) as listening:  # before models are loaded: a port in use is said at once
+    with (
+        limits_set(**_reader_limits(args)),
+        _listening(args.host, args.port) as listening,  # before models are loaded: a port in use is said at once
+    ):
         models = [_load(args, text) for text in args.models or [f"example={EMBEDDED_MODEL}"]]
         from mmprefix.serving.logs import json_logs, log
         from mmprefix.serving.server import serve
@@ -115,14 +117,13 @@ def options_of(args: argparse.Namespace) -> ServeOptions:
     )
 
 
-def _bound_inputs(args: argparse.Namespace) -> None:
-    """Set the limits of inputs that the readers look up in the environment."""
+def _reader_limits(args: argparse.Namespace) -> dict[str, float]:
+    """Limits of inputs: an option's, else that of the environment, else the service's own."""
+    limits: dict[str, float] = {}
     for name, option, default in (("pixels", args.max_pixels, MAX_PIXELS), ("seconds", args.max_seconds, MAX_SECONDS)):
-        variable = f"MMPREFIX_MAX_{name.upper()}"
-        if option is not None:
-            os.environ[variable] = str(option)
-        os.environ.setdefault(variable, str(default))
-        limit(name)  # raises InputError for what is no positive number
+        given = f"MMPREFIX_MAX_{name.upper()}" in os.environ
+        limits[name] = option if option is not None else limit(name) if given else default
+    return limits
 
 
 def _load(args: argparse.Namespace, text: str) -> ServedModel:

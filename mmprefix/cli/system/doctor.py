@@ -7,6 +7,7 @@ fail; ``--devices`` imports torch (and torchcodec where it is installed) and say
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -192,7 +193,7 @@ def _imported() -> Iterator[Finding]:
         yield Finding("device", name, OK, text)
     if version_of("torchcodec"):
         try:
-            import torchcodec  # noqa: F401  # pyright: ignore[reportMissingImports]
+            importlib.import_module("torchcodec")
         except Exception as error:
             text = f"installed, but cannot be imported ({_first_line(error)}); mmprefix does not need it"
             yield Finding("device", "torchcodec", MISSING, text)
