@@ -109,14 +109,14 @@ def join_layers(prefix: DeepPrefix) -> Tensor:
     return torch.stack([prefix.keys, prefix.values]).permute(2, 4, 0, 1, 3, 5).flatten(2)
 
 
-def frozen_positions(mapper: Mapper, length: int, start: str | None, frozen: int | None) -> int:
+def frozen_positions(mapper: Mapper, length: int, is_text: bool, frozen: int | None) -> int:
     """Positions at the beginning of a deep prefix that are not trained: ``frozen``, by default the first after a text.
 
     The first position takes the attention that goes nowhere; runs in which it was trained broke down
     (https://arxiv.org/abs/2506.06266). InputError where nothing would be left to train.
     """
     if frozen is None:
-        frozen = 0 if start is None else 1
+        frozen = int(is_text)
     if not 0 <= frozen < length:
         raise InputError(
             f"{type(mapper).__name__}.frozen {frozen}: of length {length} at least one position is trained; give a "

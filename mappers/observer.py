@@ -9,10 +9,29 @@ from torch import Tensor
 
 from mmprefix.mappers.base import Mapper
 from mmprefix.types import DeepPrefix, Features
+from mmprefix.weights.source import Provenance
 
 
 class TextReader(Protocol):
-    """Decoder as a mapper sees it before training: what it makes of a text."""
+    """Decoder as a mapper sees it before training: what it makes of a text or of tokens."""
+
+    identity: Provenance
+
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of ``text``, as those of a prompt."""
+        ...
+
+    def word_ids(self) -> list[int]:
+        """Ids of all tokens of the vocabulary whose text has a letter, in its order, special tokens left out."""
+        ...
+
+    def token_vectors(self, ids: list[int]) -> Tensor:
+        """Embeddings (N E) of tokens."""
+        ...
+
+    def token_key_values(self, ids: list[int]) -> DeepPrefix:
+        """Keys and values (L 1 H N K) of tokens, as the decoder's cache holds them."""
+        ...
 
     def word_vectors(self, text: str) -> Tensor:
         """Embeddings (N E) of the tokens of ``text``."""

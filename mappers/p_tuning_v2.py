@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmprefix.mappers.base import DeepMapper, Sizes, frozen_positions, join_layers, need_length
+from mmprefix.mappers.base import DeepMapper, Mapper, Sizes, frozen_positions, join_layers, need_length
 from mmprefix.mappers.observer import Starter, TextReader
+from mmprefix.mappers.starts import Start, as_start
 from mmprefix.types import DeepPrefix, Features, all_real
 
 
@@ -23,8 +24,8 @@ class DeepTable(DeepMapper, Starter):
         std: standard deviation of the numbers before training.
         dropout: probability of zeroing a single number in training.
         start: a text; before training the table is what the decoder has in its cache at the first ``length`` positions
-            of it, repeated as needed. None: random numbers.
-        frozen: number of first positions that are not trained; None: 1 after ``start``, else 0.
+            of it, repeated as needed; or a part of ``mmprefix.mappers.starts``. None: random numbers.
+        frozen: number of first positions that are not trained; None: 1 where they start as a text, else 0.
     """
 
     sink: Tensor
@@ -36,14 +37,14 @@ class DeepTable(DeepMapper, Starter):
         length: int = 10,
         std: float = 0.1,
         dropout: float = 0.0,
-        start: str | None = None,
+        start: str | Start | None = None,
         frozen: int | None = None,
     ) -> None:
         super().__init__(sizes)
         need_length(self, length)
-        self.length, self.dropout, self.start = length, dropout, start
-        self.frozen = frozen_positions(self, length, start, frozen)
-        table = torch.randn(length, self.numbers) * (std if start is None else 0.0)
+        self.length, self.dropout, self.start, self.origin = length, dropout, start, as_start(start, std)
+        self.frozen = frozen_positions(self, length, self.origin.is_text, frozen)
+        table = self.origin.numbers(length, self.numbers)
         self.table = nn.Parameter(table[self.frozen :].clone())
         if self.frozen:
             self.register_buffer("sink", table[: self.frozen].clone())
@@ -56,20 +57,32 @@ class DeepTable(DeepMapper, Starter):
     @property
     def known(self) -> bool:
         """True for a table that was filled, or that begins at random."""
-        return self.start is None or bool(self.table.any())
+        return not self.origin.asks or bool(self.table.any())
 
     def begin(self, reader: TextReader) -> None:
-        """Fill the table with the decoder's keys and values of the text."""
-        if self.start is not None:
-            self.fill(reader.key_values(self.start, self.length))
+        """Fill the table with the start that the decoder was needed for."""
+        if self.origin.asks:
+            self._fill(self.origin.vectors(reader, self.sizes, self.length))
 
-    @torch.no_grad()
     def fill(self, prefix: DeepPrefix) -> None:
         """Copy keys and values of one input (L 1 H P K) into the table, the frozen positions too."""
-        (vectors,) = join_layers(prefix)
+        self._fill(join_layers(prefix)[0])
+
+    @torch.no_grad()
+    def _fill(self, vectors: Tensor) -> None:
         self.table.copy_(vectors[self.frozen :])
         if self.frozen:
             self.sink.copy_(vectors[: self.frozen])
+
+    def merged(self) -> Mapper:
+        """The same table; without a start that is a part, for that may name files."""
+        if not isinstance(self.start, Start):
+            return self
+        plain = DeepTable(self.sizes, length=self.length, dropout=self.dropout, frozen=self.frozen)
+        plain.table = self.table
+        if self.frozen:
+            plain.sink = self.sink
+        return plain.train(self.training)
 
     def forward(self, features: Features, context: Features | None = None) -> DeepPrefix:
         """Features of B inputs, of which only B counts → keys and values (L B H P K), all real."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmprefix.mappers.base import DeepMapper, Sizes, frozen_positions, join_layers, need_length
+from mmprefix.mappers.base import DeepMapper, Sizes, frozen_positions, need_length
 from mmprefix.mappers.observer import TextReader
+from mmprefix.mappers.starts import Start, as_start
 from mmprefix.mappers.user_rows import UserRows
 from mmprefix.types import DeepPrefix, Features, Prefix
 
@@ -23,13 +24,28 @@ class UserPrefix(UserRows):
         capacity: users, at most.
         std: standard deviation of the numbers before training.
         nobody: share of the rows of a batch whose user is hidden in training, so that strangers have a prefix too.
+        start: what every row is before training: a text, or a part of ``mmprefix.mappers.starts``. None: random numbers.
     """
 
     def __init__(
-        self, sizes: Sizes, *, length: int = 10, capacity: int = 1000, std: float = 0.02, nobody: float = 0.1
+        self,
+        sizes: Sizes,
+        *,
+        length: int = 10,
+        capacity: int = 1000,
+        std: float = 0.02,
+        nobody: float = 0.1,
+        start: str | Start | None = None,
     ) -> None:
         need_length(self, length)
         super().__init__(sizes, length=length, numbers=sizes.width, capacity=capacity, std=std, nobody=nobody)
+        self.start, self.origin = start, as_start(start, std)
+
+    @torch.no_grad()
+    def begin(self, reader: TextReader) -> None:
+        """Let every row be the start."""
+        if self.start is not None:
+            self.rows.copy_(self.origin.embeds(reader, self.sizes, self.length).flatten().expand_as(self.rows))
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Hashes of users (B 8) → embeddings (B P E) and their mask."""
@@ -45,8 +61,8 @@ class DeepUserPrefix(UserRows, DeepMapper):
         std: standard deviation of the numbers before training.
         nobody: share of the rows of a batch whose user is hidden in training, so that strangers have a prefix too.
         start: a text; before training every row is what the decoder has in its cache at the first ``length`` positions
-            of it, repeated as needed. None: random numbers.
-        frozen: first positions that are not trained and that all users share; None: 1 after ``start``, else 0.
+            of it, repeated as needed; or a part of ``mmprefix.mappers.starts``. None: random numbers.
+        frozen: first positions that are not trained and that all users share; None: 1 after a text, else 0.
     """
 
     sink: Tensor
@@ -59,22 +75,23 @@ class DeepUserPrefix(UserRows, DeepMapper):
         capacity: int = 1000,
         std: float = 0.1,
         nobody: float = 0.1,
-        start: str | None = None,
+        start: str | Start | None = None,
         frozen: int | None = None,
     ) -> None:
         need_length(self, length)
-        fixed = frozen_positions(self, length, start, frozen)
+        origin = as_start(start, std)
+        fixed = frozen_positions(self, length, origin.is_text, frozen)
         numbers = 2 * sizes.layers * sizes.heads * sizes.head_width
         own = length - fixed
         super().__init__(sizes, length=own, numbers=numbers, capacity=capacity, std=std, nobody=nobody)
-        self.frozen, self.start = fixed, start
+        self.frozen, self.start, self.origin = fixed, start, origin
         if fixed:
             self.register_buffer("sink", torch.randn(fixed, numbers) * std)
 
     def begin(self, reader: TextReader) -> None:
-        """Let every row, and the shared first positions, be the decoder's keys and values of the text."""
+        """Let every row, and the shared first positions, be the start."""
         if self.start is not None:
-            (vectors,) = join_layers(reader.key_values(self.start, self.frozen + self.length))
+            vectors = self.origin.vectors(reader, self.sizes, self.frozen + self.length)
             with torch.no_grad():
                 self.rows.copy_(vectors[self.frozen :].flatten().expand_as(self.rows))
                 if self.frozen:

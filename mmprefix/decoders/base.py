@@ -55,16 +55,36 @@ class Decoder(Part, nn.Module, ABC):
         return () if self.frozen else ("",)
 
     @abstractmethod
-    def word_vectors(self, text: str) -> Tensor:
-        """Embeddings (N E) of the tokens of ``text``, as the language model reads them."""
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of ``text``, as those of a prompt."""
 
     @abstractmethod
+    def word_ids(self) -> list[int]:
+        """Ids of all tokens of the vocabulary whose text has a letter, in its order, special tokens left out."""
+
+    @abstractmethod
+    def token_vectors(self, ids: list[int]) -> Tensor:
+        """Embeddings (N E) of tokens, as the language model reads them."""
+
+    @abstractmethod
+    def token_key_values(self, ids: list[int]) -> DeepPrefix:
+        """Keys and values (L 1 H N K), float32, of tokens, as the cache holds them.
+
+        Raises InputError for a decoder that takes no deep prefix or reads a text beside frames only.
+        """
+
+    def word_vectors(self, text: str) -> Tensor:
+        """Embeddings (N E) of the tokens of ``text``, as the language model reads them."""
+        return self.token_vectors(self.token_ids(text))
+
     def key_values(self, text: str, positions: int) -> DeepPrefix:
         """Keys and values (L 1 H P K), float32, of the first P ``positions`` of ``text``, as the cache holds them.
 
-        Tokens of a shorter text are repeated. Raises InputError for a text without any, and for a decoder that takes no
-        deep prefix or reads a text beside frames only.
+        Tokens of a shorter text are repeated. Raises InputError for a text without any, and as ``token_key_values``.
         """
+        if not (ids := self.token_ids(text)):
+            raise InputError(f"start {text!r}: has no tokens; give a word")
+        return self.token_key_values((ids * -(-positions // len(ids)))[:positions])
 
     @abstractmethod
     def prefill(self, prefix: AnyPrefix, memory: Features | None = None) -> State:

@@ -27,6 +27,7 @@ from mmprefix.generation.next_tokens import LogitsProcessor, processors_for
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.generation.search import run_to_end
 from mmprefix.generation.strategies import Hypothesis
+from mmprefix.generation.token_texts import letter_ids
 from mmprefix.generation.writing import search_steps, stream_text, write_texts
 from mmprefix.kv_cache.cache import cache_over, causal_mask, layers_of, text_mask
 from mmprefix.kv_cache.packing import count_targets, pack_texts, pad_ids, plan_targets
@@ -70,24 +71,27 @@ class ComposedDecoder(Decoder):
         self.lora = language_model.adapt(tuning)
         self._text_embeddings = embed or language_model.embed
         nn.Module.train(self, self.noisy or not self.frozen)  # Lightning leaves each module in its mode
-        if checks and not require_own_scores(self, self._twin):
+        twin = lambda lm: ComposedDecoder(language_model.over(lm), codec, identity, Tuning(), checks=False)  # noqa: E731
+        if checks and not require_own_scores(self, twin):
             self.heads = self.head_width = 0  # keys and values of a deep prefix would not fit
 
-    def _twin(self, lm: Any) -> ComposedDecoder:
-        """Decoder over another model of the same class, to be checked."""
-        return ComposedDecoder(self.language_model.over(lm), self.codec, self.identity, Tuning(), checks=False)
+    def token_ids(self, text: str) -> list[int]:
+        """Token ids of ``text``, as those of a prompt."""
+        return self.codec.marked_ids(text)
 
-    def word_vectors(self, text: str) -> Tensor:
-        """Embeddings (N E) of the tokens of ``text``."""
-        return self.language_model.word_vectors(self.codec.marked_ids(text))
+    def word_ids(self) -> list[int]:
+        """Ids of all tokens whose text has a letter, in the order of the vocabulary, special tokens left out."""
+        return letter_ids(self.tokenizer, self.codec.special)
+
+    def token_vectors(self, ids: list[int]) -> Tensor:
+        """Embeddings (N E) of tokens."""
+        return self.language_model.word_vectors(ids)
 
     @torch.no_grad()
-    def key_values(self, text: str, positions: int) -> DeepPrefix:
-        """Keys and values (L 1 H P K) of the first ``positions`` of ``text``; see ``Decoder``."""
+    def token_key_values(self, ids: list[int]) -> DeepPrefix:
+        """Keys and values (L 1 H N K) of tokens; see ``Decoder``."""
         self.language_model.require_deep(self.heads)
-        if not (ids := self.codec.marked_ids(text)):
-            raise InputError(f"start {text!r}: has no tokens; give a word")
-        return self.language_model.key_values((ids * -(-positions // len(ids)))[:positions])
+        return self.language_model.key_values(ids)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -208,10 +212,7 @@ class ComposedDecoder(Decoder):
         return TextLoss(total, counts[0], counts[1])
 
     def target_nll(self, hidden: Tensor, row: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
-        """Target tokens (C,), each predicted by a ``row`` (C,) of hidden states (R E) → nll (C,).
-
-        ``row`` and ``target`` are on the CPU; see ``chunked_nll``.
-        """
+        """Target tokens (C,), predicted by a ``row`` (C,) of hidden states (R E) → nll (C,); see ``chunked_nll``."""
         head = self.output_matrix() if "chunked_nll" in switches.ENABLED else None
         if head is not None:
             return chunked_nll(hidden, head, row, target, label_smoothing=smoothing)

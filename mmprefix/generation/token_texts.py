@@ -92,3 +92,9 @@ def _between(tokenizer: Any, words: Sequence[str | None], hidden: set[int]) -> l
         whole = decode([anchor, number, anchor])
         texts.append(whole[len(first) : len(whole) - len(tail)] if number not in hidden else "")
     return texts
+
+
+def letter_ids(tokenizer: Any, special: set[int]) -> list[int]:
+    """Ids of all tokens whose text has a letter, in the order of the vocabulary, without ``special`` ones."""
+    texts: list[str] = tokenizer.batch_decode([[number] for number in range(len(tokenizer))])
+    return [i for i, text in enumerate(texts) if i not in special and any(map(str.isalpha, text))]

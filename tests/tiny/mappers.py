@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.types import DeepPrefix, Features, Prefix, all_real
+from mmprefix.weights.source import Provenance
 
 
 class Reader:
@@ -15,16 +16,29 @@ class Reader:
     def __init__(self, vectors: Tensor, sizes: Sizes | None = None) -> None:
         self.vectors, self.sizes = vectors, sizes
         self.texts: list[str] = []
+        self.identity = Provenance("a reader", None, "0" * 64)
+
+    def token_ids(self, text: str) -> list[int]:
+        self.texts.append(text)
+        return [*range(len(self.vectors))]
+
+    def word_ids(self) -> list[int]:
+        return [*range(len(self.vectors))]
+
+    def token_vectors(self, ids: list[int]) -> Tensor:
+        return self.vectors[ids]
+
+    def token_key_values(self, ids: list[int]) -> DeepPrefix:
+        assert self.sizes is not None
+        shape = (self.sizes.layers, 1, self.sizes.heads, len(ids), self.sizes.head_width)
+        return DeepPrefix(torch.randn(shape), torch.randn(shape), torch.ones(1, len(ids), dtype=torch.bool))
 
     def word_vectors(self, text: str) -> Tensor:
-        self.texts.append(text)
-        return self.vectors
+        return self.token_vectors(self.token_ids(text))
 
     def key_values(self, text: str, positions: int) -> DeepPrefix:
         self.texts.append(text)
-        assert self.sizes is not None
-        shape = (self.sizes.layers, 1, self.sizes.heads, positions, self.sizes.head_width)
-        return DeepPrefix(torch.randn(shape), torch.randn(shape), torch.ones(1, positions, dtype=torch.bool))
+        return self.token_key_values([0] * positions)
 
 
 class ContextSum(Mapper):

@@ -18,6 +18,7 @@ from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.observer import Observer
 from mmprefix.model import PrefixLM
 from mmprefix.types import AnyPrefix, DeepPrefix, Features, MixedPrefix, Prefix
+from mmprefix.weights.source import Provenance
 
 _MOST_WORDS = 1 << 12
 
@@ -140,14 +141,27 @@ class _NoDecoder:
 
     def __init__(self, sizes: Sizes, device: torch.device) -> None:
         self.sizes, self.device = sizes, device
+        self.identity = Provenance("a trial", None, "")
+
+    def token_ids(self, text: str) -> list[int]:
+        return [0]
+
+    def word_ids(self) -> list[int]:
+        return [0]
+
+    def token_vectors(self, ids: list[int]) -> Tensor:
+        return torch.ones(len(ids), self.sizes.width, device=self.device)
+
+    def token_key_values(self, ids: list[int]) -> DeepPrefix:
+        sizes = self.sizes
+        zeros = torch.zeros(sizes.layers, 1, sizes.heads, len(ids), sizes.head_width, device=self.device)
+        return DeepPrefix(zeros, zeros, zeros.new_ones(1, len(ids), dtype=torch.bool))
 
     def word_vectors(self, text: str) -> Tensor:
-        return torch.ones(1, self.sizes.width, device=self.device)
+        return self.token_vectors([0])
 
     def key_values(self, text: str, positions: int) -> DeepPrefix:
-        sizes = self.sizes
-        zeros = torch.zeros(sizes.layers, 1, sizes.heads, positions, sizes.head_width, device=self.device)
-        return DeepPrefix(zeros, zeros, zeros.new_ones(1, positions, dtype=torch.bool))
+        return self.token_key_values([0] * positions)
 
 
 @contextmanager

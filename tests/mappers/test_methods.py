@@ -1,0 +1,164 @@
+"""Contract of every method that makes a prefix: shapes, gradients, merging, its recipe, the paper's number of parameters.
+
+A method is a row of ``METHODS``: how it is built between the sizes below, and how many numbers it trains by the formula
+of its paper, written out here. P positions, R rank; the letters of the sizes are those of ``mmprefix.types``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+from torch.testing import assert_close
+
+from mmprefix.encoders.user_id import id_bytes
+from mmprefix.mappers.base import Mapper, Sizes, join_layers
+from mmprefix.mappers.learned import Learned
+from mmprefix.mappers.lopt import LowRankPrompt
+from mmprefix.mappers.observer import Observer, Starter
+from mmprefix.mappers.p_tuning_v2 import DeepTable
+from mmprefix.mappers.prefix_tuning import Deep
+from mmprefix.parts import builder_from_recipe, resolve_class, to_recipe
+from mmprefix.types import AnyPrefix, DeepPrefix, Features, MixedPrefix
+from tiny.mappers import Reader
+
+D, G, E, L, H, K = 12, 8, 16, 2, 2, 8  # G is the width of a hashed user id
+P, R, HIDDEN = 6, 2, 7
+SIZES = Sizes(0, 0, E, L, H, K)
+RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "methods"
+
+
+class Method(NamedTuple):
+    """How a method is built, its trained numbers by the paper's formula, and the name of its recipe."""
+
+    build: Callable[[], Mapper]
+    numbers: int
+    recipe: str
+    positions: int = P
+
+
+METHODS: dict[str, Method] = {
+    "prompt tuning": Method(lambda: Learned(SIZES, length=P), P * E, "prompt_tuning"),
+    "lopt": Method(lambda: LowRankPrompt(SIZES, length=P, rank=R), P * R + R * E, "lopt"),
+    "prefix tuning": Method(
+        lambda: Deep(SIZES, mapper=partial(Learned, length=P), hidden=HIDDEN),
+        P * E + (E + 1) * HIDDEN + (HIDDEN + 1) * 2 * L * H * K,
+        "prefix_tuning",
+    ),
+    "p-tuning v2": Method(lambda: DeepTable(SIZES, length=P), P * 2 * L * H * K, "p_tuning_v2"),
+}
+
+
+def shown(mapper: Mapper, count: int = 3) -> Features:
+    """Features of ``count`` inputs as the mapper's sizes say: frames of ragged length, hashes of users as a summary."""
+    torch.manual_seed(3)
+    lengths = torch.arange(count) + 1
+    frames = torch.randn(count, count if mapper.sizes.frames else 0, mapper.sizes.frames)
+    mask = torch.arange(frames.shape[1]) < lengths[:, None]
+    users = torch.stack([id_bytes(f"user {n}") for n in range(count)])
+    return Features(frames, mask, users if mapper.sizes.summary else torch.zeros(count, 0))
+
+
+def ready(name: str) -> Mapper:
+    """Mapper as a training begins with it, every parameter moved a little so that none is zero."""
+    torch.manual_seed(1)
+    mapper = METHODS[name].build()
+    reader = Reader(torch.randn(4, mapper.sizes.width), mapper.sizes)
+    for part in mapper.modules():
+        if isinstance(part, Observer):
+            part.observe(shown(mapper))
+        if isinstance(part, Starter):
+            part.begin(reader)
+            assert part.known
+    with torch.no_grad():
+        for parameter in mapper.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return mapper
+
+
+def numbers_of(prefix: AnyPrefix) -> Tensor:
+    """Numbers (B P n) of a prefix of any kind, and of what else it carries."""
+    if isinstance(prefix, MixedPrefix):
+        return torch.cat([numbers_of(prefix.deep), numbers_of(prefix.soft)], dim=-1)
+    return join_layers(prefix) if isinstance(prefix, DeepPrefix) else prefix.embeds
+
+
+def real(prefix: AnyPrefix) -> Tensor:
+    """Mask (B P) of a prefix of any kind."""
+    return torch.cat([prefix.deep.mask, prefix.soft.mask], 1) if isinstance(prefix, MixedPrefix) else prefix.mask
+
+
+@pytest.fixture(params=METHODS)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+def test_shapes_and_one_prefix_for_every_input_where_none_is_read(name: str) -> None:
+    mapper = ready(name).eval()
+    prefix = mapper(shown(mapper))
+    assert real(prefix).shape == (3, METHODS[name].positions)
+    assert real(prefix).dtype == torch.bool
+    assert real(prefix).any(1).all()
+    vectors = numbers_of(prefix)
+    assert vectors.isfinite().all()
+    assert vectors.shape[-1] in (E, 2 * L * H * K, E + 2 * L * H * K)
+    if mapper.reads_input:
+        assert not torch.allclose(vectors[0], vectors[1])
+    else:
+        assert torch.equal(vectors, vectors[:1].expand_as(vectors))
+        assert torch.equal(numbers_of(mapper(Features.empty(2))), vectors[:2])
+
+
+def test_gradients_reach_every_parameter(name: str) -> None:
+    mapper = ready(name).train()
+    prefix = mapper(shown(mapper))
+    vectors = numbers_of(prefix)
+    (vectors * torch.randn_like(vectors)).sum().backward()
+    for parameter, values in mapper.named_parameters():
+        assert values.grad is not None, parameter
+        assert values.grad.isfinite().all(), parameter
+        assert values.grad.any(), parameter
+
+
+def test_the_trained_numbers_are_those_of_the_formula(name: str) -> None:
+    mapper = METHODS[name].build()
+    assert (
+        sum(parameter.numel() for parameter in mapper.parameters() if parameter.requires_grad) == METHODS[name].numbers
+    )
+
+
+def test_the_merged_mapper_makes_the_same_prefix_and_is_built_again_from_its_recipe(name: str) -> None:
+    mapper = ready(name).eval()
+    for one in (mapper, mapper.merged()):
+        again = builder_from_recipe(to_recipe(one), Mapper)(one.sizes)
+        again.load_state_dict(one.state_dict())
+        assert to_recipe(again) == to_recipe(one)
+        assert_close(numbers_of(again.eval()(shown(mapper))), numbers_of(mapper(shown(mapper))))
+        assert torch.equal(real(again(shown(mapper))), real(mapper(shown(mapper))))
+    merged = mapper.merged()
+    assert merged.merged() is merged
+    assert not merged.training
+
+
+def test_its_recipe_names_it(name: str) -> None:
+    file = RECIPES / f"{METHODS[name].recipe}.yaml"
+    assert file.read_text().startswith("# ")
+    assert "# Paper:" in file.read_text()
+    parts = list(class_paths(yaml.safe_load(file.read_text())))
+    assert type(METHODS[name].build()) in [resolve_class(path, Mapper) for path in parts if ".mappers." in path]
+
+
+def class_paths(data: Any) -> list[str]:
+    """All class paths in plain data, the outermost first."""
+    if isinstance(data, list):
+        return [path for item in data for path in class_paths(item)]
+    if not isinstance(data, dict):
+        return []
+    own = [data["class_path"]] if "class_path" in data and ".starts." not in data["class_path"] else []
+    return own + [path for item in data.values() for path in class_paths(item)]
