@@ -70,7 +70,7 @@ class XPrompt(Mapper):
 
     @torch.no_grad()
     def prune_tokens(self, importance: Tensor, share: float) -> None:
-        """Cut out the ``share`` of the tokens that are left which have the least ``importance`` (P), not all of them."""
+        """Cut out the ``share`` of the tokens left that have the least ``importance`` (P), but never all of them."""
         order = _least_first(importance, self.tokens)
         self.tokens[order[: min(int(share * len(order)), len(order) - 1)]] = False
 

@@ -55,9 +55,7 @@ class XPromptSchedule(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lay out the parts in steps; InputError where the model has no ``XPrompt`` or there are too few steps."""
         if not _prompts(pl_module):
-            raise InputError(
-                "XPromptSchedule: the model has no mmprefix.mappers.xprompt.XPrompt; take it as its prefix"
-            )
+            raise InputError("XPromptSchedule: the model has no mmprefix.mappers.xprompt.XPrompt; take it as prefix")
         total = trainer.estimated_stepping_batches
         if total == float("inf"):
             raise InputError("XPromptSchedule: needs a training with an end; give trainer.max_epochs or max_steps")
