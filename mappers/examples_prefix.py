@@ -20,7 +20,7 @@ from mmprefix.types import DeepPrefix, Features, all_real
 class ExamplesPrefix(DeepMapper):
     """``length`` learned queries attend to each other and to the frames (B T D) of examples → (L B H P K).
 
-    A row without examples has a learned prefix of its own, what the queries make of one learned frame.
+    One learned frame stands before those of the examples; it is all that a row without examples reads.
 
     Args:
         length: positions of the prefix.
@@ -47,7 +47,7 @@ class ExamplesPrefix(DeepMapper):
         if inner % heads:
             raise InputError(f"ExamplesPrefix: heads={heads} does not divide the width {inner}")
         self.queries = nn.Parameter(torch.randn(length, inner) * inner**-0.5)
-        self.nothing = nn.Parameter(torch.randn(inner) * inner**-0.5)
+        self.first_frame = nn.Parameter(torch.randn(inner) * inner**-0.5)
         self.from_frames = nn.Linear(sizes.frames, inner)
         self.from_summary = nn.Linear(sizes.summary, inner) if sizes.summary else None
         layer = nn.TransformerDecoderLayer(
@@ -60,10 +60,10 @@ class ExamplesPrefix(DeepMapper):
 
     def read(self, features: Features) -> Tensor:
         """Frames (B T D) of examples → one vector a position (B P hidden)."""
-        b, there = len(features.mask), features.mask.any(1)
+        b, there = len(features.mask), features.mask.any(1, keepdim=True)
         frames, mask = feature_tokens(features, self.from_frames, self.from_summary)
-        frames = torch.cat([self.nothing.expand(b, 1, -1), frames], dim=1)
-        mask = torch.cat([~there[:, None], mask & there[:, None]], dim=1)
+        frames = torch.cat([self.first_frame.expand(b, 1, -1), frames], dim=1)
+        mask = torch.cat([mask.new_ones(b, 1), mask & there], dim=1)
         return self.layers(self.queries.expand(b, -1, -1), frames, memory_key_padding_mask=~mask)
 
     def forward(self, features: Features, context: Features | None = None) -> DeepPrefix:

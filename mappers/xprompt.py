@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper, Sizes, need_length
-from mmprefix.mappers.learned import Learned
-from mmprefix.types import Features, Prefix, all_real
+from mmprefix.mappers.base import Sizes
+from mmprefix.mappers.starts import Start
+from mmprefix.mappers.task_prompt import TaskPrompt
 
 
-class XPrompt(Mapper):
+class XPrompt(TaskPrompt):
     """``length`` learned embeddings (P E), less the tokens and pieces that were cut out.
 
     A token that was cut out is no position any more; the numbers of a piece that was cut out are zeros. A saved model
@@ -27,34 +27,30 @@ class XPrompt(Mapper):
         length: positions before any is cut out.
         pieces: parts of equal width of a token; they divide the decoder's width.
         std: standard deviation of the normal distribution that they are drawn from before training.
+        start: what they are instead before training: a text, or a part of ``mmprefix.mappers.starts``.
     """
 
     tokens: Tensor
     parts: Tensor
 
-    def __init__(self, sizes: Sizes, *, length: int = 20, pieces: int = 16, std: float = 0.02) -> None:
-        super().__init__(sizes)
-        need_length(self, length)
+    def __init__(
+        self, sizes: Sizes, *, length: int = 20, pieces: int = 16, std: float = 0.02, start: str | Start | None = None
+    ) -> None:
+        super().__init__(sizes, length=length, std=std, start=start)
         if pieces < 1 or sizes.width % pieces:
             raise InputError(f"XPrompt.pieces {pieces}: give a divisor of the decoder's width, {sizes.width}")
-        self.embeds = nn.Parameter(torch.randn(length, sizes.width) * std)
+        self.embeds = nn.Parameter(self.origin.numbers(length, sizes.width))
         self.register_buffer("tokens", torch.ones(length, dtype=torch.bool))  # (P), True where it is left
         self.register_buffer("parts", torch.ones(length, pieces, dtype=torch.bool))
 
-    @property
-    def reads_input(self) -> bool:
-        """Always False."""
-        return False
+    def take(self, embeds: Tensor) -> None:
+        """Begin as these ``embeds`` (P E)."""
+        self.embeds.copy_(embeds)
 
-    def left(self) -> Tensor:
+    def embeddings(self) -> Tensor:
         """Embeddings (P' E) of the tokens that are left, zeros in the pieces that are not."""
         pieces = self.embeds.view(*self.parts.shape, -1) * self.parts[..., None]
         return pieces.flatten(1)[self.tokens]
-
-    def forward(self, features: Features, context: Features | None = None) -> Prefix:
-        """Features of B inputs, of which only B counts → embeddings (B P' E), all real."""
-        embeds = self.left().expand(len(features.mask), -1, -1)
-        return Prefix(embeds, all_real(embeds))
 
     @torch.no_grad()
     def gate_gradients(self) -> tuple[Tensor, Tensor]:
@@ -79,14 +75,6 @@ class XPrompt(Mapper):
         """Cut out the ``share`` of the pieces of all tokens left that have the least ``importance`` (P 16)."""
         order = _least_first(importance.flatten(), (self.parts & self.tokens[:, None]).flatten())
         self.parts.view(-1)[order[: int(share * len(order))]] = False
-
-    @torch.no_grad()
-    def merged(self) -> Mapper:
-        """Soft prompt of what is left."""
-        left = self.left()
-        prompt = Learned(self.sizes, length=len(left)).to(left.device)
-        prompt.embeds.copy_(left)
-        return prompt.train(self.training)
 
 
 def _least_first(importance: Tensor, among: Tensor) -> Tensor:

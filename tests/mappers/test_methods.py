@@ -7,6 +7,7 @@ of its paper, written out here. P positions, R rank; the letters of the sizes ar
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,11 +20,16 @@ from torch.testing import assert_close
 
 from mmprefix.encoders.user_id import id_bytes
 from mmprefix.mappers.base import Mapper, Sizes, join_layers
+from mmprefix.mappers.control_prefix import ControlPrefix
+from mmprefix.mappers.examples_prefix import ExamplesPrefix
+from mmprefix.mappers.instruction_prompt import DeepInstructionPrompt, InstructionPrompt
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.lopt import LowRankPrompt
 from mmprefix.mappers.observer import Observer, Starter
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
+from mmprefix.mappers.prompter import Prompter
+from mmprefix.mappers.xprompt import XPrompt
 from mmprefix.parts import builder_from_recipe, resolve_class, to_recipe
 from mmprefix.types import AnyPrefix, DeepPrefix, Features, MixedPrefix
 from tiny.mappers import Reader
@@ -50,6 +56,38 @@ METHODS: dict[str, Method] = {
         lambda: Deep(SIZES, mapper=partial(Learned, length=P), hidden=HIDDEN),
         P * E + (E + 1) * HIDDEN + (HIDDEN + 1) * 2 * L * H * K,
         "prefix_tuning",
+    ),
+    "xprompt": Method(lambda: XPrompt(SIZES, length=P, pieces=4), P * E, "xprompt"),
+    "control prefixes": Method(
+        lambda: ControlPrefix(replace(SIZES, summary=G), length=P - R, control_length=R, hidden=HIDDEN, capacity=4),
+        (1 + 4) * R * E + (P - R) * E + (E + 1) * HIDDEN + (HIDDEN + 1) * 2 * L * H * K,  # one row more: nobody's
+        "control_prefix",
+    ),
+    "prompter": Method(
+        lambda: Prompter(replace(SIZES, frames=D), length=P, bottleneck=HIDDEN),
+        P * E + (D + 1) * E + 4 * (E + 1) * E + 2 * L * (2 * E + (E + 1) * HIDDEN + (HIDDEN + 1) * E),
+        "prompter",
+    ),
+    "iapt": Method(
+        lambda: DeepInstructionPrompt(replace(SIZES, frames=D), length=P, bottleneck=HIDDEN),
+        L * (P * D + (D + 1) * HIDDEN + 6 + 4 + (HIDDEN + 1) * 2 * H * K),
+        "iapt",
+    ),
+    "iapt at the input": Method(
+        lambda: InstructionPrompt(replace(SIZES, frames=D), length=P, bottleneck=HIDDEN),
+        P * D + (D + 1) * HIDDEN + 6 + 4 + (HIDDEN + 1) * E,
+        "iapt_input",
+    ),
+    "hypertuning": Method(
+        lambda: ExamplesPrefix(replace(SIZES, frames=D), length=P, layers=1, heads=2),
+        (P + 1) * E
+        + (D + 1) * E  # queries and the first frame; projection
+        + 8 * (E + 1) * E
+        + 2 * 4 * E * E
+        + 5 * E
+        + 4 * 2 * E  # two attentions, feed-forward network, four norms
+        + 2 * ((E + 1) * E + (E + 1) * L * H * K),
+        "hypertuning",
     ),
     "p-tuning v2": Method(lambda: DeepTable(SIZES, length=P), P * 2 * L * H * K, "p_tuning_v2"),
 }
