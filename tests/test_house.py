@@ -43,6 +43,7 @@ RECIPE_CLASSES = {
     "Decoder",
     "ComposedDecoder",
     "LightningModule",
+    "GradientFreeSteps",
     "LightningDataModule",
     "PairData",
     "Callback",

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
@@ -28,6 +27,7 @@ from mmprefix.training.evaluation import Evaluation
 from mmprefix.training.inputs.observation import show_training_data
 from mmprefix.training.inputs.text_room import text_room
 from mmprefix.training.modality_dropout import drop_modalities
+from mmprefix.training.optimization.gradient_free import GradientFreeSteps
 from mmprefix.training.optimization.optimizer import OptimizerFactory, configure, restore_rates, with_rates
 from mmprefix.training.optimization.train_only import default_optimizer, require_rows_alone, trained_alone
 from mmprefix.training.report import Report, ValidationRow
@@ -43,7 +43,7 @@ from mmprefix.weights.trained_file import digest, require_digest
 log = logging.getLogger(__name__)
 
 
-class PrefixTask(LightningModule):
+class PrefixTask(GradientFreeSteps):
     """Training of the mappers of a ``PrefixLM``: its decoder learns to write the targets.
 
     Args:
@@ -185,12 +185,14 @@ class PrefixTask(LightningModule):
 
     def on_train_start(self) -> None:
         """Give the first step of a run that is resumed with another number of steps the rate of its new schedule."""
+        self.require_own_batches()
         restore_rates(config.scheduler for config in self.trainer.lr_scheduler_configs)
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         if self.modality_dropout:
             batch = drop_modalities(batch, self.modality_dropout, self.model.reads_text)
-        loss = self.training_loss(batch)
+        with torch.set_grad_enabled(not self.gradient_free):
+            loss = self.training_loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(batch))
         self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch))
         return loss
