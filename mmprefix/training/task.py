@@ -27,6 +27,7 @@ from mmprefix.training.evaluation import Evaluation
 from mmprefix.training.inputs.observation import show_training_data
 from mmprefix.training.inputs.text_room import text_room
 from mmprefix.training.modality_dropout import drop_modalities
+from mmprefix.training.objective import Objective
 from mmprefix.training.optimization.gradient_free import GradientFreeSteps
 from mmprefix.training.optimization.optimizer import OptimizerFactory, configure, restore_rates, with_rates
 from mmprefix.training.optimization.train_only import default_optimizer, require_rows_alone, trained_alone
@@ -63,18 +64,17 @@ class PrefixTask(GradientFreeSteps):
         transcriber: writes the context of an input that has none, from its sound (see ``mmprefix.transcriber``).
         modality_dropout: probability of hiding each input of an example, and its context where that is read, in
             training (never all of them), so that one model serves every subset.
+        objective: another loss than the likelihood of the captions, see ``mmprefix.training.methods``.
         answers: two words, the first for what is to be detected; their log odds are then scored at validation and test
             (see ``mmprefix.metrics.detection``).
         sentence_encoder: sentence encoder (a folder, ``models:NAME`` or a hub name) for ``sbert_sim`` in the figures
             of validation and test: the cosine between caption and references, beside that of shuffled captions.
         self_critical: train on the CIDEr-D of what the model writes instead of on the captions (see
             ``mmprefix.training.self_critical``); begin with ``start_from``, at a tenth of the rate.
-        label_smoothing: share of each token's target that is spread evenly over the vocabulary in training (Szegedy et
-            al., https://arxiv.org/abs/1512.00567).
+        label_smoothing: share of each target that is spread over the vocabulary (https://arxiv.org/abs/1512.00567).
         compile: pass the decoder's layers through ``torch.compile`` first. On a CPU that takes a minute and gains
             nothing (docs/performance.md); on an H100 it gained nothing either.
-        recompute: compute again on the way back what the decoder's layers would keep for it (activation
-            checkpointing): less memory, more time.
+        recompute: run the decoder's layers again on the way back (activation checkpointing): less memory, more time.
     """
 
     def __init__(  # noqa: PLR0913 (options of a recipe)
@@ -93,6 +93,7 @@ class PrefixTask(GradientFreeSteps):
         wording: PromptTemplate = PromptTemplate(),  # noqa: B008 (frozen)
         transcriber: Transcriber | None = None,
         modality_dropout: float = 0.0,
+        objective: Objective | None = None,
         answers: list[str] | None = None,
         sentence_encoder: str | None = None,
         self_critical: SelfCritical | None = None,
@@ -113,16 +114,17 @@ class PrefixTask(GradientFreeSteps):
             raise InputError(f"model.label_smoothing {label_smoothing}: give a share from 0 on, below 1")
         if answers is not None and (len(answers) != 2 or answers[0] == answers[1]):
             raise InputError(f"model.answers {answers}: give two words, the first for what is to be detected")
+        if objective is not None and self_critical is not None:
+            raise InputError("model.objective: takes the place of model.self_critical; leave one of them out")
         self.model = PrefixLM(branches, decoder, prefix, wording=wording, transcriber=transcriber)
         self.modality_dropout, self.answers = modality_dropout, answers
-        self.compiles, self.recomputes = compile, recompute
+        self.compiles, self.recomputes, self.objective = compile, recompute, objective
         self.self_critical, self._reward, self.label_smoothing = self_critical, None, label_smoothing
-        self.sentence_encoder = None
+        self.sentence_encoder, self.train_only = None, train_only
         if sentence_encoder is not None and not sizes_only():
             self.sentence_encoder = SentenceEncoder(resolve_sentence_encoder(sentence_encoder))
         self.optimizer, self.options = optimizer or default_optimizer(self.model), generate
         self.schedule, self.warmup, self.rates, self.start_from = schedule, warmup, rates, start_from
-        self.train_only = train_only
         self.strict_loading = False  # frozen tensors are not in a checkpoint; on_load_checkpoint is strict on the rest
         self.rows: list[ValidationRow] = []
         self.samples: list[dict[str, str]] = []  # of the last validation or test, for the card of the model
@@ -178,6 +180,8 @@ class PrefixTask(GradientFreeSteps):
         if self.self_critical is not None:
             self._reward = caption_reward([example.captions for example in examples])
         show_training_data(self.model, examples, inputs, skip_bad=data is not None and data.on_bad == "skip")
+        if self.objective is not None:
+            self.objective.begin(self.model)
         if self.compiles:
             self.model.decoder.compile_layers()
         if self.recomputes:
@@ -198,7 +202,11 @@ class PrefixTask(GradientFreeSteps):
         return loss
 
     def training_loss(self, batch: Batch) -> Tensor:
-        """Loss of a step: that of the captions, or the one whose gradient raises their reward."""
+        """Loss of a step: that of the captions, of the objective, or the one whose gradient raises their reward."""
+        if self.objective is not None:
+            loss, figures = self.objective.loss(self.model, batch, self.label_smoothing)
+            self.log_dict({f"train/{name}": value for name, value in figures.items()}, batch_size=len(batch))
+            return loss
         if self.self_critical is None or self._reward is None:
             return self.model.text_loss(batch, self.label_smoothing).mean()
         loss, reward = self.self_critical.loss(self.model, batch, self._reward)
@@ -213,8 +221,7 @@ class PrefixTask(GradientFreeSteps):
     def validation_step(self, batch: Batch, index: int) -> None:
         self.rows += self._evaluation.rows(batch)
 
-    def test_step(self, batch: Batch, index: int) -> None:
-        self.rows += self._evaluation.rows(batch)
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, index: int) -> list[dict[str, Any]]:
         """Line of ``predictions.jsonl`` for each input: id, text, references (if any), candidates with their scores."""
