@@ -48,6 +48,7 @@ def use_cache(
     encoders = {name: encoder for name, encoder in encoders.items() if KINDS[encoder.input_kind].cached}
     _refuse_changing(encoders, callbacks)
     inputs = data.inputs = task.inputs
+    data.prepare_data()  # data that is made at the first start is encoded before the trainer would make it
     for stage in stages:
         data.setup(stage)
     rows = list(data.rows.values())

@@ -1,7 +1,8 @@
 """Embedded example: synthetic pictures and sounds of a tiny world, and frozen models trained on them.
 
 ``make`` writes data sets, ``draw`` and ``render`` show one scene, ``captions`` lists every caption of it, ``held_out``
-is true of scenes that no mapper is trained on. The models are in ``frozen``; ``recipes/pretrain/world.py`` makes them.
+is true of scenes that no mapper is trained on. ``ClipData`` makes clips: shapes that move, with an instruction and the
+plan that carries it out. The models are in ``frozen``; ``recipes/pretrain/world.py`` makes them.
 ``trained`` is the quick start's model, which ``mmprefix.load()`` and ``mmprefix demo`` use where none is named; its
 README says how it was made.
 """
@@ -12,6 +13,11 @@ from mmprefix.parts import lazy_exports
 
 if TYPE_CHECKING:
     from mmprefix.world.audio import render as render
+    from mmprefix.world.clip_data import ClipData as ClipData
+    from mmprefix.world.clip_data import make_clips as make_clips
+    from mmprefix.world.clips import Clip as Clip
+    from mmprefix.world.clips import draw_frames as draw_frames
+    from mmprefix.world.clips import sample_clips as sample_clips
     from mmprefix.world.data import WorldData as WorldData
     from mmprefix.world.generate import make as make
     from mmprefix.world.generate import make_samples as make_samples
@@ -26,16 +32,23 @@ if TYPE_CHECKING:
     from mmprefix.world.scenes import sample as sample
 
 _FILES = {
+    "Clip": "clips",
+    "ClipData": "clip_data",
     "WorldData": "data",
     "captions": "grammar",
     "draw": "images",
+    "draw_frames": "clips",
     "make": "generate",
+    "make_clips": "clip_data",
     "make_samples": "generate",
     "parse": "grammar",
     "render": "audio",
+    "sample_clips": "clips",
     **dict.fromkeys(("Event", "Picture", "Sound", "Thing", "held_out", "sample"), "scenes"),
 }
 __all__ = [
+    "Clip",
+    "ClipData",
     "Event",
     "Picture",
     "Sound",
@@ -43,11 +56,14 @@ __all__ = [
     "WorldData",
     "captions",
     "draw",
+    "draw_frames",
     "held_out",
     "make",
+    "make_clips",
     "make_samples",
     "parse",
     "render",
     "sample",
+    "sample_clips",
 ]
 __getattr__ = lazy_exports(__name__, _FILES)

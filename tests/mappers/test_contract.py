@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper, Sizes
+from mmprefix.mappers.embodied_former import EmbodiedFormer
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
@@ -36,6 +37,7 @@ BUILD: dict[str, Callable[[], Mapper]] = {
     "resampler-narrow": lambda: Resampler(Sizes(D, 0, E), length=5, layers=3, heads=2, hidden=16),
     "query-guided": lambda: QueryGuided(Sizes(D, G, E), length=5, heads=4),
     "query-guided-narrow": lambda: QueryGuided(Sizes(D, 0, E), length=3, layers=1, heads=2, hidden=16),
+    "embodied-former": lambda: EmbodiedFormer(Sizes(D, G, E), length=5, layers=3, heads=4, hidden=16, frames=7, span=2),
     "mlp-deep": lambda: MLP(Sizes(D, G, E), length=5, hidden=9, layers=3),
     "learned": lambda: Learned(Sizes(D, G, E), length=3),
     "parallel": lambda: Parallel(Sizes(D, G, E), mappers=[partial(MLP, length=2), partial(Linear, stack=2)]),

@@ -1,0 +1,131 @@
+"""Clips written to files, and their data module: pictures of the frames, and a manifest for each task and split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from mmprefix.atomic import write_directory_atomically
+from mmprefix.data.pairs import PairData
+from mmprefix.errors import InputError, require_one_of
+from mmprefix.world.clip_texts import DESCRIBE, INSTRUCTIONS, describe, plan, questions
+from mmprefix.world.clips import Clip, Split, draw_frames, sample_clips
+
+Task = Literal["describe", "answer", "plan"]
+TASKS: tuple[Task, ...] = get_args(Task)
+SPLITS: tuple[Split, ...] = get_args(Split)
+_DONE = "clips.json"  # the arguments of a finished directory
+
+
+def make_clips(directory: str | Path, *, train: int = 1500, val: int = 60, test: int = 200, seed: int = 0) -> Path:
+    """Write so many clips of each split to ``directory``, and return it.
+
+    A manifest TASK_SPLIT.jsonl has ``id``, ``video`` (a list of pictures), ``instruction``, ``prompt`` (the same),
+    ``captions`` (one), ``wanted`` and ``split``. Of each clip there is one row to describe a moment of it, of which the
+    video is that one picture, two of questions to answer, and one for each thing that can be wanted, with its plan. A
+    directory that was finished with the same numbers stays as it is; one with other numbers is made anew.
+
+    Raises InputError when ``directory`` holds other files.
+    """
+    directory, counts = Path(directory), {"train": train, "val": val, "test": test}
+    options = {**counts, "seed": seed}
+    if directory.is_dir() and any(directory.iterdir()):
+        if not (directory / _DONE).is_file():
+            raise InputError(f"{directory}: holds other files; give a new directory for the clips")
+        if json.loads((directory / _DONE).read_text()) == options:
+            return directory
+
+    def write(fresh: Path) -> None:
+        for split in SPLITS:
+            rows = list(_write(islice(sample_clips(seed, split), counts[split]), fresh, split))
+            for task in TASKS:
+                lines = (json.dumps(row) + "\n" for kind, row in rows if kind == task)
+                (fresh / f"{task}_{split}.jsonl").write_text("".join(lines), encoding="utf-8")
+        (fresh / _DONE).write_text(json.dumps(options))
+
+    write_directory_atomically(directory, write)
+    return directory
+
+
+def _write(clips: Iterator[Clip], folder: Path, split: Split) -> Iterator[tuple[Task, dict[str, object]]]:
+    """Write the frames of each clip to ``folder/split``, and yield its rows, each with its task."""
+    (folder / split).mkdir()
+    for number, clip in enumerate(clips):
+        stem = f"{split}/{number:05d}"
+        files = [f"{stem}-{index}.png" for index, _ in enumerate(draw_frames(clip))]
+        for file, frame in zip(files, draw_frames(clip), strict=True):
+            frame.save(folder / file, compress_level=1)
+        for task, row in rows_of(clip, files):
+            yield task, {"id": f"{split}-{number:05d}-{row['wanted']}", **row, "split": split}
+
+
+def rows_of(clip: Clip, files: list[str]) -> Iterator[tuple[Task, Mapping[str, object]]]:
+    """Rows of ``clip``, whose frames are in ``files``, each with its task; wordings are drawn by the clip's seed."""
+    rng = np.random.default_rng([clip.seed, 3])
+    moment = int(rng.integers(len(clip.changes) + 1))
+    yield "describe", _row(files[2 * moment : 2 * moment + 1], DESCRIBE[rng.integers(2)], describe(clip, moment), "one")
+    asked = list(questions(clip))
+    for index in rng.permutation(len(asked))[:2]:
+        yield "answer", _row(files, *asked[index], f"answer{index}")
+    for wanted, wordings in INSTRUCTIONS.items():
+        yield "plan", _row(files, wordings[rng.integers(len(wordings))], str(plan(clip, wanted)), wanted)
+
+
+def _row(files: list[str], instruction: str, target: str, wanted: str) -> dict[str, object]:
+    texts = {"instruction": instruction, "prompt": f"{instruction}:", "captions": [target]}
+    return {"video": files, **texts, "wanted": wanted}
+
+
+class ClipData(PairData):
+    """Clips, written to ``directory`` as png and manifests, and read like any other data.
+
+    Args:
+        task: "describe" (a picture and its caption), "answer" (questions about a clip) or "plan".
+        directory: folder of manifests and pictures, reused if made with the same numbers.
+        clips: training clips; there are one, two or three rows of each, by task.
+        val_clips: validation clips.
+        test_clips: test clips.
+        batch_size: rows a batch in training.
+        eval_batch_size: rows a batch in evaluation; None: as in training.
+        num_workers: processes that read files; 0: only the main process.
+        seed: seed of the clips and of their order.
+    """
+
+    def __init__(  # noqa: PLR0913 (options of a recipe)
+        self,
+        *,
+        task: Task = "plan",
+        directory: str = "runs/embodied_world/data",
+        clips: int = 1500,
+        val_clips: int = 60,
+        test_clips: int = 200,
+        batch_size: int = 32,
+        eval_batch_size: int | None = 60,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        require_one_of("data.task", task, TASKS)
+        train, val, test = ([str(Path(directory) / f"{task}_{split}.jsonl")] for split in SPLITS)
+        super().__init__(
+            train=train,
+            val=val,
+            test=test,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            seed=seed,
+        )
+        self.directory, self.counts = directory, {"train": clips, "val": val_clips, "test": test_clips}
+
+    def source_names(self) -> list[str]:
+        """Folder of the clips, for the model card."""
+        return [self.directory]
+
+    def prepare_data(self) -> None:
+        """Make the clips that are missing; Lightning calls this in one process only."""
+        make_clips(self.directory, **self.counts, seed=self.seed)
