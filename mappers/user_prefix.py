@@ -24,7 +24,7 @@ class UserPrefix(UserRows):
         capacity: users, at most.
         std: standard deviation of the numbers before training.
         nobody: share of the rows of a batch whose user is hidden in training, so that strangers have a prefix too.
-        start: what every row is before training: a text, or a part of ``mmprefix.mappers.starts``. None: random numbers.
+        start: what every row is before training: a text, or a part of ``mmprefix.mappers.starts``. None: random ones.
     """
 
     def __init__(

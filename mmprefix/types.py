@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def _map(value: Any, method: str, *args: Any) -> Any:
@@ -83,10 +84,15 @@ class Features(Tensors):
 
 @dataclass(frozen=True)
 class Prefix(Tensors):
-    """Embeddings (B P E) that a decoder reads before any text, and their mask (B P, True where real)."""
+    """Embeddings (B P E) that a decoder reads before any text, and their mask (B P, True where real).
+
+    ``text_updates`` (B N E), where there are any, are added to the embeddings of the first N tokens of the text behind
+    all prefixes: prompt, question and target alike (see ``mmprefix.mappers.dept``).
+    """
 
     embeds: Tensor
     mask: Tensor
+    text_updates: Tensor | None = None
 
     @classmethod
     def empty(cls, count: int, width: int, device: torch.device | str = "cpu") -> Prefix:
@@ -96,11 +102,13 @@ class Prefix(Tensors):
 
     def mask_rows(self, rows: Tensor) -> Prefix:
         """Copy in which no position is real in the ``rows`` (B, True) of absent inputs."""
-        return replace(self, mask=self.mask & ~rows[:, None])
+        updates = None if self.text_updates is None else self.text_updates.masked_fill(rows[:, None, None], 0)
+        return replace(self, mask=self.mask & ~rows[:, None], text_updates=updates)
 
     def expand(self, count: int) -> Prefix:
         """Prefix of one input (1 P E), repeated for ``count`` inputs without a copy."""
-        return Prefix(self.embeds.expand(count, -1, -1), self.mask.expand(count, -1))
+        updates = None if self.text_updates is None else self.text_updates.expand(count, -1, -1)
+        return Prefix(self.embeds.expand(count, -1, -1), self.mask.expand(count, -1), updates)
 
 
 @dataclass(frozen=True)
@@ -187,7 +195,7 @@ def concat_prefixes(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
     """Prefixes of the same inputs, one after the other.
 
     Embeddings (B P1 E), (B P2 E) ... → (B P1+P2+... E), keys and values likewise. Where there are both, keys and values
-    stand before all embeddings.
+    stand before all embeddings. Updates of the text are added up.
     """
     if len(prefixes) == 1:
         return prefixes[0]
@@ -196,7 +204,14 @@ def concat_prefixes(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
     if not soft:
         return concat_deep(deep)
     embeds, mask = torch.cat([p.embeds for p in soft], dim=1), torch.cat([p.mask for p in soft], dim=1)
-    return MixedPrefix(concat_deep(deep), Prefix(embeds, mask)) if deep else Prefix(embeds, mask)
+    whole = Prefix(embeds, mask, _sum_updates([p.text_updates for p in soft if p.text_updates is not None]))
+    return MixedPrefix(concat_deep(deep), whole) if deep else whole
+
+
+def _sum_updates(updates: Sequence[Tensor]) -> Tensor | None:
+    """Sum of updates (B N E), of which some are shorter than others; None for none."""
+    longest = max((part.shape[1] for part in updates), default=0)
+    return sum(pad(part, (0, 0, 0, longest - part.shape[1])) for part in updates) if updates else None
 
 
 def concat_deep(prefixes: Sequence[DeepPrefix]) -> DeepPrefix:

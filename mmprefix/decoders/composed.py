@@ -8,6 +8,7 @@ targets into token ids and back. The head is the language model's own or a train
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self, cast
 
 import torch
@@ -44,10 +45,9 @@ Groups = list[list[Candidate]]  # of each input
 class ComposedDecoder(Decoder):
     """``Decoder`` over a language model, a codec and a head.
 
-    ``lm`` is the network of the language model, ``own_head`` a trained head (None: the language model's own head
-    computes the logits); names of saved tensors begin with these two. ``embed`` replaces the language model's own
-    embeddings for the tokens of generated texts. With ``checks`` a model that cannot give its own scores over a shared
-    cache is refused (see ``self_check``).
+    ``lm`` is the network of the language model, ``own_head`` a trained head (None: the model's own); names of saved
+    tensors begin with these two. ``embed`` replaces the model's own embeddings for the tokens of generated texts. With
+    ``checks`` a model that cannot give its own scores over a shared cache is refused (see ``self_check``).
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ComposedDecoder(Decoder):
         self.lm = language_model.lm
         self.own_head: nn.Linear | None = None
         self.frozen, self.noisy = tuning.frozen, tuning.noisy
-        sizes, self.width = language_model.sizes, language_model.width
+        self.width, sizes = language_model.width, language_model.sizes
         self.layers, self.heads, self.head_width = sizes.layers, sizes.heads, sizes.head_width
         self.max_positions = sizes.max_positions
         self.lora = language_model.adapt(tuning)
@@ -80,7 +80,7 @@ class ComposedDecoder(Decoder):
         return self.codec.marked_ids(text)
 
     def word_ids(self) -> list[int]:
-        """Ids of all tokens whose text has a letter, in the order of the vocabulary, special tokens left out."""
+        """Ids of all tokens whose text has a letter, in their order, special ones left out."""
         return letter_ids(self.tokenizer, self.codec.special)
 
     def token_vectors(self, ids: list[int]) -> Tensor:
@@ -112,7 +112,7 @@ class ComposedDecoder(Decoder):
         """Run embeddings (B P E) through the model; keys and values (L B H P K) enter the cache directly."""
         if memory is not None:
             raise InputError(f"decoder {self.identity.source!r}: has no cross-attention, so it cannot read frames")
-        return self.prefill_with(prefix, None)
+        return self.prefill_with(prefix, None).begin_text(prefix)
 
     def prefill_with(self, prefix: AnyPrefix, memory: Memory | None) -> State:
         """Prefill the cache with ``prefix``, given projected ``memory`` for cross-attention (or None)."""
@@ -160,7 +160,7 @@ class ComposedDecoder(Decoder):
             )
         last = hidden[torch.arange(len(end), device=end.device), last_index]
         last = torch.where((end > 0)[:, None], last, 0.0 if state.last_hidden is None else state.last_hidden)
-        return State(layers_of(cache), torch.cat([state.mask, mask], dim=1), last, state.memory)
+        return replace(state, cache=layers_of(cache), mask=torch.cat([state.mask, mask], dim=1), last_hidden=last)
 
     def text_loss(
         self, state: State, prompts: list[str], targets: Rows, questions: Rows | None = None, *, smoothing: float = 0.0
@@ -254,15 +254,15 @@ class ComposedDecoder(Decoder):
             places = {"visible": trie.visible.expand(count, -1, -1), "position_ids": self.position_ids(state, depth)}
             output = self.forward_tokens(state, cache_over(state.cache), self.embed(nodes), **places)
             hidden = torch.cat([hidden, output], dim=1)  # (B 1+M E)
-        # one input at a time: the vocabulary is wide
-        edges = [self.logits(row).float().log_softmax(-1)[trie.node, trie.token] for row in hidden]
+        edges = [self.logits(row).float().log_softmax(-1)[trie.node, trie.token] for row in hidden]  # V is wide
         used = torch.stack(edges)[:, trie.edge_of_use]
         return used.new_zeros(count, len(choices)).index_add(1, trie.text_of_use, used)
 
     def forward_tokens(
         self, state: State, cache: DynamicCache, embeds: Tensor, *, visible: Tensor, position_ids: Tensor
     ) -> Tensor:
-        """Run N tokens over the cache; see ``LanguageModel.forward_tokens``."""
+        """Run N tokens over the cache, with the prefix's updates; see ``LanguageModel.forward_tokens``."""
+        embeds = state.updated(embeds, position_ids)
         return self.language_model.forward_tokens(state, cache, embeds, visible=visible, position_ids=position_ids)
 
     def position_ids(self, state: State, offset: Tensor) -> Tensor:

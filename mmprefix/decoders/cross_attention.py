@@ -233,11 +233,11 @@ class CrossDecoder(ComposedDecoder):
                     "a text model's decoder cannot run a prefix of embeddings, for its encoder has not read "
                     "the prompt yet; use a deep prefix"
                 )
-            return self.prefill_with(prefix, None)
+            return self.prefill_with(prefix, None).begin_text(prefix)
         if memory is None or not memory.frames.shape[1]:
             raise InputError(f"decoder {self.identity.source!r}: reads frames of speech; give an input that has frames")
         self._warn_of_windows(memory.frames.shape[1])
-        return self.prefill_with(prefix, self._model.project(memory.frames, memory.mask))
+        return self.prefill_with(prefix, self._model.project(memory.frames, memory.mask)).begin_text(prefix)
 
     def _warn_of_windows(self, frames: int) -> None:
         """Say once that an input has more ``frames`` than the window that Whisper was trained on."""

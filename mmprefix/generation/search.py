@@ -92,10 +92,11 @@ def search(
 def can_record(decoder: TreeModel, state: State, steps: int) -> bool:
     """True if a search after ``state`` runs on a GPU and is long enough to be recorded.
 
-    A model whose recording failed keeps fixed buffers and runs step by step: its results keep their bits.
+    Updates of the text's embeddings are not recorded. A model whose recording failed keeps fixed buffers and runs step
+    by step: its results keep their bits.
     """
     on_gpu = state.mask.is_cuda and "cuda_graph" in switches.ENABLED
-    return on_gpu and steps >= cuda_graph.MIN_STEPS and not decoder.lm.training
+    return on_gpu and steps >= cuda_graph.MIN_STEPS and not decoder.lm.training and state.text_updates is None
 
 
 @contextmanager

@@ -7,10 +7,12 @@ token attend to the state and to its own text, in one pass and without copies.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from mmprefix.types import AnyPrefix, MixedPrefix, Prefix
 
 Layer = tuple[Tensor, Tensor]  # keys and values (B H T K)
 
@@ -29,13 +31,16 @@ class State:
 
     ``cache`` L pairs (B H T K) · ``mask`` (B T) · ``last_hidden`` (B E), the hidden state at the last real position,
     which predicts the first token; None while no token or embedding has been run (no prefix, or a deep one), zeros for
-    an input without a real position · ``memory`` if the decoder has cross-attention.
+    an input without a real position · ``memory`` if the decoder has cross-attention · ``text_updates`` of the prefix,
+    which begin after ``before_text`` (B 1) real positions.
     """
 
     cache: tuple[Layer, ...]
     mask: Tensor
     last_hidden: Tensor | None
     memory: Memory | None = None
+    text_updates: Tensor | None = None
+    before_text: Tensor | None = None
 
     def select(self, rows: Tensor) -> State:
         """State of the inputs ``rows``, in that order."""
@@ -45,8 +50,25 @@ class State:
 
         memory = self.memory and Memory(selected(self.memory.layers), self.memory.mask[rows])
         last = None if self.last_hidden is None else self.last_hidden[rows]
-        return State(selected(self.cache), self.mask[rows], last, memory)
+        updates, before = (None if part is None else part[rows] for part in (self.text_updates, self.before_text))
+        return State(selected(self.cache), self.mask[rows], last, memory, updates, before)
 
     def roll(self, by: int) -> State:
         """State with the inputs rotated by ``by`` rows, as ``torch.roll`` does."""
         return self.select(torch.arange(len(self.mask), device=self.mask.device).roll(by))
+
+    def begin_text(self, prefix: AnyPrefix) -> State:
+        """State after all of ``prefix``, whose updates are added to the embeddings of what comes next."""
+        soft = prefix.soft if isinstance(prefix, MixedPrefix) else prefix
+        if not isinstance(soft, Prefix) or soft.text_updates is None:
+            return self
+        return replace(self, text_updates=soft.text_updates, before_text=self.mask.sum(1, keepdim=True))
+
+    def updated(self, embeds: Tensor, position_ids: Tensor) -> Tensor:
+        """Embeddings (B N E) of tokens at ``position_ids`` (B N), with the updates of their places in the text."""
+        if self.text_updates is None or self.before_text is None:
+            return embeds
+        places, count = position_ids - self.before_text, self.text_updates.shape[1]
+        index = places.clamp(0, count - 1)[..., None].expand(-1, -1, embeds.shape[-1])
+        updates = self.text_updates.gather(1, index) * (places < count)[..., None]
+        return embeds + updates.to(embeds.dtype)

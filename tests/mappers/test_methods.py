@@ -1,4 +1,4 @@
-"""Contract of every method that makes a prefix: shapes, gradients, merging, its recipe, the paper's number of parameters.
+"""Contract of every method that makes a prefix: shapes, gradients, merging, its recipe, the paper's parameter count.
 
 A method is a row of ``METHODS``: how it is built between the sizes below, and how many numbers it trains by the formula
 of its paper, written out here. P positions, R rank; the letters of the sizes are those of ``mmprefix.types``.
@@ -20,15 +20,22 @@ from torch.testing import assert_close
 
 from mmprefix.encoders.user_id import id_bytes
 from mmprefix.mappers.base import Mapper, Sizes, join_layers
+from mmprefix.mappers.context_prompt import ContextPrompt
 from mmprefix.mappers.control_prefix import ControlPrefix
+from mmprefix.mappers.dept import DecomposedPrompt
 from mmprefix.mappers.examples_prefix import ExamplesPrefix
+from mmprefix.mappers.gain_prompt import GainPrompt
 from mmprefix.mappers.instruction_prompt import DeepInstructionPrompt, InstructionPrompt
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.lopt import LowRankPrompt
+from mmprefix.mappers.mpt import MultitaskPrompt
+from mmprefix.mappers.multi_space import MultiSpacePrompt
 from mmprefix.mappers.observer import Observer, Starter
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.prompter import Prompter
+from mmprefix.mappers.residual import ResidualPrompt
+from mmprefix.mappers.ulpt import ULPT, UserULPT
 from mmprefix.mappers.xprompt import XPrompt
 from mmprefix.parts import builder_from_recipe, resolve_class, to_recipe
 from mmprefix.types import AnyPrefix, DeepPrefix, Features, MixedPrefix
@@ -36,7 +43,7 @@ from tiny.mappers import Reader
 
 D, G, E, L, H, K = 12, 8, 16, 2, 2, 8  # G is the width of a hashed user id
 P, R, HIDDEN = 6, 2, 7
-SIZES = Sizes(0, 0, E, L, H, K)
+SIZES, TASKS = Sizes(0, 0, E, L, H, K), Sizes(0, G, E, L, H, K)  # of a task's prefix, of one for each user or task
 RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "methods"
 
 
@@ -52,6 +59,29 @@ class Method(NamedTuple):
 METHODS: dict[str, Method] = {
     "prompt tuning": Method(lambda: Learned(SIZES, length=P), P * E, "prompt_tuning"),
     "lopt": Method(lambda: LowRankPrompt(SIZES, length=P, rank=R), P * R + R * E, "lopt"),
+    "residual": Method(
+        lambda: ResidualPrompt(SIZES, length=P, hidden=HIDDEN),
+        P * E + (E + 1) * HIDDEN + (HIDDEN + 1) * E + 2 * E,
+        "residual_prompt",
+    ),
+    "residual, a network a position": Method(
+        lambda: ResidualPrompt(SIZES, length=P, hidden=HIDDEN, shared=False, norm=False, start="a text"),
+        P * (E + (E + 1) * HIDDEN + (HIDDEN + 1) * E),
+        "residual_prompt",
+    ),
+    "ulpt": Method(lambda: ULPT(SIZES, length=P, rank=R), P * R + 2 * E, "ulpt"),
+    "gain": Method(lambda: GainPrompt(SIZES, length=P), P * E + P + E, "gain_prompt"),
+    "multi-space": Method(
+        lambda: MultiSpacePrompt(SIZES, length=P, spaces=3, rank=R), P * E + 3 * 2 * E * R + 3 * E, "multi_space"
+    ),
+    "dept": Method(lambda: DecomposedPrompt(SIZES, length=P, reach=9, rank=R), P * E + 9 * R + R * E, "dept"),
+    "context prompt": Method(
+        lambda: ContextPrompt(SIZES, demonstrations=[["a", "b"]], length=30), 30 * E, "context_prompt", positions=24
+    ),
+    "mpt": Method(lambda: MultitaskPrompt(TASKS, length=P, capacity=3, nobody=0.0), P * E + (1 + 3) * (P + E), "mpt"),
+    "ulpt, a user": Method(
+        lambda: UserULPT(TASKS, length=P, rank=R, capacity=3, nobody=0.0), (1 + 3) * P * R + 2 * E, "ulpt_user"
+    ),
     "prefix tuning": Method(
         lambda: Deep(SIZES, mapper=partial(Learned, length=P), hidden=HIDDEN),
         P * E + (E + 1) * HIDDEN + (HIDDEN + 1) * 2 * L * H * K,
@@ -124,7 +154,9 @@ def numbers_of(prefix: AnyPrefix) -> Tensor:
     """Numbers (B P n) of a prefix of any kind, and of what else it carries."""
     if isinstance(prefix, MixedPrefix):
         return torch.cat([numbers_of(prefix.deep), numbers_of(prefix.soft)], dim=-1)
-    return join_layers(prefix) if isinstance(prefix, DeepPrefix) else prefix.embeds
+    if isinstance(prefix, DeepPrefix):
+        return join_layers(prefix)
+    return prefix.embeds if prefix.text_updates is None else torch.cat([prefix.embeds, prefix.text_updates], dim=1)
 
 
 def real(prefix: AnyPrefix) -> Tensor:
@@ -165,10 +197,8 @@ def test_gradients_reach_every_parameter(name: str) -> None:
 
 
 def test_the_trained_numbers_are_those_of_the_formula(name: str) -> None:
-    mapper = METHODS[name].build()
-    assert (
-        sum(parameter.numel() for parameter in mapper.parameters() if parameter.requires_grad) == METHODS[name].numbers
-    )
+    trained = [parameter for parameter in METHODS[name].build().parameters() if parameter.requires_grad]
+    assert sum(parameter.numel() for parameter in trained) == METHODS[name].numbers
 
 
 def test_the_merged_mapper_makes_the_same_prefix_and_is_built_again_from_its_recipe(name: str) -> None:
