@@ -106,7 +106,7 @@ def search_steps(
     ``before`` is the end of the prompt that the state holds: it says whether ``start_with`` needs a space.
     """
     stops = decoder.stop_ids(exactly=options.ranking == "clipcap") if stops is None else stops
-    ids = _opening_ids(decoder.codec, options, before, to_list(stops))
+    ids = opening_ids(decoder.codec, options, before, to_list(stops))
     decoder.language_model.require_room(state, options.max_new_tokens)
     processors = decoder.logits_processors(options, stops)
     if options.constrains:
@@ -122,7 +122,7 @@ def search_steps(
         return (yield from search(logits, tree, options, stops=stops, processors=processors, opening=opening))
 
 
-def _opening_ids(codec: WritingCodec, options: GenerateOptions, before: str, stops: list[int]) -> list[int]:
+def opening_ids(codec: WritingCodec, options: GenerateOptions, before: str, stops: list[int]) -> list[int]:
     """Token ids of ``start_with``. Raises InputError for a text that the decoder cannot begin with."""
     text = options.start_with
     if not text:
