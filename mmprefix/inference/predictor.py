@@ -77,10 +77,9 @@ class Predictor:
         Parts that take no ``dtype`` stay as they are. Raises InputError for a device that this machine does not have.
         """
         self.model.to(None if device is None else require_device(device))
-        if dtype is not None:
-            for part in self.model.frozen_parts.values():
-                if "dtype" in part.init_args:
-                    cast(nn.Module, part).to(dtype)
+        for part in () if dtype is None else self.model.frozen_parts.values():
+            if "dtype" in part.init_args:
+                cast(nn.Module, part).to(dtype)
         return self
 
     @property
@@ -192,13 +191,15 @@ class Predictor:
     def choose(
         self, files: Input | Iterable[Input] | None, choices: Sequence[str], **options: Unpack[CallOptions]
     ) -> list[dict[str, float]]:
-        """For each input the log-probability of each of ``choices``, given that it is one of them.
-
-        ``options``: prompt, context, batch_size, allow_urls; see ``CallOptions``.
-        """
+        """Log-probability of each of ``choices`` for each input, given that it is one; ``options``: ``CallOptions``."""
         refuse_unknown(options, CallOptions)
         inputs, _ = inputs_or_contexts(files, options.get("context"))
         return self._run(inputs, options, tasks.choosing(self.model, choices))
+
+    def features(self, files: Input | Iterable[Input], **options: Unpack[CallOptions]) -> list[tasks.InputFeatures]:
+        """The prefix and the encoders' summaries of each input, for a policy; ``options``: see ``CallOptions``."""
+        refuse_unknown(options, CallOptions)
+        return self._run(input_list(files)[0], options, tasks.reading(self.model))
 
     def detect(
         self,
@@ -210,8 +211,7 @@ class Predictor:
         """For each input the log odds of the first of two answers against the second, by default those trained with.
 
         An input may have any subset of what the model reads: a dictionary by branch name, a file, None where there is
-        a ``context`` alone. ``options``: see ``CallOptions``. Raises InputError for a model without answers of its own
-        where none are given.
+        a ``context`` alone. ``options``: see ``CallOptions``. InputError where the model has no answers and none come.
         """
         refuse_unknown(options, CallOptions)
         words = tasks.answers_of(self.settings, answers)

@@ -1,8 +1,9 @@
-"""Tasks, each as a function of a batch: texts, scores of allowed answers, log odds of two, intent and slots."""
+"""Tasks, each as a function of a batch: texts, scores of answers, log odds of two, intent and slots, features."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -10,15 +11,45 @@ from torch import Tensor
 
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
+from mmprefix.mappers.base import join_layers
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import Detection, ModelSettings, Understanding
 from mmprefix.slu.answering import answer_batch
 from mmprefix.slu.questions import Framing, build_questions
 from mmprefix.slu.schema import Schema, read_schema
-from mmprefix.types import Batch, Candidate, to_list
+from mmprefix.types import Batch, Candidate, DeepPrefix, MixedPrefix, to_list
 
 Result = TypeVar("Result")
 Compute: TypeAlias = Callable[[Batch], list[Result]]  # a batch → a result an input
+
+
+@dataclass(frozen=True)
+class InputFeatures:
+    """Features of one input, for a policy or a classifier; float32, in main memory.
+
+    Args:
+        prefix: what the mappers make of it, (P E); of a deep prefix keys and values (P 2*L*H*K), where there are
+            embeddings these alone.
+        summaries: summary (G,) of each encoder that has one, by branch.
+    """
+
+    prefix: Tensor
+    summaries: dict[str, Tensor]
+
+
+def reading(model: PrefixLM) -> Compute[InputFeatures]:
+    """Prefix and encoders' summaries of each input, without the decoder."""
+
+    def compute(batch: Batch) -> list[InputFeatures]:
+        features = model.features(batch.inputs)
+        prefix = model.build_prefix(features, batch.absent, len(batch))
+        prefix = prefix.soft if isinstance(prefix, MixedPrefix) else prefix
+        vectors = (join_layers(prefix) if isinstance(prefix, DeepPrefix) else prefix.embeds).float().cpu()
+        mask = prefix.mask.cpu()
+        pooled = {name: value.pooled.float().cpu() for name, value in features.items() if value.pooled.shape[1]}
+        return [InputFeatures(vectors[b, mask[b]], {n: v[b] for n, v in pooled.items()}) for b in range(len(batch))]
+
+    return compute
 
 
 def captioning(model: PrefixLM, options: GenerateOptions) -> Compute[list[Candidate]]:
