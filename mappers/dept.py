@@ -70,7 +70,7 @@ class DecomposedPrompt(TaskPrompt):
         return replace(super().forward(features, context), text_updates=updates)
 
     def merged(self) -> Mapper:
-        """The same tensors without their start: the product of the matrices would be larger than they are."""
+        """Copy over the same tensors without their start: the product of the matrices would be larger than they are."""
         if self.init_args["start"] is None:
             return self
         plain = DecomposedPrompt(self.sizes, **self.options)

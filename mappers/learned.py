@@ -48,7 +48,7 @@ class Learned(Starter):
             self.embeds.copy_(self.origin.embeds(reader, self.sizes, len(self.embeds)))
 
     def merged(self) -> Mapper:
-        """The same embeddings without their start."""
+        """Copy over the same embeddings without their start."""
         if self.start is None:
             return self
         table = Learned(self.sizes, length=len(self.embeds))

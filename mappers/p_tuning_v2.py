@@ -75,7 +75,7 @@ class DeepTable(DeepMapper, Starter):
             self.sink.copy_(vectors[: self.frozen])
 
     def merged(self) -> Mapper:
-        """The same table; without a start that is a part, for that may name files."""
+        """Copy over the same table without a start that is a part, for that may name files."""
         if not isinstance(self.start, Start):
             return self
         plain = DeepTable(self.sizes, length=self.length, dropout=self.dropout, frozen=self.frozen)

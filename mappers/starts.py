@@ -110,7 +110,7 @@ class Tokens(Start):
         return join_layers(reader.token_key_values(self.ids(reader, positions)))[0]
 
 
-class Text(Tokens):
+class TextTokens(Tokens):
     """A text, repeated where it is shorter than the prefix, cut where it is longer. ``start: "a text"`` means this.
 
     Args:
@@ -185,18 +185,20 @@ class Average(Start):
 
     def embeds(self, reader: TextReader, sizes: Sizes, positions: int) -> Tensor:
         """Embeddings (P E); InputError for a prefix of keys and values."""
-        found = [self._prefix(reader, sizes, name) for name in self.models]
-        return self._mean([p.embeds[0] for p in found if isinstance(p, Prefix)], positions, "embeddings")
+        prefixes = [self._prefix(reader, sizes, name) for name in self.models]
+        return self._mean([p.embeds[0] for p in prefixes if isinstance(p, Prefix)], positions, "embeddings")
 
     def vectors(self, reader: TextReader, sizes: Sizes, positions: int) -> Tensor:
         """Keys and values of every layer and head (P 2*L*H*K); InputError for a prefix of embeddings."""
-        found = [self._prefix(reader, sizes, name) for name in self.models]
-        return self._mean([join_layers(p)[0] for p in found if isinstance(p, DeepPrefix)], positions, "keys and values")
+        prefixes = [self._prefix(reader, sizes, name) for name in self.models]
+        return self._mean(
+            [join_layers(p)[0] for p in prefixes if isinstance(p, DeepPrefix)], positions, "keys and values"
+        )
 
-    def _mean(self, found: list[Tensor], positions: int, kind: str) -> Tensor:
-        if len(found) < len(self.models) or any(len(part) != positions for part in found):
+    def _mean(self, prefixes: list[Tensor], positions: int, kind: str) -> Tensor:
+        if len(prefixes) < len(self.models) or any(len(part) != positions for part in prefixes):
             raise InputError(f"Average.models {self.models}: not all have a task prefix of {positions} {kind}")
-        return torch.stack(found).mean(0)
+        return torch.stack(prefixes).mean(0)
 
     @torch.no_grad()
     def _prefix(self, reader: TextReader, sizes: Sizes, name: str) -> AnyPrefix:
@@ -217,5 +219,5 @@ class Average(Start):
 def as_start(start: str | Start | None, std: float) -> Start:
     """The ``start`` of a prefix: a text for a string, random numbers for None."""
     if isinstance(start, str):
-        return Text(text=start)
+        return TextTokens(text=start)
     return Normal(std=std) if start is None else start

@@ -27,7 +27,7 @@ from mmprefix.mappers.mpt import MultitaskPrompt
 from mmprefix.mappers.multi_space import MultiSpacePrompt
 from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.residual import ResidualPrompt
-from mmprefix.mappers.starts import Text
+from mmprefix.mappers.starts import TextTokens
 from mmprefix.mappers.ulpt import ULPT
 from mmprefix.types import Features, Prefix, concat_prefixes
 from tiny import decoders as tiny_decoders
@@ -154,7 +154,7 @@ def test_a_prompt_that_is_no_table_begins_as_near_to_its_start_as_it_can() -> No
         LowRankPrompt(SIZES, length=P, rank=P, start="a"),
         ULPT(SIZES, length=P, rank=E, start="a"),
         DecomposedPrompt(SIZES, length=P, start="a"),
-        Learned(SIZES, length=P, start=Text(text="a")),
+        Learned(SIZES, length=P, start=TextTokens(text="a")),
     ]
     for mapper in mappers:
         assert not mapper.known
@@ -291,8 +291,8 @@ def test_a_searched_text_has_the_score_of_that_text(gpt2: CausalDecoder, beams: 
     prefix = mapper(Features.empty(2))
     options = GenerateOptions(max_new_tokens=6, num_beams=beams, length_penalty=0.0)
     stops = gpt2.stop_ids()
-    found = gpt2.search_tokens(gpt2.append(gpt2.prefill(prefix), PROMPTS), options, stops)
-    for b, hypotheses in enumerate(found):
+    hypotheses_of = gpt2.search_tokens(gpt2.append(gpt2.prefill(prefix), PROMPTS), options, stops)
+    for b, hypotheses in enumerate(hypotheses_of):
         before = gpt2.codec.subword_ids(PROMPTS[b])
         (tokens, score), *_ = hypotheses
         ids = [*before, *tokens]
