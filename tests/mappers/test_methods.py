@@ -33,6 +33,7 @@ from mmprefix.mappers.multi_space import MultiSpacePrompt
 from mmprefix.mappers.observer import Observer, Starter
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
+from mmprefix.mappers.prompt_queue import PromptQueue
 from mmprefix.mappers.prompter import Prompter
 from mmprefix.mappers.residual import ResidualPrompt
 from mmprefix.mappers.ulpt import ULPT, UserULPT
@@ -54,6 +55,13 @@ class Method(NamedTuple):
     numbers: int
     recipe: str
     positions: int = P
+
+
+def queued(queue: PromptQueue) -> PromptQueue:
+    """Queue in its third task."""
+    queue.next_task()
+    queue.next_task()
+    return queue
 
 
 METHODS: dict[str, Method] = {
@@ -86,6 +94,12 @@ METHODS: dict[str, Method] = {
         lambda: Deep(SIZES, mapper=partial(Learned, length=P), hidden=HIDDEN),
         P * E + (E + 1) * HIDDEN + (HIDDEN + 1) * 2 * L * H * K,
         "prefix_tuning",
+    ),
+    "prompt queue": Method(
+        lambda: queued(PromptQueue(SIZES, length=P, shared=R, capacity=3, rank=R)),
+        R * E + P * E + 3 * P * R + R * E,
+        "prompt_queue",
+        positions=R + 2 * P + P,
     ),
     "xprompt": Method(lambda: XPrompt(SIZES, length=P, pieces=4), P * E, "xprompt"),
     "control prefixes": Method(
