@@ -20,7 +20,8 @@ class Sizes:
 
     ``frames`` (D) and ``summary`` (G) are widths of the encoder's output, 0 where it has none; ``width`` (E),
     ``layers`` (L), ``heads`` (H) and ``head_width`` (K) are the decoder's; ``context_frames`` and ``context_summary``
-    are those of the branch that the mapper reads beside its own, 0 without one.
+    are those of the branch that the mapper reads beside its own, 0 without one; ``query_heads`` (H') of the decoder may
+    share its key-value heads (H).
     """
 
     frames: int
@@ -31,6 +32,7 @@ class Sizes:
     head_width: int = 0
     context_frames: int = 0
     context_summary: int = 0
+    query_heads: int = 0
 
 
 class Mapper(Part, nn.Module, ABC):
@@ -91,6 +93,11 @@ class DeepMapper(Mapper):
                 f"{type(self).__name__}: makes keys and values for every layer, and the sizes have layers="
                 f"{sizes.layers}, heads={sizes.heads}, head_width={sizes.head_width}; give all three of the decoder"
             )
+
+    @property
+    def query_heads(self) -> int:
+        """Number H' of query heads; that of key-value heads where the sizes do not say."""
+        return self.sizes.query_heads or self.sizes.heads
 
     @property
     def numbers(self) -> int:

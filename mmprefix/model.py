@@ -93,9 +93,9 @@ class PrefixLM(nn.Module):
 
     def _sizes(self, name: str | None) -> Sizes:
         """Sizes between which the mapper of branch ``name`` (None: of the task prefix) is built."""
-        decoder, context = self.decoder, None if name is None else self.contexts.get(name)
-        (frames, summary), beside = self._widths(name), self._widths(context)
-        return Sizes(frames, summary, decoder.width, decoder.layers, decoder.heads, decoder.head_width, *beside)
+        decoder, beside = self.decoder, self._widths(None if name is None else self.contexts.get(name))
+        heads = (decoder.heads, decoder.head_width, *beside, decoder.query_heads)
+        return Sizes(*self._widths(name), decoder.width, decoder.layers, *heads)
 
     def _widths(self, name: str | None) -> tuple[int, int]:
         return (0, 0) if name is None else (self.encoder(name).dim, self.encoder(name).pooled_dim)

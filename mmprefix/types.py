@@ -1,24 +1,30 @@
 """The values that travel from encoder to decoder, and the letters of their shapes.
 
 B batch · S samples or pixels · T feature frames · D encoder width · G summary width · P prefix positions ·
-E decoder width · L decoder layers · H heads · K head width · N text tokens · V vocabulary
+E decoder width · L decoder layers · H heads · H' query heads, a multiple of H · K head width · N text tokens ·
+V vocabulary
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, Self, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+
+if TYPE_CHECKING:
+    from mmprefix.kv_cache.side_terms import SideTerm
 
 
 def _map(value: Any, method: str, *args: Any) -> Any:
     """``value`` with every tensor (or tensor-bearing value of this module) replaced by ``tensor.method(*args)``."""
     if isinstance(value, dict):
         return {key: _map(item, method, *args) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, tuple):
+        return tuple(_map(item, method, *args) for item in cast("tuple[Any, ...]", value))
     return getattr(value, method)(*args) if hasattr(value, method) else value
 
 
@@ -136,6 +142,11 @@ class MixedPrefix(Tensors):
     deep: DeepPrefix
     soft: Prefix
 
+    @property
+    def mask(self) -> Tensor:
+        """Mask (B P1+P2) of all positions, in their order."""
+        return torch.cat([self.deep.mask, self.soft.mask], dim=1)
+
     def mask_rows(self, rows: Tensor) -> MixedPrefix:
         """Copy in which no position is real in the ``rows`` (B, True) of absent inputs."""
         return MixedPrefix(self.deep.mask_rows(rows), self.soft.mask_rows(rows))
@@ -145,7 +156,36 @@ class MixedPrefix(Tensors):
         return MixedPrefix(self.deep.expand(count), self.soft.expand(count))
 
 
-AnyPrefix = Prefix | DeepPrefix | MixedPrefix
+PlainPrefix = Prefix | DeepPrefix | MixedPrefix
+
+
+@dataclass(frozen=True)
+class SidePrefix(Tensors):
+    """Terms beside the cache, and the prefix that stands in the cache (perhaps without positions)."""
+
+    inner: PlainPrefix
+    terms: tuple[SideTerm, ...]
+
+    @classmethod
+    def alone(cls, term: SideTerm, count: int, width: int, device: torch.device | str) -> SidePrefix:
+        """``term`` without positions in the cache, for ``count`` inputs of a decoder of ``width`` E."""
+        return cls(Prefix.empty(count, width, device), (term,))
+
+    def mask_rows(self, rows: Tensor) -> SidePrefix:
+        """Copy in which no position and no term counts in the ``rows`` (B, True) of absent inputs."""
+        return SidePrefix(self.inner.mask_rows(rows), tuple(term.mask_rows(rows) for term in self.terms))
+
+    def expand(self, count: int) -> SidePrefix:
+        """Prefix of one input, for ``count`` inputs without a copy."""
+        return SidePrefix(self.inner.expand(count), self.terms)
+
+
+AnyPrefix = Prefix | DeepPrefix | MixedPrefix | SidePrefix
+
+
+def split_side(prefix: AnyPrefix) -> tuple[PlainPrefix, tuple[SideTerm, ...]]:
+    """Prefix in the cache, and terms beside it."""
+    return (prefix.inner, prefix.terms) if isinstance(prefix, SidePrefix) else (prefix, ())
 
 
 @dataclass(frozen=True)
@@ -195,8 +235,21 @@ def concat_prefixes(prefixes: Sequence[AnyPrefix]) -> AnyPrefix:
     """Prefixes of the same inputs, one after the other.
 
     Embeddings (B P1 E), (B P2 E) ... → (B P1+P2+... E), keys and values likewise. Where there are both, keys and values
-    stand before all embeddings. Updates of the text are added up.
+    stand before all embeddings. Updates of the text are added up, terms beside the cache collected.
     """
+    if len(prefixes) == 1:
+        return prefixes[0]
+    parts = [split_side(prefix) for prefix in prefixes]
+    terms = tuple(term for _, own in parts for term in own)
+    if terms:
+        return SidePrefix(_concat_plain([plain for plain, _ in parts]), terms)
+    return _concat_plain([plain for plain, _ in parts])
+
+
+def _concat_plain(prefixes: Sequence[PlainPrefix]) -> PlainPrefix:
+    """Prefixes in the cache, one after the other; those of no positions and no updates leave no trace."""
+    empty = [isinstance(p, Prefix) and not p.mask.shape[1] and p.text_updates is None for p in prefixes]
+    prefixes = [p for p, nothing in zip(prefixes, empty, strict=True) if not nothing] or prefixes[:1]
     if len(prefixes) == 1:
         return prefixes[0]
     deep = [p.deep if isinstance(p, MixedPrefix) else p for p in prefixes if not isinstance(p, Prefix)]

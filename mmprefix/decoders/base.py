@@ -44,6 +44,7 @@ class Decoder(Part, nn.Module, ABC):
     layers: int
     heads: int  # H, key-value heads
     head_width: int  # K
+    query_heads: int  # H'
     max_positions: int  # of prefix, prompt and text together; 0: no known limit
     frozen: bool
     identity: Provenance

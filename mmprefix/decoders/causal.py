@@ -12,8 +12,8 @@ from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.decoders.language_model import LanguageModel, Tuning, copy_head, load_causal, locate
 from mmprefix.decoders.text_codec import TextCodec
 from mmprefix.errors import InputError
-from mmprefix.kv_cache.state import Memory, State
-from mmprefix.types import AnyPrefix, MixedPrefix, Prefix, to_list
+from mmprefix.kv_cache.state import State
+from mmprefix.types import MixedPrefix, PlainPrefix, Prefix, to_list
 from mmprefix.weights.transformers import load_tokenizer
 
 
@@ -86,11 +86,11 @@ class CausalDecoder(ComposedDecoder):
                 )
             self.own_head = copy_head(language_model.head)
 
-    def prefill_with(self, prefix: AnyPrefix, memory: Memory | None) -> State:
+    def prefill_plain(self, prefix: PlainPrefix, empty: State) -> State:
         """Prefill the cache: a deep prefix, what a chat template writes before the user's message, then embeddings."""
         opening = [*self.codec.opening_ids]
         if not opening:
-            return super().prefill_with(prefix, memory)
+            return super().prefill_plain(prefix, empty)
         if isinstance(prefix, MixedPrefix):
             deep, soft = prefix.deep, prefix.soft
         elif isinstance(prefix, Prefix):
@@ -98,7 +98,7 @@ class CausalDecoder(ComposedDecoder):
         else:
             deep, soft = prefix, None
         count = len((deep if soft is None else soft).mask)
-        state = self.append_ids(super().prefill_with(deep, memory), [opening] * count)
+        state = self.append_ids(super().prefill_plain(deep, empty), [opening] * count)
         return state if soft is None else self.extend(state, soft.embeds, soft.mask)
 
     def append_questions(self, state: State, prompts: list[str], questions: list[str]) -> State:

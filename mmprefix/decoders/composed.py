@@ -1,8 +1,7 @@
 """Decoder composed of a language model, a text codec and an output head.
 
-The language model runs embeddings over a key-value cache and computes logits. The codec turns prompts, questions and
-targets into token ids and back. The head is the language model's own or a trained one. ``CausalDecoder``,
-``WordDecoder`` and ``CrossDecoder`` choose these parts.
+The language model runs embeddings over a key-value cache and computes logits; the codec turns texts into token ids and
+back; the head is the model's own or a trained one. ``CausalDecoder``, ``WordDecoder``, ``CrossDecoder`` choose them.
 """
 
 from __future__ import annotations
@@ -34,11 +33,10 @@ from mmprefix.kv_cache.cache import cache_over, causal_mask, layers_of, text_mas
 from mmprefix.kv_cache.packing import count_targets, pack_texts, pad_ids, plan_targets
 from mmprefix.kv_cache.state import Memory, State
 from mmprefix.kv_cache.trie import build_trie
-from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, MixedPrefix, to_list
+from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, MixedPrefix, PlainPrefix, split_side, to_list
 from mmprefix.weights.source import Provenance
 
-Rows = list[list[str]]  # texts of each input
-TokenIds = list[list[list[int]]]
+Rows, TokenIds = list[list[str]], list[list[list[int]]]  # texts of each input
 Groups = list[list[Candidate]]  # of each input
 
 
@@ -62,12 +60,11 @@ class ComposedDecoder(Decoder):
     ) -> None:
         super().__init__()
         self.language_model, self.codec, self.identity = language_model, codec, identity
-        self.lm = language_model.lm
+        self.lm, sizes, self.width = language_model.lm, language_model.sizes, language_model.width
         self.own_head: nn.Linear | None = None
         self.frozen, self.noisy = tuning.frozen, tuning.noisy
-        self.width, sizes = language_model.width, language_model.sizes
         self.layers, self.heads, self.head_width = sizes.layers, sizes.heads, sizes.head_width
-        self.max_positions = sizes.max_positions
+        self.max_positions, self.query_heads = sizes.max_positions, sizes.query_heads
         self.lora = language_model.adapt(tuning)
         self._text_embeddings = embed or language_model.embed
         nn.Module.train(self, self.noisy or not self.frozen)  # Lightning leaves each module in its mode
@@ -110,20 +107,24 @@ class ComposedDecoder(Decoder):
 
     def prefill(self, prefix: AnyPrefix, memory: Features | None = None) -> State:
         """Run embeddings (B P E) through the model; keys and values (L B H P K) enter the cache directly."""
-        if memory is not None:
-            raise InputError(f"decoder {self.identity.source!r}: has no cross-attention, so it cannot read frames")
-        return self.prefill_with(prefix, None).begin_text(prefix)
+        if memory is None:
+            return self.prefill_with(prefix, None).begin_text(prefix)
+        raise InputError(f"decoder {self.identity.source!r}: has no cross-attention, so it cannot read frames")
 
     def prefill_with(self, prefix: AnyPrefix, memory: Memory | None) -> State:
         """Prefill the cache with ``prefix``, given projected ``memory`` for cross-attention (or None)."""
+        plain, terms = split_side(prefix)
+        side = self.language_model.bound(terms)
+        return self.prefill_plain(plain, State((), plain.mask[:, :0], None, memory, side=side))
+
+    def prefill_plain(self, prefix: PlainPrefix, empty: State) -> State:
+        """Prefill the cache with ``prefix`` after an ``empty`` state, which holds what stands beside the cache."""
         if isinstance(prefix, MixedPrefix):
-            return self.extend(self.prefill_with(prefix.deep, memory), prefix.soft.embeds, prefix.soft.mask)
+            return self.extend(self.prefill_plain(prefix.deep, empty), prefix.soft.embeds, prefix.soft.mask)
         if isinstance(prefix, DeepPrefix):
             self.language_model.require_deep(self.heads)
-            dtype = self.language_model.dtype
-            layers = zip(prefix.keys.to(dtype), prefix.values.to(dtype), strict=True)
-            return State(tuple(layers), prefix.mask, None, memory)
-        return self.extend(State((), prefix.mask[:, :0], None, memory), prefix.embeds, prefix.mask)
+            return empty.with_deep(prefix, self.language_model.dtype)
+        return self.extend(empty, prefix.embeds, prefix.mask)
 
     def append_prompts(self, state: State, prompts: list[str]) -> State:
         """Append each input's prompt; an empty one is the begin-of-text token if no token or embedding was run yet."""

@@ -58,11 +58,12 @@ class CrossAttentionModel(LanguageModel):
         half, config = lm.get_decoder(), lm.config.get_text_config()
         heads = int(config.decoder_attention_heads)
         most = getattr(config, "max_target_positions", None) or getattr(config, "max_position_embeddings", 0)
-        sizes = ModelSizes(int(config.decoder_layers), heads, int(config.d_model) // heads, int(most or 0))
+        sizes = ModelSizes(int(config.decoder_layers), heads, int(config.d_model) // heads, int(most or 0), heads)
         super().__init__(lm, name, half, sizes)
         self.memory_width = int(config.d_model)
         self.reads_speech = lm.main_input_name == "input_features"
         self.cross_attentions: list[Any] = [layer.encoder_attn for layer in half.layers]
+        self.without_terms = self.cross_attentions
         self._hook()
 
     def over(self, lm: Any) -> CrossAttentionModel:
@@ -103,7 +104,7 @@ class CrossAttentionModel(LanguageModel):
         unpadded = not memory.mask.is_cuda and bool(memory.mask.all())  # not on a GPU: the check would wait for it
         memory_mask = None if unpadded else additive_mask(memory.mask[:, None], embeds.dtype)
         frames = embeds.new_zeros(1, 1, 1).expand(len(embeds), memory.mask.shape[1], 1)  # unused: the cache has keys
-        with _passing(position_ids, memory_mask), self.own_precision():
+        with _passing(position_ids, memory_mask), self.own_precision(), self.attending(state):
             out = self.stack(
                 inputs_embeds=embeds,
                 attention_mask=attention_mask(state.mask, visible, embeds.dtype),

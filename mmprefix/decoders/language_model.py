@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from mmprefix.decoders.self_check import WORKING
 from mmprefix.errors import InputError
 from mmprefix.fast import last_layer
 from mmprefix.fast.prepare import prepare
+from mmprefix.kv_cache import side_attention
 from mmprefix.kv_cache.cache import attention_mask, cache_over, causal_mask, layers_of
+from mmprefix.kv_cache.side_terms import SideTerm
 from mmprefix.kv_cache.state import State
 from mmprefix.kv_cache.windows import Reaches
 from mmprefix.types import DeepPrefix
@@ -60,6 +62,7 @@ class LanguageModel:
         self.join_masks: Callable[[Tensor | dict[str, Tensor]], Any] | None = None
         self.whole_head: WholeHead | None = None  # None: the output matrix alone computes the logits
         self.narrows_last_layer = False
+        self.without_terms: list[Any] = []  # attention modules that terms beside the cache do not concern
 
     def adapt(self, tuning: Tuning) -> tuple[str, ...]:
         """Freeze the model or not, set its dropout, add LoRA, then apply the fast patches → names of LoRA's parameters.
@@ -148,7 +151,7 @@ class LanguageModel:
         """
         masks = attention_mask if self.reaches is None else self.reaches.masks
         mask = masks(state.mask, visible, embeds.dtype)
-        with self.own_precision():
+        with self.own_precision(), self.attending(state):
             out = self.stack(
                 inputs_embeds=embeds,
                 attention_mask=mask if self.join_masks is None else self.join_masks(mask),
@@ -157,6 +160,30 @@ class LanguageModel:
                 use_cache=True,
             )
         return out.last_hidden_state
+
+    @contextmanager
+    def attending(self, state: State) -> Generator[None, None, None]:
+        """Context of a run in which each layer's self-attention meets the terms beside the cache of ``state``.
+
+        Raises InputError after a run whose layers did not: their attention does not pass Transformers' interface.
+        """
+        with side_attention.attending(self.stack, state.side, self.without_terms) as met:
+            yield
+        if state.side and len(met) != self.sizes.layers:
+            raise InputError(
+                f"decoder {self.name!r}: {len(met)} of its {self.sizes.layers} layers pass the attention interface of "
+                "Transformers, so it takes no terms beside its cache; use a prefix of embeddings or a deep prefix"
+            )
+
+    def bound(self, terms: Sequence[SideTerm]) -> tuple[SideTerm, ...]:
+        """Terms as the layers meet them: with what their weights make of them, and in their dtype."""
+        return tuple(term.cast(self.dtype).bind(self.project_tokens) for term in terms)
+
+    def project_tokens(self, layer: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (B P E) → keys and values (B H P K) of ``layer``; see ``side_attention.project_tokens``."""
+        modules = side_attention.attention_modules(self.stack)
+        own = next((m for m in modules if m.layer_idx == layer and m not in self.without_terms), None)
+        return side_attention.project_tokens(own, vectors, self.sizes.heads, f"decoder {self.name!r}")
 
     def own_precision(self) -> AbstractContextManager[Any]:
         """Context that turns autocast off for a model in half precision, where its casts would be useless copies."""

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.errors import InputError
-from mmprefix.kv_cache.recorded_attention import AttentionCall, recorded_attention
+from mmprefix.kv_cache.recorded_attention import recorded_attention
+from mmprefix.kv_cache.side_terms import AttentionCall
 from mmprefix.types import DeepPrefix
 
 Mass = Literal["mean", "max", "rms"]

@@ -90,13 +90,14 @@ def search(
 
 
 def can_record(decoder: TreeModel, state: State, steps: int) -> bool:
-    """True if a search after ``state`` runs on a GPU and is long enough to be recorded.
+    """True if a search after ``state`` runs on a GPU, is long enough to be recorded, and has no terms beside the cache.
 
     Updates of the text's embeddings are not recorded. A model whose recording failed keeps fixed buffers and runs step
     by step: its results keep their bits.
     """
     on_gpu = state.mask.is_cuda and "cuda_graph" in switches.ENABLED
-    return on_gpu and steps >= cuda_graph.MIN_STEPS and not decoder.lm.training and state.text_updates is None
+    changed = state.text_updates is not None or state.side
+    return on_gpu and steps >= cuda_graph.MIN_STEPS and not decoder.lm.training and not changed
 
 
 @contextmanager

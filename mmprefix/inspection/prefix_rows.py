@@ -18,7 +18,7 @@ from mmprefix.inference.requests import inputs_or_contexts, make_request
 from mmprefix.inference.tasks import Compute
 from mmprefix.inference.user_prefixes import UserLookup
 from mmprefix.mappers.base import join_layers
-from mmprefix.types import AnyPrefix, Batch, DeepPrefix, MixedPrefix, Prefix, all_real
+from mmprefix.types import AnyPrefix, Batch, DeepPrefix, MixedPrefix, Prefix, all_real, split_side
 
 Result = TypeVar("Result")
 
@@ -100,7 +100,11 @@ def model_alone(options: CallOptions) -> bool:
 
 
 def split_rows(prefix: AnyPrefix, prompts: Sequence[str]) -> list[PrefixRow]:
-    """Prefixes of B inputs → one each, without padding; a copy that no inference mode holds."""
+    """Prefixes of B inputs → one each, without padding; a copy that no inference mode holds.
+
+    Terms beside the cache have no positions and are left out.
+    """
+    prefix, _ = split_side(prefix)
     deep = prefix.deep if isinstance(prefix, MixedPrefix) else prefix if isinstance(prefix, DeepPrefix) else None
     soft = prefix.soft if isinstance(prefix, MixedPrefix) else prefix if isinstance(prefix, Prefix) else None
     with torch.inference_mode(False), torch.no_grad():

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mmprefix.types import AnyPrefix, MixedPrefix, Prefix
+from mmprefix.kv_cache.side_terms import SideTerm
+from mmprefix.types import AnyPrefix, DeepPrefix, MixedPrefix, Prefix, split_side
 
 Layer = tuple[Tensor, Tensor]  # keys and values (B H T K)
 
@@ -32,7 +33,7 @@ class State:
     ``cache`` L pairs (B H T K) · ``mask`` (B T) · ``last_hidden`` (B E), the hidden state at the last real position,
     which predicts the first token; None while no token or embedding has been run (no prefix, or a deep one), zeros for
     an input without a real position · ``memory`` if the decoder has cross-attention · ``text_updates`` of the prefix,
-    which begin after ``before_text`` (B 1) real positions.
+    which begin after ``before_text`` (B 1) real positions · ``side``: terms of attention that stand in no cache.
     """
 
     cache: tuple[Layer, ...]
@@ -41,6 +42,12 @@ class State:
     memory: Memory | None = None
     text_updates: Tensor | None = None
     before_text: Tensor | None = None
+    side: tuple[SideTerm, ...] = ()
+
+    def with_deep(self, prefix: DeepPrefix, dtype: torch.dtype) -> State:
+        """State without a cache → the state whose cache is ``prefix`` in ``dtype``."""
+        layers = zip(prefix.keys.to(dtype), prefix.values.to(dtype), strict=True)
+        return replace(self, cache=tuple(layers), mask=prefix.mask)
 
     def select(self, rows: Tensor) -> State:
         """State of the inputs ``rows``, in that order."""
@@ -51,7 +58,8 @@ class State:
         memory = self.memory and Memory(selected(self.memory.layers), self.memory.mask[rows])
         last = None if self.last_hidden is None else self.last_hidden[rows]
         updates, before = (None if part is None else part[rows] for part in (self.text_updates, self.before_text))
-        return State(selected(self.cache), self.mask[rows], last, memory, updates, before)
+        side = tuple(term.select(rows) for term in self.side)
+        return State(selected(self.cache), self.mask[rows], last, memory, updates, before, side)
 
     def roll(self, by: int) -> State:
         """State with the inputs rotated by ``by`` rows, as ``torch.roll`` does."""
@@ -59,7 +67,8 @@ class State:
 
     def begin_text(self, prefix: AnyPrefix) -> State:
         """State after all of ``prefix``, whose updates are added to the embeddings of what comes next."""
-        soft = prefix.soft if isinstance(prefix, MixedPrefix) else prefix
+        plain, _ = split_side(prefix)
+        soft = plain.soft if isinstance(plain, MixedPrefix) else plain
         if not isinstance(soft, Prefix) or soft.text_updates is None:
             return self
         return replace(self, text_updates=soft.text_updates, before_text=self.mask.sum(1, keepdim=True))

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from mmprefix.encoders.user_id import id_bytes
+from mmprefix.mappers.aligner import Aligner
 from mmprefix.mappers.base import Mapper, Sizes, join_layers
 from mmprefix.mappers.context_prompt import ContextPrompt
 from mmprefix.mappers.control_prefix import ControlPrefix
@@ -27,9 +28,11 @@ from mmprefix.mappers.examples_prefix import ExamplesPrefix
 from mmprefix.mappers.gain_prompt import GainPrompt
 from mmprefix.mappers.instruction_prompt import DeepInstructionPrompt, InstructionPrompt
 from mmprefix.mappers.learned import Learned
+from mmprefix.mappers.llama_adapter import LlamaAdapter
 from mmprefix.mappers.lopt import LowRankPrompt
 from mmprefix.mappers.mpt import MultitaskPrompt
 from mmprefix.mappers.multi_space import MultiSpacePrompt
+from mmprefix.mappers.ntk import NTKAttention
 from mmprefix.mappers.observer import Observer, Starter
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
@@ -37,9 +40,10 @@ from mmprefix.mappers.prompt_queue import PromptQueue
 from mmprefix.mappers.prompter import Prompter
 from mmprefix.mappers.residual import ResidualPrompt
 from mmprefix.mappers.ulpt import ULPT, UserULPT
+from mmprefix.mappers.unipelt import UniPELTPrefix
 from mmprefix.mappers.xprompt import XPrompt
 from mmprefix.parts import builder_from_recipe, resolve_class, to_recipe
-from mmprefix.types import AnyPrefix, DeepPrefix, Features, MixedPrefix
+from mmprefix.types import AnyPrefix, DeepPrefix, Features, MixedPrefix, SidePrefix
 from tiny.mappers import Reader
 
 D, G, E, L, H, K = 12, 8, 16, 2, 2, 8  # G is the width of a hashed user id
@@ -133,6 +137,14 @@ METHODS: dict[str, Method] = {
         + 2 * ((E + 1) * E + (E + 1) * L * H * K),
         "hypertuning",
     ),
+    "llama adapter": Method(
+        lambda: LlamaAdapter(SIZES, length=P, first=1), (L - 1) * (P * E + H), "llama_adapter", positions=1
+    ),
+    "aligner": Method(lambda: Aligner(SIZES, length=P, first=0), P * E + L * H, "aligner", positions=1),
+    "ntk attention": Method(lambda: NTKAttention(SIZES), L * H * (K * K + K), "ntk_attention", positions=1),
+    "unipelt": Method(
+        lambda: UniPELTPrefix(SIZES, length=P), P * 2 * L * H * K + L * (E + 1), "unipelt_prefix", positions=1
+    ),
     "p-tuning v2": Method(lambda: DeepTable(SIZES, length=P), P * 2 * L * H * K, "p_tuning_v2"),
 }
 
@@ -166,6 +178,10 @@ def ready(name: str) -> Mapper:
 
 def numbers_of(prefix: AnyPrefix) -> Tensor:
     """Numbers (B P n) of a prefix of any kind, and of what else it carries."""
+    if isinstance(prefix, SidePrefix):  # all numbers of its terms as those of one position
+        tensors = [part for term in prefix.terms for part in vars(term).values() if isinstance(part, Tensor)]
+        rows = [part.expand(len(prefix.inner.mask), *part.shape[1:]).flatten(1) for part in tensors]
+        return torch.cat(rows, dim=1)[:, None]
     if isinstance(prefix, MixedPrefix):
         return torch.cat([numbers_of(prefix.deep), numbers_of(prefix.soft)], dim=-1)
     if isinstance(prefix, DeepPrefix):
@@ -174,7 +190,9 @@ def numbers_of(prefix: AnyPrefix) -> Tensor:
 
 
 def real(prefix: AnyPrefix) -> Tensor:
-    """Mask (B P) of a prefix of any kind."""
+    """Mask (B P) of a prefix of any kind; terms beside the cache are one position."""
+    if isinstance(prefix, SidePrefix):
+        return torch.ones(len(prefix.inner.mask), 1, dtype=torch.bool)
     return torch.cat([prefix.deep.mask, prefix.soft.mask], 1) if isinstance(prefix, MixedPrefix) else prefix.mask
 
 
@@ -191,7 +209,7 @@ def test_shapes_and_one_prefix_for_every_input_where_none_is_read(name: str) -> 
     assert real(prefix).any(1).all()
     vectors = numbers_of(prefix)
     assert vectors.isfinite().all()
-    assert vectors.shape[-1] in (E, 2 * L * H * K, E + 2 * L * H * K)
+    assert isinstance(prefix, SidePrefix) or vectors.shape[-1] in (E, 2 * L * H * K, E + 2 * L * H * K)
     if mapper.reads_input:
         assert not torch.allclose(vectors[0], vectors[1])
     else:

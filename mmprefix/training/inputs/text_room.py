@@ -17,7 +17,7 @@ from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.observer import Observer
 from mmprefix.model import PrefixLM
-from mmprefix.types import AnyPrefix, DeepPrefix, Features, MixedPrefix, Prefix
+from mmprefix.types import AnyPrefix, DeepPrefix, Features, MixedPrefix, Prefix, split_side
 from mmprefix.weights.source import Provenance
 
 _MOST_WORDS = 1 << 12
@@ -112,10 +112,10 @@ class DecoderRoom:
         return Features(torch.zeros(1, count, width, device=device), mask, torch.zeros(1, summary, device=device))
 
     def _length(self, name: str, prefix: AnyPrefix) -> int:
-        if isinstance(prefix, Prefix | MixedPrefix):
+        plain, terms = split_side(prefix)
+        if isinstance(plain, MixedPrefix) or (isinstance(plain, Prefix) and not terms):
             self._soft.add(name)
-        masks = [prefix.soft.mask, prefix.deep.mask] if isinstance(prefix, MixedPrefix) else [prefix.mask]
-        return int(sum(mask.sum() for mask in masks))
+        return int(plain.mask.sum())
 
     def _encode(self, name: str, ref: InputRef) -> int:
         """Positions of the prefix of one input; 0 where the encoder has no weights, as in a dry run."""

@@ -1,0 +1,80 @@
+"""LLaMA-Adapter: a prompt in each of the upper layers, read by a softmax of its own behind a gate that begins at zero.
+
+LLaMA-Adapter: Efficient Fine-tuning of Language Models with Zero-init Attention (Zhang et al.),
+https://arxiv.org/abs/2303.16199: the layer's own projections make keys (not rotated) and values of the prompt's P
+vectors; out = attention + tanh(g) * softmax(q k) v, with one g for each layer and head, before the output projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from mmprefix.errors import InputError
+from mmprefix.kv_cache.side_terms import GatedTokens
+from mmprefix.mappers.base import DeepMapper, Mapper, Sizes, need_length
+from mmprefix.types import Features, Prefix, SidePrefix
+
+
+class LlamaAdapter(DeepMapper):
+    """``length`` learned vectors (P E) for each layer from ``first`` on, and a gate for each layer and head.
+
+    Args:
+        length: vectors of a layer's prompt.
+        first: index of the first layer that has one; the released models leave out the first two of 32.
+        std: standard deviation of the vectors before training.
+        mapper: mapper to embeddings; the mean of its real positions is added to every vector, as LLaMA-Adapter adds
+            what it makes of a picture. None: the prompt is the same for every input.
+    """
+
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        length: int = 10,
+        first: int = 2,
+        std: float = 1.0,
+        mapper: Callable[[Sizes], Mapper] | None = None,
+    ) -> None:
+        super().__init__(sizes)
+        need_length(self, length)
+        if not 0 <= first < sizes.layers:
+            raise InputError(
+                f"LlamaAdapter.first {first}: the decoder has {sizes.layers} layers; give a number from 0 on, below it"
+            )
+        self.first, count = first, sizes.layers - first
+        self.vectors = nn.Parameter(torch.randn(count, length, sizes.width) * std)
+        self.gate = nn.Parameter(torch.zeros(count, self.query_heads))
+        self.mapper = None if mapper is None else mapper(sizes)
+
+    @property
+    def reads_input(self) -> bool:
+        """True with a ``mapper`` that reads it."""
+        return self.mapper is not None and self.mapper.reads_input
+
+    @property
+    def reads_frames(self) -> bool:
+        """True with a ``mapper`` that reads them."""
+        return self.mapper is not None and self.mapper.reads_frames
+
+    @property
+    def reads_context(self) -> bool:
+        """True with a ``mapper`` that reads one."""
+        return self.mapper is not None and self.mapper.reads_context
+
+    def forward(self, features: Features, context: Features | None = None) -> SidePrefix:
+        """Features of B inputs → terms beside the cache, vectors (1 L' P E), or (B L' P E) with a ``mapper``."""
+        vectors = self.vectors[None]
+        if self.mapper is not None:
+            prefix = self.mapper(features, context)
+            if not isinstance(prefix, Prefix):
+                raise InputError(
+                    f"LlamaAdapter.mapper: {type(self.mapper).__name__} makes no embeddings; give one that does"
+                )
+            real = prefix.mask[..., None].to(prefix.embeds.dtype)
+            mean = (prefix.embeds * real).sum(1) / real.sum(1).clamp(min=1)
+            vectors = vectors + mean[:, None, None]
+        term = GatedTokens(vectors, self.gate.tanh()[None], self.first)
+        return SidePrefix.alone(term, len(features.mask), self.sizes.width, features.mask.device)
