@@ -184,7 +184,7 @@ def test_gradients_reach_every_number_and_a_loss_falls(method: str, decoders: di
         loss.backward()
         assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in parameters)
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.1
 
 
