@@ -113,9 +113,8 @@ class ComposedDecoder(Decoder):
 
     def prefill_with(self, prefix: AnyPrefix, memory: Memory | None) -> State:
         """Prefill the cache with ``prefix``, given projected ``memory`` for cross-attention (or None)."""
-        plain, terms = split_side(prefix)
-        side = self.language_model.bound(terms)
-        return self.prefill_plain(plain, State((), plain.mask[:, :0], None, memory, side=side))
+        (plain, terms), model = split_side(prefix), self.language_model
+        return self.prefill_plain(plain, State((), plain.mask[:, :0], None, memory, side=model.bound(terms)))
 
     def prefill_plain(self, prefix: PlainPrefix, empty: State) -> State:
         """Prefill the cache with ``prefix`` after an ``empty`` state, which holds what stands beside the cache."""
