@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mmprefix.world.grammar import captions as captions
     from mmprefix.world.grammar import parse as parse
     from mmprefix.world.images import draw as draw
+    from mmprefix.world.manners import MannersData as MannersData
     from mmprefix.world.scenes import Event as Event
     from mmprefix.world.scenes import Picture as Picture
     from mmprefix.world.scenes import Sound as Sound
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _FILES = {
     "Clip": "clips",
     "ClipData": "clip_data",
+    "MannersData": "manners",
     "WorldData": "data",
     "captions": "grammar",
     "draw": "images",
@@ -50,6 +52,7 @@ __all__ = [
     "Clip",
     "ClipData",
     "Event",
+    "MannersData",
     "Picture",
     "Sound",
     "Thing",

@@ -1,0 +1,121 @@
+"""Notes of a scene → a caption in a manner that the frozen decoder was not shown: the task that prefix methods are
+compared on (``benchmarks/studies/methods.py``).
+
+The decoder knows notes ("large red circle small blue square row") and plain captions of them. Here pictures are told
+in the words of sounds and sounds in those of pictures: "first a large red circle and then a small blue square". All
+skills are there; which of them to use is what a method has to bring out.
+"""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from mmprefix.atomic import write_directory_atomically
+from mmprefix.data.pairs import PairData
+from mmprefix.errors import InputError
+from mmprefix.world.generate import SPLITS
+from mmprefix.world.grammar import notes
+from mmprefix.world.scenes import Medium, Picture, Scene, sample
+
+MANNERS: dict[Medium, str] = {
+    "image": "tell the picture like a sound",
+    "audio": "tell the sound like a picture",
+}
+_FORMS = {
+    ("image", 1): "there is {a} and nothing else",
+    ("image", 2): "first {a} and then {b}",
+    ("audio", 1): "{a} in the centre",
+    ("audio", 2): "{a} on the left and {b} on the right",
+}
+_PLAN = "manners.json"
+
+
+def in_manner(scene: Scene) -> str:
+    """Caption of ``scene`` in the manner of its medium."""
+    if isinstance(scene, Picture):
+        medium, parts = "image", [f"a {thing.size} {thing.colour} {thing.shape}" for thing in scene.things]
+    else:
+        medium, parts = "audio", [f"a {event.length} {event.pitch} {event.kind}" for event in scene.events]
+    return _FORMS[medium, len(parts)].format(**dict(zip("ab", parts, strict=False)))
+
+
+def rows(split: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows of a manifest, pictures and sounds in turn: notes as context, one caption; who tells it, how, and examples.
+
+    Scenes of the test are of combinations that are in no other split. ``examples`` shows two other scenes told so.
+    """
+    order = 3 * seed + SPLITS.index(split)
+    media: tuple[Medium, Medium] = ("image", "audio")
+    scenes = {medium: list(islice(sample(medium, order, new=split == "test"), count // 2 + 2)) for medium in media}
+    shown = {medium: list(islice(sample(medium, 3 * seed + 10_000, new=False), 2)) for medium in media}
+    result: list[dict[str, Any]] = []
+    for number in range(count):
+        medium = media[number % 2]
+        scene = scenes[medium][number // 2]
+        examples = "; ".join(f"{notes(other).strip()}: {in_manner(other)}" for other in shown[medium])
+        result.append(
+            {
+                "id": f"{split}-{number:04d}",
+                "context": notes(scene),
+                "captions": [in_manner(scene)],
+                "user": medium,
+                "manner": MANNERS[medium],
+                "examples": examples,
+            }
+        )
+    return result
+
+
+class MannersData(PairData):
+    """Scenes told in a manner of their medium, written to ``directory`` as manifests and read like any other data.
+
+    Args:
+        directory: folder of the manifests, reused if made with the same numbers.
+        scenes: training rows.
+        val_scenes: validation rows, of known combinations.
+        test_scenes: test rows, of held-out combinations.
+        batch_size: rows per batch in training.
+        eval_batch_size: rows per batch in evaluation; None: as in training.
+        seed: seed of the scenes and of their order.
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: str = "runs/manners/data",
+        scenes: int = 256,
+        val_scenes: int = 64,
+        test_scenes: int = 200,
+        batch_size: int = 16,
+        eval_batch_size: int | None = 50,
+        seed: int = 0,
+    ) -> None:
+        train, val, test = ([str(Path(directory) / f"{split}.jsonl")] for split in SPLITS)
+        super().__init__(
+            train=train, val=val, test=test, batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed
+        )
+        self.directory, self.counts = directory, (scenes, val_scenes, test_scenes)
+
+    def source_names(self) -> list[str]:
+        """Folder of the manifests, for the model card."""
+        return [self.directory]
+
+    def prepare_data(self) -> None:
+        """Write the manifests that are missing; Lightning calls this in one process only."""
+        directory, plan = Path(self.directory), {"counts": list(self.counts), "seed": 0}
+        if directory.is_dir() and any(directory.iterdir()):
+            if not (directory / _PLAN).is_file():
+                raise InputError(f"{directory}: holds other files; give a new directory for the rows")
+            if json.loads((directory / _PLAN).read_text()) == plan:
+                return
+
+        def write(fresh: Path) -> None:
+            for split, count in zip(SPLITS, self.counts, strict=True):
+                lines = "".join(json.dumps(row) + "\n" for row in rows(split, count))
+                (fresh / f"{split}.jsonl").write_text(lines, encoding="utf-8")
+            (fresh / _PLAN).write_text(json.dumps(plan))
+
+        write_directory_atomically(directory, write)
