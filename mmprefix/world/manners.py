@@ -1,9 +1,8 @@
-"""Notes of a scene → a caption in a manner that the frozen decoder was not shown: the task that prefix methods are
-compared on (``benchmarks/studies/methods.py``).
+"""Notes of a scene told in a manner that the frozen decoder was not shown: the task that prefix methods share.
 
 The decoder knows notes ("large red circle small blue square row") and plain captions of them. Here pictures are told
 in the words of sounds and sounds in those of pictures: "first a large red circle and then a small blue square". All
-skills are there; which of them to use is what a method has to bring out.
+skills are there; which of them to use is what a method has to bring out. ``benchmarks/studies/methods.py`` compares.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ def rows(split: str, count: int, seed: int = 0) -> list[dict[str, Any]]:
         result.append(
             {
                 "id": f"{split}-{number:04d}",
-                "context": notes(scene),
+                "context": notes(scene).strip(),
                 "captions": [in_manner(scene)],
                 "user": medium,
                 "manner": MANNERS[medium],
