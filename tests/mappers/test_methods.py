@@ -105,6 +105,14 @@ METHODS: dict[str, Method] = {
         "prompt_queue",
         positions=R + 2 * P + P,
     ),
+    "prefix tuning from a text": Method(
+        lambda: Deep(SIZES, mapper=partial(Learned, length=P), hidden=HIDDEN, start="a text"),
+        P * E + (E + 1) * HIDDEN + (HIDDEN + 1) * 2 * L * H * K,
+        "prefix_tuning",
+    ),
+    "p-tuning v2 from a text": Method(
+        lambda: DeepTable(SIZES, length=P, start="a text"), (P - 1) * 2 * L * H * K, "p_tuning_v2_text"
+    ),
     "xprompt": Method(lambda: XPrompt(SIZES, length=P, pieces=4), P * E, "xprompt"),
     "control prefixes": Method(
         lambda: ControlPrefix(replace(SIZES, summary=G), length=P - R, control_length=R, hidden=HIDDEN, capacity=4),

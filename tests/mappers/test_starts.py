@@ -1,4 +1,4 @@
-"""Deep prefixes that start as the decoder's keys and values of a text: against Transformers, in training, saved."""
+"""Starts of learned prefixes: texts, words, drawn numbers, means of others; against Transformers, trained, saved."""
 
 from __future__ import annotations
 
@@ -16,14 +16,18 @@ from mmprefix.encoders.user_id import UserId, id_bytes
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import Predictor
 from mmprefix.mappers.base import Sizes
+from mmprefix.mappers.learned import Learned
+from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.p_tuning_v2 import DeepTable
-from mmprefix.mappers.user_prefix import DeepUserPrefix
+from mmprefix.mappers.prefix_tuning import Deep
+from mmprefix.mappers.starts import Average, Normal, Start, TextTokens, Uniform, Words, Zeros
+from mmprefix.mappers.user_prefix import DeepUserPrefix, UserPrefix
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.parts import builder_from_recipe, to_recipe
 from mmprefix.saved_model import ModelSettings
 from mmprefix.training.inputs.observation import show_training_data
 from mmprefix.training.inputs.text_room import text_room
-from mmprefix.types import Features, Prefix
+from mmprefix.types import Batch, Features, Prefix
 from tiny import decoders as tiny_decoders
 from tiny import whisper as tiny_whisper
 from tiny.mappers import Reader
@@ -144,3 +148,165 @@ def test_texts_and_decoders_without_keys_and_values_are_refused(gpt2: CausalDeco
     whisper = CrossDecoder(tiny_whisper.save_whisper(tmp_path / "whisper"))
     with pytest.raises(InputError, match="reads a text beside frames only"):
         whisper.key_values(TEXT, 2)
+
+
+# ------------------------------------------------------------------------------------------------- kinds of starts
+
+
+def test_words_are_tokens_with_a_letter_each_once(gpt2: CausalDecoder) -> None:
+    tokenizer: Any = gpt2.tokenizer
+    letters = [n for n in range(len(tokenizer)) if any(c.isalpha() for c in tokenizer.decode([n]))]
+    letters = [n for n in letters if n not in tokenizer.all_special_ids]
+    assert gpt2.word_ids() == letters
+    assert len(letters) > 30
+    drawn = Words(seed=1).ids(gpt2, 20)
+    assert len({*drawn}) == 20
+    assert {*drawn} <= {*letters}
+    assert Words(seed=1).ids(gpt2, 20) == drawn
+    assert Words(seed=2).ids(gpt2, 20) != drawn
+    assert sorted(Words(most=7).ids(gpt2, 7)) == letters[:7]
+    assert sorted(Words(most=3).ids(gpt2, 6)) == sorted(letters[:3] * 2)  # again where there are too few
+    first = Words(first="a dog", seed=1).ids(gpt2, 9)
+    names = gpt2.token_ids("a dog")
+    assert first == [*names, *drawn[: 9 - len(names)]]
+
+
+def test_frequent_words_are_those_of_a_file(gpt2: CausalDecoder, tmp_path: Path) -> None:
+    file = tmp_path / "captions.txt"
+    file.write_text("a dog\nthe dog; the dog\nthe the the", "utf-8")
+    counts = dict.fromkeys(gpt2.word_ids(), 0)
+    for line in file.read_text().splitlines():
+        for number in gpt2.token_ids(line):
+            if number in counts:
+                counts[number] += 1
+    best = sorted(counts, key=lambda number: -counts[number])[0]
+    assert Words(most=1, file=str(file)).ids(gpt2, 2) == [best, best]
+    assert {*Words(file=str(file)).ids(gpt2, 50)} == {number for number, count in counts.items() if count}
+    with pytest.raises(InputError, match=r"Words.file .*nowhere.txt: cannot be read as text"):
+        Words(file=str(tmp_path / "nowhere.txt")).ids(gpt2, 2)
+    (tmp_path / "numbers.txt").write_text("1 2 3")
+    with pytest.raises(InputError, match=r"numbers.txt has no token with a letter"):
+        Words(file=str(tmp_path / "numbers.txt")).ids(gpt2, 2)
+    with pytest.raises(InputError, match=r"Words.most 0: give a number of words from 1 on"):
+        Words(most=0)
+
+
+@pytest.mark.parametrize("start", [TEXT, TextTokens(text=TEXT), Words(seed=3)])
+def test_soft_and_deep_prefixes_begin_as_the_same_tokens(start: str | Start, gpt2: CausalDecoder) -> None:
+    tokens = TextTokens(text=start) if isinstance(start, str) else cast(Any, start)
+    ids = tokens.ids(gpt2, 6)
+    soft = PrefixLM({}, gpt2, partial(Learned, length=6, start=start))
+    deep = PrefixLM({}, gpt2, partial(DeepTable, length=6, start=start))
+    made = PrefixLM({}, gpt2, partial(Deep, mapper=partial(Learned, length=6), hidden=4, start=start))
+    for model in (soft, deep, made):
+        show_training_data(model, [], NOTHING)
+    assert torch.equal(cast(Learned, soft.task_prefix).embeds, gpt2.lm.get_input_embeddings().weight[ids])
+    out = cast(Any, gpt2.lm)(torch.tensor([ids]), use_cache=True).past_key_values
+    for model in (deep, made):
+        prefix = cast(Any, model.build_prefix({}))
+        for layer in range(gpt2.layers):
+            assert torch.allclose(prefix.keys[layer], out.layers[layer].keys, atol=1e-4)
+            assert torch.allclose(prefix.values[layer], out.layers[layer].values, atol=1e-4)
+    scores = [gpt2.score(model.prefill(texts()), [" and"], TARGETS)[0] for model in (soft, deep, made)]
+    assert scores[0] == pytest.approx(scores[1], abs=1e-3)  # one pass over the tokens is the same either way
+    assert scores[0] == pytest.approx(scores[2], abs=1e-3)
+
+
+def texts() -> Batch:
+    """One input of text alone."""
+    return Batch({}, [""], TARGETS, [""], ["0"])
+
+
+def test_drawn_starts_need_no_decoder() -> None:
+    for build, size in ((Learned, 12), (DeepTable, 60)):
+        zeros: Any = build(SIZES, length=4, start=Zeros())
+        assert zeros.known
+        assert not any(parameter.any() for parameter in zeros.parameters())
+        uniform: Any = build(SIZES, length=400, start=Uniform(scale=0.3))
+        (numbers,) = (parameter.detach() for parameter in uniform.parameters())
+        assert numbers.shape == (400, size)
+        assert float(numbers.abs().max()) <= 0.3
+        assert float(numbers.std()) == pytest.approx(0.3 / 3**0.5, rel=0.05)
+        torch.manual_seed(0)
+        normal: Any = build(SIZES, length=4, start=Normal(std=0.7))
+        torch.manual_seed(0)
+        by_std: Any = build(SIZES, length=4, std=0.7)
+        for own, other in zip(normal.parameters(), by_std.parameters(), strict=True):
+            assert torch.equal(own, other)
+        before = numbers.clone()
+        uniform.begin(Reader(torch.ones(1, 12), SIZES))
+        assert torch.equal(next(uniform.parameters()), before)  # it has begun already
+
+
+def test_users_rows_begin_as_words(gpt2: CausalDecoder) -> None:
+    model = PrefixLM({"user": Branch(UserId(), partial(UserPrefix, length=3, capacity=2, start="some rain"))}, gpt2)
+    mapper = cast(UserPrefix, model.mapper("user"))
+    mapper.begin(gpt2)
+    expected = TextTokens(text="some rain").embeds(gpt2, mapper.sizes, 3)
+    assert torch.equal(mapper.rows, expected.flatten().expand(3, -1))
+
+
+def test_deep_over_an_input_has_no_start() -> None:
+    with pytest.raises(InputError, match=r"Deep\.start: Linear reads an input; leave the start out"):
+        Deep(Sizes(6, 0, 12, 2, 3, 5), mapper=Linear, start="a")
+
+
+def saved(decoder: CausalDecoder, build: Any, folder: Path) -> PrefixLM:
+    """Model saved in ``folder``, with a prefix that has been trained a little."""
+    model = PrefixLM({}, decoder, build)
+    show_training_data(model, [], NOTHING)
+    with torch.no_grad():
+        for parameter in cast(Any, model.task_prefix).parameters():
+            parameter.add_(torch.randn_like(parameter))
+    Predictor(model, ModelSettings()).save(folder)
+    return model
+
+
+@pytest.mark.parametrize("build", [partial(Learned, length=3), partial(DeepTable, length=3, start="a dog", frozen=1)])
+def test_an_average_is_the_mean_of_saved_prefixes(build: Any, gpt2: CausalDecoder, tmp_path: Path) -> None:
+    models = [saved(gpt2, build, tmp_path / str(n)) for n in range(3)]
+    start = Average(models=[str(tmp_path / str(n)) for n in range(3)])
+    model = PrefixLM({}, gpt2, partial(build.func, length=3, start=start))
+    assert not cast(Any, model.task_prefix).known
+    show_training_data(model, [], NOTHING)
+    own = cast(Any, model.build_prefix({}))
+    others = [cast(Any, other.build_prefix({})) for other in models]
+    for name in ("embeds",) if build.func is Learned else ("keys", "values"):
+        assert torch.allclose(getattr(own, name), sum(getattr(other, name) for other in others) / 3, atol=1e-6)
+
+
+def test_an_average_of_what_does_not_fit_is_refused(gpt2: CausalDecoder, tmp_path: Path) -> None:
+    saved(gpt2, partial(Learned, length=3), tmp_path / "soft")
+    saved(gpt2, partial(DeepTable, length=3), tmp_path / "deep")
+    names = {name: str(tmp_path / name) for name in ("soft", "deep")}
+    sizes = Sizes(0, 0, gpt2.width, gpt2.layers, gpt2.heads, gpt2.head_width)
+    for models, positions in (([names["soft"]], 4), ([names["soft"], names["deep"]], 3)):
+        with pytest.raises(InputError, match=rf"not all have a task prefix of {positions} embeddings"):
+            Average(models=models).embeds(gpt2, sizes, positions)
+    with pytest.raises(InputError, match="not all have a task prefix of 3 keys and values"):
+        Average(models=[names["soft"]]).vectors(gpt2, sizes, 3)
+    other = CausalDecoder(tiny_decoders.save_decoder(tmp_path / "llama", "llama"))
+    with pytest.raises(InputError, match="was trained with another decoder"):
+        Average(models=[names["soft"]]).embeds(other, sizes, 3)
+    with pytest.raises(InputError, match="is no saved model"):
+        Average(models=[str(tmp_path / "llama")]).embeds(gpt2, sizes, 3)
+    with pytest.raises(InputError, match="is empty; name the folders"):
+        Average(models=[])
+
+
+def test_a_recipe_names_a_start_and_the_saved_model_does_not(gpt2: CausalDecoder, tmp_path: Path) -> None:
+    for build in (Learned, DeepTable, partial(Deep, mapper=partial(Learned, length=2), hidden=3)):
+        options: dict[str, Any] = {"length": 2} if build in (Learned, DeepTable) else {}
+        mapper = cast(Any, build)(SIZES, start=Words(most=9, file="captions.txt", seed=4), **options)
+        recipe = to_recipe(mapper)
+        assert recipe["init_args"]["start"] == {
+            "class_path": "mmprefix.mappers.starts.Words",
+            "init_args": {"most": 9, "file": "captions.txt", "first": "", "seed": 4},
+        }
+        again: Any = builder_from_recipe(recipe, type(mapper))(SIZES)
+        assert to_recipe(again) == recipe
+        assert not mapper.known
+    saved(gpt2, partial(Learned, length=3, start=Words()), tmp_path / "model")
+    assert "Words" not in (tmp_path / "model" / "mmprefix.yaml").read_text()
+    loaded = mmprefix.load(tmp_path / "model", device="cpu").model
+    assert cast(Learned, loaded.task_prefix).known
