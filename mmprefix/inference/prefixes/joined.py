@@ -45,10 +45,10 @@ class JoinedLM(PrefixLM):
     def __init__(self, models: Sequence[PrefixLM | None], join: Join) -> None:
         first = next(model for model in models if model is not None)
         branches = {
-            name: Branch(first.encoder(name), _built(first.mapper(name)), first.contexts.get(name))
+            name: Branch(first.encoder(name), built_already(first.mapper(name)), first.contexts.get(name))
             for name in first.encoders
         }
-        prefix = _built(first.task_prefix)
+        prefix = built_already(first.task_prefix)
         super().__init__(branches, first.decoder, prefix, wording=first.wording, transcriber=first.transcriber)
         self.join, self.order = join, [model is not None for model in models]
         self.models = nn.ModuleList([model for model in models if model is not None])
@@ -84,7 +84,7 @@ class JoinedLM(PrefixLM):
         raise InputError("join_models: several models are not saved as one; save each of them, and join them again")
 
 
-def _built(mapper: Mapper | None) -> Callable[[Sizes], Mapper] | None:
+def built_already(mapper: Mapper | None) -> Callable[[Sizes], Mapper] | None:
     """Builder of a mapper that is built already."""
     return None if mapper is None else lambda sizes: mapper
 

@@ -13,7 +13,7 @@ from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.errors import InputError
 from mmprefix.generation.several import Guidance, Product
 from mmprefix.inference.predictor import Predictor
-from mmprefix.inference.several import join_models
+from mmprefix.inference.prefixes import join_models
 from mmprefix.mappers.learned import Learned
 from mmprefix.model import PrefixLM
 from tiny.decoders import save_decoder

@@ -1,0 +1,1 @@
+"""What prefixes cost and gain where they are served."""
