@@ -29,8 +29,11 @@ RECIPES = ("picture", "sound", "whisper", "detection", "clipcap", "prefix_aac")
 
 
 def near(values: Any) -> Any:
-    """Value that compares equal within 1e-4 of it; near zero, within the rounding error of float32."""
-    return pytest.approx(values, rel=1e-4, abs=2e-5)
+    """Value that compares equal within 5e-4 of it; near zero, within the rounding error of float32.
+
+    Spectra of silence are logarithms of rounding errors, which differ from processor to processor (3.5e-4 was seen).
+    """
+    return pytest.approx(values, rel=5e-4, abs=2e-5)
 
 
 def part_folders(name: str) -> dict[str, str]:

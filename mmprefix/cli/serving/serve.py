@@ -121,8 +121,8 @@ def _reader_limits(args: argparse.Namespace) -> dict[str, float]:
     """Limits of inputs: an option's, else that of the environment, else the service's own."""
     limits: dict[str, float] = {}
     for name, option, default in (("pixels", args.max_pixels, MAX_PIXELS), ("seconds", args.max_seconds, MAX_SECONDS)):
-        given = f"MMPREFIX_MAX_{name.upper()}" in os.environ
-        limits[name] = option if option is not None else limit(name) if given else default
+        is_set = f"MMPREFIX_MAX_{name.upper()}" in os.environ
+        limits[name] = option if option is not None else limit(name) if is_set else default
     return limits
 
 
