@@ -34,6 +34,7 @@ from mmprefix.mappers.mpt import MultitaskPrompt
 from mmprefix.mappers.multi_space import MultiSpacePrompt
 from mmprefix.mappers.ntk import NTKAttention
 from mmprefix.mappers.observer import Observer, Starter
+from mmprefix.mappers.online_offline import OnlineOffline
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.prompt_queue import PromptQueue
@@ -113,6 +114,7 @@ METHODS: dict[str, Method] = {
     "p-tuning v2 from a text": Method(
         lambda: DeepTable(SIZES, length=P, start="a text"), (P - 1) * 2 * L * H * K, "p_tuning_v2_text"
     ),
+    "lae": Method(lambda: OnlineOffline(SIZES, mapper=partial(Learned, length=P)), P * E, "lae"),
     "xprompt": Method(lambda: XPrompt(SIZES, length=P, pieces=4), P * E, "xprompt"),
     "control prefixes": Method(
         lambda: ControlPrefix(replace(SIZES, summary=G), length=P - R, control_length=R, hidden=HIDDEN, capacity=4),

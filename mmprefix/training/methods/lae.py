@@ -1,0 +1,67 @@
+"""Training of LAE's two experts; see ``mmprefix.mappers.online_offline``.
+
+A Unified Continual Learning Framework with General Parameter-Efficient Tuning (Gao et al. 2023),
+https://arxiv.org/abs/2303.10070
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from mmprefix.errors import InputError
+from mmprefix.mappers.online_offline import OnlineOffline
+
+
+class FollowOnline(Callback):
+    """Callback that lets every offline expert follow its online one; name the task before as ``model.start_from``.
+
+    In the first task the offline expert is the online one at its end (chosen here); from the second task on it follows
+    step by step.
+
+    Args:
+        frozen: share of the epochs at the begin of the second and later tasks in which the online expert stays, so that
+            what else is trained adapts first (a head, another mapper). The paper's is 0.6; a model that trains nothing
+            else has nothing to adapt: 0.
+    """
+
+    def __init__(self, frozen: float = 0.0) -> None:
+        if not 0 <= frozen < 1:
+            raise InputError(f"FollowOnline.frozen {frozen}: give a share of the epochs from 0 on, below 1")
+        self.frozen, self._step = frozen, -1
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look for the experts; InputError where the model has none."""
+        if not _experts(pl_module):
+            raise InputError("FollowOnline: the model has no mmprefix.mappers.online_offline.OnlineOffline; use one")
+        self._step = trainer.global_step
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Keep the optimizer from the online experts in the first epochs of a later task."""
+        if self.frozen and trainer.current_epoch < self.frozen * (trainer.max_epochs or 0):
+            for part in _experts(pl_module):
+                if int(part.tasks):
+                    part.mapper.zero_grad(set_to_none=True)
+
+    def on_train_batch_end(  # noqa: PLR0917 (Lightning's hook)
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Follow, once a step of the optimizer."""
+        if trainer.global_step != self._step:
+            self._step = trainer.global_step
+            for part in _experts(pl_module):
+                if int(part.tasks):
+                    part.follow()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count the task; after the first the offline expert is the online one."""
+        for part in _experts(pl_module):
+            if not int(part.tasks):
+                part.follow(0.0)
+            part.tasks += 1
+
+
+def _experts(module: LightningModule) -> list[OnlineOffline]:
+    return [part for part in module.modules() if isinstance(part, OnlineOffline)]
