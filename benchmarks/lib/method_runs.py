@@ -72,7 +72,7 @@ def _logged(run: Path) -> dict[str, float]:
         with file.open(encoding="utf-8") as lines:
             rows += list(csv.DictReader(lines))
     losses = [float(row["val/loss"]) for row in rows if row.get("val/loss")]
-    (test,) = [row for row in rows if row.get("test/loss")]
+    test = [row for row in rows if row.get("test/loss")][-1]
     return {"val": min(losses), **{name: float(test[f"test/{name}"]) for name in FIGURES}}
 
 
