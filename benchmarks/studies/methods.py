@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 from benchmarks.lib.method_runs import FIGURES, Content, best_of, fit, method_names, rate_of, read, with_rate
+from benchmarks.lib.method_plot import plot_methods
 from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
 
 ADAMW = "torch.optim.AdamW"
@@ -142,6 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--factors", nargs="+", type=float, default=[1.0, 4.0, 16.0], help="of each method's own rate")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--starts", action="store_true", help="the grid of starts and rates instead")
+    parser.add_argument("--plot", type=Path, help="SVG file for a plot of trained numbers and loss (needs matplotlib)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     options.out = options.out.resolve()
@@ -160,6 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if figures := in_own_process(name, options):
             results[name] = figures
             print(name, f"exact match {spread(figures['exact_match'])}, loss {spread(figures['loss'])}", flush=True)
+    if options.plot:
+        plot_methods(results, options.plot)
     publish({"versions": versions(), "methods": results}, report(results), options.json)
 
 
