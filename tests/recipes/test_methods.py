@@ -34,13 +34,17 @@ def test_a_method_trains_and_is_saved(name: str, tmp_path: Path, real_model: obj
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     for part in REAL.findall(text):
         real_model(part)  # type: ignore[operator]
-    model = mmprefix.load(fit(name, tmp_path))
+    more: list[str] = []
+    if "start_from: " in text.split("\nmodel:")[1]:  # a prefix of the same kind, trained before
+        source = str(fit("p_tuning_v2", tmp_path / "source", "--model.prefix.init_args.length", "20"))
+        more = ["--model.start_from", source, "--model.objective.init_args.teacher", source]
+    model = mmprefix.load(fit(name, tmp_path, *more))
     rows = [json.loads(line) for line in (tmp_path / "data" / "val.jsonl").read_text().splitlines()]
     inputs = [{kind: row[kind] for kind in model.kinds} for row in rows]
     texts = [row["captions"][0] for row in rows]
     tokens = [len(model.model.decoder.codec.target_ids("\n", text)) for text in texts]
     scores = model.score(inputs, texts, context=[row["context"] for row in rows])
-    (metrics,) = tmp_path.rglob("metrics.csv")
+    (metrics,) = (tmp_path / "run").rglob("metrics.csv")
     with metrics.open() as lines:
         (logged,) = [float(row["val/loss"]) for row in csv.DictReader(lines) if row["val/loss"]]
     assert -sum(scores) / sum(tokens) == pytest.approx(logged, rel=1e-4)

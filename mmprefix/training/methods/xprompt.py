@@ -53,15 +53,16 @@ class XPromptSchedule(Callback):
         self.sums = state_dict["sums"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lay out the parts in steps; InputError where the model has no ``XPrompt`` or there are too few steps."""
+        """Lay out the parts in steps; InputError where the model has no ``XPrompt`` or the run no end."""
         if not _prompts(pl_module):
             raise InputError("XPromptSchedule: the model has no mmprefix.mappers.xprompt.XPrompt; take it as prefix")
         total = trainer.estimated_stepping_batches
         if total == float("inf"):
             raise InputError("XPromptSchedule: needs a training with an end; give trainer.max_epochs or max_steps")
-        first, steps = int(self.tune * total), max(1, int(self.score * total))
+        steps = max(1, int(self.score * total))
+        first = max(0, min(int(self.tune * total), int(total) - 2 * steps - 1))
         if first + 2 * steps >= total:
-            raise InputError(f"XPromptSchedule: {int(total)} steps are too few; two of scoring and one more are needed")
+            log.warning("XPrompt: of %d steps none is left to train what remains; give the run more", int(total))
         self._ends = (first, first + steps, first + 2 * steps)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

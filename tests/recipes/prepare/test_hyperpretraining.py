@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmprefix.errors import InputError
-from mmprefix.recipes.prepare import hyperpretraining
+from mmprefix.recipes.prepare.texts import hyperpretraining
 
 
 def test_a_text_is_cut_in_four_and_none_of_it_is_lost() -> None:

@@ -117,6 +117,16 @@ def test_one_token_is_always_left() -> None:
     assert all_real(prompt(Features.empty(2)).embeds).shape == (2, 1)
 
 
+def test_a_run_of_two_steps_prunes_and_says_that_nothing_is_trained(
+    decoder: CausalDecoder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = prefix_task(decoder, partial(XPrompt, length=4, pieces=2))
+    fit(task, tmp_path, BATCHES, XPromptSchedule())
+    prompt = cast(XPrompt, task.model.task_prefix)
+    assert (int(prompt.tokens.sum()), int(prompt.parts[prompt.tokens].sum())) == (2, 2)
+    assert "of 2 steps none is left" in caplog.text
+
+
 def test_options_that_cannot_be_are_refused(decoder: CausalDecoder, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"XPrompt.pieces 5: give a divisor of the decoder's width, 8"):
         XPrompt(Sizes(0, 0, 8), pieces=5)
@@ -126,7 +136,5 @@ def test_options_that_cannot_be_are_refused(decoder: CausalDecoder, tmp_path: Pa
         XPromptSchedule(tokens=1)
     with pytest.raises(InputError, match="leave no step to train the rest"):
         XPromptSchedule(tune=0.8, score=0.1)
-    with pytest.raises(InputError, match="2 steps are too few"):
-        fit(prefix_task(decoder, partial(XPrompt, pieces=2)), tmp_path, BATCHES, XPromptSchedule())
     with pytest.raises(InputError, match="the model has no"):
         fit(prefix_task(decoder, Learned), tmp_path, BATCHES, XPromptSchedule())

@@ -1,6 +1,6 @@
 """Cut texts into a manifest on which a network learns to make prefixes of examples: HyperTuning's first training.
 
-    python recipes/prepare/hyperpretraining.py stories.txt --out hyper/train.jsonl
+    python recipes/prepare/texts/hyperpretraining.py stories.txt --out hyper/train.jsonl
 
 Each line of the file is a text. It is cut in four parts of equally many words, A B C D: ``examples`` are A and D,
 ``context`` is B, and the caption is C. HyperTuning (Phang et al. 2022), https://arxiv.org/abs/2211.12485.

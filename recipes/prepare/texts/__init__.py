@@ -1,0 +1,1 @@
+"""Programs that make manifests of plain texts."""
