@@ -190,6 +190,18 @@ def test_no_local_has_a_name_that_says_nothing() -> None:
     assert owed("names", bad) == {}
 
 
+def test_the_rooms_that_people_meet_hold_no_assert_and_no_local_named_one() -> None:
+    """An assert goes with ``python -O``, and tells a user nothing; ``one`` does not say which."""
+    rooms = [f"mmprefix/{name}" for name in ("serving", "demo", "inspection", "reports", "generation")]
+    bad = []
+    for file in python_files(*rooms):
+        for node in ast.walk(parsed(file)):
+            named_one = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == "one"
+            if named_one or isinstance(node, ast.Assert):
+                bad.append(f"{name_of(file)}:{node.lineno}")
+    assert bad == []
+
+
 def test_a_docstring_begins_with_a_noun_phrase_or_a_verb() -> None:
     bad = []
     for file in python_files(*SOURCE):

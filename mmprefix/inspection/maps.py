@@ -75,7 +75,7 @@ def to_one(values: np.ndarray, floor: float = 0.0) -> tuple[np.ndarray, float]:
 
 def scaled_maps(values: np.ndarray, floor: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Maps (P ...) → each to 1 at its hottest cell, and what it was there (P); up to ``floor`` it is no heat."""
-    pairs = [to_one(one, floor) for one in values]
+    pairs = [to_one(heat, floor) for heat in values]
     shape = (0, *values.shape[1:])
-    maps = np.stack([one for one, _ in pairs]) if pairs else np.zeros(shape, dtype=np.float32)
+    maps = np.stack([heat for heat, _ in pairs]) if pairs else np.zeros(shape, dtype=np.float32)
     return maps, np.array([largest for _, largest in pairs], dtype=np.float32)

@@ -105,7 +105,8 @@ async def _answer_fault(request: Request, error: Exception) -> Response:
 
 async def _answer_http(request: Request, error: Exception) -> Response:
     """Unknown paths and methods, in OpenAI's form."""
-    assert isinstance(error, HTTPException)
+    if not isinstance(error, HTTPException):  # Starlette's type of a handler is wider than what this one is given
+        raise error
     message = {404: "no such path; see /docs", 405: "this path takes another method; see /docs"}
     text = message.get(error.status_code, str(error.detail))
     return JSONResponse(error_body(error.status_code, text), error.status_code, error.headers)

@@ -18,7 +18,7 @@ from fastapi.responses import JSONResponse, Response
 from mmprefix.decoders.chat import ChatCodec
 from mmprefix.errors import InputError
 from mmprefix.serving.api.forms import ChatForm, ChatMessage, ContentPart
-from mmprefix.serving.api.tasks import decoding_options, item_of
+from mmprefix.serving.api.tasks import ReadableInput, checked_input, decoding_options
 from mmprefix.serving.body import read_body
 from mmprefix.serving.calls import InputToRead, ServedModel, TaskCall
 from mmprefix.serving.events import DONE, event, event_response, from_thread
@@ -120,13 +120,11 @@ async def _completion(service: Service, request: Request, form: ChatForm) -> Com
     call = TaskCall(model.name, "caption", tuple(sorted(options.items())))
     reader = InputReader(model, service.options.allow_urls, min(service.options.timeout, 20.0))
     may_fetch = service.options.allow_urls
-    item = await service.read(_read, reader, (form, call), service.options.chat_text, fetches=may_fetch)
-    assert item.call is not None
-    assert item.row is not None
-    return Completion(form, model, item.call, item.row, request.state.request_id)
+    read = await service.read(_read, reader, (form, call), service.options.chat_text, fetches=may_fetch)
+    return Completion(form, model, read.call, read.row, request.state.request_id)
 
 
-def _read(reader: InputReader, asked: tuple[ChatForm, TaskCall], chat_text: str) -> Any:
+def _read(reader: InputReader, asked: tuple[ChatForm, TaskCall], chat_text: str) -> ReadableInput:
     form, call = asked
     message = media_message(form.messages)
     value = message_input(reader, message)
@@ -135,7 +133,7 @@ def _read(reader: InputReader, asked: tuple[ChatForm, TaskCall], chat_text: str)
     prompt = form.prompt if form.prompt is not None else (message_text(message) or None) if reads_text else None
     model = reader.model.predictor
     user = form.user if "user" in model.kinds or "history" in model.kinds else None  # OpenAI's user is any id
-    return item_of(reader.model, call, InputToRead(value, prompt, form.context, user))
+    return checked_input(reader.model, call, InputToRead(value, prompt, form.context, user))
 
 
 def media_message(messages: list[ChatMessage]) -> ChatMessage:

@@ -27,13 +27,23 @@ from mmprefix.serving.writing import can_stream, pieces
 
 
 @dataclass(frozen=True)
-class Item:
-    """One input of a request: its name, and what is computed for it, or why it cannot be read."""
+class ReadableInput:
+    """One input of a request that is read and checked: its name, and the call and row that compute its result."""
 
     name: str
-    call: TaskCall | None = None
-    row: InputToRead | None = None
-    fault: Exception | None = None
+    call: TaskCall
+    row: InputToRead
+
+
+@dataclass(frozen=True)
+class UnreadableInput:
+    """One input of a request that cannot be read: its name, and why."""
+
+    name: str
+    fault: Exception
+
+
+RequestInput = ReadableInput | UnreadableInput
 
 
 def routes(service: Service) -> APIRouter:
@@ -71,7 +81,7 @@ async def answer(service: Service, request: Request, kind: type[TaskForm]) -> Re
     form = body.form(kind)
     model = service.model(form.model)
     items = await _items(service, form, body, request.state.place)
-    if len(items) == 1 and items[0].fault is not None:
+    if len(items) == 1 and isinstance(items[0], UnreadableInput):
         raise items[0].fault
     if form.stream:
         service.metrics.streams.labels(model.name).inc()
@@ -89,14 +99,14 @@ def task_of(form: TaskForm) -> Task:
     return "caption" if isinstance(form, CaptionForm) else "detect" if isinstance(form, DetectForm) else "understand"
 
 
-async def _results(service: Service, request: Request, items: Sequence[Item]) -> list[Any]:
+async def _results(service: Service, request: Request, items: Sequence[RequestInput]) -> list[Any]:
     """Result or exception of each item."""
-    futures = [service.submit(item.call, item.row) for item in items if item.call and item.row]
+    futures = [service.submit(item.call, item.row) for item in items if isinstance(item, ReadableInput)]
     results = iter(await service.answers(request, futures) if futures else [])
-    return [item.fault if item.fault is not None else next(results) for item in items]
+    return [next(results) if isinstance(item, ReadableInput) else item.fault for item in items]
 
 
-def result_row(form: TaskForm, number: int, item: Item, result: Any) -> dict[str, Any]:
+def result_row(form: TaskForm, number: int, item: RequestInput, result: Any) -> dict[str, Any]:
     """Plain data of one result: texts, an answer or a score; an error in its place."""
     row: dict[str, Any] = {"index": number, **({"name": item.name} if item.name else {})}
     if isinstance(result, BaseException):
@@ -108,7 +118,7 @@ def result_row(form: TaskForm, number: int, item: Item, result: Any) -> dict[str
     return {**row, **result}
 
 
-async def _items(service: Service, form: TaskForm, body: Body, place: Place) -> list[Item]:
+async def _items(service: Service, form: TaskForm, body: Body, place: Place) -> list[RequestInput]:
     """Inputs of a request, read and checked in threads; one that cannot be read is its own fault alone."""
     options, model = service.options, service.model(form.model)
     names = [upload.name for upload in body.files] + [""] * len(form.inputs)
@@ -125,27 +135,27 @@ async def _items(service: Service, form: TaskForm, body: Body, place: Place) -> 
     call = call_of(service, form, model)
     reader = InputReader(model, options.allow_urls, min(options.timeout, 20.0))
 
-    async def item(name: str, value: Any) -> Item:
+    async def item(name: str, value: Any) -> RequestInput:
         try:
             return await service.read(_read, reader, (call, form), value, name, fetches=bool(urls_in(value)))
         except (InputError, RequestError) as error:
-            return Item(name, fault=error.with_traceback(None))
+            return UnreadableInput(name, error.with_traceback(None))
 
     return [await item(name, value) for name, value in zip(names, values, strict=True)]
 
 
-def _read(reader: InputReader, asked: tuple[TaskCall, TaskForm], value: Any, name: str) -> Item:
-    """The item of one input, read from base64 or an address where it is not yet in memory."""
+def _read(reader: InputReader, asked: tuple[TaskCall, TaskForm], value: Any, name: str) -> ReadableInput:
+    """One input, read from base64 or an address where it is not yet in memory."""
     call, form = asked
     content = value if isinstance(value, bytes) or value == {} else reader.read(value)
-    return item_of(reader.model, call, row_of(form, content), name)
+    return checked_input(reader.model, call, row_of(form, content), name)
 
 
-def item_of(model: ServedModel, call: TaskCall, row: InputToRead, name: str = "") -> Item:
+def checked_input(model: ServedModel, call: TaskCall, row: InputToRead, name: str = "") -> ReadableInput:
     """``row`` checked for ``model``, with the call that rows like it share. Raises InputError."""
     empty = isinstance(row.value, dict) and not row.value
     sources, shape = (row.value, ()) if empty else checked(model, row.value)
-    return Item(name, replace(call, shape=shape, beside=beside_of(row)), replace(row, value=sources))
+    return ReadableInput(name, replace(call, shape=shape, beside=beside_of(row)), replace(row, value=sources))
 
 
 def row_of(form: TaskForm, value: Any) -> InputToRead:
@@ -191,13 +201,13 @@ def decoding_options(service: Service, form: DecodingForm, beams: int | None) ->
 
 
 async def _events(
-    service: Service, form: TaskForm, model: ServedModel, items: Sequence[Item]
+    service: Service, form: TaskForm, model: ServedModel, items: Sequence[RequestInput]
 ) -> AsyncGenerator[str, None]:
     """Events: pieces of the text of a single input as it is written, a result for each input, then [DONE]."""
-    call, row = items[0].call, items[0].row
-    if len(items) == 1 and call and row and can_stream(call):
+    first = items[0]
+    if len(items) == 1 and isinstance(first, ReadableInput) and can_stream(first.call):
         text = ""
-        written = from_thread(service.writers, lambda: pieces(model, call, row), service.options.timeout)
+        written = from_thread(service.writers, lambda: pieces(model, first.call, first.row), service.options.timeout)
         async for piece in written:
             text += piece
             yield event({"index": 0, "text": piece}, "piece")
@@ -208,13 +218,13 @@ async def _events(
     yield DONE
 
 
-async def _as_they_come(service: Service, items: Sequence[Item]) -> AsyncGenerator[tuple[int, Any], None]:
+async def _as_they_come(service: Service, items: Sequence[RequestInput]) -> AsyncGenerator[tuple[int, Any], None]:
     """Number and result, or exception, of each item, the first done first; 504 for those that take too long."""
     loop, futures = asyncio.get_running_loop(), list[Future[Any]]()
     end, waiting = loop.time() + service.options.timeout, dict[asyncio.Future[Any], int]()
     try:
         for number, item in enumerate(items):
-            if item.call and item.row:
+            if isinstance(item, ReadableInput):
                 futures.append(service.submit(item.call, item.row))
                 waiting[asyncio.wrap_future(futures[-1])] = number
             else:
