@@ -135,8 +135,6 @@ class PairData(LightningDataModule):
         if not self.has_source():
             raise InputError("no data: give data.root FOLDER, or data.train, data.val, data.test or data.predict FILE")
 
-    # ------------------------------------------------------------------------------------------------------- reading
-
     def setup(self, stage: str) -> None:
         """Read and check the manifests of ``stage`` (fit, validate, test, predict) and the headers of all files.
 
@@ -144,7 +142,7 @@ class PairData(LightningDataModule):
         """
         inputs = self._model_inputs()
         for split in _STAGES[stage]:
-            self.rows[split] = build_index(self._files(split), inputs, self._index_options(split))
+            self.rows[split] = self.read_rows(split, inputs)
             self.filter_rows(self.rows[split])
             options = SampleOptions(
                 prompt=self.prompt,
@@ -162,6 +160,10 @@ class PairData(LightningDataModule):
             if self.on_bad == "stop":
                 raise InputError(f"{count} (data.on_bad skip would leave them out)\n{lines}")
             log.warning("%s left out:\n%s", count, lines)
+
+    def read_rows(self, split: Split, inputs: ModelInputs) -> DatasetIndex:
+        """Rows of ``split`` that feed ``inputs``, and the faults of the others."""
+        return build_index(self._files(split), inputs, self._index_options(split))
 
     def _model_inputs(self) -> ModelInputs:
         """``inputs`` where they were set, else those of the Trainer's module."""
@@ -197,8 +199,6 @@ class PairData(LightningDataModule):
 
     def filter_rows(self, rows: DatasetIndex) -> None:
         """Move rows that this data module cannot use to the faults of ``rows``; none by default."""
-
-    # ------------------------------------------------------------------------------------------------------- loaders
 
     def train_dataloader(self) -> BatchLoader:
         """Loader whose order depends on ``seed`` and epoch only; a resumed run goes on where it stopped."""

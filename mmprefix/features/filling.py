@@ -23,7 +23,7 @@ from torch.utils.data import Sampler
 from mmprefix.errors import InputError
 from mmprefix.features.claims import Claims
 from mmprefix.features.store import FeatureStore
-from mmprefix.media.source import Source, name_of
+from mmprefix.media.source import Source, Texts, name_of
 from mmprefix.types import FeatureRow
 
 log = logging.getLogger(__name__)
@@ -55,10 +55,15 @@ class EncodedBatch(NamedTuple):
 
 
 def plan(requests: Sequence[EncodeRequest], batch_size: int) -> list[list[EncodeRequest]]:
-    """Batches of inputs of like length, each input once; the same for the same inputs in any order."""
+    """Batches of inputs of like length, each input once; the same for the same inputs in any order.
+
+    Texts are in batches of their own: an encoder of files may read them too (``mmprefix.encoders.aligned``).
+    """
     once = {request.key: request for request in sorted(requests, key=lambda request: name_of(request.source))}
     order = sorted(once.values(), key=lambda request: (request.length, request.key))
-    return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    texts = [request for request in order if isinstance(request.source, Texts)]
+    files = [request for request in order if not isinstance(request.source, Texts)]
+    return [part[start : start + batch_size] for part in (files, texts) for start in range(0, len(part), batch_size)]
 
 
 def is_full(store: FeatureStore, batches: Sequence[Sequence[EncodeRequest]]) -> bool:
