@@ -9,6 +9,8 @@ variance leaves; no regularisation of what the shared prefix forgets.
 
 from __future__ import annotations
 
+from typing import Any, ClassVar, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -35,7 +37,7 @@ class PromptQueue(TaskPrompt):
         start: what the first task's prompt is instead: a text, or a part of ``mmprefix.mappers.starts``.
     """
 
-    first = "own"
+    first: ClassVar[str] = "own"
     past: Tensor
     count: Tensor
 
@@ -101,7 +103,8 @@ class PromptQueue(TaskPrompt):
 
 def least_explaining(rows: Tensor, share: float) -> int:
     """Row (N n) with the least square in the first principal components, which explain ``share`` of the variance."""
-    scores, sizes, _ = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    parts: tuple[Tensor, Tensor, Tensor] = cast(Any, torch.linalg).svd(rows - rows.mean(0), full_matrices=False)
+    scores, sizes, _ = parts
     variance = sizes.square()
     components = int((variance.cumsum(0) / variance.sum().clamp(min=1e-12) < share - 1e-6).sum()) + 1
     return int((scores * sizes)[:, :components].square().sum(1).argmin())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any, cast
 
 import pytest
 import torch
@@ -136,7 +137,7 @@ def test_the_instructions_formula() -> None:
             for position in range(3):
                 weights = (own.frames[b] @ state["pool.weight"][position]).softmax(0)
                 pooled = (weights[:, None] * own.frames[b]).sum(0)
-                inner = generator.activation(pooled @ state["down.weight"].T + state["down.bias"])
+                inner = cast(Any, generator).activation(pooled @ state["down.weight"].T + state["down.bias"])
                 out = inner @ state["up.weight"].T + state["up.bias"]
                 assert torch.allclose(prefix.keys[layer, b, :, position].flatten(), out[: H * K], atol=1e-5)
                 assert torch.allclose(prefix.values[layer, b, :, position].flatten(), out[H * K :], atol=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -53,5 +53,5 @@ def fit(task: PrefixTask, folder: Path, batches: Sequence[Batch], *callbacks: Ca
         max_epochs=epochs,
         callbacks=list(callbacks),
     )
-    trainer.fit(task, DataLoader(list(batches), batch_size=None))
+    trainer.fit(task, DataLoader(cast(Any, list(batches)), batch_size=None))
     return trainer

@@ -47,7 +47,7 @@ class Record(Callback):
     def __init__(self, part: OnlineOffline) -> None:
         self.part, self.steps = part, list[Tensor]()
 
-    def on_train_batch_end(self, *args: Any) -> None:
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.steps.append(cast(Learned, self.part.mapper).embeds.detach().clone())
 
 

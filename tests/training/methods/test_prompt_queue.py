@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -107,7 +107,8 @@ def test_a_run_that_is_resumed_does_not_begin_the_task_again(decoder: CausalDeco
 
 
 def test_what_cannot_be_is_refused(decoder: CausalDecoder, tmp_path: Path) -> None:
-    for options, message in (({"capacity": 0}, "capacity 0: give a number from 1"), ({"explained": 0.0}, "explained")):
+    bad: list[tuple[dict[str, Any], str]] = [({"capacity": 0}, "capacity 0: give"), ({"explained": 0.0}, "explained")]
+    for options, message in bad:
         with pytest.raises(InputError, match=message):
             PromptQueue(SIZES, **options)
     with pytest.raises(InputError, match="NextTask: the model has no"):

@@ -55,7 +55,7 @@ class Record(Callback):
     def __init__(self, prompt: XPrompt) -> None:
         self.prompt, self.steps = prompt, list[tuple[Tensor, Tensor, Tensor]]()
 
-    def on_train_batch_start(self, *args: Any) -> None:
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
         with torch.no_grad():
             self.steps.append((self.prompt.embeds.clone(), self.prompt.tokens.clone(), self.prompt.parts.clone()))
 
@@ -104,7 +104,7 @@ def test_what_is_cut_out_is_not_saved(decoder: CausalDecoder, tmp_path: Path) ->
     batch = text_batch()
     assert torch.allclose(saved.text_loss(batch).nll, model.text_loss(batch).nll, atol=1e-4)
     assert saved.generate(batch, OPTIONS) == model.generate(batch, OPTIONS)
-    again = XPrompt(model.task_prefix.sizes, length=4, pieces=8)
+    again = XPrompt(prompt.sizes, length=4, pieces=8)
     again.load_state_dict(prompt.state_dict())
     assert torch.equal(again(Features.empty(2)).embeds, prompt(Features.empty(2)).embeds)
 
