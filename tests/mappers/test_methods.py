@@ -37,6 +37,7 @@ from mmprefix.mappers.observer import Observer, Starter
 from mmprefix.mappers.online_offline import OnlineOffline
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
+from mmprefix.mappers.projected_prefix import ProjectedPrefix
 from mmprefix.mappers.prompt_queue import PromptQueue
 from mmprefix.mappers.prompter import Prompter
 from mmprefix.mappers.residual import ResidualPrompt
@@ -155,6 +156,7 @@ METHODS: dict[str, Method] = {
     "unipelt": Method(
         lambda: UniPELTPrefix(SIZES, length=P), P * 2 * L * H * K + L * (E + 1), "unipelt_prefix", positions=1
     ),
+    "projected prefix": Method(lambda: ProjectedPrefix(SIZES, length=P, numbers_a_layer=5), L * 5, "projected_prefix"),
     "p-tuning v2": Method(lambda: DeepTable(SIZES, length=P), P * 2 * L * H * K, "p_tuning_v2"),
 }
 
