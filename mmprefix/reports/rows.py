@@ -60,8 +60,11 @@ def _row(line: Mapping[str, Any]) -> ScoredText:
     )
 
 
-def scored(rows: list[ScoredText], target: str | None = None) -> list[ScoredText]:
-    """``rows`` with a score: the margin where something is detected, exact match of answers, CIDEr-D of captions."""
+def scored(rows: list[ScoredText], target: str | None = None, tokenizer: str = "ptb") -> list[ScoredText]:
+    """``rows`` with a score: the margin where something is detected, exact match of answers, CIDEr-D of captions.
+
+    ``tokenizer``: of the captions, as ``mmprefix.metrics.caption`` names them.
+    """
     if target is not None and any(row.log_odds is not None for row in rows):
         return [_with_margin(row, target) for row in rows]
     with_references = [row for row in rows if row.references]
@@ -70,7 +73,8 @@ def scored(rows: list[ScoredText], target: str | None = None) -> list[ScoredText
     undefined = undefined_metrics([row.references for row in with_references])
     answers = all(row.question for row in with_references) or "cider_d" in undefined
     name, metric = ("exact_match", EXACT) if answers else ("cider_d", CIDER)
-    items = caption([r.prediction for r in with_references], [r.references for r in with_references], per_item=True)
+    predictions, references = [r.prediction for r in with_references], [r.references for r in with_references]
+    items = caption(predictions, references, tokenizer, per_item=True)
     scores = iter(items["items"][name])
     return [replace(row, score=next(scores), metric=metric) if row.references else row for row in rows]
 

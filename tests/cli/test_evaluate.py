@@ -88,6 +88,7 @@ def test_the_sentence_encoder_is_named_like_any_frozen_part(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_bert(tmp_path / "sentences", 1)
+    capsys.readouterr()  # the progress of writing it
     path = _file(tmp_path, *ROWS)
     monkeypatch.setenv("MMPREFIX_MODELS", str(tmp_path))
     assert _run(path, "--metrics", "sbert_sim", "--sentence-encoder", "models:sentences") == 0

@@ -293,3 +293,59 @@ def test_a_page_that_cannot_be_drawn_fails_no_run(
     out, err = capsys.readouterr()
     assert "report: " not in out
     assert err.count("no report: ") == 1
+
+
+def evaluation_lines(folder: Path) -> list[dict[str, object]]:
+    """Predictions of a picture and a sound from the folder of the file, one that is gone, and an address."""
+    Image.new("RGB", (640, 320), (200, 30, 30)).save(folder / "red.png")
+    soundfile.write(folder / "tone.wav", np.sin(np.arange(16000) / 5).astype(np.float32), 16000)
+    rows: list[dict[str, object]] = []
+    shown = [
+        ("red.png", "a red wall", "a red wall"),
+        ("red.png", NASTY, "a red wall"),
+        ("tone.wav", "a tone", "a tone"),
+        ("gone.wav", "rain", "a bell"),
+        ("https://example.org/a.png", "a cat", "a dog"),
+        ("", "a roof", "a door"),
+    ]
+    for number, (file, text, right) in enumerate(shown):
+        rows.append({"id": f"row {number}", "caption": text, "references": [right, "another <b>"], "file": file})
+    return rows
+
+
+def test_an_evaluation_has_a_page_of_its_worst_and_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines, out = evaluation_lines(tmp_path), tmp_path / "page.html"
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    shell = Shell(capsys)
+    words = ("evaluate", tmp_path / "p.jsonl", "--metrics", "cider_d,bleu_1")
+    plain = shell(*words)
+    assert shell(*words, "--html", out) == plain  # standard output is the figures alone, as without a page
+    assert plain[0] == 0
+    text = out.read_text(encoding="utf-8")
+    page, shown = Page(text), re.sub(r"data:[^\"]*", "", text)
+    page.asks_for_nothing()
+    assert "<script" not in text
+    pictures = [attributes["src"] for tag, attributes in page.tags if tag == "img"]
+    assert [src.partition(";")[0] for src in pictures].count("data:image/jpeg") == 2
+    assert [src.partition(";")[0] for src in pictures].count("data:image/png") == 1
+    assert [tag for tag, _ in page.tags].count("audio") == 1
+    for line in lines:
+        assert str(line["id"]) in shown
+    assert "gone.wav: no such file" in shown
+    assert "example.org/a.png: no such file" in shown  # nothing is fetched
+    assert "another <b>" in page.texts
+    figure = next(row.split()[1] for row in plain[1].splitlines() if row.startswith("cider_d"))
+    assert figure in page.texts
+    pictures_part = shown[shown.index("<h2>Inputs: image</h2>") : shown.index("<h2>Inputs: audio</h2>")]
+    assert pictures_part.index("<h3>Worst</h3>") < pictures_part.index("row 1") < pictures_part.index("<h3>Best</h3>")
+    assert pictures_part.index("<h3>Best</h3>") < pictures_part.index("row 0")
+
+
+def test_the_page_of_an_evaluation_is_refused_where_it_cannot_lie(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "p.jsonl").write_text(json.dumps({"id": 1, "prediction": "a", "references": ["a"]}) + "\n")
+    shell = Shell(capsys)
+    assert "none/page.html" in shell.refuses("evaluate", tmp_path / "p.jsonl", "--html", tmp_path / "none/page.html")
+    message = shell.refuses("evaluate", tmp_path / "p.jsonl", "--task", "slu", "--html", "page.html")
+    assert "--html belongs to --task caption" in message

@@ -1,7 +1,7 @@
 """``mmprefix evaluate --task caption``: captions against references.
 
 A line of the file is ``{"id": ..., "prediction": ..., "references": [...]}``; other keys are ignored. Lines of
-``mmprefix caption`` have ``caption`` in place of ``prediction``.
+``mmprefix caption`` have ``caption`` in place of ``prediction``, and ``file``: the input, which ``--html`` shows.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmprefix.cli.evaluation.jsonl import format_table, identifier, read_jsonl
 from mmprefix.errors import InputError
+from mmprefix.media.kinds import kind_of
+from mmprefix.media.source import is_url
 from mmprefix.metrics import FenseModels, NotAvailable, caption
 from mmprefix.metrics.caption import EXTRA, NAMES
 from mmprefix.metrics.caveats import undefined_metrics, word_notes
 from mmprefix.metrics.ptb_tokenizer import TOKENIZERS
 from mmprefix.weights.source import MODELS, resolve_sentence_encoder
 
-LINE = "lines of id, prediction (a text) and references (a list of texts)"
+LINE = "lines of id, prediction (a text) and references (a list of texts); for --html also file (the input)"
+MEDIA = ("file", "media", "image", "audio", "video")  # fields that may hold the path of a line's input
 
 
 class Predictions(NamedTuple):
@@ -29,10 +33,11 @@ class Predictions(NamedTuple):
     ids: list[str]
     predictions: list[str]
     references: list[list[str]]
+    media: list[str]
 
 
-def _record(record: Any, location: str) -> tuple[str, str, list[str]]:
-    """Id, prediction and references of one line; ``location`` is file:line. Raises InputError."""
+def _record(record: Any, location: str) -> tuple[str, str, list[str], str]:
+    """Id, prediction, references and path of the input, or "", of a line; ``location`` is file:line. InputError."""
     if not isinstance(record, dict):
         raise InputError(f"{location}: a line must be an object with id, prediction and references")
     record = {"prediction": record["caption"], **record} if "caption" in record else record  # of mmprefix caption --out
@@ -46,20 +51,21 @@ def _record(record: Any, location: str) -> tuple[str, str, list[str]]:
         raise InputError(f"{location}: references must be a list of strings")
     if not texts:
         raise InputError(f"{location}: no references for id {name!r}; give at least one")
-    return name, prediction, texts
+    return name, prediction, texts, next((record[key] for key in MEDIA if isinstance(record.get(key), str)), "")
 
 
 def read_predictions(path: str | Path) -> Predictions:
     """Predictions of a JSON-lines file; raises InputError with file and line for the first bad line."""
-    read, lines = Predictions([], [], []), {}
+    read, lines = Predictions([], [], [], []), {}
     for number, line in read_jsonl(path):
-        name, prediction, references = _record(line, f"{path}:{number}")
+        name, prediction, references, media = _record(line, f"{path}:{number}")
         if name in lines:
             raise InputError(f"{path}:{number}: id {name!r} is already used in line {lines[name]}")
         lines[name] = number
         read.ids.append(name)
         read.predictions.append(prediction)
         read.references.append(references)
+        read.media.append(media)
     if not read.ids:
         raise InputError(f"{path}: no predictions; a line is a JSON object with id, prediction and references")
     return read
@@ -94,6 +100,9 @@ def add_arguments(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument("--fense-detector", metavar="FILE", help="FENSE's fluency detector, a checkpoint")
     parser.add_argument("--fense-backbone", metavar="FOLDER", help="configuration and tokenizer of the detector's BERT")
+    parser.add_argument(
+        "--html", metavar="FILE", help="write a page of the worst and best: picture or sound, texts, references, score"
+    )
 
 
 def _local(name: str) -> Path:
@@ -122,6 +131,10 @@ def run(args: argparse.Namespace) -> int:
                 scores |= caption(read.predictions, read.references, args.tokenize, extra=[name], models=models)
             except NotAvailable as error:
                 missing[name] = str(error)
+    if args.html:
+        _write_page(
+            args, read, {name: scores[name] for name in wanted if name in scores and name not in missing}, notes
+        )
     if args.json:
         report = {"task": args.task, "tokenizer": args.tokenize, "items": len(read.ids)}
         report["scores"] = {name: scores[name] for name in wanted if name in scores and name not in missing}
@@ -134,3 +147,29 @@ def run(args: argparse.Namespace) -> int:
         for note in notes:
             sys.stderr.write(f"mmprefix: {note}\n")
     return 1 if args.metrics and missing else 0
+
+
+def _write_page(args: argparse.Namespace, read: Predictions, figures: dict[str, float], notes: Sequence[str]) -> None:
+    """Write the page of ``--html``. Raises InputError where its file cannot be written."""
+    from mmprefix.reports.evaluation_report import write_evaluation
+    from mmprefix.reports.rows import ScoredText, scored
+
+    folder = Path(args.predictions).parent
+    media = [_near(path, folder) for path in read.media]
+    columns = zip(read.ids, media, read.predictions, read.references, strict=True)
+    rows = [ScoredText(name, _group(path), path, text, tuple(references)) for name, path, text, references in columns]
+    title, out = Path(args.predictions).name, Path(args.html)
+    write_evaluation(title, scored(rows, tokenizer=args.tokenize), figures, out, notes=notes)
+
+
+def _near(path: str, folder: Path) -> str:
+    """``path`` as it is where it leads to a file from here, or else from the ``folder`` of the predictions."""
+    return path if not path or is_url(path) or Path(path).exists() else str(folder / path)
+
+
+def _group(path: str) -> str:
+    """Kind of the input at ``path``; "" where it cannot be told."""
+    try:
+        return kind_of(path) or "" if path else ""
+    except (InputError, OSError):
+        return ""

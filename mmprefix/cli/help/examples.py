@@ -16,7 +16,7 @@ EXAMPLES: dict[str, str] = {
     "serve": "mmprefix serve runs/quickstart/model --port 8000",
     "distil": "mmprefix distil runs/uapt/model --users users.db --positions 16",
     "inspect": "mmprefix inspect runs/quickstart/model runs/quickstart/samples/image-0000.png --out maps",
-    "evaluate": "mmprefix evaluate predictions.jsonl --task caption --json",
+    "evaluate": "mmprefix evaluate predictions.jsonl --html predictions.html",
     "report": "mmprefix report runs/quickstart --out quickstart.html",
     "import": "mmprefix import clipcap coco_weights.pt models/clipcap --encoder ViT-B-32 --pretrained openai "
     "--normalize no",
