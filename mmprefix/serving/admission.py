@@ -1,10 +1,16 @@
-"""Back-pressure: how many inputs and bytes may be inside the service at once; what comes beyond is answered by 429."""
+"""Back-pressure: how many inputs and bytes may be inside the service at once, and how long a request may take.
+
+What comes beyond is answered by 429, what takes longer by 504.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Generator
-from contextlib import contextmanager
+import time
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 
 from mmprefix.serving.faults import RequestError
 
@@ -54,6 +60,33 @@ class Place:
         """Hold nothing any more."""
         self._admission.take(-self.inputs, -self.bytes)
         self.inputs = self.bytes = 0
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """Time of one request: ``seconds`` in all, from its first byte to the last of its answer."""
+
+    seconds: float
+    begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left, 0 when the time is over."""
+        return max(0.0, self.begun + self.seconds - time.monotonic())
+
+    @property
+    def fault(self) -> RequestError:
+        """Answer to a request whose time is over."""
+        return RequestError(504, f"no answer within {self.seconds:g} s", code="timeout")
+
+    @asynccontextmanager
+    async def bound(self) -> AsyncGenerator[None, None]:
+        """Raise RequestError 504 where the block is not done in the time that is left."""
+        try:
+            async with asyncio.timeout(self.left):
+                yield
+        except TimeoutError:
+            raise self.fault from None
 
 
 def _too_many(reason: str) -> RequestError:

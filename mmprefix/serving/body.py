@@ -53,7 +53,7 @@ class Body:
 
 async def read_body(request: Request, limits: ServeOptions) -> Body:
     """Body of ``request``, within the service's ``limits``. Raises RequestError 400, 408, 413, 415 or 429."""
-    max_bytes, seconds = limits.max_bytes, limits.timeout
+    max_bytes, limit = limits.max_bytes, request.state.time
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
         raise RequestError(415, "send application/json, or files as multipart/form-data", code="content_type")
@@ -62,12 +62,13 @@ async def read_body(request: Request, limits: ServeOptions) -> Body:
         raise _too_large(max_bytes)
     chunks = _counted(request, request.state.place, max_bytes)
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(limit.left):
             if kind == "application/json":
                 return Body(text=b"".join([chunk async for chunk in chunks]))
             return await _form_data(request, chunks, limits.max_files)
     except TimeoutError:
-        raise RequestError(408, f"the request took longer than {seconds:g} s to arrive", code="slow_upload") from None
+        message = f"the request took longer than {limit.seconds:g} s to arrive"
+        raise RequestError(408, message, code="slow_upload") from None
     finally:
         await chunks.aclose()
 

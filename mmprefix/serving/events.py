@@ -11,7 +11,8 @@ from typing import Any
 
 from fastapi.responses import StreamingResponse
 
-from mmprefix.serving.faults import RequestError, fault_of
+from mmprefix.serving.admission import TimeLimit
+from mmprefix.serving.faults import fault_of
 from mmprefix.serving.logs import log
 
 MEDIA_TYPE = "text/event-stream"
@@ -31,24 +32,24 @@ DONE = "data: [DONE]\n\n"
 
 
 async def from_thread(
-    executor: Executor, make: Callable[[], Iterable[Any]], seconds: float
+    executor: Executor, make: Callable[[], Iterable[Any]], limit: TimeLimit
 ) -> AsyncGenerator[Any, None]:
     """Items of ``make()``, which runs in a thread of ``executor``; its exceptions are raised here.
 
-    Closing the iterator ends the work after the piece it is at. Raises RequestError 504 ``seconds`` after the start.
+    Closing it ends the work after the piece it is at. Raises RequestError 504 when the time of ``limit`` is over.
     """
     loop, queue, stop = asyncio.get_running_loop(), asyncio.Queue[_Piece](), threading.Event()
 
     def put(*piece: Any) -> None:
         loop.call_soon_threadsafe(queue.put_nowait, piece)
 
-    future, end = executor.submit(_produce, make, put, stop), loop.time() + seconds
+    future = executor.submit(_produce, make, put, stop)
     try:
         while True:  # each item may be awaited by another task, so that asyncio.timeout cannot enclose the loop
             try:
-                item, error = await asyncio.wait_for(queue.get(), max(0.0, end - loop.time()))
+                item, error = await asyncio.wait_for(queue.get(), limit.left)
             except TimeoutError:
-                raise RequestError(504, f"no answer within {seconds:g} s", code="timeout") from None
+                raise limit.fault from None
             if error is not None:
                 raise error
             if item is _END:

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mmprefix.serving.admission import TimeLimit
 from mmprefix.serving.faults import CLIENT_GONE, fault_of
 from mmprefix.serving.logs import log
 from mmprefix.serving.security.access import HEADERS, OPEN_PATHS, require_key, require_origin
@@ -26,7 +27,7 @@ _METHODS = ("GET", "POST", "HEAD", "OPTIONS")
 
 
 class Front:
-    """Middleware around the endpoints. ``request.state`` has ``request_id`` and ``place`` (in the admission)."""
+    """Middleware around the endpoints. ``request.state`` has ``request_id``, ``time`` (a TimeLimit) and ``place``."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
         self.app, self.service = app, service
@@ -38,7 +39,7 @@ class Front:
         begun, headers = time.perf_counter(), Headers(scope=scope)
         sent = headers.get("x-request-id", "")
         name = sent if _ID.fullmatch(sent) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = name
+        scope.setdefault("state", {}).update(request_id=name, time=TimeLimit(self.service.options.timeout))
         answer = _Answer(send, name)
         try:
             with self._place(scope, headers):
@@ -52,9 +53,10 @@ class Front:
     def _place(self, scope: Scope, headers: Headers) -> Iterator[None]:
         """Refuse those who may not enter; hold a place for a request that brings inputs, until it is answered."""
         path = scope["path"]
-        require_origin(headers, self.service.options.origins)
+        options = self.service.options
+        require_origin(headers, options.origins, has_key=options.key is not None)
         if path not in OPEN_PATHS:
-            require_key(headers, self.service.options.key)
+            require_key(headers, options.key)
         if scope["method"] != "POST":
             yield
             return

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 from fastapi import Request
 
 from mmprefix.errors import InputError
-from mmprefix.serving.admission import Admission
+from mmprefix.serving.admission import Admission, TimeLimit
 from mmprefix.serving.batcher import Batcher, StoppedError
 from mmprefix.serving.calls import InputToRead, ServedModel, TaskCall
 from mmprefix.serving.faults import CLIENT_GONE, RequestError
@@ -121,18 +121,19 @@ class Service:
     async def answers(self, request: Request, futures: Sequence[Future[Any]]) -> list[Any]:
         """Result, or exception, of each of ``futures``.
 
-        Those that are not computed yet are given up when the client goes away, and after the time limit: RequestError
-        499 and 504.
+        Those that are not computed yet are given up when the client goes away, and when the request's time is over:
+        RequestError 499 and 504.
         """
+        limit: TimeLimit = request.state.time
         gone = asyncio.ensure_future(_gone(request))
         results = asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
         try:
-            await asyncio.wait({gone, results}, timeout=self.options.timeout, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({gone, results}, timeout=limit.left, return_when=asyncio.FIRST_COMPLETED)
             if results.done():
                 return results.result()
             if gone.done():
                 raise RequestError(CLIENT_GONE, "the client went away")
-            raise RequestError(504, f"no answer within {self.options.timeout:g} s", code="timeout")
+            raise limit.fault
         finally:
             for waiting in (gone, results):
                 waiting.cancel()

@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 
 from mmprefix import InputError, Predictor
 from mmprefix.serving.admission import Admission
+from mmprefix.serving.api import tasks
 from mmprefix.serving.app import make_app
 from mmprefix.serving.calls import ServedModel
 from mmprefix.serving.faults import RequestError
+from mmprefix.serving.inputs import checked
 from mmprefix.serving.service import ServeOptions
 from tiny.service import Sample, running
 
@@ -235,6 +237,32 @@ def test_time(served: list[ServedModel], samples: list[Sample]) -> None:
             half.sendall(b"Content-Length: 100\r\n\r\n{")
             assert half.recv(100).startswith(b"HTTP/1.1 408 ")
         go.set()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_time_of_a_request_is_that_of_all_its_parts(
+    stream: bool, served: list[ServedModel], samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of four inputs is read within the limit, all of them are not."""
+
+    def slow(*values: Any) -> Any:
+        time.sleep(0.4)
+        return checked(*values)
+
+    monkeypatch.setattr(tasks, "checked", slow)
+    files = [("f", samples[n].content) for n in range(4)]
+    with TestClient(make_app(served, ServeOptions(timeout=1.0))) as client:
+        answer = client.post("/v1/caption", files=files, data={"stream": "true"} if stream else {})
+        refused(answer, 504, "no answer within 1 s")
+
+
+def test_a_schema_and_the_parts_of_a_message_are_bounded(client: TestClient, samples: list[Sample]) -> None:
+    data = base64.b64encode(samples[0].content).decode()
+    schema = {"intents": {f"intent {n}": [] for n in range(9_000)}}
+    refused(client.post("/v1/understand", json={"inputs": [data], "schema": schema}), 413, "the limit is 100,000")
+    parts = [{"type": "image_url", "image_url": {"url": "neither read nor fetched: ?"}}] * 3
+    asked = {"model": "world", "messages": [{"role": "user", "content": parts}]}
+    refused(client.post("/v1/chat/completions", json=asked), 400, "more pictures or sounds in one message")
 
 
 @pytest.mark.parametrize(

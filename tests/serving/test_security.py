@@ -76,6 +76,29 @@ def test_pages_of_other_sites_are_refused(client: TestClient) -> None:
     assert good.headers["access-control-allow-origin"] == "https://good.example"
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("rebound.example", 403),
+        ("rebound.example:8000", 403),
+        ("127.0.0.1.rebound.example", 403),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("192.168.1.7", 200),
+        ("localhost:8000", 200),
+        (socket.gethostname(), 200),
+    ],
+)
+def test_a_name_that_leads_here_is_not_ours(host: str, status: int, served: list[ServedModel]) -> None:
+    """DNS rebinding: page and service have one name, and no key is asked for. Programs send no origin."""
+    app = make_app(served, ServeOptions(origins=("https://named.example",)))
+    with TestClient(app, base_url=f"http://{host}") as client:
+        assert client.get("/v1/models", headers={"origin": f"http://{host}"}).status_code == status
+        assert client.get("/v1/models").status_code == 200
+        assert client.get("/v1/models", headers={"origin": "https://named.example"}).status_code == 200
+        assert client.get("/v1/models", headers={"origin": "http://["}).status_code == 403
+
+
 def test_headers_and_ids(client: TestClient) -> None:
     answer = client.get("/healthz", headers={"x-request-id": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"

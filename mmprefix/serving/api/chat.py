@@ -120,7 +120,8 @@ async def _completion(service: Service, request: Request, form: ChatForm) -> Com
     call = TaskCall(model.name, "caption", tuple(sorted(options.items())))
     reader = InputReader(model, service.options.allow_urls, min(service.options.timeout, 20.0))
     may_fetch = service.options.allow_urls
-    read = await service.read(_read, reader, (form, call), service.options.chat_text, fetches=may_fetch)
+    async with request.state.time.bound():
+        read = await service.read(_read, reader, (form, call), service.options.chat_text, fetches=may_fetch)
     return Completion(form, model, read.call, read.row, request.state.request_id)
 
 
@@ -153,20 +154,24 @@ def message_text(message: ChatMessage) -> str:
 
 def message_input(reader: InputReader, message: ChatMessage) -> Any:
     """Media of a message: bytes, or bytes by branch where a model reads several. Raises InputError, RequestError."""
-    parts = message.content if isinstance(message.content, list) else []
-    contents = [reader.content(_media(part)) for part in parts if part.type != "text"]
+    parts = [part for part in (message.content if isinstance(message.content, list) else []) if part.type != "text"]
+    kinds = reader.model.predictor.kinds
+    if len(parts) > max(1, len(kinds)):  # before any of them is decoded, or fetched
+        raise _too_many_parts()
+    contents = [reader.content(_media(part)) for part in parts]
     if len(contents) == 1:
         return contents[0]
-    kinds = reader.model.predictor.kinds
     by_branch: dict[str, bytes] = {}
     for content, kind in zip(contents, kinds_of(contents), strict=True):
         names = [name for name, reads in kinds.items() if reads == kind and name not in by_branch]
         if not names:
-            raise InputError(
-                "messages: more pictures or sounds in one message than the model reads; send one a request"
-            )
+            raise _too_many_parts()
         by_branch[names[0]] = content
     return by_branch
+
+
+def _too_many_parts() -> InputError:
+    return InputError("messages: more pictures or sounds in one message than the model reads; send one a request")
 
 
 def _media(part: ContentPart) -> str:
@@ -201,9 +206,8 @@ async def _chunks(service: Service, request: Request, asked: Completion) -> Asyn
 
     texts: list[str] = [""]
     if can_stream(asked.call):
-        written = from_thread(
-            service.writers, lambda: pieces(asked.model, asked.call, asked.row), service.options.timeout
-        )
+        limit = request.state.time
+        written = from_thread(service.writers, lambda: pieces(asked.model, asked.call, asked.row), limit)
         async for piece in written:
             yield chunk(0, {"content": piece} if texts[0] else {"role": "assistant", "content": piece})
             texts[0] += piece

@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 
 from mmprefix.errors import InputError
 from mmprefix.inference.inputs import urls_in
-from mmprefix.serving.admission import Place
+from mmprefix.serving.admission import Place, TimeLimit
 from mmprefix.serving.api.forms import CaptionForm, DecodingForm, DetectForm, TaskForm, UnderstandForm
 from mmprefix.serving.body import Body, read_body
 from mmprefix.serving.calls import InputToRead, ServedModel, Task, TaskCall, beside_of, schema_of, texts_of
@@ -24,6 +24,8 @@ from mmprefix.serving.faults import RequestError, fault_of
 from mmprefix.serving.inputs import InputReader, checked
 from mmprefix.serving.service import Service
 from mmprefix.serving.writing import can_stream, pieces
+
+MAX_SCHEMA = 100_000  # characters of a schema's JSON
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,13 @@ async def answer(service: Service, request: Request, kind: type[TaskForm]) -> Re
     body = await read_body(request, service.options)
     form = body.form(kind)
     model = service.model(form.model)
-    items = await _items(service, form, body, request.state.place)
+    async with request.state.time.bound():
+        items = await _items(service, form, body, request.state.place)
     if len(items) == 1 and isinstance(items[0], UnreadableInput):
         raise items[0].fault
     if form.stream:
         service.metrics.streams.labels(model.name).inc()
-        return await event_response(_events(service, form, model, items))
+        return await event_response(_events(service, request, form, items))
     results = await _results(service, request, items)
     if len(items) == 1 and isinstance(results[0], BaseException):
         raise results[0]
@@ -173,6 +176,9 @@ def call_of(service: Service, form: TaskForm, model: ServedModel) -> TaskCall:
     elif isinstance(form, UnderstandForm):
         if form.schema_ is not None:
             options["schema"] = json.dumps(form.schema_, sort_keys=True)
+            if len(options["schema"]) > MAX_SCHEMA:  # each intent and value is scored, and schemas are kept
+                message = f"schema: {len(options['schema']):,} characters, the limit is {MAX_SCHEMA:,}"
+                raise RequestError(413, message, code="too_large", param="schema")
             schema_of(options["schema"])
         options |= {} if form.framing is None else {"framing": form.framing}
     elif isinstance(form, DetectForm) and form.answers is not None:
@@ -201,27 +207,28 @@ def decoding_options(service: Service, form: DecodingForm, beams: int | None) ->
 
 
 async def _events(
-    service: Service, form: TaskForm, model: ServedModel, items: Sequence[RequestInput]
+    service: Service, request: Request, form: TaskForm, items: Sequence[RequestInput]
 ) -> AsyncGenerator[str, None]:
     """Events: pieces of the text of a single input as it is written, a result for each input, then [DONE]."""
-    first = items[0]
+    model, limit, first = service.model(form.model), request.state.time, items[0]
     if len(items) == 1 and isinstance(first, ReadableInput) and can_stream(first.call):
         text = ""
-        written = from_thread(service.writers, lambda: pieces(model, first.call, first.row), service.options.timeout)
+        written = from_thread(service.writers, lambda: pieces(model, first.call, first.row), limit)
         async for piece in written:
             text += piece
             yield event({"index": 0, "text": piece}, "piece")
         yield event({"index": 0, "texts": [{"text": text}]}, "result")
     else:
-        async for number, result in _as_they_come(service, items):
+        async for number, result in _as_they_come(service, items, limit):
             yield event(result_row(form, number, items[number], result), "result")
     yield DONE
 
 
-async def _as_they_come(service: Service, items: Sequence[RequestInput]) -> AsyncGenerator[tuple[int, Any], None]:
+async def _as_they_come(
+    service: Service, items: Sequence[RequestInput], limit: TimeLimit
+) -> AsyncGenerator[tuple[int, Any], None]:
     """Number and result, or exception, of each item, the first done first; 504 for those that take too long."""
-    loop, futures = asyncio.get_running_loop(), list[Future[Any]]()
-    end, waiting = loop.time() + service.options.timeout, dict[asyncio.Future[Any], int]()
+    futures, waiting = list[Future[Any]](), dict[asyncio.Future[Any], int]()
     try:
         for number, item in enumerate(items):
             if isinstance(item, ReadableInput):
@@ -230,14 +237,13 @@ async def _as_they_come(service: Service, items: Sequence[RequestInput]) -> Asyn
             else:
                 yield number, item.fault
         while waiting:
-            left = max(0.0, end - loop.time())
-            done, _ = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(waiting, timeout=limit.left, return_when=asyncio.FIRST_COMPLETED)
             for each in done:
                 yield waiting.pop(each), each.exception() or each.result()
             if not done:
                 break
         for number in waiting.values():
-            yield number, RequestError(504, f"no answer within {service.options.timeout:g} s", code="timeout")
+            yield number, limit.fault
     finally:
         for future in futures:
             future.cancel()

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from mmprefix.errors import InputError
 from mmprefix.serving.faults import RequestError
+from mmprefix.trust.hosts import is_own_name
 
 KEY_VARIABLE = "MMPREFIX_API_KEY"
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})  # answered without a key
@@ -47,13 +48,25 @@ def require_key(headers: Mapping[str, str], key: str | None) -> None:
         )
 
 
-def require_origin(headers: Mapping[str, str], allowed: Collection[str]) -> None:
-    """Raise RequestError 403 for a browser's page of another site: it may not use a service that its user can reach."""
+def require_origin(headers: Mapping[str, str], allowed: Collection[str], *, has_key: bool) -> None:
+    """Raise RequestError 403 for a browser's page of another site: it may not use a service that its user can reach.
+
+    A site may let its name lead to this machine once its page is loaded (DNS rebinding), and then page and service
+    have one name. Without a key, which such a page does not know, names other than this machine's own are refused too.
+    """
     origin = headers.get("origin")
     if origin is None or origin in allowed:
         return
-    if urlsplit(origin).netloc != headers.get("host", ""):
+    host = headers.get("host", "")
+    if _netloc(origin) != host or not (has_key or is_own_name(host)):
         raise RequestError(403, "pages of other sites may not use this service (--allow-origin)", code="origin")
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:  # such as http://[
+        return None
 
 
 def _digest(text: str) -> bytes:
