@@ -61,6 +61,7 @@ HERE = {
     "docs/constraints.md",
     "docs/shell.md",
     "docs/reports.md",
+    "docs/systems/few_shot.md",
     "docs/systems/prefix_methods.md",
 }
 SHORT = ["--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.max_epochs=1"]
@@ -105,6 +106,11 @@ def test_the_first_pages_run(workplace: Path, capsys: pytest.CaptureFixture[str]
 def test_the_straight_line_runs(workplace: Path) -> None:
     names = pages.execute("docs/straight_line.md")
     assert names["loss"].item() > 0
+
+
+def test_few_shots_are_learned() -> None:
+    names = pages.execute("docs/systems/few_shot.md")
+    assert names["best"].val > 0.5
 
 
 def test_constraints_are_given_and_kept(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
