@@ -28,8 +28,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.lib.method_runs import FIGURES, Content, best_of, fit, method_names, rate_of, read, with_rate
 from benchmarks.lib.method_plot import plot_methods
+from benchmarks.lib.method_runs import FIGURES, Content, best_of, fit, method_names, rate_of, read, with_rate
 from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
 
 ADAMW = "torch.optim.AdamW"
