@@ -3,8 +3,8 @@
 After HyperTuning: Toward Adapting Large Language Models without Back-propagation (Phang et al. 2022),
 https://arxiv.org/abs/2211.12485: an encoder reads the examples, a decoder gives one vector a position, and networks of
 two layers make keys and values of it. Sizes are not known; here a frozen text encoder reads the examples, and the
-decoder and its networks are small and trained. ``mmprefix.recipes.prepare.texts.hyperpretraining`` makes the texts of the
-paper's first training.
+decoder and its networks are small and trained. ``mmprefix.recipes.prepare.texts.hyperpretraining`` makes the texts of
+the paper's first training.
 """
 
 from __future__ import annotations

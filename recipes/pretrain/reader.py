@@ -2,7 +2,7 @@
 
 A sentence asks its own questions (which words follow 'wake me up at'? is 'music' mentioned?), a spoiled one asks for
 the sentence that was meant, and sentences of similar wording form groups that are asked for by their words
-(reader_questions.py, reader_words.py).
+(reading/).
 Frozen, such a model is to be taught other questions about a transcript by a prefix alone. The form is always
 
     transcript: wake me up at nine am
@@ -27,8 +27,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from mmprefix.recipes.pretrain.decoder import DecoderPlan, train_decoder
 from mmprefix.recipes.pretrain.decoder_tokens import END, read_texts
-from mmprefix.recipes.pretrain.reader_questions import Asker, texts_about
-from mmprefix.recipes.pretrain.reader_words import Words, build_corpus
+from mmprefix.recipes.pretrain.reading.questions import Asker, texts_about
+from mmprefix.recipes.pretrain.reading.words import Words, build_corpus
 
 
 def plain(text: str) -> Words:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from benchmarks.studies import adaptation
+from benchmarks.studies.users import adaptation
 from tiny import decoders as tiny_decoders
 
 PLANS = ("a dog barks", "the cat runs", "some rain falls", "a bell rings", "the old roof", "a green hill")

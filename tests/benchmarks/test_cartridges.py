@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies import cartridges
+from benchmarks.studies.users import cartridges
 from tiny import decoders as tiny_decoders
 
 SENTENCES = ["a dog barks", "the cat runs", "some rain falls", "a bell rings", "the old roof", "a green hill"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies import personal
+from benchmarks.studies.users import personal
 from tiny.models import frozen_parts
 from tiny.users import picture, save_personal
 

@@ -11,10 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from mmprefix.errors import InputError
-from mmprefix.recipes.pretrain import decoder_tokens, reader_words
+from mmprefix.recipes.pretrain import decoder_tokens
 from mmprefix.recipes.pretrain import reader as pretrain_reader
-from mmprefix.recipes.pretrain.reader_questions import Asker
-from mmprefix.recipes.pretrain.reader_words import Corpus, build_corpus
+from mmprefix.recipes.pretrain.reading import words as reader_words
+from mmprefix.recipes.pretrain.reading.questions import Asker
+from mmprefix.recipes.pretrain.reading.words import Corpus, build_corpus
 
 TASKS = ("wake me up at", "set an alarm for", "remind me of it at", "play some music at", "call my mother at")
 TIMES = ("nine am", "seven pm", "ten", "noon", "six am tomorrow", "five pm today")

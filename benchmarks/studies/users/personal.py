@@ -1,6 +1,6 @@
 """Likelihood of what users wrote, under a model that is told the user, another one, or nobody.
 
-    python -m benchmarks.studies.personal runs/personal_alfred/model --data data/personal_alfred
+    python -m benchmarks.studies.users.personal runs/personal_alfred/model --data data/personal_alfred
 
 Negative log-likelihood a word of the test sentences (words are parted by white space; the end of the text counts to the
 last one), seen and unseen users apart. "N texts in the prompt": nobody's prefix, and the user's earlier sentences, of

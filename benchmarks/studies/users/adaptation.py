@@ -1,8 +1,8 @@
 """Ways to adapt a trained model to a domain or a user, in one table: numbers, bytes, time, memory, quality, forgetting.
 
-    python -m benchmarks.studies.adaptation flickr8k_mini --base runs/flickr8k_mini/model \\
+    python -m benchmarks.studies.users.adaptation flickr8k_mini --base runs/flickr8k_mini/model \\
         --own data/coco_mini --outside data/flickr8k_mini
-    python -m benchmarks.studies.adaptation personal_alfred --own data/personal_alfred --users w0336fed w108ba10
+    python -m benchmarks.studies.users.adaptation personal_alfred --own data/personal_alfred --users w0336fed w108ba10
 
 Folders are those that ``mmprefix prepare`` writes. With ``--users`` the own rows are a user's and the outside is
 everyone else's; without ``--base`` a model is trained on the outside first, without a branch of users. All forms start
@@ -32,7 +32,7 @@ import torch
 import mmprefix
 from benchmarks.lib.adaptation import FORMS, Content, Form, Row, Task, adapted_recipe, fit, make_tasks, plain_recipe
 from benchmarks.lib.report import markdown_table
-from benchmarks.studies.personal import nll_a_word
+from benchmarks.studies.users.personal import nll_a_word
 from mmprefix.mappers.user_rows import UserRows
 from mmprefix.metrics import caption
 from mmprefix.training.optimization.train_only import trained_alone

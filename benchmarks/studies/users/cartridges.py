@@ -1,6 +1,6 @@
 """A writer's history as a few positions of the decoder's cache: bytes, seconds and likelihood of each way.
 
-    python -m benchmarks.studies.cartridges --data data/personal_alfred --model models:smollm2-135m-instruct
+    python -m benchmarks.studies.users.cartridges --data data/personal_alfred --model models:smollm2-135m-instruct
 
 The history is made of a writer's own goal sentences from the train rows, one a line; the negative log-likelihood is a
 token of the writer's sentences in the test rows, each on its own line. Distillation trains on goal sentences of other

@@ -7,7 +7,7 @@ The form of the texts is always
     answer: nine am
 
 Questions ask for words by their neighbours, for words of a kind, for what a spoiled sentence meant, and for the groups
-of a request (reader_words.py).
+of a request (words.py).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from mmprefix.recipes.pretrain.decoder_tokens import Text
-from mmprefix.recipes.pretrain.reader_words import Corpus, Words
+from mmprefix.recipes.pretrain.reading.words import Corpus, Words
 
 Pair = tuple[str, str]
 """A question and its answer."""

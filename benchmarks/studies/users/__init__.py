@@ -1,0 +1,1 @@
+"""Studies of users: prefixes of their own, ways to adapt to them, cartridges of their texts."""

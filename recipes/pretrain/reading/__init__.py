@@ -1,0 +1,1 @@
+"""Questions and words that the reader is trained on."""
