@@ -37,7 +37,7 @@ class OnlineOffline(Combinator):
         self.decay = decay
         self.mapper = mapper(sizes)
         self._keep(self.mapper)
-        self.register_buffer("tasks", torch.zeros((), dtype=torch.long))  # that the offline expert has followed
+        self.register_buffer("tasks", torch.zeros((), dtype=torch.long))  # so far, the present one too
 
     def _keep(self, expert: Mapper) -> None:
         """Take the parameters of ``expert`` as the offline ones, in buffers of new names."""

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch.utils.data import DataLoader
 
 from mmprefix.decoders.causal import CausalDecoder
@@ -48,7 +49,7 @@ def fit(task: PrefixTask, folder: Path, batches: Sequence[Batch], *callbacks: Ca
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks),
         default_root_dir=folder,
         max_epochs=epochs,
         callbacks=list(callbacks),

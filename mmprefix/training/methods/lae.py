@@ -18,8 +18,8 @@ from mmprefix.mappers.online_offline import OnlineOffline
 class FollowOnline(Callback):
     """Callback that lets every offline expert follow its online one; name the task before as ``model.start_from``.
 
-    In the first task the offline expert is the online one at its end (chosen here); from the second task on it follows
-    step by step.
+    In the first task the offline expert is the online one (chosen here); from the second task on it follows step by
+    step. A run that is resumed goes on with its task.
 
     Args:
         frozen: share of the epochs at the begin of the second and later tasks in which the online expert stays, so that
@@ -30,19 +30,31 @@ class FollowOnline(Callback):
     def __init__(self, frozen: float = 0.0) -> None:
         if not 0 <= frozen < 1:
             raise InputError(f"FollowOnline.frozen {frozen}: give a share of the epochs from 0 on, below 1")
-        self.frozen, self._step = frozen, -1
+        self.frozen, self.begun, self._step = frozen, False, -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """True once the task is counted."""
+        return {"begun": self.begun}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the task of the checkpoint."""
+        self.begun = state_dict["begun"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look for the experts; InputError where the model has none."""
+        """Count the task; InputError where the model has no experts."""
         if not _experts(pl_module):
             raise InputError("FollowOnline: the model has no mmprefix.mappers.online_offline.OnlineOffline; use one")
-        self._step = trainer.global_step
+        for part in _experts(pl_module):
+            part.tasks += not self.begun
+            if int(part.tasks) == 1:
+                part.follow(0.0)
+        self.begun, self._step = True, trainer.global_step
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Keep the optimizer from the online experts in the first epochs of a later task."""
         if self.frozen and trainer.current_epoch < self.frozen * (trainer.max_epochs or 0):
             for part in _experts(pl_module):
-                if int(part.tasks):
+                if int(part.tasks) > 1:
                     part.mapper.zero_grad(set_to_none=True)
 
     def on_train_batch_end(  # noqa: PLR0917 (Lightning's hook)
@@ -52,15 +64,7 @@ class FollowOnline(Callback):
         if trainer.global_step != self._step:
             self._step = trainer.global_step
             for part in _experts(pl_module):
-                if int(part.tasks):
-                    part.follow()
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the task; after the first the offline expert is the online one."""
-        for part in _experts(pl_module):
-            if not int(part.tasks):
-                part.follow(0.0)
-            part.tasks += 1
+                part.follow(None if int(part.tasks) > 1 else 0.0)
 
 
 def _experts(module: LightningModule) -> list[OnlineOffline]:

@@ -7,7 +7,7 @@ scoring change nothing, so that the last part begins at the tuned values (the pa
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from mmprefix.errors import InputError
 from mmprefix.mappers.xprompt import XPrompt
+from mmprefix.training.best_checkpoint import BestCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 class XPromptSchedule(Callback):
     """Callback that cuts tokens, then pieces, out of every ``XPrompt`` of a model while it is trained.
 
+    A best state of a validation before the last cut is forgotten, so that the saved model is one of what is left.
     Numbers other than the prompt's are trained in the steps of scoring too, if there are any; use it on a prompt alone.
     A learning rate that falls would leave none for the last part: use ``model.schedule: constant``.
 
@@ -81,6 +83,9 @@ class XPromptSchedule(Callback):
             prompt.embeds.grad = None
         if step + 1 in (pieces, rest):
             self._prune(prompts, which)
+            for callback in cast(Any, trainer).callbacks:
+                if isinstance(callback, BestCheckpoint):  # the best state so far is one of the whole prompt
+                    callback.value, callback.waited = None, 0
 
     def _prune(self, prompts: list[XPrompt], which: int) -> None:
         for prompt, total in zip(prompts, self.sums, strict=True):

@@ -45,10 +45,11 @@ class Record(Callback):
     """Callback that keeps the online embeddings after each step."""
 
     def __init__(self, part: OnlineOffline) -> None:
-        self.part, self.steps = part, list[Tensor]()
+        self.part, self.steps, self.offline = part, list[Tensor](), list[Tensor]()
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self.steps.append(cast(Learned, self.part.mapper).embeds.detach().clone())
+        self.offline.append(offline(self.part))
 
 
 def offline(part: OnlineOffline) -> Tensor:
@@ -61,8 +62,11 @@ def first(decoder: CausalDecoder, tmp_path_factory: pytest.TempPathFactory) -> P
     folder = tmp_path_factory.mktemp("first")
     task = prefix_task(decoder, build)
     part = cast(OnlineOffline, task.model.task_prefix)
-    fit(task, folder, [FIRST], FollowOnline(), epochs=8)
-    assert torch.equal(offline(part), cast(Learned, part.mapper).embeds)
+    follow = FollowOnline()
+    record = Record(part)
+    fit(task, folder, [FIRST], follow, record, epochs=8)
+    assert all(torch.equal(*pair) for pair in zip(record.offline, record.steps, strict=True))
+    assert follow.state_dict() == {"begun": True}
     assert int(part.tasks) == 1
     Predictor(task.model, ModelSettings()).save(folder / "model")
     return folder / "model"

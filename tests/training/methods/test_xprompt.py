@@ -20,6 +20,7 @@ from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.xprompt import XPrompt
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings
+from mmprefix.training.best_checkpoint import BestCheckpoint
 from mmprefix.training.methods.xprompt import XPromptSchedule
 from mmprefix.types import Features, Prefix, all_real
 from tiny.captioning_system import quietly
@@ -115,6 +116,14 @@ def test_one_token_is_always_left() -> None:
         prompt.prune_tokens(torch.tensor([3.0, 1.0, 2.0]), 0.9)
     assert prompt.tokens.tolist() == [True, False, False]
     assert all_real(prompt(Features.empty(2)).embeds).shape == (2, 1)
+
+
+def test_a_best_state_of_the_whole_prompt_is_forgotten(decoder: CausalDecoder, tmp_path: Path) -> None:
+    best = BestCheckpoint(tmp_path / "best.ckpt", patience=3)
+    best.file.touch()
+    best.value, best.waited = 0.1, 2
+    fit(prefix_task(decoder, partial(XPrompt, pieces=2)), tmp_path, BATCHES, best, XPromptSchedule(), epochs=2)
+    assert (best.value, best.waited) == (None, 0)
 
 
 def test_a_run_of_two_steps_prunes_and_says_that_nothing_is_trained(
