@@ -75,7 +75,7 @@ class RowEvolution(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> float:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Try a generation of candidates of the next row, and leave the row as ``keep`` says → the lowest loss."""
         first, rows = self.param_groups[0], self._rows()
-        number = first["steps"] % len(rows)
+        number = int(first["steps"]) % len(rows)
         numbers = rows[number].numbers
         search = self._search(number, rows[number])
         search.reseed_rng((first["seed"] * 1_000_003 + first["steps"]) % 2**32)
@@ -117,7 +117,7 @@ class RowEvolution(torch.optim.Optimizer):
         self.searches = {}
         for number, saved in state_dict["searches"].items():
             values = {name: _array(value) for name, value in saved.items()}
-            self._search(number, rows[number]).__setstate__(values)
+            self._search(number, rows[int(number)]).__setstate__(values)
         self.best = {number: (loss, _array(numbers)) for number, (loss, numbers) in state_dict["best"].items()}
 
 
