@@ -54,8 +54,9 @@ class TaskPrompt(Starter):
     def begin(self, reader: TextReader) -> None:
         """Begin as its start; what the decoder is not needed for, it has begun as already."""
         if self.origin.asks:
+            embeds = self.origin.embeds(reader, self.sizes, self.length)
             with torch.no_grad():
-                self.take(self.origin.embeds(reader, self.sizes, self.length))
+                self.take(embeds.to(getattr(self, self.first)))
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Features of B inputs, of which only B counts → embeddings (B P E), all real."""

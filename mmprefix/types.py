@@ -264,7 +264,8 @@ def _concat_plain(prefixes: Sequence[PlainPrefix]) -> PlainPrefix:
 def _sum_updates(updates: Sequence[Tensor]) -> Tensor | None:
     """Sum of updates (B N E), of which some are shorter than others; None for none."""
     longest = max((part.shape[1] for part in updates), default=0)
-    return sum(pad(part, (0, 0, 0, longest - part.shape[1])) for part in updates) if updates else None
+    padded = [pad(part, (0, 0, 0, longest - part.shape[1])) for part in updates]
+    return torch.stack(padded).sum(0) if padded else None
 
 
 def concat_deep(prefixes: Sequence[DeepPrefix]) -> DeepPrefix:

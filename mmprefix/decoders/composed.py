@@ -36,7 +36,8 @@ from mmprefix.kv_cache.trie import build_trie
 from mmprefix.types import AnyPrefix, Candidate, DeepPrefix, Features, MixedPrefix, PlainPrefix, split_side, to_list
 from mmprefix.weights.source import Provenance
 
-Rows, TokenIds = list[list[str]], list[list[list[int]]]  # texts of each input
+Rows = list[list[str]]  # texts of each input
+TokenIds = list[list[list[int]]]
 Groups = list[list[Candidate]]  # of each input
 
 
@@ -68,8 +69,9 @@ class ComposedDecoder(Decoder):
         self.lora = language_model.adapt(tuning)
         self._text_embeddings = embed or language_model.embed
         nn.Module.train(self, self.noisy or not self.frozen)  # Lightning leaves each module in its mode
-        twin = lambda lm: ComposedDecoder(language_model.over(lm), codec, identity, Tuning(), checks=False)  # noqa: E731
-        if checks and not require_own_scores(self, twin):
+        if checks and not require_own_scores(
+            self, lambda lm: ComposedDecoder(language_model.over(lm), codec, identity, Tuning(), checks=False)
+        ):
             self.heads = self.head_width = 0  # keys and values of a deep prefix would not fit
 
     def token_ids(self, text: str) -> list[int]:
@@ -143,8 +145,7 @@ class ComposedDecoder(Decoder):
 
     def extend(self, state: State, embeds: Tensor, mask: Tensor) -> State:
         """Run N more positions (B N E) after ``state``, real where ``mask`` (B N) is True → the longer state."""
-        n = mask.shape[1]
-        if not n:
+        if not (n := mask.shape[1]):
             return state
         model = self.language_model
         model.require_room(state, n, mask)
@@ -152,9 +153,8 @@ class ComposedDecoder(Decoder):
         position_ids = self.position_ids(state, (mask.cumsum(1) - 1).clamp(min=0))
         end = torch.where(mask, torch.arange(1, n + 1, device=mask.device), 0).amax(1)  # 0: no real position
         last_index = (end - 1).clamp(min=0)
-        narrows = model.narrows_last_layer
-        cache = last_layer.cache_for(state.cache, self.layers) if narrows else cache_over(state.cache)
-        with last_layer.only_at((last_index, n) if narrows else None):
+        cache = last_layer.cache_for(state.cache, self.layers) if model.narrows_last_layer else cache_over(state.cache)
+        with last_layer.only_at((last_index, n) if model.narrows_last_layer else None):
             hidden = self.forward_tokens(
                 state, cache, embeds.to(model.dtype), visible=visible, position_ids=position_ids
             )
