@@ -91,7 +91,8 @@ class ContextPrompt(TaskPrompt):
     def project(self) -> None:
         """Cut every delta to its bound, in place; that of a label to nothing."""
         bounds = self.delta.new_tensor(self.bounds)[self.kinds][:, None]
-        self.delta.mul_((bounds / self.delta.norm(dim=1, keepdim=True).clamp(min=1e-12)).clamp(max=1))
+        lengths = self.delta.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
+        self.delta.mul_((bounds / lengths).clamp(max=1))
 
     def embeddings(self) -> Tensor:
         """Context plus delta (P' E) at the positions that are used."""

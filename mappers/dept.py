@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +50,7 @@ class DecomposedPrompt(TaskPrompt):
         super().__init__(sizes, length=length, std=std, start=start)
         if reach < 1 or rank < 1:
             raise InputError(f"DecomposedPrompt: reach {reach}, rank {rank}; give numbers from 1 on")
-        self.options = {"length": length, "reach": reach, "rank": rank, "alpha": alpha}
+        self.options: dict[str, Any] = {"length": length, "reach": reach, "rank": rank, "alpha": alpha}
         self.factor = alpha / math.sqrt(rank)
         self.embeds = nn.Parameter(self.origin.numbers(length, sizes.width))
         self.left = nn.Parameter(torch.empty(reach, rank))

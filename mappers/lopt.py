@@ -7,6 +7,8 @@ both drawn from U(-0.5, 0.5): https://github.com/XYaoooo/DPT. LoPT's own rank an
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -46,7 +48,8 @@ class LowRankPrompt(TaskPrompt):
     def take(self, embeds: Tensor) -> None:
         """Begin as the product nearest to ``embeds`` (P E), the singular values shared by both matrices."""
         rank = self.left.shape[1]
-        left, size, right = torch.linalg.svd(embeds, full_matrices=False)
+        svd = cast(Any, torch).linalg.svd  # without types
+        left, size, right = cast(tuple[Tensor, Tensor, Tensor], svd(embeds, full_matrices=False))
         root = size[:rank].sqrt()
         self.left.copy_(left[:, :rank] * root)
         self.right.copy_(root[:, None] * right[:rank])

@@ -70,6 +70,6 @@ class MultitaskPrompt(UserRows):
         """Hashes of tasks (B 8) → embeddings (B P E), all real."""
         rows, _ = self.of_users(features)
         rows = rows[:, 0]  # (B r*P + r*E)
-        left, right = rows.split([self.positions * self.rank, self.rank * self.sizes.width], dim=-1)
-        factors = left.unflatten(-1, (self.positions, self.rank)) @ right.unflatten(-1, (self.rank, self.sizes.width))
+        left = rows[:, : self.positions * self.rank].view(-1, self.positions, self.rank)
+        factors = left @ rows[:, self.positions * self.rank :].view(-1, self.rank, self.sizes.width)
         return Prefix(self.embeds * factors, features.mask.new_ones(len(rows), self.positions))

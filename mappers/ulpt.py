@@ -53,7 +53,7 @@ class ULPT(TaskPrompt):
     def take(self, embeds: Tensor) -> None:
         """Begin as near to ``embeds`` (P E) as numbers of this rank can be."""
         self.shift.copy_(embeds.mean(0))
-        self.z.copy_((embeds - self.shift) @ torch.linalg.pinv(self.basis))
+        self.z.copy_((embeds - self.shift) @ self.basis.pinverse())
 
     def embeddings(self) -> Tensor:
         """Numbers through the basis (P E)."""
