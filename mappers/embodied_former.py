@@ -106,7 +106,7 @@ class EmbodiedFormer(Mapper):
             return frames.new_zeros(len(frames), 1, frames.shape[2]), seen.new_ones(len(frames), 1)
         if frames.shape[1] % self.cells:
             raise InputError(f"EmbodiedFormer.cells {self.cells}: a video has {frames.shape[1]} features, no multiple")
-        frames = frames.unflatten(1, (-1, self.cells))  # (B F C D)
+        frames = frames.view(len(frames), -1, self.cells, frames.shape[2])  # (B F C D)
         if self.over_time is not None:
             earlier = [frames]
             for _ in range(self.span - 1):  # the first frame stands before itself, too

@@ -17,7 +17,7 @@ from mmprefix.saved_model import Detection, ModelSettings, Understanding
 from mmprefix.slu.answering import answer_batch
 from mmprefix.slu.questions import Framing, build_questions
 from mmprefix.slu.schema import Schema, read_schema
-from mmprefix.types import Batch, Candidate, DeepPrefix, MixedPrefix, to_list
+from mmprefix.types import Batch, Candidate, DeepPrefix, MixedPrefix, split_side, to_list
 
 Result = TypeVar("Result")
 Compute: TypeAlias = Callable[[Batch], list[Result]]  # a batch → a result an input
@@ -29,7 +29,7 @@ class InputFeatures:
 
     Args:
         prefix: what the mappers make of it, (P E); of a deep prefix keys and values (P 2*L*H*K), where there are
-            embeddings these alone.
+            embeddings these alone. Terms beside the cache, as of a gated adapter, are the task's, and left out.
         summaries: summary (G,) of each encoder that has one, by branch.
     """
 
@@ -42,7 +42,7 @@ def reading(model: PrefixLM) -> Compute[InputFeatures]:
 
     def compute(batch: Batch) -> list[InputFeatures]:
         features = model.features(batch.inputs)
-        prefix = model.build_prefix(features, batch.absent, len(batch))
+        prefix, _ = split_side(model.build_prefix(features, batch.absent, len(batch)))
         prefix = prefix.soft if isinstance(prefix, MixedPrefix) else prefix
         vectors = (join_layers(prefix) if isinstance(prefix, DeepPrefix) else prefix.embeds).float().cpu()
         mask = prefix.mask.cpu()

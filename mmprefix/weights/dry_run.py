@@ -1,8 +1,9 @@
 """Configurations of well-known hub models, so that a dry run counts their parameters without the hub.
 
 A dry run prints how many parameters a recipe has and trains; it needs neither weights nor vocabularies.
-Layers, width and heads are those of https://github.com/openai/gpt-2, https://github.com/openai/whisper and
-https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2.
+Layers, width and heads are those of https://github.com/openai/gpt-2, https://github.com/openai/whisper,
+https://huggingface.co/sentence-transformers/all-MiniLM-L6-v2, BERT-base (https://arxiv.org/abs/1810.04805) and LLaMA of
+7 billion parameters (https://arxiv.org/abs/2302.13971).
 """
 
 from __future__ import annotations
@@ -35,9 +36,9 @@ _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 def known_config_folder(name: str) -> Path | None:
     """Folder with the configuration of the hub's model ``name``, and a tokenizer; None if it is unknown.
 
-    GPT-2 and Whisper are known, in all their sizes, and all-MiniLM-L6-v2.
+    GPT-2 and Whisper are known, in all their sizes, all-MiniLM-L6-v2, bert-base-uncased and llama-7b.
     """
-    config = _gpt2(name.removeprefix("openai-community/")) or _whisper(name) or _minilm(name)
+    config = _gpt2(name.removeprefix("openai-community/")) or _whisper(name) or _bert(name) or _llama(name)
     if config is None:
         return None
     temporary = tempfile.TemporaryDirectory(prefix="config.")
@@ -74,12 +75,20 @@ def _gpt2(name: str) -> PreTrainedConfig | None:
     return GPT2Config(n_layer=layers, n_embd=width, n_head=heads)
 
 
-def _minilm(name: str) -> PreTrainedConfig | None:
+def _bert(name: str) -> PreTrainedConfig | None:
     from transformers import BertConfig
 
+    if name.removeprefix("google-bert/") == "bert-base-uncased":
+        return BertConfig()  # the library's defaults are its sizes
     if name.removeprefix("sentence-transformers/") != "all-MiniLM-L6-v2":
         return None
     return BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536)
+
+
+def _llama(name: str) -> PreTrainedConfig | None:
+    from transformers import LlamaConfig
+
+    return LlamaConfig() if name.removeprefix("huggyllama/") == "llama-7b" else None  # the defaults are its sizes
 
 
 def _whisper(name: str) -> PreTrainedConfig | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -19,6 +19,18 @@ from mmprefix.world.clips import Clip, Split, draw_frames, sample_clips
 Task = Literal["describe", "answer", "plan"]
 TASKS: tuple[Task, ...] = get_args(Task)
 SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class ClipRow(TypedDict):
+    """Fields of a manifest row: frames in order, the instruction, twice, one caption, and what is wanted."""
+
+    video: list[str]
+    instruction: str
+    prompt: str
+    captions: list[str]
+    wanted: str
+
+
 _DONE = "clips.json"  # the arguments of a finished directory
 
 
@@ -64,21 +76,21 @@ def _write(clips: Iterator[Clip], folder: Path, split: Split) -> Iterator[tuple[
             yield task, {"id": f"{split}-{number:05d}-{row['wanted']}", **row, "split": split}
 
 
-def rows_of(clip: Clip, files: list[str]) -> Iterator[tuple[Task, Mapping[str, object]]]:
+def rows_of(clip: Clip, files: list[str]) -> Iterator[tuple[Task, ClipRow]]:
     """Rows of ``clip``, whose frames are in ``files``, each with its task; wordings are drawn by the clip's seed."""
     rng = np.random.default_rng([clip.seed, 3])
     moment = int(rng.integers(len(clip.changes) + 1))
     yield "describe", _row(files[2 * moment : 2 * moment + 1], DESCRIBE[rng.integers(2)], describe(clip, moment), "one")
     asked = list(questions(clip))
     for index in rng.permutation(len(asked))[:2]:
-        yield "answer", _row(files, *asked[index], f"answer{index}")
+        question, answer = asked[index]
+        yield "answer", _row(files, question, answer, f"answer{index}")
     for wanted, wordings in INSTRUCTIONS.items():
         yield "plan", _row(files, wordings[rng.integers(len(wordings))], str(plan(clip, wanted)), wanted)
 
 
-def _row(files: list[str], instruction: str, target: str, wanted: str) -> dict[str, object]:
-    texts = {"instruction": instruction, "prompt": f"{instruction}:", "captions": [target]}
-    return {"video": files, **texts, "wanted": wanted}
+def _row(files: list[str], instruction: str, target: str, wanted: str) -> ClipRow:
+    return ClipRow(video=files, instruction=instruction, prompt=f"{instruction}:", captions=[target], wanted=wanted)
 
 
 class ClipData(PairData):

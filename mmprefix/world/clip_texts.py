@@ -1,4 +1,4 @@
-"""Texts of a clip: captions of a moment, questions with answers, and instructions with the plan that carries them out.
+"""Texts of a clip: captions of a moment, questions with answers, instructions with the plan that carries them out.
 
 A plan is words and numbered steps (``mmprefix.plans``): ``pick(red circle)``, ``put(red circle, centre)``,
 ``remove(red circle)`` of a thing that is to be taken away, ``bring(red circle, centre)`` of one that was.
@@ -35,6 +35,16 @@ def describe(clip: Clip, changes: int) -> str:
     at = {place: thing for thing, place in enumerate(clip.places_after(changes)) if place}
     parts = [f"a {clip.name(at[place])} at the {place}" for place in PLACES if place in at]
     return " and ".join(parts) if parts else "nothing"
+
+
+def notes(clip: Clip, changes: int | None = None) -> str:
+    """Key words of ``clip``: what went where, in order, then what stood where; of one moment the latter alone."""
+    at = clip.places_after(changes or 0)
+    things = [f"{clip.name(thing)} {place}" for thing, place in enumerate(at) if place]
+    moved = (
+        [] if changes is not None else [f"{clip.name(c.thing)} {c.before} {c.after or 'gone'}" for c in clip.changes]
+    )
+    return f"{', '.join(moved)}; {', '.join(things)}" if moved else ", ".join(things)
 
 
 def questions(clip: Clip) -> Iterator[tuple[str, str]]:

@@ -95,7 +95,8 @@ def _clip(rng: np.random.Generator) -> Clip:
 def draw_frames(clip: Clip) -> list[Image.Image]:
     """FRAMES RGB pictures of ``clip``, SIDE x SIDE pixels each. Deterministic."""
     rng = np.random.default_rng([clip.seed, 1])
-    shifts = dict(zip(PLACES, rng.uniform(-2.0, 2.0, (len(PLACES), 2)), strict=True))
+    drawn = rng.uniform(-2.0, 2.0, (len(PLACES), 2))
+    shifts = {str(place): shift for place, shift in zip(PLACES, drawn, strict=True)}
     radii = [rng.uniform(*RADII[thing.size]) for thing in clip.things]
     noise = np.random.default_rng([clip.seed, 2])
     frames = list[Image.Image]()

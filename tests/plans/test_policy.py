@@ -18,6 +18,7 @@ from mmprefix.errors import InputError
 from mmprefix.inference.inputs import Input
 from mmprefix.inference.tasks import InputFeatures
 from mmprefix.mappers.embodied_former import EmbodiedFormer
+from mmprefix.mappers.llama_adapter import LlamaAdapter
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.plans.policy import Demonstrations, clone, observation
@@ -32,7 +33,7 @@ def model() -> Predictor:
     former = partial(EmbodiedFormer, length=3, layers=2, heads=2, hidden=16, frames=5, cells=64)
     video = Branch(Frames(ViT("mmprefix:world/frozen/vision"), frames=5), former, context="instruction")
     branches = {"video": video, "instruction": Branch(Text(PLANNER))}
-    return Predictor(PrefixLM(branches, CausalDecoder(PLANNER), partial(DeepTable, length=2)))
+    return Predictor(PrefixLM(branches, CausalDecoder(PLANNER), partial(LlamaAdapter, length=2)))
 
 
 @pytest.fixture(scope="module")

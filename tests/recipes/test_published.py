@@ -130,6 +130,10 @@ def test_a_dry_run_needs_no_weights(capsys: pytest.CaptureFixture[str], tmp_path
     tuned = parameter_table(capsys, "clipcap_mlp_gpt2")
     assert tuned["image mapper"][0] == 31960320  # 32 M
     assert tuned["all"][1] == 31960320 + 124439808  # 156 M
+    embodied = parameter_table(capsys, "embodied_gpt", "--data.train", "a.jsonl", "--data.val", "b.jsonl")
+    assert embodied["decoder"] == (6738415616, 0)  # LLaMA of 7 billion
+    assert embodied["video mapper"] == (165207168, 165207168)  # a Q-Former over 1408 with text, and the projection
+    assert embodied["task prefix"] == (30 * 10 * 4096 + 30 * 32,) * 2  # a gate for each of 32 heads
     aac = parameter_table(capsys, "prefix_aac_audiocaps")
     assert aac["audio mapper, part 1"] == (22058496, 22058496)
     assert aac["audio mapper, part 2"] == (18946560, 18946560)
