@@ -50,6 +50,7 @@ ELSEWHERE = {  # pages whose blocks other tests run
     "docs/personal.md": "distillation/test_page.py",
 }
 HERE = {
+    "docs/methods.md",
     "docs/index.md",
     "docs/install.md",
     "docs/first_caption.md",
