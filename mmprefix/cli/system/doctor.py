@@ -25,6 +25,7 @@ from mmprefix.version import __version__
 FEATURES = {  # extra → what it is for
     "audio": "sounds in video files, m4a and aac",
     "av": "video files",
+    "evolution": "prefixes searched without gradients",
     "gguf": "decoders in .gguf files",
     "heic": "HEIC pictures",
     "metrics": "METEOR and SPICE (they run Java)",
