@@ -13,7 +13,7 @@ from mmprefix.cli.inference.output import output_form
 from mmprefix.cli.inference.row_file import TABLES
 from mmprefix.cli.inference.rows import InputRow, InputRows
 from mmprefix.cli.inference.run import RowReport
-from mmprefix.cli.inference.user_options import user_options
+from mmprefix.cli.inference.user_options import add_users, user_options
 from mmprefix.cli.model_inputs import (
     ModelCall,
     Selection,
@@ -46,10 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text before the caption (default: a row's own, or the model's); {name}, {stem} and {folder} are those of "
         "the file, a literal brace is doubled",
     )
-    users = parser.add_argument_group("users", "For models that were trained with users (docs/personal.md).")
-    users.add_argument("--user", type=utf8_text, metavar="NAME", help="whom to write for (default: a row's own user)")
-    users.add_argument("--history", metavar="FILE", help="the user's earlier texts, one a line; - for standard input")
-    users.add_argument("--users", metavar="STORE", help="store of users, in which users' texts are looked up")
+    add_users(parser, "whom to write for (default: a row's own user)")
     parser.add_argument(
         "--stream", action="store_true", help="print the text of one file piece by piece, while it is written"
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from mmprefix.cli.inference.open_model import open_model
+from mmprefix.cli.inference.open_model import add_loading, open_model
 from mmprefix.cli.inference.output import open_output, prepare_output
 from mmprefix.cli.inference.row_file import FORMATS, RowFile, StandardOutput
 from mmprefix.cli.inference.rows import (
@@ -68,14 +68,7 @@ def add_model(
     """Add the options for the model, of which ``text`` says what it may be, its device, precision and parts."""
     parser.add_argument("model", metavar="MODEL", help=text)
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="inputs at once (default 16)")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="precision of the frozen parts")
-    parser.add_argument(
-        "--allow", action="append", default=[], metavar="MODULE", help="module whose classes the model may name"
-    )
-    parser.add_argument(
-        "--part", action="append", default=[], metavar="NAME=PLACE", help="new folder of a frozen part that has moved"
-    )
+    add_loading(parser)
 
 
 def add_rows(parser: argparse.ArgumentParser, contexts: bool = True) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmprefix.cli.inference.open_model import add_device
 from mmprefix.cli.inference.output import open_output
 from mmprefix.cli.inference.rows import InputRow, rows_for_kinds
 from mmprefix.cli.inference.run import RowReport, write_results
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="silence that is encoded behind each sound; 2 is faster and costs little (default: all of the window)",
     )
     parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="files at once (default 8)")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a file: text, signals, n best texts")
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from mmprefix.cli.main import verb_parser
 from mmprefix.demo import limits as demo_limits
 from mmprefix.demo.limits import Deadline, DemoLimits, RateLimit, check_file
 from mmprefix.errors import InputError
@@ -50,6 +52,12 @@ def test_a_picture_within_pillow_s_limit_but_not_the_page_s_is_refused(tmp_path:
 def test_a_limit_that_allows_nothing_is_refused(option: str) -> None:
     with pytest.raises(InputError, match=f"--{option.replace('_', '-')} 0: give a number above 0"):
         DemoLimits(**{option: 0})
+
+
+def test_the_shell_s_defaults_are_those_of_the_page() -> None:
+    args = verb_parser("demo").parse_args([])
+    names = [each.name for each in fields(DemoLimits)]
+    assert DemoLimits(**{name: getattr(args, name) for name in names}) == DemoLimits()
 
 
 def test_calls_of_one_address_are_counted_by_the_minute(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,21 @@ import logging
 import os
 import sys
 import threading
-from typing import Any
 
+from mmprefix.cli.inference.open_model import add_device
+from mmprefix.cli.serving.limit_options import LimitOption, add_limits
 from mmprefix.errors import InputError
 
 log = logging.getLogger(__name__)
-_LIMITS = ("max_mb", "max_seconds", "max_pixels", "max_files", "queue", "rate", "timeout")
+_LIMITS = [
+    LimitOption("max-mb", float, 50.0, "N", "most megabytes of a file"),
+    LimitOption("max-seconds", float, 120.0, "S", "most seconds of a sound"),
+    LimitOption("max-pixels", float, 50e6, "N", "most pixels of a picture"),
+    LimitOption("max-files", int, 500, "N", "most files of a batch"),
+    LimitOption("queue", int, 32, "N", "most calls that wait for their turn"),
+    LimitOption("rate", int, 60, "N", "most calls a minute from one address"),
+    LimitOption("timeout", float, 60.0, "S", "most seconds of a call; ten times as many of a batch"),
+]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,18 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="where to listen (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860 on")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    add_device(parser)
     parser.add_argument("--users", metavar="STORE", help="store of users: visitors may choose any of them")
+    parser.add_argument(
+        "--allow-origin", action="append", default=[], metavar="ORIGIN",
+        help="address by which browsers reach the page through a proxy, such as https://captions.example.org",
+    )  # fmt: skip
     group = parser.add_argument_group("limits", "Most that a visitor may ask for (docs/demo.md).")
-    group.add_argument("--max-mb", type=float, metavar="N", help="size of a file (default: 50)")
-    group.add_argument("--max-seconds", type=float, metavar="N", help="length of a sound (default: 120)")
-    group.add_argument("--max-pixels", type=float, metavar="N", help="pixels of a picture (default: 50,000,000)")
-    group.add_argument("--max-files", type=int, metavar="N", help="files of a batch (default: 500)")
-    group.add_argument("--queue", type=int, metavar="N", help="calls that wait for their turn (default: 32)")
-    group.add_argument("--rate", type=int, metavar="N", help="calls a minute from one address (default: 60)")
-    group.add_argument(
-        "--timeout", type=float, metavar="N", help="seconds of a call; ten times of a batch (default: 60)"
-    )
+    add_limits(group, _LIMITS)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,15 +55,15 @@ def run(args: argparse.Namespace) -> int:
     from mmprefix.demo.limits import DemoLimits
     from mmprefix.demo.models import ModelShelf, local_models
 
-    limits: dict[str, Any] = {name: value for name in _LIMITS if (value := getattr(args, name)) is not None}
-    checked, places = DemoLimits(**limits), local_models(args.models)
+    limits = DemoLimits(**{option.destination: getattr(args, option.destination) for option in _LIMITS})
+    places = local_models(args.models)
     users = _user_ids(args.users)
     log.info("starting the page; the first start takes a while")
     from mmprefix.demo.calls import DemoState
     from mmprefix.demo.page import serving
 
-    state = DemoState(ModelShelf(places, users=args.users, device=args.device), checked, users)
-    with serving(state, args.host, args.port) as address:
+    state = DemoState(ModelShelf(places, users=args.users, device=args.device), limits, users)
+    with serving(state, args.host, args.port, args.allow_origin) as address:
         sys.stdout.write(f"the page is at {address} (Ctrl-C stops it)\n")
         sys.stdout.flush()
         threading.Thread(target=state.models.warm_up, daemon=True).start()

@@ -17,6 +17,23 @@ if TYPE_CHECKING:
     from mmprefix.inference.predictor import Predictor
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the device."""
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """Add the options for how a model is loaded, which ``open_model`` reads: device, precision, modules, parts."""
+    add_device(parser)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="precision of the frozen parts")
+    parser.add_argument(
+        "--allow", action="append", default=[], metavar="MODULE", help="module whose classes the model may name"
+    )
+    parser.add_argument(
+        "--part", action="append", default=[], metavar="NAME=PLACE", help="new folder of a frozen part that has moved"
+    )
+
+
 def open_model(args: argparse.Namespace) -> Predictor:
     """Load the model that the options of ``mmprefix.cli.model_inputs.add_model`` name."""
     from transformers.utils import logging

@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmprefix.cli.inference.rows import InputRow
+from mmprefix.cli.spellings import utf8_text
 from mmprefix.errors import InputError
 
 if TYPE_CHECKING:
     from mmprefix.inference.predictor import Predictor
 
 log = logging.getLogger(__name__)
+
+
+def add_users(parser: argparse.ArgumentParser, user: str) -> None:
+    """Add the options that say whom to write for; ``user`` is the sentence of ``--user``."""
+    users = parser.add_argument_group("users", "For models that were trained with users (docs/personal.md).")
+    users.add_argument("--user", type=utf8_text, metavar="NAME", help=user)
+    users.add_argument("--history", metavar="FILE", help="the user's earlier texts, one a line; - for standard input")
+    users.add_argument("--users", metavar="STORE", help="store of users, in which users' texts are looked up")
 
 
 def user_options(args: argparse.Namespace, rows: Sequence[InputRow], model: Predictor) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmprefix.atomic import write_atomically
 from mmprefix.cli.inference.open_model import open_model
-from mmprefix.cli.inference.user_options import read_texts
+from mmprefix.cli.inference.user_options import add_users, read_texts
 from mmprefix.cli.model_inputs import add_model
 from mmprefix.cli.spellings import utf8_text
 from mmprefix.errors import InputError
@@ -37,10 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--grid", type=int, metavar="N", help="hide cells of an N x N grid of a picture (default 8)")
     parser.add_argument("--seconds", type=float, metavar="S", help="hide slices of S seconds of a sound (default 0.25)")
     parser.add_argument("--prompt", type=utf8_text, metavar="TEXT", help="text before the caption")
-    users = parser.add_argument_group("users", "For models that were trained with users (docs/personal.md).")
-    users.add_argument("--user", type=utf8_text, metavar="NAME", help="whom to write for")
-    users.add_argument("--history", metavar="FILE", help="the user's earlier texts, one a line; - for standard input")
-    users.add_argument("--users", metavar="STORE", help="store of users, in which users' texts are looked up")
+    add_users(parser, "whom to write for")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

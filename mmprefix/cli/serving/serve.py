@@ -10,7 +10,8 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmprefix.cli.inference.open_model import open_model
+from mmprefix.cli.inference.open_model import add_loading, open_model
+from mmprefix.cli.serving.limit_options import LimitOption, add_limits
 from mmprefix.errors import InputError
 from mmprefix.inference.model_folder import EMBEDDED_MODEL
 from mmprefix.interrupt import advice_if_stopped
@@ -22,17 +23,17 @@ if TYPE_CHECKING:
 
 MAX_PIXELS, MAX_SECONDS = 50_000_000, 600  # of an input, where neither an option nor the environment says another
 _NEEDS = ("fastapi", "uvicorn", "multipart", "prometheus_client")
-_NUMBERS: list[tuple[str, type, float, str, str]] = [  # option, type, default, metavar, sentence
-    ("max-batch", int, 32, "N", "most inputs of one computation; 1 switches batching off"),
-    ("max-wait-ms", float, 5.0, "MS", "most milliseconds that an input waits for others"),
-    ("queue", int, 256, "N", "most inputs inside the service; those beyond get status 429"),
-    ("max-bytes", int, 32 << 20, "N", "most bytes of a request"),
-    ("queue-bytes", int, 512 << 20, "N", "most bytes of all requests inside the service"),
-    ("max-files", int, 16, "N", "most inputs of a request"),
-    ("max-beams", int, 16, "N", "most beams, and texts an input"),
-    ("max-tokens", int, 256, "N", "most tokens of a text"),
-    ("timeout", float, 60.0, "S", "most seconds of a request"),
-    ("streams", int, 2, "N", "threads that write streamed answers"),
+_NUMBERS = [
+    LimitOption("max-batch", int, 32, "N", "most inputs of one computation; 1 switches batching off"),
+    LimitOption("max-wait-ms", float, 5.0, "MS", "most milliseconds that an input waits for others"),
+    LimitOption("queue", int, 256, "N", "most inputs inside the service; those beyond get status 429"),
+    LimitOption("max-bytes", int, 32 << 20, "N", "most bytes of a request"),
+    LimitOption("queue-bytes", int, 512 << 20, "N", "most bytes of all requests inside the service"),
+    LimitOption("max-files", int, 16, "N", "most inputs of a request"),
+    LimitOption("max-beams", int, 16, "N", "most beams, and texts an input"),
+    LimitOption("max-tokens", int, 256, "N", "most tokens of a text"),
+    LimitOption("timeout", float, 60.0, "S", "most seconds of a request"),
+    LimitOption("streams", int, 2, "N", "threads that write streamed answers"),
 ]
 
 
@@ -48,17 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="port (default 8000; 0: any that is free)")
     parser.add_argument("--users", metavar="STORE", help="store of users, in which a request's user is looked up")
-    parser.add_argument("--device", metavar="NAME", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="precision of the frozen parts")
-    parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help="module that a model may name")
-    parser.add_argument(
-        "--part", action="append", default=[], metavar="NAME=PLACE", help="new folder of a frozen part that has moved"
-    )
+    add_loading(parser)
     limits = parser.add_argument_group("limits")
-    for name, kind, default, metavar, sentence in _NUMBERS:
-        limits.add_argument(
-            f"--{name}", type=kind, default=default, metavar=metavar, help=f"{sentence} (default {default:,g})"
-        )
+    add_limits(limits, _NUMBERS)
     limits.add_argument("--max-pixels", type=int, metavar="N", help=f"of a picture (default {MAX_PIXELS:,})")
     limits.add_argument("--max-seconds", type=float, metavar="S", help=f"of a sound (default {MAX_SECONDS})")
     limits.add_argument(
@@ -106,7 +99,7 @@ def options_of(args: argparse.Namespace) -> ServeOptions:
 
     if args.drain < 0 or not args.drain < 3600:
         raise InputError(f"--drain {args.drain}: give seconds from 0 on")
-    names = [name.replace("-", "_") for name, *_ in _NUMBERS if name != "max-wait-ms"]
+    names = [option.destination for option in _NUMBERS if option.name != "max-wait-ms"]
     return ServeOptions(
         **{name: getattr(args, name) for name in names},
         max_wait=args.max_wait_ms / 1000,

@@ -12,6 +12,7 @@ from mmprefix.cli.training.part_help import command_words
 
 FILES, NOTHING, RECIPES = "files", "nothing", "recipes"
 _TEXTS = ("str", "int", "float", "NAME", "WORD", "TEXT", "N", "P", "USER", "ID", "FIELD", "SHARE", "MODULE")
+_TEXTS += ("ORIGIN", "ADDRESS")
 _OF_TRAINING = {  # of some hundred options the ones that are typed most; --help has all: part of the table → options
     "PairData": "train val test predict root media_root batch_size max_captions num_workers max_tokens long_captions",
     "Trainer": "max_epochs max_steps max_time accelerator devices precision strategy accumulate_grad_batches "

@@ -171,7 +171,7 @@ def _folders() -> Iterator[Finding]:
 
 
 def _writable(name: str, folder: Path, note: str = "") -> Finding:
-    """True if ``folder``, or the nearest one above that is there, can be written to; nothing is left."""
+    """Finding on ``folder``: can it, or the nearest one above that is there, be written to? Nothing is left in it."""
     place = folder
     while not place.exists() and place != place.parent:
         place = place.parent
