@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,8 @@ from mmprefix.errors import InputError
 if TYPE_CHECKING:
     from mmprefix.inference.predictor import Predictor
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would run a cell that begins so
+_FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # a spreadsheet would run a cell that begins so; some run the wide forms too
+_NO_NAME = '<>:"/\\|?*'  # characters that no file may have on some system; two of them would make folders
 BATCH_SIZE = 16
 
 
@@ -67,13 +69,23 @@ def write_csv(rows: Sequence[BatchRow], path: Path) -> None:
 
 
 def write_texts(rows: Sequence[BatchRow], path: Path) -> None:
-    """Zip with a .txt a caption, called after its file; files without a caption are left out."""
-    stems = [PurePosixPath(row.file).stem for row in rows]
+    """Zip with a .txt a caption, called after its file; files without a caption are left out.
+
+    No two have one name, on systems without upper and lower case either, and none is a path.
+    """
+    captioned = [row for row in rows if not row.error]
+    stems = Counter(PurePosixPath(row.file).stem.lower() for row in captioned)
+    taken = set[str]()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for row, stem in zip(rows, stems, strict=True):
-            if not row.error:
-                name = stem if stems.count(stem) == 1 else row.file  # dog.jpg and dog.wav
-                archive.writestr(f"{name}.txt", row.caption + "\n")
+        for row in captioned:
+            stem = PurePosixPath(row.file).stem
+            plain = "".join("_" if c in _NO_NAME else c for c in (stem if stems[stem.lower()] == 1 else row.file))
+            name, number = plain, 1
+            while name.lower() in taken:  # dog.jpg and dog.wav beside dog.jpg.png
+                number += 1
+                name = f"{plain} ({number})"
+            taken.add(name.lower())
+            archive.writestr(f"{name}.txt", row.caption + "\n")
 
 
 def _plain(cell: str) -> str:

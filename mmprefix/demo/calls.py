@@ -54,10 +54,10 @@ class DemoState:
         return str(file)
 
 
-def require_short(option: str, text: str | None) -> str:
-    """``text`` of a box of the page. Raises InputError for more than ``MAX_TEXT`` characters."""
-    if text and len(text) > MAX_TEXT:
-        raise InputError(f"{option}: {len(text):,} characters; this page takes at most {MAX_TEXT:,}")
+def require_short(option: str, text: str | None, most: int = MAX_TEXT) -> str:
+    """``text`` of a box of the page. Raises InputError for more than ``most`` characters."""
+    if text and len(text) > most:
+        raise InputError(f"{option}: {len(text):,} characters; this page takes at most {most:,}")
     return text or ""
 
 

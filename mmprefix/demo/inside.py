@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 ALL = "all positions together"
 _WORDS = 5
+_SIDE = 1280  # pixels of a picture under colours
 _SLICES = 40  # of a sound at most: each is hidden once
 
 
@@ -89,9 +90,13 @@ def _place(maps: Maps | None, number: int) -> str:
 
 
 def heat(file: str, maps: Maps, position: str | None) -> Image.Image:
-    """Picture of where a position looks. Raises InputError for a position that is not there."""
+    """Picture of where a position looks, of at most 1280 pixels. Raises InputError for a position that is not there."""
     from mmprefix.inspection import heat_picture, heat_spectrogram
+    from mmprefix.media.image import read_picture
 
     label = None if position in (None, ALL) else str(position).removeprefix("position ")
-    draw = heat_picture if maps.kind == "image" else heat_spectrogram
-    return draw(file, maps, label)
+    if maps.kind != "image":
+        return heat_spectrogram(file, maps, label)
+    shown = read_picture(file)
+    shown.thumbnail((_SIDE, _SIDE))  # colours of all pixels of a large photograph would take gigabytes
+    return heat_picture(shown, maps, label)

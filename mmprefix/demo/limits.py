@@ -110,6 +110,20 @@ def sentence(error: BaseException, path: str | Path | None = None, name: str = "
     return text
 
 
+@dataclass(frozen=True)
+class UploadRoom:
+    """Bytes that all files of visitors may take together in ``folder``, where they lie for an hour."""
+
+    folder: Path
+    most: int
+
+    @property
+    def is_full(self) -> bool:
+        """True once the files take as much, or more."""
+        files = (Path(place, name) for place, _, names in os.walk(self.folder) for name in names)
+        return sum(file.stat().st_size for file in files if file.exists()) >= self.most
+
+
 class RateLimit:
     """Calls a minute of each visitor, known by address; thread-safe."""
 

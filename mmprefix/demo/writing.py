@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MAX_CANDIDATES = 8
 MAX_TOKENS = 200
 MAX_WORDS = 10  # that a caption must hold, or avoid
+MAX_PHRASE = 200  # characters of one of these: the search has a state for each character
+MAX_START = 1000  # characters that a caption begins with
 _NOBODY = "nobody"
 
 
@@ -47,12 +49,14 @@ class Wishes:
             if not 1 <= self.max_new_tokens <= MAX_TOKENS:
                 raise InputError(f"longest caption {self.max_new_tokens:g}: give 1 to {MAX_TOKENS} tokens")
             options["max_new_tokens"] = int(self.max_new_tokens)
-        if start := require_short("begins with", self.start_with):
+        if start := require_short("begins with", self.start_with, MAX_START):
             options["start_with"] = start
         for name, text in (("must_hold", self.must_hold), ("avoid", self.avoid)):
             words = [word.strip() for word in require_short(name, text).split(",") if word.strip()]
             if len(words) > MAX_WORDS:
                 raise InputError(f"{name}: {len(words)} words; this page takes at most {MAX_WORDS}")
+            for word in words:
+                require_short(name, word, MAX_PHRASE)
             options |= {name: words} if words else {}
         return options
 

@@ -14,6 +14,8 @@ import pytest
 pytest.importorskip("gradio")
 
 import gradio as gr
+import numpy as np
+from PIL import Image
 
 from mmprefix.demo.calls import DemoState, on_page
 from mmprefix.demo.inside import ALL, heat
@@ -24,6 +26,7 @@ from mmprefix.demo.tabs.batch_tab import batch_handler
 from mmprefix.demo.tabs.caption_tab import caption_handler
 from mmprefix.demo.tabs.commands_tab import OWN, commands_handler
 from mmprefix.errors import InputError
+from mmprefix.inspection import Maps
 from tiny import demo_files
 
 NOBODY: Any = None  # a call that came from no browser
@@ -68,6 +71,17 @@ def test_a_caption_begins_holds_and_avoids_as_asked(state: DemoState) -> None:
     assert "cross" in last[0]
     assert "pink" in last[0]
     assert "left" not in last[0]
+
+
+def test_the_heat_over_a_large_photograph_is_small(tmp_path: Path) -> None:
+    Image.new("RGB", (4000, 2000), (90, 120, 150)).save(tmp_path / "large.jpg")
+    values = np.array([[[0.0, 1.0]]], dtype=np.float32)  # the right half is hot
+    edges = np.array([0.0, 2000.0, 4000.0]), np.array([0.0, 2000.0])
+    maps = Maps(values, np.ones(1), *edges, ("0",), "image", "image", "occlusion", (4000, 2000))
+    drawn = heat(str(tmp_path / "large.jpg"), maps, "position 0")
+    assert drawn.size == (1280, 640)
+    left, right = (np.asarray(drawn)[:, place].mean((0, 1)) for place in (slice(0, 639), slice(641, 1280)))
+    assert right[0] - right[2] > 50 > 0 > left[0] - left[2]  # yellow, and blue
 
 
 def test_a_sound_shows_its_spectrogram(state: DemoState) -> None:

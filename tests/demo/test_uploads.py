@@ -21,7 +21,7 @@ def picture(tmp_path: Path) -> bytes:
 
 def private(tmp_path: Path) -> Path:
     folder = tmp_path / "private"
-    folder.mkdir()
+    folder.mkdir(parents=True)
     return folder
 
 
@@ -60,8 +60,29 @@ def test_all_members_together_are_bounded(tmp_path: Path) -> None:
     files = batch_files(
         [str(demo_files.zip_of(tmp_path / "many.zip", members))], private(tmp_path), DemoLimits(max_mb=1)
     )
-    assert [file.fault for file in files[10:]] == ["the zip holds more than 10 MB in all"] * 2
+    assert [file.fault for file in files[10:]] == ["the zips of a batch hold more than 10 MB in all"] * 2
     assert "not a picture" in str(files[9].fault)
+    halves = [demo_files.zip_of(tmp_path / f"{n}.zip", dict(list(members.items())[n::2])) for n in range(2)]
+    files = batch_files(list(map(str, halves)), private(tmp_path / "2"), DemoLimits(max_mb=1))
+    assert [file.fault for file in files[10:]] == ["the zips of a batch hold more than 10 MB in all"] * 2
+
+
+def test_a_zip_that_lists_a_million_files_is_refused_before_its_list_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "many.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(70_000):  # more than 65,535: with the records of zip64
+            archive.writestr(f"{number}", b"")
+    short = demo_files.zip_of(tmp_path / "some.zip", {f"{number}": b"" for number in range(5_000)})
+    data = bytearray(short.read_bytes())
+    data[-16:-12] = b"PK\5\6"  # a second beginning inside the last record
+    (tmp_path / "odd.zip").write_bytes(data)
+    monkeypatch.setattr(zipfile, "ZipFile", lambda *values: pytest.fail("the list was read"))
+    few = DemoLimits(max_files=50)
+    for file, limits in ((path, DemoLimits()), (short, few), (tmp_path / "odd.zip", few)):
+        with pytest.raises(InputError, match=r"lists more than the .* files that this page takes"):
+            batch_files([str(file)], private(tmp_path / file.stem), limits)
 
 
 def test_too_many_files_none_and_no_zip_are_sentences(picture: bytes, tmp_path: Path) -> None:
