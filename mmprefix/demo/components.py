@@ -1,4 +1,7 @@
-"""Gradio components that hand a file on as it is: nothing of a visitor's is decoded before its header is checked."""
+"""Gradio components that hand a file on as it is: nothing of a visitor's is decoded before its header is checked.
+
+They have no buttons of Gradio's own: "share" would send a recording to another site.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ from mmprefix.errors import InputError
 
 def camera() -> gr.Image:
     """Camera whose picture is handed on as the path of a file; Gradio's own would decode it."""
-    component = gr.Image(sources=["webcam"], type="filepath", label="Camera", height=240)
+    component = gr.Image(sources=["webcam"], type="filepath", label="Camera", height=240, buttons=[])
     component.preprocess = _path
     return component
 
 
 def microphone() -> gr.Audio:
     """Microphone whose sound is handed on as the path of a file; Gradio's own would decode it."""
-    component = gr.Audio(sources=["microphone"], type="filepath", label="Microphone", format="wav")
+    component = gr.Audio(sources=["microphone"], type="filepath", label="Microphone", format="wav", buttons=[])
     component.preprocess = _path
     return component
 

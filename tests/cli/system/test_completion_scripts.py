@@ -81,13 +81,13 @@ def of_fish(script: str, line: str) -> set[str]:
         options = [f"--{parts[n + 1]}" for n, part in enumerate(parts) if part == "-l"]
         options += [f"-{parts[n + 1]}" for n, part in enumerate(parts) if part == "-s"]
         texts = [parts[n + 1].split() for n, part in enumerate(parts) if part == "-a"]
-        given = [word for text in texts for word in (RECIPE_NAMES if text == ["$__mmprefix_recipes"] else text)]
+        listed = [word for text in texts for word in (RECIPE_NAMES if text == ["$__mmprefix_recipes"] else text)]
         if before and before[-1] in options and not {"-r", "-x"}.isdisjoint(parts):
-            values = set(given)
+            values = set(listed)
         elif current.startswith("-"):
             offered |= set(options)
         elif not options:
-            offered |= set(given)
+            offered |= set(listed)
     return {word for word in (offered if values is None else values) if word.startswith(current)}
 
 
