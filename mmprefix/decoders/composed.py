@@ -244,7 +244,7 @@ class ComposedDecoder(Decoder):
         Raises InputError if two choices have the same tokens.
         """
         ids = [self.codec.choice_ids(after, text) for text in choices]
-        if len({tuple(tokens) for tokens in ids}) < len(ids):
+        if len(set(map(tuple, ids))) < len(ids):
             raise InputError(f"choices: two have the same tokens in this decoder: {', '.join(sorted(choices))}")
         trie = build_trie(ids, state.mask.device)
         self.language_model.require_room(state, int(trie.depth.max()) + 1 if len(trie.depth) else 1)

@@ -1,0 +1,1 @@
+"""Prefixes of decoders whose layers carry a state instead of keys and values (Mamba)."""
