@@ -93,12 +93,14 @@ class Prefix(Tensors):
     """Embeddings (B P E) that a decoder reads before any text, and their mask (B P, True where real).
 
     ``text_updates`` (B N E), where there are any, are added to the embeddings of the first N tokens of the text behind
-    all prefixes: prompt, question and target alike (see ``mmprefix.mappers.dept``).
+    all prefixes: prompt, question and target alike (see ``mmprefix.mappers.dept``). ``gates`` (B P 2 L E) are factors
+    and shifts of each position's hidden state in every layer (see ``mmprefix.kv_cache.gated_positions``).
     """
 
     embeds: Tensor
     mask: Tensor
     text_updates: Tensor | None = None
+    gates: Tensor | None = None
 
     @classmethod
     def empty(cls, count: int, width: int, device: torch.device | str = "cpu") -> Prefix:
@@ -114,7 +116,8 @@ class Prefix(Tensors):
     def expand(self, count: int) -> Prefix:
         """Prefix of one input (1 P E), repeated for ``count`` inputs without a copy."""
         updates = None if self.text_updates is None else self.text_updates.expand(count, -1, -1)
-        return Prefix(self.embeds.expand(count, -1, -1), self.mask.expand(count, -1), updates)
+        gates = None if self.gates is None else self.gates.expand(count, -1, -1, -1, -1)
+        return Prefix(self.embeds.expand(count, -1, -1), self.mask.expand(count, -1), updates, gates)
 
 
 @dataclass(frozen=True)
@@ -257,8 +260,19 @@ def _concat_plain(prefixes: Sequence[PlainPrefix]) -> PlainPrefix:
     if not soft:
         return concat_deep(deep)
     embeds, mask = torch.cat([p.embeds for p in soft], dim=1), torch.cat([p.mask for p in soft], dim=1)
-    whole = Prefix(embeds, mask, _sum_updates([p.text_updates for p in soft if p.text_updates is not None]))
+    updates = _sum_updates([p.text_updates for p in soft if p.text_updates is not None])
+    whole = Prefix(embeds, mask, updates, _concat_gates(soft))
     return MixedPrefix(concat_deep(deep), whole) if deep else whole
+
+
+def _concat_gates(prefixes: Sequence[Prefix]) -> Tensor | None:
+    """Gates (B P 2 L E) of prefixes one after the other, ones and zeros where there are none; None for none at all."""
+    shape = next((p.gates.shape[2:] for p in prefixes if p.gates is not None), None)
+    if shape is None:
+        return None
+    neutral = torch.tensor([1.0, 0.0], device=prefixes[0].mask.device)[:, None, None].expand(shape)
+    none = [neutral.expand(*p.mask.shape, *shape) for p in prefixes]
+    return torch.cat([n if p.gates is None else p.gates for p, n in zip(prefixes, none, strict=True)], dim=1)
 
 
 def _sum_updates(updates: Sequence[Tensor]) -> Tensor | None:

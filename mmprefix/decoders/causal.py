@@ -99,7 +99,7 @@ class CausalDecoder(ComposedDecoder):
             deep, soft = prefix, None
         count = len((deep if soft is None else soft).mask)
         state = self.append_ids(super().prefill_plain(deep, empty), [opening] * count)
-        return state if soft is None else self.extend(state, soft.embeds, soft.mask)
+        return state if soft is None else super().prefill_plain(soft, state)
 
     def append_questions(self, state: State, prompts: list[str], questions: list[str]) -> State:
         """Append each input's question. Raises InputError if nothing precedes a text then, as with ``begin`` ""."""

@@ -30,6 +30,7 @@ from mmprefix.generation.strategies import Hypothesis
 from mmprefix.generation.token_texts import letter_ids
 from mmprefix.generation.writing import search_steps, stream_text, write_texts
 from mmprefix.kv_cache.cache import cache_over, causal_mask, layers_of, text_mask
+from mmprefix.kv_cache.gated_positions import gating, is_gating
 from mmprefix.kv_cache.packing import count_targets, pack_texts, pad_ids, plan_targets
 from mmprefix.kv_cache.state import Memory, State
 from mmprefix.kv_cache.trie import build_trie
@@ -121,11 +122,12 @@ class ComposedDecoder(Decoder):
     def prefill_plain(self, prefix: PlainPrefix, empty: State) -> State:
         """Prefill the cache with ``prefix`` after an ``empty`` state, which holds what stands beside the cache."""
         if isinstance(prefix, MixedPrefix):
-            return self.extend(self.prefill_plain(prefix.deep, empty), prefix.soft.embeds, prefix.soft.mask)
+            return self.prefill_plain(prefix.soft, self.prefill_plain(prefix.deep, empty))
         if isinstance(prefix, DeepPrefix):
             self.language_model.require_deep(self.heads)
             return empty.with_deep(prefix, self.language_model.dtype)
-        return self.extend(empty, prefix.embeds, prefix.mask)
+        with gating(self.identity.source, self.language_model.decoder_layers, prefix.gates):
+            return self.extend(empty, prefix.embeds, prefix.mask)
 
     def append_prompts(self, state: State, prompts: list[str]) -> State:
         """Append each input's prompt; an empty one is the begin-of-text token if no token or embedding was run yet."""
@@ -147,14 +149,14 @@ class ComposedDecoder(Decoder):
         """Run N more positions (B N E) after ``state``, real where ``mask`` (B N) is True → the longer state."""
         if not (n := mask.shape[1]):
             return state
-        model = self.language_model
+        model, visible = self.language_model, causal_mask(mask)
         model.require_room(state, n, mask)
-        visible = causal_mask(mask)
         position_ids = self.position_ids(state, (mask.cumsum(1) - 1).clamp(min=0))
         end = torch.where(mask, torch.arange(1, n + 1, device=mask.device), 0).amax(1)  # 0: no real position
         last_index = (end - 1).clamp(min=0)
-        cache = last_layer.cache_for(state.cache, self.layers) if model.narrows_last_layer else cache_over(state.cache)
-        with last_layer.only_at((last_index, n) if model.narrows_last_layer else None):
+        narrows = model.narrows_last_layer and not is_gating()  # gates belong to all positions
+        cache = last_layer.cache_for(state.cache, self.layers) if narrows else cache_over(state.cache)
+        with last_layer.only_at((last_index, n) if narrows else None):
             hidden = self.forward_tokens(
                 state, cache, embeds.to(model.dtype), visible=visible, position_ids=position_ids
             )
@@ -196,10 +198,8 @@ class ComposedDecoder(Decoder):
         hidden = self.language_model.last_hidden(state)
         if packed.numel():
             tokens, text, offset = packed.to(device, non_blocking=True).unbind()
-            visible, position_ids = text_mask(text, offset), self.position_ids(state, offset)
-            output = self.forward_tokens(
-                state, cache_over(state.cache), self.embed(tokens), visible=visible, position_ids=position_ids
-            )
+            places = {"visible": text_mask(text, offset), "position_ids": self.position_ids(state, offset)}
+            output = self.forward_tokens(state, cache_over(state.cache), self.embed(tokens), **places)
             real = (packed[1].flatten() >= 0).nonzero()[:, 0].to(device, non_blocking=True)
             hidden = torch.cat([hidden, output.flatten(0, 1).index_select(0, real)])  # (R E)
         row, target, text = plan_targets(ids, question_lengths)

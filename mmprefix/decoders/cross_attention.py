@@ -33,7 +33,7 @@ from mmprefix.errors import InputError
 from mmprefix.kv_cache.cache import additive_mask, attention_mask, cache_over
 from mmprefix.kv_cache.packing import pad_ids
 from mmprefix.kv_cache.state import Memory, State
-from mmprefix.types import AnyPrefix, Features, MixedPrefix, Prefix
+from mmprefix.types import AnyPrefix, Features, MixedPrefix, Prefix, split_side
 from mmprefix.weights import transformers
 from mmprefix.weights.model_kinds import advice, described
 from mmprefix.weights.transformers import load_tokenizer
@@ -229,7 +229,8 @@ class CrossDecoder(ComposedDecoder):
         if not self.reads_speech:
             if memory is not None:
                 raise InputError(f"decoder {self.identity.source!r}: its encoder reads text, so it cannot read frames")
-            if isinstance(prefix, MixedPrefix) or (isinstance(prefix, Prefix) and prefix.mask.shape[1]):
+            plain, _ = split_side(prefix)
+            if isinstance(plain, MixedPrefix) or (isinstance(plain, Prefix) and plain.mask.shape[1]):
                 raise InputError(
                     "a text model's decoder cannot run a prefix of embeddings, for its encoder has not read "
                     "the prompt yet; use a deep prefix"
@@ -238,7 +239,8 @@ class CrossDecoder(ComposedDecoder):
         if memory is None or not memory.frames.shape[1]:
             raise InputError(f"decoder {self.identity.source!r}: reads frames of speech; give an input that has frames")
         self._warn_of_windows(memory.frames.shape[1])
-        return self.prefill_with(prefix, self._model.project(memory.frames, memory.mask)).begin_text(prefix)
+        projected = self._model.project(memory.frames, memory.mask).joined(split_side(prefix)[1])
+        return self.prefill_with(prefix, projected).begin_text(prefix)
 
     def _warn_of_windows(self, frames: int) -> None:
         """Say once that an input has more ``frames`` than the window that Whisper was trained on."""
@@ -255,7 +257,8 @@ class CrossDecoder(ComposedDecoder):
         """Append each input's prompt to Whisper's decoder; run it through a text model's encoder."""
         if isinstance(self._codec, WhisperCodec):
             return super().append_prompts(state, prompts)
-        return replace(state, memory=self._model.encode([self._codec.source_ids(prompt) for prompt in prompts]))
+        memory = self._model.encode([self._codec.source_ids(prompt) for prompt in prompts])
+        return replace(state, memory=memory.joined(state.side))
 
     @torch.no_grad()
     def no_speech(self, state: State) -> Tensor:

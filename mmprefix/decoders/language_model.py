@@ -23,7 +23,7 @@ from mmprefix.fast import last_layer
 from mmprefix.fast.prepare import prepare
 from mmprefix.kv_cache import side_attention
 from mmprefix.kv_cache.cache import attention_mask, cache_over, causal_mask, layers_of
-from mmprefix.kv_cache.side_terms import SideTerm
+from mmprefix.kv_cache.side_terms import CrossKeyValues, SideTerm
 from mmprefix.kv_cache.state import State
 from mmprefix.kv_cache.windows import Reaches
 from mmprefix.types import DeepPrefix
@@ -176,7 +176,12 @@ class LanguageModel:
             )
 
     def bound(self, terms: Sequence[SideTerm]) -> tuple[SideTerm, ...]:
-        """Terms as the layers meet them: with what their weights make of them, and in their dtype."""
+        """Terms as the layers meet them: with what their weights make of them, and in their dtype.
+
+        Raises InputError for keys and values of cross-attention in a decoder without it.
+        """
+        if self.memory_width is None and any(isinstance(term, CrossKeyValues) for term in terms):
+            raise InputError(f"decoder {self.name!r}: has no cross-attention, so no keys and values join its frames")
         return tuple(term.cast(self.dtype).bind(self.project_tokens) for term in terms)
 
     def project_tokens(self, layer: int, vectors: Tensor) -> tuple[Tensor, Tensor]:

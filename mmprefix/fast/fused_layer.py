@@ -22,6 +22,7 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from transformers import DynamicCache
 
 from mmprefix.fast.small_batch_linear import MAX_ROWS, PackedWeight, SmallBatchLinear, patch_linears
+from mmprefix.kv_cache.gated_positions import is_gating
 from mmprefix.kv_cache.side_attention import is_attending
 
 LAYER = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -85,6 +86,7 @@ class FusedLayer:
             and not torch.compiler.is_compiling()
             and not torch.is_autocast_enabled("cpu")
             and not is_attending()
+            and not is_gating()
             and isinstance(mask, Tensor)
             and mask.dim() == 4
             and kwargs.get("past_key_values") is not None

@@ -50,6 +50,7 @@ class AttentionCall:
         return scores if self.mask is None else scores + self.mask[..., : self.keys.shape[2]]
 
 
+Layers = tuple[tuple[Tensor, Tensor], ...]
 ProjectTokens = Callable[[int, Tensor], tuple[Tensor, Tensor]]
 """(layer, vectors (B P E)) → keys and values (B H P K) by the layer's own projections, without rotary positions."""
 
@@ -143,3 +144,28 @@ class GatedTokens(SideTerm):
         pairs = [project(self.first + n, self.vectors[:, n if each else 0]) for n in range(layers)]
         keys, values = (torch.stack(part, dim=1) for part in zip(*pairs, strict=True))
         return GatedKeyValues(keys, values, self.gate, self.first, active=self.active)
+
+
+@dataclass(frozen=True)
+class CrossKeyValues(SideTerm):
+    """Keys and values (B L H P K) before those of the frames that a decoder's cross-attention reads.
+
+    They join the decoder's memory (``joined``), so that no run has to know of them.
+    """
+
+    keys: Tensor
+    values: Tensor
+
+    def joined(self, layers: Layers, mask: Tensor) -> tuple[Layers, Tensor]:
+        """L pairs of keys and values (B H T K) of a memory, and its mask (B T) → the same with the term's before."""
+        count, real = len(mask), mask.new_ones(len(mask), self.keys.shape[3])
+
+        def longer(own: Tensor, frames: Tensor) -> Tensor:
+            return torch.cat([own.to(frames.dtype).expand(count, -1, -1, -1), frames], dim=2)
+
+        pairs = [
+            (longer(self.keys[:, n], keys), longer(self.values[:, n], values))
+            for n, (keys, values) in enumerate(layers)
+        ]
+        real = real if self.active is None else real & self.active[:, None]
+        return tuple(pairs), torch.cat([real, mask], dim=1)

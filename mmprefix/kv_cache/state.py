@@ -7,12 +7,13 @@ token attend to the state and to its own text, in one pass and without copies.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from mmprefix.kv_cache.side_terms import SideTerm
+from mmprefix.kv_cache.side_terms import CrossKeyValues, SideTerm
 from mmprefix.types import AnyPrefix, DeepPrefix, MixedPrefix, Prefix, split_side
 
 Layer = tuple[Tensor, Tensor]  # keys and values (B H T K)
@@ -24,6 +25,13 @@ class Memory:
 
     layers: tuple[Layer, ...]
     mask: Tensor
+
+    def joined(self, terms: Sequence[SideTerm]) -> Memory:
+        """Memory with the keys and values of those ``terms`` that stand beside frames, before its own."""
+        layers, mask = self.layers, self.mask
+        for term in reversed([term for term in terms if isinstance(term, CrossKeyValues)]):
+            layers, mask = term.joined(layers, mask)
+        return Memory(layers, mask)
 
 
 @dataclass(frozen=True)

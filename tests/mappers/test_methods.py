@@ -23,6 +23,7 @@ from mmprefix.mappers.aligner import Aligner
 from mmprefix.mappers.base import Mapper, Sizes, join_layers
 from mmprefix.mappers.context_prompt import ContextPrompt
 from mmprefix.mappers.control_prefix import ControlPrefix
+from mmprefix.mappers.cross_prefix import CrossPrefix
 from mmprefix.mappers.dept import DecomposedPrompt
 from mmprefix.mappers.examples_prefix import ExamplesPrefix
 from mmprefix.mappers.gain_prompt import GainPrompt
@@ -38,6 +39,7 @@ from mmprefix.mappers.online_offline import OnlineOffline
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.projected_prefix import ProjectedPrefix
+from mmprefix.mappers.prompt_gating import PromptGating
 from mmprefix.mappers.prompt_queue import PromptQueue
 from mmprefix.mappers.prompter import Prompter
 from mmprefix.mappers.residual import ResidualPrompt
@@ -151,6 +153,14 @@ METHODS: dict[str, Method] = {
     "llama adapter": Method(
         lambda: LlamaAdapter(SIZES, length=P, first=1), (L - 1) * (P * E + H), "llama_adapter", positions=1
     ),
+    "prompt gating": Method(
+        lambda: PromptGating(SIZES, length=P, hidden=HIDDEN),
+        P * E + 2 * (E + 1) * E + P * HIDDEN + 2 * ((HIDDEN + 1) * HIDDEN + (HIDDEN + 1) * L * E),
+        "prompt_gating",
+    ),
+    "cross-attention": Method(
+        lambda: CrossPrefix(SIZES, length=P), P * 2 * L * H * K, "speech/cross_prefix", positions=1
+    ),
     "aligner": Method(lambda: Aligner(SIZES, length=P, first=0), P * E + L * H, "aligner", positions=1),
     "ntk attention": Method(lambda: NTKAttention(SIZES), L * H * (K * K + K), "ntk_attention", positions=1),
     "unipelt": Method(
@@ -198,6 +208,8 @@ def numbers_of(prefix: AnyPrefix) -> Tensor:
         return torch.cat([numbers_of(prefix.deep), numbers_of(prefix.soft)], dim=-1)
     if isinstance(prefix, DeepPrefix):
         return join_layers(prefix)
+    if prefix.gates is not None:
+        return torch.cat([prefix.embeds, prefix.gates.flatten(2)], dim=2)
     return prefix.embeds if prefix.text_updates is None else torch.cat([prefix.embeds, prefix.text_updates], dim=1)
 
 
@@ -221,7 +233,8 @@ def test_shapes_and_one_prefix_for_every_input_where_none_is_read(name: str) -> 
     assert real(prefix).any(1).all()
     vectors = numbers_of(prefix)
     assert vectors.isfinite().all()
-    assert isinstance(prefix, SidePrefix) or vectors.shape[-1] in (E, 2 * L * H * K, E + 2 * L * H * K)
+    widths = (E, 2 * L * H * K, E + 2 * L * H * K, E + 2 * L * E)  # embeddings, keys and values, both, gated ones
+    assert isinstance(prefix, SidePrefix) or vectors.shape[-1] in widths
     if mapper.reads_input:
         assert not torch.allclose(vectors[0], vectors[1])
     else:

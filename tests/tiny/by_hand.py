@@ -28,28 +28,46 @@ def heads(x: Tensor, count: int) -> Tensor:
     return x.view(len(x), count, -1).transpose(0, 1)
 
 
-def log_probs(lm: Any, ids: list[int], attention: Attention = plain) -> Tensor:
-    """Log-probabilities (N V) after each of the tokens ``ids``."""
+def log_probs(
+    lm: Any,
+    ids: list[int],
+    attention: Attention = plain,
+    *,
+    before: Tensor | None = None,
+    gates: Tensor | None = None,
+) -> Tensor:
+    """Log-probabilities (P+N V) after each of the P embeddings ``before`` (P E) and the N tokens ``ids``.
+
+    ``gates`` (P 2 L E) are factors and shifts of the first P positions behind the attention of each layer.
+    """
+    words = lm.get_input_embeddings().weight[torch.tensor(ids)]
+    x = words if before is None else torch.cat([before, words])
+
+    def gated(x: Tensor, layer: int) -> Tensor:
+        if gates is None:
+            return x
+        return torch.cat([x[: len(gates)] * gates[:, 0, layer] + gates[:, 1, layer], x[len(gates) :]])
+
     run = _gpt2 if lm.config.model_type == "gpt2" else _llama
-    return run(lm, torch.tensor(ids), attention).log_softmax(-1)
+    return run(lm, x, attention, gated).log_softmax(-1)
 
 
-def _gpt2(lm: Any, ids: Tensor, attention: Attention) -> Tensor:
+def _gpt2(lm: Any, x: Tensor, attention: Attention, gated: Callable[[Tensor, int], Tensor]) -> Tensor:
     model, count = lm.transformer, lm.config.n_head
-    x = model.wte.weight[ids] + model.wpe.weight[: len(ids)]
+    x = x + model.wpe.weight[: len(x)]
     for number, layer in enumerate(model.h):
         hidden = layer.ln_1(x)
         q, k, v = (hidden @ layer.attn.c_attn.weight + layer.attn.c_attn.bias).chunk(3, -1)
         mixed = attention(number, heads(q, count), heads(k, count), heads(v, count), hidden, layer.attn)
-        x = x + mixed.transpose(0, 1).flatten(1) @ layer.attn.c_proj.weight + layer.attn.c_proj.bias
+        x = gated(x + mixed.transpose(0, 1).flatten(1) @ layer.attn.c_proj.weight + layer.attn.c_proj.bias, number)
         x = x + layer.mlp(layer.ln_2(x))
     return model.ln_f(x) @ lm.lm_head.weight.T
 
 
-def _llama(lm: Any, ids: Tensor, attention: Attention) -> Tensor:
+def _llama(lm: Any, x: Tensor, attention: Attention, gated: Callable[[Tensor, int], Tensor]) -> Tensor:
     model, config = lm.model, lm.config
-    x, width = model.embed_tokens.weight[ids], config.hidden_size // config.num_attention_heads
-    angles = torch.arange(len(ids))[:, None] * 10000.0 ** (-torch.arange(0, width, 2) / width)
+    width = config.hidden_size // config.num_attention_heads
+    angles = torch.arange(len(x))[:, None] * 10000.0 ** (-torch.arange(0, width, 2) / width)
 
     def rotate(part: Tensor) -> Tensor:
         first, second = part.chunk(2, -1)
@@ -63,6 +81,6 @@ def _llama(lm: Any, ids: Tensor, attention: Attention) -> Tensor:
         k = rotate(heads(hidden @ own.k_proj.weight.T, config.num_key_value_heads)).repeat_interleave(group, 0)
         v = heads(hidden @ own.v_proj.weight.T, config.num_key_value_heads).repeat_interleave(group, 0)
         mixed = attention(number, q, k, v, hidden, own)
-        x = x + mixed.transpose(0, 1).flatten(1) @ own.o_proj.weight.T
+        x = gated(x + mixed.transpose(0, 1).flatten(1) @ own.o_proj.weight.T, number)
         x = x + layer.mlp(layer.post_attention_layernorm(x))
     return model.norm(x) @ lm.lm_head.weight.T

@@ -28,7 +28,7 @@ class StateOffset(nn.Module):
 
     Args:
         lm: the model (``MambaForCausalLM``, ``FalconMambaForCausalLM``).
-        kind: "state" learns h' (L D' N), of inner width D' and N numbers of a channel's state; "output" learns b (L D').
+        kind: "state" learns h' (L D' N), of inner width D' and N numbers of a channel's state; "output" b (L D').
 
     Raises InputError for a model without Mamba's mixers, and in a run that leaves their projections out (fused kernels
     in training mode; ``lm.eval()`` runs without them and still has gradients).
