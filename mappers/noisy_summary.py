@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.linalg import vector_norm
+from torch.nn.functional import normalize
 
 from mmprefix.errors import InputError, require_one_of
 from mmprefix.mappers.base import Mapper, Sizes, need_summary
@@ -62,7 +62,6 @@ class NoisySummary(Combinator):
         else:
             apart = rows - rows.mean(0)
             noise = torch.randn(len(rows), len(rows), dtype=rows.dtype, device=rows.device) @ apart
-            noise = noise / vector_norm(apart).clamp(min=1e-12)
-        length = vector_norm(rows, dim=1, keepdim=True)
-        moved = rows + self.std * length * noise
-        return moved * (length / vector_norm(moved, dim=1, keepdim=True).clamp(min=1e-12))
+            noise = noise / apart.square().sum().sqrt().clamp(min=1e-12)
+        length = rows.square().sum(1, keepdim=True).sqrt()
+        return length * normalize(rows + self.std * length * noise, dim=1)

@@ -81,10 +81,3 @@ class SupportMemory(Combinator, Observer):
         child: Any = self.mapper
         prefix: AnyPrefix = child(features, context)
         return prefix
-
-    def merged(self) -> Mapper:
-        """Copy over the merged child, without the rows that were only needed to make the memory."""
-        merged = super().merged()
-        if isinstance(merged, SupportMemory):
-            merged._rows = []
-        return merged

@@ -17,6 +17,7 @@ from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.minmax import MinMax
 from mmprefix.mappers.mlp import MLP
+from mmprefix.mappers.noisy_summary import NoisySummary
 from mmprefix.mappers.observer import Observer
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.parallel import Parallel
@@ -47,6 +48,7 @@ AROUND: dict[str, Callable[[Build], Build]] = {
     "Deep": lambda child: partial(Deep, mapper=child, hidden=6),
     "Deep of one layer": lambda child: partial(Deep, mapper=child, hidden=None),
     "Calibrated": lambda child: partial(Calibrated, mapper=child),
+    "NoisySummary": lambda child: partial(NoisySummary, mapper=child, std=0.5),
     "Deep of Calibrated": lambda child: partial(Deep, mapper=partial(Calibrated, mapper=child), hidden=6),
     "Deep of MinMax": lambda child: partial(Deep, mapper=partial(MinMax, mapper=child), hidden=6),
     "MinMax of Deep": lambda child: partial(MinMax, mapper=partial(Deep, mapper=child, hidden=6)),
