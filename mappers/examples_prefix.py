@@ -60,10 +60,10 @@ class ExamplesPrefix(DeepMapper):
 
     def read(self, features: Features) -> Tensor:
         """Frames (B T D) of examples → one vector a position (B P hidden)."""
-        b, there = len(features.mask), features.mask.any(1, keepdim=True)
+        b, present = len(features.mask), features.mask.any(1, keepdim=True)
         frames, mask = feature_tokens(features, self.from_frames, self.from_summary)
         frames = torch.cat([self.first_frame.expand(b, 1, -1), frames], dim=1)
-        mask = torch.cat([mask.new_ones(b, 1), mask & there], dim=1)
+        mask = torch.cat([mask.new_ones(b, 1), mask & present], dim=1)
         return self.layers(self.queries.expand(b, -1, -1), frames, memory_key_padding_mask=~mask)
 
     def forward(self, features: Features, context: Features | None = None) -> DeepPrefix:

@@ -19,6 +19,9 @@ from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.starts import Start
 from mmprefix.mappers.task_prompt import TaskPrompt
 
+EXPLAINED = 0.9
+"""Share of the queue's variance whose principal components count when a prompt is to leave."""
+
 
 class PromptQueue(TaskPrompt):
     """Shared embeddings (S E), the reweighted prompts of past tasks (N P E), then this task's (P E).
@@ -31,7 +34,6 @@ class PromptQueue(TaskPrompt):
         shared: positions that all tasks share; they are trained in every task.
         capacity: past tasks in the queue, at most.
         rank: of the matrix that reweights past prompts.
-        explained: share of the queue's variance whose principal components count when one is to leave.
         keep: a saved model holds the queue, so that a next task can begin from it; False: one table of embeddings.
         std: standard deviation of a prompt before training.
         start: what the first task's prompt is instead: a text, or a part of ``mmprefix.mappers.starts``.
@@ -41,7 +43,7 @@ class PromptQueue(TaskPrompt):
     past: Tensor
     count: Tensor
 
-    def __init__(  # noqa: PLR0913 (options of a recipe)
+    def __init__(
         self,
         sizes: Sizes,
         *,
@@ -49,7 +51,6 @@ class PromptQueue(TaskPrompt):
         shared: int = 4,
         capacity: int = 5,
         rank: int = 1,
-        explained: float = 0.9,
         keep: bool = True,
         std: float = 0.02,
         start: str | Start | None = None,
@@ -58,9 +59,7 @@ class PromptQueue(TaskPrompt):
         for name, value, least in (("shared", shared, 0), ("capacity", capacity, 1), ("rank", rank, 1)):
             if value < least:
                 raise InputError(f"PromptQueue.{name} {value}: give a number from {least} on")
-        if not 0 < explained <= 1:
-            raise InputError(f"PromptQueue.explained {explained}: give a share above 0, at most 1")
-        self.explained, self.keep, self.std = explained, keep, std
+        self.keep, self.std = keep, std
         self.own = nn.Parameter(self.origin.numbers(length, sizes.width))
         self.shared = nn.Parameter(torch.randn(shared, sizes.width) * std)
         self.register_buffer("past", torch.zeros(capacity, length, sizes.width))
@@ -87,7 +86,7 @@ class PromptQueue(TaskPrompt):
         count, leaves = int(self.count), None
         queue = torch.cat([self.past[:count], self.own[None]])
         if len(queue) > len(self.past):
-            leaves = least_explaining(queue.flatten(1), self.explained)
+            leaves = least_explaining(queue.flatten(1), EXPLAINED)
             queue = queue[[n for n in range(len(queue)) if n != leaves]]
         self.past[: len(queue)] = queue
         self.count.fill_(len(queue))

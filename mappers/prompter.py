@@ -61,7 +61,7 @@ class Prompter(DeepMapper):
         queries = self.queries.expand(len(features.mask), -1, -1)
         if not features.mask.shape[1]:
             return queries
-        there = features.mask.any(1)
+        present = features.mask.any(1)
         frames = self.from_frames(features.frames)
-        seen, _ = self.attention(queries, frames, frames, ~features.mask & there[:, None], need_weights=False)
-        return torch.where(there[:, None, None], seen, queries)
+        seen, _ = self.attention(queries, frames, frames, ~features.mask & present[:, None], need_weights=False)
+        return torch.where(present[:, None, None], seen, queries)

@@ -69,21 +69,26 @@ class MetaStart(Objective):
         learned = rows_of(task, range(half)) if half else task
         looked_at = rows_of(task, range(half, len(task))) if half else task
         start = [p.detach().clone() for p in parameters]
-        first = _loss(model, looked_at, smoothing).detach()
+        losses: list[Tensor] = []
+        if half:
+            losses.append(_loss_alone(model, looked_at, smoothing))
         for _ in range(self.inner_steps):
-            steps = _grad(_loss(model, learned, smoothing), parameters)
+            inner = _loss(model, learned, smoothing)
+            losses.append(inner.detach())
+            steps = _grad(inner, parameters)
             with torch.no_grad():
                 for p, step in zip(parameters, steps, strict=True):
                     p -= self.inner_rate * step
-        loss = _loss(model, looked_at, smoothing)
         if self.method == "fomaml":
+            loss = _loss(model, looked_at, smoothing)
             gradients = _grad(loss, parameters)
         else:
+            loss = _loss_alone(model, looked_at, smoothing)
             gradients = [(s - p.detach()) / self.inner_rate for s, p in zip(start, parameters, strict=True)]
         with torch.no_grad():
             for p, own in zip(parameters, start, strict=True):
                 p.copy_(own)
-        return gradients, first, loss.detach()
+        return gradients, losses[0], loss.detach()
 
     def _tasks(self, batch: Batch) -> Mapping[str, list[int]]:
         """Rows of each task of the batch. Raises InputError for rows without a user or a target."""
@@ -98,6 +103,11 @@ class MetaStart(Objective):
 
 def _loss(model: PrefixLM, batch: Batch, smoothing: float) -> Tensor:
     return model.text_loss(batch, smoothing).mean()
+
+
+@torch.no_grad()
+def _loss_alone(model: PrefixLM, batch: Batch, smoothing: float) -> Tensor:
+    return _loss(model, batch, smoothing)
 
 
 def _grad(loss: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:

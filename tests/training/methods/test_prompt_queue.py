@@ -107,7 +107,7 @@ def test_a_run_that_is_resumed_does_not_begin_the_task_again(decoder: CausalDeco
 
 
 def test_what_cannot_be_is_refused(decoder: CausalDecoder, tmp_path: Path) -> None:
-    bad: list[tuple[dict[str, Any], str]] = [({"capacity": 0}, "capacity 0: give"), ({"explained": 0.0}, "explained")]
+    bad: list[tuple[dict[str, Any], str]] = [({"capacity": 0}, "capacity 0: give"), ({"rank": 0}, "rank 0: give")]
     for options, message in bad:
         with pytest.raises(InputError, match=message):
             PromptQueue(SIZES, **options)
