@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.studies.serving import compressed_prefixes
+from benchmarks.studies.serving import compressed_prefixes, drafting, static_quantization
 from tiny.decoders import TEXT, save_decoder
 
 
@@ -27,3 +27,23 @@ def test_compressed_prefixes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
             assert row["bytes"] < whole["bytes"] / 2
     assert abs(rows["no prefix"]["nll"] - whole["nll"]) > 0.005
     assert "int4, scales by mixed" in capsys.readouterr().out
+
+
+def test_drafting(tmp_path: Path) -> None:
+    words = ["--train", "6", "--test", "3", "--steps", "4", "--tokens", "10", "--json", str(tmp_path / "out.json")]
+    drafting.main(words)
+    figures = json.loads((tmp_path / "out.json").read_text())["figures"]
+    assert figures["texts"] == figures["equal"] == 3
+    assert figures["tokens a pass"] == pytest.approx(figures["tokens"] / figures["passes"])
+
+
+def test_static_quantization(tmp_path: Path) -> None:
+    save_decoder(tmp_path / "decoder", "llama", sharp=3.0)
+    (tmp_path / "text.md").write_text(TEXT[0] * 6)
+    options = {"model": tmp_path / "decoder", "text": tmp_path / "text.md", "json": tmp_path / "out.json"}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    static_quantization.main([*words, "--chunks", "4", "--tokens", "12", "--eta", "2", "--bits", "16", "3"])
+    plain, prefixed = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert plain["16 bits"] == pytest.approx(plain["not rounded"], rel=0.02)  # some are beyond the range
+    assert plain["3 bits"] != plain["16 bits"]
+    assert prefixed["not rounded"] != plain["not rounded"]
