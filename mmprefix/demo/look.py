@@ -16,6 +16,7 @@ progress { width: 12rem; max-width: 60vw; vertical-align: middle; }
 .code textarea { font-family: ui-monospace, Consolas, monospace; }
 button[role="tab"].selected { color: #1e40af !important; }
 @media (prefers-color-scheme: dark) { button[role="tab"].selected { color: #93c5fd !important; } }
+time#time, time#duration, .playback, .playback span { color: var(--body-text-color) !important; }
 footer { display: none !important; }
 """
 

@@ -48,7 +48,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield next(word for line in lines if "http" in line for word in line.split() if word.startswith("http"))
         process.terminate()
         assert process.wait(60) == 143
-    assert not list(folder.glob("mmprefix-demo-*"))  # no upload is left
+    assert not [*folder.glob("mmprefix-*"), *folder.glob("sample-*")]  # no upload is left
 
 
 class Watched:
@@ -65,6 +65,19 @@ class Watched:
     def _note(self, url: str) -> None:
         if not url.startswith((self.address, "data:", "blob:")):
             self.foreign.append(url)
+
+    def open_anew(self, scheme: str = "light") -> None:
+        """The page as a new visitor sees it, whose system has that colour scheme."""
+        self.page.set_viewport_size({"width": 1000, "height": 900})
+        self.page.emulate_media(color_scheme=scheme)  # pyright: ignore[reportArgumentType]
+        self.page.goto(self.address)
+        expect(self.page.get_by_role("button", name="Write the caption")).to_be_visible()
+
+    def caption(self) -> str:
+        """Caption of the input that is there, on a page that has shown none yet."""
+        self.page.get_by_role("button", name="Write the caption").click()
+        expect(self.page.get_by_text("the look inside in")).to_be_visible()
+        return self.page.locator("#caption textarea").input_value()
 
     def tab(self, name: str) -> None:
         self.page.get_by_role("tab", name=name).click()
@@ -224,3 +237,37 @@ def test_a_command_is_understood_on_a_phone(watched: Watched) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
     watched.shoot("demo-phone.png")
     assert page.evaluate("document.documentElement.lang") == "en"
+
+
+def test_a_recorded_sound_is_captioned(watched: Watched) -> None:
+    """By the browser's own microphone, which beeps once a second."""
+    watched.open_anew()
+    page = watched.page
+    page.get_by_role("button", name="Camera and microphone").click()
+    page.get_by_role("button", name="Record").click()
+    page.wait_for_timeout(1500)
+    page.get_by_role("button", name="Stop").first.click()  # the page's own comes after it
+    expect(page.get_by_label("The sound").first).to_be_visible()
+    assert watched.caption()
+    expect(page.get_by_text("second ").first).to_be_visible()  # it was heard, not seen
+    expect(page.get_by_role("button", name="Share")).to_have_count(0)
+    watched.axe("a recorded sound")
+
+
+def test_the_dark_page_can_be_read(watched: Watched, tmp_path: Path) -> None:
+    watched.open_anew("dark")
+    page = watched.page
+    assert "dark" in str(page.locator("body").get_attribute("class")).split()
+    page.get_by_role("button", name="Sample picture").click()
+    expect(page.get_by_alt_text("The picture").first).to_be_visible()
+    assert watched.caption()
+    for name in ("User", "Search"):
+        page.get_by_role("button", name=name, exact=False).first.click()
+    watched.axe("a captioned picture, dark")
+    watched.shoot("demo-dark.png")
+    watched.drop(demo_files.text_file(tmp_path / "text.png"))
+    watched.refusal("text.png: not a picture that can be read")
+    for tab in ("Commands", "Many files"):
+        watched.tab(tab)
+        watched.axe(f"{tab}, dark")
+    watched.open_anew()
