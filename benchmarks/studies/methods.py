@@ -6,7 +6,7 @@
 
 Every file of ``recipes/methods`` is a method, trained over ``base.yaml`` at its own rate times each of ``--factors``;
 the best by validation loss is trained with ``--seeds`` seeds. Beside them stand LoRA and full fine-tuning of the same
-decoder, and peft's own prompt tuning, P-tuning, prefix tuning and LoRA (``benchmarks/lib/peft_methods.py``). Each runs
+decoder, and peft's own prompt tuning, P-tuning, prefix tuning and LoRA (``benchmarks/lib/methods/peft_rows.py``). Each runs
 in a process of its own, whose peak memory is taken. Finished runs are not repeated.
 
 Figures: exact matches, CIDEr-D and loss a token on 200 test rows of unseen combinations (mean, and half the range over
@@ -28,8 +28,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.lib.method_plot import plot_methods
-from benchmarks.lib.method_runs import FIGURES, Content, best_of, fit, method_names, rate_of, read, with_rate
+from benchmarks.lib.methods.plot import plot_methods
+from benchmarks.lib.methods.runs import FIGURES, Content, best_of, fit, method_names, rate_of, read, with_rate
 from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
 
 ADAMW = "torch.optim.AdamW"
@@ -64,7 +64,7 @@ def run_method(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """Figures of one method."""
     folder, seeds = options.out / name, list(range(options.seeds))
     if name in PEFT:
-        from benchmarks.lib.peft_methods import best_of_peft
+        from benchmarks.lib.methods.peft_rows import best_of_peft
 
         return best_of_peft(name, options.out, factors=options.factors, seeds=seeds)
     content = BESIDE[name] if name in BESIDE else read(name)

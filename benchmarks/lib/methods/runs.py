@@ -17,7 +17,7 @@ from safetensors import safe_open
 import mmprefix
 from mmprefix.cli.main import main as shell
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes" / "methods"
+RECIPES = Path(__file__).resolve().parents[3] / "recipes" / "methods"
 Content = dict[str, Any]
 FIGURES = ("loss", "exact_match", "cider_d")
 

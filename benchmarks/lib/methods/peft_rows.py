@@ -22,7 +22,7 @@ from peft import (
 )
 from torch import Tensor
 
-from benchmarks.lib.method_runs import read
+from benchmarks.lib.methods.runs import read
 from mmprefix.decoders import CausalDecoder
 from mmprefix.metrics import caption
 from mmprefix.world.manners import MannersData

@@ -1,0 +1,1 @@
+"""Runs of prefix methods, peft's own beside them, and their plot."""
