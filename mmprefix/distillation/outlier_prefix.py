@@ -3,7 +3,8 @@
 PrefixQuant: Eliminating Outliers by Prefixed Tokens for Large Language Models Quantization (Chen et al.),
 https://arxiv.org/abs/2410.05265. A model of LLaMA's kind writes huge numbers at the first position and at a few
 tokens wherever they stand; with them in a prefix whose keys and values are kept, one scale for all activations of a
-matrix, fixed beforehand, loses far less.
+matrix, fixed beforehand, loses far less. Measured on SmolLM2-135M (benchmarks.studies.serving.static_quantization): the
+largest activation falls from 2,883 to 86, and perplexity at 8 bits from 110.1 to 72.8, where unrounded it is 60.5.
 """
 
 from __future__ import annotations
