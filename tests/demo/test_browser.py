@@ -254,6 +254,21 @@ def test_a_recorded_sound_is_captioned(watched: Watched) -> None:
     watched.axe("a recorded sound")
 
 
+def test_a_photographed_picture_is_captioned(watched: Watched) -> None:
+    """By the browser's own camera, which shows a clock."""
+    watched.open_anew()
+    page = watched.page
+    page.get_by_role("button", name="Camera and microphone").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.wait_for_function("[...document.querySelectorAll('video')].some(video => video.videoWidth > 0)")
+    page.wait_for_timeout(1000)  # its button takes clicks a moment after the first frame
+    page.get_by_role("button", name="capture photo").click()
+    expect(page.get_by_alt_text("The picture").first).to_be_visible()
+    assert watched.caption()
+    expect(page.get_by_alt_text("The input under colours")).to_be_visible()
+    expect(page.get_by_role("button", name="Share")).to_have_count(0)
+
+
 def test_the_dark_page_can_be_read(watched: Watched, tmp_path: Path) -> None:
     watched.open_anew("dark")
     page = watched.page
