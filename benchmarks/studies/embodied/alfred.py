@@ -1,15 +1,16 @@
 """Plans of household tasks → the steps in a writer's words, beside the steps of the nearest plan trained on.
 
     python -m benchmarks.studies.embodied.alfred write ../shared/data/personal_alfred --out data/alfred_steps
-    mmprefix fit --config recipes/alfred_steps.yaml --data.root data/alfred_steps
-    python -m benchmarks.studies.embodied.alfred score runs/alfred_steps/model --data data/alfred_steps --rows 100
+    python -m benchmarks.studies.embodied.alfred score --data data/alfred_steps --rows 1057
 
 ``write`` makes the manifest: the neutral plan as context, its numbered steps as the caption. ``score`` compares on test
-rows, evenly chosen, whose plans are in no other split. ROUGE-L is that of the whole text; "at its place" that of each
+rows, evenly chosen, whose plans are in no other split, the texts of ``--model``, a folder of a saved model that reads plans
+as context. ROUGE-L is that of the whole text; "at its place" that of each
 step beside the writer's step of the same number, 0 where there is none; "names" the share of the plan's actions at
 whose number a step stands that names a thing of the action (chosen here: no published step accuracy of such texts is
 known to us); "count" the share of texts with as many steps as actions. Letter case and punctuation do not count. The
-nearest plan is that of highest cosine of TF-IDF, whose first writer's steps are copied.
+nearest plan is that of highest cosine of TF-IDF, whose first writer's steps are copied; without ``--model`` it and the
+writers themselves are all that is compared.
 """
 
 from __future__ import annotations
@@ -101,15 +102,17 @@ def scores(texts: Sequence[str], rows: Sequence[dict[str, Any]]) -> dict[str, fl
     return {name: value / len(rows) for name, value in sums.items()}
 
 
-def score(model_folder: str, data: Path, count: int, file: str | None) -> None:
-    """Print the table of the model, of copying, and of the writers themselves."""
+def score(model_folder: str | None, data: Path, count: int, file: str | None) -> None:
+    """Print the table of the model, if there is one, of copying, and of the writers themselves."""
     train, test = read(data, "train"), read(data, "test")
     rows = test[:: max(1, len(test) // count)][:count]
-    began, model = time.process_time(), mmprefix.load(model_folder, device="cpu")
-    written = model([{} for _ in rows], context=[row["context"] for row in rows])
+    began, written = time.process_time(), list[str]()
+    if model_folder is not None:
+        model: Any = mmprefix.load(model_folder, device="cpu")
+        written = model([{} for _ in rows], context=[row["context"] for row in rows])
     seconds = time.process_time() - began
     ways = {
-        "trained prefix": written,
+        **({"trained prefix": written} if written else {}),
         "nearest plan, copied": nearest(train, [row["context"] for row in rows]),
         "the writers themselves": [row["captions"][0] for row in rows],
     }
@@ -127,7 +130,7 @@ def main() -> None:
     writing, scoring = parts.add_parser("write"), parts.add_parser("score")
     writing.add_argument("source", type=Path, help="folder of personal_alfred")
     writing.add_argument("--out", type=Path, required=True)
-    scoring.add_argument("model", help="folder of the saved model")
+    scoring.add_argument("--model", help="folder of the saved model")
     scoring.add_argument("--data", type=Path, required=True, help="what write has made")
     scoring.add_argument("--rows", type=int, default=100, help="test rows (default: 100)")
     scoring.add_argument("--json", help="file for all figures")
