@@ -6,7 +6,7 @@
 
 Every file of ``recipes/methods`` is a method, trained over ``base.yaml`` at its own rate times each of ``--factors``;
 the best by validation loss is trained with ``--seeds`` seeds. Beside them stand LoRA and full fine-tuning of the same
-decoder, and peft's own prompt tuning, P-tuning, prefix tuning and LoRA (``benchmarks/lib/methods/peft_rows.py``). Each runs
+decoder, and peft's own prompt tuning, P-tuning, prefix tuning and LoRA (``benchmarks/lib/methods``). Each runs
 in a process of its own, whose peak memory is taken. Finished runs are not repeated.
 
 Figures: exact matches, CIDEr-D and loss a token on 200 test rows of unseen combinations (mean, and half the range over
@@ -48,7 +48,7 @@ BESIDE: dict[str, Content] = {
     },
 }
 PEFT = ("peft_prompt_tuning", "peft_p_tuning", "peft_prefix_tuning", "peft_lora")
-SOURCE = ["--data.told", "plain"]  # the task that transferred prefixes come from
+SOURCE = ["--data.manner", "plain"]  # the task that transferred prefixes come from
 STARTS = ("Normal", "Zeros", "Words", "TextTokens")
 
 

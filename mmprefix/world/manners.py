@@ -41,14 +41,14 @@ def in_manner(scene: Scene) -> str:
     return _FORMS[medium, len(parts)].format(**dict(zip("ab", parts, strict=False)))
 
 
-Told = Literal["swapped", "plain"]
+Manner = Literal["swapped", "plain"]
 
 
-def rows(split: str, count: int, seed: int = 0, told: Told = "swapped") -> list[dict[str, Any]]:
+def rows(split: str, count: int, seed: int = 0, manner: Manner = "swapped") -> list[dict[str, Any]]:
     """Rows of a manifest, pictures and sounds in turn: notes as context, one caption; who tells it, how, and examples.
 
     Scenes of the test are of combinations that are in no other split. ``examples`` shows two other scenes told so.
-    ``told`` plain gives the first plain caption instead.
+    ``manner`` plain gives the first plain caption instead.
     """
     order = 3 * seed + SPLITS.index(split)
     media: tuple[Medium, Medium] = ("image", "audio")
@@ -63,7 +63,7 @@ def rows(split: str, count: int, seed: int = 0, told: Told = "swapped") -> list[
             {
                 "id": f"{split}-{number:04d}",
                 "context": notes(scene).strip(),
-                "captions": [in_manner(scene) if told == "swapped" else captions(scene)[0]],
+                "captions": [in_manner(scene) if manner == "swapped" else captions(scene)[0]],
                 "user": medium,
                 "description": MANNERS[medium],
                 "instruction": MANNERS[medium],
@@ -81,7 +81,7 @@ class MannersData(PairData):
         scenes: training rows.
         val_scenes: validation rows, of known combinations.
         test_scenes: test rows, of held-out combinations.
-        told: "swapped", or "plain" for another task of the same rows.
+        manner: "swapped", or "plain" for another task of the same rows.
         batch_size: rows per batch in training.
         eval_batch_size: rows per batch in evaluation; None: as in training.
         seed: seed of the scenes and of their order.
@@ -94,7 +94,7 @@ class MannersData(PairData):
         scenes: int = 256,
         val_scenes: int = 64,
         test_scenes: int = 200,
-        told: Told = "swapped",
+        manner: Manner = "swapped",
         batch_size: int = 16,
         eval_batch_size: int | None = 50,
         seed: int = 0,
@@ -103,7 +103,7 @@ class MannersData(PairData):
         super().__init__(
             train=train, val=val, test=test, batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed
         )
-        self.directory, self.counts, self.told = directory, (scenes, val_scenes, test_scenes), told
+        self.directory, self.counts, self.manner = directory, (scenes, val_scenes, test_scenes), manner
 
     def source_names(self) -> list[str]:
         """Folder of the manifests, for the model card."""
@@ -111,7 +111,7 @@ class MannersData(PairData):
 
     def prepare_data(self) -> None:
         """Write the manifests that are missing; Lightning calls this in one process only."""
-        directory, plan = Path(self.directory), {"counts": list(self.counts), "seed": self.seed, "told": self.told}
+        directory, plan = Path(self.directory), {"counts": list(self.counts), "seed": self.seed, "manner": self.manner}
         if directory.is_dir() and any(directory.iterdir()):
             if not (directory / _PLAN).is_file():
                 raise InputError(f"{directory}: holds other files; give a new directory for the rows")
@@ -120,7 +120,7 @@ class MannersData(PairData):
 
         def write(fresh: Path) -> None:
             for split, count in zip(SPLITS, self.counts, strict=True):
-                lines = "".join(json.dumps(row) + "\n" for row in rows(split, count, self.seed, self.told))
+                lines = "".join(json.dumps(row) + "\n" for row in rows(split, count, self.seed, self.manner))
                 (fresh / f"{split}.jsonl").write_text(lines, encoding="utf-8")
             (fresh / _PLAN).write_text(json.dumps(plan))
 

@@ -11,8 +11,8 @@ from mmprefix.metrics.retrieval import both_ways, recalls
 def test_recall_counts_the_items_before_the_first_right_one() -> None:
     scores = torch.tensor([[0.9, 0.5, 0.1], [0.2, 0.8, 0.7], [0.3, 0.2, 0.1]])
     right = torch.tensor([[True, False, False], [True, False, False], [False, False, True]])
-    found = recalls(scores, right, (1, 2, 3))
-    assert [round(found[f"r@{k}"] * 3) for k in (1, 2, 3)] == [1, 1, 3]
+    recall = recalls(scores, right, (1, 2, 3))
+    assert [round(recall[f"r@{k}"] * 3) for k in (1, 2, 3)] == [1, 1, 3]
 
 
 def test_the_best_of_several_right_items_counts() -> None:
@@ -42,7 +42,7 @@ def test_both_ways_equal_ranks_counted_one_by_one() -> None:
     for number, text in enumerate(texts):
         order = sorted(range(6), key=lambda picture: -float(cosine_similarity(pictures[picture], text, dim=0)))
         back.append(order.index(int(owner[number])))
-    found = both_ways(pictures, texts, owner, (1, 3))
+    recall = both_ways(pictures, texts, owner, (1, 3))
     for k in (1, 3):
-        assert round(found[f"image_to_text/r@{k}"] * 6) == sum(rank < k for rank in forth)
-        assert round(found[f"text_to_image/r@{k}"] * 13) == sum(rank < k for rank in back)
+        assert round(recall[f"image_to_text/r@{k}"] * 6) == sum(rank < k for rank in forth)
+        assert round(recall[f"text_to_image/r@{k}"] * 13) == sum(rank < k for rank in back)

@@ -1,1 +1,1 @@
-"""What prefixes cost and gain where they are served."""
+"""Costs and gains of prefixes where they are served."""

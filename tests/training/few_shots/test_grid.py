@@ -140,9 +140,9 @@ def test_rows_of_another_sense_help_a_class_that_has_one_shot() -> None:
         texts = shots(9, 50, 0.1)
         alone = Run(own, val, random_start(C, W, seed), None, seed)
         both = Run(own, val, zero_shot_start(texts, C), texts, seed)
-        found: list[Heads] = [
+        fitted: list[Heads] = [
             fit_best(LinearHeads, [run], Grid((1e-2,), (0.0,), (2,)), iterations=200)[0].heads for run in (alone, both)
         ]
-        first, second = (float(heads.accuracy(test.rows[None], test.labels[None])) for heads in found)
+        first, second = (float(heads.accuracy(test.rows[None], test.labels[None])) for heads in fitted)
         gains.append(second - first)
     assert sum(gains) / len(gains) > 0.1
