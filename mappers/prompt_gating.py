@@ -70,7 +70,7 @@ class PromptGating(DeepMapper):
     def gates(self) -> Tensor:
         """Gates and shifts (P 2 L E)."""
         both = torch.stack([self.gate(self.gate_table).sigmoid(), self.shift(self.gate_table)], dim=1)
-        return both.unflatten(-1, (self.sizes.layers, self.sizes.width))
+        return both.view(self.length, 2, self.sizes.layers, self.sizes.width)
 
     @torch.no_grad()
     def merged(self) -> Mapper:

@@ -57,7 +57,7 @@ def test_whisper_reads_them_as_it_would_read_frames(spoken: SpeechSystem) -> Non
     expected = decoder.prefill(Prefix.empty(2, decoder.width), longer)
     state = decoder.prefill(prefix, own)
     loss = [decoder.text_loss(one, ["", ""], TEXTS).nll for one in (state, expected)]
-    assert torch.allclose(*loss, atol=1e-3)
+    assert torch.allclose(loss[0], loss[1], atol=1e-3)
     options = GenerateOptions(max_new_tokens=5, num_beams=2)
     written = [decoder.generate(one, ["", ""], options) for one in (state, expected)]
     assert [[c.text for c in row] for row in written[0]] == [[c.text for c in row] for row in written[1]]
