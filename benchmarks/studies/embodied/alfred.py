@@ -3,14 +3,13 @@
     python -m benchmarks.studies.embodied.alfred write ../shared/data/personal_alfred --out data/alfred_steps
     python -m benchmarks.studies.embodied.alfred score --data data/alfred_steps --rows 1057
 
-``write`` makes the manifest: the neutral plan as context, its numbered steps as the caption. ``score`` compares on test
-rows, evenly chosen, whose plans are in no other split, the texts of ``--model``, a folder of a saved model that reads plans
-as context. ROUGE-L is that of the whole text; "at its place" that of each
-step beside the writer's step of the same number, 0 where there is none; "names" the share of the plan's actions at
-whose number a step stands that names a thing of the action (chosen here: no published step accuracy of such texts is
-known to us); "count" the share of texts with as many steps as actions. Letter case and punctuation do not count. The
-nearest plan is that of highest cosine of TF-IDF, whose first writer's steps are copied; without ``--model`` it and the
-writers themselves are all that is compared.
+``write`` makes the manifest: the neutral plan as context, its numbered steps as the caption. ``score`` compares test
+rows, evenly chosen, whose plans are in no other split: the texts of ``--model``, a saved model that reads plans as
+context, the steps of the nearest plan (highest cosine of TF-IDF; its first writer's), and those of the writers. ROUGE-L
+is that of the whole text; "at its place" that of each step beside the writer's step of the same number, 0 where there
+is none; "names" the share of the plan's actions at whose number a step stands that names a thing of the action (chosen
+here: no published step accuracy of such texts is known to us); "count" the share of texts with as many steps as
+actions. Letter case and punctuation do not count.
 """
 
 from __future__ import annotations
