@@ -88,7 +88,7 @@ class Deep(Combinator, DeepMapper, Starter):
         if self.reads_input:
             return super().merged()
         device = next(self.parameters()).device
-        prefix = copy.deepcopy(self).eval()(Features.empty(1, device))
+        prefix = copy.deepcopy(super().merged()).eval()(Features.empty(1, device))
         vectors = join_layers(prefix)[prefix.mask]  # (P 2*L*H*K)
         table = DeepTable(replace(self.sizes, frames=0, summary=0), length=len(vectors))
         table.to(device).table.copy_(vectors)
