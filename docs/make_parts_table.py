@@ -32,6 +32,7 @@ from mmprefix.encoders.base import Encoder
 from mmprefix.encoders.picture_set import PictureSet
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.mappers.base import Mapper
+from mmprefix.mappers.starts import Start
 from mmprefix.model import Branch
 from mmprefix.parts import class_path
 from mmprefix.prompt_template import PromptTemplate
@@ -43,6 +44,7 @@ from mmprefix.transcriber import Transcriber
 FAMILIES: dict[str, tuple[type, str]] = {  # kind → base class, place in a recipe; kinds in the order of the table
     "encoder": (Encoder, "model.branches.NAME.encoder"),
     "mapper": (Mapper, "model.branches.NAME.mapper, or as a prefix without input at model.prefix"),
+    "start": (Start, "start, an option of every learned prefix"),
     "decoder": (Decoder, "model.decoder"),
     "transcriber": (Transcriber, "model.transcriber"),
     "data": (PairData, "data"),
@@ -131,6 +133,8 @@ def options(cls: type) -> list[dict[str, Any]]:
     text = docstring_parser.parse(inspect.getdoc(cls) or "", docstring_parser.DocstringStyle.GOOGLE)
     sentences = {entry.arg_name: " ".join((entry.description or "").split()) for entry in text.params}
     constructor: Callable[..., Any] = cls.__init__
+    if constructor is object.__init__:
+        return []
     hints = typing.get_type_hints(constructor)
     table: list[dict[str, Any]] = []
     for name, parameter in list(inspect.signature(constructor).parameters.items())[1:]:

@@ -28,7 +28,7 @@ class Attention(nn.Module):
         return self.norm(x + F.dropout(self.out(read.transpose(1, 2).flatten(2)), self.dropout, self.training))
 
 
-class FeedForward(nn.Module):
+class GeluFeedForward(nn.Module):
     """Two linear layers with GELU between, added to x (B N D') and normalised."""
 
     def __init__(self, width: int, inner: int, dropout: float) -> None:
@@ -49,8 +49,8 @@ class FormerLayer(nn.Module):
         super().__init__()
         self.attention = Attention(width, width, heads, dropout)
         self.cross = Attention(width, frames, heads, dropout) if cross else None
-        self.of_queries = FeedForward(width, inner, dropout)
-        self.of_text = FeedForward(width, inner, dropout) if text else None
+        self.of_queries = GeluFeedForward(width, inner, dropout)
+        self.of_text = GeluFeedForward(width, inner, dropout) if text else None
 
     def forward(self, x: Tensor, mask: Tensor, frames: Tensor, seen: Tensor, *, length: int) -> Tensor:
         """``length`` queries and text x (B P+N D'), mask (B P+N), frames (B T D), seen (B T) → x."""

@@ -83,7 +83,8 @@ class _TargetNLL(torch.autograd.Function):
         bounds = ends.tolist()
         order, row, target = (part.to(hidden.device, non_blocking=True) for part in (order, row, target))
         padded = -(-len(weight) // ALIGN) * ALIGN
-        buffer = hidden.new_empty(min(size, count), padded)[:, : len(weight)]
+        # zeros: bfloat16 kernels for AMX multiply what stands behind a row, too, and NaN times zero is NaN
+        buffer = hidden.new_zeros(min(size, count), padded)[:, : len(weight)]
         for block, start in enumerate(range(0, count, size)):
             part = hidden[start : start + size]
             logits = torch.mm(part, weight.T, out=buffer[: len(part)])

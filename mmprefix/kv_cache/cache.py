@@ -52,7 +52,7 @@ class _PreallocatedLayer(DynamicLayer):
     def __init__(self, keys: Tensor, values: Tensor, more: int) -> None:
         super().__init__()
         self.length = keys.shape[2]
-        self.buffers = [part.new_empty(*part.shape[:2], self.length + more, part.shape[3]) for part in (keys, values)]
+        self.buffers = [part.new_zeros(*part.shape[:2], self.length + more, part.shape[3]) for part in (keys, values)]
         for buffer, part in zip(self.buffers, (keys, values), strict=True):
             buffer[:, :, : self.length] = part
         self._expose()

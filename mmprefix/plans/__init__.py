@@ -1,14 +1,10 @@
-"""Plans as text and back: numbered ``verb(noun, ...)`` steps behind a sentence, as in EgoCOT; scores; a policy."""
+"""Plans as text and back: numbered ``verb(noun, ...)`` steps behind a sentence, as in EgoCOT; scores."""
 
 from typing import TYPE_CHECKING
 
 from mmprefix.parts import lazy_exports
 
 if TYPE_CHECKING:
-    from mmprefix.plans.policy import Demonstrations as Demonstrations
-    from mmprefix.plans.policy import PolicyHead as PolicyHead
-    from mmprefix.plans.policy import clone as clone
-    from mmprefix.plans.policy import observation as observation
     from mmprefix.plans.score import PlanScores as PlanScores
     from mmprefix.plans.score import score_plans as score_plans
     from mmprefix.plans.steps import Plan as Plan
@@ -19,18 +15,13 @@ if TYPE_CHECKING:
 
 _FILES = {
     **dict.fromkeys(("Plan", "Step", "format_plan", "parse_plan", "parse_step"), "steps"),
-    **dict.fromkeys(("Demonstrations", "PolicyHead", "clone", "observation"), "policy"),
     **dict.fromkeys(("PlanScores", "score_plans"), "score"),
 }
 __all__ = [
-    "Demonstrations",
     "Plan",
     "PlanScores",
-    "PolicyHead",
     "Step",
-    "clone",
     "format_plan",
-    "observation",
     "parse_plan",
     "parse_step",
     "score_plans",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mmprefix.world.audio import render as render
     from mmprefix.world.clip_data import ClipData as ClipData
     from mmprefix.world.clip_data import make_clips as make_clips
-    from mmprefix.world.clips import Clip as Clip
+    from mmprefix.world.clips import MovingScene as MovingScene
     from mmprefix.world.clips import draw_frames as draw_frames
     from mmprefix.world.clips import sample_clips as sample_clips
     from mmprefix.world.data import WorldData as WorldData
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from mmprefix.world.scenes import sample as sample
 
 _FILES = {
-    "Clip": "clips",
+    "MovingScene": "clips",
     "ClipData": "clip_data",
     "MannersData": "manners",
     "WorldData": "data",
@@ -49,10 +49,10 @@ _FILES = {
     **dict.fromkeys(("Event", "Picture", "Sound", "Thing", "held_out", "sample"), "scenes"),
 }
 __all__ = [
-    "Clip",
     "ClipData",
     "Event",
     "MannersData",
+    "MovingScene",
     "Picture",
     "Sound",
     "Thing",

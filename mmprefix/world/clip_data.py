@@ -14,7 +14,7 @@ from mmprefix.atomic import write_directory_atomically
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError, require_one_of
 from mmprefix.world.clip_texts import DESCRIBE, INSTRUCTIONS, describe, plan, questions
-from mmprefix.world.clips import Clip, Split, draw_frames, sample_clips
+from mmprefix.world.clips import MovingScene, Split, draw_frames, sample_clips
 
 Task = Literal["describe", "answer", "plan"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -64,7 +64,7 @@ def make_clips(directory: str | Path, *, train: int = 1500, val: int = 60, test:
     return directory
 
 
-def _write(clips: Iterator[Clip], folder: Path, split: Split) -> Iterator[tuple[Task, dict[str, object]]]:
+def _write(clips: Iterator[MovingScene], folder: Path, split: Split) -> Iterator[tuple[Task, dict[str, object]]]:
     """Write the frames of each clip to ``folder/split``, and yield its rows, each with its task."""
     (folder / split).mkdir()
     for number, clip in enumerate(clips):
@@ -76,7 +76,7 @@ def _write(clips: Iterator[Clip], folder: Path, split: Split) -> Iterator[tuple[
             yield task, {"id": f"{split}-{number:05d}-{row['wanted']}", **row, "split": split}
 
 
-def rows_of(clip: Clip, files: list[str]) -> Iterator[tuple[Task, ClipRow]]:
+def rows_of(clip: MovingScene, files: list[str]) -> Iterator[tuple[Task, ClipRow]]:
     """Rows of ``clip``, whose frames are in ``files``, each with its task; wordings are drawn by the clip's seed."""
     rng = np.random.default_rng([clip.seed, 3])
     moment = int(rng.integers(len(clip.changes) + 1))

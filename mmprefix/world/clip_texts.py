@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mmprefix.plans.steps import Plan, Step
-from mmprefix.world.clips import Change, Clip
+from mmprefix.world.clips import Change, MovingScene
 from mmprefix.world.scenes import PLACES
 
 DESCRIBE = ("describe what is there", "what does the picture show")
@@ -30,14 +30,14 @@ class Command(NamedTuple):
     place: str
 
 
-def describe(clip: Clip, changes: int) -> str:
+def describe(clip: MovingScene, changes: int) -> str:
     """Caption of the moment after so many changes: names and places, from top left to bottom right."""
     at = {place: thing for thing, place in enumerate(clip.places_after(changes)) if place}
     parts = [f"a {clip.name(at[place])} at the {place}" for place in PLACES if place in at]
     return " and ".join(parts) if parts else "nothing"
 
 
-def notes(clip: Clip, changes: int | None = None) -> str:
+def notes(clip: MovingScene, changes: int | None = None) -> str:
     """Key words of ``clip``: what went where, in order, then what stood where; of one moment the latter alone."""
     at = clip.places_after(changes or 0)
     things = [f"{clip.name(thing)} {place}" for thing, place in enumerate(at) if place]
@@ -47,7 +47,7 @@ def notes(clip: Clip, changes: int | None = None) -> str:
     return f"{', '.join(moved)}; {', '.join(things)}" if moved else ", ".join(things)
 
 
-def questions(clip: Clip) -> Iterator[tuple[str, str]]:
+def questions(clip: MovingScene) -> Iterator[tuple[str, str]]:
     """Questions about a clip, each with its answer."""
     last, names = clip.places_after(len(clip.changes)), [clip.name(index) for index in range(len(clip.things))]
     for name, start, end in zip(names, clip.places, last, strict=True):
@@ -58,25 +58,25 @@ def questions(clip: Clip) -> Iterator[tuple[str, str]]:
     yield "how many things were touched", str(len({change.thing for change in clip.changes}))
 
 
-def commands(clip: Clip, wanted: str) -> list[Command]:
+def commands(clip: MovingScene, wanted: str) -> list[Command]:
     """Steps that carry out what is ``wanted`` (a key of INSTRUCTIONS), each with the place where it happens."""
     return [command for change in _changes(clip, wanted) for command in _of_change(clip, change)]
 
 
-def plan(clip: Clip, wanted: str) -> Plan:
+def plan(clip: MovingScene, wanted: str) -> Plan:
     """Plan that carries out what is ``wanted`` (a key of INSTRUCTIONS), first in words."""
     words = ", then ".join(_in_words(clip, change) for change in _changes(clip, wanted))
     return Plan(tuple(command.step for command in commands(clip, wanted)), f"plan: {words}.")
 
 
-def _changes(clip: Clip, wanted: str) -> list[Change]:
+def _changes(clip: MovingScene, wanted: str) -> list[Change]:
     """Changes that are to be made, in order."""
     if wanted == "undo":
         return [Change(change.thing, change.after, change.before) for change in reversed(clip.changes)]
     return list(clip.changes[-1:] if wanted == "last" else clip.changes)
 
 
-def _of_change(clip: Clip, change: Change) -> list[Command]:
+def _of_change(clip: MovingScene, change: Change) -> list[Command]:
     name = clip.name(change.thing)
     if not change.before:
         return [Command(Step("bring", (name, change.after)), change.after)]
@@ -86,7 +86,7 @@ def _of_change(clip: Clip, change: Change) -> list[Command]:
     return [picked, Command(Step("put", (name, change.after)), change.after)]
 
 
-def _in_words(clip: Clip, change: Change) -> str:
+def _in_words(clip: MovingScene, change: Change) -> str:
     name = clip.name(change.thing)
     if not change.before:
         return f"bring the {name} back to the {change.after}"

@@ -33,7 +33,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Clip:
+class MovingScene:
     """Things, the place of each at the start, and the changes in order of time; no two things have one name.
 
     ``seed`` fixes what a plan leaves open: exact positions, shades, the background, the noise of each frame.
@@ -63,7 +63,7 @@ class Clip:
         return "test" if number < 2 else "val" if number == 2 else "train"
 
 
-def sample_clips(seed: int, split: Split) -> Iterator[Clip]:
+def sample_clips(seed: int, split: Split) -> Iterator[MovingScene]:
     """Endless random clips of one split, all different."""
     rng, seen = np.random.default_rng([seed, 7]), set[tuple[object, ...]]()
     while True:
@@ -74,7 +74,7 @@ def sample_clips(seed: int, split: Split) -> Iterator[Clip]:
             yield clip
 
 
-def _clip(rng: np.random.Generator) -> Clip:
+def _clip(rng: np.random.Generator) -> MovingScene:
     count = 2 + int(rng.random() < 0.5)
     names = rng.choice(len(COLOURS) * len(SHAPES), count, replace=False)
     things = tuple(
@@ -89,10 +89,10 @@ def _clip(rng: np.random.Generator) -> Clip:
         after = "" if rng.random() < 0.25 else free[rng.integers(len(free))]
         changes.append(Change(thing, places[thing], after))
         places[thing] = after
-    return Clip(things, start, tuple(changes), int(rng.integers(2**31)))
+    return MovingScene(things, start, tuple(changes), int(rng.integers(2**31)))
 
 
-def draw_frames(clip: Clip) -> list[Image.Image]:
+def draw_frames(clip: MovingScene) -> list[Image.Image]:
     """FRAMES RGB pictures of ``clip``, SIDE x SIDE pixels each. Deterministic."""
     rng = np.random.default_rng([clip.seed, 1])
     drawn = rng.uniform(-2.0, 2.0, (len(PLACES), 2))
@@ -107,7 +107,9 @@ def draw_frames(clip: Clip) -> list[Image.Image]:
     return frames
 
 
-def _circle(clip: Clip, thing: int, frame: int, *, radius: float, shifts: Mapping[str, NDArray[np.float64]]) -> Circle:
+def _circle(
+    clip: MovingScene, thing: int, frame: int, *, radius: float, shifts: Mapping[str, NDArray[np.float64]]
+) -> Circle:
     """Circle of a thing in a frame; a thing that is being taken away is half as large, then has radius 0."""
     before, after = clip.places_after(frame // 2)[thing], clip.places_after((frame + 1) // 2)[thing]
     spots = [np.array(SPOTS[place]) * SIDE + shifts[place] for place in (before, after) if place]

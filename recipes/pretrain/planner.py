@@ -43,7 +43,7 @@ log = logging.getLogger("pretrain_planner")
 
 
 def texts(count: int, seed: int) -> Iterator[tuple[str, str]]:
-    """What stands before, and what follows, of texts of ``count`` clips of the training split."""
+    """Contexts and continuations of texts of ``count`` clips of the training split."""
     pick = random.Random(seed)
     for clip in islice(sample_clips(seed, "train"), count):
         frames = [str(number) for number in range(FRAMES)]

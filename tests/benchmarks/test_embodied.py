@@ -29,10 +29,10 @@ def test_rows_have_a_place_for_each_step_and_the_next_clip_is_another():
 def test_tables_have_a_row_for_each_way():
     scores = {"clip": score_plans(["actions: 1: a(b)"], ["actions: 1: a(b)"])}
     assert "| clip   |     1 |           1.000 |" in plan_table(scores)
-    found = {"clip": {"steps": 0.5, "all": 0.25}, "shuffled": {"steps": 0.125, "all": 0.0}}
+    figures = {"clip": {"steps": 0.5, "all": 0.25}, "shuffled": {"steps": 0.125, "all": 0.0}}
     assert plan_table(scores).count("\n") == 2
-    assert "0.500" in policy_table({"plan": found})
-    assert policy_table({"plan": found}).index("0.125") < policy_table({"plan": found}).index("0.250")
+    assert "0.500" in policy_table({"plan": figures})
+    assert policy_table({"plan": figures}).index("0.125") < policy_table({"plan": figures}).index("0.250")
 
 
 def test_steps_are_numbered_and_parted_again():

@@ -16,15 +16,17 @@ from mmprefix.media.video import read_frames
 from mmprefix.plans.steps import Step, parse_plan
 from mmprefix.world.clip_data import SPLITS, TASKS, ClipData, make_clips, rows_of
 from mmprefix.world.clip_texts import GONE, INSTRUCTIONS, commands, describe, plan, questions
-from mmprefix.world.clips import FRAMES, Change, Clip, Split, draw_frames, sample_clips
+from mmprefix.world.clips import FRAMES, Change, MovingScene, Split, draw_frames, sample_clips
 from mmprefix.world.images import SIDE, SPOTS
 from mmprefix.world.scenes import PLACES, Thing
 
 RED, BLUE = Thing("large", "red", "circle"), Thing("small", "blue", "ring")
-CLIP = Clip((RED, BLUE), ("centre", "top left"), (Change(0, "centre", "top right"), Change(1, "top left", "")), 3)
+CLIP = MovingScene(
+    (RED, BLUE), ("centre", "top left"), (Change(0, "centre", "top right"), Change(1, "top left", "")), 3
+)
 
 
-def clips(count: int, split: Split = "train", seed: int = 0) -> list[Clip]:
+def clips(count: int, split: Split = "train", seed: int = 0) -> list[MovingScene]:
     return list(islice(sample_clips(seed, split), count))
 
 
@@ -46,7 +48,7 @@ def carried_out(steps: tuple[Step, ...], places: dict[str, str]) -> dict[str, st
     return places
 
 
-def state(clip: Clip, changes: int) -> dict[str, str]:
+def state(clip: MovingScene, changes: int) -> dict[str, str]:
     return {clip.name(thing): place for thing, place in enumerate(clip.places_after(changes)) if place}
 
 
@@ -92,14 +94,14 @@ def test_frames_show_each_thing_at_its_place_before_and_after():
     blue = [frame[:22, :26, 2].max() > 150 for frame in frames]
     assert blue == [True, True, True, True, False]
     assert all((a == np.asarray(b)).all() for a, b in zip(frames, draw_frames(CLIP), strict=True))
-    short = Clip(CLIP.things, CLIP.places, CLIP.changes[:1], 3)
+    short = MovingScene(CLIP.things, CLIP.places, CLIP.changes[:1], 3)
     still = [np.asarray(frame, dtype=float) for frame in draw_frames(short)[2:]]
     assert np.abs(still[0] - still[2]).max() < 40  # the noise of a camera
     assert np.abs(still[0] - still[2]).mean() > 0.5
 
 
 def test_splits_share_no_clip_whatever_the_seed():
-    def key(clip: Clip) -> tuple[object, ...]:
+    def key(clip: MovingScene) -> tuple[object, ...]:
         return tuple(clip.name(index) for index in range(len(clip.things))), clip.places, clip.changes
 
     keys = {split: {key(clip) for seed in (0, 1) for clip in clips(300, split, seed)} for split in SPLITS}
@@ -116,7 +118,7 @@ def test_files_and_manifests(tmp_path: Path):
         for task in TASKS
         for split in SPLITS
     }
-    assert {key: len(found) for key, found in rows.items()} == {
+    assert {key: len(listed) for key, listed in rows.items()} == {
         (task, split): each * count
         for task, each in (("describe", 1), ("answer", 2), ("plan", 3))
         for split, count in (("train", 6), ("val", 2), ("test", 3))

@@ -116,7 +116,7 @@ def score(model_folder: str | None, data: Path, count: int, file: str | None) ->
         "the writers themselves": [row["captions"][0] for row in rows],
     }
     table = {name: scores(texts, rows) for name, texts in ways.items()}
-    body = [[name, *(f"{value:.3f}" for value in found.values())] for name, found in table.items()]
+    body = [[name, *(f"{value:.3f}" for value in figures.values())] for name, figures in table.items()]
     shown = [{"plan": row["context"], "written": text} for row, text in zip(rows[:5], written, strict=False)]
     results = {"versions": versions(), "rows": len(rows), "scores": table, "cpu_seconds": seconds, "samples": shown}
     publish(results, markdown_table(["steps of", "ROUGE-L", "at its place", "names", "count"], body), file)

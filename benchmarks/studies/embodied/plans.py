@@ -5,8 +5,8 @@
 The clips are those of the embedded world's test split (``mmprefix.world.clips``), each with three instructions. A plan
 is right when all of its steps are. "shuffled": each instruction stands beside the frames of the next clip, which
 changes nothing but what was seen. The policy reads what the model makes of a clip and of its own plan, given back as
-the instruction (``mmprefix.plans.policy``), and says at which of five places each step happens; it is cloned from clips
-of the training split with their true plans. "instruction": the plan is not given back, there and in training;
+the instruction (``mmprefix.policies.cloning``), and says at which of five places each step happens; it is cloned from
+clips of the training split with their true plans. "instruction": the plan is not given back, there and in training;
 "encoder": only the summary of the frozen encoder is read. An action can be compared with the true one where the plan
 has as many steps as the true one: the policy is asked for those.
 """
@@ -22,11 +22,11 @@ from typing import Any
 import mmprefix
 from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
 from mmprefix.inference.tasks import InputFeatures
-from mmprefix.plans.policy import Demonstrations, clone
 from mmprefix.plans.score import PlanScores, score_plans
+from mmprefix.policies.cloning import Demonstrations, clone
 from mmprefix.world.clip_data import rows_of
 from mmprefix.world.clip_texts import INSTRUCTIONS, commands
-from mmprefix.world.clips import FRAMES, Clip, Split, draw_frames, sample_clips
+from mmprefix.world.clips import FRAMES, MovingScene, Split, draw_frames, sample_clips
 from mmprefix.world.scenes import PLACES
 
 
@@ -44,7 +44,7 @@ class Row:
         return {"video": frames or self.frames, "instruction": text}
 
 
-def rows_of_clip(clip: Clip) -> list[Row]:
+def rows_of_clip(clip: MovingScene) -> list[Row]:
     """One row for each thing that can be wanted of ``clip``."""
     frames = mmprefix.FrameSequence(draw_frames(clip))
     texts = [row for task, row in rows_of(clip, [""] * FRAMES) if task == "plan"]
@@ -145,8 +145,8 @@ def policy_table(policies: dict[str, dict[str, dict[str, float]]]) -> str:
     """Actions by what the policy reads."""
     head = ["policy reads", "places right, clip", "shuffled", "all of a plan, clip", "shuffled"]
     rows = [
-        [name, *(f"{found[seen][key]:.3f}" for key in ("steps", "all") for seen in ("clip", "shuffled"))]
-        for name, found in policies.items()
+        [name, *(f"{figures[seen][key]:.3f}" for key in ("steps", "all") for seen in ("clip", "shuffled"))]
+        for name, figures in policies.items()
     ]
     return markdown_table(head, rows)
 

@@ -1,4 +1,4 @@
-"""What a test-time method adds to the prefix of a model, the same for all inputs of a batch."""
+"""Addition of a test-time method to the prefix of a model, the same for all inputs of a batch."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from mmprefix.mappers.embodied_former import EmbodiedFormer
 from mmprefix.mappers.llama_adapter import LlamaAdapter
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.model import Branch, PrefixLM
-from mmprefix.plans.policy import Demonstrations, clone, observation
+from mmprefix.policies.cloning import Demonstrations, clone, observation
 from mmprefix.world.clips import draw_frames, sample_clips
 
 PLANNER = "mmprefix:world/frozen/planner"
