@@ -22,6 +22,7 @@ TABLE = Path(__file__).with_name("parts.json")
 TITLES = {  # kind → title of its list
     "encoder": "encoders",
     "mapper": "mappers",
+    "start": "starts of a learned prefix",
     "decoder": "decoders",
     "transcriber": "transcribers",
     "data": "data",
