@@ -10,6 +10,6 @@ if TYPE_CHECKING:
     from mmprefix.policies.cloning import clone as clone
     from mmprefix.policies.cloning import observation as observation
 
-_FILES = dict.fromkeys(("Demonstrations", "PolicyHead", "clone", "observation"), "cloning")
+_FILES = {**dict.fromkeys(("Demonstrations", "PolicyHead", "clone", "observation"), "cloning")}
 __all__ = ["Demonstrations", "PolicyHead", "clone", "observation"]
 __getattr__ = lazy_exports(__name__, _FILES)

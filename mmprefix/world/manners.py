@@ -103,7 +103,8 @@ class MannersData(PairData):
         super().__init__(
             train=train, val=val, test=test, batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed
         )
-        self.directory, self.counts, self.manner = directory, (scenes, val_scenes, test_scenes), manner
+        self.directory, self.counts = directory, (scenes, val_scenes, test_scenes)
+        self.manner: Manner = manner
 
     def source_names(self) -> list[str]:
         """Folder of the manifests, for the model card."""

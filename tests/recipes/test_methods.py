@@ -11,6 +11,7 @@ import pytest
 
 import mmprefix
 from mmprefix.cli.main import main
+from mmprefix.decoders import CausalDecoder
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "methods"
 METHODS = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "base")
@@ -42,7 +43,9 @@ def test_a_method_trains_and_is_saved(name: str, tmp_path: Path, real_model: obj
     rows = [json.loads(line) for line in (tmp_path / "data" / "val.jsonl").read_text().splitlines()]
     inputs = [{kind: row[kind] for kind in model.kinds} for row in rows]
     texts = [row["captions"][0] for row in rows]
-    tokens = [len(model.model.decoder.codec.target_ids("\n", text)) for text in texts]
+    decoder = model.model.decoder
+    assert isinstance(decoder, CausalDecoder)
+    tokens = [len(decoder.codec.target_ids("\n", text)) for text in texts]
     scores = model.score(inputs, texts, context=[row["context"] for row in rows])
     (metrics,) = (tmp_path / "run").rglob("metrics.csv")
     with metrics.open() as lines:
