@@ -232,7 +232,9 @@ def find_recipes(words: list[str]) -> list[str]:
         name = name if equals else words[at] if at < len(words) else ""
         if not name or Path(name).is_file():
             continue
-        candidate = _SHIPPED / Path(name.replace("-", "_")).with_suffix(".yaml").name
+        path = Path(name.replace("-", "_")).with_suffix(".yaml")
+        room = _SHIPPED / path.parent.name  # a folder of recipes, such as methods
+        candidate = (room if path.parent.name and room.is_dir() else _SHIPPED) / path.name
         if not candidate.is_file():
             near = did_you_mean(Path(name).stem, _shipped_names().split(", "))
             raise InputError(f"--config {name}: no such file{near}; shipped recipes: {_shipped_names()}")

@@ -229,12 +229,14 @@ def test_recipes_that_are_shipped_are_found_by_name(
     shipped = Path(mmprefix.__file__).parent / "recipes" / "esc10.yaml"
     for words in (["--config", "esc10"], ["--config", "recipes/esc10.yaml"], ["-c", "esc10.yaml"]):
         assert Path(cli.find_recipes(words)[1]) == shipped
+        for name in ("methods/lopt", "recipes/methods/lopt.yaml"):
+            assert Path(cli.find_recipes(["--config", name])[1]) == shipped.parent / "methods" / "lopt.yaml"
     assert cli.find_recipes(["--config=esc10", "--x", "y"]) == [f"--config={shipped}", "--x", "y"]
     (tmp_path / "esc10").write_text("")
     assert cli.find_recipes(["--config", "esc10"]) == ["--config", "esc10"]  # a file here comes first
     message = shell.refuses("fit", "--config", "recipes/nothing.yaml")
     assert message.startswith(
-        "--config recipes/nothing.yaml: no such file; shipped recipes: clipcap_mlp, clipcap_mlp_gpt2"
+        "--config recipes/nothing.yaml: no such file; shipped recipes: alfred_steps, clipcap_mlp, clipcap_mlp_gpt2"
     )
 
 

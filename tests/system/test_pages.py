@@ -94,6 +94,7 @@ def test_the_first_pages_run(workplace: Path, capsys: pytest.CaptureFixture[str]
     pages.execute("docs/index.md")
     for page in ("docs/install.md", "docs/shell.md", "docs/systems/prefix_methods.md"):
         run_shell(page)
+    assert pages.execute("docs/systems/prefix_methods.md")["text"]
     pages.run(pages.block("docs/own_pictures.md", "evaluate"))
     pages.run(pages.block("docs/inside_a_prefix.md", "shell"))
     assert (workplace / "maps").is_dir()
