@@ -60,15 +60,8 @@ def _list(recipes: list[ShippedRecipe]) -> str:
         lines.append(line if width is None or len(line) <= width else f"{line[: width - 1]}…")
     head = f"{'recipe':{longest}}  {'needs':20}  what it is"
     foot = "embedded: in the package; models: in the folder MMPREFIX_MODELS; hub: downloaded once; file: made first"
-    return "\n".join(
-        [
-            head,
-            *lines,
-            "",
-            foot,
-            "mmprefix recipes NAME shows one, --out FILE copies it; --config methods/base --config methods/NAME: docs/methods.md",
-        ]
-    )
+    more = "prefix methods, over one base: --config methods/base --config methods/NAME (docs/methods.md)"
+    return "\n".join([head, *lines, "", foot, "mmprefix recipes NAME shows one, --out FILE copies it", more])
 
 
 def _page(recipe: ShippedRecipe) -> str:
