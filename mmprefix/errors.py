@@ -10,6 +10,10 @@ class InputError(ValueError):
     """A wrong file, option or value: something a user can cause and mend. The shell prints one line, exit code 2."""
 
 
+class NoRowsError(InputError):
+    """No row of the data is there for what is asked, such as a test."""
+
+
 def require_one_of(option: str, value: str, allowed: Collection[str]) -> None:
     """InputError unless ``value`` of ``option`` is one of ``allowed``."""
     if value not in allowed:

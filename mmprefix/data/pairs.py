@@ -21,7 +21,7 @@ from mmprefix.data.resume import RunPosition, order_fingerprint
 from mmprefix.data.sample import SampleOptions, SampleQuestions
 from mmprefix.data.samplers import BatchRows, BucketSampler, EvalSampler, rank_and_world
 from mmprefix.data.sources import Split, manifests_of
-from mmprefix.errors import InputError, require_one_of, require_text
+from mmprefix.errors import InputError, NoRowsError, require_one_of, require_text
 from mmprefix.types import Batch
 
 log = logging.getLogger(__name__)
@@ -245,7 +245,7 @@ class PairData(LightningDataModule):
         rows = self.rows[split]
         if not rows.keys:
             folder = f", or rows whose split is {split} in data.root {self.root}" if self.root else ""
-            raise InputError(f"there is no row to {_PURPOSES[split]}: give data.{split} FILE{folder}")
+            raise NoRowsError(f"there is no row to {_PURPOSES[split]}: give data.{split} FILE{folder}")
         return rows
 
     def _loader(self, split: Split, sampler: Sampler[BatchRows]) -> BatchLoader:

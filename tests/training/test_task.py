@@ -253,3 +253,15 @@ def test_a_dry_run_prints_sizes_and_stops(
 def test_a_checkpoint_of_the_command_line_holds_the_mappers_only(fitted: Path) -> None:
     names = checkpoint_tensors(fitted / "checkpoints" / "last.ckpt")
     assert names.keys() == named(training_record(fitted).after, "model.mappers.").keys()
+
+
+def test_a_training_is_saved_where_there_is_no_row_to_test_on(
+    tiny: CaptioningSystem, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny.config()
+    del config["data"]["init_args"]["test"]
+    saved = tmp_path / "model"
+    assert run("fit", tiny.recipe(config, tmp_path), save_to=saved, test_after_fit=True, trainer__max_epochs=1) == 0
+    assert "not tested: there is no row to test on: give data.test FILE" in capfd.readouterr().err
+    assert (saved / "model.safetensors").is_file()
+    assert (tmp_path / "report.html").is_file()

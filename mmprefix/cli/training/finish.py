@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule, Trainer
 
 from mmprefix.data.pairs import PairData
-from mmprefix.errors import InputError
+from mmprefix.errors import InputError, NoRowsError
 from mmprefix.inference.predictor import Predictor
 from mmprefix.saved_model import ModelSettings, TrainingRecord, load_trained, require_writable, task_from_dict
 from mmprefix.training.best_checkpoint import BestCheckpoint
@@ -38,6 +38,16 @@ def take_best(task: PrefixTask, trainer: Trainer, best: BestCheckpoint | None) -
     if best.step != trainer.global_step:
         state = AtomicCheckpointIO().load_checkpoint(best.file)["state_dict"]
         load_trained(task.model, {name.removeprefix("model."): tensor for name, tensor in state.items()}, best.file)
+
+
+def test_figures(task: PrefixTask, trainer: Trainer, data: LightningDataModule) -> dict[str, float] | None:
+    """Figures of a test after the training; None, with a warning, where the data has no row to test on."""
+    try:
+        trainer.test(task, datamodule=data, verbose=False)
+    except NoRowsError as error:
+        log.warning("not tested: %s", error)
+        return None
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def save_trained(

@@ -13,7 +13,7 @@ from typing import Any, cast
 from mmprefix.cli.inference.predictions import WritePredictions, row_options
 from mmprefix.cli.reports.after_run import draw_report
 from mmprefix.cli.training.console import parameter_table
-from mmprefix.cli.training.finish import command_to_resume, require_free, save_trained, take_best
+from mmprefix.cli.training.finish import command_to_resume, require_free, save_trained, take_best, test_figures
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
 
@@ -276,9 +276,11 @@ class PrefixCLI(LightningCLI):
             if config.save == "best":
                 take_best(self.model, self.trainer, best)
             stage, figures = "val", {} if best is None else best.figures if config.save == "best" else best.latest
-            if config.test_after_fit:
-                self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
-                stage, figures = "test", {name: float(value) for name, value in self.trainer.callback_metrics.items()}
+            if (
+                config.test_after_fit
+                and (tested := test_figures(self.model, self.trainer, self.datamodule)) is not None
+            ):
+                stage, figures = "test", tested
             if self.model_folder is not None and self.trainer.is_global_zero:
                 save_trained(self.model_folder, self.model, self.datamodule, record=(stage, figures), options=config)
             draw_report(self.folder.path, self.trainer, config)
