@@ -264,4 +264,3 @@ def test_a_training_is_saved_where_there_is_no_row_to_test_on(
     assert run("fit", tiny.recipe(config, tmp_path), save_to=saved, test_after_fit=True, trainer__max_epochs=1) == 0
     assert "not tested: there is no row to test on: give data.test FILE" in capfd.readouterr().err
     assert (saved / "model.safetensors").is_file()
-    assert (tmp_path / "report.html").is_file()
