@@ -276,11 +276,9 @@ class PrefixCLI(LightningCLI):
             if config.save == "best":
                 take_best(self.model, self.trainer, best)
             stage, figures = "val", {} if best is None else best.figures if config.save == "best" else best.latest
-            if (
-                config.test_after_fit
-                and (tested := test_figures(self.model, self.trainer, self.datamodule)) is not None
-            ):
-                stage, figures = "test", tested
+            if config.test_after_fit:
+                tested = test_figures(self.model, self.trainer, self.datamodule)
+                stage, figures = (stage, figures) if tested is None else ("test", tested)
             if self.model_folder is not None and self.trainer.is_global_zero:
                 save_trained(self.model_folder, self.model, self.datamodule, record=(stage, figures), options=config)
             draw_report(self.folder.path, self.trainer, config)
