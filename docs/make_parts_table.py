@@ -69,8 +69,8 @@ def rows() -> list[dict[str, Any]]:
     """One row a part: kind, name, class path, sentence, details, options."""
     for package in PACKAGES:
         module = importlib.import_module(f"mmprefix.{package}")
-        for file in pkgutil.iter_modules(module.__path__):
-            importlib.import_module(f"mmprefix.{package}.{file.name}")
+        for file in pkgutil.walk_packages(module.__path__, f"mmprefix.{package}."):
+            importlib.import_module(file.name)
     table: list[dict[str, Any]] = []
     for kind, (base, place) in FAMILIES.items():
         table += [row(kind, cls, place) for cls in sorted(set(family(base)), key=lambda cls: cls.__name__.casefold())]
@@ -130,11 +130,12 @@ def run_row(summary: str, name: str, table: list[tuple[str, Any, Any, str]]) -> 
 
 def options(cls: type) -> list[dict[str, Any]]:
     """Options of a class: those of its constructor without ``sizes``, and those of its base for ``**more``."""
-    text = docstring_parser.parse(inspect.getdoc(cls) or "", docstring_parser.DocstringStyle.GOOGLE)
-    sentences = {entry.arg_name: " ".join((entry.description or "").split()) for entry in text.params}
     constructor: Callable[..., Any] = cls.__init__
     if constructor is object.__init__:
         return []
+    owner = next(base for base in cls.__mro__ if "__init__" in vars(base))  # its docstring explains them
+    text = docstring_parser.parse(inspect.getdoc(owner) or "", docstring_parser.DocstringStyle.GOOGLE)
+    sentences = {entry.arg_name: " ".join((entry.description or "").split()) for entry in text.params}
     hints = typing.get_type_hints(constructor)
     table: list[dict[str, Any]] = []
     for name, parameter in list(inspect.signature(constructor).parameters.items())[1:]:

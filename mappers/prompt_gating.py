@@ -22,7 +22,11 @@ from mmprefix.types import Features, Prefix, all_real
 
 
 class GatedPrompt(DeepMapper):
-    """``length`` embeddings (P E), and their gates and shifts (P 2 L E), learned directly; what training leaves."""
+    """``length`` embeddings (P E), and their gates and shifts (P 2 L E), learned directly; what training leaves.
+
+    Args:
+        length: positions of the prefix.
+    """
 
     def __init__(self, sizes: Sizes, *, length: int = 10) -> None:
         super().__init__(sizes)

@@ -138,7 +138,7 @@ def test_a_kind_shows_all_of_its_parts(capsys: pytest.CaptureFixture[str]) -> No
         ("Resamplr", "no part 'Resamplr'; did you mean 'Resampler'?"),
         ("mmprefix.mappers.mpl.MPL", "no part 'mmprefix.mappers.mpl.MPL'; did you mean 'MLP'?"),
         ("encodres", "no part 'encodres'; did you mean 'encoder"),
-        ("q", "no part 'q'; parts: AST, Clap,"),
+        ("q", "no part 'q'; parts: Aligned, AST, Clap,"),
     ],
 )
 def test_a_wrong_name_is_told_the_nearest_or_the_list(name: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,7 +91,7 @@ CLASSES = [
     (
         f"{AUDIO}.encoder",
         "mmprefix.encoders.cnn.Cnm",
-        "encoder: class_path {}: no such class; did you mean 'mmprefix.encoders.cnn.Cnn'?; encoders: AST, Clap",
+        "encoder: class_path {}: no such class; did you mean 'mmprefix.encoders.cnn.Cnn'?; encoders: Aligned, AST, Clap",
     ),
     (
         f"{AUDIO}.encoder",
@@ -108,12 +108,12 @@ CLASSES = [
     (
         f"{AUDIO}.mapper",
         "mmprefix.mappers.x.Qqqq",
-        "class_path {}: no such class; mappers: Calibrated, CartridgePrefix, Deep",
+        "class_path {}: no such class; mappers: Aligner, Calibrated, CartridgePrefix",
     ),
     (
         f"{AUDIO}.mapper",
         "mmprefix.encoders.cnn.Cnn",
-        "mapper: class_path {}: is an encoder, no mapper; mappers: Calibrated, CartridgePrefix, Deep",
+        "mapper: class_path {}: is an encoder, no mapper; mappers: Aligner, Calibrated, CartridgePrefix",
     ),
     (
         "model.decoder",
@@ -155,7 +155,7 @@ WRONG = [
     (
         "model.prefix",
         {"class_path": "mmprefix.mappers.prefix_tuning.DeepTabel"},
-        "no such class; did you mean 'mmprefix.mappers.p_tuning_v2.DeepTable'?; mappers: Calibrated, CartridgePrefix",
+        "no such class; did you mean 'mmprefix.mappers.p_tuning_v2.DeepTable'?; mappers: Aligner, Calibrated, CartridgePrefix",
     ),
     ("model.prefix", {"class_path": "mmprefix.mappers.mlp.MLP"}, "MLP reads the encoder's summary, and this encoder"),
     ("model.prefix", DEEP | {"init_args": {"lenght": 3}}, "option 'lenght' is not known; did you mean 'length'?"),

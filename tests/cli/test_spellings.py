@@ -82,7 +82,9 @@ def test_a_training_verb_without_recipe_says_how(capsys: pytest.CaptureFixture[s
     for verb in ("fit", "validate", "test", "predict", "encode"):
         assert main([verb]) == 2
         line = capsys.readouterr().err
-        assert re.match(rf"mmprefix: {verb}: no recipe; give one, as mmprefix {verb} RECIPE.yaml; shipped: clip", line)
+        assert re.match(
+            rf"mmprefix: {verb}: no recipe; give one, as mmprefix {verb} RECIPE.yaml; shipped: alfred_steps, clip", line
+        )
 
 
 @pytest.mark.parametrize("name", ["slu-whisper", "slu_whisper", "slu-whisper.yaml"])
