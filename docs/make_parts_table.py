@@ -164,7 +164,8 @@ def type_text(hint: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(str(value) for value in inside)
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(type_text(arg) for arg in inside))
+        texts = dict.fromkeys(type_text(arg) for arg in inside)
+        return " or ".join(sorted(texts, key=_last_null))  # typing keeps the order in which a union was first seen
     if origin in (list, tuple):
         return f"list of {type_text(inside[0])}"
     if origin is dict:
@@ -172,6 +173,10 @@ def type_text(hint: Any) -> str:
     if hint is type(None):
         return "null"
     return type_text(inside[-1]) if inside else getattr(hint, "__name__", str(hint))
+
+
+def _last_null(text: str) -> tuple[bool, str]:
+    return text == "null", text
 
 
 def main() -> None:

@@ -91,7 +91,7 @@ CLASSES = [
     (
         f"{AUDIO}.encoder",
         "mmprefix.encoders.cnn.Cnm",
-        "encoder: class_path {}: no such class; did you mean 'mmprefix.encoders.cnn.Cnn'?; encoders: Aligned, AST, Clap",
+        "encoder: class_path {}: no such class; did you mean 'mmprefix.encoders.cnn.Cnn'?; encoders: Aligned, AST",
     ),
     (
         f"{AUDIO}.encoder",
@@ -155,7 +155,7 @@ WRONG = [
     (
         "model.prefix",
         {"class_path": "mmprefix.mappers.prefix_tuning.DeepTabel"},
-        "no such class; did you mean 'mmprefix.mappers.p_tuning_v2.DeepTable'?; mappers: Aligner, Calibrated, CartridgePrefix",
+        "no such class; did you mean 'mmprefix.mappers.p_tuning_v2.DeepTable'?; mappers: Aligner, Calibrated",
     ),
     ("model.prefix", {"class_path": "mmprefix.mappers.mlp.MLP"}, "MLP reads the encoder's summary, and this encoder"),
     ("model.prefix", DEEP | {"init_args": {"lenght": 3}}, "option 'lenght' is not known; did you mean 'length'?"),
