@@ -11,8 +11,8 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor
-from torch.testing import assert_close
 from torch.nn.functional import elu
+from torch.testing import assert_close
 from transformers import GPTNeoConfig, GPTNeoForCausalLM
 
 from mmprefix.decoders.causal import CausalDecoder
