@@ -10,7 +10,7 @@ decoder, and peft's own prompt tuning, P-tuning, prefix tuning and LoRA (``bench
 in a process of its own, whose peak memory is taken. Finished runs are not repeated.
 
 Figures: exact matches, CIDEr-D and loss a token on 200 test rows of unseen combinations (mean, and half the range over
-seeds), CPU seconds of a training, peak memory, trained numbers, bytes of their file, CPU seconds of fifty greedy
+seeds), CPU seconds of a training, peak memory, saved numbers, bytes of their file, CPU seconds of fifty greedy
 captions. ``--starts`` trains prompt tuning and a deep prefix from each start at each rate instead.
 """
 
@@ -102,7 +102,7 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 
 def report(results: Mapping[str, Mapping[str, Any]]) -> str:
     """One row a method, the lowest test loss first."""
-    head = ["method", "rate", "exact match", "CIDEr-D", "loss", "CPU s", "MB", "trained", "bytes", "write, CPU s"]
+    head = ["method", "rate", "exact match", "CIDEr-D", "loss", "CPU s", "MB", "numbers", "bytes", "write, CPU s"]
     ordered = sorted(results, key=lambda name: statistics.mean(results[name]["loss"]))
     body: list[list[str]] = []
     for name in ordered:
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--factors", nargs="+", type=float, default=[1.0, 4.0, 16.0], help="of each method's own rate")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--starts", action="store_true", help="the grid of starts and rates instead")
-    parser.add_argument("--plot", type=Path, help="SVG file for a plot of trained numbers and loss (needs matplotlib)")
+    parser.add_argument("--plot", type=Path, help="SVG file for a plot of saved numbers and loss (needs matplotlib)")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     options.out = options.out.resolve()

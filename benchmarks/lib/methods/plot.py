@@ -1,4 +1,4 @@
-"""Plot of the methods: trained numbers against test loss, an SVG file. Needs matplotlib."""
+"""Plot of the methods: saved numbers against test loss, an SVG file. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def plot_methods(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
-    """Write ``file``: each method at its trained numbers and its mean loss a token, both on a logarithmic scale."""
+    """Write ``file``: each method at its saved numbers and its mean loss a token, both on a logarithmic scale."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -24,7 +24,7 @@ def plot_methods(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
         for name, (numbers, loss) in zip(names, points, strict=True):
             label = name.removeprefix("peft_").replace("_", " ")
             axes.annotate(label, (numbers, loss), xytext=(4, 3), textcoords="offset points", fontsize=7, color=colour)
-    axes.set(xscale="log", yscale="log", xlabel="trained numbers", ylabel="test loss a token (lower is better)")
+    axes.set(xscale="log", yscale="log", xlabel="saved numbers", ylabel="test loss a token (lower is better)")
     axes.grid(alpha=0.3, which="both")
     figure.savefig(file, metadata={"Date": None, "Creator": None})
 

@@ -93,7 +93,7 @@ def best_of(
 
 
 def _size(saved: Path) -> dict[str, int]:
-    """Trained numbers of a saved model, and the bytes of their file."""
+    """Numbers of a saved model (what merging leaves of those that were trained), and the bytes of their file."""
     file = saved / "model.safetensors"
     with safe_open(file, "pt") as tensors:
         numbers = sum(tensors.get_tensor(name).numel() for name in tensors.keys())  # noqa: SIM118 (no mapping)
