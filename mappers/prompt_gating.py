@@ -42,8 +42,8 @@ class GatedPrompt(DeepMapper):
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Features of B inputs, of which only B counts → embeddings (B P E) and gates (B P 2 L E)."""
-        one = Prefix(self.embeds[None], all_real(self.embeds[None]))
-        return replace(one, gates=self.gates[None]).expand(len(features.mask))
+        ungated = Prefix(self.embeds[None], all_real(self.embeds[None]))
+        return replace(ungated, gates=self.gates[None]).expand(len(features.mask))
 
 
 class PromptGating(DeepMapper):

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Self, cast
@@ -88,24 +89,24 @@ class SideTerm(Tensors):
 
 
 @dataclass(frozen=True)
-class AddedTerm(SideTerm):
+class AddedTerm(SideTerm, ABC):
     """Term that is added to a layer's attention, beside its softmax."""
 
+    @abstractmethod
     def added(self, call: AttentionCall) -> Tensor | None:
         """Tensor to add to the attention of each query, (B H' N K), before the output projection; None: nothing."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class JointTerm(SideTerm):
+class JointTerm(SideTerm, ABC):
     """Term that takes part in a layer's softmax."""
 
+    @abstractmethod
     def mass(self, call: AttentionCall) -> tuple[Tensor, Tensor, Tensor] | None:
         """Weighted sum of values (B H' N K), sum of weights (B H' N), and the logarithm (B H' N) of a factor of both.
 
         In float32. None: nothing in this layer.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from tiny import demo_files
 
 @pytest.mark.parametrize(("make", "data"), [(camera, ImageData), (microphone, FileData)])
 def test_a_recording_goes_on_undecoded(make: Callable[[], Any], data: Any, tmp_path: Path) -> None:
-    """Of what is no picture and no sound, Gradio's own components would raise here."""
+    """Gradio's own components would raise here for what is no picture and no sound."""
     file = demo_files.text_file(tmp_path / "recording.wav")
     component = make()
     assert component.preprocess(data(path=str(file))) == str(file)

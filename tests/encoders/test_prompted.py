@@ -110,11 +110,11 @@ def test_a_batch_equals_its_items(kind: str, tmp_path: Path) -> None:
     whole = encoder(media)
     for b in range(3):
         size = int(media.lengths[b]) if media.values.dim() == 2 else media.values.shape[1]
-        one = encoder(Media(media.values[b : b + 1, :size], media.lengths[b : b + 1]))
-        count = one.frames.shape[1]
-        assert_close(one.pooled[0], whole.pooled[b], atol=1e-4, rtol=1e-4)
-        own = one.mask[0, :, None]
-        assert_close(one.frames[0] * own, whole.frames[b, :count] * own, atol=1e-4, rtol=1e-4)
+        row = encoder(Media(media.values[b : b + 1, :size], media.lengths[b : b + 1]))
+        count = row.frames.shape[1]
+        assert_close(row.pooled[0], whole.pooled[b], atol=1e-4, rtol=1e-4)
+        own = row.mask[0, :, None]
+        assert_close(row.frames[0] * own, whole.frames[b, :count] * own, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["vit", "ast", "bert"])

@@ -1,4 +1,4 @@
-"""What a prefix can and cannot do to a layer of attention, on tiny models.
+"""Reach and limits of a prefix in a layer of attention, on tiny models.
 
 When Do Prompting and Prefix-Tuning Work? A Theory of Capabilities and Limitations (Petrov, Torr, Bibi),
 https://arxiv.org/abs/2310.19698: over a deep prefix, the output of an attention head is a * (a mixture of the prefix's
@@ -44,7 +44,7 @@ def weights_of(call: AttentionCall) -> Tensor:
 
 @pytest.fixture(params=["gpt2", "llama"])
 def calls(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[AttentionCall, AttentionCall]:
-    """The same queries of the text, with keys and values of a deep prefix before the text's own, and without.
+    """Attention of the text's queries, with keys and values of a deep prefix before the text's own, and without.
 
     The content has the same positions in both: those behind the prefix.
     """

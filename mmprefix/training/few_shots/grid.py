@@ -167,8 +167,8 @@ class _Best:
 
     def fitted(self, place: int, setting: Setting) -> Fitted:
         """Head at ``place`` among all."""
-        one = deepcopy(self.heads)
+        single = deepcopy(self.heads)
         for name, parameter in self.heads.named_parameters():
-            setattr(one, name, nn.Parameter(parameter.detach()[place : place + 1].clone()))
+            setattr(single, name, nn.Parameter(parameter.detach()[place : place + 1].clone()))
         curve = [float(val[place]) for val in self.curve]
-        return Fitted(one, float(self.val[place]), int(self.step[place]), setting, curve)
+        return Fitted(single, float(self.val[place]), int(self.step[place]), setting, curve)

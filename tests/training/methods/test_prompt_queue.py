@@ -54,7 +54,7 @@ def test_the_formula() -> None:
 
 
 def test_the_prompt_that_explains_least_leaves() -> None:
-    """Of five points on a line the middle one; a component of little variance does not count."""
+    """The middle one of five points on a line leaves; a component of little variance does not count."""
     line = torch.tensor([[-4.0, 0.1, 0.0], [-2.0, -0.1, 0.0], [0.1, 0.5, 0.0], [2.0, -0.2, 0.0], [4.0, -0.3, 0.0]])
     assert least_explaining(line, 0.9) == 2
     assert least_explaining(line[[0, 4, 2, 1, 3]], 0.9) == 2

@@ -49,7 +49,7 @@ def test_a_step_is_the_formula_of_the_paper() -> None:
 
 
 def test_the_estimate_is_the_slope_along_z() -> None:
-    """Of a quadratic the two losses give the directional derivative without an error."""
+    """Two losses of a quadratic give the directional derivative without an error."""
     ours = copies()
     gradients = [2 * (p - t) for p, t in zip(START, TARGETS, strict=True)]
     z = noise(0, 0)
