@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from fuzz.kills import CODES, PROGRAMS, SIGNALS, Outcome, main, table
+from tiny.forked import Forked
 
 
 @pytest.mark.slow
@@ -28,6 +30,21 @@ def test_nothing_is_lost_and_the_bits_are_the_same(
     codes = {number.name: codes for number, codes in CODES.items()}
     stopped = [outcome for outcome in outcomes if outcome["code"] in codes[outcome["signal"]]]
     assert len(stopped) > len(outcomes) / 2  # the others had ended before the signal
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_inside_what_python_does_after_a_fork_ends_the_process_in_order(
+    tmp_path: Path, number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    sent = [number]
+    os.register_at_fork(after_in_child=lambda: os.kill(os.getpid(), sent[0]) if sent else None)
+    try:
+        run = Forked(lambda: 0, tmp_path / "log")
+    finally:
+        sent.clear()
+    assert run.wait(60) == -number
+    assert run.log.read_text() == capfd.readouterr().err == ""  # no "exception ignored": it would leave locks taken
 
 
 def test_the_table_counts() -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Forked:
@@ -24,11 +27,15 @@ class Forked:
         log.touch()  # whoever reads it need not wait for the child
         sys.stdout.flush()
         sys.stderr.flush()
-        self.pid = os.fork()
-        if not self.pid:
-            self._work(work, leads)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one inside what Python does after a fork: it hangs
+        try:
+            self.pid = os.fork()
+            if not self.pid:
+                self._work(work, leads, before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def _work(self, work: Callable[[], int], leads: bool) -> None:
+    def _work(self, work: Callable[[], int], leads: bool, mask: Iterable[int]) -> None:
         code = 70
         try:
             if leads:
@@ -38,7 +45,9 @@ class Forked:
             os.dup2(file, 1)
             os.dup2(file, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+            faulthandler.register(signal.SIGUSR1, file=2, all_threads=True)
             torch.set_num_threads(1)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             code = work()
         except BaseException as error:  # the child must never return into the parent's program
             sys.excepthook(type(error), error, error.__traceback__)
@@ -59,8 +68,11 @@ class Forked:
         until = time.monotonic() + seconds
         while (code := self.poll()) is None:
             if time.monotonic() > until:
+                self.send_signal(signal.SIGUSR1)  # writes where it stands
+                time.sleep(0.5)
                 self.kill()
-                raise TimeoutError(f"{self.log}: still runs after {seconds} s")
+                written = self.log.read_text(errors="replace")[-4000:]
+                raise TimeoutError(f"{self.log}: still runs after {seconds} s\n{written}")
             time.sleep(0.005)
         return code
 
