@@ -26,6 +26,8 @@ class Aligner(DeepMapper):
         std: standard deviation of the vectors before training.
     """
 
+    leaves = "terms of attention"
+
     def __init__(self, sizes: Sizes, *, length: int = 1, first: int = 2, std: float = 1.0) -> None:
         super().__init__(sizes)
         need_length(self, length)

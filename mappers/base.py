@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmprefix.errors import InputError
 from mmprefix.parts import Part
-from mmprefix.types import AnyPrefix, DeepPrefix, Features
+from mmprefix.types import AnyPrefix, DeepPrefix, Features, Prefix
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Mapper(Part, nn.Module, ABC):
     """
 
     deferred: ClassVar[bool] = True
+    leaves: ClassVar[str] = ""
+    """Plural noun: parts of its prefix that are no embeddings of positions. Declared by the class that makes them."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -85,6 +87,8 @@ class DeepMapper(Mapper):
 
     Raises InputError where ``sizes`` lacks one of them.
     """
+
+    leaves = "keys and values"
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
@@ -148,6 +152,25 @@ def need_length(mapper: Mapper, length: int) -> None:
     """Refuse a prefix without positions."""
     if length < 1:
         raise InputError(f"{type(mapper).__name__}.length {length}: give a number from 1 on")
+
+
+def need_embeddings(mapper: Mapper, child: Mapper) -> None:
+    """Refuse a ``child`` that leaves more than embeddings to a ``mapper`` which reads these alone."""
+    part = next((part for part in child.modules() if isinstance(part, Mapper) and part.leaves), None)
+    if part is not None:
+        name, inner = type(mapper).__name__, type(part).__name__
+        raise InputError(
+            f"{name}.mapper: {name} reads embeddings, and {inner} makes {part.leaves}, which would be lost; leave "
+            f"{name} out, or let mmprefix.mappers.parallel.Parallel join {inner} and a {name} over another mapper"
+        )
+
+
+def only_embeddings(mapper: Mapper, child: Mapper, prefix: AnyPrefix) -> Prefix:
+    """``prefix`` of ``child``, which is embeddings alone; InputError for one that is more and did not declare it."""
+    if isinstance(prefix, Prefix) and prefix.text_updates is None and prefix.gates is None:
+        return prefix
+    name, inner = type(mapper).__name__, type(child).__name__
+    raise InputError(f"{name}.mapper: {name} reads embeddings alone, and {inner} makes more; give a mapper to these")
 
 
 def check_context(mapper: Mapper, context: str | None, option: str) -> None:

@@ -17,7 +17,8 @@ class Combinator(Mapper):
     """Base of mappers over others; a subclass holds them under the name of the option that gave them.
 
     That option is a function of ``Sizes`` (``mapper``) or a list of such (``mappers``); the attribute holds what they
-    made, a ``Mapper`` or an ``nn.ModuleList``. A recipe of it holds the recipes of the children.
+    made, a ``Mapper``, an ``nn.ModuleList``, or None where the option was left out. A recipe of it holds the recipes of
+    the children.
     """
 
     children_option: ClassVar[str] = "mapper"
@@ -26,6 +27,8 @@ class Combinator(Mapper):
     def children_mappers(self) -> list[Mapper]:
         """Mappers that it is made of, in order."""
         child = getattr(self, self.children_option)
+        if child is None:
+            return []
         return list(cast(Any, child)) if isinstance(child, nn.ModuleList) else [child]
 
     def refuse_observers(self) -> None:
@@ -37,9 +40,8 @@ class Combinator(Mapper):
 
     def recipe_args(self) -> dict[str, Any]:
         """Own options, and the children as they were built."""
-        children = self.children_mappers
-        several = isinstance(getattr(self, self.children_option), nn.ModuleList)
-        return super().recipe_args() | {self.children_option: children if several else children[0]}
+        several = isinstance(child := getattr(self, self.children_option), nn.ModuleList)
+        return super().recipe_args() | {self.children_option: self.children_mappers if several else child}
 
     @property
     def reads_input(self) -> bool:

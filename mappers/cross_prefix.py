@@ -24,6 +24,8 @@ class CrossPrefix(DeepMapper):
         std: standard deviation of the numbers before training.
     """
 
+    leaves = "keys and values of cross-attention"
+
     def __init__(self, sizes: Sizes, *, length: int = 10, std: float = 0.1) -> None:
         super().__init__(sizes)
         need_length(self, length)

@@ -36,6 +36,8 @@ class DecomposedPrompt(TaskPrompt):
         start: what they are before training: a text, or a part of ``mmprefix.mappers.starts``. None: random numbers.
     """
 
+    leaves = "updates of the text's embeddings"
+
     def __init__(
         self,
         sizes: Sizes,

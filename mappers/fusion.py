@@ -8,6 +8,7 @@ free here. A user without history has a learned context of one token.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Fusion(Combinator):
         both = torch.cat([self.from_prefix(prefix.embeds) + self.roles[0], beside + self.roles[1]], dim=1)
         hidden = torch.cat([prefix.mask, mask], dim=1).logical_not()
         fused = self.layers(both, src_key_padding_mask=hidden)[:, : prefix.mask.shape[1]]
-        return Prefix(self.out(fused), prefix.mask)
+        return replace(prefix, embeds=self.out(fused))
 
     def _context(self, context: Features) -> tuple[Tensor, Tensor]:
         """Context tokens (B 1+1+T' D') and their mask: the empty context's, the summary, the frames."""

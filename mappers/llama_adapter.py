@@ -14,11 +14,12 @@ from torch import nn
 
 from mmprefix.errors import InputError
 from mmprefix.kv_cache.side_terms import GatedTokens
-from mmprefix.mappers.base import DeepMapper, Mapper, Sizes, need_length
-from mmprefix.types import Features, Prefix, SidePrefix
+from mmprefix.mappers.base import DeepMapper, Mapper, Sizes, need_embeddings, need_length, only_embeddings
+from mmprefix.mappers.combinator import Combinator
+from mmprefix.types import Features, SidePrefix
 
 
-class LlamaAdapter(DeepMapper):
+class LlamaAdapter(Combinator, DeepMapper):
     """``length`` learned vectors (P E) for each layer from ``first`` on, and a gate for each layer and head.
 
     Args:
@@ -28,6 +29,8 @@ class LlamaAdapter(DeepMapper):
         mapper: mapper to embeddings; the mean of its real positions is added to every vector, as LLaMA-Adapter adds
             what it makes of a picture. None: the prompt is the same for every input.
     """
+
+    leaves = "terms of attention"
 
     def __init__(
         self,
@@ -48,31 +51,14 @@ class LlamaAdapter(DeepMapper):
         self.vectors = nn.Parameter(torch.randn(count, length, sizes.width) * std)
         self.gate = nn.Parameter(torch.zeros(count, self.query_heads))
         self.mapper = None if mapper is None else mapper(sizes)
-
-    @property
-    def reads_input(self) -> bool:
-        """True with a ``mapper`` that reads it."""
-        return self.mapper is not None and self.mapper.reads_input
-
-    @property
-    def reads_frames(self) -> bool:
-        """True with a ``mapper`` that reads them."""
-        return self.mapper is not None and self.mapper.reads_frames
-
-    @property
-    def reads_context(self) -> bool:
-        """True with a ``mapper`` that reads one."""
-        return self.mapper is not None and self.mapper.reads_context
+        if self.mapper is not None:
+            need_embeddings(self, self.mapper)
 
     def forward(self, features: Features, context: Features | None = None) -> SidePrefix:
         """Features of B inputs → terms beside the cache, vectors (1 L' P E), or (B L' P E) with a ``mapper``."""
         vectors = self.vectors[None]
         if self.mapper is not None:
-            prefix = self.mapper(features, context)
-            if not isinstance(prefix, Prefix):
-                raise InputError(
-                    f"LlamaAdapter.mapper: {type(self.mapper).__name__} makes no embeddings; give one that does"
-                )
+            prefix = only_embeddings(self, self.mapper, self.mapper(features, context))
             real = prefix.mask[..., None].to(prefix.embeds.dtype)
             mean = (prefix.embeds * real).sum(1) / real.sum(1).clamp(min=1)
             vectors = vectors + mean[:, None, None]

@@ -44,6 +44,8 @@ class NTKAttention(DeepMapper):
         std: standard deviation of both before training.
     """
 
+    leaves = "terms of attention"
+
     def __init__(self, sizes: Sizes, *, std: float = 1e-4) -> None:
         super().__init__(sizes)
         heads = (sizes.layers, self.query_heads, sizes.head_width)

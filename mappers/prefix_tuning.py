@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import DeepMapper, Mapper, Sizes, join_layers
+from mmprefix.mappers.base import DeepMapper, Mapper, Sizes, join_layers, need_embeddings, only_embeddings
 from mmprefix.mappers.combinator import Combinator
 from mmprefix.mappers.observer import Starter, TextReader
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.starts import Start, as_start
-from mmprefix.types import DeepPrefix, Features, Prefix
+from mmprefix.types import DeepPrefix, Features
 
 
 class Deep(Combinator, DeepMapper, Starter):
@@ -29,7 +29,7 @@ class Deep(Combinator, DeepMapper, Starter):
     Over ``Learned`` this is Li & Liang's prefix; a saved model then holds keys and values only.
 
     Args:
-        mapper: the mapper whose prefix is read; InputError for one that makes a deep prefix already.
+        mapper: the mapper whose prefix is read; InputError for one that makes more than embeddings.
         hidden: width between the two linear layers of the MLP (linear, tanh, linear); None: one linear layer.
         dropout: probability of zeroing a number of keys and values in training.
         start: over a mapper that reads no input, what keys and values are before training: a text, or a part of
@@ -50,8 +50,7 @@ class Deep(Combinator, DeepMapper, Starter):
     ) -> None:
         super().__init__(sizes)
         self.mapper = mapper(sizes)
-        if deep := next((part for part in self.mapper.modules() if isinstance(part, DeepMapper)), None):
-            raise InputError(f"Deep: {type(deep).__name__} makes a deep prefix already; leave Deep out")
+        need_embeddings(self, self.mapper)
         self.dropout = dropout
         before = [nn.Linear(sizes.width, hidden), nn.Tanh()] if hidden else []
         last = nn.Linear(hidden or sizes.width, self.numbers)
@@ -78,7 +77,7 @@ class Deep(Combinator, DeepMapper, Starter):
 
     def forward(self, features: Features, context: Features | None = None) -> DeepPrefix:
         """Features of B inputs → keys and values (L B H P K), real where the mapper's positions are."""
-        soft: Prefix = self.mapper(features, context)
+        soft = only_embeddings(self, self.mapper, self.mapper(features, context))
         vectors = self.model(soft.embeds) if self.origin is None else self.base + self.model(soft.embeds)
         return self.split_layers(F.dropout(vectors, self.dropout, self.training), soft.mask)
 

@@ -28,6 +28,8 @@ class GatedPrompt(DeepMapper):
         length: positions of the prefix.
     """
 
+    leaves = "gates of its positions"
+
     def __init__(self, sizes: Sizes, *, length: int = 10) -> None:
         super().__init__(sizes)
         need_length(self, length)
@@ -53,6 +55,8 @@ class PromptGating(DeepMapper):
         length: positions; the paper's plug-ins have 100.
         hidden: width of the gates' table and network.
     """
+
+    leaves = "gates of its positions"
 
     def __init__(self, sizes: Sizes, *, length: int = 10, hidden: int = 512) -> None:
         super().__init__(sizes)

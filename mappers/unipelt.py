@@ -50,6 +50,8 @@ class UniPELTPrefix(DeepMapper):
         std: standard deviation of keys and values before training; the gates begin at one half.
     """
 
+    leaves = "terms of attention"
+
     def __init__(self, sizes: Sizes, *, length: int = 10, std: float = 0.1) -> None:
         super().__init__(sizes)
         need_length(self, length)

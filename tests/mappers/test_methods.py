@@ -181,17 +181,22 @@ def shown(mapper: Mapper, count: int = 3) -> Features:
     return Features(frames, mask, users if mapper.sizes.summary else torch.zeros(count, 0))
 
 
+def begin(mapper: Mapper, features: Features) -> None:
+    """Let the parts of a mapper see ``features`` and a decoder, as before a training."""
+    reader = Reader(torch.randn(4, mapper.sizes.width), mapper.sizes)
+    for part in mapper.modules():
+        if isinstance(part, Observer):
+            part.observe(features)
+        if isinstance(part, Observer | Starter) and not part.known:
+            part.begin(reader)
+            assert part.known
+
+
 def ready(name: str) -> Mapper:
     """Mapper as a training begins with it, every parameter moved a little so that none is zero."""
     torch.manual_seed(1)
     mapper = METHODS[name].build()
-    reader = Reader(torch.randn(4, mapper.sizes.width), mapper.sizes)
-    for part in mapper.modules():
-        if isinstance(part, Observer):
-            part.observe(shown(mapper))
-        if isinstance(part, Starter):
-            part.begin(reader)
-            assert part.known
+    begin(mapper, shown(mapper))
     with torch.no_grad():
         for parameter in mapper.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

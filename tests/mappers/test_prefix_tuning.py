@@ -361,8 +361,8 @@ def test_sizes_are_those_of_the_decoder(gpt2: CausalDecoder) -> None:
     (lambda: Deep(Sizes(0, 0, E, heads=2, head_width=4), mapper=Learned), "layers=0, heads=2, head_width=4"),
     (lambda: DeepTable(DECODER, length=0), "DeepTable.length 0: give a number from 1 on"),
     (lambda: Learned(Sizes(0, 0, E), length=-1), "Learned.length -1: give a number from 1 on"),
-    (lambda: Deep(DECODER, mapper=DeepTable), "Deep: DeepTable makes a deep prefix already; leave Deep out"),
-    (lambda: Deep(DECODER, mapper=partial(Parallel, mappers=[Learned, DeepTable])), "DeepTable makes a deep"),
+    (lambda: Deep(DECODER, mapper=DeepTable), "Deep reads embeddings, and DeepTable makes keys and values"),
+    (lambda: Deep(DECODER, mapper=partial(Parallel, mappers=[Learned, DeepTable])), "DeepTable makes keys and values"),
 ])  # fmt: skip
 def test_impossible_sizes_and_mappers_are_refused(make: Callable[[], Mapper], message: str) -> None:
     with pytest.raises(InputError, match=message):
