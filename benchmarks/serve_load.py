@@ -1,6 +1,6 @@
 """Load of `mmprefix serve` on the loopback interface: many clients, good and bad requests, batched against unbatched.
 
-    python -m benchmarks.serve_load [--model DIRECTORY] [--seconds 60] [--clients 64] [--out serve_load.json]
+    python -m benchmarks.serve_load [--model DIRECTORY] [--seconds 60] [--warm-up 2] [--clients 64] [--out FILE]
 
 A server runs in a process of its own, once as it is by default and once with ``--max-batch 1``. Clients are coroutines
 of this process that keep their connections: each sends one request after the other, of which one in ten is bad (a file
@@ -35,6 +35,7 @@ from mmprefix.world.audio import RATE
 from mmprefix.world.scenes import Medium
 
 BAD_SHARE = 0.1
+WAYS: dict[str, list[str]] = {"batched": [], "unbatched": ["--max-batch", "1", "--max-wait-ms", "0"]}
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,16 @@ class Tally:
         order = sorted(self.seconds)
         places = {share: min(len(order) - 1, len(order) * share // 100) for share in (50, 95, 99)}
         marks = {f"p{share}_ms": round(1000 * order[place]) for share, place in places.items()}
-        tenth = max(1, len(self.memory) // 10)
-        begin = [size for _, size in self.memory[tenth : 2 * tenth]] or [self.memory[0][1]]
+        sizes = [size for _, size in self.memory]
         return {
             "good_per_second": round(len(order) / self.elapsed, 2),
             **marks,
             "statuses": dict(sorted(self.statuses.items())),
             "mismatches": self.mismatches,
             "broken_connections": self.broken,
-            "rss_mb_after_a_tenth": round(sum(begin) / len(begin)),
-            "rss_mb_at_the_end": round(self.memory[-1][1]),
+            "rss_mb": {
+                f"{share}%": round(sizes[(len(sizes) - 1) * share // 100]) for share in (0, 10, 25, 50, 75, 100)
+            },
         }
 
 
@@ -163,8 +164,8 @@ async def watch(process: int, end: float, tally: Tally) -> None:
 
 
 async def load(port: int, process: int, plan: argparse.Namespace, asked: Any) -> Tally:
-    """Tally of all clients; two seconds of load before it warm the server up and are not counted."""
-    for seconds, tally in ((2.0, Tally()), (plan.seconds, Tally())):
+    """Tally of all clients; the seconds of load before it warm the server up and are not counted."""
+    for seconds, tally in ((plan.warm_up, Tally()), (plan.seconds, Tally())):
         begun = time.monotonic()
         end = begun + seconds
         clients = [client(number, port, end, (*asked, tally)) for number in range(plan.clients)]
@@ -205,23 +206,26 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help="saved model (default: the embedded world's)")
     parser.add_argument("--medium", choices=["image", "audio", "both"], default="both")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--warm-up", type=float, default=2.0, help="seconds of load before, which are not counted")
     parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--only", choices=list(WAYS), help="one way alone, without the ratio")
     parser.add_argument("--out", type=Path)
     plan = parser.parse_args(words)
     asked = questions(plan.model, plan.medium)
-    rows = {name: measure(plan, options, asked) for name, options in
-            {"batched": [], "unbatched": ["--max-batch", "1", "--max-wait-ms", "0"]}.items()}  # fmt: skip
-    ratio = rows["batched"]["good_per_second"] / max(rows["unbatched"]["good_per_second"], 1e-9)
-    print(f"{'':10} good/s  p50 ms  p95 ms  p99 ms  wrong  broken  RSS MB begin → end  statuses")
+    ways = [plan.only] if plan.only else list(WAYS)
+    rows = {name: measure(plan, WAYS[name], asked) for name in ways}
+    print(f"{'':10} good/s  p50 ms  p95 ms  p99 ms  wrong  broken  RSS MB at 0, 10, 25, 50, 75, 100 %  statuses")
     for name, row in rows.items():
         print(
             f"{name:10} {row['good_per_second']:6}  {row['p50_ms']:6}  {row['p95_ms']:6}  {row['p99_ms']:6}  "
-            f"{row['mismatches']:5}  {row['broken_connections']:6}  {row['rss_mb_after_a_tenth']:7} → "
-            f"{row['rss_mb_at_the_end']:<8}  {row['statuses']}"
+            f"{row['mismatches']:5}  {row['broken_connections']:6}  {'  '.join(map(str, row['rss_mb'].values()))}  "
+            f"{row['statuses']}"
         )
-    print(f"batched / unbatched: {ratio:.1f}")
+    figures: dict[str, Any] = {"clients": plan.clients, "seconds": plan.seconds, "warm_up": plan.warm_up, **rows}
+    if not plan.only:
+        figures["ratio"] = rows["batched"]["good_per_second"] / max(rows["unbatched"]["good_per_second"], 1e-9)
+        print(f"batched / unbatched: {figures['ratio']:.1f}")
     if plan.out:
-        figures = {"clients": plan.clients, "seconds": plan.seconds, **rows, "ratio": ratio}
         plan.out.write_text(json.dumps(figures, indent=1) + "\n")
     return 0 if all(not row["mismatches"] and not row["broken_connections"] for row in rows.values()) else 1
 

@@ -26,7 +26,6 @@ from mmprefix.cli.model_inputs import (
     select_model_inputs,
 )
 from mmprefix.cli.spellings import utf8_text
-from mmprefix.data.manifest import InputRef
 from mmprefix.errors import InputError
 from mmprefix.prompt_template import fill_file_variables
 
@@ -112,20 +111,18 @@ def _prompt(row: InputRow, args: argparse.Namespace, default: str | None) -> str
 def _columns(inputs: InputRows, count: int) -> list[str]:
     """Columns of a table: a text and a score, and more of both where several texts are asked for."""
     more = [f"{name}_{number}" for number in range(2, count + 1) for name in ("caption", "score")]
-    return [*dict.fromkeys([inputs.name_column, "file"]), "caption", "score", *more]
+    return [*inputs.name_columns, "caption", "score", *more]
 
 
 def _line(row: InputRow, candidates: list[Candidate], table: bool) -> dict[str, Any]:
     """Object of a row: the best text and all of them, and the user and captions that a manifest has for it."""
-    files = [item.path for item in row.inputs.values() if isinstance(item, InputRef) and item.path]
-    names = {"id": row.id, "file": files[0] if files else ""} if row.fields else {"file": row.id}
     users = {name: row.fields[name] for name in ("user", "true_user") if row.fields.get(name) is not None}
     best = {"caption": candidates[0].text, "score": candidates[0].score}
     if table:
-        return {**names, **best, **_numbered(candidates)}
+        return {**row.names, **best, **_numbered(candidates)}
     listed = [{"text": candidate.text, "score": candidate.score} for candidate in candidates]
     references = {"references": list(row.references)} if row.references else {}
-    return {**names, **users, **best, "candidates": listed, **references}
+    return {**row.names, **users, **best, "candidates": listed, **references}
 
 
 def _texts(row: InputRow, candidates: list[Candidate]) -> list[str]:

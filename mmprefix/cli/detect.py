@@ -50,7 +50,7 @@ def _call(args: argparse.Namespace, answers: tuple[str, str] | None, inputs: Inp
     def line(row: InputRow, score: float) -> dict[str, Any]:
         return _line(row, score, args.label_field)
 
-    return ModelCall([inputs.name_column, "score", "label"], results, RowReport(line, _texts))
+    return ModelCall([*inputs.name_columns, "score", "label"], results, RowReport(line, _texts))
 
 
 def _texts(row: InputRow, score: float) -> list[str]:
@@ -58,6 +58,6 @@ def _texts(row: InputRow, score: float) -> list[str]:
 
 
 def _line(row: InputRow, score: float, label_field: str) -> dict[str, Any]:
-    line = {"id" if row.fields else "file": row.id, "score": score}
+    line: dict[str, Any] = {**row.names, "score": score}
     label = row.fields.get(label_field)
     return line if label is None else {**line, "label": label}

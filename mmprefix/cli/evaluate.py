@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task", choices=tuple(TASKS), default="caption", help="kind of predictions (default: caption)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object with full precision")
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        help="write a page: figures, DET curve or confusion of intents, the worst and best with picture or sound",
+    )
     for task, module in TASKS.items():
         module.add_arguments(parser.add_argument_group(f"--task {task}", module.LINE))
 
@@ -39,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     for task, module in TASKS.items():
         if task != args.task:
             _refuse(args, task, module.add_arguments)
+    if args.html and args.task == "personal":
+        raise InputError("--html: --task personal compares users, and draws no page; leave it out")
     return TASKS[args.task].run(args)
 
 

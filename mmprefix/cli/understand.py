@@ -53,9 +53,9 @@ def _call(args: argparse.Namespace, inputs: InputRows) -> ModelCall[dict[str, An
         return model.stream_understand(rows.values, schema=schema, framing=args.framing, **options)
 
     def line(row: InputRow, result: dict[str, Any]) -> dict[str, Any]:
-        return {"id" if row.fields else "file": row.id, **result, **references.get(id(row), {})}
+        return {**row.names, **result, **references.get(id(row), {})}
 
-    columns = [inputs.name_column, "intent", "slots", "scores", "reference"]
+    columns = [*inputs.name_columns, "intent", "slots", "scores", "reference"]
     return ModelCall(columns, results, RowReport(line, _texts))
 
 

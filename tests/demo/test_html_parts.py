@@ -51,7 +51,12 @@ def test_a_table_has_a_caption_and_heads_of_columns_and_rows() -> None:
 
 
 def test_a_text_is_never_a_tag_or_an_attribute() -> None:
-    for text in (table(NASTY, [NASTY], [(NASTY,)]), progress(1, 2, NASTY), note(NASTY), player(NASTY, f"/sounds/{NASTY}")):
+    for text in (
+        table(NASTY, [NASTY], [(NASTY,)]),
+        progress(1, 2, NASTY),
+        note(NASTY),
+        player(NASTY, f"/sounds/{NASTY}"),
+    ):
         parsed = Parsed(text)
         assert parsed.attributes("img") == []
         assert not any(name.startswith("on") for _, attributes in parsed.tags for name in attributes)

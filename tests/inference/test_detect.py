@@ -245,7 +245,8 @@ def test_rows_that_cannot_be_read_do_not_end_the_others(
     lines = [line.split(",") for line in out.read_text().splitlines()]
     assert [line[0] for line in lines] == ["id", rows[0]["id"], rows[2]["id"]]
     expected = model.detect([rows[0]["audio"], rows[2]["audio"]])
-    assert [float(line[1]) for line in lines[1:]] == pytest.approx(expected, abs=TOLERANCE)
+    assert [line[1] for line in lines] == ["file", rows[0]["audio"], rows[2]["audio"]]
+    assert [float(line[2]) for line in lines[1:]] == pytest.approx(expected, abs=TOLERANCE)
 
 
 # ------------------------------------------------------------------------------------------------------- in training

@@ -347,5 +347,5 @@ def test_the_page_of_an_evaluation_is_refused_where_it_cannot_lie(
     (tmp_path / "p.jsonl").write_text(json.dumps({"id": 1, "prediction": "a", "references": ["a"]}) + "\n")
     shell = Shell(capsys)
     assert "none/page.html" in shell.refuses("evaluate", tmp_path / "p.jsonl", "--html", tmp_path / "none/page.html")
-    message = shell.refuses("evaluate", tmp_path / "p.jsonl", "--task", "slu", "--html", "page.html")
-    assert "--html belongs to --task caption" in message
+    message = shell.refuses("evaluate", tmp_path / "p.jsonl", "--task", "personal", "--html", "page.html")
+    assert "--html: --task personal compares users" in message

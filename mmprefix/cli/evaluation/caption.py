@@ -13,10 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmprefix.cli.evaluation.html_page import media_in, shown_media, write_page
 from mmprefix.cli.evaluation.jsonl import format_table, identifier, read_jsonl
 from mmprefix.errors import InputError
-from mmprefix.media.kinds import kind_of
-from mmprefix.media.source import is_url
 from mmprefix.metrics import FenseModels, NotAvailable, caption
 from mmprefix.metrics.caption import EXTRA, NAMES
 from mmprefix.metrics.caveats import undefined_metrics, word_notes
@@ -24,7 +23,6 @@ from mmprefix.metrics.ptb_tokenizer import TOKENIZERS
 from mmprefix.weights.source import MODELS, resolve_sentence_encoder
 
 LINE = "lines of id, prediction (a text) and references (a list of texts); for --html also file (the input)"
-MEDIA = ("file", "media", "image", "audio", "video")  # fields that may hold the path of a line's input
 
 
 class Predictions(NamedTuple):
@@ -51,7 +49,7 @@ def _record(record: Any, location: str) -> tuple[str, str, list[str], str]:
         raise InputError(f"{location}: references must be a list of strings")
     if not texts:
         raise InputError(f"{location}: no references for id {name!r}; give at least one")
-    return name, prediction, texts, next((record[key] for key in MEDIA if isinstance(record.get(key), str)), "")
+    return name, prediction, texts, media_in(record)
 
 
 def read_predictions(path: str | Path) -> Predictions:
@@ -100,9 +98,6 @@ def add_arguments(parser: argparse._ActionsContainer) -> None:
     )
     parser.add_argument("--fense-detector", metavar="FILE", help="FENSE's fluency detector, a checkpoint")
     parser.add_argument("--fense-backbone", metavar="FOLDER", help="configuration and tokenizer of the detector's BERT")
-    parser.add_argument(
-        "--html", metavar="FILE", help="write a page of the worst and best: picture or sound, texts, references, score"
-    )
 
 
 def _local(name: str) -> Path:
@@ -151,25 +146,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _write_page(args: argparse.Namespace, read: Predictions, figures: dict[str, float], notes: Sequence[str]) -> None:
     """Write the page of ``--html``. Raises InputError where its file cannot be written."""
-    from mmprefix.reports.evaluation_report import write_evaluation
     from mmprefix.reports.rows import ScoredText, scored
 
-    folder = Path(args.predictions).parent
-    media = [_near(path, folder) for path in read.media]
+    media = [shown_media(path, Path(args.predictions).parent) for path in read.media]
     columns = zip(read.ids, media, read.predictions, read.references, strict=True)
-    rows = [ScoredText(name, _group(path), path, text, tuple(references)) for name, path, text, references in columns]
-    title, out = Path(args.predictions).name, Path(args.html)
-    write_evaluation(title, scored(rows, tokenizer=args.tokenize), figures, out, notes=notes)
-
-
-def _near(path: str, folder: Path) -> str:
-    """``path`` as it is where it leads to a file from here, or else from the ``folder`` of the predictions."""
-    return path if not path or is_url(path) or Path(path).exists() else str(folder / path)
-
-
-def _group(path: str) -> str:
-    """Kind of the input at ``path``; "" where it cannot be told."""
-    try:
-        return kind_of(path) or "" if path else ""
-    except (InputError, OSError):
-        return ""
+    rows = [ScoredText(name, *shown, text, tuple(references)) for name, shown, text, references in columns]
+    write_page(args, scored(rows, tokenizer=args.tokenize), figures, notes=notes)

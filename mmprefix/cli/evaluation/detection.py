@@ -10,25 +10,31 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmprefix.cli.evaluation.html_page import media_in, shown_media, write_page
 from mmprefix.cli.evaluation.jsonl import format_table, identifier, read_jsonl
 from mmprefix.errors import InputError
 from mmprefix.metrics import det_plot
 from mmprefix.metrics.detection import det_curve, detection
 
-LINE = "lines of id, score (a number) and label (true or false, 1 or 0, or two words and --positive)"
+LINE = (
+    "lines of id, score (a number) and label (true or false, 1 or 0, or two words and --positive); "
+    "for --html also file (the input)"
+)
 _SCORES = ("eer", "threshold", "auc")
 
 
 class Trial(NamedTuple):
-    """One line: its location (file:line), its score, and its label as written."""
+    """One line: its location (file:line), its score, its label as written, its id, and the path of its input or ""."""
 
     location: str
     score: float
     label: bool | str
+    id: str = ""
+    media: str = ""
 
 
 def add_arguments(parser: argparse._ActionsContainer) -> None:
@@ -47,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     metrics = detection(scores, labels)
     if args.det:
         det_plot.draw(det_curve(scores, labels), Path(args.det))
+    if args.html:
+        _write_page(args, trials, labels, metrics)
     counts = {"items": len(trials), "targets": metrics["targets"], "nontargets": metrics["nontargets"]}
     if args.json:
         report = {"task": "detection", **counts, "scores": {name: metrics[name] for name in _SCORES}}
@@ -55,6 +63,30 @@ def run(args: argparse.Namespace) -> int:
         rows = [(name, str(count)) for name, count in counts.items()]
         sys.stdout.write(format_table(rows + [(name, f"{metrics[name]:.4f}") for name in _SCORES]))
     return 0
+
+
+def _write_page(
+    args: argparse.Namespace, trials: Sequence[Trial], labels: Sequence[bool], figures: Mapping[str, float]
+) -> None:
+    """Write the page of ``--html``: the DET curve, and the trials that lie furthest on the wrong and the right side."""
+    from mmprefix.reports.det import det_figure
+    from mmprefix.reports.page import section
+    from mmprefix.reports.rows import ScoredText
+
+    folder, threshold = Path(args.predictions).parent, figures["threshold"]
+    rows = [
+        ScoredText(
+            trial.id,
+            *shown_media(trial.media, folder),
+            f"{trial.score:+.3f}",
+            ("target" if label else "no target",),
+            score=trial.score - threshold if label else threshold - trial.score,
+            metric="distance to the threshold",
+        )
+        for trial, label in zip(trials, labels, strict=True)
+    ]
+    curve = section("Detection", det_figure([trial.score for trial in trials], labels))
+    write_page(args, rows, {name: figures[name] for name in _SCORES}, sections=[curve])
 
 
 def read_trials(path: str | Path) -> list[Trial]:
@@ -69,10 +101,14 @@ def read_trials(path: str | Path) -> list[Trial]:
         if name in lines:
             raise InputError(f"{location}: id {name!r} is already used in line {lines[name]}")
         lines[name] = number
-        trials.append(Trial(location, _score(record["score"], location), _label(record["label"], location)))
+        trials.append(_trial(record, name, location))
     if not trials:
         raise InputError(f"{path}: no scores; a line is a JSON object with id, score and label")
     return trials
+
+
+def _trial(record: Any, name: str, location: str) -> Trial:
+    return Trial(location, _score(record["score"], location), _label(record["label"], location), name, media_in(record))
 
 
 def _score(value: Any, location: str) -> float:

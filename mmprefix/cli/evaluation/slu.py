@@ -12,18 +12,21 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from mmprefix.cli.evaluation.html_page import media_in, shown_media, write_page
 from mmprefix.cli.evaluation.jsonl import format_table, read_jsonl
 from mmprefix.errors import InputError
 from mmprefix.metrics.slu import INTENTS, NAMES, score
-from mmprefix.metrics.slurp_records import KEYS, Frame, read_frame
+from mmprefix.metrics.slurp_records import KEYS, Frame, match_frames, read_frame
 
 LINE = (
     "lines of id, intent, slots (type: value or list of values) and, without --gold, reference (intent, slots); "
-    "or as SLURP has them: file or slurp_id, scenario, action, entities"
+    "or as SLURP has them: file or slurp_id, scenario, action, entities; for --html also file or audio (the input)"
 )
 _COLUMNS = ("precision", "recall", "f1")
+_SHOWN = ("intent_accuracy", "slot_accuracy", "frame_accuracy", "intent_f1", "span_f1", "slu_f1")  # figures of a page
 _COUNTS = ("matched_by", "gold", "scored", "missing", "foreign", "unknown_slot_types", "left_out")
 
 
@@ -62,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         gold = [_reference(record, location) for location, record in lines]
     options = {"per_label": args.per_label, "count_missing": args.count_missing, "ignore_case": args.ignore_case}
     result = score(predictions, gold, **options)
+    if args.html:
+        _write_page(args, [record for _, record in lines], (predictions, gold), result)
     if args.json:
         sys.stdout.write(json.dumps(_report(result), ensure_ascii=False) + "\n")
         return 0
@@ -70,6 +75,46 @@ def run(args: argparse.Namespace) -> int:
     for name, rows in result.get("tables", {}).items():
         sys.stdout.write("\n" + format_table(_labels(name, rows, result)))
     return 0
+
+
+def _write_page(
+    args: argparse.Namespace,
+    records: Sequence[Mapping[str, Any]],
+    frames: tuple[Sequence[Frame], Sequence[Frame]],
+    result: Mapping[str, Any],
+) -> None:
+    """Write the page of ``--html``: the confusion of intents, and wrong and right frames with their inputs."""
+    from mmprefix.reports.confusion import confusion_table
+    from mmprefix.reports.page import section
+    from mmprefix.reports.rows import ScoredText
+
+    ours, gold = frames
+    if args.ignore_case:
+        ours, gold = [frame.lower() for frame in ours], [frame.lower() for frame in gold]
+    media = {frame.location: media_in(record) for frame, record in zip(ours, records, strict=True)}
+    _, predicted, expected = match_frames(ours, gold)
+    pairs = [(name, predicted.get(name), right) for name, right in expected.items()]
+    rows = [
+        ScoredText(
+            name,
+            *shown_media(media.get(own.location, "") if own else "", Path(args.predictions).parent),
+            _written(own) if own else "",
+            (_written(right),),
+            score=score([own], [right])["frame_accuracy"] if own else 0.0,
+            metric="frame",
+        )
+        for name, own, right in pairs
+        if own or args.count_missing
+    ]
+    named = [(right.name, own.name) for _, own, right in pairs if own and right.name]
+    table = confusion_table([right for right, _ in named], [own or "none" for _, own in named], "intent")
+    figures = {name: value for name, value in result.items() if isinstance(value, float) and name in _SHOWN}
+    write_page(args, rows, figures, sections=[section("Confusion", table)])
+
+
+def _written(frame: Frame) -> str:
+    """Frame in one line: intent(slot=value; slot=value)."""
+    return f"{frame.name or '(no intent)'}({'; '.join(f'{kind}={value}' for kind, value in frame.slots)})"
 
 
 def read_gold(path: str, split: str | None = None, intent_field: str | None = None) -> list[Frame]:

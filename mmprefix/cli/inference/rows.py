@@ -38,6 +38,14 @@ class InputRow:
     kind: str | None = None
     references: tuple[str, ...] = ()
 
+    @property
+    def names(self) -> dict[str, str]:
+        """First fields of its line: ``file`` of an input, ``id`` and ``file`` ("": none) of a manifest's row."""
+        if not self.fields:
+            return {"file": self.id}
+        files = [item.path for item in self.inputs.values() if isinstance(item, InputRef) and item.path]
+        return {"id": self.id, "file": files[0] if files else ""}
+
 
 @dataclass
 class BadInputs:
@@ -65,9 +73,9 @@ class InputRows:
     bad: BadInputs = field(default_factory=BadInputs)
 
     @property
-    def name_column(self) -> str:
-        """First column of a table: id where a row is a manifest's, file where none is."""
-        return "id" if any(row.fields for row in self.rows) else "file"
+    def name_columns(self) -> list[str]:
+        """First columns of a table: id and file where a row is a manifest's, file where none is."""
+        return ["id", "file"] if any(row.fields for row in self.rows) else ["file"]
 
 
 def file_rows(args: argparse.Namespace) -> InputRows:
