@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mmprefix.inspection.interpolation import interpolate as interpolate
     from mmprefix.inspection.looking import attention_maps as attention_maps
     from mmprefix.inspection.maps import Maps as Maps
+    from mmprefix.inspection.side_report import BesidePositions as BesidePositions
+    from mmprefix.inspection.side_report import beside_positions as beside_positions
     from mmprefix.inspection.word_norms import Norms as Norms
     from mmprefix.inspection.word_norms import norms as norms
     from mmprefix.inspection.words import NextWord as NextWord
@@ -30,15 +32,18 @@ _FILES = {
     "heat_picture": "drawing",
     "heat_spectrogram": "drawing",
     "interpolate": "interpolation",
+    **dict.fromkeys(("BesidePositions", "beside_positions"), "side_report"),
     **dict.fromkeys(("Norms", "norms"), "word_norms"),
     **dict.fromkeys(("NextWord", "Word", "has_embeddings", "nearest_words", "next_words"), "words"),
 }
 __all__ = [
+    "BesidePositions",
     "Maps",
     "NextWord",
     "Norms",
     "Word",
     "attention_maps",
+    "beside_positions",
     "caption_map",
     "has_embeddings",
     "heat_picture",

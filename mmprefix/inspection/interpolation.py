@@ -32,6 +32,11 @@ def interpolate(
     decode = decoding(model.options, 1, overrides)
     call = cast(CallOptions, {name: overrides[name] for name in overrides if name in CallOptions.__annotations__})
     first, last = (prefix_row(model, value, call) for value in (a, b))
+    if first.has_more or last.has_more:
+        raise InputError(
+            "interpolate: this model's prefix has parts that stand at no position (terms of attention, gates, updates of "
+            "the text), which cannot be mixed; take a model of positions alone"
+        )
     if first.lengths != last.lengths:
         raise InputError(
             f"interpolate: the prefixes have {sum(first.lengths)} and {sum(last.lengths)} positions of their kinds; "

@@ -27,12 +27,14 @@ Result = TypeVar("Result")
 class PrefixRow:
     """Prefix of one input, real positions only: keys and values ``deep`` (L 1 H P K), then embeddings ``soft`` (1 P E).
 
-    ``prompt`` is the text that the decoder reads behind it.
+    ``prompt`` is the text that the decoder reads behind it; ``has_more`` is True where the prefix has parts at no
+    position, which are left out here (``mmprefix.inspection.side_report``).
     """
 
     deep: DeepPrefix | None
     soft: Prefix | None
     prompt: str = ""
+    has_more: bool = False
 
     @property
     def vectors(self) -> list[Tensor]:
@@ -102,13 +104,14 @@ def model_alone(options: CallOptions) -> bool:
 def split_rows(prefix: AnyPrefix, prompts: Sequence[str]) -> list[PrefixRow]:
     """Prefixes of B inputs → one each, without padding; a copy that no inference mode holds.
 
-    Terms beside the cache have no positions and are left out.
+    Terms beside the cache, gates and updates of the text stand at no position and are left out.
     """
-    prefix, _ = split_side(prefix)
+    prefix, terms = split_side(prefix)
     deep = prefix.deep if isinstance(prefix, MixedPrefix) else prefix if isinstance(prefix, DeepPrefix) else None
     soft = prefix.soft if isinstance(prefix, MixedPrefix) else prefix if isinstance(prefix, Prefix) else None
     with torch.inference_mode(False), torch.no_grad():
-        return [PrefixRow(_deep_row(deep, b), _soft_row(soft, b), prompt) for b, prompt in enumerate(prompts)]
+        more = bool(terms) or (soft is not None and not (soft.text_updates is None and soft.gates is None))
+        return [PrefixRow(_deep_row(deep, b), _soft_row(soft, b), prompt, more) for b, prompt in enumerate(prompts)]
 
 
 def _soft_row(prefix: Prefix | None, row: int) -> Prefix | None:

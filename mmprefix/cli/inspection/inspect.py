@@ -5,17 +5,20 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmprefix.atomic import write_atomically
 from mmprefix.cli.inference.open_model import open_model
 from mmprefix.cli.inference.user_options import add_users, read_texts
+from mmprefix.cli.inspection.side_table import side_lines
 from mmprefix.cli.model_inputs import add_model
 from mmprefix.cli.spellings import utf8_text
 from mmprefix.errors import InputError
 
 if TYPE_CHECKING:
+    from mmprefix.inference.call_options import CallOptions
     from mmprefix.inference.predictor import Predictor
     from mmprefix.inspection.maps import Maps
 
@@ -47,12 +50,20 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             "--map, --grid, --seconds: shape the maps that --out FOLDER writes; give it, or leave these out"
         )
+    from mmprefix import inspection
+
     model = open_model(args)
     options = _options(args)
-    report = {"file": args.file, "caption": model(args.file, **options), **_positions(model, args, options)}
+    caption = model(args.file, **options)
+    beside = inspection.beside_positions(model, args.file, text=str(caption), **options)
+    positions = {"positions": list[Any]()} if beside and not _length(model, args, options) else None
+    report = {"file": args.file, "caption": caption, **(positions or _positions(model, args, options))}
+    if beside:
+        report["beside"] = asdict(beside)
     if args.out is not None:
         report["maps"] = _write_maps(model, args, options)
-    sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n" if args.json else _table(report))
+    text = json.dumps(report, ensure_ascii=False) + "\n" if args.json else _table(report, side_lines(beside))
+    sys.stdout.write(text)
     return 0
 
 
@@ -104,8 +115,16 @@ def _draw(source: str, maps: Maps, label: int | None, file: Path) -> str:
     return str(file)
 
 
-def _table(report: dict[str, Any]) -> str:
-    """Rows of the report for a person."""
+def _length(model: Predictor, args: argparse.Namespace, options: dict[str, Any]) -> int:
+    """Positions of the input's prefix."""
+    from mmprefix.inspection.prefix_rows import prefix_rows
+
+    (row,) = prefix_rows(model, [args.file], cast("CallOptions", options))
+    return sum(row.lengths)
+
+
+def _table(report: dict[str, Any], beside: list[str]) -> str:
+    """Rows of the report for a person, and lines for what stands ``beside`` the positions."""
     lines = [f"caption: {report['caption']}"]
     if norms := report.get("word_norms"):
         shares = f"{norms['low']:.3g}, {norms['median']:.3g}, {norms['high']:.3g} (5th, 50th, 95th percentile)"
@@ -115,6 +134,6 @@ def _table(report: dict[str, Any]) -> str:
         nearest = [f"{word['text']} {word['cosine']:.2f}" for word in row.get("nearest", ())]
         following = [f"{word['text']} {word['probability']:.2f}" for word in row.get("next", ())]
         lines.append(f"{number:>3}  {length}{', '.join(nearest or following)}")
-    if not report.get("word_norms"):
+    if report["positions"] and not report.get("word_norms"):
         lines.append("(keys and values: the words that each position alone brings forth, with their probabilities)")
-    return "".join(f"{line}\n" for line in [*lines, *report.get("maps", ())])
+    return "".join(f"{line}\n" for line in [*lines, *beside, *report.get("maps", ())])
