@@ -17,19 +17,19 @@ captions. ``--starts`` trains prompt tuning and a deep prefix from each start at
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import statistics
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.lib.methods.plot import plot_methods
-from benchmarks.lib.methods.runs import FIGURES, Content, best_of, fit, method_names, rate_of, read, with_rate
+from benchmarks.lib.methods.runs import FIGURES, Content, Figures, best_of, fit, method_names, rate_of, read, with_rate
 from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
 
 ADAMW = "torch.optim.AdamW"
@@ -48,50 +48,85 @@ BESIDE: dict[str, Content] = {
     },
 }
 PEFT = ("peft_prompt_tuning", "peft_p_tuning", "peft_prefix_tuning", "peft_lora")
-SOURCE = ["--data.manner", "plain"]  # the task that transferred prefixes come from
-STARTS = ("Normal", "Zeros", "Words", "TextTokens")
+HALF = ["--trainer.max_epochs", "10"]
+STARTS: dict[str, Content] = {
+    "N(0, 0.02)": {"class_path": "Normal", "init_args": {"std": 0.02}},
+    "N(0, 1)": {"class_path": "Normal", "init_args": {"std": 1.0}},
+    "zeros": {"class_path": "Zeros"},
+    "words": {"class_path": "Words"},
+    "text": {
+        "class_path": "TextTokens",
+        "init_args": {"text": "first a large red circle and then a small blue square"},
+    },
+}
 
 
-def source_model(options: argparse.Namespace, content: Content) -> str:
-    """Saved model of the same prefix, trained on plain captions first."""
-    source = {"model": {name: value for name, value in content["model"].items() if name in ("prefix", "optimizer")}}
-    folder = options.out / "sources" / content["model"]["prefix"]["class_path"].rpartition(".")[2]
-    fit(source, folder, more=[*SOURCE, "--data.directory", str(options.out / "plain")])
+def source_model(name: str, content: Content, out: Path) -> str:
+    """Saved model that the training of a method begins with: panda's on plain captions, a start by half the steps."""
+    folder = out / "sources" / f"{name}-{rate_of(content):g}"
+    if name == "panda":
+        source = {"model": {part: content["model"][part] for part in ("prefix", "optimizer")}}
+        fit(source, folder, more=["--data.manner", "plain", "--data.directory", str(out / "plain")])
+    else:
+        fit(content, folder, more=HALF)
     return str((folder / "model").resolve())
 
 
-def run_method(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures of one method."""
-    folder, seeds = options.out / name, list(range(options.seeds))
+def run_of(name: str, out: Path) -> Callable[[float, int], Figures]:
+    """Training of a method at a rate with a seed, in a folder of its own."""
     if name in PEFT:
-        from benchmarks.lib.methods.peft_rows import best_of_peft
+        from benchmarks.lib.methods.peft_rows import fit_peft
 
-        return best_of_peft(name, options.out, factors=options.factors, seeds=seeds)
+        return lambda rate, seed: fit_peft(name, out / name / f"rate{rate:g}-seed{seed}", rate, seed)
     content = BESIDE[name] if name in BESIDE else read(name)
-    if content["model"].get("start_from"):
-        saved = source_model(options, content)
-        content["model"]["start_from"] = saved
-        content["model"]["objective"]["init_args"]["teacher"] = saved
-    return best_of(content, folder, factors=options.factors, seeds=seeds)
+
+    def run(rate: float, seed: int) -> Figures:
+        recipe, more = with_rate(content, rate), list[str]()
+        if name == "panda":
+            recipe["model"]["start_from"] = saved = source_model(name, recipe, out)
+            recipe["model"]["objective"]["init_args"]["teacher"] = saved
+        elif name == "meta_start":  # adapted by prompt tuning, in the other half of the steps
+            saved, more = source_model(name, content, out), HALF
+            recipe["model"] = {part: recipe["model"][part] for part in ("prefix", "optimizer")} | {"start_from": saved}
+        return fit(recipe, out / name / f"rate{rate:g}-seed{seed}", seed=seed, more=more)
+
+    return run
+
+
+def rates_of(name: str, options: argparse.Namespace) -> list[float]:
+    """Rates to try: the one that earlier results of ``--known`` found best, or the method's own times ``--factors``."""
+    if options.known and name in (known := json.loads(options.known.read_text(encoding="utf-8"))["methods"]):
+        return [known[name]["rate"]]
+    if name in PEFT:
+        from benchmarks.lib.methods.peft_rows import CONFIGS
+
+        own = CONFIGS[name][0]
+    else:
+        own = rate_of(BESIDE[name] if name in BESIDE else read(name))
+    return [own * factor for factor in options.factors]
+
+
+def run_method(name: str, options: argparse.Namespace) -> None:
+    """Train what is missing of a method, in a process of its own, and write its figures."""
+    result = options.out / f"{name}.json"
+    with (options.out / f"{name}.txt").open("a", encoding="utf-8") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    figures = best_of(run_of(name, options.out), rates_of(name, options), list(range(options.seeds)))
+    result.write_text(json.dumps(figures), encoding="utf-8")
 
 
 def in_own_process(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Figures of a method that runs in a process of its own, with its peak memory in MB."""
-    done = options.out / f"{name}.json"
-    if not done.is_file():
-        words = [sys.executable, "-m", "benchmarks.studies.methods", "--one", name, "--out", str(options.out)]
-        words += ["--factors", *map(str, options.factors), "--seeds", str(options.seeds)]
-        with (options.out / f"{name}.txt").open("w", encoding="utf-8") as output:
-            process = subprocess.Popen(words, stdout=output, stderr=subprocess.STDOUT)
-            _, code, used = os.wait4(process.pid, 0)
-        part = options.out / f"{name}.part.json"
-        if code or not part.is_file():
-            print(f"{name}: failed, see {output.name}", flush=True)
-            return {}
-        figures = json.loads(part.read_text(encoding="utf-8")) | {"memory": used.ru_maxrss / 1024}
-        done.write_text(json.dumps(figures), encoding="utf-8")
-        part.unlink()
-    return json.loads(done.read_text(encoding="utf-8"))
+    """Figures of a method; {} where it failed."""
+    result = options.out / f"{name}.json"
+    result.unlink(missing_ok=True)
+    child = get_context("fork").Process(target=run_method, args=(name, options))
+    child.start()
+    child.join()
+    if child.exitcode or not result.is_file():
+        print(f"{name}: failed, see {options.out / name}.txt", flush=True)
+        return {}
+    return json.loads(result.read_text(encoding="utf-8"))
 
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
@@ -117,21 +152,22 @@ def start_grid(options: argparse.Namespace) -> dict[str, Any]:
     """Test loss and exact matches of two methods from each start at each rate."""
     results: dict[str, Any] = {}
     for name in ("prompt_tuning", "p_tuning_v2"):
-        for start in STARTS:
+        for start, part in STARTS.items():
             content = read(name)
-            args: Content = {"text": "first a large red circle and then a small blue square"}
-            own: Content = {"class_path": f"mmprefix.mappers.starts.{start}"}
-            content["model"]["prefix"]["init_args"]["start"] = own | ({"init_args": args} if "Text" in start else {})
+            own = part | {"class_path": f"mmprefix.mappers.starts.{part['class_path']}"}
+            content["model"]["prefix"]["init_args"]["start"] = own
             for factor in options.factors:
                 rate = rate_of(content) * factor
-                folder = options.out / "starts" / f"{name}-{start}-{factor:g}"
-                results[f"{name}, {start}, {rate:g}"] = fit(with_rate(content, rate), folder)
+                folder = options.out / "starts" / f"{name}-{start}-{rate:g}".replace(" ", "")
+                figures = fit(with_rate(content, rate), folder)
+                results[f"{name}; {start}; {rate:g}"] = figures
+                print(name, start, f"{rate:g}", f"loss {figures['loss']:.3f}", flush=True)
     return results
 
 
 def grid_table(results: Mapping[str, Mapping[str, float]]) -> str:
     """One row a method, start and rate."""
-    body = [[*name.split(", "), *(f"{figures[key]:.3f}" for key in FIGURES)] for name, figures in results.items()]
+    body = [[*name.split("; "), *(f"{figures[key]:.3f}" for key in FIGURES)] for name, figures in results.items()]
     return markdown_table(["method", "start", "rate", "loss", "exact match", "CIDEr-D"], body)
 
 
@@ -141,22 +177,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/methods"))
     parser.add_argument("--only", nargs="+", metavar="METHOD", help="recipes, lora, full_fine_tuning, peft_lora ...")
     parser.add_argument("--factors", nargs="+", type=float, default=[1.0, 4.0, 16.0], help="of each method's own rate")
+    parser.add_argument("--known", type=Path, metavar="JSON", help="earlier results: their best rates, no search")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--starts", action="store_true", help="the grid of starts and rates instead")
     parser.add_argument("--plot", type=Path, help="SVG file for a plot of saved numbers and loss (needs matplotlib)")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     options.out = options.out.resolve()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    if options.one:
-        figures = run_method(options.one, options)
-        (options.out / f"{options.one}.part.json").write_text(json.dumps(figures), encoding="utf-8")
-        return
     if options.starts:
         grid = start_grid(options)
         publish({"versions": versions(), "starts": grid}, grid_table(grid), options.json)
         return
+    importlib.import_module("mmprefix.training.task")  # once, before the processes part
     results: dict[str, dict[str, Any]] = {}
     for name in options.only or [*method_names(), *BESIDE, *PEFT]:
         if figures := in_own_process(name, options):

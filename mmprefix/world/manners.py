@@ -84,10 +84,13 @@ class MannersData(PairData):
         manner: "swapped", or "plain" for another task of the same rows.
         batch_size: rows per batch in training.
         eval_batch_size: rows per batch in evaluation; None: as in training.
-        seed: seed of the scenes and of their order.
+        bucket: rows of like length share a batch. Here length tells the medium and the number of things, so such a
+            batch shows one kind of sentence only.
+        seed: of the order of the rows.
+        scenes_seed: of the scenes.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (options of a recipe)
         self,
         *,
         directory: str = "runs/manners/data",
@@ -97,13 +100,14 @@ class MannersData(PairData):
         manner: Manner = "swapped",
         batch_size: int = 16,
         eval_batch_size: int | None = 50,
+        bucket: bool = True,
         seed: int = 0,
+        scenes_seed: int = 0,
     ) -> None:
         train, val, test = ([str(Path(directory) / f"{split}.jsonl")] for split in SPLITS)
-        super().__init__(
-            train=train, val=val, test=test, batch_size=batch_size, eval_batch_size=eval_batch_size, seed=seed
-        )
-        self.directory, self.counts = directory, (scenes, val_scenes, test_scenes)
+        batches: dict[str, Any] = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "bucket": bucket}
+        super().__init__(train=train, val=val, test=test, seed=seed, **batches)
+        self.directory, self.counts, self.scenes_seed = directory, (scenes, val_scenes, test_scenes), scenes_seed
         self.manner: Manner = manner
 
     def source_names(self) -> list[str]:
@@ -112,7 +116,8 @@ class MannersData(PairData):
 
     def prepare_data(self) -> None:
         """Write the manifests that are missing; Lightning calls this in one process only."""
-        directory, plan = Path(self.directory), {"counts": list(self.counts), "seed": self.seed, "manner": self.manner}
+        directory = Path(self.directory)
+        plan = {"counts": list(self.counts), "seed": self.scenes_seed, "manner": self.manner}
         if directory.is_dir() and any(directory.iterdir()):
             if not (directory / _PLAN).is_file():
                 raise InputError(f"{directory}: holds other files; give a new directory for the rows")
@@ -121,7 +126,7 @@ class MannersData(PairData):
 
         def write(fresh: Path) -> None:
             for split, count in zip(SPLITS, self.counts, strict=True):
-                lines = "".join(json.dumps(row) + "\n" for row in rows(split, count, self.seed, self.manner))
+                lines = "".join(json.dumps(row) + "\n" for row in rows(split, count, self.scenes_seed, self.manner))
                 (fresh / f"{split}.jsonl").write_text(lines, encoding="utf-8")
             (fresh / _PLAN).write_text(json.dumps(plan))
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +20,11 @@ from peft import (
 )
 from torch import Tensor
 
-from benchmarks.lib.methods.runs import read
+from benchmarks.lib.methods.runs import Figures, peak_memory, read
+from mmprefix.data.samplers import BucketSampler, RowKey
 from mmprefix.decoders import CausalDecoder
 from mmprefix.metrics import caption
+from mmprefix.training.optimization.optimizer import lr_factor
 from mmprefix.world.manners import MannersData
 
 LM = TaskType.CAUSAL_LM
@@ -62,20 +62,26 @@ class Rows:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def best_of_peft(name: str, out: Path, *, factors: Sequence[float], seeds: Sequence[int]) -> dict[str, Any]:
-    """Best rate by validation loss with the first seed; its figures with every seed."""
-    data = MannersData(directory=str(out / "data"))
-    data.prepare_data()
-    own = CONFIGS[name][0]
-    grid = {own * factor: _train(name, out / "data", own * factor, seeds[0]) for factor in factors}
-    rate = min(grid, key=lambda value: grid[value]["val"])
-    runs = [grid[rate], *(_train(name, out / "data", rate, seed) for seed in seeds[1:])]
-    result: dict[str, Any] = {"rate": rate, "grid": {f"{value:g}": run["val"] for value, run in grid.items()}}
-    result |= {figure: [run[figure] for run in runs] for figure in ("loss", "exact_match", "cider_d", "seconds")}
-    return result | {figure: runs[0][figure] for figure in ("numbers", "bytes", "generation")}
+def batches_of(rows: Rows, size: int, epochs: int, seed: int) -> list[list[int]]:
+    """Row numbers of each batch of a training: those that ``MannersData`` draws with this seed."""
+    keys = [RowKey(frozenset(), 0, 1, 0)] * len(rows.captions)
+    sampler = BucketSampler(keys, size, seed=seed, bucket=False)
+    return [batch.rows for epoch in range(epochs) for batch in sampler.batches(epoch)]
 
 
-def _train(name: str, data: Path, rate: float, seed: int) -> dict[str, Any]:
+def fit_peft(name: str, folder: Path, rate: float, seed: int) -> Figures:
+    """Train one of ``CONFIGS`` in ``folder``, once: the figures that ``runs.fit`` gives."""
+    done, data = folder / "figures.json", folder.parents[1] / "data"
+    if done.is_file():
+        return json.loads(done.read_text(encoding="utf-8"))
+    MannersData(directory=str(data)).prepare_data()
+    figures = _train(name, data, rate, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    done.write_text(json.dumps(figures), encoding="utf-8")
+    return figures
+
+
+def _train(name: str, data: Path, rate: float, seed: int) -> Figures:
     base = read("base")
     torch.manual_seed(seed)
     decoder = CausalDecoder(base["model"]["decoder"]["init_args"]["model"])
@@ -84,20 +90,19 @@ def _train(name: str, data: Path, rate: float, seed: int) -> dict[str, Any]:
     began, size = time.process_time(), base["data"]["init_args"]["batch_size"]
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
-    count, epochs = len(splits["train"].captions), base["trainer"]["max_epochs"]
-    steps, warmup = epochs * math.ceil(count / size), base["model"]["warmup"]
-    order = [row for epoch in range(epochs) for row in random.Random(f"{seed}-{epoch}").sample(range(count), count)]
+    batches = batches_of(splits["train"], size, base["trainer"]["max_epochs"], seed)
+    factor = lr_factor("cosine", base["model"]["warmup"], len(batches))
     model.train()
-    for step in range(steps):
-        cosine = 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / max(1, steps - warmup)))
+    for step, rows in enumerate(batches):
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / warmup) * cosine
-        model(**splits["train"].batch(order[step * size : (step + 1) * size])).loss.backward()
+            group["lr"] = rate * factor(step)
+        model(**splits["train"].batch(rows)).loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, base["trainer"]["gradient_clip_val"])
         optimizer.step()
         optimizer.zero_grad()
     numbers = sum(p.numel() for p in trained)
-    figures: dict[str, Any] = {"seconds": time.process_time() - began, "numbers": numbers, "bytes": 4 * numbers}
+    figures: Figures = {"seconds": time.process_time() - began, "memory": peak_memory()}
+    figures |= {"numbers": numbers, "bytes": 4 * numbers}
     model.eval()
     figures |= {"val": _loss(model, splits["val"]), "loss": _loss(model, splits["test"])}
     return figures | _written(model, splits["test"], decoder)
