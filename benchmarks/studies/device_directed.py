@@ -2,11 +2,13 @@
 
     python -m benchmarks.studies.device_directed ../shared/data --sets ddsd_tts wakewords --out device_directed.json
     python -m benchmarks.studies.device_directed ../shared/data --sets ddsd_whisper_tts --models one --transcripts runs
+    python -m benchmarks.studies.device_directed ../shared/data --sets ddsd_whisper_tts --models own --only audio
 
 Transcripts and signals come from the recipe's own Whisper, or from FOLDER/NAME_asr/manifest.jsonl with ``--transcripts
 FOLDER``. One model with modality dropout is tested on every subset of text, audio and signals ("one"); each subset may
-get a model of its own besides ("own"). Three seeds each. Baselines are logistic regressions on the words of the
-transcript, and on mean and deviation of the log-mel bands.
+get a model of its own besides ("own"). ``--only`` names the subsets; nothing is transcribed where none has text or
+signals. Three seeds each. Baselines are logistic regressions on the words of the transcript, and on mean and deviation
+of the log-mel bands.
 """
 
 from __future__ import annotations
@@ -131,25 +133,25 @@ def test(model: Any, data: DetectionSet, inputs: Sequence[str]) -> dict[str, flo
 
 
 def train_and_test(
-    recipe: Recipe, data: DetectionSet, seeds: Sequence[int], kinds: Sequence[str]
+    recipe: Recipe, data: DetectionSet, *, seeds: Sequence[int], kinds: Sequence[str], subsets: Sequence[str]
 ) -> dict[str, list[dict[str, float]]]:
-    """EER and AUC by seed: "own SUBSET" of a model for that subset, "one SUBSET" of the model for all subsets."""
+    """EER and AUC by seed: "own SUBSET" of a model for that subset, "one SUBSET" of the model for all of them."""
     runs: dict[str, list[dict[str, float]]] = {}
     for seed in seeds:
-        for subset, inputs in SUBSETS.items() if "own" in kinds else ():
-            model = train(recipe, data.train_rows, inputs=inputs, dropout=0.0, seed=seed)
-            runs.setdefault(f"own {subset}", []).append(test(model, data, inputs))
+        for subset in subsets if "own" in kinds else ():
+            model = train(recipe, data.train_rows, inputs=SUBSETS[subset], dropout=0.0, seed=seed)
+            runs.setdefault(f"own {subset}", []).append(test(model, data, SUBSETS[subset]))
         if "one" not in kinds:
             continue
         dropout = recipe["model"]["modality_dropout"]
         model = train(recipe, data.train_rows, inputs=SUBSETS["all"], dropout=dropout, seed=seed)
-        for subset, inputs in SUBSETS.items():
-            runs.setdefault(f"one {subset}", []).append(test(model, data, inputs))
+        for subset in subsets:
+            runs.setdefault(f"one {subset}", []).append(test(model, data, SUBSETS[subset]))
     return runs
 
 
 def logistic_regression(data: DetectionSet) -> dict[str, dict[str, float]]:
-    """EER and AUC of logistic regressions on the transcript's "words", and on the "spectrum" of the sound."""
+    """EER and AUC of logistic regressions on the transcript's "words", if there is one, and on the "spectrum"."""
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -161,6 +163,8 @@ def logistic_regression(data: DetectionSet) -> dict[str, dict[str, float]]:
     sound = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     figures = {}
     for name, pipeline, read in (("words", words, lambda row: row["asr"]), ("spectrum", sound, spectrum)):
+        if name == "words" and "asr" not in data.test_rows[0]:
+            continue
         pipeline.fit([read(row) for row in data.train_rows], data.truth(data.train_rows))
         scores = pipeline.decision_function([read(row) for row in data.test_rows])
         figures[name] = data.score([float(score) for score in scores])
@@ -201,36 +205,45 @@ def report(name: str, results: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def needed_rows(recipe: Recipe, name: str, options: argparse.Namespace) -> list[Row]:
+    """Rows of the recipe ``name``: with transcripts and signals if a model that is to be trained reads them."""
+    rows_of = ROWS_OF.get(name, name)
+    if options.transcripts:
+        return read_rows(options.transcripts / f"{rows_of}_asr" / "manifest.jsonl")
+    if "one" in options.models or any(SUBSETS[subset] != ("audio",) for subset in options.only):
+        return transcribe(recipe, options.data / rows_of)
+    return read_rows(options.data / rows_of / "manifest.jsonl")
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train, test, print the tables, write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with ddsd_tts and wakewords")
     parser.add_argument("--sets", nargs="+", default=["ddsd_tts", "wakewords"], metavar="RECIPE")
     parser.add_argument("--models", nargs="+", choices=["own", "one"], default=["own", "one"])
     parser.add_argument("--transcripts", type=Path, metavar="FOLDER", help="has NAME_asr/manifest.jsonl of each set")
+    parser.add_argument("--only", nargs="+", choices=[*SUBSETS], default=[*SUBSETS], metavar="SUBSET")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     torch.set_num_threads(1)
     results: dict[str, Any] = {}
     for name in options.sets:
         recipe = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
-        rows_of = ROWS_OF.get(name, name)
-        if options.transcripts:
-            rows = read_rows(options.transcripts / f"{rows_of}_asr" / "manifest.jsonl")
-        else:
-            rows = transcribe(recipe, options.data / rows_of)
+        rows = needed_rows(recipe, name, options)
         train_rows, test_rows = ([row for row in rows if row["split"] == split] for split in ("train", "test"))
         data = DetectionSet(train_rows, test_rows, recipe["data"]["init_args"]["target"], recipe["model"]["answers"][0])
+        runs = train_and_test(recipe, data, seeds=options.seeds, kinds=options.models, subsets=options.only)
         results[name] = {
             "test": len(data.test_rows),
             "targets": sum(data.truth(data.test_rows)),
-            "runs": train_and_test(recipe, data, options.seeds, options.models),
+            "runs": runs,
             "logistic_regression": logistic_regression(data),
         }
         print(report(name, results[name]))
     if options.out:
         options.out.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return results
 
 
 if __name__ == "__main__":
