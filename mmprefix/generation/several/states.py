@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from mmprefix.errors import InputError
+from mmprefix.kv_cache.side_terms import SideTerm
 from mmprefix.kv_cache.state import Layer, Memory, State
 
 
@@ -26,7 +27,33 @@ def stack_states(states: Sequence[State]) -> State:
         raise InputError("several prefixes: some have frames for the decoder's cross-attention and some have none")
     parts = [memory.layers for memory in memories], [memory.mask for memory in memories]
     memory = Memory(*_stack(*parts)) if memories else None
-    return State(cache, mask, torch.cat(last), memory)
+    return State(cache, mask, torch.cat(last), memory, *_text_updates(states), _side_terms(states))
+
+
+def _side_terms(states: Sequence[State]) -> tuple[SideTerm, ...]:
+    """Terms beside the cache of all states, each of them active in its own state's rows alone."""
+    count, device = len(states[0].mask), states[0].mask.device
+    rows = torch.arange(len(states) * count, device=device)
+    return tuple(
+        term.select(rows % count).mask_rows(rows // count != number)
+        for number, state in enumerate(states)
+        for term in state.side
+    )
+
+
+def _text_updates(states: Sequence[State]) -> tuple[Tensor | None, Tensor | None]:
+    """Updates (S*B N E) of the text's embeddings, zeros for states without, and where the texts begin (S*B 1)."""
+    updates = [state.text_updates for state in states if state.text_updates is not None]
+    if not updates:
+        return None, None
+    longest = max(part.shape[1] for part in updates)
+    none = updates[0].new_zeros(len(updates[0]), longest, updates[0].shape[2])
+    padded = [
+        none if own is None else pad(own, (0, 0, 0, longest - own.shape[1]))
+        for own in (state.text_updates for state in states)
+    ]
+    starts = [state.mask.sum(1, keepdim=True) if state.before_text is None else state.before_text for state in states]
+    return torch.cat(padded), torch.cat(starts)
 
 
 def _stack(caches: Sequence[tuple[Layer, ...]], masks: Sequence[Tensor]) -> tuple[tuple[Layer, ...], Tensor]:
