@@ -69,6 +69,11 @@ class Mapper(Part, nn.Module, ABC):
         """True if it reads a second branch, named by ``Branch.context``."""
         return False
 
+    @property
+    def growth(self) -> int:
+        """Positions by which its prefix may still become longer as it is trained on; texts leave room for them."""
+        return 0
+
     def merged(self) -> Mapper:
         """Mapper for use after training: what does not depend on the input is computed once and its network dropped."""
         return self

@@ -77,6 +77,11 @@ class PromptQueue(TaskPrompt):
         weights = 1 + self.left[:used] @ self.right
         return torch.cat([self.shared, self.past.flatten(0, 1)[:used] * weights, self.own])
 
+    @property
+    def growth(self) -> int:
+        """Positions of the prompts that the queue still has room for."""
+        return (len(self.past) - int(self.count)) * self.length
+
     @torch.no_grad()
     def next_task(self) -> int | None:
         """Put this task's prompt into the queue and begin the next; number of the prompt that left (N: the new one).

@@ -34,8 +34,8 @@ def interpolate(
     first, last = (prefix_row(model, value, call) for value in (a, b))
     if first.has_more or last.has_more:
         raise InputError(
-            "interpolate: this model's prefix has parts that stand at no position (terms of attention, gates, updates of "
-            "the text), which cannot be mixed; take a model of positions alone"
+            "interpolate: this model's prefix has parts that stand at no position (terms of attention, gates, updates "
+            "of the text), which cannot be mixed; take a model of positions alone"
         )
     if first.lengths != last.lengths:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.minmax import MinMax
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.p_tuning_v2 import DeepTable
+from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.mappers.prefix_tuning import Deep
+from mmprefix.mappers.prompt_queue import PromptQueue
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.training.inputs.text_room import DecoderRoom, text_room
@@ -111,6 +114,27 @@ def test_a_mapper_that_is_not_ready_has_its_length(tiny: CaptioningSystem) -> No
     room = room_of(PrefixLM(branches, CausalDecoder(tiny.path("decoder"))))
     ref = {"image": InputRef(str(tiny.folder / "0.png"))}
     assert room.left(ref, ("", "")) == room.limit - 5
+
+
+@pytest.mark.parametrize("where", ["prefix", "branch", "deep", "parallel"])
+def test_a_queue_of_prompts_has_room_for_all_its_tasks(where: str, tiny: CaptioningSystem) -> None:
+    """What fits before the first task fits in the last one, and not a word more does."""
+    queue = partial(PromptQueue, length=3, shared=2, capacity=2)
+    around: dict[str, Any] = {
+        "deep": partial(Deep, mapper=queue, hidden=4),
+        "parallel": partial(Parallel, mappers=[queue, partial(MLP, length=1)]),
+    }
+    branch = Branch(Clip(tiny.path("pictures")), PLACES["mlp"] if where == "prefix" else around.get(where, queue))
+    decoder, prefix = CausalDecoder(tiny.path("decoder")), queue if where == "prefix" else None
+    model, refs = PrefixLM({"image": branch}, decoder, prefix), {"image": InputRef(str(tiny.folder / "0.png"))}
+    first = longest_text(room_of(model), refs, ("", "say "))
+    for _ in range(4):
+        assert longest_text(room_of(model), refs, ("", "say ")) == first
+        for part in model.modules():
+            if isinstance(part, PromptQueue):
+                part.next_task()
+    assert fits(model, refs, ("", "say "), first[0])
+    assert not fits(model, refs, ("", "say "), first[1])
 
 
 def test_a_trial_leaves_a_model_in_training_as_it_was(tiny: CaptioningSystem) -> None:

@@ -27,7 +27,8 @@ class DecoderRoom:
     """``mmprefix.data.long_captions.TextRoom`` of a model with a decoder of tokens.
 
     The length of a prefix is tried out: with one frame and with two. Where both are equal no input is encoded; where
-    not, the longest input is, and then those whose captions do not fit beside its prefix.
+    not, the longest input is, and then those whose captions do not fit beside its prefix. Positions that a prefix may
+    still grow by (``Mapper.growth``) are kept free, so that a text that fits does so in every later task.
     """
 
     def __init__(self, model: PrefixLM, decoder: ComposedDecoder) -> None:
@@ -36,7 +37,7 @@ class DecoderRoom:
         self._mappers = {name: self._ready(cast(Mapper, mapper)) for name, mapper in model.mappers.items()}
         self._fixed = {name: self._tried(name) for name in model.mappers}
         own = None if model.task_prefix is None else self._ready(model.task_prefix)
-        self._task = 0 if own is None else self._length("", own(Features.empty(1, self._device())))
+        self._task = 0 if own is None else self._length("", own(Features.empty(1, self._device()))) + _growth(own)
         self._longest: dict[str, int] = {}
         self._encoded: dict[InputRef, int] = {}
         self._texts: dict[tuple[bool, str, str], int] = {}
@@ -90,7 +91,8 @@ class DecoderRoom:
             context = self._features(1, mapper.sizes.context_frames, mapper.sizes.context_summary)
             try:
                 with _as_in_use(mapper):
-                    lengths.add(self._length(name, mapper(features, context if mapper.reads_context else None)))
+                    prefix: AnyPrefix = mapper(features, context if mapper.reads_context else None)
+                lengths.add(self._length(name, prefix) + _growth(mapper))
             except InputError:  # a mapper that is not ready yet
                 lengths.add(0)
         return lengths.pop() if len(lengths) == 1 else None
@@ -129,7 +131,8 @@ class DecoderRoom:
                 return 0
             mapper = self._mappers[name]
             with _as_in_use(self.model):
-                self._encoded[ref] = self._length(name, mapper(encoder(media.to(self._device())), None))
+                prefix: AnyPrefix = mapper(encoder(media.to(self._device())), None)
+            self._encoded[ref] = self._length(name, prefix) + _growth(mapper)
         return self._encoded[ref]
 
     def _device(self) -> torch.device:
@@ -162,6 +165,11 @@ class _NoDecoder:
 
     def key_values(self, text: str, positions: int) -> DeepPrefix:
         return self.token_key_values([0] * positions)
+
+
+def _growth(mapper: Mapper) -> int:
+    """Positions that the prefix of ``mapper``, and of those inside it, may still grow by."""
+    return sum(part.growth for part in mapper.modules() if isinstance(part, Mapper))
 
 
 @contextmanager
