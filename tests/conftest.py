@@ -5,6 +5,7 @@ Tests run in as many processes as there are cores; tiny models gain nothing from
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -27,6 +28,10 @@ if "MMPREFIX_CACHE" not in os.environ:  # places of frozen parts: not in the use
     _cache = tempfile.TemporaryDirectory(prefix="mmprefix-cache.")
     os.environ["MMPREFIX_CACHE"] = _cache.name
 
+if "MMPREFIX_TEST_SYSTEMS" not in os.environ:  # processes that run tests share what tiny/copies.py keeps
+    _systems = tempfile.TemporaryDirectory(prefix="mmprefix-systems.")
+    os.environ["MMPREFIX_TEST_SYSTEMS"] = _systems.name
+
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a background job; tests send it, and programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -48,6 +53,12 @@ NUMERIC = (  # texts, scores and gradients of models: what a processor's instruc
     "training/test_report.py",
     "training/test_task.py",
 )
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of the garbage collector's rounds, half a second each; forks copy less, too."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

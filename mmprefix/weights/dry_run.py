@@ -110,10 +110,28 @@ _SIZES_ONLY: ContextVar[bool] = ContextVar("sizes_only", default=False)
 
 @contextmanager
 def without_weights() -> Generator[None]:
-    """Build large parts with their sizes but without fetching their weights, inside the ``with`` block."""
+    """Build large parts with their sizes but without fetching their weights, inside the ``with`` block.
+
+    No random weights are drawn either, which takes seconds for large parts: they are zero.
+    """
+    import torch
+    from torch.nn import init
+    from torch.overrides import TorchFunctionMode
+
+    draws = {torch.Tensor.normal_, torch.Tensor.uniform_, init.normal_, init.uniform_, init.kaiming_uniform_}
+
+    class Zeros(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if func not in draws:
+                return func(*args, **(kwargs or {}))
+            tensor: torch.Tensor = args[0] if args else kwargs["tensor"]
+            tensor.data.zero_()
+            return tensor
+
     token = _SIZES_ONLY.set(True)
     try:
-        yield
+        with Zeros():
+            yield
     finally:
         _SIZES_ONLY.reset(token)
 

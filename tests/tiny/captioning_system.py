@@ -25,6 +25,7 @@ from mmprefix.recipes.pretrain.decoder import DecoderPlan, train_decoder
 from mmprefix.types import Batch
 from tiny import decoders as tiny_decoders
 from tiny import encoders as tiny_encoders
+from tiny.copies import copy_of
 
 SIZES = cnn.MelNetSizes(rate=16000, hop=320, mels=16, high=7000.0, channels=(4, 8), summary=8)
 COLOURS = {"red": (200, 20, 20), "green": (20, 180, 20), "blue": (30, 30, 220), "white": (240, 240, 240)}
@@ -115,6 +116,11 @@ def build(folder: Path, steps: int = 100) -> CaptioningSystem:
 
     The decoder learns the captions' language for ``steps`` steps; after 300 a prefix can make it say any of them.
     """
+    copy_of(f"captioning-{steps}", folder, lambda place: _make(place, steps))
+    return CaptioningSystem(folder)
+
+
+def _make(folder: Path, steps: int) -> None:
     torch.manual_seed(3)
     tiny_encoders.save_clip(folder / "pictures")
     cnn.save(tiny_encoders.randomized(cnn.MelNet(SIZES)), folder / "sounds")
@@ -127,7 +133,6 @@ def build(folder: Path, steps: int = 100) -> CaptioningSystem:
     mixed = [rows[n] for n in order]  # images and sounds mixed, so that no order is kept by chance
     for name, part in {"train": mixed, "val": mixed[:7], "test": mixed[5:]}.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
-    return CaptioningSystem(folder)
 
 
 def _picture(folder: Path, n: int) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from mmprefix.types import Batch, DeepPrefix, Features
 from tiny import decoders as tiny_decoders
 from tiny import whisper as tiny_whisper
 from tiny.captioning_system import QUIET_TRAINER, CaptioningSystem
+from tiny.copies import copy_of
 from tiny.speech_system import RATE, recipe_part, tone
 
 SCHEMA = """
@@ -177,7 +178,11 @@ class SluSystem:
 
 def build(folder: Path, trained: bool = False) -> SluSystem:
     """Make parts and data; texts.jsonl has the manifest's rows without files. ``trained``: Whisper knows the sounds."""
-    folder.mkdir(parents=True, exist_ok=True)
+    copy_of(f"slu-{'trained' if trained else 'untrained'}", folder, lambda place: _make(place, trained))
+    return SluSystem(folder)
+
+
+def _make(folder: Path, trained: bool) -> None:
     tiny_whisper.save_whisper(folder / "whisper")
     tiny_decoders.save_decoder(folder / "decoder")
     (folder / "home.yaml").write_text(SCHEMA)
@@ -185,10 +190,8 @@ def build(folder: Path, trained: bool = False) -> SluSystem:
     write_manifest(folder / "manifest.jsonl", records)
     texts = [{key: value for key, value in row.items() if key not in ("audio", "signals")} for row in records]
     write_manifest(folder / "texts.jsonl", texts)
-    system = SluSystem(folder)
     if trained:
-        _train_whisper(system)
-    return system
+        _train_whisper(SluSystem(folder))
 
 
 def expected_transcript(row: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor
 from tiny import decoders as tiny_decoders
 from tiny import whisper as tiny_whisper
 from tiny.captioning_system import QUIET_TRAINER, CaptioningSystem
+from tiny.copies import copy_of
 
 RATE = 16000
 PHRASES = {"a dog barks": 200.0, "the cat runs over": 700.0, "rain falls": 1800.0, "a bell rings twice": 4000.0}
@@ -61,8 +62,11 @@ def recipe_part(name: str, **init_args: Any) -> dict[str, Any]:
 
 def build(folder: Path, taught: bool = False) -> SpeechSystem:
     """Make parts and data in ``folder``; ``taught`` trains Whisper on ``PHRASES`` and ``noise_and_silence``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    spoken = SpeechSystem(folder)
+    copy_of(f"speech-{'taught' if taught else 'untaught'}", folder, lambda place: _make(place, taught))
+    return SpeechSystem(folder)
+
+
+def _make(folder: Path, taught: bool) -> None:
     tiny_whisper.save_whisper(folder / "whisper", sharp=1.0)
     tiny_decoders.save_decoder(folder / "decoder")
     rows: list[dict[str, Any]] = []
@@ -74,8 +78,7 @@ def build(folder: Path, taught: bool = False) -> SpeechSystem:
     for split in ("train", "val"):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if taught:
-        _teach(spoken)
-    return spoken
+        _teach(SpeechSystem(folder))
 
 
 def noise_and_silence() -> dict[str, np.ndarray]:
