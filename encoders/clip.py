@@ -174,7 +174,9 @@ def _known(model: str, pretrained: str | None, quick_gelu: bool | None) -> tuple
         try:
             weights = Path(open_clip.download_pretrained(tag))
         except Exception as error:  # several clients, a dozen kinds; all mean that the weights are not here
-            raise InputError(f"pretrained: {pretrained!r} of {model} is not here and could not be fetched") from error
+            advice = "without a network give the file of its weights as pretrained, or a folder of open_clip as model"
+            known = f"pretrained: {pretrained!r} of {model} is not here and could not be fetched"
+            raise InputError(f"{known}; {advice} (mmprefix recipes lists recipes that need no hub)") from error
     elif pretrained and Path(pretrained).expanduser().is_file():
         weights = Path(pretrained).expanduser()
         _require_activation(model, pretrained, quick_gelu)

@@ -11,8 +11,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from mmprefix.errors import InputError
+from mmprefix.training.optimization.few_steps import FewSteps
 
 log = logging.getLogger(__name__)
+
+
+def warning_callbacks() -> list[Callback]:
+    """Callbacks of every fit that say in plain words what goes wrong in it."""
+    return [FewSteps(), ClimbingLoss()]
 
 
 class ClimbingLoss(Callback):

@@ -15,6 +15,7 @@ SOURCE is one of these:
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from mmprefix.recipes.prepare.own_tables import SPLITS, SUFFIXES, TABLES, Column
 from mmprefix.recipes.prepare.writing import Kind, ManifestRow, Split
 
 _SHARE = 0.1
+_FEW, _SMALL, _STEPS = 100, 4, 200  # files that are few; batch size and steps of a training on them (chosen here)
 _RECIPES: dict[Kind, str] = {"image": "pictures", "audio": "sounds", "video": "videos"}
 
 
@@ -102,7 +104,15 @@ def prepare(options: argparse.Namespace) -> None:
     parts = _splits(list(zip(items, _rows(items, paths), strict=True)), options)
     splits = [Split(name, source, part, notes=notes if not n else ()) for n, (name, part) in enumerate(parts.items())]
     writing.write_manifests(splits, kind, options)
-    print(f"next: mmprefix fit --config recipes/{_RECIPES[kind]}.yaml --data.root {options.out}")
+    print(f"next: mmprefix fit --config recipes/{_RECIPES[kind]}.yaml --data.root {options.out}{_for_few(parts)}")
+
+
+def _for_few(parts: Mapping[str, Sequence[ManifestRow]]) -> str:
+    """Options that give a training on few files enough steps: small batches and more epochs; "" for many files."""
+    files = len({row.name for row in parts.get("train", ())})
+    if not 0 < files <= _FEW:
+        return ""
+    return f" --data.batch_size {_SMALL} --trainer.max_epochs {math.ceil(_STEPS / math.ceil(files / _SMALL))}"
 
 
 def _read(source: Path, options: argparse.Namespace, notes: list[str]) -> tuple[list[OwnItem], MediaFolder]:

@@ -45,7 +45,7 @@ from mmprefix.features.store import FeatureStore
 from mmprefix.interrupt import Stopped
 from mmprefix.training.best_checkpoint import BestCheckpoint
 from mmprefix.training.checkpoints import restoring_errors_as_input_errors
-from mmprefix.training.climbing_loss import ClimbingLoss
+from mmprefix.training.climbing_loss import warning_callbacks
 from mmprefix.training.feature_cache import use_cache
 from mmprefix.training.task import PrefixTask
 from mmprefix.training.unfreeze import UnfreezeUntil
@@ -156,7 +156,7 @@ class PrefixCLI(LightningCLI):
         if self.subcommand == "fit" and trainer.enable_checkpointing is not False and not trainer.fast_dev_run:
             callbacks += checkpoint_callbacks(config, self.folder, callbacks)
         if self.subcommand == "fit":
-            callbacks += [RunConsole(self.folder), ClimbingLoss()]
+            callbacks += [RunConsole(self.folder), *warning_callbacks()]
         callbacks += progress_bars(trainer, callbacks)
         if self.subcommand == "predict":
             callbacks.append(self._predictions())

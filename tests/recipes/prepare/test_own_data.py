@@ -125,7 +125,8 @@ def test_every_form_of_a_table(form: str, photos: Path, tmp_path: Path, shell: S
     code, out, err = shell("prepare", table, "--media-root", photos, "--out", tmp_path / "out")
     assert (code, err) == (0, "")
     assert prepared(tmp_path / "out") == TEXTS
-    assert "next: mmprefix fit --config recipes/pictures.yaml --data.root" in out
+    advice = f"--data.root {tmp_path / 'out'} --data.batch_size 4 --trainer.max_epochs 100\n"  # two batches an epoch
+    assert out.endswith(f"next: mmprefix fit --config recipes/pictures.yaml {advice}")
     counts = [len(read_json_lines(tmp_path / "out" / f"{split}.jsonl")) for split in ("train", "val")]
     assert counts == [7, 1]
 
@@ -273,3 +274,14 @@ def test_known_data_sets_are_verbs_too(clotho: Path, tmp_path: Path, shell: Shel
     assert "see mmprefix prepare speech_commands --help" in message
     with pytest.raises(SystemExit):
         cli.main(["prepare", "coco", "--help"])
+
+
+def test_many_files_are_trained_as_the_recipe_says(tmp_path: Path, shell: Shell) -> None:
+    folder = tmp_path / "many"
+    for number in range(113):
+        write_picture(folder / f"{number}.png")
+    rows = [{"image": f"{number}.png", "caption": f"picture {number}"} for number in range(113)]
+    (folder / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, out, _ = shell("prepare", folder / "m.jsonl", "--out", tmp_path / "out")
+    assert code == 0
+    assert out.endswith(f"next: mmprefix fit --config recipes/pictures.yaml --data.root {tmp_path / 'out'}\n")
