@@ -46,7 +46,9 @@ class _Generator(nn.Module):
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Pool the frames for each position by a softmax over time; without a real frame zeros are read."""
         scores = self.pool(frames)
-        scores = scores.masked_fill(~mask[..., None], torch.finfo(scores.dtype).min)  # its own dtype: autocast halves it
+        scores = scores.masked_fill(
+            ~mask[..., None], torch.finfo(scores.dtype).min
+        )  # its own dtype: autocast halves it
         weights = scores.softmax(1) * mask[..., None]  # (B T P)
         return self.up(self.activation(self.down(weights.mT @ frames)))
 

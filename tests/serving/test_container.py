@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import re
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 from mmprefix.cli.serving.serve import add_arguments
 from mmprefix.version import __version__
@@ -56,6 +62,42 @@ def test_versions_are_named() -> None:
     extras = re.findall(r'"\.\[([\w,]+)\]"', (FOLDER / "Dockerfile").read_text())[0].split(",")
     declared = (ROOT / "pyproject.toml").read_text()
     assert [extra for extra in extras if not re.search(rf"^{extra} = \[", declared, re.MULTILINE)] == []
+
+
+def test_the_pins_fit_what_the_image_installs() -> None:
+    """Every package of the pip lines has a pin, which the declared bounds and the image's Python allow."""
+    text = (FOLDER / "Dockerfile").read_text(encoding="utf-8")
+    lines = [words for name, words in instructions() if name == "RUN" and "pip install" in words]
+    assert len(lines) == 1
+    assert [words.count("-c constraints.txt") for words in lines] == [2]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    python = re.findall(r"FROM python:([\d.]+)", text)[0]
+    assert Version(python) in SpecifierSet(project["requires-python"])
+    pins = {canonicalize_name(name): version for name, version in pinned()}
+    extras = re.findall(r'"\.\[([\w,]+)\]"', text)[0].split(",")
+    wanted = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
+    requirements = [Requirement(line) for line in wanted]
+    assert len(requirements) > 20
+    unfit = [str(each) for each in requirements if pins.get(canonicalize_name(each.name)) not in each.specifier]
+    assert unfit == []
+    first = lines[0][: lines[0].index('&& /opt/mmprefix/bin/pip install --no-cache-dir -c constraints.txt ".')]
+    assert {"torch", "torchaudio", "torchvision"} <= set(shlex.split(first))  # from the index of CPU wheels
+    assert "--index-url https://download.pytorch.org/whl/cpu" in first
+
+
+def pinned() -> list[tuple[str, str]]:
+    """Names and versions of constraints.txt."""
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return [(name, version) for name, _, version in (line.partition("==") for line in lines) if version]
+
+
+def test_what_the_entry_point_names_is_a_script_of_the_package() -> None:
+    words = json.loads(dict(instructions())["ENTRYPOINT"])
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    module, function = project["scripts"][words[0]].split(":")
+    assert callable(getattr(importlib.import_module(module), function))
+    copied = dict(instructions())["ENV"]
+    assert "PATH=/opt/mmprefix/bin:" in copied  # where pip has put the script
 
 
 def test_it_runs_without_rights_and_is_asked_whether_it_is_ready() -> None:

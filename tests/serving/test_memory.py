@@ -1,0 +1,49 @@
+"""Memory of a service: no object of a request is left when it is answered, good or bad."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from mmprefix.serving.calls import ServedModel
+from tiny.service import Running, Sample, running
+
+ROUNDS = 12
+
+
+@pytest.fixture(scope="module")
+def server(served: list[ServedModel]) -> Iterator[Running]:
+    with running(served) as one:
+        yield one
+
+
+def ask(client: httpx.Client, samples: list[Sample]) -> None:
+    """A good request, a streamed one, and bad ones of several kinds."""
+    picture = samples[0].content
+    options = {"max_new_tokens": 2}
+    assert client.post("/v1/caption", files={"file": picture}, data=options).status_code == 200
+    assert client.post("/v1/caption", files={"file": picture}, data={**options, "stream": "true"}).status_code == 200
+    assert client.post("/v1/caption", files={"file": b"no file"}).status_code == 400
+    assert client.post("/v1/caption", files={"file": picture[:100]}).status_code == 400
+    assert client.post("/v1/caption", content=b"{", headers={"Content-Type": "application/json"}).status_code == 422
+    assert client.post("/v1/none", json={}).status_code == 404
+
+
+def objects() -> int:
+    """Objects that the collector knows after a full collection."""
+    gc.collect()
+    return len(gc.get_objects())
+
+
+def test_requests_leave_no_objects_behind(server: Running, samples: list[Sample]) -> None:
+    with server.client() as client:
+        for _ in range(3):  # caches and thread pools fill
+            ask(client, samples)
+        before = objects()
+        for _ in range(ROUNDS):
+            ask(client, samples)
+        after = objects()
+    assert after - before < 6 * ROUNDS  # fewer than one a request
