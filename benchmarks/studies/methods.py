@@ -61,15 +61,15 @@ STARTS: dict[str, Content] = {
 }
 
 
-def source_model(name: str, content: Content, out: Path) -> str:
-    """Saved model that the training of a method begins with: panda's on plain captions, a start by half the steps."""
+def source_of(name: str, content: Content, out: Path) -> tuple[str, Figures]:
+    """Saved model that a training begins with, and its figures: panda on plain captions, a start by half the steps."""
     folder = out / "sources" / f"{name}-{rate_of(content):g}"
     if name == "panda":
         source = {"model": {part: content["model"][part] for part in ("prefix", "optimizer")}}
-        fit(source, folder, more=["--data.manner", "plain", "--data.directory", str(out / "plain")])
+        figures = fit(source, folder, more=["--data.manner", "plain", "--data.directory", str(out / "plain")])
     else:
-        fit(content, folder, more=HALF)
-    return str((folder / "model").resolve())
+        figures = fit(content, folder, more=HALF)
+    return str((folder / "model").resolve()), figures
 
 
 def run_of(name: str, out: Path) -> Callable[[float, int], Figures]:
@@ -81,14 +81,16 @@ def run_of(name: str, out: Path) -> Callable[[float, int], Figures]:
     content = BESIDE[name] if name in BESIDE else read(name)
 
     def run(rate: float, seed: int) -> Figures:
-        recipe, more = with_rate(content, rate), list[str]()
+        recipe, folder = with_rate(content, rate), out / name / f"rate{rate:g}-seed{seed}"
         if name == "panda":
-            recipe["model"]["start_from"] = saved = source_model(name, recipe, out)
+            recipe["model"]["start_from"] = saved = source_of(name, recipe, out)[0]
             recipe["model"]["objective"]["init_args"]["teacher"] = saved
-        elif name == "meta_start":  # adapted by prompt tuning, in the other half of the steps
-            saved, more = source_model(name, content, out), HALF
-            recipe["model"] = {part: recipe["model"][part] for part in ("prefix", "optimizer")} | {"start_from": saved}
-        return fit(recipe, out / name / f"rate{rate:g}-seed{seed}", seed=seed, more=more)
+        if name != "meta_start":
+            return fit(recipe, folder, seed=seed)
+        saved, before = source_of(name, content, out)  # then prompt tuning, in the other half of the steps
+        recipe["model"] = {part: recipe["model"][part] for part in ("prefix", "optimizer")} | {"start_from": saved}
+        figures = fit(recipe, folder, seed=seed, more=HALF)
+        return figures | {"seconds": before["seconds"] + figures["seconds"]}
 
     return run
 

@@ -57,7 +57,8 @@ class PairData(LightningDataModule):
         num_workers: processes that read files; 0: the main process does.
         seed: of the order of rows and the choice of captions; the same seed gives the same batches.
         on_bad: "stop" before the first step when a row is bad, or "skip" such rows and count them.
-        bucket: rows of like length share a batch.
+        bucket: rows of like length share a batch, which saves padding; False mixes them, better for a training of few
+            steps where length tells the kind of text (docs/tuning.md).
         prompt: the prompt of rows that have none.
         drop_last: leave out batches that are not full (in training).
         max_captions: captions an input and epoch, drawn anew each epoch; None: all.
