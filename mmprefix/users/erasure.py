@@ -12,6 +12,7 @@ that was killed between is seen by the difference, and is made up for when the s
 from __future__ import annotations
 
 import sqlite3
+import time
 
 from mmprefix.errors import InputError
 from mmprefix.users.connections import Connections
@@ -41,13 +42,26 @@ def erase(connections: Connections, wait: float) -> None:
         connection.execute(f"PRAGMA busy_timeout = {int(wait * 1000)}")
         try:
             connection.execute("VACUUM")
-            if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            if not _empty_log(connection, wait):
                 raise PendingErasureError(_message(connections, f"a reader or writer held it for {wait:g} s"))
             connection.execute("UPDATE erasure SET erased = MAX(erased, ?)", (removals,))
         except sqlite3.OperationalError as error:
             raise PendingErasureError(_message(connections, str(error))) from error
         finally:
             connection.execute(f"PRAGMA busy_timeout = {int(connections.wait * 1000)}")
+
+
+def _empty_log(connection: sqlite3.Connection, wait: float) -> bool:
+    """Copy the log into the file and cut it to nothing; True where that was done.
+
+    SQLite waits for readers and writers by itself, but not for another connection that does the same just now.
+    """
+    end = time.monotonic() + wait
+    while connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def _message(connections: Connections, reason: str) -> str:

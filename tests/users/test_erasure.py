@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import random
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -112,6 +114,30 @@ def test_closing_erases_what_a_reader_held_up(store: UserStore) -> None:
             store.remove("u07")
     store.close()
     assert traces(store.path, words) == []
+
+
+CHECKPOINT = """
+import fcntl, os, sys, time
+file = os.open(sys.argv[1], os.O_RDWR)
+fcntl.lockf(file, fcntl.LOCK_EX, 1, 121)  # the lock of a checkpoint: https://www.sqlite.org/walformat.html#locking_matrix
+print("locked", flush=True)
+time.sleep(0.5)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="takes SQLite's lock as Linux has it")
+def test_another_that_empties_the_log_is_waited_for(tmp_path: Path) -> None:
+    words = [random_text(random.Random(6), 500)]
+    with UserStore(tmp_path / "users.db", create=True, wait=60) as store:
+        store.add("u07", words)
+        command = [sys.executable, "-c", CHECKPOINT, f"{store.path}-shm"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+            assert other.stdout is not None
+            assert other.stdout.readline() == "locked\n"
+            store.remove("u07")
+        assert other.returncode == 0
+        assert traces(store.path, words) == []
+        assert not pending(store)
 
 
 def test_another_writer_is_named(store: UserStore) -> None:
