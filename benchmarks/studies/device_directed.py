@@ -114,7 +114,7 @@ def train(recipe: Recipe, rows: Sequence[Row], *, inputs: Sequence[str], dropout
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         changed["data"]["init_args"].pop("root", None)
         changed["data"]["init_args"] |= {"train": str(file), "val": None, "seed": seed}
-        changed |= {"seed_everything": seed, "save_to": str(folder / "model"), "overwrite": True}
+        changed |= {"seed_everything": seed, "save_to": str(folder / "model"), "overwrite": True, "no_report": True}
         changed["trainer"]["default_root_dir"] = root
         (folder / "recipe.yaml").write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
         if run_mmprefix(["fit", "--config", str(folder / "recipe.yaml")]):
