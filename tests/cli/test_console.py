@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import signal
 import warnings
 from pathlib import Path
 
 import pytest
 import yaml
+from lightning.pytorch import Trainer
 
 from mmprefix import InputError
 from mmprefix.cli.main import TRAINING, VERBS, main
-from mmprefix.cli.training.console import LIBRARIES, library_messages_to_file, open_run_log, split_verbose
+from mmprefix.cli.training.console import (
+    LIBRARIES,
+    RunConsole,
+    library_messages_to_file,
+    open_run_log,
+    split_verbose,
+)
 from mmprefix.cli.training.run_folder import MESSAGES as FILE
 from tiny.captioning_system import CaptioningSystem, quietly
 
@@ -53,6 +62,24 @@ def test_a_fit_shows_what_a_person_needs(
     assert "weights stored as" not in err
     for line in ("GPU available: False", "Seed set to", "last checkpoint: ", "weights stored as "):
         assert line in text
+
+
+def test_an_epoch_that_a_run_goes_on_with_in_its_middle_has_its_own_seconds(
+    tiny: CaptioningSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "run"
+
+    def press_ctrl_c(console: RunConsole, trainer: Trainer, *rest: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(RunConsole, "on_train_batch_end", press_ctrl_c, raising=False)
+        assert fit(tiny, root) == 130  # behind the first of two steps
+    capsys.readouterr()
+    assert fit(tiny, root, "--ckpt_path", "last") == 0
+    seconds = re.findall(r"^epoch 1/1, step \d+, .* (\d+) s$", capsys.readouterr().err, re.MULTILINE)
+    assert len(seconds) == 1
+    assert int(seconds[0]) < 300  # not those since the machine was started
 
 
 def test_verbose_shows_messages_of_libraries_too(

@@ -172,6 +172,10 @@ class RunConsole(Callback):
         log.info("data: %s", ", ".join(counts) or "streamed")
         log.info("run: %s (%s holds messages of libraries)", self.folder.path, MESSAGES)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the time: an epoch that a run goes on with in its middle has no other start."""
+        self.started = time.monotonic()
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the time."""
         self.started = time.monotonic()
