@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from tiny.captioning_system import CaptioningSystem
     from tiny.speech_system import SpeechSystem
 
+gc.disable()  # until all tests are collected
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; programs that tests start inherit it
 
 os.environ.setdefault("MMPREFIX_ALLOW", "tests,tiny,trace_files,benchmarks")  # recipes of tests name classes of these
@@ -55,17 +57,26 @@ NUMERIC = (  # texts, scores and gradients of models: what a processor's instruc
 )
 
 
+def in_numeric(file: Path) -> bool:
+    """True for a file of the list above."""
+    return any(file.relative_to(TESTS).is_relative_to(place) for place in NUMERIC)
+
+
 def pytest_collection_finish() -> None:
     """Leave what the imports made out of the garbage collector's rounds, half a second each; forks copy less, too."""
-    gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that CI runs again under other instruction sets."""
+    """Mark the tests that CI runs again under other instruction sets, and leave slow ones out of coverage.
+
+    Tracing makes a test two to three times as long; what slow ones run as a whole, the others cover part by part.
+    """
     for item in items:
-        file = item.path.relative_to(TESTS)
-        if any(file.is_relative_to(place) for place in NUMERIC):
+        if item.get_closest_marker("slow"):
+            item.add_marker("no_cover")
+        if in_numeric(item.path):
             item.add_marker(pytest.mark.numeric)
 
 

@@ -63,6 +63,11 @@ def parsed(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes(file: Path) -> list[ast.AST]:
+    return list(ast.walk(parsed(file)))
+
+
 def name_of(file: Path) -> str:
     return str(file.relative_to(ROOT))
 
@@ -183,7 +188,7 @@ def test_the_picture_of_the_rooms_is_drawn_from_today_s_imports(monkeypatch: pyt
 def test_no_local_has_a_name_that_says_nothing() -> None:
     bad = []
     for file in python_files(*SOURCE, "tests"):
-        for node in ast.walk(parsed(file)):
+        for node in nodes(file):
             stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in RIDDLES
             if stored or (isinstance(node, ast.arg) and node.arg in RIDDLES):
                 bad.append(name_of(file))
@@ -195,7 +200,7 @@ def test_the_rooms_that_people_meet_hold_no_assert_and_no_local_named_one() -> N
     rooms = [f"mmprefix/{name}" for name in ("serving", "demo", "inspection", "reports", "generation")]
     bad = []
     for file in python_files(*rooms):
-        for node in ast.walk(parsed(file)):
+        for node in nodes(file):
             named_one = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id == "one"
             if named_one or isinstance(node, ast.Assert):
                 bad.append(f"{name_of(file)}: {ast.unparse(node)}")
@@ -205,7 +210,7 @@ def test_the_rooms_that_people_meet_hold_no_assert_and_no_local_named_one() -> N
 def test_a_docstring_begins_with_a_noun_phrase_or_a_verb() -> None:
     bad = []
     for file in python_files(*SOURCE):
-        for node in ast.walk(parsed(file)):
+        for node in nodes(file):
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 text = ast.get_docstring(node) or ""
                 if text.startswith(INVERTED):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import zipfile
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def source_files() -> list[Path]:
     return [*below, *(file for shelf in SHELVES for file in (ROOT / shelf).rglob("*.py"))]
 
 
+@cache
 def imported() -> dict[str, set[str]]:
     """Other packages' top modules → the files that import them."""
     files: dict[str, set[str]] = {}

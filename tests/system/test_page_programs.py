@@ -23,7 +23,7 @@ def lines_of(page: str) -> Iterator[str]:
         if one.language in ("bash", ""):
             yield from pages.statements(one.text)
     text = pages.FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
-    yield from (found.replace("\n", " ") for found in INLINE.findall(text))
+    yield from (call.replace("\n", " ") for call in INLINE.findall(text))
 
 
 def options_by_program() -> dict[str, dict[str, str]]:

@@ -13,12 +13,15 @@ import time
 from pathlib import Path
 
 import pytest
+import rich
+import torch
 
 from mmprefix.cli.help.examples import EXAMPLES
 from mmprefix.cli.main import TRAINING, VERBS, main, verb_parser
 from mmprefix.cli.spellings import with_known_spellings
 from mmprefix.cli.system.completion_words import all_words
 from mmprefix.version import __version__
+from tiny.forked import Forked
 from tiny.shell import Shell
 
 COMMAND = [sys.executable, "-m", "mmprefix"]
@@ -119,6 +122,23 @@ def interrupted(words: list[str], ready: Path, folder: Path) -> tuple[int, str]:
     return process.returncode, err
 
 
+def interrupted_fork(words: list[str], ready: Path, folder: Path) -> tuple[int, str]:
+    """Exit code and output of a verb in a forked process, which has imported what takes seconds."""
+    os.mkfifo(ready)
+
+    def work() -> int:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.chdir(folder)
+        return main(words)
+
+    process = Forked(work, folder / "log")
+    with ready.open("w"):
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        code = process.wait(60)
+    return code, process.log.read_text()
+
+
 @pytest.mark.parametrize("verb", ["evaluate", "check-data", "prepare", "users", "fit"])
 def test_ctrl_c_is_one_line_and_130(verb: str, tmp_path: Path) -> None:
     """Each is stopped while it reads."""
@@ -130,7 +150,7 @@ def test_ctrl_c_is_one_line_and_130(verb: str, tmp_path: Path) -> None:
         "users": ["users", "add", "users.db", "u07", "--history", str(pipe)],
         "fit": ["fit", "quickstart", "--data", "PairData", "--data.train", str(pipe), "--data.val", str(pipe)],
     }[verb]
-    code, err = interrupted(words, pipe, tmp_path)
+    code, err = (interrupted_fork if verb == "fit" else interrupted)(words, pipe, tmp_path)
     lines = [line for line in err.splitlines() if line.startswith("mmprefix: ")]
     assert code == 130, err
     assert lines[-1].startswith("mmprefix: stopped by SIGINT")
@@ -138,17 +158,23 @@ def test_ctrl_c_is_one_line_and_130(verb: str, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
-def test_no_color(tmp_path: Path) -> None:
-    """Nothing is coloured on a terminal, progress bar and tables of libraries included."""
+def fit_on_a_terminal(words: list[str], folder: Path, **environment: str) -> tuple[int, bytes]:
+    """Exit code of ``mmprefix WORDS`` in a forked process whose streams are a terminal, and what it shows there."""
     import pty
 
-    words = [*COMMAND, "fit", "quickstart", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
-    words += ["--data.scenes", "40", "--trainer.check_val_every_n_epoch", "1", "--trainer.limit_val_batches", "1"]
-    words += ["--trainer.limit_test_batches", "1"]
     child, terminal = pty.fork()
     if child == 0:
-        os.chdir(tmp_path)
-        os.execve(sys.executable, words, {**ENVIRONMENT, "NO_COLOR": "1", "TERM": "xterm-256color"})
+        code = 70
+        try:
+            os.chdir(folder)
+            os.environ |= {"COLUMNS": "100", "TERM": "xterm-256color", **environment}
+            sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, "w" if n else "r", closefd=False) for n in range(3))
+            rich.reconfigure()
+            torch.set_num_threads(1)
+            code = main(words)
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
     text = b""
     while True:
         try:
@@ -158,6 +184,20 @@ def test_no_color(tmp_path: Path) -> None:
         if not part:
             break
         text += part
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, text.decode()
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+
+
+COLOUR = rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m"
+
+
+def test_no_color(tmp_path: Path) -> None:
+    """With NO_COLOR nothing is coloured on a terminal, progress bar and tables of libraries included."""
+    words = ["fit", "quickstart", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2"]
+    words += ["--data.scenes", "40", "--trainer.check_val_every_n_epoch", "1", "--trainer.limit_val_batches", "1"]
+    words += ["--trainer.limit_test_batches", "1"]
+    code, text = fit_on_a_terminal(words, tmp_path, NO_COLOR="1")
+    assert code == 0, text.decode()
     assert b"saved the model: " in text
-    assert re.findall(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])(?:;\d+)*m", text) == []
+    assert re.findall(COLOUR, text) == []
+    assert re.findall(COLOUR, text + b"\x1b[1;31mred\x1b[0m") == [b"\x1b[1;31m"]
