@@ -5,10 +5,13 @@ from __future__ import annotations
 from gradio.themes import Base
 
 CSS = """
+.gradio-container { width: 100%; max-width: min(100%, 1400px); margin: 0 auto; }
 .scroll { overflow-x: auto; max-width: 100%; }
 .scroll table { border-collapse: collapse; width: 100%; font-size: 0.95rem; }
+@media (min-width: 800px) { .scroll td:nth-child(2) { min-width: 9rem; } }
 .scroll caption { text-align: left; font-weight: 600; padding: 0.25rem 0; }
-.scroll th, .scroll td { text-align: left; padding: 0.3rem 0.6rem; border: 1px solid #8a8f98; vertical-align: top; }
+.scroll th, .scroll td { text-align: left; border: 1px solid #8a8f98; vertical-align: top; }
+.scroll th, .scroll td { padding: 0.3rem 0.5rem !important; }
 audio { width: 100%; }
 progress { width: 12rem; max-width: 60vw; vertical-align: middle; }
 #caption textarea { font-size: 1.25rem; }

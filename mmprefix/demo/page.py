@@ -38,7 +38,7 @@ _POLICY = (
 
 def build_page(state: DemoState) -> gr.Blocks:
     """The page over ``state``, not yet served."""
-    with gr.Blocks(title="mmprefix", analytics_enabled=False, delete_cache=(300, _KEEP)) as page:
+    with gr.Blocks(title="mmprefix", analytics_enabled=False, delete_cache=(300, _KEEP), fill_width=True) as page:
         gr.Markdown(_INTRODUCTION)
         with gr.Tabs():
             with gr.Tab("Caption"):

@@ -161,8 +161,12 @@ def test_a_picture_is_captioned_while_it_is_looked_at(watched: Watched, tmp_path
     assert caption in references
     seen = page.evaluate("() => { clearInterval(window.watch); return window.seen }")
     assert seen[-1] == caption
-    assert len(seen) > 3  # it came in pieces
-    assert page.get_by_role("region", name="Candidates").locator("tbody tr").count() == 3
+    assert len(seen) > 1  # it came in pieces, of which a busy browser shows some
+    assert seen[-1].startswith(seen[0])
+    candidates = page.get_by_role("region", name="Candidates")
+    assert candidates.locator("tbody tr").count() == 3
+    assert candidates.evaluate("table => table.scrollWidth <= table.clientWidth")  # nothing is cut off
+    assert candidates.locator("tbody td").first.evaluate("cell => cell.clientHeight") < 120  # nor squeezed
     picture = page.get_by_alt_text("The input under colours")
     expect(picture).to_be_visible()
     before = picture.get_attribute("src")
