@@ -97,7 +97,9 @@ def run_of(name: str, out: Path) -> Callable[[float, int], Figures]:
 
 def rates_of(name: str, options: argparse.Namespace) -> list[float]:
     """Rates to try: the one that earlier results of ``--known`` found best, or the method's own times ``--factors``."""
-    if options.known and name in (known := json.loads(options.known.read_text(encoding="utf-8"))["methods"]):
+    file = json.loads(options.known.read_text(encoding="utf-8")) if options.known else {}
+    known = {**file.get("like_length", {}), **file.get("methods", {})}  # the former: rows whose batches were not mixed
+    if name in known:
         return [known[name]["rate"]]
     if name in PEFT:
         from benchmarks.lib.methods.peft_rows import CONFIGS

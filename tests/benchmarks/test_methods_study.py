@@ -51,8 +51,9 @@ def test_the_best_rate_by_validation_runs_with_every_seed() -> None:
 
 def test_known_rates_are_not_searched_again(tmp_path: Path) -> None:
     file = tmp_path / "known.json"
-    file.write_text(json.dumps({"methods": {"lopt": {"rate": 0.16}}}))
+    file.write_text(json.dumps({"methods": {"lopt": {"rate": 0.16}}, "like_length": {"mpt": {"rate": 0.3}}}))
     options = Namespace(known=file, factors=[1.0, 4.0])
     assert rates_of("lopt", options) == [0.16]
+    assert rates_of("mpt", options) == [0.3]
     assert rates_of("peft_lora", options) == [1e-3, 4e-3]
     assert rates_of("full_fine_tuning", Namespace(known=None, factors=[1.0])) == [1e-4]
