@@ -18,7 +18,7 @@ from mmprefix.types import Features, SidePrefix
 
 
 class Aligner(DeepMapper):
-    """``length`` learned vectors (P E) for all layers from ``first`` on, and a gate for each layer and head.
+    """``length`` learned vectors (P E') for all layers from ``first`` on, and a gate for each layer and head.
 
     Args:
         length: vectors of the table; the paper's range is 1 to 10.
@@ -36,7 +36,7 @@ class Aligner(DeepMapper):
                 f"Aligner.first {first}: the decoder has {sizes.layers} layers; give a number from 0 on, below it"
             )
         self.first = first
-        self.vectors = nn.Parameter(torch.randn(length, sizes.width) * std)
+        self.vectors = nn.Parameter(torch.randn(length, self.hidden_width) * std)
         self.gate = nn.Parameter(torch.zeros(sizes.layers - first, self.query_heads))
 
     @property
@@ -45,6 +45,6 @@ class Aligner(DeepMapper):
         return False
 
     def forward(self, features: Features, context: Features | None = None) -> SidePrefix:
-        """Features of B inputs, of which only B counts → the table (1 1 P E) and its gates beside the cache."""
+        """Features of B inputs, of which only B counts → the table (1 1 P E') and its gates beside the cache."""
         term = GatedTokens(self.vectors[None, None], self.gate[None], self.first)
         return SidePrefix.alone(term, len(features.mask), self.sizes.width, features.mask.device)

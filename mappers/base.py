@@ -21,7 +21,7 @@ class Sizes:
     ``frames`` (D) and ``summary`` (G) are widths of the encoder's output, 0 where it has none; ``width`` (E),
     ``layers`` (L), ``heads`` (H) and ``head_width`` (K) are the decoder's; ``context_frames`` and ``context_summary``
     are those of the branch that the mapper reads beside its own, 0 without one; ``query_heads`` (H') of the decoder may
-    share its key-value heads (H).
+    share its key-value heads (H); ``hidden`` is the width of the hidden states in its layers, 0 where that is E.
     """
 
     frames: int
@@ -33,6 +33,7 @@ class Sizes:
     context_frames: int = 0
     context_summary: int = 0
     query_heads: int = 0
+    hidden: int = 0
 
 
 class Mapper(Part, nn.Module, ABC):
@@ -107,6 +108,11 @@ class DeepMapper(Mapper):
     def query_heads(self) -> int:
         """Number H' of query heads; that of key-value heads where the sizes do not say."""
         return self.sizes.query_heads or self.sizes.heads
+
+    @property
+    def hidden_width(self) -> int:
+        """Width of the hidden states in the layers: E, but for a decoder that projects its embeddings (OPT-350m)."""
+        return self.sizes.hidden or self.sizes.width
 
     @property
     def numbers(self) -> int:

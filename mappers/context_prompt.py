@@ -88,18 +88,22 @@ class ContextPrompt(TaskPrompt):
         self.context[: len(embeds)] = embeds
 
     @torch.no_grad()
-    def project(self) -> None:
-        """Cut every delta to its bound, in place; that of a label to nothing."""
+    def shrinkage(self) -> Tensor:
+        """Factors (P 1) that cut each delta to its bound: those of labels to nothing."""
         bounds = self.delta.new_tensor(self.bounds)[self.kinds][:, None]
         lengths = self.delta.square().sum(1, keepdim=True).sqrt().clamp(min=1e-12)
-        self.delta.mul_((bounds / lengths).clamp(max=1))
+        return (bounds / lengths).clamp(max=1)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Cut every delta to its bound, in place."""
+        self.delta.mul_(self.shrinkage())
 
     def embeddings(self) -> Tensor:
-        """Context plus delta (P' E) at the positions that are used."""
+        """Context plus delta (P' E) at the positions that are used; the last step's delta is cut in use, too."""
         if self.training:
             self.project()
-        free = (self.kinds == _TEMPLATE) | (self.kinds == _INPUT)
-        return (self.context + self.delta * free[:, None])[self.kinds != _NOTHING]
+        return (self.context + self.delta * self.shrinkage())[self.kinds != _NOTHING]
 
 
 def _pieces(template: str, text: str, kind: int) -> list[tuple[str, int]]:

@@ -45,10 +45,8 @@ class _Generator(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor) -> Tensor:
         """Pool the frames for each position by a softmax over time; without a real frame zeros are read."""
-        scores = self.pool(frames)
-        scores = scores.masked_fill(
-            ~mask[..., None], torch.finfo(scores.dtype).min
-        )  # its own dtype: autocast halves it
+        scores = self.pool(frames)  # in half precision under autocast, whatever the frames are in
+        scores = scores.masked_fill(~mask[..., None], torch.finfo(scores.dtype).min)
         weights = scores.softmax(1) * mask[..., None]  # (B T P)
         return self.up(self.activation(self.down(weights.mT @ frames)))
 

@@ -48,11 +48,16 @@ class LlamaAdapter(Combinator, DeepMapper):
                 f"LlamaAdapter.first {first}: the decoder has {sizes.layers} layers; give a number from 0 on, below it"
             )
         self.first, count = first, sizes.layers - first
-        self.vectors = nn.Parameter(torch.randn(count, length, sizes.width) * std)
+        self.vectors = nn.Parameter(torch.randn(count, length, self.hidden_width) * std)
         self.gate = nn.Parameter(torch.zeros(count, self.query_heads))
         self.mapper = None if mapper is None else mapper(sizes)
         if self.mapper is not None:
             need_embeddings(self, self.mapper)
+            if self.hidden_width != sizes.width:
+                raise InputError(
+                    f"LlamaAdapter.mapper: makes embeddings of {sizes.width} numbers, and the decoder's layers are "
+                    f"{self.hidden_width} wide; leave the mapper out, or put it in model.branches beside this prefix"
+                )
 
     def forward(self, features: Features, context: Features | None = None) -> SidePrefix:
         """Features of B inputs → terms beside the cache, vectors (1 L' P E), or (B L' P E) with a ``mapper``."""

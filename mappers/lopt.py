@@ -46,13 +46,19 @@ class LowRankPrompt(TaskPrompt):
                 self.take(self.origin.numbers(length, sizes.width))
 
     def take(self, embeds: Tensor) -> None:
-        """Begin as the product nearest to ``embeds`` (P E), the singular values shared by both matrices."""
+        """Begin as the product nearest to ``embeds`` (P E), the singular values shared by both matrices.
+
+        Where ``embeds`` have a lower rank, a column of U is zero and its row of V is not: with zeros in both the
+        gradients of both would stay zero.
+        """
         rank = self.left.shape[1]
         svd = cast(Any, torch).linalg.svd  # without types
         left, size, right = cast(tuple[Tensor, Tensor, Tensor], svd(embeds, full_matrices=False))
-        root = size[:rank].sqrt()
+        size, least = size[:rank], size[0] * 1e-6
+        root = torch.where(size > least, size, 0).sqrt()
+        typical = root.sum() / root.count_nonzero() if root.any() else 1.0
         self.left.copy_(left[:, :rank] * root)
-        self.right.copy_(root[:, None] * right[:rank])
+        self.right.copy_(torch.where(root > 0, root, typical)[:, None] * right[:rank])
 
     def embeddings(self) -> Tensor:
         """Product (P E) of both matrices."""

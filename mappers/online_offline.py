@@ -57,6 +57,16 @@ class OnlineOffline(Combinator):
             offline = self.offline.get_buffer(name.replace(".", "-"))
             offline.mul_(decay).add_(parameter.detach(), alpha=1 - decay)
 
+    def require_precision(self) -> None:
+        """Refuse parameters in a precision whose numbers a share of 1 - ``decay`` of the way would not move."""
+        kinds = {parameter.dtype for parameter in self.mapper.parameters() if parameter.dtype.is_floating_point}
+        coarse = [kind for kind in kinds if torch.finfo(kind).eps > 1 - self.decay]
+        if coarse:
+            raise InputError(
+                f"OnlineOffline.decay {self.decay}: numbers in {str(coarse[0]).removeprefix('torch.')} cannot follow by "
+                "so little; train in trainer.precision 32-true or bf16-mixed"
+            )
+
     @torch.no_grad()
     def offline_expert(self) -> Mapper:
         """Copy of the mapper with the offline parameters; buffers are the online ones."""

@@ -35,7 +35,7 @@ class GatedPrompt(DeepMapper):
         need_length(self, length)
         self.embeds = nn.Parameter(torch.randn(length, sizes.width) * 0.02)
         neutral = torch.tensor([1.0, 0.0])[:, None, None]
-        self.gates = nn.Parameter(neutral.expand(length, 2, sizes.layers, sizes.width).clone())
+        self.gates = nn.Parameter(neutral.expand(length, 2, sizes.layers, self.hidden_width).clone())
 
     @property
     def reads_input(self) -> bool:
@@ -66,7 +66,7 @@ class PromptGating(DeepMapper):
         self.embed = nn.Sequential(nn.Linear(sizes.width, sizes.width), nn.ReLU(), nn.Linear(sizes.width, sizes.width))
         self.gate_table = nn.Parameter(torch.randn(length, hidden))
         self.gate, self.shift = (
-            nn.Sequential(nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, sizes.layers * sizes.width))
+            nn.Sequential(nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, sizes.layers * self.hidden_width))
             for _ in range(2)
         )
 
@@ -78,7 +78,7 @@ class PromptGating(DeepMapper):
     def gates(self) -> Tensor:
         """Gates and shifts (P 2 L E)."""
         both = torch.stack([self.gate(self.gate_table).sigmoid(), self.shift(self.gate_table)], dim=1)
-        return both.view(self.length, 2, self.sizes.layers, self.sizes.width)
+        return both.view(self.length, 2, self.sizes.layers, self.hidden_width)
 
     @torch.no_grad()
     def merged(self) -> Mapper:

@@ -57,7 +57,7 @@ class UniPELTPrefix(DeepMapper):
         need_length(self, length)
         shape = (2, sizes.layers, sizes.heads, length, sizes.head_width)
         self.key_values = nn.Parameter(torch.randn(*shape) * std)
-        self.weight = nn.Parameter(torch.zeros(sizes.layers, sizes.width))
+        self.weight = nn.Parameter(torch.zeros(sizes.layers, self.hidden_width))
         self.bias = nn.Parameter(torch.zeros(sizes.layers))
 
     @property

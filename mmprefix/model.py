@@ -95,7 +95,7 @@ class PrefixLM(nn.Module):
         """Sizes between which the mapper of branch ``name`` (None: of the task prefix) is built."""
         decoder, beside = self.decoder, self._widths(None if name is None else self.contexts.get(name))
         heads = (decoder.heads, decoder.head_width, *beside, decoder.query_heads)
-        return Sizes(*self._widths(name), decoder.width, decoder.layers, *heads)
+        return Sizes(*self._widths(name), decoder.width, decoder.layers, *heads, hidden=decoder.hidden_width)
 
     def _widths(self, name: str | None) -> tuple[int, int]:
         return (0, 0) if name is None else (self.encoder(name).dim, self.encoder(name).pooled_dim)

@@ -45,6 +45,7 @@ class Decoder(Part, nn.Module, ABC):
     heads: int  # H, key-value heads
     head_width: int  # K
     query_heads: int  # H'
+    hidden_width: int = 0  # of the hidden states in its layers; 0: E
     max_positions: int  # of prefix, prompt and text together; 0: no known limit
     frozen: bool
     identity: Provenance

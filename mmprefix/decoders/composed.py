@@ -66,7 +66,7 @@ class ComposedDecoder(Decoder):
         self.own_head: nn.Linear | None = None
         self.frozen, self.noisy = tuning.frozen, tuning.noisy
         self.layers, self.heads, self.head_width = sizes.layers, sizes.heads, sizes.head_width
-        self.max_positions, self.query_heads = sizes.max_positions, sizes.query_heads
+        self.max_positions, self.query_heads, self.hidden_width = sizes.max_positions, sizes.query_heads, sizes.hidden
         self.lora = language_model.adapt(tuning)
         self._text_embeddings = embed or language_model.embed
         nn.Module.train(self, self.noisy or not self.frozen)  # Lightning leaves each module in its mode

@@ -58,7 +58,8 @@ class CrossAttentionModel(LanguageModel):
         half, config = lm.get_decoder(), lm.config.get_text_config()
         heads = int(config.decoder_attention_heads)
         most = getattr(config, "max_target_positions", None) or getattr(config, "max_position_embeddings", 0)
-        sizes = ModelSizes(int(config.decoder_layers), heads, int(config.d_model) // heads, int(most or 0), heads)
+        width = int(config.d_model)
+        sizes = ModelSizes(int(config.decoder_layers), heads, width // heads, int(most or 0), heads, width)
         super().__init__(lm, name, half, sizes)
         self.memory_width = int(config.d_model)
         self.reads_speech = lm.main_input_name == "input_features"

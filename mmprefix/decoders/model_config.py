@@ -12,13 +12,18 @@ SPANS = {"full_attention", "sliding_attention", "chunked_attention"}  # kinds of
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """L layers, H key-value heads of width K (0: layers differ), positions (0: no known limit), and H' query heads."""
+    """Sizes of a language model.
+
+    L layers, H key-value heads of width K (0: layers differ), positions (0: no known limit), H' query heads, and the
+    width of the hidden states in the layers.
+    """
 
     layers: int
     heads: int
     head_width: int
     max_positions: int
     query_heads: int
+    hidden: int
 
 
 def text_config(lm: Any) -> Any:
@@ -42,11 +47,12 @@ def causal_sizes(config: Any) -> ModelSizes:
     """Sizes of the key-value cache of a causal model, by its configuration."""
     layers = first_of(config, "num_hidden_layers", "decoder_layers")
     heads = queries = first_of(config, "num_attention_heads", "decoder_attention_heads")
-    width = first_of(config, "head_dim") or first_of(config, "hidden_size") // max(heads, 1)
+    hidden = first_of(config, "hidden_size")
+    width = first_of(config, "head_dim") or hidden // max(heads, 1)
     positions = first_of(config, "max_position_embeddings", "max_target_positions")
     if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
         heads = 1  # Falcon's new architecture repeats its shared keys and values in the cache
-    return ModelSizes(layers, first_of(config, "num_key_value_heads") or heads, width, positions, queries)
+    return ModelSizes(layers, first_of(config, "num_key_value_heads") or heads, width, positions, queries, hidden)
 
 
 def reaches_of(config: Any) -> Reaches:

@@ -103,9 +103,18 @@ def project_tokens(attention: Any, vectors: Tensor, heads: int, name: str) -> tu
             f"{name}: the key and value projections of its layers are not known, so no vectors pass through them; use "
             "a deep prefix"
         )
-    keys, values = (part.unflatten(-1, (heads, -1)) for part in (keys, values))
-    norm = getattr(attention, "k_norm", None)
-    return (keys if norm is None else norm(keys)).transpose(1, 2), values.transpose(1, 2)
+    return _split_keys(attention, keys, heads), values.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def _split_keys(attention: Any, keys: Tensor, heads: int) -> Tensor:
+    """Keys (B P H*K) → (B H P K), normalised as the module does: all of them (OLMo 2), or each head's."""
+    norm: Any = getattr(attention, "k_norm", None)
+    if norm is not None and tuple(norm.weight.shape) == keys.shape[-1:]:
+        keys, norm = norm(keys), None
+    split = keys.unflatten(-1, (heads, -1))
+    split = (split if norm is None else norm(split)).transpose(1, 2)
+    later: Any = getattr(attention, "k_layernorm", None)  # Phi, StableLM
+    return split if later is None else later(split)
 
 
 def _no_mask(*args: Any, **kwargs: Any) -> None:

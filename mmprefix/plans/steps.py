@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from mmprefix.errors import InputError
 
 _MARK = re.compile(r"\bactions\s*:", re.IGNORECASE)
-_NUMBER = re.compile(r"\s*(\d+)\s*[:.)]\s*")
+_NUMBER = re.compile(r"\s*(\d{1,6})\s*[:.)]\s*")  # a text may be generated: thousands of digits are no number
 _STEP = re.compile(r"\s*([^\W\d_][\w \-']*?)\s*\(([^()]*)\)\s*")
 _BETWEEN = re.compile(r"[\s,;.]*")
 _SHOWN = 60  # characters of a text in an error

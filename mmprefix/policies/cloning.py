@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mmprefix.errors import InputError
 from mmprefix.inference.tasks import InputFeatures
+from mmprefix.mappers.calibrated import Moments
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def observation(features: InputFeatures) -> Tensor:
 
 
 class PolicyHead(nn.Module):
-    """Observations (B D) and numbers of steps (B,) → logits of the actions (B A).
+    """Observations (B D), standardised, and numbers of steps (B,) → logits of the actions (B A).
 
     Args:
         observed: D.
@@ -56,26 +57,17 @@ class PolicyHead(nn.Module):
         dropout: probability of zeroing a number of the hidden layers in training.
     """
 
-    mean: Tensor
-    scale: Tensor
-
     def __init__(self, observed: int, steps: int, actions: int, *, hidden: int = 256, dropout: float = 0.1) -> None:
         super().__init__()
         self.steps = steps
-        self.register_buffer("mean", torch.zeros(observed))
-        self.register_buffer("scale", torch.ones(observed))
+        self.moments = Moments(observed)
         layers = [nn.Linear(observed + steps, hidden), nn.ReLU(), nn.Dropout(dropout)]
         layers += [nn.Linear(hidden, hidden), nn.ReLU(), nn.Dropout(dropout)]
         self.model = nn.Sequential(*layers, nn.Linear(hidden, actions))
 
-    def fit_scale(self, observations: Tensor) -> None:
-        """Let each number of an observation have mean 0 and deviation 1 over these (N D)."""
-        self.mean.copy_(observations.mean(0))
-        self.scale.copy_(observations.std(0).clamp(min=1e-6))
-
     def forward(self, observations: Tensor, steps: Tensor) -> Tensor:
         numbers = F.one_hot(steps.clamp(max=self.steps - 1), self.steps).to(observations.dtype)
-        return self.model(torch.cat([(observations - self.mean) / self.scale, numbers], dim=1))
+        return self.model(torch.cat([self.moments(observations), numbers], dim=1))
 
     @torch.no_grad()
     def act(self, features: InputFeatures, steps: int) -> list[int]:
@@ -106,7 +98,7 @@ def clone(
     """Policy of so many ``actions``, trained on what was ``shown``, in evaluation mode."""
     seed_everything(seed, verbose=False)
     head = PolicyHead(shown.observations.shape[1], int(shown.steps.max()) + 1, actions)
-    head.fit_scale(shown.observations)
+    head.moments.update(shown.observations)
     rows = TensorDataset(shown.observations, shown.steps, shown.actions)
     loader = DataLoader(rows, batch_size, shuffle=True, generator=torch.Generator().manual_seed(seed))
     trainer = Trainer(

@@ -167,6 +167,19 @@ def test_a_prompt_that_is_no_table_begins_as_near_to_its_start_as_it_can() -> No
     assert_close(low(NOTHING).embeds[0], left[:, :2] * size[:2] @ right[:2], atol=1e-4, rtol=1e-4)  # Eckart, Young
 
 
+@pytest.mark.parametrize(
+    "words", [torch.zeros(P, E), torch.randn(1, E).expand(P, E), torch.randn(P, 2) @ torch.randn(2, E)]
+)
+def test_a_low_rank_start_of_lower_rank_leaves_no_direction_without_a_gradient(words: Tensor) -> None:
+    """Texts of few words, repeated, have few directions, and zeros none; each column must learn all the same."""
+    mapper = LowRankPrompt(SIZES, length=P, rank=4, start="a")
+    mapper.begin(Reader(words))
+    assert_close(mapper(NOTHING).embeds[0], words, atol=1e-4, rtol=1e-4)
+    (mapper(NOTHING).embeds * torch.randn(P, E)).sum().backward()
+    assert mapper.left.grad is not None
+    assert mapper.left.grad.norm(dim=0).min() > 0.05 * mapper.left.grad.norm(dim=0).max()
+
+
 # ------------------------------------------------------------------------------------------------- demonstrations
 
 
@@ -218,6 +231,12 @@ def test_a_delta_is_cut_to_its_bound_and_labels_do_not_move(gpt2: CausalDecoder)
         mapper.delta.copy_(short)
     mapper(NOTHING)
     assert torch.equal(mapper.delta, short)  # within its bound nothing is cut
+    with torch.no_grad():
+        mapper.delta.copy_(torch.randn_like(mapper.delta))  # as the last step of a training leaves it
+    used = mapper.eval()(NOTHING).embeds
+    lengths = (used - before)[0].detach().norm(dim=1)
+    assert_close(lengths, torch.tensor([bounds[kind] for kind in kinds]), atol=1e-6, rtol=1e-4)
+    assert_close(cast(Learned, mapper.merged()).embeds, used[0])
 
 
 def test_demonstrations_that_do_not_fit_are_refused(gpt2: CausalDecoder) -> None:

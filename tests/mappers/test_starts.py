@@ -21,6 +21,7 @@ from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
 from mmprefix.mappers.starts import Average, Normal, Start, TextTokens, Uniform, Words, Zeros
+from mmprefix.mappers.ulpt import UserULPT
 from mmprefix.mappers.user_prefix import DeepUserPrefix, UserPrefix
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.parts import builder_from_recipe, to_recipe
@@ -236,6 +237,18 @@ def test_drawn_starts_need_no_decoder() -> None:
         before = numbers.clone()
         uniform.begin(Reader(torch.ones(1, 12), SIZES))
         assert torch.equal(next(uniform.parameters()), before)  # it has begun already
+
+
+def test_users_numbers_through_a_basis_begin_near_words(gpt2: CausalDecoder) -> None:
+    mapper = UserULPT(Sizes(0, 8, gpt2.width), length=3, rank=gpt2.width, capacity=2, start="some rain")
+    mapper.begin(gpt2)
+    expected = TextTokens(text="some rain").embeds(gpt2, mapper.sizes, 3)
+    embeds = mapper.eval()(Features(torch.zeros(2, 0, 0), torch.zeros(2, 0).bool(), torch.zeros(2, 8))).embeds
+    assert torch.allclose(embeds, expected.expand_as(embeds), atol=1e-3)
+    drawn = UserULPT(mapper.sizes, length=3, rank=2, capacity=2, start=Uniform(scale=0.1))
+    drawn.begin(gpt2)
+    assert torch.equal(drawn.rows, drawn.rows[:1].expand_as(drawn.rows))
+    assert 0 < drawn.rows.abs().max() <= 0.1
 
 
 def test_users_rows_begin_as_words(gpt2: CausalDecoder) -> None:

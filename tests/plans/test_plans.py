@@ -55,6 +55,8 @@ def test_what_is_no_plan_is_refused(text: str, message: str):
 
 
 def test_errors_are_short_and_an_empty_plan_has_no_text():
+    with pytest.raises(InputError, match="stands where step 1 should"):
+        parse_plan(f"actions: {'1' * 5000}: pick(it)")  # Python makes no number of so many digits
     with pytest.raises(InputError) as caught:
         parse_plan("word " * 500)
     assert len(str(caught.value)) < 200

@@ -90,3 +90,13 @@ def test_demonstrations_need_a_step():
         Demonstrations.of(features, [[], []])
     with pytest.raises(InputError, match="2 inputs and actions of 1"):
         Demonstrations.of(features, [[1]])
+
+
+def test_numbers_that_hardly_change_are_not_blown_up_and_one_demonstration_is_enough():
+    still = torch.full((8, 1), 3.0)
+    shown = torch.cat([still, torch.randn(8, 1, generator=torch.Generator().manual_seed(0))], dim=1)
+    head = clone(Demonstrations(shown, torch.zeros(8, dtype=torch.long), torch.arange(8) % 2), 2, epochs=1)
+    moved = head.moments(torch.tensor([[3.001, 0.0]]))
+    assert moved.abs().max() < 2
+    one = clone(Demonstrations(shown[:1], torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long)), 2)
+    assert one(shown[:1], torch.zeros(1, dtype=torch.long)).isfinite().all()

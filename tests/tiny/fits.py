@@ -42,8 +42,10 @@ def prefix_task(
     return kind(decoder=decoder, prefix=prefix, optimizer=adam, **options)
 
 
-def fit(task: PrefixTask, folder: Path, batches: Sequence[Batch], *callbacks: Callback, epochs: int = 1) -> Trainer:
-    """Train ``task`` on ``batches``, in their order, for ``epochs`` epochs on the CPU."""
+def fit(
+    task: PrefixTask, folder: Path, batches: Sequence[Batch], *callbacks: Callback, epochs: int = 1, **options: Any
+) -> Trainer:
+    """Train ``task`` on ``batches``, in their order, for ``epochs`` epochs on the CPU; ``options`` of the Trainer."""
     trainer = Trainer(
         accelerator="cpu",
         logger=False,
@@ -53,6 +55,7 @@ def fit(task: PrefixTask, folder: Path, batches: Sequence[Batch], *callbacks: Ca
         default_root_dir=folder,
         max_epochs=epochs,
         callbacks=list(callbacks),
+        **options,
     )
     trainer.fit(task, DataLoader(cast(Any, list(batches)), batch_size=None))
     return trainer

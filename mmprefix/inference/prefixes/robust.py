@@ -67,7 +67,7 @@ class RobustPrefix:
             prefix = prefix_of(self.model, batch)
             state, hidden = self._read(batch, prefix)
             best = self.decoder.score_choices(state, self.model.prompts(batch), self.choices).argmax(-1)
-            right = torch.tensor([self.choices[n] == t[0] for n, t in zip(best, batch.targets, strict=True)])
+            right = torch.tensor([self.choices[n] in t[:1] for n, t in zip(best, batch.targets, strict=True)])
             for rows, states in zip(kept, hidden, strict=True):
                 rows.append(states[right.to(states.device)].float())
         if not any(len(rows) for rows in kept[0]):

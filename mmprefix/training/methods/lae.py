@@ -41,9 +41,16 @@ class FollowOnline(Callback):
         self.begun = state_dict["begun"]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the task; InputError where the model has no experts."""
+        """Count the task; InputError where the model has no experts, or they or the run cannot do what is asked."""
         if not _experts(pl_module):
             raise InputError("FollowOnline: the model has no mmprefix.mappers.online_offline.OnlineOffline; use one")
+        if self.frozen and (trainer.max_epochs or 0) < 1:
+            raise InputError(
+                f"FollowOnline.frozen {self.frozen}: is a share of the epochs, and this run has no number of them; "
+                "give trainer.max_epochs"
+            )
+        for part in _experts(pl_module):
+            part.require_precision()
         for part in _experts(pl_module):
             part.tasks += not self.begun
             if int(part.tasks) == 1:

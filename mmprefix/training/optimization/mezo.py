@@ -5,6 +5,7 @@ Fine-Tuning Language Models with Just Forward Passes (Malladi et al.), https://a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -48,6 +49,8 @@ class MeZO(torch.optim.Optimizer):
         self._shift(-2)
         below = loss_of(closure, "MeZO")
         self._shift(1)
+        if not math.isfinite(above - below):
+            raise InputError(f"MeZO: the losses on both sides are {above} and {below}; lower eps, or the rate")
         for group, parameter, noise in self._noise():
             slope = (above - below) / (2 * group["eps"])
             if group["weight_decay"] and parameter.ndim > 1:

@@ -38,14 +38,15 @@ def with_rates(
 ) -> torch.optim.Optimizer:
     """Optimizer of ``parameters``, by their names in a ``PrefixLM``, with the rate of each part times its factor.
 
-    ``rates`` names branches, ``prefix`` or ``decoder``. Raises InputError for a part that trains nothing, and for a
-    factor that is not above 0.
+    ``rates`` names branches, ``prefix`` or ``decoder``, or goes on to what is inside: ``prefix.embeds``, whose factor
+    then counts in place of the whole part's. Raises InputError for a part that trains nothing, and for a factor that is
+    not above 0.
     """
     factors = dict.fromkeys(parameters, 1.0)
-    for part, factor in rates.items():
-        own = [name for name in parameters if _part_of(name) == part]
+    for part, factor in sorted(rates.items(), key=lambda rate: rate[0].count(".")):
+        own = [name for name in parameters if is_in(short_name(name), part)]
         if not own:
-            parts = sorted({_part_of(name) for name in parameters})
+            parts = sorted({short_name(name).split(".", 1)[0] for name in parameters})
             raise InputError(f"model.rates.{part}: no such part is trained; give any of {', '.join(parts)}")
         if not 0 < factor < float("inf"):
             raise InputError(f"model.rates.{part} {factor}: give a factor above 0")
@@ -57,10 +58,15 @@ def with_rates(
     return built
 
 
-def _part_of(name: str) -> str:
-    """Part that ``rates`` names for a parameter of a ``PrefixLM``."""
+def short_name(name: str) -> str:
+    """Name of a parameter of a ``PrefixLM`` from the part on: ``user.rows``, ``prefix.table``, ``decoder...``."""
     room, rest = name.split(".", 1)
-    return {"task_prefix": "prefix", "decoder": "decoder"}.get(room) or rest.split(".", 1)[0]
+    return rest if room in ("mappers", "encoders") else f"{'prefix' if room == 'task_prefix' else room}.{rest}"
+
+
+def is_in(name: str, part: str) -> bool:
+    """True if ``part`` is a short name, or the beginning of it."""
+    return name == part or name.startswith(f"{part}.")
 
 
 def use_fused_optimizer(optimizer: torch.optim.Optimizer) -> None:

@@ -13,7 +13,7 @@ from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper
 from mmprefix.mappers.user_rows import UserRows
 from mmprefix.model import PrefixLM
-from mmprefix.training.optimization.optimizer import OptimizerFactory
+from mmprefix.training.optimization.optimizer import OptimizerFactory, is_in, short_name
 from mmprefix.training.optimization.row_adam import RowAdam
 
 
@@ -28,12 +28,12 @@ def trained_alone(model: PrefixLM, names: Sequence[str] | None) -> dict[str, nn.
     parameters = model.trained_parameters()
     if names is None:
         return parameters
-    short = {name: _short(name) for name in parameters}
+    short = {name: short_name(name) for name in parameters}
     for name in names:
-        if not any(_is_in(full, name) for full in short.values()):
+        if not any(is_in(full, name) for full in short.values()):
             parts = sorted({full.split(".", 1)[0] for full in short.values()})
             raise InputError(f"model.train_only {name}: no such part is trained; give any of {', '.join(parts)}")
-    chosen = {name: p for name, p in parameters.items() if any(_is_in(short[name], one) for one in names)}
+    chosen = {name: p for name, p in parameters.items() if any(is_in(short[name], one) for one in names)}
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in chosen)
     alone = {id(parameter) for name, parameter in chosen.items() if short[name] in names}
@@ -73,13 +73,3 @@ def require_rows_alone(model: PrefixLM, optimizer: torch.optim.Optimizer) -> Non
             f"model.optimizer {name}: moves users who are not in a batch too; with model.train_only take "
             "mmprefix.training.RowAdam"
         )
-
-
-def _short(name: str) -> str:
-    """Name of a parameter of a ``PrefixLM`` from the part on: ``user.rows``, ``prefix.table``, ``decoder...``."""
-    room, rest = name.split(".", 1)
-    return rest if room in ("mappers", "encoders") else f"{'prefix' if room == 'task_prefix' else room}.{rest}"
-
-
-def _is_in(name: str, part: str) -> bool:
-    return name == part or name.startswith(f"{part}.")

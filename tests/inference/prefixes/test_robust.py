@@ -105,5 +105,8 @@ def test_what_cannot_be_guarded_is_refused(model: PrefixLM, tmp_path: Path) -> N
         guard.choose(batch_of(model, PROMPTS))
     with pytest.raises(InputError, match="no row rightly"):
         guard.fit([batch_of(model, PROMPTS, wrong=len(PROMPTS))])
+    bare = batch_of(model, PROMPTS)
+    with pytest.raises(InputError, match="no row rightly"):
+        guard.fit([replace(bare, targets=[[] for _ in bare.targets])])
     with pytest.raises(InputError, match="mass"):
         RobustPrefix(model, CHOICES, mass=0.0)

@@ -144,6 +144,12 @@ def test_what_cannot_be_is_refused(decoder: CausalDecoder, tmp_path: Path) -> No
         OnlineOffline(Sizes(0, 0, 8), mapper=Learned, decay=1)
     with pytest.raises(InputError, match=r"FollowOnline.frozen 1.0: give a share"):
         FollowOnline(frozen=1.0)
+    with pytest.raises(InputError, match=r"frozen 0.5: is a share of the epochs, .* give trainer.max_epochs"):
+        fit(prefix_task(decoder, build), tmp_path, [FIRST], FollowOnline(0.5), epochs=-1, max_steps=2)
+    slow = partial(OnlineOffline, mapper=partial(Learned, length=2))
+    for precision, kind in (("bf16-true", "bfloat16"), ("16-true", "float16")):
+        with pytest.raises(InputError, match=rf"decay 0.9999: numbers in {kind} cannot follow"):
+            fit(prefix_task(decoder, slow), tmp_path, [FIRST], FollowOnline(), precision=precision)
     with pytest.raises(InputError, match="FollowOnline: the model has no"):
         fit(prefix_task(decoder, Learned), tmp_path, [FIRST], FollowOnline())
     with pytest.raises(InputError, match="experts_of: the model has no"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,16 @@ def test_options_are_refused_by_name(options: dict[str, Any]) -> None:
         MeZO(copies(), **options)
     with pytest.raises(InputError, match="closure"):
         MeZO(copies()).step()
+
+
+@pytest.mark.parametrize("losses", [(math.inf, 1.0), (math.inf, math.inf), (1.0, -math.inf)])
+def test_a_loss_without_end_moves_nothing_and_is_refused(losses: tuple[float, float]) -> None:
+    ours, around = copies(), iter(losses)
+    before = [p.detach().clone() for p in ours]
+    with pytest.raises(InputError, match=r"MeZO: the losses on both sides are .*; lower eps, or the rate"):
+        MeZO(ours).step(lambda: next(around))
+    for parameter, old in zip(ours, before, strict=True):
+        assert torch.allclose(parameter, old, atol=1e-6)
 
 
 def config(tiny: CaptioningSystem, root: Path, **trainer: Any) -> dict[str, Any]:

@@ -51,6 +51,8 @@ def test_a_part_s_rate_is_a_multiple_of_the_others() -> None:
     optimizer.step()  # Adam's first step is the rate
     steps = {name: -float(parameter[0].detach()) for name, parameter in parameters.items()}
     assert steps == pytest.approx(dict(zip(names, (0.005, 0.01, 0.1, 0.01), strict=True)), rel=1e-4)
+    inside = with_rates(adam, parameters, {"image.model.weight": 5, "image": 0.5, "prefix.table": 3})
+    assert sorted(group["lr"] for group in inside.param_groups) == pytest.approx([0.01, 0.03, 0.05])
     with pytest.raises(InputError, match=r"model\.rates\.sound: .*give any of decoder, image, image2, prefix"):
         with_rates(adam, parameters, {"sound": 1})
     for wrong in (0, -1, float("nan"), float("inf")):
