@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmprefix.errors import InputError
 from mmprefix.mappers.base import DeepMapper, Sizes, feature_tokens, need_frames, need_length
+from mmprefix.mappers.query_layers import query_layers
 from mmprefix.types import DeepPrefix, Features, all_real
 
 
@@ -44,16 +44,11 @@ class ExamplesPrefix(DeepMapper):
         need_length(self, length)
         need_frames(self)
         inner = hidden or sizes.width
-        if inner % heads:
-            raise InputError(f"ExamplesPrefix: heads={heads} does not divide the width {inner}")
         self.queries = nn.Parameter(torch.randn(length, inner) * inner**-0.5)
         self.first_frame = nn.Parameter(torch.randn(inner) * inner**-0.5)
         self.from_frames = nn.Linear(sizes.frames, inner)
         self.from_summary = nn.Linear(sizes.summary, inner) if sizes.summary else None
-        layer = nn.TransformerDecoderLayer(
-            inner, heads, 4 * inner, dropout, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(inner))
+        self.layers = query_layers(self, inner, heads, layers=layers, dropout=dropout)
         self.to_keys, self.to_values = (
             nn.Sequential(nn.Linear(inner, inner), nn.GELU(), nn.Linear(inner, self.numbers // 2)) for _ in range(2)
         )

@@ -62,9 +62,10 @@ class OnlineOffline(Combinator):
         kinds = {parameter.dtype for parameter in self.mapper.parameters() if parameter.dtype.is_floating_point}
         coarse = [kind for kind in kinds if torch.finfo(kind).eps > 1 - self.decay]
         if coarse:
+            name = str(coarse[0]).removeprefix("torch.")
             raise InputError(
-                f"OnlineOffline.decay {self.decay}: numbers in {str(coarse[0]).removeprefix('torch.')} cannot follow by "
-                "so little; train in trainer.precision 32-true or bf16-mixed"
+                f"OnlineOffline.decay {self.decay}: numbers in {name} cannot follow by so little; train in "
+                "trainer.precision 32-true or bf16-mixed"
             )
 
     @torch.no_grad()

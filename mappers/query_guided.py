@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper, Sizes, feature_tokens, need_frames, need_length
+from mmprefix.mappers.query_layers import query_layers
 from mmprefix.types import Features, Prefix, all_real
 
 
@@ -43,15 +43,10 @@ class QueryGuided(Mapper):
         if not sizes.summary:
             need_frames(self)
         inner = hidden or sizes.width
-        if inner % heads:
-            raise InputError(f"QueryGuided: heads={heads} does not divide the width {inner}")
         self.queries = nn.Parameter(torch.randn(length, inner) * inner**-0.5)
         self.from_frames = nn.Linear(sizes.frames, inner) if sizes.frames else None
         self.from_summary = nn.Linear(sizes.summary, inner) if sizes.summary else None
-        layer = nn.TransformerDecoderLayer(
-            inner, heads, 4 * inner, dropout, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerDecoder(layer, layers, norm=nn.LayerNorm(inner))
+        self.layers = query_layers(self, inner, heads, layers=layers, dropout=dropout)
         self.out = nn.Linear(inner, sizes.width)
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:

@@ -53,8 +53,7 @@ class PrefixTask(GradientFreeSteps):
         optimizer: any, by class_path; AdamW at 1e-3 otherwise, ``RowAdam`` for a model with rows of users.
         schedule: learning rate after the warm-up: constant, or to zero by a line or half a cosine.
         warmup: a number of steps, or a fraction of all steps below 1.
-        rates: factors on the learning rate of a branch, by its name, of ``prefix``, and of ``decoder``, or of what is
-            inside them: ``prefix.embeds``.
+        rates: factors on the rate of a branch, by its name, of ``prefix``, ``decoder``, or parts of them: ``prefix.z``.
         generate: search options at validation, test, predict, and of the model that is saved.
         start_from: a saved model (directory or hub repository) whose trained tensors are the first ones of this
             training, where both have them.
