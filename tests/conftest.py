@@ -9,6 +9,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,10 @@ def pytest_collection_finish() -> None:
     """Leave what the imports made out of the garbage collector's rounds, half a second each; forks copy less, too."""
     gc.freeze()
     gc.enable()
+    if sys.gettrace() is not None:  # coverage is measured
+        from tiny.untraced import leave_out
+
+        leave_out()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from tiny.untraced import untraced
+
 RANDOM = ".random_state.pt"  # where making it leaves PyTorch's random numbers
 
 
@@ -28,7 +30,7 @@ def copy_of(name: str, folder: Path, make: Callable[[Path], object]) -> None:
         if not kept.exists():
             fresh = Path(root) / f"{name}.{os.getpid()}"
             fresh.mkdir()
-            make(fresh)
+            untraced(make)(fresh)
             torch.save(torch.get_rng_state(), fresh / RANDOM)
             fresh.rename(kept)
     shutil.copytree(kept, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RANDOM))
