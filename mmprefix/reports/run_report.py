@@ -51,8 +51,10 @@ def run_files(folder: Path) -> RunFiles:
     """Files of the run in ``folder``. Raises InputError where there are neither metrics nor captions."""
     tables = sorted(folder.glob("logs/version_*/metrics.csv"), key=_written)
     metrics: dict[str, Points] = {}
-    for file in tables:  # a later run of the same folder replaces the columns that it has
-        metrics |= read_metrics(file)
+    for file in tables:  # a run that goes on, or begins anew, replaces what lies at its steps and behind them
+        for name, points in read_metrics(file).items():
+            before = [point for point in metrics.get(name, []) if point[0] < points[0][0]]
+            metrics[name] = [*before, *points]
     captions: dict[str, Path] = {}
     written = [*folder.glob("logs/version_*/captions/*.jsonl"), *folder.glob("captions/*.jsonl")]
     for file in sorted(written, key=_written):

@@ -6,6 +6,7 @@ import base64
 import csv
 import io
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -237,6 +238,18 @@ def test_questions_with_few_answers_have_a_confusion() -> None:
     assert list(tables) == ["question 1, such as “what is it?”"]
     gold, answers = next(iter(tables.values()))
     assert (gold.count("stop"), answers) == (4, ["play"] * 8)
+
+
+def test_a_run_that_goes_on_keeps_its_curve(tmp_path: Path) -> None:
+    """Each start of a run writes a table of its own; one that begins anew replaces the steps that it takes again."""
+    for number, steps in enumerate([(0, 1, 2), (2, 3), (4, 5)]):
+        folder = tmp_path / "logs" / f"version_{number}"
+        folder.mkdir(parents=True)
+        lines = [f"0,{step},{number}.{step}" for step in steps]
+        (folder / "metrics.csv").write_text("\n".join(["epoch,step,train/loss", *lines, ""]))
+        os.utime(folder / "metrics.csv", (number + 1, number + 1))
+    points = [(0, 0.0), (1, 0.1), (2, 1.2), (3, 1.3), (4, 2.4), (5, 2.5)]
+    assert run_files(tmp_path).metrics["train/loss"] == points
 
 
 def test_a_folder_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

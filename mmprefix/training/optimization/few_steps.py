@@ -20,15 +20,15 @@ class FewSteps(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how many steps there will be, and which options make them enough."""
         steps = trainer.estimated_stepping_batches
-        if trainer.fast_dev_run or steps >= self.few:  # pyright: ignore[reportAttributeAccessIssue]
-            return
-        log.warning("%s", few_steps(int(steps), trainer.max_epochs))
+        if trainer.fast_dev_run or not 0 < steps < self.few:  # pyright: ignore[reportAttributeAccessIssue]
+            return  # -1: a stream, whose length nobody knows
+        log.warning("%s", few_steps(int(steps), None if steps == trainer.max_steps else trainer.max_epochs))
 
 
 def few_steps(steps: int, epochs: int | None) -> str:
     """Sentence on a training of ``steps`` steps in ``epochs`` (None, -1: not bounded) passes over the data."""
     lead = f"this training has {steps} step{'s' * (steps != 1)} in all, too few for a mapper to learn what its input is"
-    if epochs is None or epochs < 1 or not steps:
+    if epochs is None or epochs < 1:
         return f"{lead}; give --trainer.max_steps {ENOUGH} or more"
     needed = math.ceil(ENOUGH * epochs / steps)
     return f"{lead}; give --trainer.max_epochs {needed} for {ENOUGH} steps, or a smaller --data.batch_size too"
