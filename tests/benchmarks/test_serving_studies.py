@@ -6,8 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from benchmarks.serving import side_terms
 from benchmarks.studies.serving import compressed_prefixes, drafting, static_quantization
+from mmprefix.decoders import CausalDecoder
 from tiny.decoders import TEXT, save_decoder
 
 
@@ -35,6 +38,28 @@ def test_drafting(tmp_path: Path) -> None:
     figures = json.loads((tmp_path / "out.json").read_text())["figures"]
     assert figures["texts"] == figures["equal"] == 3
     assert figures["tokens a pass"] == pytest.approx(figures["tokens"] / figures["passes"])
+
+
+def test_side_terms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--layers", "2", "--width", "64", "--vocab", "500", "--prompt", "w1", "--length", "3", "--new-tokens", "3"]
+    results = side_terms.main([*words, "--batches", "1", "2", "--repeat", "2", "--json", str(tmp_path / "out.json")])
+    names = {side_terms.NONE, *side_terms.builders(3)}
+    for case in json.loads((tmp_path / "out.json").read_text())["cases"]:
+        assert case.keys() - {"batch"} == names
+        assert all(len(case[name]["cpu_s"]) == 2 for name in names)
+    table = capsys.readouterr().out
+    plain = next(line for line in table.splitlines() if line.startswith(f"| {side_terms.PLAIN} "))
+    assert plain.count(" 1.00 |") == len(results["cases"]) == 2
+    assert all(f"| {name} " in table for name in names)
+
+
+def test_the_prefixes_of_the_study_all_reach_the_text(tmp_path: Path) -> None:
+    """A prefix that changed nothing would cost nothing."""
+    decoder = CausalDecoder(save_decoder(tmp_path / "decoder", sharp=3.0)).eval()
+    made = side_terms.prefixes(decoder, 3, 1)
+    with torch.no_grad():
+        losses = {n: decoder.text_loss(decoder.prefill(p), ["a"], [["red hill"]]).nll.item() for n, p in made.items()}
+    assert len(set(losses.values())) == len(losses)
 
 
 def test_static_quantization(tmp_path: Path) -> None:
