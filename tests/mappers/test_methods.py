@@ -21,6 +21,7 @@ from torch.testing import assert_close
 from mmprefix.encoders.user_id import id_bytes
 from mmprefix.mappers.aligner import Aligner
 from mmprefix.mappers.base import Mapper, Sizes, join_layers
+from mmprefix.mappers.compensated_prefix import CompensatedPrefix
 from mmprefix.mappers.context_prompt import ContextPrompt
 from mmprefix.mappers.control_prefix import ControlPrefix
 from mmprefix.mappers.cross_prefix import CrossPrefix
@@ -160,6 +161,9 @@ METHODS: dict[str, Method] = {
     ),
     "cross-attention": Method(
         lambda: CrossPrefix(SIZES, length=P), P * 2 * L * H * K, "speech/cross_prefix", positions=1
+    ),
+    "compensated prefix": Method(
+        lambda: CompensatedPrefix(SIZES, length=P), P * 2 * L * H * K, "lae_compensated", positions=1
     ),
     "aligner": Method(lambda: Aligner(SIZES, length=P, first=0), P * E + L * H, "aligner", positions=1),
     "ntk attention": Method(lambda: NTKAttention(SIZES), L * H * (K * K + K), "ntk_attention", positions=1),
