@@ -12,7 +12,7 @@ from tiny.models import frozen_parts
 from tiny.users import picture, save_personal
 
 
-def test_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     model = save_personal(tmp_path / "model", frozen_parts(tmp_path / "parts"), "deep", "ann", "bo")
     rows: list[dict[str, object]] = []
     for number, user in enumerate(("ann", "bo", "cy", "ann")):
@@ -36,3 +36,5 @@ def test_a_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert "seen users, 3 texts" in printed
     assert all(f"| {way} " in printed for way in figures)
+    monkeypatch.delattr(personal, "distil_users")  # prefixes that nobody asked for are not made
+    assert list(personal.main([str(model), "--data", str(tmp_path), "--only", "nobody"])) == ["nobody"]

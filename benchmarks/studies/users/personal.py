@@ -107,6 +107,43 @@ def table(figures: Mapping[str, Mapping[str, float]], counts: Mapping[str, int])
     return markdown_table(head, rows)
 
 
+def measure_ways(
+    model: Any,
+    rows: Sequence[Row],
+    histories: Mapping[str, Sequence[str]],
+    *,
+    groups: Mapping[str, Sequence[bool]],
+    options: argparse.Namespace,
+) -> dict[str, dict[str, float]]:
+    """Mean likelihood of each group of users, and CPU seconds a text, by what ``model`` is told."""
+    figures: dict[str, dict[str, float]] = {}
+
+    def wanted(*names: str) -> bool:
+        return not options.only or any(name.startswith(tuple(options.only)) for name in names)
+
+    def measure(name: str, score: Callable[[], list[float]]) -> None:
+        if not wanted(name):
+            return
+        began = time.process_time()
+        values = score()
+        figures[name] = {"seconds": (time.process_time() - began) / len(rows)} | {
+            group: sum(value for value, take in zip(values, own, strict=True) if take) / max(1, sum(own))
+            for group, own in groups.items()
+        }
+
+    ways = ways_of_telling(model, rows, histories, options.texts)
+    for name, score in ways.items():
+        measure(name, score)
+    deep = isinstance(rows_of_users(model.model), DeepUserPrefix)
+    for start in STARTS if deep else ():
+        own, others = (f"{who} texts as a prefix: {start}" for who in ("the user's", "another user's"))
+        if wanted(own, others):
+            with own_prefixes(model, histories, HistoryOptions(options.positions, start)):
+                measure(own, ways["the user"])
+                measure(others, ways["another user"])
+    return figures
+
+
 def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     """Score and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -123,26 +160,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     histories = read_histories(options.data / "users.jsonl")
     groups = {"seen": [bool(row.get("user_seen", True)) for row in rows]}
     groups["unseen"] = [not seen for seen in groups["seen"]]
-    model, figures = mmprefix.load(options.model), dict[str, dict[str, float]]()
-
-    def measure(name: str, score: Callable[[], list[float]]) -> None:
-        if options.only and not name.startswith(tuple(options.only)):
-            return
-        began = time.process_time()
-        values = score()
-        figures[name] = {"seconds": (time.process_time() - began) / len(rows)} | {
-            group: sum(value for value, take in zip(values, own, strict=True) if take) / max(1, sum(own))
-            for group, own in groups.items()
-        }
-
-    ways = ways_of_telling(model, rows, histories, options.texts)
-    for name, score in ways.items():
-        measure(name, score)
-    deep = isinstance(rows_of_users(model.model), DeepUserPrefix)
-    for start in STARTS if deep else ():
-        with own_prefixes(model, histories, HistoryOptions(options.positions, start)):
-            measure(f"the user's texts as a prefix: {start}", ways["the user"])
-            measure(f"another user's texts as a prefix: {start}", ways["another user"])
+    figures = measure_ways(mmprefix.load(options.model), rows, histories, groups=groups, options=options)
     print(table(figures, {group: sum(own) for group, own in groups.items() if any(own)}))
     if options.out:
         options.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
