@@ -1,8 +1,7 @@
 """Embodied-former: learned queries read a video's features and, beside it, an instruction; they become the prefix.
 
 EmbodiedGPT: Vision-Language Pre-Training via Embodied Chain of Thought (Mu et al. 2023),
-https://arxiv.org/abs/2305.15021. Queries and instruction attend to each other, queries alone to the video, and a linear
-projection brings them to the decoder's width. Layers are those of the released code: the Q-Former's of BLIP-2.
+https://arxiv.org/abs/2305.15021. Its layers are the released code's, BLIP-2's Q-Former; a linear projection follows.
 
 Chosen here: the instruction comes from a frozen encoder of texts through a linear layer; time, which in the paper is in
 the video encoder (a convolution over two frames, learned positions), comes in both forms behind one of single frames.
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper, Sizes, need_frames, need_length
-from mmprefix.mappers.qformer_layers import FormerLayer
+from mmprefix.mappers.qformer_layers import FormerLayer, sharpen, with_earlier
 from mmprefix.types import Features, Prefix, all_real
 
 
@@ -36,6 +35,8 @@ class EmbodiedFormer(Mapper):
         cells: features of one frame, each of which has a learned position; T is a multiple of it.
         span: a feature is read together with those of the same cell in the ``span`` - 1 frames before.
         dropout: probability of zeroing an attention weight, and a number of each layer's parts, in training.
+        spread: standard deviation of the learned positions before training; 0.02 vanishes beside most features.
+        sharpness: factor on the logits of the attention to frames before training; at 1 it begins as a mean of all.
     """
 
     def __init__(  # noqa: PLR0913 (options of a recipe)
@@ -52,6 +53,8 @@ class EmbodiedFormer(Mapper):
         cells: int = 1,
         span: int = 1,
         dropout: float = 0.1,
+        spread: float = 0.02,
+        sharpness: float = 1.0,
     ) -> None:
         super().__init__(sizes)
         need_length(self, length)
@@ -65,10 +68,10 @@ class EmbodiedFormer(Mapper):
         self.queries = nn.Parameter(torch.randn(length, hidden) * 0.02)
         self.norm, self.norm_frames = nn.LayerNorm(hidden, eps=1e-12), nn.LayerNorm(sizes.frames)
         self.over_time = nn.Linear(span * sizes.frames, sizes.frames) if span > 1 else None
-        self.times = nn.Parameter(torch.randn(frames, 1, sizes.frames) * 0.02) if frames else None
-        self.places = nn.Parameter(torch.randn(cells, sizes.frames) * 0.02) if frames and cells > 1 else None
+        self.times = nn.Parameter(torch.randn(frames, 1, sizes.frames) * spread) if frames else None
+        self.places = nn.Parameter(torch.randn(cells, sizes.frames) * spread) if frames and cells > 1 else None
         self.from_text = nn.Linear(sizes.context_frames, hidden) if sizes.context_frames else None
-        self.layers = nn.ModuleList(
+        former = [
             FormerLayer(
                 hidden,
                 sizes.frames,
@@ -79,8 +82,8 @@ class EmbodiedFormer(Mapper):
                 text=self.from_text is not None and number < layers - 1,  # the last one's text is not read any more
             )
             for number in range(layers)
-        )
-        self.out = nn.Linear(hidden, sizes.width)
+        ]
+        self.layers, self.out = sharpen(former, sharpness), nn.Linear(hidden, sizes.width)
 
     @property
     def reads_context(self) -> bool:
@@ -108,10 +111,7 @@ class EmbodiedFormer(Mapper):
             raise InputError(f"EmbodiedFormer.cells {self.cells}: a video has {frames.shape[1]} features, no multiple")
         frames = frames.view(len(frames), -1, self.cells, frames.shape[2])  # (B F C D)
         if self.over_time is not None:
-            earlier = [frames]
-            for _ in range(self.span - 1):  # the first frame stands before itself, too
-                earlier.append(torch.cat([frames[:, :1], earlier[-1][:, :-1]], dim=1))
-            frames = frames + self.over_time(torch.cat(earlier, dim=3))
+            frames = frames + self.over_time(with_earlier(frames, self.span))
         if self.times is not None:
             if frames.shape[1] > len(self.times):
                 raise InputError(f"EmbodiedFormer.frames {len(self.times)}: a video has {frames.shape[1]} frames")

@@ -5,10 +5,13 @@ BLIP-2 (Li et al. 2023), https://arxiv.org/abs/2301.12597; BERT, https://arxiv.o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmprefix.errors import InputError
 from mmprefix.mappers.base import split_heads
 
 
@@ -59,3 +62,27 @@ class FormerLayer(nn.Module):
         if self.cross is not None:
             queries = self.cross(queries, frames, seen)
         return torch.cat([self.of_queries(queries), text if self.of_text is None else self.of_text(text)], dim=1)
+
+
+def with_earlier(frames: Tensor, span: int) -> Tensor:
+    """Frames (B F C D), each beside the ``span`` - 1 before it (the first has itself before it) → (B F C span*D)."""
+    earlier = [frames]
+    for _ in range(span - 1):
+        earlier.append(torch.cat([frames[:, :1], earlier[-1][:, :-1]], dim=1))
+    return torch.cat(earlier, dim=3)
+
+
+@torch.no_grad()
+def sharpen(layers: Sequence[FormerLayer], factor: float) -> nn.ModuleList:
+    """Layers whose attention to frames begins with logits ``factor`` times as large: both maps by the root of it.
+
+    Chosen here: as they begin, maps of normalised features make logits with a deviation of a third, a mean of all.
+    InputError for a factor that is not above 0.
+    """
+    if factor <= 0:
+        raise InputError(f"sharpness {factor}: give a number above 0")
+    for layer in layers:
+        if layer.cross is not None:
+            for values in (*layer.cross.query.parameters(), *layer.cross.key.parameters()):
+                values.mul_(factor**0.5)
+    return nn.ModuleList(layers)

@@ -26,7 +26,7 @@ def features(frames: int, width: int, rows: int = 2, seed: int = 0) -> Features:
     return Features(torch.randn(rows, frames, width), mask, torch.zeros(rows, 0))
 
 
-def former(**options: int) -> EmbodiedFormer:
+def former(**options: float) -> EmbodiedFormer:
     torch.manual_seed(1)
     return EmbodiedFormer(SIZES, **{"length": 3, "layers": 2, "heads": 4, "hidden": 24, **options}).eval()
 
@@ -111,6 +111,19 @@ def test_it_sees_the_order_of_frames_by_positions_or_by_what_was_before():
         assert (own(video, text).embeds - own(turned, text).embeds).abs().amax() > 1e-4
 
 
+def test_positions_and_the_sharpness_of_attention_before_training():
+    """Logits of the attention to frames are ``sharpness`` times those of 1, positions as wide as ``spread``."""
+    plain, own, video = former(cells=2, frames=4), former(cells=2, frames=4, spread=0.5, sharpness=4.0), features(8, D)
+    for name in ("times", "places"):
+        assert_close(getattr(own, name), getattr(plain, name) * 25)
+    before: Any = plain.layers[0]
+    after: Any = own.layers[0]
+    x = torch.randn(2, 3, 24)
+    logits = [layer.cross.query(x) @ layer.cross.key(video.frames).mT for layer in (before, after)]
+    assert_close(logits[1], logits[0] * 4)
+    assert_close(after.cross.value.weight, before.cross.value.weight)
+
+
 def test_a_shorter_video_in_a_batch_is_read_as_if_alone():
     own, video, text = former(cells=2, frames=4, span=2), features(8, D), features(2, C)
     video.mask[1, 4:] = False
@@ -140,9 +153,10 @@ def test_released_sizes_are_those_of_bert_base_with_six_cross_attentions():
         ({"layers": 0}, "layers 0"),
         ({"span": 0}, "span 0"),
         ({"length": 0}, "length 0"),
+        ({"sharpness": 0.0}, "sharpness 0.0"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options: dict[str, int], message: str):
+def test_options_that_do_not_fit_are_refused(options: dict[str, float], message: str):
     with pytest.raises(InputError, match=message):
         former(**options)
 

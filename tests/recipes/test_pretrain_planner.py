@@ -22,7 +22,7 @@ from mmprefix.world.clips import sample_clips
 
 def test_the_program_trains_a_decoder_that_is_read_as_an_encoder_too(tmp_path: Path):
     figures = train_planner(tmp_path / "planner", clips=60, steps=60, rows=4, lr=1e-2, seed=0)
-    assert figures["loss"] < 4  # from ln 384 = 5.95
+    assert figures["loss"] < 4  # from ln 453 = 6.1
     decoder = CausalDecoder(str(tmp_path / "planner"))
     assert isinstance(LlamaForCausalLM.from_pretrained(tmp_path / "planner"), LlamaForCausalLM)
     assert decoder.width == Text(str(tmp_path / "planner")).dim == 96
@@ -43,5 +43,4 @@ def test_the_shipped_planner_writes_what_key_words_say():
     with torch.inference_mode():
         written = write([{} for _ in clips], context=contexts)
     scores = score_plans(written, [str(plan(clip, wanted)) for clip, wanted in clips])
-    assert scores.verbs > 0.9
-    assert scores.steps > 0.5
+    assert scores.exact > 0.95
