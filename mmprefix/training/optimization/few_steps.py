@@ -20,9 +20,10 @@ class FewSteps(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say how many steps there will be, and which options make them enough."""
         steps = trainer.estimated_stepping_batches
-        if trainer.fast_dev_run or not 0 < steps < self.few:  # pyright: ignore[reportAttributeAccessIssue]
-            return  # -1: a stream, whose length nobody knows
-        log.warning("%s", few_steps(int(steps), None if steps == trainer.max_steps else trainer.max_epochs))
+        if (
+            not getattr(trainer, "fast_dev_run", False) and 0 < steps < self.few
+        ):  # -1: a stream, whose length nobody knows
+            log.warning("%s", few_steps(int(steps), None if steps == trainer.max_steps else trainer.max_epochs))
 
 
 def few_steps(steps: int, epochs: int | None) -> str:
