@@ -18,11 +18,9 @@ class FewSteps(Callback):
         self.few = few
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say how many steps there will be, and which options make them enough."""
+        """Say how many steps there will be, and which options make them enough; a stream has -1, which nobody knows."""
         steps = trainer.estimated_stepping_batches
-        if (
-            not getattr(trainer, "fast_dev_run", False) and 0 < steps < self.few
-        ):  # -1: a stream, whose length nobody knows
+        if not getattr(trainer, "fast_dev_run", False) and 0 < steps < self.few:
             log.warning("%s", few_steps(int(steps), None if steps == trainer.max_steps else trainer.max_epochs))
 
 
