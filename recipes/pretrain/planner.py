@@ -26,6 +26,7 @@ import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken
@@ -103,7 +104,8 @@ def _new(pairs: Sequence[tuple[str, str]]) -> tuple[PreTrainedTokenizerFast, Lla
     """Tokenizer of these texts, and a model of random weights."""
     tokenizer = train_tokenizer(("".join(pair) for pair in pairs[:20_000]), VOCABULARY)
     # A place is one token: where "top left" is two, the second must be looked up by the first, of which there are many.
-    tokenizer.add_tokens([AddedToken(f" {place}", normalized=False) for place in PLACES])
+    places: Any = [AddedToken(f" {place}", normalized=False) for place in PLACES]  # the stubs know another AddedToken
+    tokenizer.add_tokens(places)
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.model_max_length = POSITIONS
     return tokenizer, LlamaForCausalLM(_config(tokenizer))
