@@ -32,6 +32,7 @@ from mmprefix.metrics.retrieval import both_ways
 from mmprefix.parts import from_recipe
 from mmprefix.recipes.align.summaries import summaries
 from mmprefix.recipes.pretrain.loop import LogLines, every_hundred, train
+from mmprefix.recipes.pretrain.plan import read_plan, run
 
 log = logging.getLogger("align")
 IMAGE, TEXT = "image", "text"
@@ -130,7 +131,7 @@ def measure(model: Projections, pairs: Pairs) -> dict[str, float]:
 def align(options: argparse.Namespace) -> dict[str, Any]:
     """Train as the command line asks, write the folder ``options.out``, and return the figures."""
     recipe = yaml.safe_load(options.config.read_text(encoding="utf-8"))
-    plan = AlignPlan(**{**recipe["plan"], **json.loads(options.plan)})
+    plan = read_plan(AlignPlan, options.plan, recipe["plan"])
     encoders = {name: from_recipe(recipe["senses"][name], Encoder) for name in (IMAGE, TEXT)}
     splits = ["train", "val", *(["test"] if options.test else [])]
     pairs = {split: read_pairs(options.manifest, split, encoders, options.cache) for split in splits}
@@ -157,4 +158,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -26,6 +26,7 @@ from mmprefix.decoders import CausalDecoder
 from mmprefix.errors import InputError
 from mmprefix.generation.drafting import Drafter
 from mmprefix.generation.options import GenerateOptions
+from mmprefix.recipes.pretrain.plan import read_plan, run
 from mmprefix.training.methods.bita import greedy_texts, train_drafter
 from mmprefix.training.methods.drafters import load_drafter, save_drafter
 from mmprefix.world.manners import rows
@@ -82,7 +83,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, int]:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    plan = DraftPlan(**json.loads(options.plan))
+    plan = read_plan(DraftPlan, options.plan)
     torch.manual_seed(plan.seed)
     decoder, search = CausalDecoder(options.decoder).eval(), GenerateOptions(max_new_tokens=plan.new_tokens)
     prompts = read_prompts(options.prompts, plan)
@@ -100,4 +101,4 @@ def main(words: Sequence[str] | None = None) -> dict[str, int]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

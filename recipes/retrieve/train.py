@@ -36,6 +36,7 @@ from mmprefix.errors import InputError
 from mmprefix.media.source import Texts
 from mmprefix.metrics.retrieval import recalls
 from mmprefix.recipes.pretrain.loop import LogLines, every_hundred, train
+from mmprefix.recipes.pretrain.plan import read_plan, run
 
 log = logging.getLogger("retrieve")
 WEIGHTS = "prompts.safetensors"
@@ -121,7 +122,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    plan = RetrievePlan(**json.loads(options.plan))
+    plan = read_plan(RetrievePlan, options.plan)
     torch.manual_seed(plan.seed)
     encoder, tested = Text(options.encoder), caption_groups(options.manifest, options.test)
     figures = {"frozen": measure(encoder, tested)}
@@ -137,4 +138,4 @@ def main(words: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

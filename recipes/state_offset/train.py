@@ -32,6 +32,7 @@ from mmprefix.atomic import write_directory_atomically
 from mmprefix.decoders.state_space.state_offset import StateOffset
 from mmprefix.errors import InputError
 from mmprefix.recipes.pretrain.loop import LogLines, every_hundred, train
+from mmprefix.recipes.pretrain.plan import read_plan, run
 from mmprefix.world.manners import rows
 
 log = logging.getLogger("state_offset")
@@ -164,7 +165,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     parser.add_argument("--out", type=Path, default=Path("runs/parts/state_offset"))
     options = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    plan = OffsetPlan(**json.loads(options.plan))
+    plan = read_plan(OffsetPlan, options.plan)
     if options.dry_run:
         lm = published_mamba(options.model) if options.model else random_mamba(plan.seed)
         figures: dict[str, float] = {"trained": StateOffset(lm, plan.kind).offset.numel()}
@@ -184,4 +185,4 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)
