@@ -38,6 +38,7 @@ from mmprefix.parts import class_path
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.training.best_checkpoint import BestCheckpoint
 from mmprefix.training.checkpoints import LastCheckpoint
+from mmprefix.training.objective import Objective
 from mmprefix.training.task import PrefixTask
 from mmprefix.transcriber import Transcriber
 
@@ -49,6 +50,7 @@ FAMILIES: dict[str, tuple[type, str]] = {  # kind → base class, place in a rec
     "transcriber": (Transcriber, "model.transcriber"),
     "data": (PairData, "data"),
     "task": (PrefixTask, "model"),
+    "objective": (Objective, "model.objective"),
     "callback": (Callback, "trainer.callbacks, a list"),
 }
 SETTINGS: dict[type, str] = {  # plain options, without a class path → place

@@ -2,20 +2,21 @@
 
 EmbodiedGPT: Vision-Language Pre-Training via Embodied Chain of Thought (Mu et al. 2023),
 https://arxiv.org/abs/2305.15021. Its layers are the released code's, BLIP-2's Q-Former; a linear projection follows.
-
 Chosen here: the instruction comes from a frozen encoder of texts through a linear layer; time, which in the paper is in
 the video encoder (a convolution over two frames, learned positions), comes in both forms behind one of single frames.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmprefix.errors import InputError
-from mmprefix.mappers.base import Mapper, Sizes, need_frames, need_length
-from mmprefix.mappers.qformer_layers import FormerLayer, sharpen, with_earlier
+from mmprefix.mappers.base import Mapper, Sizes, need_frames
+from mmprefix.mappers.qformer_layers import FormerLayer, sharpen, smooth_positions, with_earlier
 from mmprefix.types import Features, Prefix, all_real
 
 
@@ -36,6 +37,7 @@ class EmbodiedFormer(Mapper):
         span: a feature is read together with those of the same cell in the ``span`` - 1 frames before.
         dropout: probability of zeroing an attention weight, and a number of each layer's parts, in training.
         spread: standard deviation of the learned positions before training; 0.02 vanishes beside most features.
+        patch: side of the squares of cells whose positions are much alike before training, of a square of cells.
         sharpness: factor on the logits of the attention to frames before training; at 1 it begins as a mean of all.
     """
 
@@ -54,14 +56,15 @@ class EmbodiedFormer(Mapper):
         span: int = 1,
         dropout: float = 0.1,
         spread: float = 0.02,
+        patch: int = 1,
         sharpness: float = 1.0,
     ) -> None:
         super().__init__(sizes)
-        need_length(self, length)
         need_frames(self)
         if hidden % heads:
             raise InputError(f"EmbodiedFormer: heads={heads} does not divide the width {hidden}")
-        for option, value in {"layers": layers, "cross_every": cross_every, "cells": cells, "span": span}.items():
+        counts = {"length": length, "layers": layers, "cross_every": cross_every, "cells": cells, "span": span}
+        for option, value in counts.items():
             if value < 1:
                 raise InputError(f"EmbodiedFormer.{option} {value}: give a number from 1 on")
         self.cells, self.span, self.dropout = cells, span, dropout
@@ -69,18 +72,11 @@ class EmbodiedFormer(Mapper):
         self.norm, self.norm_frames = nn.LayerNorm(hidden, eps=1e-12), nn.LayerNorm(sizes.frames)
         self.over_time = nn.Linear(span * sizes.frames, sizes.frames) if span > 1 else None
         self.times = nn.Parameter(torch.randn(frames, 1, sizes.frames) * spread) if frames else None
-        self.places = nn.Parameter(torch.randn(cells, sizes.frames) * spread) if frames and cells > 1 else None
+        self.places = smooth_positions(cells, sizes.frames, spread, patch) if frames and cells > 1 else None
         self.from_text = nn.Linear(sizes.context_frames, hidden) if sizes.context_frames else None
-        former = [
-            FormerLayer(
-                hidden,
-                sizes.frames,
-                heads,
-                inner=inner or 4 * hidden,
-                dropout=dropout,
-                cross=number % cross_every == 0,
-                text=self.from_text is not None and number < layers - 1,  # the last one's text is not read any more
-            )
+        build = partial(FormerLayer, hidden, sizes.frames, heads, inner=inner or 4 * hidden, dropout=dropout)
+        former = [  # the last layer's text is not read any more
+            build(cross=number % cross_every == 0, text=self.reads_context and number < layers - 1)
             for number in range(layers)
         ]
         self.layers, self.out = sharpen(former, sharpness), nn.Linear(hidden, sizes.width)

@@ -72,6 +72,23 @@ def with_earlier(frames: Tensor, span: int) -> Tensor:
     return torch.cat(earlier, dim=3)
 
 
+def smooth_positions(cells: int, width: int, spread: float, patch: int) -> nn.Parameter:
+    """Random positions (C D) of the cells of a picture with the standard deviation ``spread``.
+
+    With a ``patch`` above 1 only every ``patch``-th row and column is drawn, and what lies between is interpolated, so
+    that attention to a position begins with one part of the picture, not with cells from everywhere (chosen here).
+    InputError for a patch that is not between 1 and the side of the square, and for cells that are no square.
+    """
+    if patch == 1:
+        return nn.Parameter(torch.randn(cells, width) * spread)
+    side = round(cells**0.5)
+    if side * side != cells or not 1 <= patch < side:
+        raise InputError(f"patch {patch}: give 1, or for a square of cells ({cells}) a number below its side")
+    few = torch.randn(1, width, side // patch + 1, side // patch + 1)
+    grid = F.interpolate(few, (side, side), mode="bilinear", align_corners=True)[0].flatten(1).T
+    return nn.Parameter(grid / grid.std() * spread)
+
+
 @torch.no_grad()
 def sharpen(layers: Sequence[FormerLayer], factor: float) -> nn.ModuleList:
     """Layers whose attention to frames begins with logits ``factor`` times as large: both maps by the root of it.

@@ -27,6 +27,7 @@ TITLES = {  # kind → title of its list
     "transcriber": "transcribers",
     "data": "data",
     "task": "the model",
+    "objective": "objectives",
     "callback": "callbacks",
     "settings": "groups of options",
     "trainer": "the trainer",

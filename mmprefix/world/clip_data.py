@@ -13,10 +13,10 @@ import numpy as np
 from mmprefix.atomic import write_directory_atomically
 from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError, require_one_of
-from mmprefix.world.clip_texts import DESCRIBE, INSTRUCTIONS, describe, plan, questions
+from mmprefix.world.clip_texts import DESCRIBE, INSTRUCTIONS, NOTE, describe, notes, plan, questions
 from mmprefix.world.clips import MovingScene, Split, draw_frames, sample_clips
 
-Task = Literal["describe", "answer", "plan"]
+Task = Literal["note", "describe", "answer", "plan"]
 TASKS: tuple[Task, ...] = get_args(Task)
 SPLITS: tuple[Split, ...] = get_args(Split)
 
@@ -38,14 +38,15 @@ def make_clips(directory: str | Path, *, train: int = 1500, val: int = 60, test:
     """Write so many clips of each split to ``directory``, and return it.
 
     A manifest TASK_SPLIT.jsonl has ``id``, ``video`` (a list of pictures), ``instruction``, ``prompt`` (the same),
-    ``captions`` (one), ``wanted`` and ``split``. Of each clip there is one row to describe a moment of it, of which the
-    video is that one picture, two of questions to answer, and one for each thing that can be wanted, with its plan. A
-    directory that was finished with the same numbers stays as it is; one with other numbers is made anew.
+    ``captions`` (one), ``wanted`` and ``split``. Of each clip there is one row with its key words, one to describe a
+    moment of it, of which the video is that one picture, two of questions to answer, and one for each thing that can be
+    wanted, with its plan. A directory that was finished with the same numbers and tasks stays as it is; else it is made
+    anew.
 
     Raises InputError when ``directory`` holds other files.
     """
     directory, counts = Path(directory), {"train": train, "val": val, "test": test}
-    options = {**counts, "seed": seed}
+    options = {**counts, "seed": seed, "tasks": [*TASKS]}
     if directory.is_dir() and any(directory.iterdir()):
         if not (directory / _DONE).is_file():
             raise InputError(f"{directory}: holds other files; give a new directory for the clips")
@@ -80,6 +81,7 @@ def rows_of(clip: MovingScene, files: list[str]) -> Iterator[tuple[Task, ClipRow
     """Rows of ``clip``, whose frames are in ``files``, each with its task; wordings are drawn by the clip's seed."""
     rng = np.random.default_rng([clip.seed, 3])
     moment = int(rng.integers(len(clip.changes) + 1))
+    yield "note", _row(files, NOTE, notes(clip, by_place=True), "note")
     yield "describe", _row(files[2 * moment : 2 * moment + 1], DESCRIBE[rng.integers(2)], describe(clip, moment), "one")
     asked = list(questions(clip))
     for index in rng.permutation(len(asked))[:2]:
@@ -97,13 +99,16 @@ class ClipData(PairData):
     """Clips, written to ``directory`` as png and manifests, and read like any other data.
 
     Args:
-        task: "describe" (a picture and its caption), "answer" (questions about a clip) or "plan".
+        task: "note" (a clip and its key words), "describe" (a picture and its caption), "answer" (questions about a
+            clip) or "plan".
         directory: folder of manifests and pictures, reused if made with the same numbers.
-        clips: training clips; there are one, two or three rows of each, by task.
+        clips: training clips; there are one, one, two or three rows of each, by task.
         val_clips: validation clips.
         test_clips: test clips.
         batch_size: rows a batch in training.
         eval_batch_size: rows a batch in evaluation; None: as in training.
+        bucket: rows of like length share a batch; of these texts the length tells how much happened, so that batches of
+            one length pull the model to and fro.
         num_workers: processes that read files; 0: only the main process.
         seed: seed of the clips and of their order.
     """
@@ -118,6 +123,7 @@ class ClipData(PairData):
         test_clips: int = 200,
         batch_size: int = 32,
         eval_batch_size: int | None = 60,
+        bucket: bool = False,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -129,6 +135,7 @@ class ClipData(PairData):
             test=test,
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
+            bucket=bucket,
             num_workers=num_workers,
             seed=seed,
         )

@@ -14,6 +14,7 @@ from mmprefix.world.clips import Change, MovingScene
 from mmprefix.world.scenes import PLACES
 
 DESCRIBE = ("describe what is there", "what does the picture show")
+NOTE = "note what happens"
 INSTRUCTIONS = {
     "repeat": ("repeat what was shown", "do the same again"),
     "undo": ("undo what was shown", "put everything back"),
@@ -37,10 +38,16 @@ def describe(clip: MovingScene, changes: int) -> str:
     return " and ".join(parts) if parts else "nothing"
 
 
-def notes(clip: MovingScene, changes: int | None = None) -> str:
-    """Key words of ``clip``: what went where, in order, then what stood where; of one moment the latter alone."""
+def notes(clip: MovingScene, changes: int | None = None, *, by_place: bool = False) -> str:
+    """Key words of ``clip``: what went where, in order, then what stood where; of one moment the latter alone.
+
+    Things come in their own order, which no picture shows, or ``by_place``, from top left to bottom right.
+    """
     at = clip.places_after(changes or 0)
-    things = [f"{clip.name(thing)} {place}" for thing, place in enumerate(at) if place]
+    standing = [thing for thing, place in enumerate(at) if place]
+    if by_place:
+        standing.sort(key=lambda thing: PLACES.index(at[thing]))
+    things = [f"{clip.name(thing)} {at[thing]}" for thing in standing]
     moved = (
         [] if changes is not None else [f"{clip.name(c.thing)} {c.before} {c.after or 'gone'}" for c in clip.changes]
     )

@@ -53,6 +53,8 @@ def texts(count: int, seed: int) -> Iterator[tuple[str, str]]:
     for clip in islice(sample_clips(seed, "train"), count):
         frames = [str(number) for number in range(FRAMES)]
         for task, row in rows_of(clip, frames):
+            if task == "note":
+                continue  # key words alone, which stand before the other texts
             moment = int(row["video"][0]) // 2 if task == "describe" else None
             before = f"{notes(clip, moment)}\n" if pick.random() > 1 / 6 else ""
             yield before + row["prompt"], f" {row['captions'][0]}"

@@ -124,6 +124,22 @@ def test_positions_and_the_sharpness_of_attention_before_training():
     assert_close(after.cross.value.weight, before.cross.value.weight)
 
 
+def test_positions_of_neighbouring_cells_begin_alike_with_a_patch():
+    """A corner and its neighbours share most of a position, the corner across nothing; the spread is what was asked."""
+    torch.manual_seed(0)
+    own = EmbodiedFormer(
+        Sizes(2000, 0, E), length=2, layers=1, heads=2, hidden=8, frames=1, cells=64, spread=0.5, patch=3
+    )
+    assert own.places is not None
+    places = own.places.detach()
+    alike = torch.cosine_similarity(places[:1], places)
+    assert alike[[1, 8, 9]].amin() > 0.6
+    assert alike[[7, 56, 63]].abs().amax() < 0.15
+    assert_close(places.std(), torch.tensor(0.5))
+    x = places.view(8, 8, -1)
+    assert_close(x[0, 0] + x[0, 2], 2 * x[0, 1])  # on a line between two of the few
+
+
 def test_a_shorter_video_in_a_batch_is_read_as_if_alone():
     own, video, text = former(cells=2, frames=4, span=2), features(8, D), features(2, C)
     video.mask[1, 4:] = False
@@ -154,6 +170,8 @@ def test_released_sizes_are_those_of_bert_base_with_six_cross_attentions():
         ({"span": 0}, "span 0"),
         ({"length": 0}, "length 0"),
         ({"sharpness": 0.0}, "sharpness 0.0"),
+        ({"frames": 4, "cells": 9, "patch": 3}, "patch 3"),
+        ({"frames": 4, "cells": 6, "patch": 2}, r"a square of cells \(6\)"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, float], message: str):

@@ -15,7 +15,7 @@ from mmprefix.errors import InputError
 from mmprefix.media.video import read_frames
 from mmprefix.plans.steps import Step, parse_plan
 from mmprefix.world.clip_data import SPLITS, TASKS, ClipData, make_clips, rows_of
-from mmprefix.world.clip_texts import GONE, INSTRUCTIONS, commands, describe, plan, questions
+from mmprefix.world.clip_texts import GONE, INSTRUCTIONS, commands, describe, notes, plan, questions
 from mmprefix.world.clips import FRAMES, Change, MovingScene, Split, draw_frames, sample_clips
 from mmprefix.world.images import SIDE, SPOTS
 from mmprefix.world.scenes import PLACES, Thing
@@ -120,7 +120,7 @@ def test_files_and_manifests(tmp_path: Path):
     }
     assert {key: len(listed) for key, listed in rows.items()} == {
         (task, split): each * count
-        for task, each in (("describe", 1), ("answer", 2), ("plan", 3))
+        for task, each in (("note", 1), ("describe", 1), ("answer", 2), ("plan", 3))
         for split, count in (("train", 6), ("val", 2), ("test", 3))
     }
     first = next(iter(sample_clips(0, "train")))
@@ -128,6 +128,7 @@ def test_files_and_manifests(tmp_path: Path):
     frames = read_frames(example.inputs["video"].source, FRAMES)
     assert all((np.asarray(a) == np.asarray(b)).all() for a, b in zip(frames, draw_frames(first), strict=True))
     assert example.captions == (str(plan(first, "repeat")),)
+    assert rows["note", "train"][0].captions == (notes(first, by_place=True),)
     assert example.inputs["instruction"].texts == ((example.prompt or "").rstrip(":"),)
     assert len(read_frames(rows["describe", "train"][0].inputs["video"].source, FRAMES)) == 1
     before = (tmp_path / "data" / "train" / "00000-0.png").stat().st_mtime_ns
@@ -139,11 +140,26 @@ def test_files_and_manifests(tmp_path: Path):
         make_clips(tmp_path / "other")
 
 
+def test_key_words_by_place_are_the_same_words_in_the_order_of_places():
+    for clip in clips(20):
+        changes, things = notes(clip, by_place=True).split("; ")
+        assert changes == notes(clip).split("; ")[0]
+        assert sorted(things.split(", ")) == sorted(notes(clip).split("; ")[1].split(", "))
+        places = [next(place for place in PLACES if thing.endswith(place)) for thing in things.split(", ")]
+        assert places == [place for place in PLACES if place in clip.places]
+
+
 def test_rows_of_one_clip_differ_by_the_instruction_alone():
     rows = [dict(row) for task, row in rows_of(CLIP, [f"{index}.png" for index in range(FRAMES)]) if task == "plan"]
     assert len({json.dumps(row["video"]) for row in rows}) == 1
     assert len({json.dumps(row["captions"]) for row in rows}) == 3
     assert all(row["instruction"] in INSTRUCTIONS[str(row["wanted"])] for row in rows)
+
+
+def test_batches_mix_rows_of_all_lengths_unless_asked():
+    """Key words of one change and of two differ in length; a batch of either alone pulls the model to and fro."""
+    assert not ClipData(task="note").bucket
+    assert ClipData(task="note", bucket=True).bucket
 
 
 def test_the_data_module_refuses_an_unknown_task():

@@ -12,7 +12,11 @@ FEW, ENOUGH = 50, 200  # steps below which a run is warned, and steps that the w
 
 
 class FewSteps(Callback):
-    """Callback that warns at the first step where the training has fewer than ``few`` steps in all."""
+    """Callback that warns at the first step where the training has fewer than ``few`` steps in all.
+
+    Args:
+        few: steps below which it warns.
+    """
 
     def __init__(self, few: int = FEW) -> None:
         self.few = few
