@@ -349,7 +349,7 @@ def test_dropout_in_training_only() -> None:
 
 def test_sizes_are_those_of_the_decoder(gpt2: CausalDecoder) -> None:
     model, table = table_model(gpt2)
-    assert table.sizes == Sizes(0, 0, E, L, H, K, query_heads=H)
+    assert table.sizes == Sizes(0, 0, E, L, H, K, query_heads=H, hidden=E)
     options = {"length": P, "std": 1.0, "dropout": 0.0, "start": None, "frozen": None}
     assert model.recipe()["prefix"]["init_args"] == options
     again = builder_from_recipe(model.recipe()["prefix"], DeepTable)(table.sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -39,7 +40,10 @@ def objects() -> int:
     return len(gc.get_objects())
 
 
-def test_requests_leave_no_objects_behind(server: Running, samples: list[Sample]) -> None:
+def test_requests_leave_no_objects_behind(
+    server: Running, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.NullHandler()])  # pytest's keep every record
     with server.client() as client:
         for _ in range(3):  # caches and thread pools fill
             ask(client, samples)

@@ -60,7 +60,7 @@ def model_of(gpt2: CausalDecoder, whisper: Whisper, deep: bool = False) -> Prefi
 def test_the_mapper_gets_the_features_of_the_other_branch(gpt2: CausalDecoder, whisper: Whisper) -> None:
     model = model_of(gpt2, whisper)
     mapper = model.mappers["signals"]
-    assert mapper.sizes == Sizes(0, 2, 32, 2, 4, 8, context_frames=32, context_summary=32, query_heads=4)
+    assert mapper.sizes == Sizes(0, 2, 32, 2, 4, 8, context_frames=32, context_summary=32, query_heads=4, hidden=32)
     prefix: Any = model.build_prefix({"audio": tone_media(), "signals": signal_media()})
     expected = mapper(model.encoder("signals")(signal_media()), whisper(tone_media()))
     assert isinstance(prefix, Prefix)
