@@ -33,9 +33,8 @@ def shown(count: int = 2, positions: int = 7, times: int = 5) -> tuple[Tensor, T
 
 
 def test_without_frames_it_is_a_layer_of_bert() -> None:
-    config = BertConfig(
-        hidden_size=WIDTH, num_attention_heads=HEADS, intermediate_size=INNER, attn_implementation="eager"
-    )
+    config: Any = BertConfig(hidden_size=WIDTH, num_attention_heads=HEADS, intermediate_size=INNER)
+    config._attn_implementation = "eager"
     theirs: Any = BertLayer(config).eval()
     ours = layer_of(cross=False, text=False)
     own, feed = ours.attention, ours.of_queries
