@@ -98,5 +98,5 @@ def test_numbers_that_hardly_change_are_not_blown_up_and_one_demonstration_is_en
     head = clone(Demonstrations(shown, torch.zeros(8, dtype=torch.long), torch.arange(8) % 2), 2, epochs=1)
     moved = head.moments(torch.tensor([[3.001, 0.0]]))
     assert moved.abs().max() < 2
-    one = clone(Demonstrations(shown[:1], torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long)), 2)
-    assert one(shown[:1], torch.zeros(1, dtype=torch.long)).isfinite().all()
+    single = clone(Demonstrations(shown[:1], torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long)), 2)
+    assert single(shown[:1], torch.zeros(1, dtype=torch.long)).isfinite().all()

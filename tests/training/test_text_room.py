@@ -118,7 +118,7 @@ def test_a_mapper_that_is_not_ready_has_its_length(tiny: CaptioningSystem) -> No
 
 @pytest.mark.parametrize("where", ["prefix", "branch", "deep", "parallel"])
 def test_a_queue_of_prompts_has_room_for_all_its_tasks(where: str, tiny: CaptioningSystem) -> None:
-    """What fits before the first task fits in the last one, and not a word more does."""
+    """A text that fits before the first task fits in the last one; a text of one word more does not."""
     queue = partial(PromptQueue, length=3, shared=2, capacity=2)
     around: dict[str, Any] = {
         "deep": partial(Deep, mapper=queue, hidden=4),
