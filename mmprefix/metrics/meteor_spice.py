@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from mmprefix.errors import InputError
 from mmprefix.metrics.ngrams import Tokens
@@ -80,14 +80,13 @@ def _run_meteor(command: Sequence[str], questions: Sequence[str]) -> list[float]
             encoding="utf-8",
             errors="replace",
         )
-        assert process.stdin is not None
-        assert process.stdout is not None
+        asked, answered = cast(IO[str], process.stdin), cast(IO[str], process.stdout)  # both are pipes
         try:
-            counts = _exchange(questions, process.stdin, process.stdout)
+            counts = _exchange(questions, asked, answered)
             if len(counts) == len(questions):
-                process.stdin.write(" ||| ".join(["EVAL", *counts]) + "\n")
-                process.stdin.flush()
-                scores = [float(process.stdout.readline() or "nan") for _ in range(len(questions) + 1)]
+                asked.write(" ||| ".join(["EVAL", *counts]) + "\n")
+                asked.flush()
+                scores = [float(answered.readline() or "nan") for _ in range(len(questions) + 1)]
         except BrokenPipeError:
             scores = []
         finally:
