@@ -69,7 +69,7 @@ class _Offset:
             self.c = output[..., -states:]
 
         yield mixer.in_proj.register_forward_hook(keep_gate)
-        yield mixer.x_proj.register_forward_hook(keep_c)
+        yield getattr(mixer, "c_layernorm", mixer.x_proj).register_forward_hook(keep_c)  # FalconMamba normalises C
         yield mixer.out_proj.register_forward_pre_hook(self.add)
         yield mixer.register_forward_hook(self.check)
 

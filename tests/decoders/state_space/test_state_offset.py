@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, silu, softplus
-from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
+from transformers import (
+    FalconMambaConfig,
+    FalconMambaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+)
 
 from mmprefix.decoders.state_space.state_offset import StateOffset
 from mmprefix.errors import InputError
@@ -17,10 +24,14 @@ V, E, L, N, WIDTH = 20, 16, 2, 4, 32
 IDS = torch.tensor([[3, 7, 1, 19, 4, 4, 11], [5, 2, 2, 9, 0, 13, 6]])
 
 
-def mamba(seed: int = 0) -> Any:
+FAMILIES = {"mamba": (MambaConfig, MambaForCausalLM), "falcon_mamba": (FalconMambaConfig, FalconMambaForCausalLM)}
+
+
+def mamba(seed: int = 0, family: str = "mamba") -> Any:
     torch.manual_seed(seed)
-    config = MambaConfig(vocab_size=V, hidden_size=E, num_hidden_layers=L, state_size=N, expand=2, time_step_rank=3)
-    lm: Any = MambaForCausalLM(config).eval()
+    configured, model = FAMILIES[family]
+    config: Any = configured(vocab_size=V, hidden_size=E, num_hidden_layers=L, state_size=N, expand=2, time_step_rank=3)
+    lm: Any = cast(Any, model)(config).eval()
     with torch.no_grad():
         for parameter in lm.parameters():
             if parameter.dim() > 1:
@@ -41,6 +52,8 @@ def mixer_by_hand(mixer: Any, x: Tensor, state_offset: Tensor | None, output_off
         u = silu((padded[:, t : t + taps] * kernel).sum(1) + mixer.conv1d.bias)
         rank = mixer.dt_proj.weight.shape[1]
         step, b, c = (mixer.x_proj.weight @ u).split([rank, N, N])
+        if hasattr(mixer, "rms_eps"):  # FalconMamba divides each by its root mean square
+            step, b, c = (part / (part.square().mean() + mixer.rms_eps).sqrt() for part in (step, b, c))
         step = softplus(mixer.dt_proj.weight @ step + mixer.dt_proj.bias)
         state = torch.exp(step[:, None] * a) * state + step[:, None] * b * u[:, None]
         read = state if state_offset is None else state + state_offset
@@ -59,10 +72,11 @@ def logits_by_hand(lm: Any, ids: Tensor, offset: StateOffset | None) -> Tensor:
     return lm.backbone.norm_f(x) @ lm.lm_head.weight.T
 
 
+@pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["state", "output"])
 @torch.no_grad()
-def test_logits_equal_the_recurrence(kind: Any) -> None:
-    lm = mamba()
+def test_logits_equal_the_recurrence(kind: Any, family: str) -> None:
+    lm = mamba(family=family)
     plain = lm(IDS, use_cache=False).logits
     assert torch.allclose(plain[0], logits_by_hand(lm, IDS[0], None), atol=1e-4)
     offset = StateOffset(lm, kind)
