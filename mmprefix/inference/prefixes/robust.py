@@ -11,13 +11,13 @@ log_probs = guard.choose(batch)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from mmprefix.decoders.composed import ComposedDecoder
-from mmprefix.errors import InputError
+from mmprefix.errors import InputError, require_one_of
 from mmprefix.inference.prefixes.addition import moved, no_addition, prefix_of
 from mmprefix.kv_cache.state import State
 from mmprefix.model import PrefixLM
@@ -28,12 +28,15 @@ class RobustPrefix:
     """Classifier of a model's batches by ``choices``, whose prefix gets an addition psi, found anew for each batch.
 
     Psi starts at 0 and takes ``steps`` of Adam on the sum over the first ``layers`` of MSE(Q (h - m) + m, h): h (B E)
-    are hidden states at the last position of the prompt, m and Q the mean and the projection of ``fit``.
+    are hidden states at the last position of the prompt, Q the projection of ``fit``, m a mean.
 
     Args:
         model: with a prefix of one kind: embeddings, or keys and values.
         choices: allowed answers.
-        layers: first layers whose states are looked at. Published: 3.
+        layers: first layers whose outputs are looked at. Published: 3, of which the first are the embeddings, which no
+            prefix moves.
+        center: the mean m, "training": that of the rows of ``fit``, so that a row's answer does not hang on the rows
+            beside it (chosen here); "batch": that of the batch, and 0 for one row, as in the published code.
         mass: share of the singular values that Q keeps. Published: 0.99.
         steps: of Adam for a batch. Published: 5 to 10.
         lr: rate. Published: 0.05 and 0.15 in the examples.
@@ -45,6 +48,7 @@ class RobustPrefix:
         choices: Sequence[str],
         *,
         layers: int = 3,
+        center: Literal["training", "batch"] = "training",
         mass: float = 0.99,
         steps: int = 5,
         lr: float = 0.05,
@@ -53,7 +57,9 @@ class RobustPrefix:
             raise InputError(f"RobustPrefix.mass {mass}: give a share above 0, at most 1")
         if layers < 1 or steps < 0:
             raise InputError(f"RobustPrefix: layers {layers} is a number from 1 on, steps {steps} one from 0 on")
-        self.model, self.choices, self.mass, self.steps, self.lr = model, list(choices), mass, steps, lr
+        require_one_of("RobustPrefix.center", center, ("training", "batch"))
+        self.model, self.choices, self.center, self.mass = model, list(choices), center, mass
+        self.steps, self.lr = steps, lr
         self.decoder = cast(ComposedDecoder, model.decoder)
         self.layers = self.decoder.language_model.decoder_layers[:layers]
         self.mean: list[Tensor] = []  # (E,) of each layer
@@ -82,8 +88,9 @@ class RobustPrefix:
 
     def distance(self, hidden: Sequence[Tensor]) -> Tensor:
         """Sum over the layers of the mean squared distance of hidden states (B E) from their projection."""
+        means = self.mean if self.center == "training" else [h.mean(0) * (len(h) > 1) for h in hidden]
         parts = [((h - m) @ q + m - h).square().mean()
-                 for h, m, q in zip(hidden, self.mean, self.projection, strict=True)]  # fmt: skip
+                 for h, m, q in zip(hidden, means, self.projection, strict=True)]  # fmt: skip
         return torch.stack(parts).sum()
 
     def choose(self, batch: Batch) -> Tensor:

@@ -71,6 +71,12 @@ def test_the_projection_is_that_of_the_paper(model: PrefixLM) -> None:
     assert torch.allclose(guard.projection[0], directions @ directions.T, atol=2e-2)
     by_hand = ((states - mean) @ directions @ directions.T + mean - states).square().mean()
     assert float(guard.distance([states])) == pytest.approx(float(by_hand), rel=0.02)
+    guard.center = "batch"  # as in the published code: the mean of the rows at hand, none for one row
+    few, own = states[:3] + 1, states[:3].mean(0) + 1
+    by_hand = ((few - own) @ directions @ directions.T + own - few).square().mean()
+    assert float(guard.distance([few])) == pytest.approx(float(by_hand), rel=0.02)
+    alone = (few[:1] @ directions @ directions.T - few[:1]).square().mean()
+    assert float(guard.distance([few[:1]])) == pytest.approx(float(alone), rel=0.02)
 
 
 def test_psi_lowers_the_distance_and_no_step_is_the_plain_model(model: PrefixLM) -> None:
