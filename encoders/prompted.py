@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from mmprefix.encoders.attention_layers import attention_layers, input_width
 from mmprefix.encoders.base import Encoder, EncoderMode
 from mmprefix.errors import InputError
 from mmprefix.types import Features, Media
@@ -41,11 +42,11 @@ class Prompted(Encoder):
             raise InputError(f"Prompted.length {length}: give a number from 1 on")
         if getattr(encoder, "window", None) == "filled":
             raise InputError("Prompted.encoder: window 'filled' keeps frames of silence; give 'sound' or 'whole'")
-        layers = _layers(encoder)
+        layers = attention_layers("Prompted.encoder", encoder)
         self.input_kind, self.preprocess, self.identity = encoder.input_kind, encoder.preprocess, encoder.identity
         self.dim, self.pooled_dim = encoder.dim, encoder.pooled_dim
         self.encoder = encoder
-        self.prompts = nn.Parameter(torch.randn(len(layers), length, _width(layers[0])) * std)
+        self.prompts = nn.Parameter(torch.randn(len(layers), length, input_width("Prompted.encoder", layers[0])) * std)
         for number, layer in enumerate(layers):
             layer.register_forward_pre_hook(_Insert(self, number), with_kwargs=True)
             layer.register_forward_hook(_Strip(self))
@@ -115,27 +116,3 @@ class _Strip:
             first, *rest = cast("tuple[Tensor, ...]", output)
             return first[:, :-more], *rest
         return output[:, :-more]
-
-
-def _layers(encoder: Encoder) -> list[nn.Module]:
-    """Layers with attention of the encoder's network. Raises InputError for one without."""
-    for module in encoder.modules():
-        if isinstance(module, nn.ModuleList) and all(_attends(layer) for layer in module):
-            return list(module)
-    raise InputError(
-        f"Prompted.encoder: {type(encoder).__name__} of {encoder.identity.source!r} has no list of layers with "
-        "attention; use one over a transformer: ViT, AST, Whisper, Text"
-    )
-
-
-def _attends(layer: nn.Module) -> bool:
-    return any("attention" in name or "attn" in name for name, _ in layer.named_children())
-
-
-def _width(layer: nn.Module) -> int:
-    """Width of a layer's input, by its first norm."""
-    norms = (module for module in layer.modules() if isinstance(module, nn.LayerNorm))
-    norm = next(norms, None)
-    if norm is None:
-        raise InputError("Prompted.encoder: its layers have no LayerNorm, so their width is not known")
-    return int(norm.normalized_shape[0])

@@ -1,7 +1,7 @@
 """NTK attention: an endless prefix as two learned tensors a head, by a kernel inside the softmax.
 
-Infinite-long prefix (Liang et al.), https://arxiv.org/abs/2406.14036: with phi(q) = ELU(q / K^(1/4)) + 1 of the query
-before its scale, each head has k (K) and Z (K x K), and
+Toward Infinite-Long Prefix in Transformer (Liang et al.), https://arxiv.org/abs/2406.14036: with
+phi(q) = ELU(q / K^(1/4)) + 1 of the query before its scale, each head has k (K) and Z (K x K), and
 
     out = (sum_j exp(s_j) v_j + phi(q) Z) / (sum_j exp(s_j) + phi(q) |k|)
 

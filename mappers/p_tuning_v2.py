@@ -1,4 +1,7 @@
-"""P-Tuning v2 (Liu et al.), https://arxiv.org/abs/2110.07602: a learned table of keys and values for every layer.
+"""A learned table of keys and values for every layer.
+
+P-Tuning v2: Prompt Tuning Can Be Comparable to Fine-tuning Universally Across Scales and Tasks (Liu et al.),
+https://arxiv.org/abs/2110.07602
 
 It may start as the keys and values of a text, with a frozen first position, as Cartridges do (Eyuboglu et al.,
 https://arxiv.org/abs/2506.06266), who found that better than a random start by far.

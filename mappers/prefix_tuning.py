@@ -1,7 +1,8 @@
 """Deep prefixes: keys and values for every layer of the decoder instead of embeddings before the first.
 
-Prefix-Tuning (Li & Liang), https://arxiv.org/abs/2101.00190, computes them from a learned table by an MLP that is
-dropped after training. Here the MLP reads the output of any mapper, so they may depend on the input too.
+Prefix-Tuning: Optimizing Continuous Prompts for Generation (Li, Liang), https://arxiv.org/abs/2101.00190, computes them
+from a learned table by an MLP that is dropped after training. Here the MLP reads the output of any mapper, so they may
+depend on the input too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from mmprefix.errors import InputError
 from mmprefix.mappers.base import DeepMapper, Mapper, Sizes, join_layers, need_embeddings, only_embeddings
 from mmprefix.mappers.combinator import Combinator
 from mmprefix.mappers.observer import Starter, TextReader
-from mmprefix.mappers.p_tuning_v2 import DeepTable
+from mmprefix.mappers.plain_tables import table_of_key_values
 from mmprefix.mappers.starts import Start, as_start
 from mmprefix.types import DeepPrefix, Features
 
@@ -89,6 +90,4 @@ class Deep(Combinator, DeepMapper, Starter):
         device = next(self.parameters()).device
         prefix = copy.deepcopy(super().merged()).eval()(Features.empty(1, device))
         vectors = join_layers(prefix)[prefix.mask]  # (P 2*L*H*K)
-        table = DeepTable(replace(self.sizes, frames=0, summary=0), length=len(vectors))
-        table.to(device).table.copy_(vectors)
-        return table.train(self.training)
+        return table_of_key_values(replace(self.sizes, frames=0, summary=0), vectors).train(self.training)

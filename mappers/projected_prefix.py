@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import DeepMapper, Mapper, Sizes, join_layers, need_length
 from mmprefix.mappers.observer import Starter, TextReader
-from mmprefix.mappers.p_tuning_v2 import DeepTable
+from mmprefix.mappers.plain_tables import table_of_key_values
 from mmprefix.types import DeepPrefix, Features, all_real
 
 
@@ -91,6 +91,5 @@ class ProjectedPrefix(DeepMapper, Starter):
     @torch.no_grad()
     def merged(self) -> Mapper:
         """Table of the sum, without the matrices."""
-        table = DeepTable(self.sizes, length=self.length).to(self.z.device)
-        table.fill(self(Features.empty(1, self.z.device)))
-        return table.train(self.training)
+        (vectors,) = join_layers(self(Features.empty(1, self.z.device)))
+        return table_of_key_values(self.sizes, vectors).train(self.training)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mmprefix.mappers.base import Mapper, Sizes, need_length
-from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.observer import Starter, TextReader
+from mmprefix.mappers.plain_tables import table_of_embeddings
 from mmprefix.mappers.starts import Start, as_start
 from mmprefix.types import Features, Prefix, all_real
 
@@ -67,6 +67,4 @@ class TaskPrompt(Starter):
     def merged(self) -> Mapper:
         """Table of its embeddings, without what made them."""
         embeds = copy.deepcopy(self).eval().embeddings()
-        table = Learned(self.sizes, length=len(embeds)).to(embeds.device)
-        table.embeds.copy_(embeds)
-        return table.train(self.training)
+        return table_of_embeddings(self.sizes, embeds).train(self.training)

@@ -1,8 +1,9 @@
 """ULPT, ultra-low-dimensional prompt tuning: a few numbers a position, blown up by a frozen random basis.
 
-Wu et al. 2025 (https://arxiv.org/abs/2502.04501): e_ij = (sum over k of z_ik P_kj) * s_j + b_j, with P (r d) frozen and
-drawn from N(0, 1) by a seed, and z (n r), the scale s (d) and the shift b (d) trained: n*r + 2d numbers. In
-``UserULPT`` each user has a z of its own, and s and b are shared, so that a user's prefix is a few hundred bytes.
+Ultra-Low-Dimensional Prompt Tuning via Random Projection (Wu et al. 2025), https://arxiv.org/abs/2502.04501:
+e_ij = (sum over k of z_ik P_kj) * s_j + b_j, with P (r d) frozen and drawn from N(0, 1) by a seed, and z (n r), the
+scale s (d) and the shift b (d) trained: n*r + 2d numbers. In ``UserULPT`` each user has a z of its own, and s and b are
+shared, so that a user's prefix is a few hundred bytes.
 """
 
 from __future__ import annotations

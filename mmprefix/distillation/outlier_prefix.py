@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -91,31 +91,3 @@ def outlier_prefix(decoder: ComposedDecoder, texts: Sequence[Sequence[int]], eta
         raise InputError(f"outlier_prefix: no token is louder than eta={eta} times the others; a lower eta finds some")
     with torch.no_grad():
         return decoder.language_model.key_values(ids)
-
-
-def activation_scales(
-    decoder: ComposedDecoder, prefix: AnyPrefix | None, texts: Sequence[Sequence[int]]
-) -> dict[str, float]:
-    """Greatest number that enters each matrix on ``texts`` behind ``prefix``, which is read without being counted."""
-    scales: dict[str, float] = {}
-
-    def look(name: str, values: Tensor) -> None:
-        scales[name] = max(scales.get(name, 0.0), float(values.detach().abs().max()))
-
-    for text in texts:
-        with watched(decoder, look):
-            nll(decoder, prefix, text)
-    return scales
-
-
-@contextmanager
-def static_activations(decoder: ComposedDecoder, scales: Mapping[str, float], bits: int) -> Generator[None, None, None]:
-    """Within this context what enters each matrix is rounded to ``bits`` bits over one fixed range, its ``scales``."""
-    most = 2 ** (bits - 1) - 1
-
-    def rounded(name: str, values: Tensor) -> Tensor:
-        step = max(scales[name], 1e-8) / most
-        return (values / step).round().clamp(-most - 1, most) * step
-
-    with watched(decoder, rounded):
-        yield

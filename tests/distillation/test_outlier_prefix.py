@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mmprefix.decoders.causal import CausalDecoder
-from mmprefix.distillation.outlier_prefix import activation_scales, nll, outlier_ids, outlier_prefix, static_activations
+from mmprefix.distillation.outlier_prefix import nll, outlier_ids, outlier_prefix
+from mmprefix.distillation.static_activations import activation_scales, static_activations
 from mmprefix.errors import InputError
 from tiny.decoders import save_decoder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import csv
 import json
 import re
@@ -15,6 +16,14 @@ from mmprefix.decoders import CausalDecoder
 
 FOLDER = Path(__file__).resolve().parents[2] / "recipes" / "methods"
 METHODS = sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != "base")
+ROOT = FOLDER.parents[1]
+METHOD = re.compile(r"mmprefix\.((?:mappers|training\.methods|training\.optimization)\.\w+|encoders\.prompted)\.[A-Z]")
+SHARED = {"mappers.starts", "mappers.parallel", "mappers.mlp"}  # parts of several recipes, no method's own file
+NO_RECIPE = (  # methods that are no part of a training, or are trained by programs
+    "decoders.state_space.state_offset", "distillation.outlier_prefix", "generation.drafting.bita",
+    "generation.several.air_decoding", "generation.several.guidance", "generation.several.strongest",
+    "inference.prefixes.online_prompts", "inference.prefixes.robust", "mappers.compressed",
+)  # fmt: skip
 REAL = re.compile(r"\bmodels:([\w.-]+)")
 
 
@@ -60,3 +69,43 @@ def test_a_recipe_says_what_is_known(name: str) -> None:
     assert re.match(r"# .{10,}\.\n#\n# Paper: ", head)
     assert "https://arxiv.org/abs/" in head
     assert "# Chosen: " in head
+
+
+def named_in(recipe: str) -> set[str]:
+    """Modules of the methods that a recipe names."""
+    lines = (FOLDER / f"{recipe}.yaml").read_text(encoding="utf-8").splitlines()
+    return set(METHOD.findall("\n".join(line for line in lines if not line.startswith("#")))) - SHARED
+
+
+def source_of(module: str) -> Path:
+    """File of a module of the package; mappers and encoders lie beside it."""
+    name = f"{module.replace('.', '/')}.py"
+    return next(file for file in (ROOT / name, ROOT / "mmprefix" / name) if file.is_file())
+
+
+RECIPES = [*METHODS, *(f"speech/{file.stem}" for file in (FOLDER / "speech").glob("*.yaml"))]
+FILES = sorted({module for name in RECIPES for module in named_in(name)} | {*NO_RECIPE})
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_a_methods_file_is_short_has_a_link_and_imports_no_others(module: str) -> None:
+    text = source_of(module).read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120
+    tree = ast.parse(text)
+    assert "https://" in (ast.get_docstring(tree) or "")
+    imported = {node.module.removeprefix("mmprefix.") for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom) and node.module}  # fmt: skip
+    others = {other for other in FILES if other != module and other.rpartition(".")[2] != module.rpartition(".")[2]}
+    halves = {"training.methods.lae": {"mappers.online_offline"}}  # a mapper, and what trains it
+    assert not imported & (others - halves.get(module, set()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_file_of_a_method_is_opened_by_the_title_of_its_paper(name: str) -> None:
+    head = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").split("\nmodel:")[0]
+    words = " ".join(line.lstrip("# ") for line in head.splitlines())
+    title = re.search(r"Paper: +(?:near to |after |from )?(.*?) \(", words)
+    assert title is not None
+    docstrings = [ast.get_docstring(ast.parse(source_of(module).read_text(encoding="utf-8"))) or ""
+                  for module in named_in(name)]  # fmt: skip
+    assert any(title[1].lower() in " ".join(text.lower().split()) for text in docstrings)

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
 from mmprefix.decoders import CausalDecoder
-from mmprefix.distillation.outlier_prefix import activation_scales, nll, outlier_ids, outlier_prefix, static_activations
+from mmprefix.distillation.outlier_prefix import nll, outlier_ids, outlier_prefix
+from mmprefix.distillation.static_activations import activation_scales, static_activations
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -19,9 +19,9 @@ from torch import Tensor
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.errors import InputError, require_one_of
 from mmprefix.inference.prefixes.addition import moved, no_addition, prefix_of
-from mmprefix.kv_cache.state import State
+from mmprefix.inference.prefixes.layer_states import read_last
 from mmprefix.model import PrefixLM
-from mmprefix.types import AnyPrefix, Batch
+from mmprefix.types import Batch
 
 
 class RobustPrefix:
@@ -71,7 +71,7 @@ class RobustPrefix:
         kept: list[list[Tensor]] = [[] for _ in self.layers]
         for batch in batches:
             prefix = prefix_of(self.model, batch)
-            state, hidden = self._read(batch, prefix)
+            state, hidden = read_last(self.model, self.layers, batch, prefix)
             best = self.decoder.score_choices(state, self.model.prompts(batch), self.choices).argmax(-1)
             right = torch.tensor([self.choices[n] in t[:1] for n, t in zip(best, batch.targets, strict=True)])
             for rows, states in zip(kept, hidden, strict=True):
@@ -102,33 +102,9 @@ class RobustPrefix:
         optimizer: Any = torch.optim.Adam([psi], self.lr)
         for _ in range(self.steps):
             with torch.enable_grad():
-                loss = self.distance(self._read(batch, moved(prefix, psi))[1])
+                loss = self.distance(read_last(self.model, self.layers, batch, moved(prefix, psi))[1])
             (psi.grad,) = torch.autograd.grad(loss, [psi])
             optimizer.step()
         with torch.no_grad():
-            state, _ = self._read(batch, moved(prefix, psi))
+            state, _ = read_last(self.model, self.layers, batch, moved(prefix, psi))
             return self.decoder.score_choices(state, self.model.prompts(batch), self.choices)
-
-    def _read(self, batch: Batch, prefix: AnyPrefix) -> tuple[State, list[Tensor]]:
-        """State after prefix and prompts, and the hidden states (B E) of each layer at the last position."""
-        outputs: dict[int, Tensor] = {}
-
-        def keep(number: int) -> Any:
-            def hook(module: Any, inputs: Any, out: Any) -> None:
-                outputs[number] = cast(Tensor, out[0] if isinstance(out, tuple) else out)
-
-            return hook
-
-        state = self.decoder.prefill(prefix)
-        handles = [layer.register_forward_hook(keep(number)) for number, layer in enumerate(self.layers)]
-        try:
-            state = self.decoder.append_prompts(state, self.model.prompts(batch))
-        finally:
-            for handle in handles:
-                handle.remove()
-        if not outputs:
-            raise InputError("RobustPrefix: nothing is read behind the prefix; give the inputs a prompt")
-        real = state.mask[:, -outputs[0].shape[1] :]
-        last = torch.where(real, torch.arange(real.shape[1], device=real.device), 0).amax(1)
-        rows = torch.arange(len(last), device=last.device)
-        return state, [outputs[number][rows, last] for number in range(len(self.layers))]

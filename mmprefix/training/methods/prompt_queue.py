@@ -1,4 +1,8 @@
-"""Step from one task to the next of a prompt queue; see ``mmprefix.mappers.prompt_queue``."""
+"""Step from one task to the next of a prompt queue; see ``mmprefix.mappers.prompt_queue``.
+
+After Q-Tuning: Queue-based Prompt Tuning for Lifelong Few-shot Language Learning (Guo et al. 2024),
+https://arxiv.org/abs/2404.14607
+"""
 
 from __future__ import annotations
 

@@ -13,8 +13,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mmprefix.errors import InputError
+from mmprefix.errors import InputError, require_one_of
 from mmprefix.training.optimization.gradient_free import loss_of
+from mmprefix.training.optimization.plain_values import array_value, plain_value
 
 
 class _Row(NamedTuple):
@@ -55,8 +56,7 @@ class RowEvolution(torch.optim.Optimizer):
             raise InputError(f"RowEvolution.lr {lr}: give a number above 0")
         if population < 2:
             raise InputError(f"RowEvolution.population {population}: give a number from 2 on")
-        if keep not in ("best", "mean"):
-            raise InputError(f"RowEvolution.keep {keep!r}: give best or mean")
+        require_one_of("RowEvolution.keep", keep, ("best", "mean"))
         super().__init__(params, {"lr": lr, "sigma": lr, "seed": seed, "steps": 0})
         self.population, self.keep = population, keep
         self.searches: dict[int, Any] = {}  # CMA-ES by row
@@ -66,8 +66,7 @@ class RowEvolution(torch.optim.Optimizer):
         rows: list[_Row] = []
         for group in self.param_groups:
             for parameter in group["params"]:
-                values: Tensor = parameter.detach()
-                table = values.view(1, -1) if values.ndim < 2 else values.flatten(1)
+                table = parameter.detach().view(1, -1) if parameter.ndim < 2 else parameter.detach().flatten(1)
                 rows += [_Row(row, group["sigma"]) for row in table.unbind()]
         return rows
 
@@ -106,8 +105,8 @@ class RowEvolution(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """State as plain numbers and tensors: no code is run to read it."""
-        searches = {n: {k: _plain(v) for k, v in one.__getstate__().items()} for n, one in self.searches.items()}
-        best = {number: (loss, _plain(numbers)) for number, (loss, numbers) in self.best.items()}
+        searches = {n: {k: plain_value(v) for k, v in one.__getstate__().items()} for n, one in self.searches.items()}
+        best = {number: (loss, plain_value(numbers)) for number, (loss, numbers) in self.best.items()}
         return {**super().state_dict(), "searches": searches, "best": best}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -116,17 +115,6 @@ class RowEvolution(torch.optim.Optimizer):
         rows = self._rows()
         self.searches = {}
         for number, saved in state_dict["searches"].items():
-            values = {name: _array(value) for name, value in saved.items()}
+            values = {name: array_value(value) for name, value in saved.items()}
             self._search(number, rows[int(number)]).__setstate__(values)
-        self.best = {number: (loss, _array(numbers)) for number, (loss, numbers) in state_dict["best"].items()}
-
-
-def _plain(value: Any) -> Any:
-    """Arrays as tensors, numbers of NumPy as Python's."""
-    return (
-        torch.as_tensor(value) if hasattr(value, "shape") and value.shape else getattr(value, "item", lambda: value)()
-    )
-
-
-def _array(value: Any) -> Any:
-    return value.cpu().numpy().copy() if isinstance(value, Tensor) else value
+        self.best = {number: (loss, array_value(numbers)) for number, (loss, numbers) in state_dict["best"].items()}

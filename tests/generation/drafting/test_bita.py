@@ -10,6 +10,7 @@ import torch
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.errors import InputError
 from mmprefix.generation.drafting import Drafter
+from mmprefix.generation.drafting.draft_mask import draft_mask, draft_offsets
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.training.methods.bita import greedy_texts, train_drafter
 from mmprefix.types import Prefix
@@ -68,8 +69,9 @@ def test_text_and_masks_see_nothing_that_is_not_theirs(decoder: CausalDecoder) -
     assert torch.allclose(hidden[-2:], shorter[-2:], atol=1e-3)  # a mask sees no later token and no other group
 
 
-def test_masks_see_the_prompt_their_text_and_their_group(decoder: CausalDecoder) -> None:
-    rows = drafter(decoder, masks=2).visible(1, 2, [0, 1])[0].int().tolist()
+def test_masks_see_the_prompt_their_text_and_their_group() -> None:
+    assert draft_offsets(2, [0, 1], 2).tolist() == [[0, 1, 1, 2, 2, 3]]
+    rows = draft_mask(1, 2, [0, 1], prompt=4, masks=2)[0].int().tolist()
     prompt, none = [1] * 4, [0] * 4
     assert rows == [
         [*none, 1, 1, 0, 0, 0, 0, 0],
