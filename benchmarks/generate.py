@@ -7,7 +7,8 @@
 The model is a GPT-2 with random weights, or with ``--model`` a pretrained one of LLaMA's structure. Each side starts
 from the prefix embeddings and ends with texts, which are compared in the first round. With ``--naive`` one input's
 beams are also searched as ClipCap's public code does it (https://arxiv.org/abs/2111.09734, written anew): every step
-runs the whole text again, without a cache, and makes logits of all positions.
+runs the whole text again, without a cache, and makes logits of all positions. ``--without PATH`` adds mmprefix without
+one of its fast paths, which shows what that path brings by itself.
 
 The limit is the larger of two times: the search's matrix products at the rate of the fastest plain product of the same
 run, and the weights read once a step at the rate at which memory is read there.
@@ -30,10 +31,12 @@ from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
 from benchmarks.lib.report import benchmark_parser, join_versions, markdown_table, publish, versions
 from benchmarks.lib.timing import MatrixProduct, MemoryRead, interleave, main_clock
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.fast import switches
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.types import Prefix
 
-OURS, THEIRS, NAIVE = "mmprefix", "Hugging Face", "naive"
+OURS, THEIRS, NAIVE, WITHOUT = "mmprefix", "Hugging Face", "naive", "without"
+PATCHES = ("gelu", "last_layer", "small_batch_linear", "fused_layer")  # fast paths that are put into a model at load
 
 
 def generate_ours(decoder: CausalDecoder, prefix: Prefix, *, beams: int, tokens: int) -> list[str]:
@@ -74,8 +77,19 @@ def generate_naive(lm: Any, decoder: CausalDecoder, prefix: Prefix, *, beams: in
     return [text.strip() for text in decoder.tokenizer.batch_decode(ids[:1], skip_special_tokens=True)]
 
 
-def compare(lm: Any, decoder: CausalDecoder, options: argparse.Namespace, *, batch: int, beams: int) -> dict[str, Any]:
-    """Times and texts of all sides for one batch size and one number of beams."""
+def compare(
+    lm: Any,
+    decoder: CausalDecoder,
+    options: argparse.Namespace,
+    *,
+    batch: int,
+    beams: int,
+    plain: CausalDecoder | None = None,
+) -> dict[str, Any]:
+    """Times and texts of all sides for one batch size and one number of beams.
+
+    ``plain`` is the decoder without the fast path that ``--without`` names.
+    """
     noise = torch.randn(batch, options.prefix_length, decoder.width, generator=torch.Generator().manual_seed(batch))
     if options.model:  # as long as word vectors are
         noise *= lm.get_input_embeddings().weight.detach().float().cpu().norm(dim=1).mean() / decoder.width**0.5
@@ -90,6 +104,8 @@ def compare(lm: Any, decoder: CausalDecoder, options: argparse.Namespace, *, bat
         OURS: lambda: generate_ours(decoder, prefix, beams=beams, tokens=options.new_tokens),
         THEIRS: lambda: generate_huggingface(lm, decoder, prefix, beams=beams, tokens=options.new_tokens),
     }
+    if plain is not None:
+        sides[WITHOUT] = lambda: generate_ours(plain, prefix, beams=beams, tokens=options.new_tokens)
     if options.naive and batch == 1 and beams > 1:
         sides[NAIVE] = lambda: generate_naive(lm, decoder, prefix, beams=beams, tokens=options.new_tokens)
     clock = main_clock(options)
@@ -118,15 +134,27 @@ def load_model(options: argparse.Namespace, folder: str) -> tuple[CausalDecoder,
     return decoder, lm.eval().to(options.device), matrices
 
 
+def load_without(path: str, options: argparse.Namespace, folder: str) -> CausalDecoder:
+    """The decoder of ``load_model`` without the fast path named ``path``."""
+    enabled = switches.ENABLED
+    switches.ENABLED = enabled - {path}
+    try:
+        return CausalDecoder(options.model or folder, dtype=options.dtype).to(options.device)
+    finally:
+        switches.ENABLED = enabled
+
+
 def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
     """Build the model, compare every batch size and number of beams, and return the contents of the JSON file."""
     decoder, lm, matrices = load_model(options, folder)
+    plain = load_without(options.without, options, folder) if options.without else None
+    short = argparse.Namespace(**{**vars(options), "new_tokens": 2, "repeat": 1})
     for beams in options.beams:  # warm-up
-        compare(
-            lm, decoder, argparse.Namespace(**{**vars(options), "new_tokens": 2, "repeat": 1}), batch=1, beams=beams
-        )
+        compare(lm, decoder, short, batch=1, beams=beams, plain=plain)
     cases = [
-        compare(lm, decoder, options, batch=batch, beams=beams) for beams in options.beams for batch in options.batches
+        compare(lm, decoder, options, batch=batch, beams=beams, plain=plain)
+        for beams in options.beams
+        for batch in options.batches
     ]
     rate, speed = measure_rates(options)
     for case in cases:
@@ -168,12 +196,6 @@ def report(results: dict[str, Any]) -> str:
             cells.append(f"{middle:.4g} ({low:.4g} - {high:.4g})")
         of_limit = f"{case['fraction_of_limit']:.0%}" if "fraction_of_limit" in case else ""
         rows.append([search, str(batch), *cells, f"{case['ratio']:.2f}", of_limit, f"{case['equal_texts']} of {batch}"])
-    slow = [case for case in results["cases"] if NAIVE in case]
-    after = "".join(
-        f"\n\nClipCap's own search, beam {case['beams']}, one input: {1000 * case[NAIVE][f'{clock}_median']:.4g} "
-        f"{unit}, {case[NAIVE][f'{clock}_median'] / case[OURS][f'{clock}_median']:.1f} times mmprefix's."
-        for case in slow
-    )
     options = results["options"]
     setting = options["dtype"] if options.get("device", "cpu") != "cpu" else f"threads {options['threads']}"
     model = f"{options['model']}, " if options.get("model") else ""
@@ -182,7 +204,26 @@ def report(results: dict[str, Any]) -> str:
     if "rates" in results:
         operations, read = (results["rates"][name] / 1e9 for name in ("operations_a_second", "bytes_a_second"))
         first += f"\nlimit: {operations:.4g} GFLOP and {read:.3g} GB a second"
-    return f"{first}\n\n{markdown_table(head, rows)}{after}"
+    return "\n\n".join([first, markdown_table(head, rows), *notes(results, clock, unit)])
+
+
+def notes(results: dict[str, Any], clock: str, unit: str) -> list[str]:
+    """Sentences on the naive search and on mmprefix without a fast path, where they were measured."""
+    lines, removed = list[str](), results["options"].get("without")
+    for case in results["cases"]:
+        search, batch = f"beam {case['beams']}" if case["beams"] > 1 else "greedy", case["batch"]
+        middle = {name: 1000 / batch * case[name][f"{clock}_median"] for name in (OURS, NAIVE, WITHOUT) if name in case}
+        if NAIVE in middle:
+            times = middle[NAIVE] / middle[OURS]
+            lines.append(
+                f"ClipCap's own search, {search}, one input: {middle[NAIVE]:.4g} {unit}, {times:.1f} times mmprefix's."
+            )
+        if WITHOUT in middle:
+            times = middle[WITHOUT] / middle[OURS]
+            lines.append(
+                f"Without {removed}, {search}, batch {batch}: {middle[WITHOUT]:.4g} {unit}, {times:.2f} times."
+            )
+    return lines
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -201,6 +242,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--naive", action="store_true", help="also ClipCap's search, for one input with beams")
+    parser.add_argument("--without", choices=PATCHES, help="also mmprefix without this fast path")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:

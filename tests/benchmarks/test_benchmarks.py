@@ -24,6 +24,7 @@ from benchmarks.lib.named_model import one_token_words
 from benchmarks.lib.train_variants import shared_prefix_loss
 from benchmarks.lib.workload import LONGEST, CaptionBatch, draw_workload
 from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.fast.fused_layer import FusedLayer
 from mmprefix.mappers.base import Sizes
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.prefix_aac import PrefixAAC
@@ -277,9 +278,24 @@ def test_generate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_generate_with_a_named_decoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = save_decoder(tmp_path, "llama", sharp=2.0)
     sizes = ["--batches", "2", "--beams", "3", "1", "--new-tokens", "5", "--prefix-length", "3", "--repeat", "1"]
-    results = generate.main(["--model", folder, *sizes])
+    results = generate.main(["--model", folder, *sizes, "--without", "fused_layer"])
     assert [case["equal_texts"] for case in results["cases"]] == [2, 2]
-    assert f"{folder}, prefix 3, 5 new tokens" in capsys.readouterr().out
+    assert all(len(case["without"]["cpu_s"]) == 1 for case in results["cases"])
+    printed = capsys.readouterr().out
+    assert f"{folder}, prefix 3, 5 new tokens" in printed
+    assert "Without fused_layer, beam 3, batch 2: " in printed
+
+
+def test_a_decoder_is_without_the_fast_path_that_was_named_alone(tmp_path: Path) -> None:
+    options = Namespace(model=save_decoder(tmp_path, "llama"), dtype="float32", device="cpu")
+    fused = {path: _fused(generate.load_without(path, options, "")) for path in ("gelu", "fused_layer")}
+    assert fused == {"gelu": True, "fused_layer": False}
+    assert _fused(CausalDecoder(options.model))  # the switch is as it was
+
+
+def _fused(decoder: CausalDecoder) -> bool:
+    layers: Any = decoder.language_model.stack
+    return any(isinstance(vars(layer).get("forward"), FusedLayer) for layer in layers.layers)
 
 
 @pytest.mark.parametrize("shared", [2, 4])
