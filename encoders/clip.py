@@ -29,6 +29,7 @@ from mmprefix.errors import InputError
 from mmprefix.types import Features, Media
 from mmprefix.weights import dry_run
 from mmprefix.weights import source as sources
+from mmprefix.weights.model_kinds import advice, described, of_another_library
 from mmprefix.weights.transformers import precision
 
 _CONFIG = "open_clip_config.json"
@@ -112,10 +113,10 @@ def _load(model: str, pretrained: str | None, revision: str | None, quick_gelu: 
     if model.startswith(_HUB):
         return _from_folder(model, _from_hub(model.removeprefix(_HUB), revision))
     local = model.removeprefix(_LOCAL)
-    if model.startswith((_LOCAL, sources.EMBEDDED, sources.MODELS)) or Path(local).expanduser().is_dir():
-        return _from_folder(model, sources.resolve_folder(local))
-    if model.endswith(".json"):
+    if model.endswith(".json") and not Path(local).expanduser().is_dir():
         return _from_config(Path(model).expanduser(), pretrained)
+    if model.startswith((_LOCAL, sources.EMBEDDED, sources.MODELS)) or Path(local).expanduser().exists():
+        return _from_folder(model, sources.resolve_folder(local))
     return _known(model, pretrained, quick_gelu)
 
 
@@ -133,16 +134,22 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 def _from_folder(name: str, folder: Path) -> tuple[Any, Path]:
     if not (folder / _CONFIG).is_file():
-        other = (
-            "; for a model of Transformers use mmprefix.encoders.vit.ViT" if (folder / "config.json").exists() else ""
-        )
-        raise InputError(f"{name!r}: the folder {folder} holds no {_CONFIG}{other}")
+        raise InputError(f"{name!r}: the folder {folder} holds no {_CONFIG}{_other_kind(folder)}")
     if not {"vision_cfg", "embed_dim"} <= set(_settings(folder / _CONFIG)):
         raise InputError(f"{name!r}: {folder / _CONFIG} describes no open_clip model (vision_cfg, embed_dim)")
     weights = _find_checkpoint_in_dir(folder)
     if weights is None:
         raise InputError(f"{name!r}: the folder {folder} holds no weights (open_clip_model.safetensors)")
     return _create(name, f"{_LOCAL}{folder}", None), Path(weights)
+
+
+def _other_kind(folder: Path) -> str:
+    """End of a sentence about a ``folder`` that is none of open_clip: what it holds, and the class that reads it."""
+    kind = sources.read_json(folder / "config.json").get("model_type") if (folder / "config.json").is_file() else None
+    if isinstance(kind, str):
+        return f", but {described(kind)}{advice(kind)}"
+    other = of_another_library(folder)
+    return f", but {other}" if other else ""
 
 
 def _from_config(config: Path, pretrained: str | None) -> tuple[Any, Path]:

@@ -107,8 +107,9 @@ class Speech(Encoder):
             self.identity = sources.Provenance(model, None, sources.fingerprint([weights]))
         else:
             path = sources.resolve_folder(model, revision)
-            network, rate, self.floor = _from_folder(model, path, dtype)
+            transformers.require_model_type(model, path, _KINDS, "Speech")
             self.identity = sources.provenance_of(model, path)
+            network, rate, self.floor = _from_folder(model, path, dtype)
         self.network = network.to(wanted)
         self.dim = self.pooled_dim = network.width
         self.preprocess = ReadWaveform(rate)
@@ -212,7 +213,6 @@ def _architecture(file: Path, config: str | None) -> tuple[str, dict[str, Any], 
 
 
 def _from_folder(name: str, path: Path, dtype: str) -> tuple[TransformersSpeech, int, float | None]:
-    transformers.require_model_type(name, path, _KINDS, "Speech")
     model, _ = transformers.load_model(
         AutoModel, name, path, dtype, optional=("masked_spec_embed",)
     )  # only training uses it

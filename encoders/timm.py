@@ -28,6 +28,7 @@ from mmprefix.errors import InputError, require_one_of
 from mmprefix.types import Features, Media, all_real
 from mmprefix.weights import dry_run
 from mmprefix.weights import source as sources
+from mmprefix.weights.model_kinds import advice, described
 from mmprefix.weights.transformers import precision
 from mmprefix.weights.untrusted import compare, fetch_file, read_tensors
 
@@ -175,9 +176,10 @@ def _settings(name: str, path: Path) -> dict[str, Any]:
     settings = sources.read_json(path / "config.json")
     architecture, kind = settings.get("architecture"), settings.get("model_type")
     if not isinstance(architecture, str):
+        what = described(kind) if isinstance(kind, str) else "an unknown model"
         raise InputError(
-            f"{name!r}: the folder {path} holds a {kind or 'unknown'!r} model, which Timm cannot read: its config.json "
-            "names no architecture of timm; mmprefix.encoders.vit.ViT reads vision models of Transformers"
+            f"{name!r}: the folder {path} holds {what}, which Timm cannot read: its config.json names no architecture "
+            f"of timm{advice(str(kind))}"
         )
     if not is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), 3, 0.3)

@@ -36,7 +36,7 @@ class CausalDecoder(ComposedDecoder):
         chat: True puts prefix, prompt and question into the user's turn of the model's chat template, and a caption or
             answer into the assistant's, ended by the turn's end token. Before the prefix stands what the template
             writes before the user's message.
-        frozen: False trains the language model too; it is then saved with the trained parts.
+        frozen: False trains the language model too (not in float16); it is then saved with the trained parts.
         dtype: dtype of the weights; "auto": that of most weights in the files, float32 for quantised ones.
         quantize: keep the matrices of the frozen model in 8 bits (int8, by torchao) or 4 (nf4, by bitsandbytes, on a
             CUDA GPU); the rest is of ``dtype``. Extra ``quantized``.

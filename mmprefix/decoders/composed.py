@@ -275,7 +275,9 @@ class ComposedDecoder(Decoder):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V)."""
-        return self.language_model.logits(hidden) if self.own_head is None else self.own_head(hidden)
+        return (
+            self.language_model.logits(hidden) if (own := self.own_head) is None else own(hidden.to(own.weight.dtype))
+        )
 
     def output_matrix(self) -> nn.Linear | None:
         """Output matrix if it alone computes the logits and is not trained, else None."""

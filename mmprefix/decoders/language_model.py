@@ -67,10 +67,16 @@ class LanguageModel:
     def adapt(self, tuning: Tuning) -> tuple[str, ...]:
         """Freeze the model or not, set its dropout, add LoRA, then apply the fast patches → names of LoRA's parameters.
 
-        Raises InputError for LoRA in a model that is trained as a whole, and for DoRA without a rank.
+        Raises InputError for LoRA in a model that is trained as a whole, for DoRA without a rank, and for training a
+        model of float16: most steps are smaller than its rounding, and Adam divides by 1e-8, which is 0 in it.
         """
         if tuning.frozen:
             self.lm.requires_grad_(False)
+        elif self.dtype == torch.float16:
+            raise InputError(
+                f"decoder {self.name!r}: frozen: false trains its weights, which end as no numbers in float16; take "
+                "dtype float32 (and trainer.precision 16-mixed or bf16-mixed), or bfloat16 to save memory"
+            )
         if tuning.dropout is not None:
             for module in self.lm.modules():
                 if isinstance(module, nn.Dropout):

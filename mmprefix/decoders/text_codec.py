@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from mmprefix.errors import InputError, require_text
+from mmprefix.errors import InputError, require_one_of, require_text
 from mmprefix.generation.token_texts import TokenTexts, token_bytes
 
 MAX_KEPT_TEXTS = 1 << 17  # texts whose token ids are cached
@@ -187,14 +187,14 @@ class WhisperCodec(TextCodec):
 
     ``begins`` are the ids from ``<|startoftranscript|>`` to ``<|notimestamps|>``; those of a model of English alone
     name no language and no task. ``language`` is a code or an English name; None: that of the model's generation
-    ``config``, no token where it has none. Raises InputError if the tokenizer lacks a token, and for another language
-    or task than a model of English has.
+    ``config``, no token where it has none. Raises InputError for an unknown language or task.
     """
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, name: str, language: str | None, task: str, *, config: Any = None
     ) -> None:
         super().__init__(tokenizer, name)
+        require_one_of("task", task, ("transcribe", "translate"))
         self.name = name
         self.previous = self.special_ids(["<|startofprev|>"])
         (silent,) = self.special_ids(["<|notimestamps|>"])

@@ -88,7 +88,7 @@ def _state(name: str) -> tuple[int, int, int]:
 
 def _hash(name: str) -> str:
     digest = hashlib.sha256()
-    with open_source(name) as stream:
+    with open_source(name, empty=True) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

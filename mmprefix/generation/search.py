@@ -134,6 +134,8 @@ class EagerTree:
         few = len(rows) <= small_batch_linear.MAX_ROWS
         if head is None or few or hidden.device.type != "cpu" or cast(Tensor | None, head.bias) is not None:
             return self.decoder.logits(hidden)
+        if head.weight.dtype != hidden.dtype:  # a head of float32 over a model in half precision
+            return self.decoder.logits(hidden)
         if self.buffer is None:
             self.buffer = hidden.new_empty(len(rows), len(head.weight))
         product: Tensor = torch.mm(rows, head.weight.T, out=self.buffer[: len(rows)])

@@ -221,7 +221,7 @@ def is_numbers(value: object) -> bool:
 
 
 def _kind_of_content(source: str | Path | bytes) -> str | None:
-    with open_source(source) as stream:
+    with open_source(source, empty=True) as stream:
         head = stream.read(16)
         for name, kind in KINDS.items():
             if any(head.startswith(start, offset) for offset, start in kind.magic):

@@ -102,11 +102,21 @@ IMAGE_SUFFIXES = frozenset(
 )
 
 
-def open_source(source: str | Path | bytes) -> BinaryIO:
+def open_source(source: str | Path | bytes, *, empty: bool = False) -> BinaryIO:
     """A seekable stream of the bytes of ``source``: a file, a member of a zip archive, or bytes already in memory.
 
-    Raises InputError that names the file (and the member) when it does not exist or cannot be opened.
+    Raises InputError that names the file (and the member) when it does not exist, cannot be opened, or holds no byte,
+    which no picture or sound does; ``empty`` allows it.
     """
+    stream = _opened(source)
+    if not stream.seek(0, io.SEEK_END) and not empty:
+        stream.close()
+        raise InputError(f"{name_of(source)}: is empty, without a single byte")
+    stream.seek(0)
+    return stream
+
+
+def _opened(source: str | Path | bytes) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     archive, member = split_member(source)

@@ -24,6 +24,7 @@ MODELS = "models:"  # a folder in the one that MMPREFIX_MODELS names
 RECIPE = "mmprefix.yaml"  # the file of a model directory that is read first
 GGUF = ".gguf"  # ending of a file with weights, configuration and tokenizer
 WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", f"*{GGUF}")
+_LFS = b"version https://git-lfs.github.com/spec/"
 _TEXT = ["*.json", "*.txt", "*.model", "*.jinja", "*.yaml", "*.md"]
 
 
@@ -59,6 +60,8 @@ def resolve_folder(name: str, revision: str | None = None, weights: bool = True)
         return hub_snapshot(name.removeprefix(HUB), revision, weights)
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser().resolve()
+    if Path(name).expanduser().is_file():
+        raise InputError(f"{name!r}: is a file, where the folder of a model is wanted{_of_gguf(name)}")
     if Path(name).is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise InputError(f"{name!r}: no such folder")
     if weights:
@@ -74,9 +77,16 @@ def _own_model(name: str, file: bool = False) -> Path:
     if not place:
         raise InputError(f"{name!r}: set MMPREFIX_MODELS to the folder that holds {name.removeprefix(MODELS)!r}")
     path = Path(place).expanduser() / name.removeprefix(MODELS)
+    if ".." not in path.parts and path.is_file() and not file:
+        raise InputError(f"{name!r}: {path} is a file, where the folder of a model is wanted{_of_gguf(name)}")
     if ".." in path.parts or not (path.is_file() if file else path.is_dir()):
         raise InputError(f"{name!r}: no such {'file' if file else 'folder'} {path} (MMPREFIX_MODELS={place})")
     return absolute(path)
+
+
+def _of_gguf(name: str) -> str:
+    """End of a sentence about a .gguf ``name``, which only language models are; empty for another."""
+    return "; mmprefix.decoders.CausalDecoder reads a .gguf file" if name.endswith(GGUF) else ""
 
 
 def absolute(path: Path) -> Path:
@@ -189,7 +199,19 @@ def provenance_of(name: str, path: Path) -> Provenance:
     files = [path] if path.is_file() else weight_files(path)
     if not files:
         raise InputError(f"{name!r}: the folder {path} holds no weights ({', '.join(WEIGHTS)})")
+    for file in files:
+        _require_content(name, file)
     return Provenance(name, revision_of(path), fingerprint(files))
+
+
+def _require_content(name: str, file: Path) -> None:
+    """Raise InputError for a ``file`` of weights of the model ``name`` that is empty, or what git-lfs left for it."""
+    with file.open("rb") as stream:
+        head = stream.read(len(_LFS))
+    if not head:
+        raise InputError(f"{name!r}: {file} is empty; download it again")
+    if head == _LFS:
+        raise InputError(f"{name!r}: {file} is a pointer of git-lfs and no weights; fetch them with: git lfs pull")
 
 
 def settings(identity: Provenance) -> str:

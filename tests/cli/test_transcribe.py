@@ -151,11 +151,13 @@ def test_parts_of_files_and_tables(system: SluSystem, shell: Shell, tmp_path: Pa
 def test_each_error_is_one_line(system: SluSystem, shell: Shell, tmp_path: Path) -> None:
     whisper, file, manifest = system.path("whisper"), system.sounds[0], system.path("manifest.jsonl")
     (tmp_path / "text.wav").write_text("no sound")
+    (tmp_path / "empty.wav").touch()
     cases: list[tuple[str, tuple[Any, ...], str]] = [
         (whisper, (), "no input given; give files, or --manifest FILE"),
         (whisper, (file, "--manifest", manifest), "cannot be combined with a file; give one of them"),
         (whisper, (file, "--split", "val"), "--split applies to --manifest FILE"),
         (whisper, ("none.wav",), "none.wav: no such file"),
+        (whisper, (tmp_path / "empty.wav",), "empty.wav: is empty, without a single byte"),
         (whisper, (tmp_path / "text.wav",), "text.wav: "),
         (whisper, ("--manifest", system.path("texts.jsonl")), "row 'o0' has no audio"),
         (whisper, (file, "--batch-size", 0), "--batch-size 0: give a number from 1 on"),

@@ -141,6 +141,16 @@ def test_lora_is_in_float32_whatever_the_dtype_of_the_model(spoken: SpeechSystem
     assert all(p.grad is not None for p in decoder.parameters() if p.requires_grad)
 
 
+def test_a_model_of_float16_is_not_trained_as_a_whole(spoken: SpeechSystem) -> None:
+    for build in (
+        lambda: CausalDecoder(spoken.path("decoder"), dtype="float16", frozen=False),
+        lambda: CrossDecoder(spoken.path("whisper"), dtype="float16", frozen=False),
+    ):
+        with pytest.raises(InputError, match=r"frozen: false .* no numbers in float16; take dtype float32"):
+            build()
+    assert not CausalDecoder(spoken.path("decoder"), dtype="bfloat16", frozen=False).frozen
+
+
 def test_whisper_has_lora_in_self_attention_and_cross_attention(spoken: SpeechSystem) -> None:
     decoder = CrossDecoder(spoken.path("whisper"), lora_rank=2, lora_targets=["q_proj", "v_proj"])
     assert len(decoder.trained) == 2 * 2 * 2 * 2  # layers, attentions, projections, A and B

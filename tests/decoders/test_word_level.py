@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +225,33 @@ def test_a_separate_head_over_the_models_tokens(folder: str) -> None:
     with torch.no_grad():
         own.own_head.weight.zero_()
     assert torch.equal(own.lm.get_input_embeddings().weight, plain.lm.get_input_embeddings().weight)
+
+
+HEADS: dict[str, Callable[..., ComposedDecoder]] = {
+    "train_head": partial(CausalDecoder, stop=".", train_head=True),
+    "words": partial(WordDecoder, vocabulary=WORDS),
+}
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_head_of_its_own_stays_in_float32_over_a_model_of_half_precision(folder: str, kind: str, dtype: str) -> None:
+    whole, half = HEADS[kind](folder), HEADS[kind](folder, dtype=dtype)
+    head = half.get_parameter("own_head.weight")
+    head.data = whole.get_parameter("own_head.weight").data.clone()
+    assert (str(half.language_model.dtype), head.dtype) == (f"torch.{dtype}", torch.float32)
+    prefix, targets = random_prefix(whole, [4, 2]), [["a dog barks loudly."], ["a green hill."]]
+    expected = whole.loss(whole.prefill(prefix), ["", ""], targets).item()
+    loss = half.loss(half.prefill(prefix), ["", ""], targets)
+    loss.backward()
+    assert loss.item() == pytest.approx(expected, rel=0.1)
+    assert head.grad is not None
+    half.requires_grad_(False)  # as in use, where a frozen head takes faster paths
+    assert half.loss(half.prefill(prefix), ["", ""], targets).item() == pytest.approx(expected, rel=0.1)
+    for beams in (1, 5):  # few rows, and more than MAX_ROWS
+        many = Prefix(prefix.embeds.repeat(8, 1, 1), prefix.mask.repeat(8, 1))
+        options = GenerateOptions(max_new_tokens=3, num_beams=beams)
+        assert len(half.generate(half.prefill(many), [""] * 16, options)) == 16
 
 
 def test_the_published_search_stops_at_the_exact_token(folder: str) -> None:

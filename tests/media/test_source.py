@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,18 @@ def test_pipes_and_devices_are_refused(tmp_path: Path) -> None:
     for source in (tmp_path / "pipe.wav", "/dev/zero"):
         with pytest.raises(InputError, match=f"{source}: is no regular file"):
             open_source(source)
+
+
+def test_a_file_without_a_byte_is_said_to_be_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.dat").touch()
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.dat", b"")
+    sources = {"a.dat": tmp_path / "a.dat", "a.zip::a.dat": f"{tmp_path / 'a.zip'}::a.dat", "the given bytes": b""}
+    for name, source in sources.items():
+        for read in (read_picture, picture_size, partial(read_waveform, rate=16000), sound_seconds):
+            with pytest.raises(InputError, match=f"{name}: is empty, without a single byte"):
+                read(source)
+        assert open_source(source, empty=True).read() == b""
 
 
 @pytest.mark.parametrize("name", ["n" * 300, "a\0b", "\ud83d"])

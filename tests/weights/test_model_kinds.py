@@ -14,8 +14,10 @@ import transformers as hf
 from mmprefix.decoders import CausalDecoder, CrossDecoder, WordDecoder
 from mmprefix.encoders.ast import AST
 from mmprefix.encoders.clap import Clap
+from mmprefix.encoders.clip import Clip
 from mmprefix.encoders.speech import Speech
 from mmprefix.encoders.text import Text
+from mmprefix.encoders.timm import Timm
 from mmprefix.encoders.vit import ViT
 from mmprefix.encoders.whisper import Whisper
 from mmprefix.errors import InputError
@@ -44,8 +46,10 @@ DECODERS: dict[str, tuple[Callable[[str], Any], set[str]]] = {
 ENCODERS: dict[str, tuple[Callable[[str], Any], set[str]]] = {
     "AST": (AST, {"audio-spectrogram-transformer"}),
     "Clap": (Clap, {"clap"}),
+    "Clip": (Clip, set()),
     "Speech": (Speech, {"wav2vec2"}),
     "Text": (Text, {"bert", "distilbert", "clip", "siglip"}),
+    "Timm": (Timm, set()),
     "ViT": (ViT, {"clip", "siglip", "dinov2"}),
     "Whisper": (Whisper, {"whisper"}),
 }
@@ -94,6 +98,28 @@ def test_a_folder_of_another_library_is_named(files: dict[str, Any], expected: s
     (tmp_path / "model.safetensors").write_bytes(b"no weights at all")
     with pytest.raises(InputError, match=expected):
         PARTS[part][0](str(tmp_path))
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "model.safetensors is empty; download it again"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 9\n", "a pointer of git-lfs .* git lfs pull"),
+])  # fmt: skip
+@pytest.mark.parametrize("part", [part for part, (_, kinds) in PARTS.items() if kinds])
+def test_weights_that_were_not_downloaded_are_named(content: bytes, message: str, part: str, tmp_path: Path) -> None:
+    build, readable = PARTS[part]
+    CONFIGS[min(readable)]().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        build(str(tmp_path))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_file_in_the_place_of_a_folder(part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MMPREFIX_MODELS", str(tmp_path))
+    (tmp_path / "weights.bin").touch()
+    for name in (str(tmp_path / "weights.bin"), "models:weights.bin"):
+        with pytest.raises(InputError, match="is a file, where the folder of a model is wanted"):
+            PARTS[part][0](name)
 
 
 @pytest.mark.models
