@@ -25,7 +25,7 @@ def write_evaluation(
     """Write the page of ``rows``, which are scored, and of the ``figures`` over all of them, to ``out``.
 
     ``notes``: sentences that a reader of the figures should know; ``sections``: HTML behind the figures.
-    Raises OSError where the file cannot be written.
+    Raises InputError where the file cannot be written.
     """
     page = evaluation_page(title, rows, figures, options=options or ReportOptions(), notes=notes, sections=sections)
     write_atomically(out, lambda file: file.write_text(page, encoding="utf-8"))

@@ -44,7 +44,7 @@ def write_page(
     notes: Sequence[str] = (),
     sections: Sequence[str] = (),
 ) -> None:
-    """Write the page of ``rows``, which are scored, to ``args.html``. Raises OSError where it cannot be written.
+    """Write the page of ``rows``, which are scored, to ``args.html``. Raises InputError where it cannot be written.
 
     ``sections``: HTML that stands between the figures and the inputs.
     """
