@@ -51,7 +51,16 @@ class _Generator(nn.Module):
         return self.up(self.activation(self.down(weights.mT @ frames)))
 
 
-class InstructionPrompt(Mapper):
+class _Instructed(Mapper):
+    """Base of mappers from the frames (B T D) of an instruction to ``length`` positions."""
+
+    def __init__(self, sizes: Sizes, length: int) -> None:
+        super().__init__(sizes)
+        need_length(self, length)
+        need_frames(self)
+
+
+class InstructionPrompt(_Instructed):
     """``length`` embeddings (B P E) from the frames (B T D) of an instruction.
 
     Args:
@@ -60,9 +69,7 @@ class InstructionPrompt(Mapper):
     """
 
     def __init__(self, sizes: Sizes, *, length: int = 4, bottleneck: int = 64) -> None:
-        super().__init__(sizes)
-        need_length(self, length)
-        need_frames(self)
+        super().__init__(sizes, length)
         self.generator = _Generator(sizes.frames, sizes.width, length, bottleneck)
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
@@ -71,7 +78,7 @@ class InstructionPrompt(Mapper):
         return Prefix(embeds, all_real(embeds))
 
 
-class DeepInstructionPrompt(DeepMapper):
+class DeepInstructionPrompt(_Instructed, DeepMapper):
     """``length`` keys and values (L B H P K) from the frames (B T D) of an instruction, by one generator a layer.
 
     Args:
@@ -80,9 +87,7 @@ class DeepInstructionPrompt(DeepMapper):
     """
 
     def __init__(self, sizes: Sizes, *, length: int = 4, bottleneck: int = 64) -> None:
-        super().__init__(sizes)
-        need_length(self, length)
-        need_frames(self)
+        super().__init__(sizes, length)
         out = 2 * sizes.heads * sizes.head_width
         self.generators = nn.ModuleList(_Generator(sizes.frames, out, length, bottleneck) for _ in range(sizes.layers))
 

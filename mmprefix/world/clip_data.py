@@ -6,15 +6,15 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Literal, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 import numpy as np
 
-from mmprefix.atomic import write_directory_atomically
-from mmprefix.data.pairs import PairData
-from mmprefix.errors import InputError, require_one_of
+from mmprefix.errors import require_one_of
 from mmprefix.world.clip_texts import DESCRIBE, INSTRUCTIONS, NOTE, describe, notes, plan, questions
 from mmprefix.world.clips import MovingScene, Split, draw_frames, sample_clips
+from mmprefix.world.made_data import MadeData
+from mmprefix.world.make_once import make_once
 
 Task = Literal["note", "describe", "answer", "plan"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -31,9 +31,6 @@ class ClipRow(TypedDict):
     wanted: str
 
 
-_DONE = "clips.json"  # the arguments of a finished directory
-
-
 def make_clips(directory: str | Path, *, train: int = 1500, val: int = 60, test: int = 200, seed: int = 0) -> Path:
     """Write so many clips of each split to ``directory``, and return it.
 
@@ -45,13 +42,7 @@ def make_clips(directory: str | Path, *, train: int = 1500, val: int = 60, test:
 
     Raises InputError when ``directory`` holds other files.
     """
-    directory, counts = Path(directory), {"train": train, "val": val, "test": test}
-    options = {**counts, "seed": seed, "tasks": [*TASKS]}
-    if directory.is_dir() and any(directory.iterdir()):
-        if not (directory / _DONE).is_file():
-            raise InputError(f"{directory}: holds other files; give a new directory for the clips")
-        if json.loads((directory / _DONE).read_text()) == options:
-            return directory
+    counts = {"train": train, "val": val, "test": test}
 
     def write(fresh: Path) -> None:
         for split in SPLITS:
@@ -59,10 +50,9 @@ def make_clips(directory: str | Path, *, train: int = 1500, val: int = 60, test:
             for task in TASKS:
                 lines = (json.dumps(row) + "\n" for kind, row in rows if kind == task)
                 (fresh / f"{task}_{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-        (fresh / _DONE).write_text(json.dumps(options))
 
-    write_directory_atomically(directory, write)
-    return directory
+    plan = {**counts, "seed": seed, "tasks": [*TASKS]}
+    return make_once(directory, "clips.json", plan, write, what="clips")
 
 
 def _write(clips: Iterator[MovingScene], folder: Path, split: Split) -> Iterator[tuple[Task, dict[str, object]]]:
@@ -95,7 +85,7 @@ def _row(files: list[str], instruction: str, target: str, wanted: str) -> ClipRo
     return ClipRow(video=files, instruction=instruction, prompt=f"{instruction}:", captions=[target], wanted=wanted)
 
 
-class ClipData(PairData):
+class ClipData(MadeData):
     """Clips, written to ``directory`` as png and manifests, and read like any other data.
 
     Args:
@@ -128,22 +118,10 @@ class ClipData(PairData):
         seed: int = 0,
     ) -> None:
         require_one_of("data.task", task, TASKS)
-        train, val, test = ([str(Path(directory) / f"{task}_{split}.jsonl")] for split in SPLITS)
-        super().__init__(
-            train=train,
-            val=val,
-            test=test,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            bucket=bucket,
-            num_workers=num_workers,
-            seed=seed,
-        )
-        self.directory, self.counts = directory, {"train": clips, "val": val_clips, "test": test_clips}
-
-    def source_names(self) -> list[str]:
-        """Folder of the clips, for the model card."""
-        return [self.directory]
+        batches: dict[str, Any] = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "seed": seed}
+        batches |= {"bucket": bucket, "num_workers": num_workers}
+        super().__init__(directory, [f"{task}_{split}" for split in SPLITS], **batches)
+        self.counts = {"train": clips, "val": val_clips, "test": test_clips}
 
     def prepare_data(self) -> None:
         """Make the clips that are missing; Lightning calls this in one process only."""

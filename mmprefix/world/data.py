@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-from mmprefix.data.pairs import PairData
 from mmprefix.world.generate import SPLITS, make, make_samples
+from mmprefix.world.made_data import MadeData
 from mmprefix.world.scenes import Medium
 
 
-class WorldData(PairData):
+class WorldData(MadeData):
     """Scenes, written to ``directory`` as png, wav and manifests, and read like any other data.
 
     Args:
@@ -43,24 +43,11 @@ class WorldData(PairData):
         seed: int = 0,
         max_captions: int | None = None,
     ) -> None:
-        train, val, test = ([str(Path(directory) / f"{split}.jsonl")] for split in SPLITS)
-        super().__init__(
-            train=train,
-            val=val,
-            test=test,
-            batch_size=batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            seed=seed,
-            max_captions=max_captions,
-        )
-        self.directory, self.samples, self.kinds = directory, samples, kinds
+        batches: dict[str, Any] = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "seed": seed}
+        batches |= {"num_workers": num_workers, "max_captions": max_captions}
+        super().__init__(directory, SPLITS, **batches)
+        self.samples, self.kinds, self.captions_each = samples, kinds, captions_each
         self.counts = (scenes, val_scenes, test_scenes)
-        self.captions_each = captions_each
-
-    def source_names(self) -> list[str]:
-        """Folder of the scenes, for the model card."""
-        return [self.directory]
 
     def prepare_data(self) -> None:
         """Make the scenes that are missing; Lightning calls this in one process only."""

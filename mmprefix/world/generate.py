@@ -10,15 +10,13 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from mmprefix.atomic import write_directory_atomically
-from mmprefix.errors import InputError
 from mmprefix.world.audio import RATE, render
 from mmprefix.world.grammar import captions
 from mmprefix.world.images import draw
+from mmprefix.world.make_once import make_once
 from mmprefix.world.scenes import Medium, Picture, Scene, sample
 
 SPLITS = ("train", "val", "test")
-_PLAN = "world.json"  # the arguments of a finished directory
 
 
 def make(
@@ -40,14 +38,7 @@ def make(
 
     Raises InputError when ``directory`` holds other files.
     """
-    directory = Path(directory)
     counts = {"train": train, "val": val, "test": test}
-    plan = {"kinds": list(kinds), **counts, "captions_each": captions_each, "seed": seed}
-    if directory.is_dir() and any(directory.iterdir()):
-        if not (directory / _PLAN).is_file():
-            raise InputError(f"{directory}: holds other files; give a new directory for the world")
-        if json.loads((directory / _PLAN).read_text()) == plan:
-            return directory
 
     def write(fresh: Path) -> None:
         for split, count in counts.items():
@@ -57,10 +48,9 @@ def make(
                 most = captions_each if split == "train" else None
                 rows += _write(scenes, fresh, f"{split}/{kind}", split=split, most=most)
             _write_manifest(rows, fresh / f"{split}.jsonl")
-        (fresh / _PLAN).write_text(json.dumps(plan))
 
-    write_directory_atomically(directory, write)
-    return directory
+    plan = {"kinds": list(kinds), **counts, "captions_each": captions_each, "seed": seed}
+    return make_once(directory, "world.json", plan, write, what="world")
 
 
 def make_samples(

@@ -12,11 +12,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from mmprefix.atomic import write_directory_atomically
-from mmprefix.data.pairs import PairData
-from mmprefix.errors import InputError
 from mmprefix.world.generate import SPLITS
 from mmprefix.world.grammar import captions, notes
+from mmprefix.world.made_data import MadeData
+from mmprefix.world.make_once import make_once
 from mmprefix.world.scenes import Medium, Picture, Scene, sample
 
 MANNERS: dict[Medium, str] = {
@@ -29,7 +28,6 @@ _FORMS = {
     ("audio", 1): "{a} in the centre",
     ("audio", 2): "{a} on the left and {b} on the right",
 }
-_PLAN = "manners.json"
 
 
 def in_manner(scene: Scene) -> str:
@@ -73,7 +71,7 @@ def rows(split: str, count: int, seed: int = 0, manner: Manner = "swapped") -> l
     return result
 
 
-class MannersData(PairData):
+class MannersData(MadeData):
     """Scenes told in a manner of their medium, written to ``directory`` as manifests and read like any other data.
 
     Args:
@@ -104,30 +102,18 @@ class MannersData(PairData):
         seed: int = 0,
         scenes_seed: int = 0,
     ) -> None:
-        train, val, test = ([str(Path(directory) / f"{split}.jsonl")] for split in SPLITS)
         batches: dict[str, Any] = {"batch_size": batch_size, "eval_batch_size": eval_batch_size, "bucket": bucket}
-        super().__init__(train=train, val=val, test=test, seed=seed, **batches)
-        self.directory, self.counts, self.scenes_seed = directory, (scenes, val_scenes, test_scenes), scenes_seed
+        super().__init__(directory, SPLITS, seed=seed, **batches)
+        self.counts, self.scenes_seed = (scenes, val_scenes, test_scenes), scenes_seed
         self.manner: Manner = manner
-
-    def source_names(self) -> list[str]:
-        """Folder of the manifests, for the model card."""
-        return [self.directory]
 
     def prepare_data(self) -> None:
         """Write the manifests that are missing; Lightning calls this in one process only."""
-        directory = Path(self.directory)
-        plan = {"counts": list(self.counts), "seed": self.scenes_seed, "manner": self.manner}
-        if directory.is_dir() and any(directory.iterdir()):
-            if not (directory / _PLAN).is_file():
-                raise InputError(f"{directory}: holds other files; give a new directory for the rows")
-            if json.loads((directory / _PLAN).read_text()) == plan:
-                return
 
         def write(fresh: Path) -> None:
             for split, count in zip(SPLITS, self.counts, strict=True):
                 lines = "".join(json.dumps(row) + "\n" for row in rows(split, count, self.scenes_seed, self.manner))
                 (fresh / f"{split}.jsonl").write_text(lines, encoding="utf-8")
-            (fresh / _PLAN).write_text(json.dumps(plan))
 
-        write_directory_atomically(directory, write)
+        plan = {"counts": list(self.counts), "seed": self.scenes_seed, "manner": self.manner}
+        make_once(self.directory, "manners.json", plan, write, what="rows")
