@@ -45,9 +45,12 @@ def _fits(value: object, kind: Any) -> bool:
 
 
 def run(program: Callable[[], object]) -> None:
-    """Call a program's ``main``; bad input ends it with a plain line on standard error and exit code 2."""
+    """Call a program's ``main``; bad input ends it with a plain line on standard error and exit code 2.
+
+    Bad input is what raises InputError, and a file or model that cannot be opened (OSError).
+    """
     try:
         program()
-    except InputError as error:
-        print(error, file=sys.stderr)
+    except (InputError, OSError) as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)

@@ -61,6 +61,26 @@ def test_a_program_ends_with_one_line(name: str, tmp_path: Path, capsys: pytest.
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("align", ["--config", "none.yaml", "--manifest", "none.jsonl"]),
+        ("retrieve", ["--manifest", "none.jsonl"]),
+        ("draft", ["--prompts", "none.txt"]),
+        ("state_offset", ["--model", "./none"]),
+    ],
+)
+def test_a_file_that_is_missing_ends_a_program_with_one_line(
+    name: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main: Callable[[list[str]], Any] = importlib.import_module(f"mmprefix.recipes.{name}.train").main
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: main([*words, "--out", str(tmp_path / "out")]))
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert words[1] in line
+
+
 def test_every_program_reads_its_plan_so() -> None:
     readers = [file for file in ROOT.glob("recipes/*/*.py") if '"--plan"' in file.read_text(encoding="utf-8")]
     assert len(readers) == 4
