@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from mmprefix.errors import InputError, did_you_mean
-from mmprefix.weights.source import EMBEDDED, RECIPE, resolve_model
+from mmprefix.weights.source import EMBEDDED, MODELS, RECIPE, read_json, resolve_model
 
 EMBEDDED_MODEL = f"{EMBEDDED}world/trained"  # of the quick start; in the package, so that something works at once
 
@@ -27,14 +27,25 @@ def find_model(source: str | Path, revision: str | None = None) -> Path:
     if is_recipe(path):
         return path
     if not path.exists():
-        if not _may_be_on_a_hub(str(source)):
+        if not str(source).startswith(MODELS) and not _may_be_on_a_hub(str(source)):
             raise InputError(f"{str(source)!r}: no such folder{_nearby(path)}")
         path = resolve_model(str(source), revision)
     if not (path / RECIPE).is_file():
         inside = _models_below(path)
-        advice = f"did you mean {str(inside[0])!r}?" if inside else "mmprefix fit and model.save write one"
+        advice = f"did you mean {str(inside[0])!r}?" if inside else _what_writes_one(path)
         raise InputError(f"{path}: is no saved model (it has no {RECIPE}); {advice}")
     return path
+
+
+def _what_writes_one(path: Path) -> str:
+    """Advice where a folder is no saved model; one with a pretrained part is used through a recipe."""
+    if not (path / "config.json").is_file():
+        return "mmprefix fit and model.save write one"
+    kind = read_json(path / "config.json").get("model_type") or "pretrained"
+    return (
+        f"its {kind} model is a part of one: give a recipe that names it, which answers untrained, or train that by "
+        "mmprefix fit"
+    )
 
 
 def _may_be_on_a_hub(name: str) -> bool:

@@ -17,6 +17,10 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "mmprefix.yaml").write_text("format: 1\n")
     (tmp_path / "someone").mkdir()
+    for ear in ("ear", "models/ear"):
+        (tmp_path / ear).mkdir(parents=True)
+        (tmp_path / ear / "config.json").write_text('{"model_type": "whisper"}')
+    monkeypatch.setenv("MMPREFIX_MODELS", str(tmp_path / "models"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     return tmp_path
@@ -34,6 +38,9 @@ def test_a_folder_is_found_by_any_of_its_names(workplace: Path) -> None:
         ("mine/first/modle", "'mine/first/modle': no such folder; did you mean 'mine/first/model'?"),
         ("mine/first", "mine/first: is no saved model (it has no mmprefix.yaml); did you mean 'mine/first/model'?"),
         ("someone", "someone: is no saved model (it has no mmprefix.yaml); mmprefix fit and model.save write one"),
+        ("ear", "ear: is no saved model (it has no mmprefix.yaml); its whisper model is a part of one: give a recipe"),
+        ("models:ear", "models/ear: is no saved model (it has no mmprefix.yaml); its whisper model is a part of one"),
+        ("models:tongue", "'models:tongue': no such folder"),
         ("mine/second/mmprefix.yaml", "mmprefix.yaml: is no saved model"),
         ("runs/model", "'runs/model': no such folder"),
         ("model", "'model': no such folder"),
