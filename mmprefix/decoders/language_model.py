@@ -132,15 +132,17 @@ class LanguageModel:
                 "use a mapper to embeddings"
             )
 
-    def key_values(self, ids: list[int], first: int = 0) -> DeepPrefix:
+    def key_values(self, ids: list[int], first: int = 0, terms: Sequence[SideTerm] = ()) -> DeepPrefix:
         """Token ids → keys and values (L 1 H N K) float32, as in the cache, with position ids from ``first`` on.
+
+        ``terms`` stand beside the cache.
 
         Raises InputError for more tokens than the model has positions, and for a decoder with cross-attention.
         """
         if self.memory_width is not None:
             raise InputError(f"decoder {self.name!r}: reads a text beside frames only, so it gives no keys and values")
         mask = torch.ones(1, len(ids), dtype=torch.bool, device=self.device)
-        empty, cache = State((), mask[:, :0], None), cache_over(())
+        empty, cache = State((), mask[:, :0], None, side=self.bound(terms)), cache_over(())
         self.require_room(empty, len(ids))
         embeds = self.embed(torch.tensor([ids], dtype=torch.long, device=self.device))
         position_ids = torch.arange(first, first + len(ids), device=self.device)[None]

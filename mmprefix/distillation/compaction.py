@@ -11,6 +11,7 @@ where keys and values of something else stand before the prefix, they take its p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.errors import InputError
 from mmprefix.kv_cache.recorded_attention import recorded_attention
-from mmprefix.kv_cache.side_terms import AttentionCall
+from mmprefix.kv_cache.side_terms import AttentionCall, SideTerm
 from mmprefix.types import DeepPrefix
 
 Mass = Literal["mean", "max", "rms"]
@@ -35,6 +36,7 @@ def compact(
     mass: Mass = "mean",
     read_twice: bool = True,
     front: DeepPrefix | None = None,
+    terms: Sequence[SideTerm] = (),
 ) -> DeepPrefix:
     """Keys and values (L 1 H P K) float32 that stand for the text ``context`` (N tokens) in the cache of ``decoder``.
 
@@ -49,6 +51,8 @@ def compact(
         read_twice: take the queries of a second reading of the text behind the first, which see all of it as a later
             text does; False: those of the text itself, over all keys.
         front: keys and values (L 1 H F K) that will stand before the prefix; None: nothing.
+        terms: what will stand beside the cache. Queries, keys and values are read with them; the equation is that of
+            the cache alone, and they are added to both of its sides.
 
     Raises InputError for a shorter text, for one that the decoder has no positions for, and for a decoder whose
     attention is not that of Transformers' interface.
@@ -61,7 +65,7 @@ def compact(
         raise InputError(f"positions {positions}: the context has {most} tokens; give a number from 1 up to that")
     first = before + positions - len(ids) if model.rotates_keys else 0
     with torch.enable_grad(), recorded_attention(model.stack) as calls:
-        model.key_values(ids * (1 + read_twice), first)
+        model.key_values(ids * (1 + read_twice), first, terms)
     if len(calls) != decoder.layers:
         raise InputError(f"decoder {model.name!r}: its attention hides its queries; start from a text instead")
     fronts = [None] * len(calls) if front is None else list(zip(front.keys[:, 0], front.values[:, 0], strict=True))

@@ -19,7 +19,8 @@ from mmprefix.distillation.cartridge import Cartridge
 from mmprefix.distillation.compaction import compact
 from mmprefix.distillation.teacher import Expected, Text, ask_teacher, mean_loss
 from mmprefix.errors import InputError
-from mmprefix.types import DeepPrefix
+from mmprefix.kv_cache.side_terms import SideTerm
+from mmprefix.types import AnyPrefix, DeepPrefix, SidePrefix
 
 log = logging.getLogger(__name__)
 Start = Literal["compact", "text", "random"]
@@ -93,15 +94,23 @@ def start_prefix(
     *,
     seed: int = 0,
     front: DeepPrefix | None = None,
+    terms: Sequence[SideTerm] = (),
 ) -> DeepPrefix:
-    """Keys and values (L 1 H P K) before training; behind a ``front`` (L 1 H F K) without the context's first token."""
+    """Keys and values (L 1 H P K) before training; behind a ``front`` (L 1 H F K) without the context's first token.
+
+    ``terms`` stand beside the cache.
+    """
     if positions < 1:
         raise InputError(f"positions {positions}: give a number from 1 on")
     if start == "compact":
-        return compact(decoder, context, positions, front=front)
+        return compact(decoder, context, positions, front=front, terms=terms)
     if start == "text":
-        first = int(front is not None)
-        whole = decoder.key_values(context, first + positions)
+        first, ids = int(front is not None), decoder.token_ids(context)
+        if not ids:
+            raise InputError(f"start text: {context!r} has no tokens; give a text with a word")
+        ids = (ids * -(-(first + positions) // len(ids)))[: first + positions]
+        decoder.language_model.require_deep(decoder.heads)
+        whole = decoder.language_model.key_values(ids, 0, terms)
         return DeepPrefix(whole.keys[:, :, :, first:], whole.values[:, :, :, first:], whole.mask[:, first:])
     if start != "random":
         raise InputError(f"start {start!r}: give one of {', '.join(get_args(Start))}")
@@ -120,8 +129,12 @@ def train(
     frozen: int,
     steps: int,
     options: DistilOptions,
+    terms: Sequence[SideTerm] = (),
 ) -> DeepPrefix:
-    """Train keys and values (L 1 H P K) behind the first ``frozen`` positions on what the teacher expected."""
+    """Train keys and values (L 1 H P K) behind the first ``frozen`` positions on what the teacher expected.
+
+    ``terms`` stand beside the cache.
+    """
     whole = torch.stack([prefix.keys, prefix.values]).detach()
     sink, table = whole[:, :, :, :, :frozen], whole[:, :, :, :, frozen:].clone().requires_grad_()
     optimizer = torch.optim.Adam([table], options.rate)
@@ -131,12 +144,17 @@ def train(
         return DeepPrefix(keys, values, prefix.mask)
 
     for step, chunk in zip(range(steps), _chunks(expected, options), strict=False):
-        loss = mean_loss(decoder, decoder.prefill(joined().expand(len(chunk))), chunk)
+        loss = mean_loss(decoder, decoder.prefill(beside(joined().expand(len(chunk)), terms)), chunk)
         (table.grad,) = torch.autograd.grad(loss, [table])
         optimizer.step()
         log.info("step %d: loss %.4f", step + 1, float(loss.detach()))
     with torch.no_grad():
         return joined()
+
+
+def beside(prefix: DeepPrefix, terms: Sequence[SideTerm]) -> AnyPrefix:
+    """``prefix`` in the cache, and ``terms`` beside it where there are any."""
+    return SidePrefix(prefix, tuple(terms)) if terms else prefix
 
 
 def _chunks(expected: Sequence[Expected], options: DistilOptions) -> Iterator[list[Expected]]:

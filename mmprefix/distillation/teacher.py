@@ -15,7 +15,7 @@ from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.kv_cache.cache import cache_over, causal_mask
 from mmprefix.kv_cache.packing import pad_ids
 from mmprefix.kv_cache.state import State
-from mmprefix.types import DeepPrefix, Prefix
+from mmprefix.types import AnyPrefix, Prefix
 
 Text = str | tuple[str, str]
 """A text, or a prompt and the text behind it."""
@@ -54,9 +54,9 @@ def ask_teacher(
     *,
     top: int = 20,
     batch_size: int = 16,
-    front: DeepPrefix | None = None,
+    front: AnyPrefix | None = None,
 ) -> list[Expected]:
-    """Expectations of ``decoder`` with ``front`` (L 1 H F K), ``context`` and a prompt before each of ``texts``."""
+    """Expectations of ``decoder`` with ``front`` (of one input), ``context`` and a prompt before each of ``texts``."""
     expected: list[Expected] = []
     pairs = [("", text) if isinstance(text, str) else text for text in texts]
     nothing = Prefix.empty(1, decoder.width, decoder.language_model.device)

@@ -2,7 +2,8 @@
 
 In the cache a user's keys and values stand behind the deep prefix of the task and the first positions that all users
 share. Where there are such, the attention that goes nowhere has its place already, and the history's own first position
-is left out, as in ``compose``; the closed form is that of the rest behind them.
+is left out, as in ``compose``; the closed form is that of the rest behind them. Where the task's prefix has terms
+beside the cache, histories are read with them, by teacher and student too.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ import torch
 from torch import Tensor
 
 from mmprefix.decoders.composed import ComposedDecoder
-from mmprefix.distillation.student import DistilOptions, Start, start_prefix, train
+from mmprefix.distillation.student import DistilOptions, Start, beside, start_prefix, train
 from mmprefix.distillation.teacher import ask_teacher
 from mmprefix.errors import InputError
+from mmprefix.kv_cache.side_terms import SideTerm
 from mmprefix.mappers.base import join_layers
 from mmprefix.mappers.user_prefix import DeepUserPrefix
 from mmprefix.model import PrefixLM
-from mmprefix.types import DeepPrefix, Features, MixedPrefix, all_real, concat_deep
+from mmprefix.types import DeepPrefix, Features, MixedPrefix, all_real, concat_deep, split_side
 
 LINE = "\n"
 NEWEST = 2048  # tokens of a history, at most
@@ -67,17 +69,18 @@ def user_numbers(
     if not isinstance(decoder, ComposedDecoder):
         raise InputError(f"decoder {decoder.identity.source!r}: is no language model whose keys and values are known")
     context = newest_tokens(decoder, joined_history(history, options.prompt))
-    shared, count = _shared(model, table), len(decoder.codec.marked_ids(context))
+    (shared, terms), count = _shared(model, table), len(decoder.codec.marked_ids(context))
     before, training = shared.mask.shape[1], options.training
     front = shared if before and count > 1 else None
     positions = min(options.positions, count - (front is not None))
-    own = start_prefix(decoder, context, positions, options.start, seed=training.seed, front=front)
+    own = start_prefix(decoder, context, positions, options.start, seed=training.seed, front=front, terms=terms)
     whole = concat_deep([shared, own])
     if options.steps:
         texts = [(options.prompt, text) for text in options.texts]
-        expected = ask_teacher(decoder, context, texts, top=training.top, batch_size=training.batch_size, front=shared)
+        reading = {"top": training.top, "batch_size": training.batch_size}
+        expected = ask_teacher(decoder, context, texts, front=beside(shared, terms), **reading)
         frozen = before or int(options.start != "random" and positions > 1)
-        whole = train(decoder, whole, expected, frozen=frozen, steps=options.steps, options=training)
+        whole = train(decoder, whole, expected, frozen=frozen, steps=options.steps, options=training, terms=terms)
     return join_layers(whole)[0, before:].cpu()
 
 
@@ -97,10 +100,12 @@ def newest_tokens(decoder: ComposedDecoder, text: str) -> str:
 
 
 @torch.no_grad()
-def _shared(model: PrefixLM, table: DeepUserPrefix) -> DeepPrefix:
-    """Keys and values (L 1 H F K), perhaps none, that stand before those of any user."""
+def _shared(model: PrefixLM, table: DeepUserPrefix) -> tuple[DeepPrefix, tuple[SideTerm, ...]]:
+    """Keys and values (L 1 H F K), perhaps none, that stand before those of any user, and terms beside the cache."""
     sink = table.sink[None] if table.frozen else table.rows.new_zeros(1, 0, table.numbers)
     own = table.split_layers(sink, all_real(sink))
-    task = None if model.task_prefix is None else model.task_prefix(Features.empty(1, sink.device))
+    if model.task_prefix is None:
+        return own, ()
+    task, terms = split_side(model.task_prefix(Features.empty(1, sink.device)))
     deep = task.deep if isinstance(task, MixedPrefix) else task
-    return concat_deep([deep, own]) if isinstance(deep, DeepPrefix) else own
+    return concat_deep([deep, own]) if isinstance(deep, DeepPrefix) else own, terms

@@ -8,6 +8,7 @@ takes part in the softmax (by the logarithm of its sum), an ``AddedTerm`` is add
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +23,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from mmprefix.errors import InputError
 from mmprefix.kv_cache.side_terms import AddedTerm, AttentionCall, JointTerm, SideTerm
 
+_WATCHED: weakref.WeakSet[Any] = weakref.WeakSet()
+"""Models whose attention modules keep what they read."""
 _START = "mmprefix_side_"  # before the name of the attention that a model had
 _OWN = "mmprefix_"  # names of attention functions of this library, which all meet the terms
 Attend = Callable[..., tuple[Tensor, Any]]
@@ -70,14 +73,16 @@ def _install(stack: Any) -> None:
     """Let the attention of ``stack`` pass ``_attend`` from now on; nothing changes for runs without terms."""
     config = stack.config
     name: str = config._attn_implementation or "eager"
+    if stack not in _WATCHED:
+        _WATCHED.add(stack)
+        for module in attention_modules(stack):
+            module.register_forward_pre_hook(_keep_hidden, with_kwargs=True)
     if name.startswith(_OWN):
         return
     side = _START + name
     if side not in ALL_ATTENTION_FUNCTIONS:
         cast(Any, AttentionInterface).register(side, _attend_over(name))
         cast(Any, AttentionMaskInterface).register(side, _no_mask)
-    for module in attention_modules(stack):
-        module.register_forward_pre_hook(_keep_hidden, with_kwargs=True)
     config._attn_implementation = side
 
 

@@ -15,10 +15,12 @@ from mmprefix.distillation.student import Start
 from mmprefix.distillation.user_numbers import HistoryOptions, joined_history, newest_tokens, user_numbers
 from mmprefix.encoders.user_id import UserId, id_bytes
 from mmprefix.errors import InputError
+from mmprefix.mappers.aligner import Aligner
+from mmprefix.mappers.llama_adapter import LlamaAdapter
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.user_prefix import DeepUserPrefix
 from mmprefix.model import Branch, PrefixLM
-from mmprefix.types import Batch, FeatureRow, Prefix
+from mmprefix.types import Batch, FeatureRow, Features, Prefix
 from tiny import decoders as tiny_decoders
 
 pytestmark = pytest.mark.numeric
@@ -79,6 +81,38 @@ def test_behind_a_task_prefix_the_first_position_is_left_out_and_keys_are_nearer
     prefix = table.split_layers(numbers[None], torch.ones(1, len(numbers), dtype=torch.bool))
     moved = decoder.language_model.key_values(ids, 5)  # task 5 + sink 1: the second token stands at position 6
     assert torch.allclose(prefix.keys, moved.keys[:, :, :, 1:], atol=1e-3)
+
+
+@pytest.mark.parametrize("start", ["compact", "text"])
+@pytest.mark.parametrize("task", [Aligner, LlamaAdapter])
+def test_a_task_prefix_beside_the_cache_is_met_by_histories_too(
+    decoder: CausalDecoder, task: type[Aligner | LlamaAdapter], start: Start
+) -> None:
+    """With a position for each token, numbers do what the history in the prompt of that very model does."""
+    model, table = model_of(decoder, partial(task, first=0), length=3, start=HISTORY[0], frozen=1)
+    prefix: Any = model.task_prefix
+    with torch.no_grad():
+        prefix.gate.fill_(0.7)
+    count = len(decoder.codec.marked_ids(joined_history(HISTORY, "\n")))
+    numbers = user_numbers(model, table, HISTORY, HistoryOptions(count - 1, start, prompt="\n"))
+    with torch.no_grad():
+        front = prefix(Features.empty(1))
+        expected = by_prompt(model, front, "\n".join([*HISTORY, ""]))
+        plain = by_prompt(model, Prefix.empty(1, decoder.width), "\n".join([*HISTORY, ""]))
+    assert scores(model, numbers, "\n") == pytest.approx(expected, abs=2e-2)
+    assert max(abs(a - b) for a, b in zip(expected, plain, strict=True)) > 0.06
+
+
+def test_teacher_and_student_meet_what_stands_beside_the_cache(tmp_path: Path) -> None:
+    decoder = CausalDecoder(tiny_decoders.save_decoder(tmp_path, "llama", sharp=3.0))
+    model, table = model_of(decoder, partial(Aligner, first=0), length=3, start="a dog")
+    prefix: Any = model.task_prefix
+    numbers: list[torch.Tensor] = []
+    for gate in (0.0, 0.9):
+        with torch.no_grad():
+            prefix.gate.fill_(gate)
+        numbers.append(user_numbers(model, table, HISTORY, HistoryOptions(4, "random", texts=TARGETS, steps=1)))
+    assert not torch.allclose(numbers[0], numbers[1])
 
 
 @pytest.mark.parametrize("start", ["compact", "text", "random"])
