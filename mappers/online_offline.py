@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.combinator import Combinator
+from mmprefix.mappers.user_rows import UserRows
 from mmprefix.types import AnyPrefix, Features
 
 
 class OnlineOffline(Combinator):
     """Prefix of ``mapper``, whose parameters have an exponential mean beside them; a saved model holds both.
+
+    Not for rows of users, who join and leave: of one who was removed the offline expert would keep the numbers.
 
     Args:
         mapper: the online expert, which makes the prefix of training and of a plain call.
@@ -36,6 +39,12 @@ class OnlineOffline(Combinator):
             raise InputError(f"OnlineOffline.decay {decay}: give a number from 0 on, below 1")
         self.decay = decay
         self.mapper = mapper(sizes)
+        for part in self.mapper.modules():
+            if isinstance(part, UserRows):
+                raise InputError(
+                    f"OnlineOffline: {type(part).__name__} has rows of users, who join and leave, and an offline expert "
+                    "would keep them; put it around the task's prefix (model.prefix), and the users beside it"
+                )
         self._keep(self.mapper)
         self.register_buffer("tasks", torch.zeros((), dtype=torch.long))  # so far, the present one too
 

@@ -25,7 +25,10 @@ from mmprefix.types import AnyPrefix, Features
 class SupportMemory(Combinator, Observer):
     """Prefix of ``mapper`` over summaries (B G); outside training each is first projected onto the memory (M G).
 
-    The memory holds summaries of the training inputs, of length 1; it is saved with the model.
+    The memory holds summaries of the training inputs, of length 1; it is saved with the model. Each row is the vector
+    of one training text, from which much of that text can be guessed: whoever gets the model gets these, and removing a
+    user from a store of users takes none away. Train on texts that may be passed on, or without this mapper
+    (``NoisySummary``).
 
     Args:
         mapper: the mapper that reads the summaries.
@@ -48,7 +51,7 @@ class SupportMemory(Combinator, Observer):
         self.mapper, self.size, self.temperature = mapper(sizes), size, temperature
         self.register_buffer("memory", torch.zeros(size, sizes.summary))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
-        self._rows = list[Tensor]()
+        self._rows, self._step = torch.zeros(0, sizes.summary), 1  # every ``_step``-th of those seen, up to 2 M
 
     @property
     def known(self) -> bool:
@@ -57,10 +60,13 @@ class SupportMemory(Combinator, Observer):
 
     def observe(self, features: Features) -> None:
         """Take in summaries of some more inputs."""
-        self._rows.append(features.pooled.detach().cpu())
-        rows = normalize(torch.cat(self._rows), dim=1)
-        self.seen.fill_(len(rows))
-        self.memory.copy_(rows[torch.arange(self.size) * len(rows) // self.size])
+        first = -int(self.seen) % self._step
+        fresh = normalize(features.pooled.detach().float().cpu()[first :: self._step], dim=1)
+        self._rows = torch.cat([self._rows, fresh])
+        self.seen.add_(len(features.pooled))
+        while len(self._rows) > 2 * self.size:
+            self._rows, self._step = self._rows[::2], 2 * self._step
+        self.memory.copy_(self._rows[torch.arange(self.size) * len(self._rows) // self.size])
 
     def observed(self) -> str:
         """How many inputs it has seen."""

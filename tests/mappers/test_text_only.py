@@ -100,6 +100,20 @@ def test_the_memory_is_read_outside_training_alone_and_is_spread_over_the_inputs
     assert_close(few.memory, unit(2).repeat_interleave(2, 0))
 
 
+def test_of_many_inputs_the_memory_keeps_few_and_spread_ones() -> None:
+    """However they come; nothing but the memory is kept for long."""
+    rows = unit(100)
+    for chunk in (1, 7, 16, 100):
+        mapper = SupportMemory(SIZES, mapper=SUMMARY, size=4)
+        for start in range(0, 100, chunk):
+            mapper.observe(features(rows[start : start + chunk]))
+        assert int(mapper.seen) == 100
+        places = [int((rows @ row).argmax()) for row in mapper.memory]
+        assert_close(mapper.memory, rows[places])
+        assert all(abs(place - 25 * number) <= 16 for number, place in enumerate(places))
+        assert len(mapper._rows) <= 8  # pyright: ignore[reportPrivateUsage]
+
+
 @pytest.mark.parametrize("build", [partial(NoisySummary, std=0.5), partial(SupportMemory, size=3)])
 def test_recipes_rebuild_them_and_calibrated_stands_inside(build: partial[Mapper]) -> None:
     mapper = build(SIZES, mapper=partial(Calibrated, mapper=partial(MLP, length=2, hidden=4)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -18,11 +19,13 @@ from mmprefix.generation.several import Strongest
 from mmprefix.inference.predictor import Predictor
 from mmprefix.inference.prefixes import join_models
 from mmprefix.inference.prefixes.experts import experts_of
-from mmprefix.mappers.base import Sizes
+from mmprefix.mappers.base import Mapper, Sizes
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.online_offline import OnlineOffline
 from mmprefix.mappers.p_tuning_v2 import DeepTable
+from mmprefix.mappers.parallel import Parallel
 from mmprefix.mappers.prefix_tuning import Deep
+from mmprefix.mappers.user_prefix import UserPrefix
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings
 from mmprefix.training.methods.lae import FollowOnline
@@ -154,3 +157,9 @@ def test_what_cannot_be_is_refused(decoder: CausalDecoder, tmp_path: Path) -> No
         fit(prefix_task(decoder, Learned), tmp_path, [FIRST], FollowOnline())
     with pytest.raises(InputError, match="experts_of: the model has no"):
         experts_of(Predictor(PrefixLM({}, decoder, Learned)))
+
+
+@pytest.mark.parametrize("build", [UserPrefix, partial(Parallel, mappers=[UserPrefix, Learned])])
+def test_rows_of_users_are_refused_for_the_offline_expert_would_keep_who_left(build: Callable[[Sizes], Mapper]) -> None:
+    with pytest.raises(InputError, match=r"OnlineOffline: UserPrefix has rows of users, who join and leave"):
+        OnlineOffline(Sizes(0, 8, 8), mapper=build)
