@@ -42,8 +42,8 @@ class OnlineOffline(Combinator):
         for part in self.mapper.modules():
             if isinstance(part, UserRows):
                 raise InputError(
-                    f"OnlineOffline: {type(part).__name__} has rows of users, who join and leave, and an offline expert "
-                    "would keep them; put it around the task's prefix (model.prefix), and the users beside it"
+                    f"OnlineOffline: {type(part).__name__} has rows of users, who join and leave, and an offline "
+                    "expert would keep them; put it around the task's prefix (model.prefix), and the users beside it"
                 )
         self._keep(self.mapper)
         self.register_buffer("tasks", torch.zeros((), dtype=torch.long))  # so far, the present one too

@@ -1,8 +1,9 @@
-"""Prompt template: context, prompt and question → the text that the decoder reads; prompts that name a file."""
+"""Prompt template: texts, context, prompt and question → what the decoder reads; prompts that name a file."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
@@ -13,23 +14,39 @@ from mmprefix.errors import InputError
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """Templates of context and question; the prompt stands between the two as it is.
+    """Templates of context, question and earlier texts; the prompt stands behind the context as it is.
 
-    An empty context or question is left out together with the text around it.
+    An empty context or question, and a user without texts, are left out together with the text around them.
 
     Args:
         context: holds ``{context}``, as ``"transcript: {context}\\n"``; empty: it is not read as text.
         question: holds ``{question}``, such as ``"question: {question}\\nanswer:"``.
+        history: holds ``{history}``, a user's earlier texts, one a line, as ``"{history}\\n"``. It stands before the
+            context, within its template. Empty: earlier texts are not read in the prompt.
+        history_texts: most of these texts; the newest are taken, in training others in each epoch.
     """
 
     context: str = ""
     question: str = "{question}"
+    history: str = ""
+    history_texts: int = 5
 
     def __post_init__(self) -> None:
-        for name, needed in (("context", bool(self.context)), ("question", True)):
+        needed = {"context": bool(self.context), "question": True, "history": bool(self.history)}
+        for name in (name for name, is_needed in needed.items() if is_needed):
             template = getattr(self, name)
-            if needed and template.count("{" + name + "}") != 1:
+            if template.count("{" + name + "}") != 1:
                 raise InputError(f"wording.{name} {template!r}: must hold {{{name}}} once")
+        if self.history and not self.context:
+            raise InputError("wording.history: stands within the context; give wording.context too, as {context}")
+        if self.history_texts < 1:
+            raise InputError(f"wording.history_texts {self.history_texts}: give a number from 1 on")
+
+    def with_history(self, texts: Sequence[str], context: str) -> str:
+        """``context`` behind the newest ``texts`` of a user, each on one line; as it is where there are none."""
+        lines = [" ".join(text.split()) for text in texts]
+        newest = [line for line in lines if line][-self.history_texts :]
+        return self.history.replace("{history}", "\n".join(newest)) + context if newest and self.history else context
 
     def render_prompt(self, context: str, prompt: str) -> str:
         """The text before all questions: context, then prompt."""

@@ -202,6 +202,7 @@ def select_model_inputs(args: argparse.Namespace, inputs: InputRows, model: Pred
             raise InputError(f"--{option.replace('_', '-')}: this model reads no context; leave it out")
     needed = [name for name in columns if name != "user" or getattr(args, "user", None) is None]
     words = [name for name in columns if name in kinds and KINDS[kinds[name]].lists == "texts"]
+    words += ["history"] if model.model.wording.history and "history" not in words and "text" in columns else []
     selection = Selection([], [], [], inputs.bad)
     lacking: list[str] = []
     for row in rows_for_kinds(inputs.rows, kinds):

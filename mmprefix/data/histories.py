@@ -1,4 +1,7 @@
-"""Users of rows: texts that a user wrote before, by user, and the place of both among the inputs of each row."""
+"""Users of rows: texts that a user wrote before, by user, and the place of both among the inputs of each row.
+
+Earlier texts are read by a branch, or stand in the prompt (``wording.history``); both find them in the same place.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmprefix.data.manifest.example import Example, InputRef
 from mmprefix.data.manifest_file import RowError, manifest_rows
 from mmprefix.errors import InputError
+from mmprefix.prompt_template import PromptTemplate
 
 BRANCH = "history"
 """Name of the branch, and of the manifest's column, that reads a user's earlier texts."""
@@ -77,3 +83,26 @@ def add_strangers(examples: Sequence[Example]) -> list[Example]:
         example if USER_BRANCH in example.inputs else replace(example, inputs={**example.inputs, USER_BRANCH: nobody})
         for example in examples
     ]
+
+
+def earlier_texts(example: Example) -> tuple[str, ...]:
+    """Earlier texts of the row's user, none of which is to be written."""
+    ref = example.inputs.get(BRANCH)
+    return () if ref is None or ref.texts is None else ref.texts
+
+
+def drawn_texts(texts: Sequence[str], most: int, dropout: float, seed: list[int]) -> Sequence[str]:
+    """At most ``most`` of ``texts``, in their order; none with probability ``dropout``."""
+    draw = np.random.default_rng(seed)
+    if draw.random() < dropout:
+        return ()
+    if len(texts) <= most:
+        return texts
+    return [texts[int(number)] for number in sorted(draw.choice(len(texts), most, replace=False))]
+
+
+def longest_context(example: Example, context: str, wording: PromptTemplate | None) -> str:
+    """``context`` behind the longest texts that may be drawn: what takes most positions."""
+    if wording is None:
+        return context
+    return wording.with_history(sorted(earlier_texts(example), key=len), context)

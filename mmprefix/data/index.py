@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmprefix.data.columns import ColumnMapping
-from mmprefix.data.histories import USER_BRANCH, add_histories, add_strangers, read_histories
+from mmprefix.data.histories import (
+    USER_BRANCH,
+    add_histories,
+    add_strangers,
+    earlier_texts,
+    longest_context,
+    read_histories,
+)
 from mmprefix.data.inspect import inspect
 from mmprefix.data.long_captions import LongCaptions, fit_captions
 from mmprefix.data.manifest import Example, InputRef, RowFault, read_manifest, repeated_inputs
@@ -77,7 +84,7 @@ def build_index(
     read: it tells how long a sound is, and that the file can be opened. Raises InputError for a manifest that feeds no
     branch.
     """
-    branches, words = inputs.branches, inputs.text_branches
+    branches, words, wording = inputs.branches, inputs.text_columns, inputs.wording
     histories = None if options.histories is None else read_histories(options.histories)
     examples: list[Example] = []
     faults: list[RowFault] = []
@@ -109,11 +116,10 @@ def build_index(
     examples = result.examples
     room = inputs.text_room() if options.targets and inputs.text_room is not None else None
     if room is not None:
-        examples, long = fit_captions(examples, seconds, room, prompt=options.prompt, mode=options.long_captions)
+        own = {"prompt": options.prompt, "mode": options.long_captions, "wording": wording}
+        examples, long = fit_captions(examples, seconds, room, **own)
         faults += long
-    count = inputs.count_tokens if options.count_tokens else None
-    size = len if count is None else _token_counts(examples, count).__getitem__
-    keys = [_row_key(example, seconds, options.max_captions, size) for example in examples]
+    keys = _row_keys(examples, seconds, inputs, options)
     ordered = sorted([*faults, *result.faults], key=lambda fault: (fault.file, fault.line))
     return DatasetIndex(examples, keys, ordered)
 
@@ -137,19 +143,40 @@ def _feeding(
     return kept
 
 
-def _token_counts(examples: Sequence[Example], count: TokenCounter) -> dict[str, int]:
-    texts = list({text for row in examples for text in (row.context, *row.captions)})
+def _row_keys(
+    examples: Sequence[Example],
+    seconds: Mapping[tuple[str, InputRef], float],
+    inputs: ModelInputs,
+    options: IndexOptions,
+) -> list[RowKey]:
+    """Sort key of each row, whose prompt may hold the longest earlier texts of its user."""
+    count, wording = inputs.count_tokens if options.count_tokens else None, inputs.wording
+    contexts = [longest_context(example, example.context, wording) for example in examples]
+    size = len if count is None else _token_counts(examples, contexts, count).__getitem__
+    if wording is not None and examples and not any(map(earlier_texts, examples)):
+        log.warning("no row has earlier texts of its user, which this model reads: give data.histories, or a column")
+    most = options.max_captions
+    return [_row_key(row, seconds, most, size, context=own) for row, own in zip(examples, contexts, strict=True)]
+
+
+def _token_counts(examples: Sequence[Example], contexts: Sequence[str], count: TokenCounter) -> dict[str, int]:
+    texts = list({*contexts, *(text for row in examples for text in row.captions)})
     return dict(zip(texts, count(texts), strict=True))
 
 
 def _row_key(
-    example: Example, seconds: Mapping[tuple[str, InputRef], float], most: int | None, size: Callable[[str], int]
+    example: Example,
+    seconds: Mapping[tuple[str, InputRef], float],
+    most: int | None,
+    size: Callable[[str], int],
+    *,
+    context: str,
 ) -> RowKey:
     inputs = [pair for pair in example.inputs.items() if pair in seconds]
     longest = max((seconds[pair] for pair in inputs), default=0.0)
     count = len(example.captions)
     captions = min(count, most or count)
     # the captions of an input stand in one row: what counts is the length of all that are drawn
-    tokens = size(example.context) + sum(map(size, example.captions)) * captions // max(1, count)
+    tokens = size(context) + sum(map(size, example.captions)) * captions // max(1, count)
     steps = round(_STEPS_A_SECOND * longest)
     return RowKey(frozenset(name for name, _ in inputs), steps / _STEPS_A_SECOND, captions, tokens)

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Literal, Protocol
 
+from mmprefix.data.histories import longest_context
 from mmprefix.data.manifest import Example, InputRef, RowFault, listing
+from mmprefix.prompt_template import PromptTemplate
 
 log = logging.getLogger(__name__)
 
@@ -67,15 +69,17 @@ def fit_captions(
     *,
     prompt: str = "",
     mode: LongCaptions = "error",
+    wording: PromptTemplate | None = None,
 ) -> tuple[list[Example], list[RowFault]]:
     """``examples`` whose captions fit into the decoder, and the faults of the others.
 
     ``seconds`` of the inputs tell the longest one, ``prompt`` is that of rows that have none. With ``mode`` "skip" long
     captions are left out, and rows that have no other, with "cut" they are shortened; both are logged. A row whose
-    prefix and prompt leave no room for a word is a fault then.
+    prefix and prompt leave no room for a word is a fault then. With a ``wording`` a prompt holds the longest earlier
+    texts of its user.
     """
     _measure(examples, seconds, room)
-    fit = _Fit(room, prompt)
+    fit = _Fit(room, prompt, wording)
     by_row: dict[int, list[_Long]] = {}
     for caption in fit.long_captions(examples):
         by_row.setdefault(caption.row, []).append(caption)
@@ -100,13 +104,14 @@ def fit_captions(
 class _Fit:
     """Captions of examples against a ``room``; ``prompt`` is that of rows that have none."""
 
-    def __init__(self, room: TextRoom, prompt: str) -> None:
-        self.room, self.prompt = room, prompt
+    def __init__(self, room: TextRoom, prompt: str, wording: PromptTemplate | None) -> None:
+        self.room, self.prompt, self.wording = room, prompt, wording
 
     def texts(self, example: Example) -> list[tuple[str, str]]:
         """Contexts, of which training draws one, each with the prompt."""
         own = self.prompt if example.prompt is None else example.prompt
-        return [(context, own) for context in (example.context, *example.contexts)]
+        contexts = (example.context, *example.contexts)
+        return [(longest_context(example, context, self.wording), own) for context in contexts]
 
     def long_captions(self, examples: Sequence[Example]) -> list[_Long]:
         """Captions longer than what is left for them."""

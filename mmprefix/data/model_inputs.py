@@ -13,6 +13,7 @@ from mmprefix.data.long_captions import TextRoom
 from mmprefix.errors import InputError
 from mmprefix.media.kinds import KINDS
 from mmprefix.media.source import Source
+from mmprefix.prompt_template import PromptTemplate
 from mmprefix.types import FeatureRow
 
 LoadInput = Callable[[Source, float, float | None], Tensor | FeatureRow]
@@ -34,6 +35,7 @@ class ModelInputs:
         captions_alone: the model has no branch and trains what is its own on captions: a row needs no input.
         reads_context: the model has a place for a context; False refuses the option ``data.context``.
         count_tokens: needed for ``data.max_tokens``; None: letters are counted.
+        wording: of a prompt that holds a user's earlier texts; None: it holds none.
         text_room: makes what tells the decoder's positions for captions; None, or a maker of None: there is no limit.
     """
 
@@ -44,6 +46,7 @@ class ModelInputs:
     reads_context: bool = True
     count_tokens: TokenCounter | None = None
     text_room: Callable[[], TextRoom | None] | None = None
+    wording: PromptTemplate | None = None
 
     @property
     def branches(self) -> dict[str, str]:
@@ -59,13 +62,21 @@ class ModelInputs:
             raise InputError(
                 f"data.context {names}: this model reads none; give model.wording.context, or leave it out"
             )
-        if histories is not None and BRANCH not in self.text_branches:
-            raise InputError(f"data.histories {histories}: this model has no branch named {BRANCH} that reads texts")
+        if histories is not None and BRANCH not in self.text_columns:
+            raise InputError(
+                f"data.histories {histories}: this model has no branch named {BRANCH} that reads texts, and no "
+                "model.wording.history"
+            )
 
     @property
     def text_branches(self) -> list[str]:
         """Branches that read the text in the manifest's column of their own name."""
         return [name for name, kind in self.branches.items() if KINDS[kind].lists == "texts"]
+
+    @property
+    def text_columns(self) -> list[str]:
+        """Columns of texts that are read: those of branches, and the history that stands in the prompt."""
+        return list(dict.fromkeys([*self.text_branches, *([] if self.wording is None else [BRANCH])]))
 
 
 @runtime_checkable

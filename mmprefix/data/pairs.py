@@ -26,12 +26,8 @@ from mmprefix.types import Batch
 
 log = logging.getLogger(__name__)
 
-_STAGES: dict[str, tuple[Split, ...]] = {
-    "fit": ("train", "val"),
-    "validate": ("val",),
-    "test": ("test",),
-    "predict": ("predict",),
-}
+_Stages = dict[str, list[Split]]
+_STAGES: _Stages = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}
 _PURPOSES = {"train": "train on", "val": "validate on", "test": "test on", "predict": "predict"}
 _ORDER_OPTIONS = ("batch_size", "seed", "bucket", "drop_last", "max_captions", "max_tokens")
 
@@ -67,7 +63,9 @@ class PairData(LightningDataModule):
             one. A+B takes the texts of both.
         target: the column with the target, where that is no caption: label, transcript ...
         max_tokens: most tokens of text in a batch of training, padding included; ``batch_size`` is then the most rows.
-        histories: JSON lines {"user", "history": [texts]}: what a branch named history reads of a row's user.
+        histories: JSON lines {"user", "history": [texts]}: what a branch named history, or a prompt with
+            ``wording.history``, reads of a row's user, without the row's captions; a prompt of training draws anew.
+        history_dropout: probability that a prompt of training shows none of these texts.
         long_captions: captions that do not fit into the decoder's positions: "error" makes their rows bad, "skip"
             leaves them out, "cut" shortens them by words.
     """
@@ -99,6 +97,7 @@ class PairData(LightningDataModule):
         target: str | None = None,
         max_tokens: int | None = None,
         histories: str | None = None,
+        history_dropout: float = 0.0,
         long_captions: LongCaptions = "error",
     ) -> None:
         super().__init__()
@@ -110,7 +109,7 @@ class PairData(LightningDataModule):
         self.num_workers, self.seed, self.on_bad, self.bucket = num_workers, seed, on_bad, bucket
         self.prompt, self.drop_last, self.max_captions, self.max_tokens = prompt, drop_last, max_captions, max_tokens
         self.long_captions: LongCaptions = long_captions
-        self.histories = histories
+        self.histories, self.history_dropout = histories, history_dropout
         self.rows: dict[Split, DatasetIndex] = {}
         self._datasets: dict[Split, ManifestDataset] = {}
         self._position = RunPosition()
@@ -121,14 +120,14 @@ class PairData(LightningDataModule):
         return self.root is not None or any(self.manifests.values())
 
     def _refuse_options(self) -> None:
-        for name in ("batch_size", "eval_batch_size", "max_captions", "max_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"data.{name} {value}: give a number from 1 on")
+        for name in ("batch_size", "eval_batch_size", "max_captions", "max_tokens", "num_workers"):
+            value, least = getattr(self, name), int(name != "num_workers")
+            if value is not None and value < least:
+                raise InputError(f"data.{name} {value}: give a number from {least} on")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"data.seed {self.seed}: give a number from 0 to 2**63 - 1")
-        if self.num_workers < 0:
-            raise InputError(f"data.num_workers {self.num_workers}: give a number from 0 on")
+        if not 0 <= self.history_dropout <= 1:
+            raise InputError(f"data.history_dropout {self.history_dropout}: give a probability from 0 to 1")
         if self.on_bad not in ("stop", "skip"):
             raise InputError(f'data.on_bad {self.on_bad!r}: give "stop" or "skip"')
         require_text("data.prompt", self.prompt)
@@ -151,6 +150,8 @@ class PairData(LightningDataModule):
                 seed=self.seed,
                 training=split == "train",
                 sample_questions=self.sample_questions,
+                wording=inputs.wording,
+                history_dropout=self.history_dropout,
             )
             examples, skip = self.rows[split].examples, self.on_bad == "skip"
             self._datasets[split] = ManifestDataset(examples, inputs.load, options, skip_bad=skip)
@@ -203,8 +204,7 @@ class PairData(LightningDataModule):
 
     def train_dataloader(self) -> BatchLoader:
         """Loader whose order depends on ``seed`` and epoch only; a resumed run goes on where it stopped."""
-        rank, world = rank_and_world(self.trainer)
-        rows = self._rows_of("train")
+        (rank, world), rows = rank_and_world(self.trainer), self._rows_of("train")
         sampler = BucketSampler(
             rows.keys,
             self.batch_size,

@@ -12,7 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from mmprefix.data.histories import drawn_texts, earlier_texts
 from mmprefix.data.manifest import Example
+from mmprefix.prompt_template import PromptTemplate
 from mmprefix.types import FeatureRow
 
 SampleQuestions = Callable[[Example, np.random.Generator], list[tuple[str, str]]]
@@ -45,6 +47,8 @@ class SampleOptions:
         seed: of all draws.
         training: draw anew each epoch. Otherwise every epoch is the first, and a row's first context is taken.
         sample_questions: draws questions and answers, which then are the targets; None: targets are captions.
+        wording: of a prompt that holds earlier texts of a row's user; None: it holds none.
+        history_dropout: probability that a row of training shows none of them.
     """
 
     prompt: str = ""
@@ -52,6 +56,8 @@ class SampleOptions:
     seed: int = 0
     training: bool = True
     sample_questions: SampleQuestions | None = None
+    wording: PromptTemplate | None = None
+    history_dropout: float = 0.0
 
 
 def sample_of_row(
@@ -77,7 +83,7 @@ def sample_of_row(
         inputs=inputs,
         prompt=options.prompt if example.prompt is None else example.prompt,
         targets=targets,
-        context=_context(example, seed, options.training),
+        context=_behind_history(example, _context(example, seed, options.training), options, seed),
         id=example.id,
         source=source,
         questions=questions,
@@ -98,3 +104,13 @@ def _context(example: Example, seed: list[int], training: bool) -> str:
     if not training or len(texts) == 1:
         return texts[0]
     return texts[int(np.random.default_rng([*seed, 1]).integers(len(texts)))]
+
+
+def _behind_history(example: Example, context: str, options: SampleOptions, seed: list[int]) -> str:
+    """Context behind earlier texts of the row's user: in training some that are drawn, else the newest."""
+    texts, wording = earlier_texts(example), options.wording
+    if wording is None or not texts:
+        return context
+    if options.training:
+        texts = drawn_texts(texts, wording.history_texts, options.history_dropout, [*seed, 2])
+    return wording.with_history(texts, context)

@@ -45,7 +45,8 @@ class BatchRequest:
     """Inputs, and for each of them its prompt, its context and the target texts to score, if any.
 
     ``first`` is the number of the first input, counted over all requests of a stream. ``texts`` are read beside each
-    input, by branch, and ``features`` need not be read any more; none where they are empty.
+    input, by branch, and ``features`` need not be read any more; none where they are empty. ``histories`` are earlier
+    texts of each input's user that stand in its prompt.
     """
 
     inputs: Sequence[Input]
@@ -57,6 +58,7 @@ class BatchRequest:
     first: int = 0
     texts: Sequence[Mapping[str, Texts]] = ()
     features: Sequence[Mapping[str, FeatureRow]] = ()
+    histories: Sequence[Sequence[str]] = ()
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -69,7 +71,8 @@ class BatchRequest:
             part = slice(start, start + step)
             prompts, contexts, targets = self.prompts[part], self.contexts[part], self.targets[part]
             words = {"prompts": prompts, "contexts": contexts, "targets": targets}
-            beside = {"texts": self.texts[part], "features": self.features[part]}
+            texts, features, histories = self.texts[part], self.features[part], self.histories[part]
+            beside = {"texts": texts, "features": features, "histories": histories}
             yield replace(self, inputs=self.inputs[part], first=self.first + start, **words, **beside)
 
 
@@ -195,7 +198,7 @@ def _batch(model: PrefixLM, window: _Window, rows: list[int]) -> Batch:
         {name: collate_inputs([tensors[row][name] for row in rows]) for name in tensors[rows[0]]},
         [request.prompts[row] for row in rows],
         [request.targets[row] for row in rows],
-        [window.contexts[row] for row in rows],
+        [model.wording.with_history(_history(request, row), window.contexts[row]) for row in rows],
         [str(row) for row in rows],
     )
     return batch.to(next(model.parameters()).device)
@@ -229,9 +232,13 @@ def _sources_of(model: PrefixLM, request: BatchRequest, number: int) -> dict[str
         return {}  # a model without branches writes from nothing but a prompt
     if not empty or not model.reads_text:
         return assign_to_branches(downloaded(value) if urls_in(value) else value, input_kinds(model))
-    if not request.contexts[number]:
+    if not request.contexts[number] and not _history(request, number):
         raise InputError(f"input {request.first + number + 1}: has neither a file nor a context; give one of them")
     return {}
+
+
+def _history(request: BatchRequest, number: int) -> Sequence[str]:
+    return request.histories[number] if request.histories else ()
 
 
 def _unexpected(request: BatchRequest, row: int, error: Exception) -> InputError:

@@ -13,7 +13,7 @@ from mmprefix.inference.batched import WINDOW_BATCHES, BatchRequest
 from mmprefix.inference.call_options import CallOptions
 from mmprefix.inference.inputs import Input, as_list, input_kinds, with_texts
 from mmprefix.inference.user_prefixes import UserLookup
-from mmprefix.inference.users import USER_BRANCH, user_texts, users_of
+from mmprefix.inference.users import USER_BRANCH, prompt_histories, user_texts, users_of
 from mmprefix.media.source import is_array
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings
@@ -64,14 +64,18 @@ def make_request(
     own: list[list[str]] = [[] for _ in inputs] if targets is None else targets
     size, urls = options.get("batch_size", 16), options.get("allow_urls", False)
     kinds = input_kinds(model)
-    texts = user_texts(options, kinds, count, None if users is None else users.store)
+    in_prompt, histories = bool(model.wording.history), list[Sequence[str]]()
+    texts = user_texts(options, kinds, count, None if users is None else users.store, in_prompt=in_prompt)
     values = [with_texts(value, kinds) for value in inputs]
+    if in_prompt:
+        histories, values, texts = prompt_histories(values, texts, kinds)
     features: list[dict[str, FeatureRow]] = []
     if users is not None and users.key is not None:  # ids are looked up instead of read
         names, values = users_of(options, values)
         features = users.features(model, names)
         texts = [{name: text for name, text in row.items() if name != USER_BRANCH} for row in texts]
-    request = BatchRequest(values, prompts, contexts, own, size, urls, texts=texts if any(texts) else ())
+    beside = texts if any(texts) else ()
+    request = BatchRequest(values, prompts, contexts, own, size, urls, texts=beside, histories=histories)
     return replace(request, features=features) if any(features) else request
 
 

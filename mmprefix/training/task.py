@@ -107,9 +107,7 @@ class PrefixTask(GradientFreeSteps):
         if not 0 <= modality_dropout < 1:
             raise InputError(f"model.modality_dropout {modality_dropout}: give a probability from 0 on, below 1")
         if modality_dropout and decoder.memory_dim is not None:
-            raise InputError(
-                "model.modality_dropout: this decoder cannot do without the frames that it looks at; give 0"
-            )
+            raise InputError("model.modality_dropout: this decoder needs the frames that it looks at; give 0")
         if not 0 <= label_smoothing < 1:
             raise InputError(f"model.label_smoothing {label_smoothing}: give a share from 0 on, below 1")
         if answers is not None and (len(answers) != 2 or answers[0] == answers[1]):
@@ -147,6 +145,7 @@ class PrefixTask(GradientFreeSteps):
             reads_context=self.model.reads_text,
             count_tokens=self.model.decoder.count_tokens,
             text_room=partial(text_room, self.model),
+            wording=self.model.wording if self.model.wording.history else None,
         )
 
     @property

@@ -11,6 +11,7 @@ import pytest
 from mmprefix.data import long_captions
 from mmprefix.data.long_captions import fit_captions
 from mmprefix.data.manifest import Example, InputRef
+from mmprefix.prompt_template import PromptTemplate
 
 
 class WordRoom:
@@ -109,3 +110,14 @@ def test_letters_beyond_ascii_are_counted(text: str) -> None:
     room = WordRoom(200)
     fit_captions([row(2, text)], {}, room)
     assert room.batches == [1]  # one of these may be many tokens
+
+
+def test_a_caption_has_to_fit_behind_the_longest_earlier_texts() -> None:
+    wording = PromptTemplate(context="{context}", history="{history}\n", history_texts=2)
+    texts = InputRef("long", texts=("a" * 20, "bb", "c" * 30))
+    example = Example("1", {"history": texts}, ("d" * 20,), context="p", file="m.jsonl", line=1)
+    room = 20 + 20 + 1 + 30 + 1 + len("p") + 21  # the reference counts as 20 here
+    for limit, fits in ((room, True), (room - 1, False)):
+        kept, faults = fit_captions([example], {}, WordRoom(limit), wording=wording)
+        assert (len(kept), len(faults)) == (int(fits), int(not fits))
+    assert not fit_captions([example], {}, WordRoom(room - 52))[1]

@@ -110,5 +110,5 @@ def test_a_dropout_that_is_no_probability_is_refused(gpt2: CausalDecoder) -> Non
 
 
 def test_a_decoder_that_needs_frames_cannot_do_without_them(whisper_decoder: CrossDecoder, whisper: Whisper) -> None:
-    with pytest.raises(InputError, match=r"model.modality_dropout: this decoder cannot do without the frames"):
+    with pytest.raises(InputError, match=r"model.modality_dropout: this decoder needs the frames"):
         PrefixTask({"audio": Branch(whisper)}, whisper_decoder, modality_dropout=0.2)
