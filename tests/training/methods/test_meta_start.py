@@ -85,6 +85,28 @@ def test_first_order_mamls_gradient_is_that_of_the_other_rows_at_phi(decoder: Ca
     assert torch.allclose(prompt.grad, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("by", ["user", "target"])
+def test_first_order_maml_is_the_mean_of_tasks_of_any_size(by: Any, decoder: CausalDecoder) -> None:
+    torch.manual_seed(0)
+    model = PrefixLM({}, decoder, partial(Learned, length=3, std=0.5))
+    prompt = cast(Learned, model.task_prefix).embeds
+    before, sizes = prompt.detach().clone(), {"a dog": 4, "a bell rings": 3, "the hill": 1}
+    names = ["a dog", "a bell rings", "a dog", "a bell rings", "the hill", "a dog", "a bell rings", "a dog"]  # mixed
+    batch = text_batch(names, users=names if by == "user" else [""] * 8, prompts=[f"{n} cats" for n in range(8)])
+    gradients: list[Tensor] = []
+    for name, size in sizes.items():
+        own = [row for row, other in enumerate(names) if other == name]
+        learned, looked_at = (own[: size // 2], own[size // 2 :]) if size > 1 else (own, own)
+        prompt.data.copy_(steps(model, rows_of(batch, learned), 2, 0.2))
+        gradients += torch.autograd.grad(model.text_loss(rows_of(batch, looked_at)).mean(), [prompt])
+        prompt.data.copy_(before)
+    loss, _ = MetaStart(method="fomaml", by=by, inner_steps=2, inner_rate=0.2).loss(model, batch, 0.0)
+    loss.backward()
+    assert prompt.grad is not None
+    assert torch.allclose(prompt.grad, torch.stack(gradients).mean(0), atol=1e-5)
+    assert (gradients[0] - gradients[1]).abs().max() > 0.01
+
+
 def colour_batch(colour: int) -> Batch:
     """Texts that the tiny decoder knows, of a user who writes of one colour only."""
     word = list(COLOURS)[colour]
