@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from mmprefix.errors import InputError
 from mmprefix.kv_cache.side_terms import AddedTerm, AttentionCall, JointTerm
-from mmprefix.mappers.base import DeepMapper, Sizes, need_length
+from mmprefix.mappers.base import Sizes, need_length
+from mmprefix.mappers.observer import TextReader
+from mmprefix.mappers.started import Started
+from mmprefix.mappers.starts import Start
 from mmprefix.types import Features, Prefix, SidePrefix
 
 
@@ -55,26 +57,43 @@ class Compensation(AddedTerm):
         return lacking[..., None] * (scores.softmax(-1) @ values)
 
 
-class CompensatedPrefix(DeepMapper):
+class CompensatedPrefix(Started):
     """``length`` learned keys and values for the first layers and all heads, with weights that sum to one.
 
     Args:
         length: positions of the prefix.
         layers: how many layers have it; None: all.
         std: standard deviation of keys and values before training.
+        start: what they are before training: a text, or a part of ``mmprefix.mappers.starts``. None: random numbers.
     """
 
     leaves = "terms of attention"
+    begun = "key_values"
 
-    def __init__(self, sizes: Sizes, *, length: int = 10, layers: int | None = None, std: float = 0.02) -> None:
+    def __init__(
+        self,
+        sizes: Sizes,
+        *,
+        length: int = 10,
+        layers: int | None = None,
+        std: float = 0.02,
+        start: str | Start | None = None,
+    ) -> None:
         super().__init__(sizes)
         need_length(self, length)
+        self.set_start(start, std)
         count = sizes.layers if layers is None else layers
         if not 0 < count <= sizes.layers:
             raise InputError(
                 f"CompensatedPrefix.layers {layers}: the decoder has {sizes.layers}; give a number from 1 up to that"
             )
-        self.key_values = nn.Parameter(torch.randn(2, count, sizes.heads, length, sizes.head_width) * std)
+        table = self.by_layer(self.origin.numbers(length, self.numbers))
+        self.key_values = nn.Parameter(table[:, :count].contiguous())
+
+    def take(self, reader: TextReader) -> None:
+        """Begin keys and values as the start."""
+        table = self.by_layer(self.origin.vectors(reader, self.sizes, self.key_values.shape[3]))
+        self.key_values.copy_(table[:, : self.key_values.shape[1]])
 
     @property
     def reads_input(self) -> bool:

@@ -11,6 +11,8 @@ from torch import nn
 
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import DeepMapper, Sizes, need_length
+from mmprefix.mappers.observer import TextReader
+from mmprefix.mappers.starts import Start, as_start
 from mmprefix.mappers.user_rows import UserRows
 from mmprefix.types import DeepPrefix, Features, all_real
 
@@ -30,9 +32,11 @@ class ControlPrefix(UserRows, DeepMapper):
         std: standard deviation of the embeddings before training.
         nobody: share of the rows of a batch whose value is hidden in training, so that others have a prefix too.
         dropout: probability of zeroing a number of keys and values in training.
+        start: what the task's embeddings are before training, which pass the network: a text, or a part of
+            ``mmprefix.mappers.starts``. None: random numbers.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (options of a recipe)
         self,
         sizes: Sizes,
         *,
@@ -43,14 +47,22 @@ class ControlPrefix(UserRows, DeepMapper):
         std: float = 1.0,
         nobody: float = 0.1,
         dropout: float = 0.0,
+        start: str | Start | None = None,
     ) -> None:
         need_length(self, length)
         if control_length < 1:
             raise InputError(f"ControlPrefix.control_length {control_length}: give a number from 1 on")
         super().__init__(sizes, length=control_length, numbers=sizes.width, capacity=capacity, std=std, nobody=nobody)
-        self.task = nn.Parameter(torch.randn(length, sizes.width) * std)
+        self.origin = as_start(start, std)
+        self.task = nn.Parameter(self.origin.numbers(length, sizes.width))
         self.model = nn.Sequential(nn.Linear(sizes.width, hidden), nn.Tanh(), nn.Linear(hidden, self.numbers))
         self.dropout = nn.Dropout(dropout)
+
+    @torch.no_grad()
+    def begin(self, reader: TextReader) -> None:
+        """Begin the task's embeddings as the start that the decoder was needed for."""
+        if self.origin.asks:
+            self.task.copy_(self.origin.embeds(reader, self.sizes, len(self.task)))
 
     def forward(self, features: Features, context: Features | None = None) -> DeepPrefix:
         """Hashes of attributes (B 8) → keys and values (L B H P K) and their mask: the attribute's, then the task's."""

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from mmprefix.mappers.base import DeepMapper, Mapper, Sizes, need_length
+from mmprefix.mappers.observer import TextReader
+from mmprefix.mappers.started import Started
+from mmprefix.mappers.starts import Start
 from mmprefix.types import Features, Prefix, all_real
 
 
@@ -48,21 +51,25 @@ class GatedPrompt(DeepMapper):
         return replace(ungated, gates=self.gates[None]).expand(len(features.mask))
 
 
-class PromptGating(DeepMapper):
+class PromptGating(Started):
     """Embeddings and gates of ``length`` positions, made from tables by networks that are dropped after training.
 
     Args:
         length: positions; the paper's plug-ins have 100.
         hidden: width of the gates' table and network.
+        start: what the table of the embeddings is before training: a text, or a part of ``mmprefix.mappers.starts``.
+            None: random numbers. Its network stands behind it.
     """
 
     leaves = "gates of its positions"
+    begun = "table"
 
-    def __init__(self, sizes: Sizes, *, length: int = 10, hidden: int = 512) -> None:
+    def __init__(self, sizes: Sizes, *, length: int = 10, hidden: int = 512, start: str | Start | None = None) -> None:
         super().__init__(sizes)
         need_length(self, length)
         self.length = length
-        self.table = nn.Parameter(torch.randn(length, sizes.width) * 0.02)
+        self.set_start(start, 0.02)
+        self.table = nn.Parameter(self.origin.numbers(length, sizes.width))
         self.embed = nn.Sequential(nn.Linear(sizes.width, sizes.width), nn.ReLU(), nn.Linear(sizes.width, sizes.width))
         self.gate_table = nn.Parameter(torch.randn(length, hidden))
         self.gate, self.shift = (
@@ -74,6 +81,10 @@ class PromptGating(DeepMapper):
     def reads_input(self) -> bool:
         """Always False."""
         return False
+
+    def take(self, reader: TextReader) -> None:
+        """Begin the table as embeddings of the start."""
+        self.table.copy_(self.origin.embeds(reader, self.sizes, self.length))
 
     def gates(self) -> Tensor:
         """Gates and shifts (P 2 L E)."""

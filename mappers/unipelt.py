@@ -15,7 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mmprefix.kv_cache.side_terms import AttentionCall, JointTerm
-from mmprefix.mappers.base import DeepMapper, Sizes, need_length
+from mmprefix.mappers.base import Sizes, need_length
+from mmprefix.mappers.observer import TextReader
+from mmprefix.mappers.started import Started
+from mmprefix.mappers.starts import Start
 from mmprefix.types import Features, SidePrefix
 
 
@@ -42,23 +45,30 @@ class GatedPrefixTerm(JointTerm):
         return weights @ values * gate, weights.sum(-1), highest
 
 
-class UniPELTPrefix(DeepMapper):
+class UniPELTPrefix(Started):
     """``length`` learned keys and values for every layer and head, and a gate for every layer.
 
     Args:
         length: positions of the prefix.
         std: standard deviation of keys and values before training; the gates begin at one half.
+        start: what keys and values are before training: a text, or a part of ``mmprefix.mappers.starts``. None: random
+            numbers.
     """
 
     leaves = "terms of attention"
+    begun = "key_values"
 
-    def __init__(self, sizes: Sizes, *, length: int = 10, std: float = 0.1) -> None:
+    def __init__(self, sizes: Sizes, *, length: int = 10, std: float = 0.1, start: str | Start | None = None) -> None:
         super().__init__(sizes)
         need_length(self, length)
-        shape = (2, sizes.layers, sizes.heads, length, sizes.head_width)
-        self.key_values = nn.Parameter(torch.randn(*shape) * std)
+        self.set_start(start, std)
+        self.key_values = nn.Parameter(self.by_layer(self.origin.numbers(length, self.numbers)).contiguous())
         self.weight = nn.Parameter(torch.zeros(sizes.layers, self.hidden_width))
         self.bias = nn.Parameter(torch.zeros(sizes.layers))
+
+    def take(self, reader: TextReader) -> None:
+        """Begin keys and values as the start."""
+        self.key_values.copy_(self.by_layer(self.origin.vectors(reader, self.sizes, self.key_values.shape[3])))
 
     @property
     def reads_input(self) -> bool:

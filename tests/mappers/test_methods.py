@@ -170,6 +170,15 @@ METHODS: dict[str, Method] = {
     "unipelt": Method(
         lambda: UniPELTPrefix(SIZES, length=P), P * 2 * L * H * K + L * (E + 1), "unipelt_prefix", positions=1
     ),
+    "unipelt from a text": Method(
+        lambda: UniPELTPrefix(SIZES, length=P, start="a text"),
+        P * 2 * L * H * K + L * (E + 1),
+        "unipelt_prefix",
+        positions=1,
+    ),
+    "aligner from a text": Method(
+        lambda: Aligner(SIZES, length=P, first=0, start="a text"), P * E + L * H, "aligner", positions=1
+    ),
     "projected prefix": Method(lambda: ProjectedPrefix(SIZES, length=P, numbers_a_layer=5), L * 5, "projected_prefix"),
     "p-tuning v2": Method(lambda: DeepTable(SIZES, length=P), P * 2 * L * H * K, "p_tuning_v2"),
 }

@@ -28,8 +28,8 @@ class MetaStart(Objective):
     prefix, and adapted by a training with ``model.start_from``. The optimizer of the recipe takes the outer steps.
 
     Args:
-        method: "reptile" or "fomaml"; the latter learns on the first half of a task's rows and looks at the others; of a
-            task of one row (the rest of a user's batches) both see that row.
+        method: "reptile" or "fomaml"; the latter learns on the first half of a task's rows and looks at the others; of
+            a task of one row (the rest of a user's batches) both see that row.
         by: the field that makes rows a task, "user" or "target" (for classes).
         inner_steps: steps of gradient descent on a task.
         inner_rate: their rate.
