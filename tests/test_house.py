@@ -46,6 +46,8 @@ RECIPE_CLASSES = {
     "GradientFreeSteps",
     "LightningDataModule",
     "PairData",
+    "MadeData",
+    "UserRows",
     "Callback",
 }
 DEBTS: dict[str, dict[str, int]] = json.loads((ROOT / "tests" / "house_debts.json").read_text(encoding="utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from mmprefix.data.pairs import PairData
 
 
-class MadeData(PairData):
+class MadeData(PairData, ABC):
     """Base of data modules over manifests in a ``directory``, which a subclass makes in ``prepare_data``.
 
     Args:
@@ -26,3 +27,7 @@ class MadeData(PairData):
     def source_names(self) -> list[str]:
         """Folder of the manifests, for the model card."""
         return [self.directory]
+
+    @abstractmethod
+    def prepare_data(self) -> None:
+        """Make the files that are missing; Lightning calls this in one process only."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,19 +15,13 @@ from mmprefix.decoders import CausalDecoder, CrossDecoder
 from mmprefix.encoders.user_id import UserId, id_bytes
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import Predictor
-from mmprefix.mappers.aligner import Aligner
-from mmprefix.mappers.base import Sizes, join_layers
-from mmprefix.mappers.compensated_prefix import CompensatedPrefix
-from mmprefix.mappers.control_prefix import ControlPrefix
+from mmprefix.mappers.base import Sizes
 from mmprefix.mappers.learned import Learned
 from mmprefix.mappers.linear import Linear
-from mmprefix.mappers.llama_adapter import LlamaAdapter
 from mmprefix.mappers.p_tuning_v2 import DeepTable
 from mmprefix.mappers.prefix_tuning import Deep
-from mmprefix.mappers.prompt_gating import PromptGating
-from mmprefix.mappers.starts import Average, Normal, Start, TextTokens, Tokens, Uniform, Words, Zeros
+from mmprefix.mappers.starts import Average, Normal, Start, TextTokens, Uniform, Words, Zeros
 from mmprefix.mappers.ulpt import UserULPT
-from mmprefix.mappers.unipelt import UniPELTPrefix
 from mmprefix.mappers.user_prefix import DeepUserPrefix, UserPrefix
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.parts import builder_from_recipe, to_recipe
@@ -218,64 +211,6 @@ def test_soft_and_deep_prefixes_begin_as_the_same_tokens(start: str | Start, gpt
     scores = [gpt2.score(model.prefill(texts()), [" and"], TARGETS)[0] for model in (soft, deep, made)]
     assert scores[0] == pytest.approx(scores[1], abs=1e-3)  # one pass over the tokens is the same either way
     assert scores[0] == pytest.approx(scores[2], abs=1e-3)
-
-
-def begun(gpt2: CausalDecoder, build: Any) -> PrefixLM:
-    model = PrefixLM({}, gpt2, build)
-    show_training_data(model, [], NOTHING)
-    return model
-
-
-@pytest.mark.parametrize("start", [TEXT, Words(seed=3)])
-def test_terms_beside_the_cache_begin_as_keys_and_values_of_tokens(start: str | Start, gpt2: CausalDecoder) -> None:
-    tokens = TextTokens(text=start) if isinstance(start, str) else start
-    table = join_layers(gpt2.token_key_values(cast(Tokens, tokens).ids(gpt2, 4)))[0]  # (P 2*L*H*K)
-    keys, values = table.view(4, 2, gpt2.layers, gpt2.heads, gpt2.head_width).permute(1, 2, 3, 0, 4)
-    gated = cast(UniPELTPrefix, begun(gpt2, partial(UniPELTPrefix, length=4, start=start)).task_prefix)
-    shared = cast(CompensatedPrefix, begun(gpt2, partial(CompensatedPrefix, length=4, start=start)).task_prefix)
-    first = cast(
-        CompensatedPrefix, begun(gpt2, partial(CompensatedPrefix, length=4, layers=1, start=start)).task_prefix
-    )
-    assert torch.equal(gated.key_values, torch.stack([keys, values]))
-    assert torch.equal(shared.key_values, torch.stack([keys, values]))
-    assert torch.equal(first.key_values, torch.stack([keys[:1], values[:1]]))
-
-
-def test_vectors_of_layers_and_tables_behind_networks_begin_as_words(gpt2: CausalDecoder) -> None:
-    words = gpt2.token_vectors(Words(seed=3).ids(gpt2, 3))
-    start = Words(seed=3)
-    table = cast(Aligner, begun(gpt2, partial(Aligner, length=3, first=0, start=start)).task_prefix)
-    assert torch.equal(table.vectors, words)
-    layers = cast(LlamaAdapter, begun(gpt2, partial(LlamaAdapter, length=3, first=0, start=start)).task_prefix)
-    assert torch.equal(layers.vectors, words.expand(gpt2.layers, -1, -1))
-    gating = cast(PromptGating, begun(gpt2, partial(PromptGating, length=3, hidden=4, start=start)).task_prefix)
-    assert torch.equal(gating.table, words)
-    build = partial(ControlPrefix, length=3, control_length=1, hidden=4, capacity=2, start=start)
-    model = PrefixLM({"user": Branch(UserId(), build)}, gpt2)
-    cast(Any, model.mapper("user")).begin(gpt2)
-    assert torch.equal(cast(ControlPrefix, model.mapper("user")).task, words)
-
-
-@pytest.mark.parametrize("kind", [UniPELTPrefix, CompensatedPrefix, Aligner, LlamaAdapter, PromptGating])
-def test_a_start_is_taken_once_and_is_not_in_the_saved_recipe(kind: Any, gpt2: CausalDecoder, tmp_path: Path) -> None:
-    options = {"first": 0} if kind in (Aligner, LlamaAdapter) else {}
-    assert not kind(SIZES, length=3, start="a dog", **options).known
-    assert kind(SIZES, length=3, start=Zeros(), **options).known
-    model = saved(gpt2, partial(kind, length=3, start=Words(), **options), tmp_path / "model")
-    assert "Words" not in (tmp_path / "model" / "mmprefix.yaml").read_text()
-    own, loaded = (cast(Any, m.task_prefix) for m in (model, mmprefix.load(tmp_path / "model", device="cpu").model))
-    assert not hasattr(loaded, "known") or loaded.known
-    for name, tensor in own.merged().state_dict().items():
-        assert torch.allclose(tensor, loaded.state_dict()[name])
-    before = getattr(own, own.begun).clone()
-    show_training_data(model, [], NOTHING)  # a run that goes on keeps what it has
-    assert torch.equal(getattr(own, own.begun), before)
-
-
-def test_vectors_wider_than_embeddings_have_no_words() -> None:
-    mapper = Aligner(replace(SIZES, hidden=SIZES.width + 4), first=0, start="a dog")
-    with pytest.raises(InputError, match=r"Aligner\.start: embeddings have 12 numbers"):
-        mapper.begin(Reader(torch.randn(4, SIZES.width), SIZES))
 
 
 def texts() -> Batch:

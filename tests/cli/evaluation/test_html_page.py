@@ -47,13 +47,13 @@ def test_the_first_field_that_holds_a_path_counts() -> None:
 
 
 def test_an_input_is_looked_up_beside_the_file_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    there = tmp_path / "there"
-    there.mkdir()
+    folder = tmp_path / "written"
+    folder.mkdir()
     monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (4, 4)).save(there / "beside.png")
-    assert shown_media("beside.png", there) == ("image", str(there / "beside.png"))
+    Image.new("RGB", (4, 4)).save(folder / "beside.png")
+    assert shown_media("beside.png", folder) == ("image", str(folder / "beside.png"))
     Image.new("RGB", (4, 4)).save(tmp_path / "beside.png")
-    assert shown_media("beside.png", there) == ("image", "beside.png")  # from here first
+    assert shown_media("beside.png", folder) == ("image", "beside.png")  # from here first
 
 
 def test_what_cannot_be_told_has_no_kind(tmp_path: Path) -> None:

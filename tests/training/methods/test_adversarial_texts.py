@@ -119,8 +119,8 @@ def test_updates_of_the_prefix_stay_beside_the_change(decoder: CausalDecoder) ->
 
 def test_training_at_the_worst_change_makes_it_less_bad(tmp_path: Path) -> None:
     decoder, attack = CausalDecoder("mmprefix:world/frozen/decoder").eval(), AdversarialTexts(radius=0.3, steps=6)
-    told = rows("train", 8)
-    prompts, captions = [f" {row['context']}\n" for row in told], [row["captions"][0] for row in told]
+    scenes = rows("train", 8)
+    prompts, captions = [f" {row['context']}\n" for row in scenes], [row["captions"][0] for row in scenes]
     batch, harm = text_batch(captions, prompts=prompts), list[float]()
     for objective in (None, AdversarialTexts(radius=0.3, steps=2)):
         task = prefix_task(decoder, partial(DeepTable, length=6, std=0.3), rate=0.1, objective=objective)
