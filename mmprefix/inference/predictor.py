@@ -26,6 +26,7 @@ from mmprefix.inference.model_folder import upload
 from mmprefix.inference.requests import input_list, inputs_or_contexts, is_one_input, make_request, stream_requests
 from mmprefix.inference.summary import summarize
 from mmprefix.inference.user_prefixes import UserLookup, users_key
+from mmprefix.inference.users import context_key
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings
 from mmprefix.slu.questions import Framing
@@ -45,8 +46,7 @@ class Predictor:
 
     Inputs are paths, ``archive.zip::member``, bytes, PIL images, ``Waveform(values, rate)`` with NumPy or torch values,
     or dictionaries of those by branch name where a model reads several at once; several of them in a list, a tuple or a
-    generator. ``source`` is where the model was loaded from; ``users`` knows the texts of a call's ``user``,
-    and its prefix (``mmprefix.inference.user_prefixes``).
+    generator. ``source`` is where the model was loaded from; ``users`` knows texts and prefix of a call's ``user``.
     """
 
     def __init__(
@@ -57,14 +57,14 @@ class Predictor:
         users: UserStore | None = None,
     ) -> None:
         self.model, self.settings, self.source, self.users = model.eval(), settings, source, users
-        self.users_key = users_key(self.model)  # before any change of type
+        self.users_key, self.context_key = users_key(self.model), context_key(self.model)  # before any change of type
 
     def __repr__(self) -> str:
         return summarize(self.model, self.source)
 
     @property
     def _lookup(self) -> UserLookup | None:
-        return None if self.users is None else UserLookup(self.users, self.users_key)
+        return None if self.users is None else UserLookup(self.users, self.users_key, self.context_key)
 
     @property
     def options(self) -> GenerateOptions:

@@ -13,7 +13,7 @@ from mmprefix.inference.batched import WINDOW_BATCHES, BatchRequest
 from mmprefix.inference.call_options import CallOptions
 from mmprefix.inference.inputs import Input, as_list, input_kinds, with_texts
 from mmprefix.inference.user_prefixes import UserLookup
-from mmprefix.inference.users import USER_BRANCH, prompt_histories, user_texts, users_of
+from mmprefix.inference.users import USER_BRANCH, encoded_histories, prompt_histories, user_texts, users_of
 from mmprefix.media.source import is_array
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings
@@ -70,9 +70,12 @@ def make_request(
     if in_prompt:
         histories, values, texts = prompt_histories(values, texts, kinds)
     features: list[dict[str, FeatureRow]] = []
+    if users is not None:
+        features, texts = encoded_histories(users, options, values, texts)
     if users is not None and users.key is not None:  # ids are looked up instead of read
         names, values = users_of(options, values)
-        features = users.features(model, names)
+        prefixes = users.features(model, names) or [{} for _ in values]
+        features = [{**encoded, **own} for encoded, own in zip(features, prefixes, strict=True)]
         texts = [{name: text for name, text in row.items() if name != USER_BRANCH} for row in texts]
     beside = texts if any(texts) else ()
     request = BatchRequest(values, prompts, contexts, own, size, urls, texts=beside, histories=histories)

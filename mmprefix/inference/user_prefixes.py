@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 NAME, TENSOR = "prefix", "numbers"
 """Name of a user's tensors in a store, and of the one tensor (P n) among them."""
 
-LeftOut = Literal["without history", "with a prefix already", "changed meanwhile"]
-"""Why a user got no distilled prefix."""
+LeftOut = Literal["without history", "with a prefix already", "encoded already", "changed meanwhile"]
+"""Why a user got no distilled prefix, or no encoded history."""
 
 
 def rows_of_users(model: PrefixLM) -> UserRows | None:
@@ -167,10 +167,14 @@ def _distil_user(
 
 @dataclass(frozen=True)
 class UserLookup:
-    """The store in which a call's users are looked up, and the key of the model's own tensors in it."""
+    """The store in which a call's users are looked up, and the keys of the model's own tensors in it.
+
+    ``key`` is that of prefixes, ``context_key`` that of encoded histories (``mmprefix.inference.users``).
+    """
 
     store: UserStore
     key: str | None = None
+    context_key: str | None = None
 
     def features(self, model: PrefixLM, users: Sequence[str | None]) -> list[dict[str, FeatureRow]]:
         """Inputs of the branch ``user`` for a call: id, and the numbers of the store, which go before the model's rows.

@@ -1,20 +1,37 @@
-"""Users of a call: the id and the earlier texts of each, from the call or a store, for the branches that read them."""
+"""Users of a call: the id and the earlier texts of each, from the call or a store, for the branches that read them.
+
+list(encode_histories(model, model.users, ["u07"]))  # the texts of u07, encoded once; dropped when they change
+model("photo.jpg", user="u07")                       # reads what was encoded, and writes the same
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import torch
+
+from mmprefix.data.collate import collate_inputs
 from mmprefix.data.histories import BRANCH, NOBODY, USER_BRANCH
 from mmprefix.errors import InputError
+from mmprefix.features.store import store_description
 from mmprefix.inference.call_options import CallOptions
 from mmprefix.inference.inputs import Input
+from mmprefix.inference.user_prefixes import LeftOut, UserLookup
 from mmprefix.media.kinds import KINDS
 from mmprefix.media.source import Texts
+from mmprefix.model import PrefixLM
+from mmprefix.types import FeatureRow
 from mmprefix.users.store import UnknownUserError
 
 if TYPE_CHECKING:
+    from mmprefix.inference.predictor import Predictor
     from mmprefix.users.store import UserStore
+
+CONTEXT = "context"
+"""Name of the features of a user's texts in a store: ``frames`` (T D) and ``pooled`` (G,)."""
 
 
 def user_texts(
@@ -99,7 +116,8 @@ def _histories(histories: Sequence[str] | Sequence[Sequence[str]] | None, count:
     if histories is None or isinstance(histories, str):
         texts = () if histories is None else (histories,)
         return [texts] * count
-    items = list(cast("Sequence[object]", histories)) if isinstance(histories, Iterable) else [histories]
+    value: object = histories
+    items = list(cast("Iterable[object]", value)) if isinstance(value, Iterable) else [value]
     if all(isinstance(item, str) for item in items):
         return [cast("list[str]", items)] * count
     if len(items) != count:
@@ -121,3 +139,67 @@ def _stored(user: str | None, store: UserStore | None, *, needed: bool) -> Seque
         if needed:
             raise
         return ()
+
+
+# ---------------------------------- texts that are encoded once
+
+
+def context_key(model: PrefixLM) -> str | None:
+    """Digest of what the features of a history belong to: the encoder of the branch ``history``, and how it reads.
+
+    None for a model without such a branch, and where its encoder was trained.
+    """
+    if BRANCH not in model.encoders:
+        return None
+    encoder = model.encoder(BRANCH)
+    if encoder.saved or not encoder.identity.sha256 or KINDS[encoder.input_kind].lists != "texts":
+        return None
+    description = json.dumps(store_description(encoder, "float32"), sort_keys=True)
+    return hashlib.sha256(description.encode()).hexdigest()
+
+
+def encode_histories(
+    predictor: Predictor, store: UserStore, users: Iterable[str], *, overwrite: bool = False
+) -> Iterator[int | LeftOut]:
+    """Encode each user's texts in ``store`` once for all calls; what was computed goes when they change, or the user.
+
+    Yields the bytes that are kept, or why there are none, user by user. Raises InputError for a model without a branch
+    ``history`` whose encoder is frozen, and for a user who is not there.
+    """
+    key = predictor.context_key
+    if key is None:
+        raise InputError(f"{predictor.source or 'this model'}: has no branch 'history' with a frozen encoder of texts")
+    return (_encode(predictor, store, user, key, overwrite=overwrite) for user in users)
+
+
+def _encode(predictor: Predictor, store: UserStore, user: str, key: str, *, overwrite: bool) -> int | LeftOut:
+    history = store.history(user)
+    if not any(text.strip() for text in history):
+        return "without history"
+    if not overwrite and store.tensors(user, CONTEXT, key=key) is not None:
+        return "encoded already"
+    encoder = predictor.model.encoder(BRANCH)
+    with torch.inference_mode():
+        features = encoder(collate_inputs([encoder.preprocess(Texts(tuple(history)), 0.0, None)]).to(predictor.device))
+    tensors = {"frames": features.frames[0].float().cpu(), "pooled": features.pooled[0].float().cpu()}
+    is_kept = store.put(user, CONTEXT, tensors, key=key, computed_from=history)
+    return sum(tensor.nbytes for tensor in tensors.values()) if is_kept else "changed meanwhile"
+
+
+def encoded_histories(
+    lookup: UserLookup, options: CallOptions, inputs: Sequence[Input], texts: Sequence[dict[str, Texts]]
+) -> tuple[list[dict[str, FeatureRow]], list[dict[str, Texts]]]:
+    """Features of the texts that the store would give each input, where it has them, and the texts without those."""
+    features: list[dict[str, FeatureRow]] = [{} for _ in inputs]
+    if lookup.context_key is None or options.get("history") is not None:
+        return features, list(texts)
+    rest, users = list(texts), _users(options.get("user"), len(inputs))
+    for number, (user, row) in enumerate(zip(users, texts, strict=True)):
+        own = inputs[number]
+        if user is None or BRANCH not in row or (isinstance(own, dict) and BRANCH in own):
+            continue
+        tensors = lookup.store.tensors(user, CONTEXT, key=lookup.context_key)
+        if tensors is not None:
+            features[number] = {BRANCH: FeatureRow(tensors["frames"], tensors["pooled"])}
+            rest[number] = {name: text for name, text in row.items() if name != BRANCH}
+    return features, rest

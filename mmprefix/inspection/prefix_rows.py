@@ -64,7 +64,7 @@ def run_inputs(
 ) -> list[Result]:
     """Result of ``compute`` for each input, batched as the Predictor's own calls are."""
     refuse_unknown(options, CallOptions)
-    users = None if model.users is None else UserLookup(model.users, model.users_key)
+    users = None if model.users is None else UserLookup(model.users, model.users_key, model.context_key)
     request = make_request(model.model, model.settings, list(inputs), options, users=users)
     return run_batched(model.model, request, compute)
 

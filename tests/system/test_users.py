@@ -7,15 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import mmprefix
 from mmprefix.cli.main import main
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import Predictor
+from mmprefix.inference.users import encode_histories
 from mmprefix.users.store import UserStore
 from tiny.captioning_system import CaptioningSystem, build, metric_values, quietly, run
 from tiny.speech_system import recipe_part
 from tiny.texts import save_sentence_encoder
+from tiny.user_traces import bytes_on_disk
 
 pytestmark = quietly
 HISTORIES = {"ann": ["a dog runs", "the dog sleeps"], "bo": ["the cat the cat"], "cy": []}
@@ -89,6 +92,50 @@ def test_a_batch_may_have_another_user_in_each_row(model: Predictor, tiny: Capti
     assert model.score([picture(tiny)] * 3, ["a dog"] * 3, history=histories) == pytest.approx(apart[:3], abs=1e-4)
 
 
+def test_texts_that_were_encoded_once_are_read_and_go_when_they_change(
+    trained: Path, tiny: CaptioningSystem, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    store = UserStore(tmp_path / "users.db", create=True)
+    store.add_many(HISTORIES)
+    model = mmprefix.load(trained, users=store.path)
+    users = ["bo", None, "ann", "cy", "ann"]
+    expected = model.score([picture(tiny)] * 5, ["a dog"] * 5, user=users)
+    assert main(["users", "encode", str(store.path), str(trained), "--user", "ann", "--user", "cy"]) == 0
+    assert capfd.readouterr().out.startswith("1 users encoded, ")
+    key = model.context_key or ""
+    assert store.tensors("ann", "context", key=key)
+    mixed = model.score([picture(tiny)] * 5, ["a dog"] * 5, user=users)  # ann is encoded and bo is not
+    assert mixed == pytest.approx(expected, abs=1e-4)
+    made = list(encode_histories(model, store, ["ann", "bo", "cy"]))
+    assert made == ["encoded already", store_bytes(store, "bo", key), "without history"]
+    encoder: Any = model.model.encoder("history")
+
+    def refuse(media: object) -> None:
+        raise AssertionError("the texts are encoded anew")
+
+    encoder.encode = refuse
+    assert model.score([picture(tiny)] * 5, ["a dog"] * 5, user=users) == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(AssertionError):
+        score(model, tiny, user="ann", history=["the cat"])  # texts of the call go before the store's
+    del encoder.encode
+    store.update("ann", ["the cat"], append=True)
+    assert store.tensors("ann", "context", key=key) is None
+    assert score(model, tiny, user="ann") == pytest.approx(score(model, tiny, history=[*HISTORIES["ann"], "the cat"]))
+    store.put("ann", "context", {"frames": torch.zeros(1, 1)}, key="another model's")
+    assert score(model, tiny, user="ann") == pytest.approx(score(model, tiny, history=store.history("ann")))
+    words = store.tensors("bo", "context", key=key)
+    assert words is not None
+    store.remove("bo")
+    assert words["frames"].numpy().tobytes()[:64] not in bytes_on_disk(store.path)
+    with pytest.raises(InputError, match="no user 'bo'"):
+        list(encode_histories(model, store, ["bo"]))
+
+
+def store_bytes(store: UserStore, user: str, key: str) -> int:
+    tensors = store.tensors(user, "context", key=key) or {}
+    return sum(tensor.nbytes for tensor in tensors.values())
+
+
 def test_unknown_users_and_wrong_numbers_are_refused(model: Predictor, trained: Path, tiny: CaptioningSystem) -> None:
     with pytest.raises(InputError, match="'dee'"):
         model(picture(tiny), user="dee")
@@ -102,6 +149,8 @@ def test_a_model_without_users_refuses_them(tiny: CaptioningSystem, tmp_path: Pa
     config = tiny.config(("image",))
     assert run("fit", tiny.recipe(config, tmp_path), save_to=tmp_path / "saved", trainer__max_steps=1) == 0
     plain = mmprefix.load(tmp_path / "saved")
+    with UserStore(tiny.path("users.db")) as store, pytest.raises(InputError, match="has no branch 'history'"):
+        encode_histories(plain, store, ["ann"])
     for option, value in (("user", "ann"), ("history", ["a dog"])):
         with pytest.raises(InputError, match=f"{option}: this model was trained without users"):
             plain(picture(tiny), **{option: value})  # type: ignore[arg-type]

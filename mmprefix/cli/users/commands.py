@@ -1,4 +1,4 @@
-"""``mmprefix users COMMAND STORE``: the store of users for personalised models. No torch is imported."""
+"""``mmprefix users COMMAND STORE``: the store of users for personalised models. Torch is imported by encode alone."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     show = command("show", "texts of a user, and which tensors are kept")
     show.add_argument("user", metavar="USER", type=utf8_text)
     show.add_argument("--json", action="store_true", help="print one JSON object, without the tensors' numbers")
+    encode = command("encode", "encode users' texts once for a model that reads them; dropped when the texts change")
+    encode.add_argument("model", metavar="MODEL", help="a saved model with a branch history")
+    encode.add_argument("--user", metavar="NAME", action="append", type=utf8_text, help="of these alone; several times")
     export = command("export", "all that is held of a user, as JSON; tensors are safetensors files in base64")
     export.add_argument("user", metavar="USER", type=utf8_text)
     export.add_argument("--out", metavar="FILE", help="file to write (default: standard output)")
@@ -54,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run one command; returns the exit code 0. Raises InputError."""
-    commands = {"add": _add, "remove": _remove, "list": _list, "show": _show, "export": _export}
+    commands = {"add": _add, "remove": _remove, "list": _list, "show": _show, "encode": _encode, "export": _export}
     commands[args.command](args)
     return 0
 
@@ -138,6 +141,22 @@ def _show(args: argparse.Namespace) -> None:
         key = f", key {_one_line(kept['key'])}" if kept["key"] else ""
         lines.append(f"  {_one_line(kept['name'])}: {origin}{key}: {_one_line(shapes)}")
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _encode(args: argparse.Namespace) -> None:
+    from mmprefix.inference.loading import load
+    from mmprefix.inference.users import encode_histories
+
+    with UserStore(args.store) as store:
+        users = list(dict.fromkeys(args.user)) if args.user else [user.user for user in store.users()]
+        for user in args.user or ():
+            store.history(user)  # refuses one who is not there, before the model is loaded
+        results = list(encode_histories(load(args.model), store, users))
+    sizes = [result for result in results if isinstance(result, int)]
+    reasons = [result for result in results if isinstance(result, str)]
+    line = f"{len(sizes)} users encoded" + (f", {sum(sizes) // len(sizes):,} bytes a user" if sizes else "")
+    left_out = ", ".join(f"{reasons.count(reason)} {reason}" for reason in dict.fromkeys(reasons))
+    sys.stdout.write(line + (f"; left out: {left_out}" if reasons else "") + "\n")
 
 
 def _one_line(text: str) -> str:
