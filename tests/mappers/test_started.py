@@ -78,7 +78,7 @@ def test_vectors_of_layers_and_tables_behind_networks_begin_as_words(gpt2: Causa
 
 @pytest.mark.parametrize("kind", [UniPELTPrefix, CompensatedPrefix, Aligner, LlamaAdapter, PromptGating])
 def test_a_start_is_taken_once_and_is_not_in_the_saved_recipe(kind: Any, gpt2: CausalDecoder, tmp_path: Path) -> None:
-    options = {"first": 0} if kind in (Aligner, LlamaAdapter) else {}
+    options: dict[str, Any] = {"first": 0} if kind in (Aligner, LlamaAdapter) else {}
     assert not kind(SIZES, length=3, start="a dog", **options).known
     assert kind(SIZES, length=3, start=Zeros(), **options).known
     model = begun(gpt2, partial(kind, length=3, start=Words(), **options))
