@@ -70,10 +70,10 @@ def sample_question_answers(
 ) -> list[tuple[Question, str]]:
     """Draw the questions that a training asks about one utterance, with their true answers.
 
-    Every slot that the utterance has gets a question; of the slots that it lacks, ``rng`` draws ``absent`` times as
-    many (times one where it has none). "yesno" asks about the true intent and about ``no`` others. A fraction is the
-    probability of one more question. ``rng`` also draws the phrasing; None takes the first, and asks about all labels.
-    Intents and slots in ``held_out`` are neither asked about nor among the choices.
+    Every slot that the utterance has gets a question; of the slots that it lacks and its intent may have, ``rng`` draws
+    ``absent`` times as many (times one where it has none). "yesno" asks about the true intent and about ``no`` others.
+    A fraction is the probability of one more question. ``rng`` also draws the phrasing; None takes the first, and asks
+    about all of these labels. Intents and slots in ``held_out`` are neither asked about nor among the choices.
 
     Raises InputError where ``gold`` or ``held_out`` does not fit the schema, and for an unknown framing.
     """
@@ -92,7 +92,8 @@ def sample_question_answers(
         pairs = [(_choice(schema, offered, rng), schema.intents[gold.intent].answer)]
     else:
         pairs = []
-    slots = [name for name in schema.slots if name not in held_out]
+    allowed = schema.slots_of(gold.intent)
+    slots = [name for name in schema.slots if name in allowed and name not in held_out]
     missing = [name for name in slots if name not in gold.slots]
     drawn = {*gold.slots, *_draw(missing, absent * max(1, len(slots) - len(missing)), rng)}
     for name in slots:
