@@ -45,9 +45,8 @@ Groups = list[list[Candidate]]  # of each input
 class ComposedDecoder(Decoder):
     """``Decoder`` over a language model, a codec and a head.
 
-    ``lm`` is the network of the language model, ``own_head`` a trained head (None: the model's own); names of saved
-    tensors begin with these two. ``embed`` replaces the model's own embeddings for the tokens of generated texts. With
-    ``checks`` a model that cannot give its own scores over a shared cache is refused (see ``self_check``).
+    ``lm``: the language model's network, ``own_head``: a trained head (None: the model's own); saved tensors begin so.
+    ``embed``: embeddings of generated tokens. ``checks`` refuses models without own scores over a shared cache.
     """
 
     def __init__(
@@ -275,9 +274,8 @@ class ComposedDecoder(Decoder):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states (... E') → logits (... V)."""
-        return (
-            self.language_model.logits(hidden) if (own := self.own_head) is None else own(hidden.to(own.weight.dtype))
-        )
+        own = self.own_head
+        return self.language_model.logits(hidden) if own is None else own(hidden.to(own.weight.dtype))
 
     def output_matrix(self) -> nn.Linear | None:
         """Output matrix if it alone computes the logits and is not trained, else None."""
