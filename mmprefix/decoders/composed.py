@@ -63,10 +63,9 @@ class ComposedDecoder(Decoder):
         self.language_model, self.codec, self.identity = language_model, codec, identity
         self.lm, sizes, self.width = language_model.lm, language_model.sizes, language_model.width
         self.own_head: nn.Linear | None = None
-        self.frozen, self.noisy = tuning.frozen, tuning.noisy
+        self.frozen, self.noisy, self.lora = tuning.frozen, tuning.noisy, language_model.adapt(tuning)
         self.layers, self.heads, self.head_width = sizes.layers, sizes.heads, sizes.head_width
         self.max_positions, self.query_heads, self.hidden_width = sizes.max_positions, sizes.query_heads, sizes.hidden
-        self.lora = language_model.adapt(tuning)
         self._text_embeddings = embed or language_model.embed
         nn.Module.train(self, self.noisy or not self.frozen)  # Lightning leaves each module in its mode
         if checks and not require_own_scores(
