@@ -75,5 +75,4 @@ def _texts(row: InputRow, result: dict[str, Any]) -> list[str]:
     slots = [
         f"{name}={value if isinstance(value, str) else ', '.join(value)}" for name, value in result["slots"].items()
     ]
-    text = f"{result['intent'] or '(no intent)'}({'; '.join(slots)})"
-    return [" ".join(text.splitlines())]  # an answer may hold line breaks
+    return [f"{result['intent'] or '(no intent)'}({'; '.join(slots)})"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmprefix import InputError
-from mmprefix.cli.inference.row_file import FORMATS, RowFile, RowWriter, open_row_file, row_name
+from mmprefix.cli.inference.row_file import FORMATS, RowFile, RowWriter, StandardOutput, open_row_file, row_name
 
 COLUMNS = ("file", "caption", "score")
 NAMES = ("a.png", 'quote".png', "comma,.png", "line\nbreak.png", "tab\t.png", "猫.png", "byte\udcff.png")
@@ -115,3 +115,9 @@ def test_a_run_without_rows_leaves_no_file(tmp_path: Path) -> None:
     with open_row_file(file_of(tmp_path / "out.csv", "csv"), OPTIONS, overwrite=False):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_of_several_lines_is_printed_in_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines of an instruct model's answer would be taken for those of further files."""
+    StandardOutput(None).write({"file": "a.png"}, ["A dog.\n\nIt  runs.\r\n", ""])
+    assert capsys.readouterr().out == "a.png: A dog. It  runs.\na.png: \n"

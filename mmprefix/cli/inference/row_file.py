@@ -166,7 +166,7 @@ class RowFile:
 
 
 class StandardOutput:
-    """Rows printed as they come: in a format, or as ``NAME: TEXT``."""
+    """Rows printed as they come: in a format, or as ``NAME: TEXT``, a line each, whatever lines a text has."""
 
     def __init__(self, writer: RowWriter | None) -> None:
         self.writer = writer
@@ -179,7 +179,8 @@ class StandardOutput:
 
     def write(self, row: Mapping[str, Any], texts: Sequence[str]) -> None:
         """Print a row at once."""
-        plain = "".join(f"{row_name(row)}: {text}\n" for text in texts)
+        lines = (" ".join(part for part in text.splitlines() if part.strip()) for text in texts)
+        plain = "".join(f"{row_name(row)}: {line}\n" for line in lines)
         self._print(plain if self.writer is None else self.writer.line(row, texts))
 
     def _print(self, text: str) -> None:
