@@ -191,8 +191,7 @@ class ComposedDecoder(Decoder):
         """
         rows = [[tokens[:-1] for tokens in texts] for texts in ids]  # the last token of a text predicts nothing
         device, packed = state.mask.device, pack_texts(rows)
-        longest = max((len(tokens) for texts in rows for tokens in texts), default=0)
-        self.language_model.require_room(state, longest + 1)
+        self.language_model.require_room(state, max((len(tokens) for texts in rows for tokens in texts), default=0) + 1)
         hidden = self.language_model.last_hidden(state)
         if packed.numel():
             tokens, text, offset = packed.to(device, non_blocking=True).unbind()
