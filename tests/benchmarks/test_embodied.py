@@ -58,6 +58,14 @@ def test_scores_are_those_counted_by_hand():
     assert alfred.scores([""], [row])["rouge_l"] == 0
 
 
+def test_a_numbered_plan_is_scored_as_the_plain_one():
+    plain = "task: x; plan: goto sink basin; pick up cup (sliced)"
+    plan = alfred.numbered_plan(plain)
+    assert plan == "task: x; plan: 1: goto sink basin; 2: pick up cup (sliced)"
+    assert alfred.plain_plan(plan) == plain
+    assert alfred.actions(plan) == alfred.actions(plain)
+
+
 def test_the_nearest_plan_is_copied():
     rows: list[dict[str, Any]] = [
         {"context": "plan: goto sink; pick up cup", "captions": ["1: a"]},
@@ -71,6 +79,6 @@ def test_the_manifest_of_plans_and_steps(tmp_path: Path):
     row = {"id": "a", "plan": "plan: goto sink", "target": "Go.", "steps": ["Go to it."], "split": "val", "user": "u"}
     (tmp_path / "manifest.jsonl").write_text(json.dumps(row) + "\n")
     alfred.write(tmp_path, tmp_path / "out")
-    wanted = {"id": "a", "context": "plan: goto sink", "captions": ["1: Go to it."], "split": "val"}
+    wanted = {"id": "a", "context": "plan: 1: goto sink", "captions": ["1: Go to it."], "split": "val"}
     assert alfred.read(tmp_path / "out", "val") == [wanted]
     assert alfred.read(tmp_path / "out", "test") == []

@@ -3,13 +3,14 @@
     python -m benchmarks.studies.embodied.alfred write ../shared/data/personal_alfred --out data/alfred_steps
     python -m benchmarks.studies.embodied.alfred score --data data/alfred_steps --rows 1057
 
-``write`` makes the manifest: the neutral plan as context, its numbered steps as the caption. ``score`` compares test
-rows, evenly chosen, whose plans are in no other split: the texts of ``--model``, a saved model that reads plans as
-context, the steps of the nearest plan (highest cosine of TF-IDF; its first writer's), and those of the writers. ROUGE-L
-is that of the whole text; "at its place" that of each step beside the writer's step of the same number, 0 where there
-is none; "names" the share of the plan's actions at whose number a step stands that names a thing of the action (chosen
-here: no published step accuracy of such texts is known to us); "count" the share of texts with as many steps as
-actions. Letter case and punctuation do not count.
+``write`` makes the manifest: the neutral plan as context, its actions numbered as the steps are, so that a text which
+follows the numbers has as many; its numbered steps as the caption. ``score`` compares test rows, evenly chosen, whose
+plans are in no other split: the texts of ``--model``, a saved model that reads plans as context, the steps of the
+nearest plan (highest cosine of TF-IDF; its first writer's), and those of the writers. ROUGE-L is that of the whole
+text; "at its place" that of each step beside the writer's step of the same number, 0 where there is none; "names" the
+share of the plan's actions at whose number a step stands that names a thing of the action (chosen here: no published
+step accuracy of such texts is known to us); "count" the share of texts with as many steps as actions. Letter case and
+punctuation do not count.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import mmprefix
 from benchmarks.lib.report import markdown_table, publish, versions
 from mmprefix.metrics.rouge import rouge_l
 
+_NUMBER = re.compile(r"(?<= )\d+: ")
 _VERBS = re.compile(r"^(goto|pick up|put|toggle|heat|cool|clean|slice)\s+")
 _JOINING = {"at", "in", "on", "with", "sliced"}
 
@@ -33,6 +35,17 @@ _JOINING = {"at", "in", "on", "with", "sliced"}
 def numbered(steps: Sequence[str]) -> str:
     """One text of several steps, as in ``1: Turn left. 2: Take the cup.``, numbered from 1."""
     return " ".join(f"{number}: {step}" for number, step in enumerate(steps, start=1))
+
+
+def numbered_plan(plan: str) -> str:
+    """Plan whose actions are numbered from 1, as in ``task: ...; plan: 1: goto desk; 2: pick up cup``."""
+    before, mark, listed = plan.rpartition("plan: ")
+    return before + mark + "; ".join(f"{number}: {action}" for number, action in enumerate(listed.split("; "), start=1))
+
+
+def plain_plan(plan: str) -> str:
+    """Plan without those numbers."""
+    return _NUMBER.sub("", plan)
 
 
 def split_steps(text: str) -> list[str]:
@@ -52,7 +65,7 @@ def words(text: str) -> list[str]:
 
 def actions(plan: str) -> list[set[str]]:
     """Words for the things of each action of a plan, in order."""
-    listed = plan.rpartition("plan:")[2].split(";")
+    listed = plain_plan(plan).rpartition("plan:")[2].split(";")
     return [set(words(_VERBS.sub("", action.strip()))) - _JOINING for action in listed if action.strip()]
 
 
@@ -64,7 +77,7 @@ def write(source: Path, folder: Path) -> None:
             row = json.loads(line)
             kept = {
                 "id": row["id"],
-                "context": row["plan"],
+                "context": numbered_plan(row["plan"]),
                 "captions": [numbered(row["steps"])],
                 "split": row["split"],
             }
@@ -82,8 +95,8 @@ def nearest(train: Sequence[dict[str, Any]], plans: Sequence[str]) -> list[str]:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     vectorizer: Any = TfidfVectorizer(ngram_range=(1, 2))
-    known = vectorizer.fit_transform([row["context"] for row in train])
-    best = (vectorizer.transform(list(plans)) @ known.T).argmax(axis=1).A1
+    known = vectorizer.fit_transform([plain_plan(row["context"]) for row in train])
+    best = (vectorizer.transform([plain_plan(plan) for plan in plans]) @ known.T).argmax(axis=1).A1
     return [train[int(index)]["captions"][0] for index in best]
 
 
