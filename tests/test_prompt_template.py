@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_texts_replace_the_fields_of_a_template() -> None:
     ({"question": ""}, r"wording.question '': must hold \{question\} once"),
     ({"question": "{context}"}, "wording.question"),
 ])  # fmt: skip
-def test_a_template_without_its_field_is_refused(templates: dict[str, str], message: str) -> None:
+def test_a_template_without_its_field_is_refused(templates: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         PromptTemplate(**templates)
 

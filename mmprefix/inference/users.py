@@ -116,7 +116,7 @@ def _histories(histories: Sequence[str] | Sequence[Sequence[str]] | None, count:
     if histories is None or isinstance(histories, str):
         texts = () if histories is None else (histories,)
         return [texts] * count
-    value: object = histories
+    value = cast("object", histories)  # whatever a caller gives
     items = list(cast("Iterable[object]", value)) if isinstance(value, Iterable) else [value]
     if all(isinstance(item, str) for item in items):
         return [cast("list[str]", items)] * count
