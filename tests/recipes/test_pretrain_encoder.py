@@ -204,6 +204,9 @@ def test_sounds_are_varied_but_stay_sounds():
 def test_words_of_a_caption_name_its_class():
     assert score_esc10.named("A cock crows.") == ["rooster"]
     assert score_esc10.named("A dog barks while rain falls.") == ["dog", "rain"]
+    many = {"helicopters": "helicopter", "chainsaws": "chainsaw", "clocks": "clock tick", "roosters": "rooster"}
+    many |= {"fires": "fire crackling", "beaches": "sea waves", "babies": "baby cry", "dogs": "dog"}
+    assert all(score_esc10.named(f"The sound of {words}.") == [label] for words, label in many.items())
     pairs = [("dog", "A dog is barking."), ("rain", "A crowd cheers."), ("dog", "A dog barks in the rain.")]
     accuracy, mistakes = score_esc10.score(pairs)
     assert accuracy == pytest.approx(1 / 3)
