@@ -109,10 +109,15 @@ def open_source(source: str | Path | bytes, *, empty: bool = False) -> BinaryIO:
     which no picture or sound does; ``empty`` allows it.
     """
     stream = _opened(source)
-    if not stream.seek(0, io.SEEK_END) and not empty:
+    try:
+        size = stream.seek(0, io.SEEK_END)
+        stream.seek(0)
+    except OSError as error:  # files of the kernel have no end
+        stream.close()
+        raise InputError(f"{name_of(source)}: {_reason(error)}") from error
+    if not size and not empty:
         stream.close()
         raise InputError(f"{name_of(source)}: is empty, without a single byte")
-    stream.seek(0)
     return stream
 
 

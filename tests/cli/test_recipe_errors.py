@@ -169,7 +169,7 @@ WRONG = [
     (
         "model.wording",
         {"answer": "{answer}"},
-        "option 'model.wording.answer' is not known; options: context, question",
+        "option 'model.wording.answer' is not known; options: context, history, history_texts, question",
     ),
     ("model.transcriber", {"class_path": "mmprefix.decoders.CausalDecoder"}, "is a decoder, no transcriber"),
     ("model.modality_dropout", 1, "model.modality_dropout 1.0: give a probability from 0 on, below 1"),

@@ -19,6 +19,7 @@ import torch
 import mmprefix
 from mmprefix import InputError, Predictor, Waveform
 from mmprefix.cli import understand
+from mmprefix.cli.inference.row_file import StandardOutput
 from mmprefix.cli.inference.rows import InputRow
 from mmprefix.data.manifest import InputRef
 from mmprefix.kv_cache.state import State
@@ -311,6 +312,13 @@ def rows_of(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
+def test_an_answer_of_several_lines_is_printed_in_one(capsys: pytest.CaptureFixture[str]) -> None:
+    row = InputRow("x", {}, "", {})
+    broken = {"intent": None, "slots": {"room": "a\nb", "thing": ["c", "d\r\n"]}}
+    StandardOutput(None).write({"file": "x.wav"}, understand._texts(row, broken))
+    assert capsys.readouterr().out == "x.wav: (no intent)(room=a b; thing=c, d )\n"
+
+
 def test_files_are_understood_in_the_shell(
     system: SluSystem, saved: dict[str, Path], whisper_model: Predictor, schema: Schema, shell: Shell
 ) -> None:
@@ -325,8 +333,6 @@ def test_files_are_understood_in_the_shell(
     for line, file, result in zip(out.splitlines(), files, expected, strict=True):
         slots = [f"{k}={v if isinstance(v, str) else ', '.join(v)}" for k, v in result["slots"].items()]
         assert line == f"{file}: {result['intent']}({'; '.join(slots)})"
-    broken = {"intent": None, "slots": {"room": "a\nb", "thing": ["c", "d\r\n"]}}
-    assert understand._texts(InputRow("x", {}, "", {}), broken) == ["(no intent)(room=a b; thing=c, d )"]
     code, out, _ = shell("understand", saved["whisper"], files[0], "--device", "cpu", "--schema", "digits", "--json")
     assert set(rows_of(out)[0]["scores"]["intent"]) == {str(digit) for digit in range(10)}
     code, out, _ = shell("understand", saved["whisper"], files[0], "--device", "cpu", "--framing", "yesno", "--json")

@@ -320,6 +320,9 @@ def test_too_many_positions_and_broken_models_are_refused(gpt2: ComposedDecoder,
         CausalDecoder(str(tmp_path / "nothing"))
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match=r"model\.safetensors is empty; download it again"):
+        CausalDecoder(str(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(InputError, match=r"config\.json names no model_type"):
         CausalDecoder(str(tmp_path))
     shutil.copy(save_decoder(tmp_path / "empty") + "/config.json", tmp_path)

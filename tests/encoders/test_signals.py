@@ -85,7 +85,7 @@ def test_numbers_are_read_from_memory_files_and_archives(tmp_path: Path) -> None
     ("words.json", b'["a", "b", "c"]', "holds no list of numbers"),
     ("torn.json", b"[1, 2", "holds no list of numbers"),
     ("deep.json", b"[" * 100000, "holds no list of numbers"),
-    ("empty.npy", b"", "holds no list of numbers"),
+    ("empty.npy", b"", "is empty, without a single byte"),
     ("torn.npy", b"\x93NUMPY\x01\x00", "holds no list of numbers"),
     ("zip.npy", b"PK\x03\x04", "holds no list of numbers"),
     ("bytes.npy", b"1 2 3", "holds no list of numbers"),
