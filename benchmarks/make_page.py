@@ -77,8 +77,8 @@ SECTIONS = [
         "train_step",
         "train_step_smollm2",
         "--model models:smollm2-135m-instruct --mapper mlp --prefix-length 10 --captions 5 --batch 30 --pool 0 "
-        "--threads 1 --repeat 1",
-        "SmolLM2-135M behind ClipCap's MLP, one round on a busy machine. Hugging Face's row is the careful way with "
+        "--threads 1 --repeat 3",
+        "SmolLM2-135M behind ClipCap's MLP. Hugging Face's row is the careful way with "
         "Transformers' own model: a row a caption, padded to the longest of the batch, frozen weights. ClipCap's "
         "code pads to the longest caption of all data and computes gradients into the frozen weights too, as a model "
         "does as it is loaded. With so short a prefix most of the work is the captions' own, which each way has to do.",
