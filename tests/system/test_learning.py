@@ -22,6 +22,7 @@ from mmprefix.mappers.linear import Linear
 from mmprefix.mappers.mlp import MLP
 from mmprefix.mappers.prefix_aac import PrefixAAC
 from mmprefix.mappers.prefix_tuning import Deep
+from mmprefix.mappers.query_guided import QueryGuided
 from mmprefix.mappers.resampler import Resampler
 from mmprefix.mappers.transformer import Transformer
 from mmprefix.types import Features, Media, Prefix
@@ -34,6 +35,7 @@ MAPPERS: dict[str, Callable[[Sizes], Mapper]] = {
     "Transformer": partial(Transformer, length=4, clip_length=4, layers=2),
     "Resampler": partial(Resampler, length=4, layers=2),
     "PrefixAAC": partial(PrefixAAC, reads="summary", length=4, layers=1),
+    "QueryGuided": partial(QueryGuided, length=4, layers=2),
 }
 RATES = {"PrefixAAC": 2e-3}  # its tokens are mixed by layers of attention, which learn more slowly
 
