@@ -21,8 +21,11 @@ def benchmark_parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def publish(results: Mapping[str, Any] | Sequence[Any], text: str, file: str | None) -> None:
-    """Print ``text``, and write ``results`` to the JSON ``file`` if there is one."""
+    """Print ``text``, and write ``results`` to the JSON ``file`` if there is one; where that lies is not in it."""
     print(text)
+    if isinstance(results, Mapping) and "options" in results:
+        options = {name: value for name, value in results["options"].items() if name != "json"}
+        results = {**results, "options": options}
     if file:
         Path(file).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""What a word of a caption loses, against one plain run of the network over prefix, prompt and text."""
+"""Loss of each word of a caption, against one plain run of the network over prefix, prompt and text."""
 
 from __future__ import annotations
 
