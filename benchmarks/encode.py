@@ -25,7 +25,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
-from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, markdown_table, options_of, publish, versions
 from mmprefix.cli.main import main as mmprefix
 
 
@@ -138,7 +138,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 run_command(folder, "fit", *arguments)
                 times[name].append(json.loads((folder / "clock.json").read_text(encoding="utf-8"))[1])
         epochs.append({"captions": captions, **times})
-    return {"options": vars(options), "versions": versions(), "epochs": epochs, "filling": filling}
+    return {"options": options_of(options), "versions": versions(), "epochs": epochs, "filling": filling}
 
 
 def report(results: dict[str, Any]) -> str:

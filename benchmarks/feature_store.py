@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, markdown_table, options_of, publish, versions
 from mmprefix.features.keys import feature_key
 from mmprefix.features.store import FeatureStore
 from mmprefix.types import FeatureRow
@@ -184,7 +184,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             "open_ms": time_opening(root, kind, 5 * options.repeat),
             "memory_mb": {name: memory_of_readers(root, kind, *started) for name, started in readers.items()},
         }
-    return {"options": vars(options), "versions": versions(), "kinds": kinds}
+    return {"options": options_of(options), "versions": versions(), "kinds": kinds}
 
 
 def report(results: dict[str, Any]) -> str:

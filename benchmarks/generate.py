@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.lib.flops import Matrices, gpt2_matrices, search_operations
 from benchmarks.lib.named_model import locate_named
 from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
-from benchmarks.lib.report import benchmark_parser, join_versions, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, join_versions, markdown_table, options_of, publish, versions
 from benchmarks.lib.timing import MatrixProduct, MemoryRead, interleave, main_clock
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.fast import switches
@@ -167,7 +167,7 @@ def measure(options: argparse.Namespace, folder: str) -> dict[str, Any]:
         case["limit"] = {"seconds": limit, "operations": work, "bytes": read}
         case["fraction_of_limit"] = limit / case[OURS][f"{main_clock(options)}_median"]
     limits = {"operations_a_second": rate, "bytes_a_second": speed}
-    return {"options": vars(options), "versions": versions(), "rates": limits, "cases": cases}
+    return {"options": options_of(options), "versions": versions(), "rates": limits, "cases": cases}
 
 
 def measure_rates(options: argparse.Namespace) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
-from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, markdown_table, options_of, publish, versions
 
 OURS, NAIVE, WIDE = "mmprefix", "naive: as in ClipCap's code", "mmprefix, a vocabulary ten times as large"
 CHECKPOINTED = "mmprefix, activation checkpointing"
@@ -77,7 +77,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
                 run_in_new_process(save_gpt2, folder, Gpt2Size(options.layers, options.width, vocabulary))
             runs = [run_in_new_process(run_step, name, options, str(folder), vocabulary) for _ in range(options.repeat)]
             steps[name] = min(runs, key=lambda run: run["peak"])
-    return {"options": vars(options), "versions": versions(), "steps": steps}
+    return {"options": options_of(options), "versions": versions(), "steps": steps}
 
 
 def report(results: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.lib.compare_gradients import compare_gradients
 from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
-from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, markdown_table, options_of, publish, versions
 from benchmarks.lib.timing import interleave
 from benchmarks.lib.train_variants import TrainStep, naive_loss, shared_prefix_loss
 from benchmarks.lib.workload import CaptionBatch, draw_workload, select_rows
@@ -98,7 +98,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         ]
         for name in options.sweep
     }
-    return {"options": vars(options), "versions": versions(), "sweeps": sweeps}
+    return {"options": options_of(options), "versions": versions(), "sweeps": sweeps}
 
 
 def report(results: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ from benchmarks.lib.compare_gradients import DTYPES, GradientComparison, compare
 from benchmarks.lib.flops import Matrices, gpt2_matrices, step_operations
 from benchmarks.lib.named_model import locate_named, one_token_words
 from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
-from benchmarks.lib.report import benchmark_parser, join_versions, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, join_versions, markdown_table, options_of, publish, versions
 from benchmarks.lib.timing import Times, interleave, layer_products, main_clock
 from benchmarks.lib.train_variants import (
     FullLogitsCausalDecoder,
@@ -207,7 +207,7 @@ def measure(case: Case, options: argparse.Namespace, folder: str) -> dict[str, A
     captions = sum(map(len, batch.texts))
     counts = {"inputs": len(batch.texts), "captions": captions, "tokens": batch.tokens, "prefix": prefix}
     limits = {"operations": operations, "rates": rates, "seconds": limit}
-    return {"options": vars(options), "versions": versions(), "batch": counts, "limit": limits, "variants": rows}
+    return {"options": options_of(options), "versions": versions(), "batch": counts, "limit": limits, "variants": rows}
 
 
 def variant_row(name: str, step: TrainStep, times: dict[str, Times], comparison: GradientComparison) -> dict[str, Any]:

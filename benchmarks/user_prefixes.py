@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
-from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, markdown_table, options_of, publish, versions
 from benchmarks.lib.timing import Times, interleave
 from benchmarks.lib.workload import draw_workload
 from mmprefix.decoders.causal import CausalDecoder
@@ -136,7 +136,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             training = measure_training(decoder, options, kind)
             kinds[kind]["use"] = {name: times.as_dict() for name, times in use["times"].items()}
             kinds[kind]["training"] = {name: times.as_dict() for name, times in training.items()}
-    return {"options": vars(options), "versions": versions(), "kinds": kinds}
+    return {"options": options_of(options), "versions": versions(), "kinds": kinds}
 
 
 def report(results: dict[str, Any]) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, markdown_table, options_of, publish, versions
 from mmprefix.users import UserStore
 
 KINDS = {"soft": (10, 768), "ulpt": (128,)}
@@ -73,7 +73,7 @@ def measure_kind(path: Path, kind: str, options: argparse.Namespace) -> dict[str
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Figures of both kinds."""
     kinds = {kind: measure_kind(folder / f"{kind}.db", kind, options) for kind in KINDS}
-    return {"options": vars(options), "versions": versions(), "kinds": kinds}
+    return {"options": options_of(options), "versions": versions(), "kinds": kinds}
 
 
 def report(results: dict[str, Any]) -> str:

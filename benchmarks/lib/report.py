@@ -21,13 +21,15 @@ def benchmark_parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def publish(results: Mapping[str, Any] | Sequence[Any], text: str, file: str | None) -> None:
-    """Print ``text``, and write ``results`` to the JSON ``file`` if there is one; where that lies is not in it."""
+    """Print ``text``, and write ``results`` to the JSON ``file`` if there is one."""
     print(text)
-    if isinstance(results, Mapping) and "options" in results:
-        options = {name: value for name, value in results["options"].items() if name != "json"}
-        results = {**results, "options": options}
     if file:
         Path(file).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+def options_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Options that a figure depends on: all but the file that is written."""
+    return {name: value for name, value in vars(options).items() if name != "json"}
 
 
 def versions() -> dict[str, str]:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from benchmarks.lib.random_gpt2 import Gpt2Size, save_gpt2
-from benchmarks.lib.report import benchmark_parser, join_versions, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, join_versions, markdown_table, options_of, publish, versions
 from benchmarks.lib.timing import interleave
 from mmprefix.decoders import CausalDecoder
 from mmprefix.generation.options import GenerateOptions
@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         model = options.model or save_gpt2(Path(folder), Gpt2Size(options.layers, options.width, options.vocab))
         decoder = CausalDecoder(str(model)).eval()
         cases = [measure(decoder, options, batch) for batch in options.batches]
-    results = {"options": vars(options), "versions": versions(), "cases": cases}
+    results = {"options": options_of(options), "versions": versions(), "cases": cases}
     publish(results, report(results), options.json)
     return results
 

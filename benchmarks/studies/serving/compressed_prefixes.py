@@ -16,7 +16,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, markdown_table, options_of, publish, versions
 from mmprefix.decoders import CausalDecoder
 from mmprefix.kv_cache.state import State
 from mmprefix.mappers.base import Mapper, Sizes
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cells = [[str(row["kept as"]), f"{row['bytes']:,}", f"{row['nll']:.4f}", f"{float(row['nll']) - whole:+.4f}"]
              for row in rows]  # fmt: skip
     text = markdown_table([f"{options.length} positions", "bytes", "nats a token", "loss"], cells)
-    publish({"versions": versions(), "options": vars(options), "rows": rows}, text, options.json)
+    publish({"versions": versions(), "options": options_of(options), "rows": rows}, text, options.json)
 
 
 if __name__ == "__main__":

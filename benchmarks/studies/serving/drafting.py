@@ -21,7 +21,7 @@ from statistics import median
 
 import torch
 
-from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, markdown_table, options_of, publish, versions
 from mmprefix.decoders import CausalDecoder
 from mmprefix.generation.drafting import Drafter
 from mmprefix.generation.options import GenerateOptions
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "first loss": sum(losses[:10]) / len(losses[:10]), "last loss": sum(losses[-10:]) / len(losses[-10:]),
     }  # fmt: skip
     text = markdown_table(["", "figure"], [[name, f"{value:.2f}"] for name, value in figures.items()])
-    publish({"versions": versions(), "options": vars(options), "figures": figures}, text, options.json)
+    publish({"versions": versions(), "options": options_of(options), "figures": figures}, text, options.json)
 
 
 if __name__ == "__main__":

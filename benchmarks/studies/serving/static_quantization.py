@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
+from benchmarks.lib.report import benchmark_parser, markdown_table, options_of, publish, versions
 from mmprefix.decoders import CausalDecoder
 from mmprefix.distillation.outlier_prefix import nll, outlier_ids, outlier_prefix
 from mmprefix.distillation.static_activations import activation_scales, static_activations
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.append(row)
     cells = [[str(row["with"]), *(f"{value:.2f}" for value in list(row.values())[1:])] for row in rows]
     text = markdown_table(["perplexity", *list(rows[0])[1:]], cells)
-    publish({"versions": versions(), "options": vars(options), "rows": rows}, text, options.json)
+    publish({"versions": versions(), "options": options_of(options), "rows": rows}, text, options.json)
 
 
 if __name__ == "__main__":
