@@ -27,6 +27,7 @@ import torch
 from benchmarks.lib.report import benchmark_parser, markdown_table, publish, versions
 from mmprefix.decoders import CausalDecoder
 from mmprefix.distillation import Cartridge, distil
+from mmprefix.distillation.student import DistilOptions
 from mmprefix.distillation.user_numbers import LINE, HistoryOptions, user_numbers
 from mmprefix.encoders.user_id import UserId, id_bytes
 from mmprefix.kv_cache.state import State
@@ -113,7 +114,13 @@ def ways(decoder: CausalDecoder, writer: Writer, options: argparse.Namespace) ->
 
     def cartridge(start: Any, steps: int) -> tuple[State, str]:
         made: Cartridge = distil(
-            decoder, writer.history, writer.train, positions=options.positions, start=start, steps=steps
+            decoder,
+            writer.history,
+            writer.train,
+            positions=options.positions,
+            start=start,
+            steps=steps,
+            options=DistilOptions(rate=options.rate),
         )
         return decoder.prefill(made.prefix()), LINE
 
@@ -162,6 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--tokens", type=int, default=400, help="of the history")
     parser.add_argument("--positions", type=int, default=32)
     parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--rate", type=float, default=2e-2, help="of the distillation's Adam")
     parser.add_argument("--others", type=int, default=80, help="sentences of other writers to train on")
     parser.add_argument("--only", nargs="+", metavar="WAY", help="begin of the names of the ways to measure")
     options = parser.parse_args(arguments)
