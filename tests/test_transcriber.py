@@ -341,6 +341,21 @@ def test_a_model_of_english_alone_gets_no_language_and_no_task(older: bool, tmp_
     assert Transcriber(folder, language="auto", num_beams=1)(padded(values[:1]))[0].text == expected[0]
 
 
+def test_a_language_is_given_as_transformers_takes_it_or_refused_in_one_line(tmp_path: Path) -> None:
+    """A code, an English name, or the token itself; no task, and nothing that the tokenizer does not have."""
+    folder = timed(tmp_path / "whisper", 2).identity.source
+    begins = [Transcriber(folder, language=word).decoder.begins for word in ("en", "English", "EN", "<|en|>")]
+    assert begins == [begins[0]] * 4
+    cases = {
+        "translate": "language 'translate' is a task; give it as task",
+        "germn": r"no <\|germn\|>; .* give a code or an English name, or none; did you mean 'german'\?$",
+        "": r"its tokenizer has no <\|\|>",
+    }
+    for language, message in cases.items():
+        with pytest.raises(InputError, match=message):
+            Transcriber(folder, language=language)
+
+
 def test_without_a_language_the_generation_config_says_it(tmp_path: Path) -> None:
     words = tiny_whisper.timed_tokenizer()
     german, task, silent = cast(

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
-from mmprefix.errors import InputError, require_one_of, require_text
+from mmprefix.errors import InputError, did_you_mean, require_one_of, require_text
 from mmprefix.generation.token_texts import TokenTexts, token_bytes
 
 MAX_KEPT_TEXTS = 1 << 17  # texts whose token ids are cached
@@ -186,8 +186,8 @@ class WhisperCodec(TextCodec):
     """``<|startofprev|>``, prompt, question, ``<|startoftranscript|>``, language, task, ``<|notimestamps|>``, answer.
 
     ``begins`` are the ids from ``<|startoftranscript|>`` to ``<|notimestamps|>``; those of a model of English alone
-    name no language and no task. ``language`` is a code or an English name; None: that of the model's generation
-    ``config``, no token where it has none. Raises InputError for an unknown language or task.
+    name no language and no task. ``language`` is a code or an English name; None: that of the generation ``config``, no
+    token where it has none. Raises InputError for an unknown language or task.
     """
 
     def __init__(
@@ -196,16 +196,14 @@ class WhisperCodec(TextCodec):
         super().__init__(tokenizer, name)
         require_one_of("task", task, ("transcribe", "translate"))
         self.name = name
-        self.previous = self.special_ids(["<|startofprev|>"])
-        (silent,) = self.special_ids(["<|notimestamps|>"])
+        self.previous, (silent,) = (self.special_ids([word]) for word in ("<|startofprev|>", "<|notimestamps|>"))
         self.english_only = _english_only(config, silent)
-        language = _language_of(config, silent, self.tokenizer) if language is None else language.lower()
-        code = language and TO_LANGUAGE_CODE.get(language, language)
-        if not self.english_only:
-            words = ([f"<|{code}|>"] if code else []) + [f"<|{task}|>"]
-        elif code in (None, "en") and task == "transcribe":
-            words = []
-        else:
+        language = _language_of(config, silent, self.tokenizer) if language is None else _bare(language)
+        code = None if language is None else TO_LANGUAGE_CODE.get(language, language)
+        if code in ("transcribe", "translate"):
+            raise InputError(f"decoder {name!r}: language {code!r} is a task; give it as task")
+        words = [] if self.english_only else [*([] if code is None else [f"<|{code}|>"]), f"<|{task}|>"]
+        if self.english_only and (code not in (None, "en") or task != "transcribe"):
             raise InputError(
                 f"decoder {name!r}: this Whisper writes English speech as English text, so that it takes no language "
                 f"{language!r} and no task {task!r}; leave them out, or take a model of many languages"
@@ -231,18 +229,16 @@ class WhisperCodec(TextCodec):
 
     def no_speech_ids(self) -> list[int]:
         """Id of the no-speech token, by its newer or older name; empty if the tokenizer has none."""
-        words = [w for w in ("<|nospeech|>", "<|nocaptions|>") if w in self.tokenizer.get_vocab()]
-        return self.special_ids(words[:1])
+        return self.special_ids([w for w in ("<|nospeech|>", "<|nocaptions|>") if w in self.tokenizer.get_vocab()][:1])
 
     def special_ids(self, words: list[str]) -> list[int]:
         """Ids of special tokens. Raises InputError for one that the tokenizer lacks."""
         ids: list[int] = [self.tokenizer.convert_tokens_to_ids(word) for word in words]
-        unknown = self.tokenizer.unk_token_id
         for word, number in zip(words, ids, strict=True):
-            if number is None or (number == unknown and word != self.tokenizer.unk_token):
+            if number is None or (number == self.tokenizer.unk_token_id and word != self.tokenizer.unk_token):
                 raise InputError(
-                    f"decoder {self.name!r}: its tokenizer has no {word}; it is not Whisper's, or lacks "
-                    "this language (give null for a model of one language)"
+                    f"decoder {self.name!r}: its tokenizer has no {word}; it is not Whisper's, or lacks this language: "
+                    f"give a code or an English name, or none{did_you_mean(_bare(word), TO_LANGUAGE_CODE)}"
                 )
         return ids
 
@@ -263,9 +259,12 @@ def _language_of(config: Any, silent: int, tokenizer: Any) -> str | None:
     """Language that the generation ``config`` names, or forces by an id as older ones do; else None."""
     language, forced = getattr(config, "language", None), _forced_first(config)
     if language is None and forced not in (None, silent):
-        word = tokenizer.convert_ids_to_tokens(forced)
-        language = None if word in ("<|transcribe|>", "<|translate|>") else word
-    return language and language.lower().removeprefix("<|").removesuffix("|>")
+        language = tokenizer.convert_ids_to_tokens(forced)
+    return None if language in (None, "", "<|transcribe|>", "<|translate|>") else _bare(language)
+
+
+def _bare(language: str) -> str:
+    return language.lower().removeprefix("<|").removesuffix("|>")
 
 
 class Seq2SeqCodec(TextCodec):

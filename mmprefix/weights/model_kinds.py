@@ -53,6 +53,8 @@ def advice(kind: str) -> str:
 
 def of_another_library(path: Path) -> str:
     """Noun for what a folder without ``model_type`` holds, with the class that reads it; empty if it is not known."""
+    if (path / sources.RECIPE).is_file():
+        return "a model that mmprefix saved, which is no frozen part; mmprefix caption and the other verbs read it"
     if (path / "open_clip_config.json").is_file():
         return "a model of open_clip; use mmprefix.encoders.clip.Clip"
     file = path / "config.json"

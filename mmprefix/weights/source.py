@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
-from mmprefix.errors import InputError
+from mmprefix.errors import InputError, did_you_mean
 from mmprefix.weights.dry_run import sizes_only
 
 EMBEDDED = "mmprefix:"
@@ -80,8 +80,20 @@ def _own_model(name: str, file: bool = False) -> Path:
     if ".." not in path.parts and path.is_file() and not file:
         raise InputError(f"{name!r}: {path} is a file, where the folder of a model is wanted{_of_gguf(name)}")
     if ".." in path.parts or not (path.is_file() if file else path.is_dir()):
-        raise InputError(f"{name!r}: no such {'file' if file else 'folder'} {path} (MMPREFIX_MODELS={place})")
+        kind = "file" if file else "folder"
+        raise InputError(f"{name!r}: no such {kind} {path} (MMPREFIX_MODELS={place}){_near(name, path)}")
     return absolute(path)
+
+
+def _near(name: str, path: Path) -> str:
+    """End of a sentence about the missing ``path`` of ``name``: what is beside it under a like name, else all."""
+    if ".." in path.parts or not path.parent.is_dir():
+        return ""
+    names = sorted(each.name for each in path.parent.iterdir() if not each.name.startswith("."))
+    return (
+        did_you_mean(path.name, names, name.removesuffix(path.name))
+        or f"; there is {', '.join(names[:8]) or 'nothing'}"
+    )
 
 
 def _of_gguf(name: str) -> str:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from mmprefix.cli.evaluation.caption import read_predictions
 from mmprefix.errors import InputError
 from mmprefix.metrics import caption, detection, slu
 from mmprefix.metrics.caption import NAMES
+from mmprefix.metrics.sentence_encoder import SentenceEncoder
+from mmprefix.training.report import Report, ValidationRow
 from tiny.bert import save_bert
 from tiny.recorded import PARITY, needs_parity
 
@@ -122,6 +125,22 @@ def test_a_bad_line_is_named(tmp_path: Path, line: object, message: str) -> None
         _run(path)
     assert str(error.value).startswith(str(path) + message)
     assert "\n" not in str(error.value)
+
+
+def test_what_a_validation_writes_is_scored_as_its_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two kinds of input may share an id there, as in manifests of sounds and of pictures; a line twice is refused."""
+    encoder = save_bert(tmp_path / "sentences", 1)
+    kinds = {"audio": ("a dog barks", ["A dog barks.", "a barking dog"]), "image": ("", ["rain on a roof"])}
+    rows = [ValidationRow("1", kind, f"1.{kind}", *texts, 1.0, 2.0, 3) for kind, texts in kinds.items()]
+    report = Report(rows, encoder=SentenceEncoder(encoder))
+    report.write(SimpleNamespace(log_dir=tmp_path, is_global_zero=True, global_step=7, loggers=[]), "val")
+    file, metrics = tmp_path / "captions" / "val-step7.jsonl", ("cider_d", "sbert_sim")
+    assert _run(file, "--json", "--metrics", ",".join(metrics), "--sentence-encoder", encoder) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert scores == pytest.approx({name: report.figures()[name] for name in metrics})
+    file.write_text(file.read_text(encoding="utf-8") * 2, encoding="utf-8")
+    with pytest.raises(InputError, match=r"val-step7\.jsonl:3: id '1' is already used in line 1"):
+        _run(file)
 
 
 def test_a_bad_file_is_named(tmp_path: Path) -> None:

@@ -90,8 +90,9 @@ def test_the_class_that_is_named_reads_this_kind(kind: str) -> None:
     ({"config.json": {"architecture": "resnet18", "pretrained_cfg": {}}}, "of timm; use mmprefix.encoders.timm.Timm"),
     ({"open_clip_config.json": {}}, "a model of open_clip; use mmprefix.encoders.clip.Clip"),
     ({"modules.json": {}}, "holds a sentence encoder"),
+    ({"mmprefix.yaml": {}}, "holds a model that mmprefix saved, which is no frozen part; mmprefix caption "),
 ])  # fmt: skip
-@pytest.mark.parametrize("part", [*DECODERS, "Whisper"])
+@pytest.mark.parametrize("part", [*DECODERS, "Whisper", "Text"])
 def test_a_folder_of_another_library_is_named(files: dict[str, Any], expected: str, part: str, tmp_path: Path) -> None:
     for name, content in files.items():
         (tmp_path / name).write_text(json.dumps(content), encoding="utf-8")

@@ -42,8 +42,10 @@ def test_models_in_the_folder_that_the_environment_names(tmp_path: Path, monkeyp
     decoder = CausalDecoder("models:tongue")
     assert decoder.identity.source == "models:tongue"  # no path of this machine
     assert sources.settings(decoder.identity)
-    with pytest.raises(InputError, match=r"'models:ear': no such folder .*ear .MMPREFIX_MODELS="):
+    with pytest.raises(InputError, match=r"'models:ear': no such folder .*ear .MMPREFIX_MODELS=.*; there is tongue$"):
         sources.resolve_folder("models:ear")
+    with pytest.raises(InputError, match=r"'models:tung': no such folder .*; did you mean 'models:tongue'\?$"):
+        sources.resolve_folder("models:tung")
     with pytest.raises(InputError, match="no such folder"):
         sources.resolve_folder(f"models:../{tmp_path.name}")
     monkeypatch.delenv("MMPREFIX_MODELS")

@@ -57,9 +57,11 @@ def read_predictions(path: str | Path) -> Predictions:
     read, lines = Predictions([], [], [], []), {}
     for number, line in read_jsonl(path):
         name, prediction, references, media = _record(line, f"{path}:{number}")
-        if name in lines:
-            raise InputError(f"{path}:{number}: id {name!r} is already used in line {lines[name]}")
-        lines[name] = number
+        # In the file of a validation two kinds of input may share an id, as a sound and a picture of two manifests do.
+        key = (name, str(line["group"]), media) if "group" in line else name
+        if key in lines:
+            raise InputError(f"{path}:{number}: id {name!r} is already used in line {lines[key]}")
+        lines[key] = number
         read.ids.append(name)
         read.predictions.append(prediction)
         read.references.append(references)
