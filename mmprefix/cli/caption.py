@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mmprefix.cli.inference.neighbour_options import add_neighbours, neighbour_contexts
 from mmprefix.cli.inference.open_model import open_model
 from mmprefix.cli.inference.output import output_form
 from mmprefix.cli.inference.row_file import TABLES
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text before the caption (default: a row's own, or the model's); {name}, {stem} and {folder} are those of "
         "the file, a literal brace is doubled",
     )
+    add_neighbours(parser)
     add_users(parser, "whom to write for (default: a row's own user)")
     parser.add_argument(
         "--stream", action="store_true", help="print the text of one file piece by piece, while it is written"
@@ -84,7 +86,7 @@ def _run_stream(args: argparse.Namespace) -> int:
     rows = select_model_inputs(args, inputs, model)
     if len(rows.rows) + rows.bad.count > 1:
         raise InputError(f"--stream prints the text of one input, not of {len(rows.rows) + rows.bad.count}; give one")
-    options = {**_options(args, rows, model), "context": rows.contexts[0] or None}
+    options = _options(args, rows, model)
     for piece in model.stream(rows.values[0], **options):
         sys.stdout.write(piece)
         sys.stdout.flush()
@@ -96,7 +98,8 @@ def _options(args: argparse.Namespace, rows: Selection, model: Predictor) -> dic
     """Keyword arguments of a call for ``rows``."""
     prompts = [_prompt(row, args, model.settings.prompt) for row in rows.rows]
     users = user_options(args, rows.rows, model)
-    return {**rows.call_options(args), **decoding_of(args), **users, "prompt": prompts}
+    contexts = neighbour_contexts(args, rows, model)
+    return {**rows.call_options(args), **decoding_of(args), **users, "prompt": prompts, "context": contexts}
 
 
 def _prompt(row: InputRow, args: argparse.Namespace, default: str | None) -> str:

@@ -1,0 +1,120 @@
+"""Give each row of a data set the captions of the training inputs most like its own, as the context of its prompt.
+
+Retrieval-augmented captions, as in SmallCap (Ramos et al.), https://arxiv.org/abs/2209.15323; how neighbours are found
+is told in ``mmprefix.features.neighbours``. ``--out`` gets train.jsonl, val.jsonl and test.jsonl with ``context``, as
+far as there are such splits, and neighbours.safetensors, from which ``mmprefix caption MODEL --neighbours`` finds
+those of a new input. An input of train is never its own neighbour. A model reads them with ``model.wording.context``.
+
+    python -m mmprefix.recipes.retrieve.neighbours data/flickr8k_mini --out data/flickr8k_neighbours \\
+        --encoder '{class_path: mmprefix.encoders.timm.Timm, init_args: {model: models:efficientnet-lite2}}'
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from mmprefix.cli.model_inputs import relocated_paths
+from mmprefix.data.manifest import Example, read_manifest
+from mmprefix.encoders.base import Encoder
+from mmprefix.errors import InputError
+from mmprefix.features.neighbours import Neighbours
+from mmprefix.parts import from_recipe
+from mmprefix.recipes.align.summaries import summaries
+
+FILE = "neighbours.safetensors"
+SPLITS = ("train", "val", "test")
+
+
+def read_encoder(recipe: str) -> Encoder:
+    """Encoder of a recipe, ``{class_path, init_args}`` as YAML or a file of it. InputError for another text."""
+    file = Path(recipe)
+    try:
+        content: Any = yaml.safe_load(file.read_text(encoding="utf-8") if recipe.endswith(".yaml") else recipe)
+        return from_recipe(content, Encoder)
+    except (OSError, yaml.YAMLError, TypeError, KeyError) as error:
+        raise InputError(
+            f"--encoder {recipe}: give {{class_path: ..., init_args: ...}}, or a .yaml of it ({error})"
+        ) from error
+
+
+def read_examples(folder: Path, split: str, kind: str) -> list[Example]:
+    """Rows of a split that have an input of ``kind``; none where there is no such manifest. InputError for bad rows."""
+    if not (folder / f"{split}.jsonl").is_file():
+        return []
+    rows, faults = read_manifest(folder / f"{split}.jsonl")
+    if faults:
+        raise InputError(str(faults[0]))
+    if without := [row for row in rows if kind not in row.inputs]:
+        raise InputError(f"{without[0].file}:{without[0].line}: has no column {kind!r}, which the encoder reads")
+    return rows
+
+
+def write_rows(folder: Path, split: str, out: Path, contexts: dict[int, str]) -> None:
+    """Copy a manifest with the context of each line; paths of files are written anew, and a context of before goes."""
+    lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+    with (out / f"{split}.jsonl").open("w", encoding="utf-8") as file:
+        for number, line in enumerate(lines, start=1):
+            if number in contexts:
+                row = relocated_paths(json.loads(line), folder, str(out / f"{split}.jsonl"))
+                file.write(json.dumps({**row, "context": contexts[number]}, ensure_ascii=False) + "\n")
+
+
+def find_neighbours(
+    folder: Path, encoder: Encoder, out: Path, *, count: int = 5, circle: int = 10, cache: Path = Path("features")
+) -> Neighbours:
+    """Write manifests with contexts, and the file of neighbours; returns these. InputError for data that do not fit."""
+    splits = {split: read_examples(folder, split, encoder.input_kind) for split in SPLITS}
+    if len(splits["train"]) <= count:
+        raise InputError(f"{folder / 'train.jsonl'}: has {len(splits['train'])} rows with an input; --count {count} "
+                         "neighbours need more")  # fmt: skip
+    rows = [row for split in SPLITS for row in splits[split]]
+    vectors = summaries(encoder, [row.inputs[encoder.input_kind].source for row in rows], cache).half()
+    found = Neighbours(encoder, vectors[: len(splits["train"])], [r.captions for r in splits["train"]], count, circle)
+    out.mkdir(parents=True, exist_ok=True)
+    begin = 0
+    for split, own in splits.items():
+        if own:
+            contexts = _contexts(found, vectors[begin : begin + len(own)], own=split == "train")
+            lines = {line: text for row, text in zip(own, contexts, strict=True) for line in row.lines or (row.line,)}
+            write_rows(folder, split, out, lines)
+        begin += len(own)
+    found.save(out / FILE)
+    return found
+
+
+def _contexts(found: Neighbours, vectors: Tensor, *, own: bool) -> list[str]:
+    return found.contexts(vectors, range(len(vectors)) if own else None)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run as the command line asks; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with train.jsonl; val.jsonl and test.jsonl, if it has them")
+    parser.add_argument("--encoder", required=True, help="compares inputs: {class_path, init_args}, YAML or its file")
+    parser.add_argument("--count", type=int, default=5, help="neighbours of each row (default 5)")
+    parser.add_argument("--circle", type=int, default=10, help="nearest rows that choose a neighbour's caption")
+    parser.add_argument("--cache", type=Path, default=Path("features"), help="folder of encoded features")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(words)
+    torch.manual_seed(0)
+    try:
+        settings = {name: getattr(options, name) for name in ("count", "circle", "cache")}
+        found = find_neighbours(options.data, read_encoder(options.encoder), options.out, **settings)
+    except InputError as error:
+        print(f"neighbours: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out / FILE}: {len(found.captions)} rows of train")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

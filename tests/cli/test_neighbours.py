@@ -1,0 +1,243 @@
+"""Captions of nearest inputs: written out in loops, kept in a file, written into manifests, read by the shell."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from mmprefix.cli.inference.neighbour_options import NeighbourContexts
+from mmprefix.data.manifest import InputRef
+from mmprefix.decoders.causal import CausalDecoder
+from mmprefix.encoders.timm import Timm
+from mmprefix.encoders.vit import ViT
+from mmprefix.errors import InputError
+from mmprefix.features.neighbours import Neighbours
+from mmprefix.inference.predictor import Predictor
+from mmprefix.mappers.resampler import Resampler
+from mmprefix.model import Branch, PrefixLM
+from mmprefix.prompt_template import PromptTemplate
+from mmprefix.recipes.retrieve.neighbours import main
+from mmprefix.saved_model import ModelSettings
+from tiny.encoders import save_timm
+from tiny.models import OPTIONS, frozen_parts
+from tiny.shell import Shell
+
+pytestmark = pytest.mark.numeric
+COLOURS = ("red", "green", "blue", "white", "black", "gray", "orange", "purple")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a data set: eight pictures, six of them to train on, and an encoder of timm."""
+    folder = tmp_path_factory.mktemp("pictures")
+    save_timm(folder / "timm", "efficientnet")
+    rows: list[dict[str, Any]] = []
+    for number, colour in enumerate(COLOURS):
+        image = Image.new("RGB", (40, 40), colour)
+        image.paste("yellow", (0, 0, 5 * number, 20))
+        image.save(folder / f"{colour}.png")
+        captions = [f"a {colour} wall", f"paint that is {colour}"]
+        rows.append({"id": colour, "image": f"{colour}.png", "captions": captions})
+    for split, part in (("train", rows[:6]), ("test", rows[6:])):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
+    return folder
+
+
+def recipe_of(folder: Path) -> str:
+    return f"{{class_path: mmprefix.encoders.timm.Timm, init_args: {{model: {folder / 'timm'}}}}}"
+
+
+@pytest.fixture(scope="module")
+def prepared(folder: Path) -> Path:
+    """Folder that the program wrote."""
+    out, cache = folder / "out", folder / "features"
+    words = [str(folder), "--encoder", recipe_of(folder), "--count", "2", "--circle", "3"]
+    assert main([*words, "--cache", str(cache), "--out", str(out)]) == 0
+    return out
+
+
+def by_hand(rows: torch.Tensor, captions: list[list[str]], query: torch.Tensor, skip: int | None = None) -> str:
+    """Context of two neighbours out of a circle of three, in loops."""
+    mean, deviation = rows.mean(0), rows.std(0, correction=0)
+    deviation = deviation.clamp(min=0.01 * float(deviation.mean()))
+
+    def cosine(number: int) -> float:
+        a, b = (query - mean) / deviation, (rows[number] - mean) / deviation
+        return float(a @ b / (a.norm() * b.norm()))
+
+    near = sorted((n for n in range(len(rows)) if n != skip), key=cosine, reverse=True)[:3]
+    others = [set(text.split()) for n in near for text in captions[n]]
+    lines: list[str] = []
+    for number in near[:2]:
+        shared = [
+            sum(2 * len(set(text.split()) & other) / (len(set(text.split())) + len(other)) for other in others)
+            for text in captions[number]
+        ]
+        lines.append(captions[number][shared.index(max(shared))])
+    return "\n".join(reversed(lines))
+
+
+def test_contexts_are_those_of_the_formula() -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(9, 5)
+    captions = [[f"a {word} b", f"c {word} d {'a' if n % 2 else 'e'}"] for n, word in enumerate("qrstuvwxy")]
+    neighbours = Neighbours(torch.nn.Identity(), rows, captions, 2, 3)  # type: ignore[arg-type]
+    queries = torch.randn(4, 5)
+    assert neighbours.contexts(queries) == [by_hand(rows, captions, query) for query in queries]
+    own = neighbours.contexts(rows, range(9))
+    assert own == [by_hand(rows, captions, row, n) for n, row in enumerate(rows)]
+    assert all(text not in context.split("\n") for context, texts in zip(own, captions, strict=True) for text in texts)
+    assert neighbours.contexts(rows[:1])[0].split("\n")[-1] in captions[0]  # a new input may be one of them
+
+
+@pytest.mark.parametrize(("count", "circle"), [(0, 3), (4, 3)])
+def test_numbers_that_cannot_be_are_refused(count: int, circle: int) -> None:
+    with pytest.raises(InputError, match="give 1 <= count <= circle"):
+        Neighbours(torch.nn.Identity(), torch.zeros(1, 2), [["a"]], count, circle)  # type: ignore[arg-type]
+
+
+def test_a_file_gives_what_the_program_wrote(folder: Path, prepared: Path) -> None:
+    neighbours = Neighbours.load(prepared / "neighbours.safetensors")
+    rows = [json.loads(line) for line in (prepared / "test.jsonl").read_text().splitlines()]
+    files = [str(prepared / row["image"]) for row in rows]
+    assert all(Path(file).is_file() for file in files)
+    assert neighbours(files) == [row["context"] for row in rows]
+    assert neighbours([InputRef(files[1])]) == [rows[1]["context"]]
+    assert neighbours([]) == []
+    train = [json.loads(line) for line in (prepared / "train.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in train] == list(COLOURS[:6])
+    for row in train:
+        lines = row["context"].split("\n")
+        assert len(lines) == 2
+        assert not set(lines) & set(row["captions"])
+    neighbours.save(folder / "again.safetensors")
+    assert Neighbours.load(folder / "again.safetensors")(files) == neighbours(files)
+
+
+def test_captions_of_one_picture_in_rows_of_their_own_are_one_input(folder: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    lines = [{"image": str(folder / row["image"]), "caption": text} for row in rows for text in row["captions"]]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = [str(tmp_path), "--encoder", recipe_of(folder), "--count", "2", "--circle", "3"]
+    assert main([*words, "--cache", str(folder / "features"), "--out", str(tmp_path / "out")]) == 0
+    written = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    assert len(written) == 12
+    for line in written:
+        colour = Path(line["image"]).stem
+        assert colour not in line["context"].split()
+
+
+def test_other_weights_and_other_files_are_refused(folder: Path, prepared: Path, tmp_path: Path) -> None:
+    file = tmp_path / "other.safetensors"
+    Neighbours(Timm(str(save_timm(tmp_path / "timm", "convnext"))), torch.zeros(1, 64), [["a"]], 1, 1).save(file)
+    (tmp_path / "timm" / "model.safetensors").write_bytes((folder / "timm" / "model.safetensors").read_bytes())
+    (tmp_path / "timm" / "config.json").write_bytes((folder / "timm" / "config.json").read_bytes())
+    with pytest.raises(InputError, match="encoder of other weights"):
+        Neighbours.load(file)
+    for other in (folder / "timm" / "model.safetensors", folder / "red.png", tmp_path / "none"):
+        with pytest.raises(InputError, match=r"is not what mmprefix\.recipes\.retrieve\.neighbours writes"):
+            Neighbours.load(other)
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--encoder", "timm"], "'timm' is no part; give class_path"),
+        (["--encoder", "none.yaml"], "--encoder none.yaml: give"),
+        (["--count", "6", "--circle", "9"], "has 6 rows with an input; --count 6"),
+        (["--count", "3", "--circle", "2"], "give 1 <= count <= circle"),
+    ],
+)
+def test_wrong_options_end_in_a_line(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], text: str
+) -> None:
+    plain = [str(folder), "--encoder", recipe_of(folder), "--out", str(tmp_path / "out")]
+    assert main([*plain, "--cache", str(folder / "features"), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("neighbours: ")
+    assert text in error
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
+    """Saved models that read pictures, with a context and without."""
+    parts = frozen_parts(tmp_path_factory.mktemp("parts"))
+    models = dict[bool, Path]()
+    for reads in (True, False):
+        torch.manual_seed(2)
+        branch = Branch(ViT(str(parts["image"])), partial(Resampler, length=3, heads=2))
+        wording = PromptTemplate(context="{context}\n") if reads else PromptTemplate()
+        model = PrefixLM({"image": branch}, CausalDecoder(str(parts["decoder"])), wording=wording)
+        models[reads] = tmp_path_factory.mktemp("models") / f"reads_{reads}"
+        Predictor(model, ModelSettings(OPTIONS)).save(models[reads])
+    return models
+
+
+@pytest.fixture
+def shell(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+def captions(shell: Shell, *words: str | Path) -> dict[str, dict[str, Any]]:
+    code, out, _ = shell("caption", *words, "--json", "--device", "cpu")
+    assert code == 0
+    return {Path(row["file"]).name: row for row in map(json.loads, out.splitlines())}
+
+
+def test_the_shell_finds_neighbours(saved: dict[bool, Path], folder: Path, prepared: Path, shell: Shell) -> None:
+    """A caption beside ``--neighbours`` is that of a manifest with the context, and of a call that is given it."""
+    file = prepared / "neighbours.safetensors"
+    files = [folder / "orange.png", folder / "purple.png"]
+    own = captions(shell, saved[True], *files, "--neighbours", file)
+    written = captions(shell, saved[True], "--manifest", prepared / "test.jsonl")
+    context = Neighbours.load(file)([str(files[0])])[0]
+    given = captions(shell, saved[True], files[0], "--context", context)
+    plain = captions(shell, saved[True], *files)
+    for name in ("orange.png", "purple.png"):
+        assert own[name]["caption"] == written[name]["caption"]
+        assert own[name]["candidates"][0]["score"] == pytest.approx(written[name]["candidates"][0]["score"], abs=1e-4)
+        assert own[name]["candidates"][0]["score"] != pytest.approx(plain[name]["candidates"][0]["score"], abs=1e-4)
+    assert own["orange.png"]["caption"] == given["orange.png"]["caption"]
+    code, streamed, _ = shell("caption", saved[True], files[0], "--neighbours", file, "--stream", "--device", "cpu")
+    assert (code, streamed.strip()) == (0, own["orange.png"]["caption"])
+
+
+def test_a_file_that_cannot_be_read_does_not_end_the_others(
+    saved: dict[bool, Path], folder: Path, prepared: Path, shell: Shell
+) -> None:
+    broken = folder / "broken.png"
+    broken.write_bytes((folder / "red.png").read_bytes()[:60])
+    files = [folder / "orange.png", broken, folder / "purple.png"]
+    words = ["--neighbours", prepared / "neighbours.safetensors", "--json", "--device", "cpu"]
+    code, out, error = shell("caption", saved[True], *files, *words)
+    assert code == 3
+    assert "broken.png" in error
+    assert [Path(json.loads(line)["file"]).name for line in out.splitlines()] == ["orange.png", "purple.png"]
+
+
+def test_a_model_without_context_and_a_wrong_file_are_refused(
+    saved: dict[bool, Path], folder: Path, prepared: Path, shell: Shell
+) -> None:
+    for model, file, text in (
+        (saved[False], prepared / "neighbours.safetensors", "--neighbours: this model reads no context"),
+        (saved[True], folder / "red.png", "red.png: is not what"),
+    ):
+        code, _, error = shell("caption", model, folder / "orange.png", "--neighbours", file, "--device", "cpu")
+        assert code == 2
+        assert text in error
+
+
+def test_a_row_keeps_a_context_of_its_own(folder: Path, prepared: Path) -> None:
+    neighbours = Neighbours.load(prepared / "neighbours.safetensors")
+    files = [str(folder / f"{colour}.png") for colour in COLOURS]
+    contexts = NeighbourContexts(neighbours, files, ["", "mine", *[""] * 6])
+    assert len(contexts) == 8
+    assert contexts[1] == "mine"
+    assert contexts[0:3] == [*neighbours(files[:1]), "mine", *neighbours(files[2:3])]
+    assert list(contexts)[7] == contexts[-1] == neighbours(files[7:])[0]
