@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.functional import normalize as to_unit_length
 
-from mmprefix.encoders.base import Encoder, Preprocess
+from mmprefix.encoders.base import Encoder, Preprocess, part_read
 from mmprefix.errors import InputError
 from mmprefix.media.source import Source, Texts
 from mmprefix.parts import from_recipe, to_recipe
@@ -166,6 +166,11 @@ class ReadSense:
         if self.text is None:
             raise InputError("a text was given, and the aligned space has no encoder of texts")
         return self.text(source, start, end)
+
+    def part_read(self, source: Source) -> Source:
+        """Part of ``source`` that is read; see ``mmprefix.encoders.base.part_read``."""
+        preprocess = self.text if isinstance(source, Texts) else self.sense
+        return source if preprocess is None else part_read(preprocess, source)
 
 
 class Aligned(Encoder):

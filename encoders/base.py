@@ -17,7 +17,13 @@ from mmprefix.weights.source import Provenance
 
 Preprocess = Callable[[Source, float, float | None], Tensor]
 """(source, start, end in seconds) → a waveform (S,), picture (3 Y X) or video (F 3 Y X), float32, or token ids
-(N,), int64; must be picklable."""
+(N,), int64; must be picklable. One that reads a part of some sources alone has ``part_read``."""
+
+
+def part_read(preprocess: Preprocess, source: Source) -> Source:
+    """Part of ``source`` that ``preprocess`` reads; features in a store stand under the key of that part."""
+    reads: Callable[[Source], Source] | None = getattr(preprocess, "part_read", None)
+    return source if reads is None else reads(source)
 
 
 class EncoderMode(Enum):

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,31 +25,51 @@ from mmprefix.encoders.audio_input import length_mask
 from mmprefix.encoders.base import Encoder
 from mmprefix.encoders.text_pooling import pooled, sentence_modules
 from mmprefix.errors import InputError
-from mmprefix.media.source import Source, read_text
+from mmprefix.media.source import Source, Texts, read_text
 from mmprefix.types import Features, Media
 from mmprefix.weights import source as sources
 from mmprefix.weights import transformers
 from mmprefix.weights.dry_run import sizes_only
 from mmprefix.weights.model_kinds import advice, described, kind_and_class
 
+LongLists = Literal["newest", "oldest"]
 _TOWERS = ("clip", "clip_text_model", "siglip", "siglip2")
 
 
 @dataclass(frozen=True)
 class ReadText:
-    """Preprocessing of ``Text``: one text, or several joined by ". ", as at most ``limit`` token ids."""
+    """Preprocessing of ``Text``: one text, or several joined by ". ", as at most ``limit`` token ids.
+
+    ``long_lists`` is no part of its description: features of another choice are those of another part of the texts.
+    """
 
     tokenizer: Any = field(repr=False)
     limit: int
     lower: bool
     prompt: str
     vocabulary: str  # hash of the tokenizer: features of another one are others
+    long_lists: LongLists = field(default="newest", repr=False)
 
     def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> Tensor:
         """Text → token ids (N,), int64; the rest of a long text is left out. InputError for an empty text."""
-        text = self.prompt + read_text(source)
-        ids = self.tokenizer(text.lower() if self.lower else text, truncation=True, max_length=self.limit)["input_ids"]
+        text = self._written(read_text(self.part_read(source)))
+        ids = self.tokenizer(text, truncation=True, max_length=self.limit)["input_ids"]
         return torch.tensor(ids, dtype=torch.long)
+
+    def part_read(self, source: Source) -> Source:
+        """``source`` without the first of several texts, where all do not fit; the last one is always there."""
+        if self.long_lists == "oldest" or not isinstance(source, Texts) or self._fits(source.texts):
+            return source
+        texts = tuple(text for text in source.texts if text.strip())
+        first = bisect_left(range(len(texts) - 1), True, key=lambda first: self._fits(texts[first:]))
+        return Texts(texts[first:]) if first else source
+
+    def _fits(self, texts: Sequence[str]) -> bool:
+        text = self._written(Texts(tuple(texts)).joined)
+        return len(self.tokenizer(text, verbose=False)["input_ids"]) <= self.limit
+
+    def _written(self, text: str) -> str:
+        return (self.prompt + text).lower() if self.lower else self.prompt + text
 
 
 class Text(Encoder):
@@ -58,18 +80,27 @@ class Text(Encoder):
     scaled; of another model what ``modules.json`` and the folder of its pooling say, as sentence-transformers writes
     them (cls, max, mean, mean_sqrt_len, weightedmean, lasttoken; scaled to length 1 where it has Normalize), and the
     mean over all tokens where there is no such file. A text is cut to the model's longest (77 tokens for CLIP, 256 or
-    512 for most sentence encoders).
+    512 for most sentence encoders); of a list that is longer the last texts are read, a user's newest.
 
     Args:
         model: a folder, ``mmprefix:NAME``, ``models:NAME``, or a hub name.
         revision: the hub's branch, tag or commit.
         dtype: precision of the weights: float32, float16 or bfloat16. Features are always float32.
+        long_lists: what is read of several texts that do not fit together: "newest", the last ones, each whole (the
+            beginning of the last where that one is too long); "oldest", the beginning of all, as models read that
+            were saved before there was a choice.
+
+    Raises InputError for another ``long_lists``, and for weights that are no encoder of texts.
     """
 
     input_kind = "text"
 
-    def __init__(self, model: str, revision: str | None = None, dtype: str = "float32") -> None:
+    def __init__(
+        self, model: str, revision: str | None = None, dtype: str = "float32", long_lists: LongLists = "newest"
+    ) -> None:
         super().__init__()
+        if long_lists not in get_args(LongLists):
+            raise InputError(f"Text.long_lists {long_lists!r}: give one of {', '.join(get_args(LongLists))}")
         path = sources.resolve_folder(model, revision, weights=not sizes_only())
         kind = _require_text_encoder(model, path)
         self.tower, self.sentence = kind in _TOWERS, sentence_modules(model, path)
@@ -82,7 +113,9 @@ class Text(Encoder):
         tokenizer: Any = transformers.load_tokenizer(self.network, model, path, part="encoder")
         limit = _longest(self.network, tokenizer, self.sentence.limit)
         self.padding, self.window = int(tokenizer.pad_token_id or 0), limit if kind.startswith("siglip") else 0
-        self.preprocess = ReadText(tokenizer, limit, self.sentence.lower, self.sentence.prompt, _hash(tokenizer))
+        self.preprocess = ReadText(
+            tokenizer, limit, self.sentence.lower, self.sentence.prompt, _hash(tokenizer), long_lists
+        )
         self.freeze()
         self.dim, self.pooled_dim = self._widths(model)
 

@@ -4,8 +4,9 @@ Encoders, mappers and decoders are parts. ``to_recipe(part)`` gives ``{class_pat
 Lightning CLI reads; ``from_recipe(recipe, contract)`` builds the part again. Nothing is declared twice.
 
 A class path in a recipe or a saved model is public and does not depend on the file of the class:
-``mmprefix.decoders.CausalDecoder``. ``RENAMED`` and ``DROPPED`` keep recipes of earlier versions readable. A recipe may
-come from a stranger: only trusted modules, and those that the user allows, are imported (``mmprefix.trust.modules``).
+``mmprefix.decoders.CausalDecoder``. ``RENAMED``, ``DROPPED`` and ``ADDED`` keep recipes of earlier versions readable. A
+recipe may come from a stranger: only trusted modules, and those that the user allows, are imported
+(``mmprefix.trust.modules``).
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ DROPPED = {  # class path → options of earlier versions whose values now come 
     },
 }
 
+ADDED = {"mmprefix.encoders.text.Text": {"long_lists": "oldest"}}
+"""Class path → options that earlier versions did not have, and the values by which they computed."""
+
 
 def with_current_names(data: Any) -> Any:
     """Plain ``data`` (dicts, lists, strings ...) with class paths of earlier versions replaced by current ones."""
@@ -72,6 +76,17 @@ def without_sizes(data: Any) -> Any:
             items["init_args"] = {name: value for name, value in options.items() if name not in dropped}
         return items
     return [without_sizes(value) for value in data] if _is_list(data) else data
+
+
+def with_added_options(data: Any) -> Any:
+    """Plain ``data`` of what was saved, with the options in ``ADDED`` that it was saved without."""
+    if _is_dict(data):
+        items = {key: with_added_options(value) for key, value in data.items()}
+        added, options = ADDED.get(str(items.get("class_path"))), items.get("init_args")
+        if added and _is_dict(options):
+            items["init_args"] = {**options, **{name: value for name, value in added.items() if name not in options}}
+        return items
+    return [with_added_options(value) for value in data] if _is_list(data) else data
 
 
 def _is_dict(data: Any) -> TypeGuard[dict[Any, Any]]:

@@ -35,6 +35,7 @@ from mmprefix.weights.source import read_json, settings
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+_ELSEWHERE = ("model", "revision", "long_lists")  # options that the hash of weights, or the key of an input, replaces
 InputKey = tuple[Source, float, float | None]  # an input, with start and end of its span in seconds
 
 
@@ -56,8 +57,8 @@ def store_description(encoder: Encoder, dtype: str = "float16", frames: bool = T
 
 
 def _without_source(options: dict[str, Any]) -> dict[str, Any]:
-    """``options`` of an encoder and of one in it without the names of weights, which their hash replaces."""
-    kept = {name: value for name, value in options.items() if name not in ("model", "revision")}
+    """``options`` of an encoder and of one in it without the names of weights and what the keys of inputs tell."""
+    kept = {name: value for name, value in options.items() if name not in _ELSEWHERE}
     wrapped = {name: value for name, value in kept.items() if isinstance(value, dict) and "class_path" in value}
     return kept | {name: {**part, "init_args": _without_source(part["init_args"])} for name, part in wrapped.items()}
 

@@ -71,7 +71,7 @@ def make_request(
         histories, values, texts = prompt_histories(values, texts, kinds)
     features: list[dict[str, FeatureRow]] = []
     if users is not None:
-        features, texts = encoded_histories(users, options, values, texts)
+        features, texts = encoded_histories(model, users, options, values, texts=texts)
     if users is not None and users.key is not None:  # ids are looked up instead of read
         names, values = users_of(options, values)
         prefixes = users.features(model, names) or [{} for _ in values]

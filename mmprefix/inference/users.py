@@ -15,6 +15,7 @@ import torch
 
 from mmprefix.data.collate import collate_inputs
 from mmprefix.data.histories import BRANCH, NOBODY, USER_BRANCH
+from mmprefix.encoders.base import Encoder, part_read
 from mmprefix.errors import InputError
 from mmprefix.features.store import store_description
 from mmprefix.inference.call_options import CallOptions
@@ -158,6 +159,14 @@ def context_key(model: PrefixLM) -> str | None:
     return hashlib.sha256(description.encode()).hexdigest()
 
 
+def _context_key(key: str, encoder: Encoder, texts: Texts) -> str:
+    """``key``, or another one where the encoder reads a part of ``texts`` alone: a part of as many is the same."""
+    read = part_read(encoder.preprocess, texts)
+    if read == texts or not isinstance(read, Texts):
+        return key
+    return hashlib.sha256(f"{key} of the last {len(read.texts)}".encode()).hexdigest()
+
+
 def encode_histories(
     predictor: Predictor, store: UserStore, users: Iterable[str], *, overwrite: bool = False
 ) -> Iterator[int | LeftOut]:
@@ -176,18 +185,24 @@ def _encode(predictor: Predictor, store: UserStore, user: str, key: str, *, over
     history = store.history(user)
     if not any(text.strip() for text in history):
         return "without history"
+    encoder, texts = predictor.model.encoder(BRANCH), Texts(tuple(history))
+    key = _context_key(key, encoder, texts)
     if not overwrite and store.tensors(user, CONTEXT, key=key) is not None:
         return "encoded already"
-    encoder = predictor.model.encoder(BRANCH)
     with torch.inference_mode():
-        features = encoder(collate_inputs([encoder.preprocess(Texts(tuple(history)), 0.0, None)]).to(predictor.device))
+        features = encoder(collate_inputs([encoder.preprocess(texts, 0.0, None)]).to(predictor.device))
     tensors = {"frames": features.frames[0].float().cpu(), "pooled": features.pooled[0].float().cpu()}
     is_kept = store.put(user, CONTEXT, tensors, key=key, computed_from=history)
     return sum(tensor.nbytes for tensor in tensors.values()) if is_kept else "changed meanwhile"
 
 
 def encoded_histories(
-    lookup: UserLookup, options: CallOptions, inputs: Sequence[Input], texts: Sequence[dict[str, Texts]]
+    model: PrefixLM,
+    lookup: UserLookup,
+    options: CallOptions,
+    inputs: Sequence[Input],
+    *,
+    texts: Sequence[dict[str, Texts]],
 ) -> tuple[list[dict[str, FeatureRow]], list[dict[str, Texts]]]:
     """Features of the texts that the store would give each input, where it has them, and the texts without those."""
     features: list[dict[str, FeatureRow]] = [{} for _ in inputs]
@@ -198,7 +213,8 @@ def encoded_histories(
         own = inputs[number]
         if user is None or BRANCH not in row or (isinstance(own, dict) and BRANCH in own):
             continue
-        tensors = lookup.store.tensors(user, CONTEXT, key=lookup.context_key)
+        key = _context_key(lookup.context_key, model.encoder(BRANCH), row[BRANCH])
+        tensors = lookup.store.tensors(user, CONTEXT, key=key)
         if tensors is not None:
             features[number] = {BRANCH: FeatureRow(tensors["frames"], tensors["pooled"])}
             rest[number] = {name: text for name, text in row.items() if name != BRANCH}

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from mmprefix.data.index import DatasetIndex
 from mmprefix.data.manifest import RowFault, listing
 from mmprefix.data.pairs import PairData
-from mmprefix.encoders.base import Encoder
+from mmprefix.encoders.base import Encoder, part_read
 from mmprefix.errors import InputError
 from mmprefix.features.encode import fill_store
 from mmprefix.features.filling import EncodeRequest
@@ -79,12 +79,10 @@ def encode_requests(
             if branch in example.inputs:
                 ref = example.inputs[branch]
                 lengths[ref.source, ref.start, ref.end] = key.seconds
-    hashes = content_hashes([source for source, _, _ in lengths], memory)
-    has_time = KINDS[encoder.input_kind].has_time
-    keys = {
-        (source, start, end): feature_key(hashes[source], start, end) if has_time else feature_key(hashes[source])
-        for source, start, end in lengths
-    }
+    read = {source: part_read(encoder.preprocess, source) for source, _, _ in lengths}
+    hashes = content_hashes(read.values(), memory)
+    spans = {part: part[1:] if KINDS[encoder.input_kind].has_time else (0.0, None) for part in lengths}
+    keys = {part: feature_key(hashes[read[part[0]]], *span) for part, span in spans.items()}
     return keys, [EncodeRequest(keys[part], *part, length) for part, length in lengths.items()]
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmprefix.errors import InputError
-from mmprefix.parts import Part, resolve_class, with_current_names
+from mmprefix.parts import Part, resolve_class, with_added_options, with_current_names
 from mmprefix.weights.source import absolute
 
 _OWN = ("decoder", "transcriber")  # frozen parts that are no branch's encoder
@@ -52,7 +52,7 @@ def require_same(now: dict[str, Any], saved: dict[str, Any], file: Path | str) -
 
     Both are {"recipe", "parts"}; "parts" holds source, revision and sha256 by name.
     """
-    saved = with_current_names(saved)
+    saved = with_added_options(with_current_names(saved))
     for name in sorted(now["parts"].keys() | saved.get("parts", {}).keys()):
         old, new = saved.get("parts", {}).get(name), now["parts"].get(name)
         if new is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mmprefix.errors import InputError
-from mmprefix.parts import with_current_names, without_sizes
+from mmprefix.parts import with_added_options, with_current_names, without_sizes
 from mmprefix.trust.option_types import require_types
 from mmprefix.trust.plain_yaml import read_yaml
 from mmprefix.weights import frozen_parts
@@ -39,7 +39,7 @@ def read_recipe(directory: Path) -> dict[str, Any]:
             dict(frozen_parts.part_options(saved["recipe"], name))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(f"{file}: its recipe lacks branches, their encoders or the decoder ({error})") from error
-    return cast(dict[str, Any], without_sizes(with_current_names(saved)))
+    return cast(dict[str, Any], with_added_options(without_sizes(with_current_names(saved))))
 
 
 def _recorded(sha256: dict[str, str]) -> None:

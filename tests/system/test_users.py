@@ -21,7 +21,7 @@ from tiny.texts import save_sentence_encoder
 from tiny.user_traces import bytes_on_disk
 
 pytestmark = quietly
-HISTORIES = {"ann": ["a dog runs", "the dog sleeps"], "bo": ["the cat the cat"], "cy": []}
+HISTORIES = {"ann": ["a dog runs", "the dog"], "bo": ["the cat the cat"], "cy": []}
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def test_the_command_line_writes_for_users(
     trained: Path, tiny: CaptioningSystem, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file, store = picture(tiny), tiny.path("users.db")
-    (tmp_path / "history.txt").write_text("a dog runs\n\nthe dog sleeps\n")
+    (tmp_path / "history.txt").write_text("a dog runs\n\nthe dog\n")
     assert main(["caption", str(trained), file, "--json", "--history", str(tmp_path / "history.txt")]) == 0
     by_file = captions(capfd)
     assert main(["caption", str(trained), file, "--json", "--user", "ann", "--users", store]) == 0
@@ -180,3 +180,21 @@ def test_the_command_line_writes_for_users(
         own = model.candidates(str(tiny.folder / row["image"]), num_return=1, user=row["user"])
         assert json.loads(line)["candidates"][0]["score"] == pytest.approx(own[0].score, abs=1e-4)
     assert main(["caption", str(trained), file, "--history", str(tmp_path / "none.txt")]) == 2
+
+
+def test_a_long_history_that_was_encoded_by_its_beginning_is_not_read(
+    trained: Path, tiny: CaptioningSystem, tmp_path: Path
+) -> None:
+    long = ["the cat sleeps", "a dog runs", "the dog", "a cat"]  # the encoder reads eight tokens
+    store = UserStore(tmp_path / "users.db", create=True)
+    store.add_many({"ann": long, "bo": long[-2:]})
+    model = mmprefix.load(trained, users=store.path)
+    expected = score(model, tiny, history=long[-2:])
+    assert score(model, tiny, user="ann") == pytest.approx(expected)
+    wrong = {"frames": torch.ones(8, 16), "pooled": torch.ones(16)}  # as an earlier version kept it
+    store.put("ann", "context", wrong, key=model.context_key or "", computed_from=long)
+    assert score(model, tiny, user="ann") == pytest.approx(expected)
+    assert [isinstance(made, int) for made in encode_histories(model, store, ["ann", "bo"])] == [True, True]
+    assert list(encode_histories(model, store, ["ann", "bo"])) == ["encoded already"] * 2
+    assert score(model, tiny, user="ann") == pytest.approx(expected)
+    assert store.tensors("bo", "context", key=model.context_key or "")  # a short one stands where it always stood
