@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
@@ -18,9 +19,10 @@ from mmprefix.decoders.composed import ComposedDecoder
 from mmprefix.distillation.cartridge import Cartridge
 from mmprefix.distillation.compaction import compact
 from mmprefix.distillation.teacher import Expected, Text, ask_teacher, mean_loss
+from mmprefix.distillation.teacher_file import remembered_teacher
 from mmprefix.errors import InputError
 from mmprefix.kv_cache.side_terms import SideTerm
-from mmprefix.types import AnyPrefix, DeepPrefix, SidePrefix
+from mmprefix.types import AnyPrefix, DeepPrefix, MixedPrefix, Prefix, SidePrefix
 
 log = logging.getLogger(__name__)
 Start = Literal["compact", "text", "random"]
@@ -59,6 +61,7 @@ def distil(
     start: Start = "compact",
     steps: int = 200,
     options: DistilOptions | None = None,
+    teacher: str | Path | None = None,
 ) -> Cartridge:
     """Cartridge of ``positions`` that makes ``decoder`` write on as if ``context`` stood in its prompt.
 
@@ -70,8 +73,11 @@ def distil(
         start: "compact", the closed form; "text", the first P tokens of the context; "random", N(0, 1).
         steps: of training; 0 gives the start.
         options: of the training.
+        teacher: a file that keeps what the teacher expects; a later call with the same decoder, context and texts reads
+            it and does not run the teacher, whatever its positions, start and steps.
 
-    Raises InputError for a start or numbers that cannot be, and for texts that do not fit behind the context.
+    Raises InputError for a start or numbers that cannot be, for texts that do not fit behind the context, and for a
+    ``teacher`` that is another file.
     """
     options = options or DistilOptions()
     if steps and not texts:
@@ -81,7 +87,11 @@ def distil(
     if not 0 <= frozen <= positions:
         raise InputError(f"frozen {frozen}: give a number from 0 up to positions, {positions}")
     if steps:
-        expected = ask_teacher(decoder, context, texts, top=options.top, batch_size=options.batch_size)
+        top, size = options.top, options.batch_size
+        if teacher is None:
+            expected = ask_teacher(decoder, context, texts, top=top, batch_size=size)
+        else:
+            expected = remembered_teacher(Path(teacher), decoder, context, texts, top=top, batch_size=size)
         prefix = train(decoder, prefix, expected, frozen=frozen, steps=steps, options=options)
     return Cartridge.of(prefix, frozen, decoder)
 
@@ -130,10 +140,11 @@ def train(
     steps: int,
     options: DistilOptions,
     terms: Sequence[SideTerm] = (),
+    behind: Prefix | None = None,
 ) -> DeepPrefix:
     """Train keys and values (L 1 H P K) behind the first ``frozen`` positions on what the teacher expected.
 
-    ``terms`` stand beside the cache.
+    ``terms`` stand beside the cache; ``behind`` is read between the positions and the texts.
     """
     whole = torch.stack([prefix.keys, prefix.values]).detach()
     sink, table = whole[:, :, :, :, :frozen], whole[:, :, :, :, frozen:].clone().requires_grad_()
@@ -144,7 +155,7 @@ def train(
         return DeepPrefix(keys, values, prefix.mask)
 
     for step, chunk in zip(range(steps), _chunks(expected, options), strict=False):
-        loss = mean_loss(decoder, decoder.prefill(beside(joined().expand(len(chunk)), terms)), chunk)
+        loss = mean_loss(decoder, decoder.prefill(beside(joined().expand(len(chunk)), terms, behind)), chunk)
         (table.grad,) = torch.autograd.grad(loss, [table])
         optimizer.step()
         log.info("step %d: loss %.4f", step + 1, float(loss.detach()))
@@ -152,9 +163,10 @@ def train(
         return joined()
 
 
-def beside(prefix: DeepPrefix, terms: Sequence[SideTerm]) -> AnyPrefix:
-    """``prefix`` in the cache, and ``terms`` beside it where there are any."""
-    return SidePrefix(prefix, tuple(terms)) if terms else prefix
+def beside(prefix: DeepPrefix, terms: Sequence[SideTerm], behind: Prefix | None = None) -> AnyPrefix:
+    """``prefix`` in the cache, ``terms`` beside it where there are any, embeddings of one input ``behind`` it."""
+    whole = prefix if behind is None else MixedPrefix(prefix, behind.expand(len(prefix.mask)))
+    return SidePrefix(whole, tuple(terms)) if terms else whole
 
 
 def _chunks(expected: Sequence[Expected], options: DistilOptions) -> Iterator[list[Expected]]:

@@ -55,12 +55,18 @@ def ask_teacher(
     top: int = 20,
     batch_size: int = 16,
     front: AnyPrefix | None = None,
+    behind: Prefix | None = None,
 ) -> list[Expected]:
-    """Expectations of ``decoder`` with ``front`` (of one input), ``context`` and a prompt before each of ``texts``."""
+    """Expectations of ``decoder`` with ``front``, ``context``, ``behind`` and a prompt before each of ``texts``.
+
+    ``front`` and ``behind`` are of one input. Updates of the latter belong to prompt and text, not to the context.
+    """
     expected: list[Expected] = []
     pairs = [("", text) if isinstance(text, str) else text for text in texts]
     nothing = Prefix.empty(1, decoder.width, decoder.language_model.device)
     state = decoder.append_prompts(decoder.prefill(nothing if front is None else front), [context])
+    if behind is not None:
+        state = decoder.prefill_plain(behind, state).begin_text(behind)
     for start in range(0, len(pairs), batch_size):
         chunk = pairs[start : start + batch_size]
         prompts = [prompt for prompt, _ in chunk]

@@ -3,7 +3,9 @@
 In the cache a user's keys and values stand behind the deep prefix of the task and the first positions that all users
 share. Where there are such, the attention that goes nowhere has its place already, and the history's own first position
 is left out, as in ``compose``; the closed form is that of the rest behind them. Where the task's prefix has terms
-beside the cache, histories are read with them, by teacher and student too.
+beside the cache, histories are read with them, by teacher and student too. Embeddings of the task's prefix stand behind
+the user's positions, with its updates of the text: a history does not see them, and teacher and student read them in
+their place, before each text.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from mmprefix.kv_cache.side_terms import SideTerm
 from mmprefix.mappers.base import join_layers
 from mmprefix.mappers.user_prefix import DeepUserPrefix
 from mmprefix.model import PrefixLM
-from mmprefix.types import DeepPrefix, Features, MixedPrefix, all_real, concat_deep, split_side
+from mmprefix.types import DeepPrefix, Features, MixedPrefix, Prefix, all_real, concat_deep, split_side
 
 LINE = "\n"
 NEWEST = 2048  # tokens of a history, at most
@@ -69,7 +71,7 @@ def user_numbers(
     if not isinstance(decoder, ComposedDecoder):
         raise InputError(f"decoder {decoder.identity.source!r}: is no language model whose keys and values are known")
     context = newest_tokens(decoder, joined_history(history, options.prompt))
-    (shared, terms), count = _shared(model, table), len(decoder.codec.marked_ids(context))
+    (shared, terms, behind), count = _shared(model, table), len(decoder.codec.marked_ids(context))
     before, training = shared.mask.shape[1], options.training
     front = shared if before and count > 1 else None
     positions = min(options.positions, count - (front is not None))
@@ -78,9 +80,12 @@ def user_numbers(
     if options.steps:
         texts = [(options.prompt, text) for text in options.texts]
         reading = {"top": training.top, "batch_size": training.batch_size}
-        expected = ask_teacher(decoder, context, texts, front=beside(shared, terms), **reading)
+        expected = ask_teacher(decoder, context, texts, front=beside(shared, terms), behind=behind, **reading)
         frozen = before or int(options.start != "random" and positions > 1)
-        whole = train(decoder, whole, expected, frozen=frozen, steps=options.steps, options=training, terms=terms)
+        steps = options.steps
+        whole = train(
+            decoder, whole, expected, frozen=frozen, steps=steps, options=training, terms=terms, behind=behind
+        )
     return join_layers(whole)[0, before:].cpu()
 
 
@@ -100,12 +105,17 @@ def newest_tokens(decoder: ComposedDecoder, text: str) -> str:
 
 
 @torch.no_grad()
-def _shared(model: PrefixLM, table: DeepUserPrefix) -> tuple[DeepPrefix, tuple[SideTerm, ...]]:
-    """Keys and values (L 1 H F K), perhaps none, that stand before those of any user, and terms beside the cache."""
+def _shared(model: PrefixLM, table: DeepUserPrefix) -> tuple[DeepPrefix, tuple[SideTerm, ...], Prefix | None]:
+    """Surroundings of the numbers of any user, without positions where there is nothing.
+
+    Keys and values (L 1 H F K) before them, terms beside the cache, and embeddings behind them (None: nothing).
+    """
     sink = table.sink[None] if table.frozen else table.rows.new_zeros(1, 0, table.numbers)
     own = table.split_layers(sink, all_real(sink))
     if model.task_prefix is None:
-        return own, ()
+        return own, (), None
     task, terms = split_side(model.task_prefix(Features.empty(1, sink.device)))
     deep = task.deep if isinstance(task, MixedPrefix) else task
-    return concat_deep([deep, own]) if isinstance(deep, DeepPrefix) else own, terms
+    soft = task.soft if isinstance(task, MixedPrefix) else task
+    shared = concat_deep([deep, own]) if isinstance(deep, DeepPrefix) else own
+    return shared, terms, soft if isinstance(soft, Prefix) else None

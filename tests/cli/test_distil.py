@@ -146,6 +146,11 @@ def test_a_text_becomes_a_file_of_its_decoder(shell: Shell, models: Path) -> Non
     assert torch.allclose(of_model.values, cartridge.values, atol=1e-2)
     assert shell(*words, "--overwrite", "--start", "random", "--texts", "texts.txt", "--steps", "1")[0] == 0
     assert Cartridge.load("guide.safetensors").frozen == 0
+    trained = [*words, "--overwrite", "--texts", "texts.txt", "--steps", "1", "--teacher", "teacher.safetensors"]
+    for log in ("", "teacher: not run, its values are those of teacher.safetensors"):
+        code, _, err = shell(*trained)
+        assert (code, log in err) == (0, True)
+    assert "teacher: not run" in err
 
 
 @pytest.mark.parametrize(
@@ -155,6 +160,8 @@ def test_a_text_becomes_a_file_of_its_decoder(shell: Shell, models: Path) -> Non
         (["deep", "--users", "users.db", "--context", "guide.txt"], "give --users STORE, or --context FILE"),
         (["deep", "--users", "users.db", "--out", "x"], "--out belongs to --context, which is missing"),
         (["deep", "--context", "guide.txt", "--user", "bo"], "--user belongs to --users, which is missing"),
+        (["deep", "--users", "users.db", "--teacher", "x"], "--teacher belongs to --context, which is missing"),
+        (["deep", "--context", "guide.txt", "--out", "x", "--teacher", "x"], "--teacher belongs to --texts"),
         (["deep", "--context", "guide.txt"], "--context needs --out FILE.safetensors"),
         (["deep", "--context", "none.txt", "--out", "x"], "--context none.txt: cannot be read"),
         (["deep", "--users", "users.db", "--texts", "none.txt"], "--texts none.txt: cannot be read"),

@@ -11,13 +11,18 @@ import torch
 
 from mmprefix.data.collate import collate_inputs
 from mmprefix.decoders import CausalDecoder
+from mmprefix.distillation import user_numbers as user_numbers_file
 from mmprefix.distillation.student import Start
+from mmprefix.distillation.teacher import Expected, ask_teacher, text_logits
 from mmprefix.distillation.user_numbers import HistoryOptions, joined_history, newest_tokens, user_numbers
 from mmprefix.encoders.user_id import UserId, id_bytes
 from mmprefix.errors import InputError
 from mmprefix.mappers.aligner import Aligner
+from mmprefix.mappers.dept import DecomposedPrompt
 from mmprefix.mappers.llama_adapter import LlamaAdapter
 from mmprefix.mappers.p_tuning_v2 import DeepTable
+from mmprefix.mappers.prompt_gating import PromptGating
+from mmprefix.mappers.residual import ResidualPrompt
 from mmprefix.mappers.user_prefix import DeepUserPrefix
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.types import Batch, FeatureRow, Features, Prefix
@@ -113,6 +118,40 @@ def test_teacher_and_student_meet_what_stands_beside_the_cache(tmp_path: Path) -
             prefix.gate.fill_(gate)
         numbers.append(user_numbers(model, table, HISTORY, HistoryOptions(4, "random", texts=TARGETS, steps=1)))
     assert not torch.allclose(numbers[0], numbers[1])
+
+
+@pytest.mark.parametrize("task", [DecomposedPrompt, PromptGating, ResidualPrompt])
+def test_embeddings_gates_and_updates_behind_the_users_positions_are_met_as_in_use(
+    decoder: CausalDecoder, task: Any
+) -> None:
+    """With a position for each token, the model in use expects what the teacher of its training did."""
+    model, table = model_of(decoder, partial(task, length=2, start="the old roof"), length=3, std=0.2)
+    prefix: Any = model.task_prefix
+    with torch.no_grad():
+        for parameter in prefix.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)) * 0.3)
+    asked: list[dict[str, Any]] = []
+
+    def teacher(*args: Any, **options: Any) -> list[Expected]:
+        asked.append(options)
+        return ask_teacher(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(user_numbers_file, "ask_teacher", teacher)
+        trained = user_numbers(model, table, HISTORY, HistoryOptions(4, texts=TARGETS, steps=3, prompt="\n"))
+    assert not torch.equal(trained, user_numbers(model, table, HISTORY, HistoryOptions(4, prompt="\n")))
+    texts = [("\n", text) for text in TARGETS]
+    expected = ask_teacher(decoder, joined_history(HISTORY, "\n"), texts, **asked[0])
+    plain = ask_teacher(decoder, joined_history(HISTORY, "\n"), texts, front=asked[0]["front"])
+    numbers = user_numbers(model, table, HISTORY, HistoryOptions(1000, "text", prompt="\n"))
+    inputs = {"user": collate_inputs([FeatureRow(numbers.float(), id_bytes("ann"))] * 2)}
+    batch = Batch(inputs, ["\n"] * 2, [[text] for text in TARGETS], ["", ""], ["1", "2"])
+    with torch.no_grad():
+        rows = text_logits(decoder, model.prefill(batch), model.prompts(batch), [text.ids for text in expected])
+    for logits, text, other in zip(rows, expected, plain, strict=True):
+        in_use = logits.log_softmax(-1).gather(1, text.tokens.long())
+        assert torch.allclose(in_use, text.log_probs, atol=1e-4)
+        assert (text.log_probs - other.log_probs).abs().max() > 0.06
 
 
 @pytest.mark.parametrize("start", ["compact", "text", "random"])

@@ -35,6 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = parser.add_argument_group("a text", "A glossary, a guide of style ... as a file that a recipe can name.")
     text.add_argument("--context", metavar="FILE", help="the text, UTF-8")
     text.add_argument("--out", metavar="FILE", help="file to write, .safetensors")
+    text.add_argument(
+        "--teacher",
+        metavar="FILE",
+        help="keeps what the decoder expects of --texts behind the text, so that it is not computed again",
+    )
     parser.add_argument(
         "--positions", type=int, default=16, metavar="P", help="of the cache (default 16); fewer for a shorter history"
     )
@@ -53,9 +58,11 @@ def run(args: argparse.Namespace) -> int:
     """Make the prefixes and say what was made; returns the exit code 0. Raises InputError."""
     if (args.users is None) == (args.context is None):
         raise InputError("distil: give --users STORE, or --context FILE with --out FILE")
-    for option, other in (("user", "users"), ("out", "context")):
+    for option, other in (("user", "users"), ("out", "context"), ("teacher", "context")):
         if getattr(args, option) is not None and getattr(args, other) is None:
             raise InputError(f"--{option} belongs to --{other}, which is missing")
+    if args.teacher is not None and args.texts is None:
+        raise InputError("--teacher belongs to --texts, which is missing")
     texts = [] if args.texts is None else read_texts(args.texts, "--texts")
     return _distil_users(args, texts) if args.context is None else _distil_text(args, texts)
 
@@ -127,6 +134,7 @@ def _distil_text(args: argparse.Namespace, texts: list[str]) -> int:
         start=options.start,
         steps=options.steps,
         options=options.training,
+        teacher=args.teacher,
     ).half()
     cartridge.save(out)
     seconds = time.monotonic() - began
