@@ -17,7 +17,7 @@ from mmprefix.data.index import DatasetIndex, IndexOptions, build_index
 from mmprefix.data.long_captions import LongCaptions
 from mmprefix.data.manifest import Example, listing
 from mmprefix.data.model_inputs import HasModelInputs, ModelInputs
-from mmprefix.data.resume import RunPosition, order_fingerprint
+from mmprefix.data.resume import HISTORIES, RunPosition, order_fingerprint
 from mmprefix.data.sample import SampleOptions, SampleQuestions
 from mmprefix.data.samplers import BatchRows, BucketSampler, EvalSampler, rank_and_world
 from mmprefix.data.sources import Split, manifests_of
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _Stages = dict[str, list[Split]]
 _STAGES: _Stages = {"fit": ["train", "val"], "validate": ["val"], "test": ["test"], "predict": ["predict"]}
 _PURPOSES = {"train": "train on", "val": "validate on", "test": "test on", "predict": "predict"}
-_ORDER_OPTIONS = ("batch_size", "seed", "bucket", "drop_last", "max_captions", "max_tokens")
+_ORDER_OPTIONS = ("batch_size", "seed", "bucket", "drop_last", "max_captions", "max_tokens", "history_dropout")
 
 
 class PairData(LightningDataModule):
@@ -222,8 +222,8 @@ class PairData(LightningDataModule):
             return self._loader("train", sampler)
         if getattr(self.trainer, "overfit_batches", 0):
             raise InputError("trainer.overfit_batches: PairData keeps its own order; use trainer.limit_train_batches")
-        fingerprint = self.fingerprint(rows.examples, world)
-        return self._loader("train", self._position.sampler(sampler, self.trainer, fingerprint))
+        fingerprint, files = self.fingerprint(rows.examples, world), {HISTORIES: self.histories}
+        return self._loader("train", self._position.sampler(sampler, self.trainer, fingerprint, files))
 
     def val_dataloader(self) -> BatchLoader | list[Batch]:
         """Loader of every row once; an empty list where there is no row to validate on."""

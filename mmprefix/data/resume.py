@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 from lightning.pytorch import Trainer
 from torch.utils.data import Sampler
 
+from mmprefix.data.histories import earlier_texts
 from mmprefix.data.manifest import Example
 from mmprefix.data.samplers import BatchRows
 from mmprefix.errors import InputError
+
+log = logging.getLogger(__name__)
+HISTORIES, DROPOUT = "data.histories", "data.history_dropout"
+_LATER = (HISTORIES, DROPOUT)  # of a fingerprint; checkpoints of earlier versions have none of them
 
 
 class Epochs(Protocol):
@@ -60,15 +66,20 @@ class RunPosition:
         self._sampler: ResumingSampler | None = None
         self._saved: dict[str, Any] = {}  # state of the checkpoint that is resumed, until training starts
         self._fingerprint: dict[str, Any] = {}
+        self._files: dict[str, str | None] = {}
 
-    def sampler(self, batches: Epochs, trainer: Trainer, fingerprint: dict[str, Any]) -> ResumingSampler:
+    def sampler(
+        self, batches: Epochs, trainer: Trainer, fingerprint: dict[str, Any], files: dict[str, str | None] | None = None
+    ) -> ResumingSampler:
         """``batches`` from where the run of ``trainer`` stands, or where its checkpoint was taken.
+
+        ``files`` are those of entries of the fingerprint, for messages.
 
         Raises InputError for a checkpoint within an epoch whose batches cannot be made again.
         """
         progress, limit = trainer.fit_loop.epoch_loop.batch_progress, trainer.limit_train_batches
         limit = min(len(batches), limit) if isinstance(limit, int) else int(len(batches) * (limit or 0.0))
-        self._fingerprint = fingerprint
+        self._fingerprint, self._files = fingerprint, files or {}
         self._sampler = ResumingSampler(
             batches, lambda: progress.state_dict()["total"]["processed"], max(1, limit), self._start()
         )
@@ -98,13 +109,33 @@ class RunPosition:
         if not saved:
             return 0, 0, 0
         before, now = saved["content"], self._fingerprint
-        changed = [f"{name} was {before.get(name)}, is {now[name]}" for name in now if before.get(name) != now[name]]
+        compared = [name for name in now if name in before or name not in _LATER]
+        changed = [self._change(name, before) for name in compared if before.get(name) != now[name]]
         if changed and saved["batches"]:
             raise InputError(
                 f"the checkpoint was taken after {saved['batches']} batches of an epoch whose order cannot be made "
                 f"again: {'; '.join(changed)}; give what was, or a checkpoint from an epoch's end"
             )
+        if changed:
+            log.warning("the run goes on with other data than before its checkpoint: %s", "; ".join(changed))
         return saved["epoch"], saved["batches"], saved["total"]
+
+    def _change(self, name: str, before: dict[str, Any]) -> str:
+        file = self._files.get(name)
+        return (
+            f"{name} {file}: was {before.get(name)}, is {self._fingerprint[name]}"
+            if file
+            else (f"{name} was {before.get(name)}, is {self._fingerprint[name]}")
+        )
+
+
+def histories_fingerprint(histories: Iterable[Sequence[str]]) -> str:
+    """Number of texts and a digest of several users' or rows' earlier texts: changes with any of them."""
+    digest, count = hashlib.sha256(), 0
+    for texts in histories:
+        count += len(texts)
+        digest.update(repr(tuple(texts)).encode())
+    return f"{count} texts ({digest.hexdigest()[:16]})" if count else "no text"
 
 
 def order_fingerprint(examples: Sequence[Example], world: int, options: dict[str, Any]) -> dict[str, Any]:
@@ -117,6 +148,7 @@ def order_fingerprint(examples: Sequence[Example], world: int, options: dict[str
         "rows": len(examples),
         "content": hashlib.sha256(content.encode()).hexdigest()[:16],
         "processes": world,
+        HISTORIES: histories_fingerprint(map(earlier_texts, examples)),
         **{f"data.{name}": value for name, value in options.items()},
     }
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import islice
 from typing import Any, Protocol, cast
 
 from mmprefix.data.collate import identity
 from mmprefix.data.dataset import BatchLoader, leave_signals_to_main
+from mmprefix.data.histories import BRANCH, read_histories
 from mmprefix.data.pairs import PairData
-from mmprefix.data.resume import ResumingSampler
+from mmprefix.data.resume import HISTORIES, ResumingSampler, histories_fingerprint
 from mmprefix.data.sample import SampleOptions
 from mmprefix.data.samplers import rank_and_world
 from mmprefix.data.sources import Split
@@ -18,7 +19,7 @@ from mmprefix.errors import InputError
 from mmprefix.features.store import store_description
 from mmprefix.features.streaming import Stream, StreamOptions, TarShard, index_fingerprint, read_index
 
-_ORDER_OPTIONS = ("batch_size", "buffer", "seed", "num_workers", "max_captions")
+_ORDER_OPTIONS = ("batch_size", "buffer", "seed", "num_workers", "max_captions", "history_dropout")
 
 
 class StreamLoader(BatchLoader):
@@ -59,7 +60,9 @@ class StreamData(PairData):
     Args:
         shards: the folder of the shards, or its address (what WebDataset opens), with the ``index.json`` in it.
         buffer: rows among which the next one is drawn.
-        more: options of ``PairData``; ``train``, ``bucket``, ``drop_last`` and ``max_tokens`` are not for shards.
+        more: options of ``PairData``; ``train``, ``bucket``, ``drop_last`` and ``max_tokens`` are not for shards. In
+            training ``histories`` are for prompts of rows that bring no texts; what a branch reads of them is in the
+            shards, if they were given to ``mmprefix encode``.
     """
 
     def __init__(self, shards: str, buffer: int = 1000, **more: Any) -> None:
@@ -91,8 +94,18 @@ class StreamData(PairData):
         Raises InputError for shards whose features were not made by the model's encoders.
         """
         super().setup(stage)
+        self._require_histories(self._model_inputs().branches)
         if self.trainer is not None:
             self._require_same_encoders(cast(Any, self.trainer.lightning_module).model)
+
+    def _require_histories(self, branches: Collection[str]) -> None:
+        """Raise InputError where earlier texts are to feed a branch of which no shard has anything."""
+        train = self.index["splits"].get("train", [])
+        if self.histories is not None and BRANCH in branches and not any(BRANCH in tar["branches"] for tar in train):
+            raise InputError(
+                f"data.histories {self.histories}: the shards {self.shards} hold nothing for the branch {BRANCH}; give "
+                "data.histories to mmprefix encode --to webdataset too"
+            )
 
     def _require_same_encoders(self, model: EncoderHolder) -> None:
         descriptions: Mapping[str, dict[str, Any]] = self.index["encoders"]
@@ -118,8 +131,7 @@ class StreamData(PairData):
         shards = self.index["splits"].get("train", [])
         widths = {name: tuple(then["widths"]) for name, then in self.index["encoders"].items()}
         tars = [TarShard(f"{self.shards}/{tar['file']}", tar["rows"], tuple(tar["branches"]), widths) for tar in shards]
-        sample = SampleOptions(self.prompt, self.max_captions, self.seed)
-        options = StreamOptions(self.batch_size, self.buffer, sample)
+        options, histories = self._stream_options()
         stream = Stream(tars, options, workers=self.num_workers, rank=rank, world=world)
         if not len(stream):
             count = sum(tar.rows for tar in tars)
@@ -132,5 +144,20 @@ class StreamData(PairData):
         if self.trainer is not None:
             fingerprint = {"shards": index_fingerprint(self.index), "processes": world}
             fingerprint |= {f"data.{name}": getattr(self, name) for name in _ORDER_OPTIONS}
-            order = self._position.sampler(stream, self.trainer, fingerprint)
+            fingerprint[HISTORIES] = histories
+            order = self._position.sampler(stream, self.trainer, fingerprint, {HISTORIES: self.histories})
         return StreamLoader(stream, order, num_workers=self.num_workers)
+
+    def _stream_options(self) -> tuple[StreamOptions, str]:
+        """Options of the stream, and the fingerprint of the file of earlier texts."""
+        inputs = self._model_inputs()
+        histories = {} if self.histories is None else read_histories(self.histories)
+        sample = SampleOptions(
+            self.prompt,
+            self.max_captions,
+            self.seed,
+            wording=inputs.wording,
+            history_dropout=self.history_dropout,
+        )
+        options = StreamOptions(self.batch_size, self.buffer, sample, histories)
+        return options, histories_fingerprint([(user, *texts) for user, texts in histories.items()])

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from mmprefix.data.collate import collate
-from mmprefix.data.manifest import Example
+from mmprefix.data.histories import BRANCH, Histories, add_histories
+from mmprefix.data.manifest import Example, InputRef
 from mmprefix.data.sample import SampleOptions, sample_of_row
 from mmprefix.errors import InputError
 from mmprefix.features.webdataset import FORMAT, INDEX
@@ -47,11 +48,15 @@ class TarShard:
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """Rows a batch, rows in the shuffle buffer, and what is drawn for each row."""
+    """Rows a batch, rows in the shuffle buffer, and what is drawn for each row.
+
+    ``histories`` are earlier texts by user, for prompts of rows that bring none.
+    """
 
     batch_size: int
     buffer: int
     sample: SampleOptions
+    histories: Histories = field(default_factory=dict[str, tuple[str, ...]])
 
 
 class StreamedRow(NamedTuple):
@@ -118,12 +123,13 @@ class Stream(IterableDataset[Batch]):
             if number >= done:
                 yield self._collate(rows)
 
-    def _collate(self, rows: Iterable[StreamedRow]) -> Batch:
+    def _collate(self, rows: Sequence[StreamedRow]) -> Batch:
         options, epoch = self.options.sample, self.epoch
+        examples = add_histories([row.example for row in rows], self.options.histories)
         return collate(
             [
-                sample_of_row(row.example, row.inputs, options, row=row.number, epoch=epoch, source=row.place)
-                for row in rows
+                sample_of_row(example, row.inputs, options, row=row.number, epoch=epoch, source=row.place)
+                for row, example in zip(rows, examples, strict=True)
             ]
         )
 
@@ -171,7 +177,7 @@ def _require_parts(row: StreamedRow, tar: TarShard) -> None:
     if set(row.inputs) != set(tar.branches):
         raise ValueError(f"inputs {sorted(row.inputs)} where {INDEX} says {sorted(tar.branches)}")
     for branch, value in row.inputs.items():
-        parts = value if isinstance(value, FeatureRow) else FeatureRow(value.reshape(0, 0), value)
+        parts = value if isinstance(value, FeatureRow) else FeatureRow(value.new_zeros(0, 0), value)
         if not all(part.is_floating_point() for part in parts):
             raise ValueError(f"branch {branch} has numbers of {', '.join(str(part.dtype) for part in parts)}")
         if isinstance(value, FeatureRow) and (value.frames.ndim, value.pooled.ndim) != (2, 1):
@@ -190,9 +196,10 @@ def decode_row(files: Mapping[str, Any]) -> StreamedRow:
             branch, part, _ = name.split(".")
             parts.setdefault(branch, {})[part] = torch.from_numpy(np.load(io.BytesIO(content)))
     fields, key = json.loads(files["json"]), str(files["__key__"])
+    texts = tuple(map(str, fields.get(BRANCH, ())))  # shards of earlier versions have none
     example = Example(
         id=fields["id"],
-        inputs={},
+        inputs={BRANCH: InputRef("", texts=texts)} if texts else {},
         captions=tuple(fields["captions"]),
         prompt=fields["prompt"],
         context=fields["context"],

@@ -2,8 +2,9 @@
 
 Form of WebDataset (https://github.com/webdataset/webdataset): the files of one name are a row, ``KEY.json`` beside
 ``KEY.BRANCH.frames.npy`` (T D) and ``KEY.BRANCH.pooled.npy`` (G,), or ``KEY.BRANCH.values.npy`` where the numbers of a
-branch are not encoded. Rows are in random order; all rows of a tar have the same branches. ``index.json``, written
-last, lists the tars of each split with their rows and branches, and describes the encoders.
+branch are not encoded. Earlier texts of the row's user stand in ``KEY.json`` where the model reads any (``history``).
+Rows are in random order; all rows of a tar have the same branches. ``index.json``, written last, lists the tars of each
+split with their rows and branches, and describes the encoders.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from mmprefix.atomic import disk_errors_as_input_errors, remove_left_overs, write_atomically
+from mmprefix.data.histories import BRANCH, earlier_texts
 from mmprefix.data.manifest import Example
 from mmprefix.data.model_inputs import LoadInput
 from mmprefix.errors import InputError
@@ -148,7 +150,9 @@ def _write(rows: Sequence[tuple[int, Example]], readers: Mapping[str, LoadInput]
 
 
 def _fields(example: Example) -> dict[str, Any]:
-    return {name: getattr(example, name) for name in ("id", "captions", "prompt", "context", "contexts", "user")}
+    fields = {name: getattr(example, name) for name in ("id", "captions", "prompt", "context", "contexts", "user")}
+    texts = earlier_texts(example)
+    return {**fields, BRANCH: texts} if texts else fields
 
 
 def _files(example: Example, readers: Mapping[str, LoadInput]) -> Iterator[tuple[str, bytes]]:
