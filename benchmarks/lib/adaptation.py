@@ -48,6 +48,7 @@ def row_of(name: str, **options: Any) -> Content:
     return mapper_recipe(name, length=10, capacity=1, nobody=0.0, **options)
 
 
+MOST = 50  # earlier texts of a row
 ROWS, LORA = ("user.rows",), {"lora_rank": 8, "lora_alpha": 16.0}
 FORMS: dict[str, Form] = {
     "prompt tuning": Form(1e-2, ROWS, row_of("user_prefix.UserPrefix", std=0.1)),
@@ -97,8 +98,25 @@ def read_splits(folder: Path) -> dict[str, list[Row]]:
     return splits
 
 
-def make_tasks(options: argparse.Namespace) -> list[Task]:
-    """Manifests of the domain, or of each user; ``--rows`` limits the outside test, evenly spread."""
+def with_texts(splits: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """Rows with the texts of train that their user (or the domain) wrote, without their own captions."""
+    texts: dict[str | None, list[str]] = {}
+    for row in splits["train"]:
+        texts.setdefault(row.get("user"), []).append(row["captions"][0])
+    return {
+        split: [
+            {**row, "history": [text for text in texts.get(row.get("user"), ()) if text not in row["captions"]][-MOST:]}
+            for row in rows
+        ]
+        for split, rows in splits.items()
+    }
+
+
+def make_tasks(options: argparse.Namespace, *, histories: bool = False) -> list[Task]:
+    """Manifests of the domain, or of each user; ``--rows`` limits the outside test, evenly spread.
+
+    With ``histories`` outside rows have their users' earlier texts; own ones have not, for forms stand in their place.
+    """
     own = read_splits(options.own)
     outside = read_splits(options.outside) if options.outside else own
     tasks: list[Task] = []
@@ -110,7 +128,7 @@ def make_tasks(options: argparse.Namespace) -> list[Task]:
             other = {split: [row for row in rows if row["user"] not in options.users] for split, rows in own.items()}
         other = {**other, "test": other["test"][:: max(1, len(other["test"]) // options.rows)]}
         task.write("own", mine)
-        task.write("outside", other)
+        task.write("outside", with_texts(other) if histories else other)
         tasks.append(task)
     return tasks
 
@@ -125,11 +143,18 @@ def plain_recipe(options: argparse.Namespace) -> Content:
     content["model"]["branches"].pop("user", None)
     content["model"].setdefault("rates", {}).pop("user", None)
     content["model"].setdefault("generate", {})["num_beams"] = 1
-    content["data"]["init_args"].pop("root", None)
+    for name in ("root", "histories"):  # rows of the study have their texts
+        content["data"]["init_args"].pop(name, None)
     content |= {"seed_everything": options.seed, "test_after_fit": False, "cache": str(options.out / "features")}
     content["data"]["init_args"] |= {"seed": options.seed, "max_captions": options.captions}
     content["trainer"] |= {"enable_progress_bar": False, "precision": options.precision}
     return content
+
+
+def reads_histories(content: Content) -> bool:
+    """True for a recipe whose model reads earlier texts of a user: in its prompt, or by a branch."""
+    model = content["model"]
+    return bool(model.get("wording", {}).get("history")) or "history" in model["branches"]
 
 
 def adapted_recipe(content: Content, form: Form, task: Task, epochs: int) -> Content:

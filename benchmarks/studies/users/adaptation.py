@@ -9,6 +9,10 @@ everyone else's; without ``--base`` a model is trained on the outside first, wit
 from the base and see the same own rows, and the best epoch by validation is kept; a form's rate is its own (``FORMS``)
 times each of ``--factors``, of which the best by validation loss is kept. Finished runs are not repeated.
 
+A base that reads earlier texts of a user, in its prompt (``wording.history``, as personal_alfred_texts) or by a branch
+``history``, is trained with those of each outside row, and told the own ones in one more row of the table: nothing is
+trained for the user then. The forms see no such texts, for they stand in their place.
+
 Figures: numbers trained, bytes of them in a file, CPU seconds and peak memory of the training, seconds to read the own
 test texts, negative log-likelihood a word of the own and of the outside test texts (one caption a row, the adaptation
 in place for both), ROUGE-L and CIDEr-D of what is written for the own test rows.
@@ -30,15 +34,29 @@ import safetensors.torch
 import torch
 
 import mmprefix
-from benchmarks.lib.adaptation import FORMS, Content, Form, Row, Task, adapted_recipe, fit, make_tasks, plain_recipe
+from benchmarks.lib.adaptation import (
+    FORMS,
+    Content,
+    Form,
+    Row,
+    Task,
+    adapted_recipe,
+    fit,
+    make_tasks,
+    plain_recipe,
+    reads_histories,
+)
 from benchmarks.lib.report import markdown_table
 from benchmarks.studies.users.personal import nll_a_word
+from mmprefix.data.histories import NOBODY
 from mmprefix.mappers.user_rows import UserRows
 from mmprefix.metrics import caption
 from mmprefix.training.optimization.train_only import trained_alone
 
 EXAMPLES = 5
 NOTHING, HISTORY, PAIRS = "nothing", "the own texts in the prompt", "own examples in the prompt"
+TOLD = "the own texts, as its training showed"
+UNTRAINED = (NOTHING, HISTORY, PAIRS, TOLD)
 FIGURES = ("numbers", "bytes", "seconds", "memory", "read", "own", "outside", "rouge_l", "cider_d")
 
 
@@ -67,7 +85,9 @@ def quality(model: Any, task: Task, way: str, *, write: int, batch_size: int) ->
                 for row in examples[:EXAMPLES]
             ]
             before = ("\n\n" if way == PAIRS else "\n").join(shown) + "\n"
-        named: dict[str, Any] = {"user": task.name} if "user" in reads else {}
+        named: dict[str, Any] = {"user": NOBODY if way in UNTRAINED else task.name} if "user" in reads else {}
+        if way == TOLD:
+            named["history"] = [[row["captions"][0] for row in task.rows("own", "train")]] * len(rows)
         if model.model.reads_text:
             return named | {"context": [before + text for text in contexts]}
         return named | ({"prompt": before} if before else {})
@@ -147,7 +167,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
         parser.error("give --outside for a domain, or --users for users")
     torch.set_num_threads(1)
     options.out = options.out.resolve()
-    tasks, content = make_tasks(options), plain_recipe(options)
+    content = plain_recipe(options)
+    tasks = make_tasks(options, histories=reads_histories(content))
     base = options.base
     if base is None:
         first = copy.deepcopy(content)
@@ -156,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, list[dict[str, float]]]
         base = options.out / "base" / "model"
     content["model"]["start_from"] = str(base.resolve())
     names = [NOTHING, HISTORY, *([PAIRS] if any("context" in row for row in tasks[0].rows("own", "test")) else [])]
+    names += [TOLD] if reads_histories(content) else []
     results: dict[str, list[dict[str, float]]] = {}
     for name in [*names, *FORMS]:
         if not options.only or name.startswith(tuple(options.only)):
