@@ -44,6 +44,16 @@ def test_a_history_is_read_by_lines_without_empty_ones(tmp_path: Path) -> None:
     assert options(Reader(None, "history"), user="ann")["user"] == "ann"
 
 
+def test_a_history_may_be_rows(tmp_path: Path) -> None:
+    """As ``mmprefix users add --history`` reads them; lines of JSON are no texts."""
+    file = tmp_path / "history.jsonl"
+    file.write_text('{"text": "a dog"}\n{"captions": ["a cat", " "]}\n"a cow"\n', encoding="utf-8")
+    assert options(Reader(None, "history"), history=file)["history"] == ["a dog", "a cat", "a cow"]
+    file.write_text('{"history": []}\n', encoding="utf-8")
+    with pytest.raises(InputError, match=r"--history .*history\.jsonl: holds no text"):
+        options(Reader(None, "history"), history=file)
+
+
 @pytest.mark.parametrize("content", [b"", b" \n\n", b"\xff\xfe\xff"])
 def test_a_history_without_texts_is_refused(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "history.txt"

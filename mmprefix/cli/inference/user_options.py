@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmprefix.cli.inference.histories import read_history
 from mmprefix.cli.inference.rows import InputRow
 from mmprefix.cli.spellings import utf8_text
 from mmprefix.errors import InputError
@@ -24,7 +25,9 @@ def add_users(parser: argparse.ArgumentParser, user: str) -> None:
     """Add the options that say whom to write for; ``user`` is the sentence of ``--user``."""
     users = parser.add_argument_group("users", "For models that were trained with users (docs/personal.md).")
     users.add_argument("--user", type=utf8_text, metavar="NAME", help=user)
-    users.add_argument("--history", metavar="FILE", help="the user's earlier texts, one a line; - for standard input")
+    users.add_argument(
+        "--history", metavar="FILE", help="the user's earlier texts, one a line (- for standard input), or .jsonl"
+    )
     users.add_argument("--users", metavar="STORE", help="store of users, in which users' texts are looked up")
 
 
@@ -52,7 +55,14 @@ def user_options(args: argparse.Namespace, rows: Sequence[InputRow], model: Pred
 
 
 def read_texts(file: str, option: str = "--history") -> list[str]:
-    """Texts of ``file`` ("-": standard input), one a line; InputError, which names ``option``, for one without any."""
+    """Texts of ``file`` ("-": standard input), one a line; of a .jsonl those of its rows, as ``mmprefix users add``.
+
+    Raises InputError, which names ``option``, for a file without any.
+    """
+    if Path(file).suffix == ".jsonl":
+        if texts := [text for text in read_history(file) if text.strip()]:
+            return texts
+        raise InputError(f"{option} {file}: holds no text; give rows with texts, or leave it out")
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
         lines = re.split("\r\n|\r|\n", data.decode("utf-8-sig"))  # no other mark ends a line of a text

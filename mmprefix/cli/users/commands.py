@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mmprefix.atomic import write_atomically
 from mmprefix.cli.evaluation.jsonl import format_table
+from mmprefix.cli.inference.histories import read_history, read_manifest
 from mmprefix.cli.spellings import utf8_text
-from mmprefix.cli.users.histories import read_history, read_manifest
 from mmprefix.errors import InputError
 from mmprefix.users.checks import require_user
 from mmprefix.users.store import UserStore
