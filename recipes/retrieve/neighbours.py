@@ -78,21 +78,23 @@ def find_neighbours(
                          "neighbours need more")  # fmt: skip
     rows = [row for split in SPLITS for row in splits[split]]
     vectors = summaries(encoder, [row.inputs[encoder.input_kind].source for row in rows], cache).half()
-    found = Neighbours(encoder, vectors[: len(splits["train"])], [r.captions for r in splits["train"]], count, circle)
+    neighbours = Neighbours(
+        encoder, vectors[: len(splits["train"])], [r.captions for r in splits["train"]], count, circle
+    )
     out.mkdir(parents=True, exist_ok=True)
     begin = 0
     for split, own in splits.items():
         if own:
-            contexts = _contexts(found, vectors[begin : begin + len(own)], own=split == "train")
+            contexts = _contexts(neighbours, vectors[begin : begin + len(own)], own=split == "train")
             lines = {line: text for row, text in zip(own, contexts, strict=True) for line in row.lines or (row.line,)}
             write_rows(folder, split, out, lines)
         begin += len(own)
-    found.save(out / FILE)
-    return found
+    neighbours.save(out / FILE)
+    return neighbours
 
 
-def _contexts(found: Neighbours, vectors: Tensor, *, own: bool) -> list[str]:
-    return found.contexts(vectors, range(len(vectors)) if own else None)
+def _contexts(neighbours: Neighbours, vectors: Tensor, *, own: bool) -> list[str]:
+    return neighbours.contexts(vectors, range(len(vectors)) if own else None)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -108,11 +110,11 @@ def main(words: Sequence[str] | None = None) -> int:
     torch.manual_seed(0)
     try:
         settings = {name: getattr(options, name) for name in ("count", "circle", "cache")}
-        found = find_neighbours(options.data, read_encoder(options.encoder), options.out, **settings)
+        neighbours = find_neighbours(options.data, read_encoder(options.encoder), options.out, **settings)
     except InputError as error:
         print(f"neighbours: {error}", file=sys.stderr)
         return 2
-    print(f"{options.out / FILE}: {len(found.captions)} rows of train")
+    print(f"{options.out / FILE}: {len(neighbours.captions)} rows of train")
     return 0
 
 

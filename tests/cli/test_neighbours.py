@@ -197,13 +197,13 @@ def test_the_shell_finds_neighbours(saved: dict[bool, Path], folder: Path, prepa
     own = captions(shell, saved[True], *files, "--neighbours", file)
     written = captions(shell, saved[True], "--manifest", prepared / "test.jsonl")
     context = Neighbours.load(file)([str(files[0])])[0]
-    given = captions(shell, saved[True], files[0], "--context", context)
+    by_option = captions(shell, saved[True], files[0], "--context", context)
     plain = captions(shell, saved[True], *files)
     for name in ("orange.png", "purple.png"):
         assert own[name]["caption"] == written[name]["caption"]
         assert own[name]["candidates"][0]["score"] == pytest.approx(written[name]["candidates"][0]["score"], abs=1e-4)
         assert own[name]["candidates"][0]["score"] != pytest.approx(plain[name]["candidates"][0]["score"], abs=1e-4)
-    assert own["orange.png"]["caption"] == given["orange.png"]["caption"]
+    assert own["orange.png"]["caption"] == by_option["orange.png"]["caption"]
     code, streamed, _ = shell("caption", saved[True], files[0], "--neighbours", file, "--stream", "--device", "cpu")
     assert (code, streamed.strip()) == (0, own["orange.png"]["caption"])
 

@@ -72,8 +72,8 @@ class NeighbourContexts(Sequence[str]):
         if isinstance(rows, int):
             return self[rows : rows + 1][0]
         asked = [n for n in rows if not self.own[n] and self.sources[n] is not None]
-        found = dict(zip(asked, self._contexts([self.sources[n] for n in asked]), strict=True))
-        return [found.get(n, self.own[n]) for n in rows]
+        contexts = dict(zip(asked, self._contexts([self.sources[n] for n in asked]), strict=True))
+        return [contexts.get(n, self.own[n]) for n in rows]
 
     def _contexts(self, sources: Sequence[Any]) -> list[str]:
         try:
