@@ -261,6 +261,7 @@ def _log_plainly(verb: str) -> None:
     Of a verb that prints rows or tables only warnings and errors are shown: nothing comes between its lines.
     """
     warnings.filterwarnings("ignore", "Image size .* decompression bomb")  # one line of our own names the limit
+    logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)  # else torchao, where installed, is warned of
     logger = logging.getLogger("mmprefix")
     if not logger.handlers:
         logger.setLevel(logging.INFO)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -212,6 +213,21 @@ def test_an_interrupt_ends_with_130(
     monkeypatch.setattr(Predictor, "stream", stopped)
     monkeypatch.setattr(cli, "_run", stopped)
     assert shell("caption", saved, files[0]) == (130, "", "mmprefix: stopped\n")
+
+
+def test_warnings_about_the_classes_of_torchao_are_not_shown(shell: Shell) -> None:
+    """Transformers imports torchao where it is installed, and torch warns of its enums in every verb with a model."""
+    assert shell("recipes")[0] == 0
+    shown: list[str] = []
+    handler, logger = logging.Handler(), logging.getLogger("torch.utils._pytree")
+    handler.emit = lambda record: shown.append(record.getMessage())
+    logger.addHandler(handler)
+    try:
+        logger.warning("<enum 'KernelPreference'> is an Enum subclass ...")
+        logger.error("broken")
+    finally:
+        logger.removeHandler(handler)
+    assert shown == ["broken"]
 
 
 def test_errors_of_workers_lose_their_wrapping() -> None:
