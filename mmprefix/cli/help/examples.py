@@ -14,7 +14,7 @@ EXAMPLES: dict[str, str] = {
     "transcribe": "mmprefix transcribe openai/whisper-small recording.mp3 --language en --out texts.jsonl",
     "demo": "mmprefix demo runs/quickstart/model",
     "serve": "mmprefix serve runs/quickstart/model --port 8000",
-    "distil": "mmprefix distil runs/uapt/model --users users.db --positions 16",
+    "distil": "mmprefix distil runs/personal_kilogram/model --users users.db --positions 16",
     "inspect": "mmprefix inspect runs/quickstart/model runs/quickstart/samples/image-0000.png --out maps",
     "evaluate": "mmprefix evaluate predictions.jsonl --html predictions.html",
     "report": "mmprefix report runs/quickstart --out quickstart.html",

@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
             raise InputError(f"--{option} belongs to --{other}, which is missing")
     if args.teacher is not None and args.texts is None:
         raise InputError("--teacher belongs to --texts, which is missing")
+    if args.teacher is not None and args.out is not None and Path(args.teacher).resolve() == Path(args.out).resolve():
+        raise InputError(f"--teacher {args.teacher}: is --out too; give a file of its own")
     texts = [] if args.texts is None else read_texts(args.texts, "--texts")
     return _distil_users(args, texts) if args.context is None else _distil_text(args, texts)
 
