@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from typing import Any, ClassVar
 
@@ -22,7 +23,7 @@ class ParserOnly(PrefixCLI):
     parsers: ClassVar[dict[str, Any]] = {}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.parsers.update(self._subcommand_parsers)
+        self.parsers[self.verb] = parser
         raise SystemExit(0)
 
 
@@ -34,7 +35,18 @@ def parser_of(verb: str) -> dict[str, Any]:
     """Options of the parser of a training verb by name."""
     train([verb], EncodeParserOnly if verb == "encode" else ParserOnly)
     actions = ParserOnly.parsers["fit" if verb == "encode" else verb]._actions
-    return {action.dest: action for action in actions if not action.dest.endswith("help")}
+    shown = [action for action in actions if action.help != argparse.SUPPRESS]
+    return {action.dest: action for action in shown if not action.dest.endswith("help")}
+
+
+def test_a_verb_has_one_parser_in_a_process() -> None:
+    parsers = list[Any]()
+    for verb, run in (("fit", ParserOnly), ("encode", EncodeParserOnly), ("fit", ParserOnly), ("test", ParserOnly)):
+        train([verb], run)
+        parsers.append(ParserOnly.parsers["fit" if verb == "encode" else verb])
+    fit, encode, again, test = parsers
+    assert fit is again
+    assert len({id(fit), id(encode), id(test)}) == 3
 
 
 @pytest.mark.parametrize("verb", TRAINING)

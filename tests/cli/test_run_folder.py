@@ -152,10 +152,16 @@ def test_two_runs_of_a_recipe_do_not_mix(runs: Path) -> None:
         assert [len(metric_values(root, f"train/{figure}")) for figure in ("loss", "lr", "grad_norm")] == [2, 2, 2]
         hparams = yaml.safe_load(next(root.glob("logs/*/hparams.yaml")).read_text())
         assert hparams["model"]["optimizer"]["init_args"]["lr"] == 0.01
+        assert yaml.safe_load(next(root.glob("logs/*/config.yaml")).read_text()) == hparams
     assert yaml.safe_load(next(runs.glob("runs/r-2/logs/*/hparams.yaml")).read_text())["seed_everything"] == 2
     first, second = (torch.load(runs / f"runs/{n}/checkpoints/last.ckpt", weights_only=True) for n in ("r", "r-2"))
     assert any(not torch.equal(first["state_dict"][key], second["state_dict"][key]) for key in first["state_dict"])
     mmprefix.load(runs / "runs/r-2/model", device="cpu")
+
+
+def test_the_options_beside_the_logs_are_a_recipe(runs: Path) -> None:
+    file = next(runs.glob("runs/r/logs/*/config.yaml"))
+    assert main(["fit", "--config", str(file), "--dry_run"]) == 0
 
 
 def test_predict_takes_a_checkpoint_or_a_model_and_writes_over_nothing(

@@ -13,7 +13,7 @@ import transformers
 import yaml
 
 FUNCTIONS: list[tuple[Any, str]] = [
-    *((jsonargparse.ArgumentParser, name) for name in ("parse_args", "dump", "save", "add_class_arguments")),
+    *((jsonargparse.ArgumentParser, name) for name in ("parse_args", "dump", "add_class_arguments")),
     (yaml, "load"),
     (yaml, "dump_all"),
     (torch, "load"),

@@ -29,11 +29,11 @@ class EncodeCLI(PrefixCLI):
 
     def choose_folder(self) -> RunFolder:
         """Folder of logs, of which there are none: no run begins."""
-        return RunFolder(Path(self._config().trainer.default_root_dir or "."))
+        return RunFolder(Path(self.config.trainer.default_root_dir or "."))
 
     def before_instantiate_classes(self) -> None:
         """Refuse folders that cannot be written before an encoder is loaded."""
-        config = self._config()
+        config = self.config
         if not config.cache:
             raise InputError("cache: no folder for the feature store; give --cache DIR")
         if (config.to == "webdataset") != bool(config.out):
@@ -48,15 +48,15 @@ class EncodeCLI(PrefixCLI):
 
     def before_fit(self) -> None:
         """Encode all rows of the data module into the store, write shards if asked, stop the run (exit code 0)."""
-        if self._config().dry_run:
+        if self.config.dry_run:
             super().before_fit()
         stores = self.use_cache(["fit", "test"])
-        if self._config().out and self.trainer.is_global_zero and isinstance(self.datamodule, PairData):
+        if self.config.out and self.trainer.is_global_zero and isinstance(self.datamodule, PairData):
             self._write_shards(self.datamodule, stores)  # use_cache takes no other data
         raise SystemExit(0)
 
     def _write_shards(self, data: PairData, stores: dict[str, FeatureStore]) -> None:
-        config = self._config()
+        config = self.config
         splits = {split: index.examples for split, index in data.rows.items()}
         readers = self.model.inputs.load if data.inputs is None else data.inputs.load
         encoders = {name: store.description for name, store in stores.items()}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import re
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from mmprefix.cli.inference.predictions import WritePredictions, row_options
 from mmprefix.cli.reports.after_run import draw_report
@@ -17,7 +18,6 @@ from mmprefix.cli.training.finish import command_to_resume, require_free, save_t
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # data loaders fork
 
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -37,9 +37,10 @@ from mmprefix.cli.training.run_folder import (
     resolve_checkpoint,
     share_with_processes,
 )
-from mmprefix.cli.training.run_logs import loggers_of
+from mmprefix.cli.training.run_logs import SaveRecipe, loggers_of
 from mmprefix.cli.training.run_options import RUN_OPTIONS, add_run_options, checkpoint_callbacks, usable_precision
 from mmprefix.cli.training.saved_recipe import load_saved
+from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
 from mmprefix.features.store import FeatureStore
 from mmprefix.interrupt import Stopped
@@ -52,41 +53,52 @@ from mmprefix.training.unfreeze import UnfreezeUntil
 from mmprefix.weights.dry_run import without_weights
 
 log = logging.getLogger(__name__)
+PASSED: set[str | int] = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
 
 
 class PrefixCLI(LightningCLI):
-    """LightningCLI of ``PrefixTask``; a run writes below ``runs/RECIPE``, or below ``trainer.default_root_dir``."""
+    """LightningCLI of ``PrefixTask``; a run writes below ``runs/RECIPE``, or below ``trainer.default_root_dir``.
 
+    It has the parser of its verb alone: below a parser of verbs every option would be read twice.
+    """
+
+    _parsers: ClassVar[dict[str, LightningArgumentParser]] = {}
+    config: Any
     model: PrefixTask
     saved_model: Path | None = None  # given by --model DIR instead of a checkpoint
     trainer: Trainer
     datamodule: LightningDataModule
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Verbs, each with the arguments that LightningCLI passes itself."""
-        common = {"model", "dataloaders", "datamodule"}
-        return {
-            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule"},
-            "validate": common,
-            "test": common,
-            "predict": common,
-        }
+    def __init__(self, verb: str, **options: Any) -> None:
+        """Parse, build and run ``verb``: fit, validate, test or predict. ``options`` are those of LightningCLI."""
+        self.verb = verb
+        options |= {"subclass_mode_data": True, "run": False, "load_from_checkpoint_support": False}
+        super().__init__(PrefixTask, PairData, **options)
+        self.run()
+
+    def setup_parser(self, add_subcommands: bool, main_kwargs: Any, subparser_kwargs: Any) -> None:
+        """Build the parser, or take the one that an earlier run of this process built."""
+        program = main_kwargs["prog"]
+        if program not in self._parsers:
+            super().setup_parser(add_subcommands, main_kwargs, subparser_kwargs)
+            self._parsers[program] = self.parser
+        self.parser = self._parsers[program]
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of a run that belong to no class."""
+        """Add the options of a run that belong to no class, and those of the Trainer's method."""
         add_run_options(parser, RUN_OPTIONS)
+        parser.add_method_arguments(Trainer, self.verb, skip=PASSED)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Check the recipes' option names, so that an error names the nearest one; then parse as LightningCLI does."""
         for file in recipes_of(args):
-            check_recipe(file, options(self._subcommand_parsers[args[0]]))
+            check_recipe(file, options(parser))
         super().parse_arguments(parser, args)
 
     def instantiate_classes(self) -> None:
         """Build model and data; an InputError of a part is raised as it is, without the parser's wrapping."""
         try:
-            with self.folder.released_on_error(), self._shapes_only():
+            with self.folder.released_on_error(), without_weights() if self.config.dry_run else nullcontext():
                 super().instantiate_classes()
         except ValueError as error:
             cause: BaseException | None = error
@@ -94,18 +106,19 @@ class PrefixCLI(LightningCLI):
                 cause = cause.__cause__
             raise cause or InputError(explain(str(error), self.parser)) from None
 
-    def _shapes_only(self) -> AbstractContextManager[None]:
-        return without_weights() if self._config().get("dry_run") else nullcontext()
-
-    def _run_subcommand(self, subcommand: str) -> None:
+    def run(self) -> None:
         """Run the verb; a run that ends before its first step leaves no folder."""
+        method = getattr(self.trainer, self.verb)
+        own = {name: self.config_init[name] for name in inspect.signature(method).parameters if name not in PASSED}
         with self.folder.released_on_error(lambda: self.trainer.global_step == 0 and self.trainer.is_global_zero):
-            super()._run_subcommand(subcommand)
+            getattr(self, f"before_{self.verb}")()
+            getattr(self, self.verb, method)(model=self.model, datamodule=self.datamodule, **own)
+            if after := getattr(self, f"after_{self.verb}", None):
+                after()
 
     def before_instantiate_classes(self) -> None:
         """Choose the folder that the run writes below, and the checkpoint that it goes on from."""
-        config = self._config()
-        trainer = config.trainer
+        config, trainer = self.config, self.config.trainer
         if config.get("ckpt_path"):
             require_checkpoint(config.ckpt_path)
         self.folder = self.choose_folder()
@@ -127,39 +140,42 @@ class PrefixCLI(LightningCLI):
 
     def _set_seed(self) -> None:
         """Seed all generators; InputError for a seed that they cannot take, which Lightning would replace by chance."""
-        seed = self._config().seed_everything
+        seed = self.config.seed_everything
         if type(seed) is int and not 0 <= seed < 2**32:
             raise InputError(f"seed_everything {seed}: give a number from 0 to 4294967295")
         super()._set_seed()
 
     def choose_folder(self) -> RunFolder:
         """Folder of the run; see ``mmprefix.cli.training.run_folder``."""
-        config = self._config()
-        name = config.name or self._recipe_name()
+        config = self.config
+        name = config.name or next((Path(str(file)).stem for file in config.get("config") or []), "run")
         if not re.fullmatch(r"[^/\\\s.][^/\\]*", name):
             raise InputError(f"--name {name!r}: give the name of a folder below runs")
         root, ckpt_path = config.trainer.default_root_dir, config.ckpt_path
         if self.saved_model is not None and root is None:
             root = str(self.saved_model.parent)
-        if self.subcommand != "fit" or config.dry_run:
+        if self.verb != "fit" or config.dry_run:
             return folder_to_use(name, root, ckpt_path)
         return folder_to_fit(name, root, ckpt_path, overwrite=config.overwrite)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with its logs, and what keeps checkpoints and predictions."""
-        config = self._config()
+        config = self.config
         trainer = config.trainer
         if trainer.logger in (None, True):
             kwargs["logger"] = loggers_of(self.folder.path)
         configured = self._get(self.config_init, "trainer").callbacks or []
         callbacks = list(configured) if isinstance(configured, list) else [configured]
-        if self.subcommand == "fit" and trainer.enable_checkpointing is not False and not trainer.fast_dev_run:
+        if self.verb == "fit" and trainer.enable_checkpointing is not False and not trainer.fast_dev_run:
             callbacks += checkpoint_callbacks(config, self.folder, callbacks)
-        if self.subcommand == "fit":
+        if self.verb == "fit":
             callbacks += [RunConsole(self.folder), *warning_callbacks()]
         callbacks += progress_bars(trainer, callbacks)
-        if self.subcommand == "predict":
-            callbacks.append(self._predictions())
+        recipe = SaveRecipe(self.parser, config)
+        if self.verb == "predict":
+            callbacks.append(self._predictions(recipe.options))
+        if not trainer.fast_dev_run:
+            callbacks.append(recipe)
         try:
             return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
         except InputError:
@@ -167,25 +183,15 @@ class PrefixCLI(LightningCLI):
         except (TypeError, ValueError, RuntimeError, MisconfigurationException) as error:  # a value of the recipe
             raise InputError(f"trainer: {' '.join(str(error).split())[:300]}") from error
 
-    def _dump_config(self) -> None:
-        """Keep the options as plain data, for ``hyper_parameters``; they were checked when they were parsed."""
-        if not hasattr(self, "config_dump"):
-            text = self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
-            self.config_dump = yaml.safe_load(text)[str(self.subcommand)]
-
-    def _predictions(self) -> WritePredictions:
-        config = self._config()
-        file = file_to_write(config.out, self.folder, overwrite=config.overwrite)
-        model = self.saved_model or (Path(config.ckpt_path) if config.ckpt_path else None)
-        self._dump_config()
-        return WritePredictions(file, row_options(self.config_dump, model), overwrite=config.overwrite)
-
-    def _parse_ckpt_path(self) -> None:
-        """Do nothing: LightningCLI would read model options from the file, before it is known to be one of ours."""
+    def _predictions(self, recipe: dict[str, Any]) -> WritePredictions:
+        out, ckpt_path, overwrite = self.config.out, self.config.ckpt_path, self.config.overwrite
+        model = self.saved_model or (Path(ckpt_path) if ckpt_path else None)
+        file = file_to_write(out, self.folder, overwrite=overwrite)
+        return WritePredictions(file, row_options(recipe, model), overwrite=overwrite)
 
     def before_fit(self) -> None:
         """Refuse a folder that the model cannot be saved to; with ``--dry_run`` log the parameter table and stop."""
-        config = self._config()
+        config = self.config
         if self.model_folder is not None:
             require_free(self.model_folder, overwrite=config.overwrite or config.ckpt_path is not None)
             require_writable_place("save_to", self.model_folder)
@@ -203,28 +209,28 @@ class PrefixCLI(LightningCLI):
     @property
     def model_folder(self) -> Path | None:
         """Folder that the trained model is saved to; None: it is not."""
-        config = self._config()
+        config = self.config
         return None if config.save == "none" else Path(config.save_to or self.folder.path / MODEL)
 
     def before_validate(self) -> None:
         """Take the saved model's tensors; warn where neither it nor a checkpoint is named."""
         if self.saved_model is not None:
             load_saved(self.model.model, self.saved_model)
-        elif self._config().ckpt_path is None:
+        elif self.config.ckpt_path is None:
             log.warning("No --ckpt_path was given, so the mappers are untrained; give a file, or last.")
-        self.use_cache([str(self.subcommand)])
+        self.use_cache([self.verb])
 
     before_test = before_validate
 
     def before_predict(self) -> None:
         """Refuse to write texts of untrained mappers, or to write over a file."""
-        if self.saved_model is None and self._config().ckpt_path is None:
+        if self.saved_model is None and self.config.ckpt_path is None:
             raise InputError("predict: give --ckpt_path last (or a file), or --model DIR; the mappers are untrained")
         self.before_validate()
 
     def use_cache(self, stages: list[str]) -> dict[str, FeatureStore]:
         """Encode the inputs of ``stages`` into the recipe's feature store, on the run's devices. Stores by branch."""
-        config = self._config()
+        config = self.config
         if not config.cache:
             return {}
         trainer, strategy = config.trainer, config.trainer.strategy
@@ -270,7 +276,7 @@ class PrefixCLI(LightningCLI):
         """Take the best state, test it where the recipe asks for that, and save the model."""
         if self.trainer.interrupted:
             return
-        config = self._config()
+        config = self.config
         best = next((callback for callback in self._callbacks() if isinstance(callback, BestCheckpoint)), None)
         try:
             if config.save == "best":
@@ -288,13 +294,7 @@ class PrefixCLI(LightningCLI):
 
     def after_test(self) -> None:
         """Draw the run's report with this test in it."""
-        draw_report(self.folder.path, self.trainer, self._config())
+        draw_report(self.folder.path, self.trainer, self.config)
 
     def _callbacks(self) -> list[Callback]:
         return cast(Any, self.trainer).callbacks  # set by a connector, not declared by Trainer
-
-    def _config(self) -> Any:
-        return self.config[self.subcommand] if self.subcommand else self.config
-
-    def _recipe_name(self) -> str:
-        return next((Path(str(file)).stem for file in self._config().get("config") or []), "run")

@@ -7,6 +7,7 @@ options of that class; the parsers around it only prepend the option that holds 
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import re
 from collections.abc import Collection, Sequence
@@ -24,7 +25,7 @@ _PLAIN = re.compile(
     r"(?:\w+: )?option [\w.]+: expected [^\n]+)"
 )
 _EXTRA = re.compile(r"Option '([\w.]+)' is not accepted")
-_GROUP = re.compile(r"(?:Group '([\w.]+)'|Subcommand '(\w+)') does not accept option '([\w.]+)'")
+_GROUP = re.compile(r"Group '([\w.]+)' does not accept option '([\w.]+)'")
 _UNKNOWN = re.compile(r"[Uu]nrecognized arguments: (--?[\w.-]+)")
 _CLASS_NAME = re.compile(
     r"(?:class_path '|import path string: |Given value: |'class_path': '|class_path=')([A-Za-z][\w.]*)"
@@ -48,7 +49,7 @@ def explain(message: str, parser: Any) -> str:
     if match := _EXTRA.search(message):
         return placed + unknown_option(match[1], options(parser))
     if match := _GROUP.search(message):
-        return unknown_option(f"{match[1]}.{match[3]}" if match[1] else match[3], options(parser, match[2]))
+        return unknown_option(f"{match[1]}.{match[2]}", options(parser))
     if match := _UNKNOWN.search(message):
         return unknown_option(match[1].lstrip("-"), options(parser))
     if wrong := _class_error(message, where):
@@ -74,12 +75,10 @@ def _class_error(message: str, where: str) -> str:
     return ""
 
 
-def options(parser: Any, verb: str | None = None) -> set[str]:
-    """Dotted option names of ``parser``, or of its subparser for ``verb``."""
-    verbs = getattr(parser, "_subcommands_action", None)
-    if verb is not None and verbs is not None:
-        parser = verbs._name_parser_map[verb]
-    return {action.dest for action in parser._actions if not action.dest.endswith(".help")}
+def options(parser: Any) -> set[str]:
+    """Dotted option names of ``parser``, without its hidden ones."""
+    shown = (action.dest for action in parser._actions if action.help != argparse.SUPPRESS)
+    return {name for name in shown if not name.endswith(".help")}
 
 
 def _type(name: str) -> str:

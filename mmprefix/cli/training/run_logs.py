@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from mmprefix.atomic import disk_errors_as_input_errors
+from mmprefix.trust.plain_yaml import parse_yaml
 
 
 class CsvLog(CSVLogger):
@@ -70,15 +70,25 @@ def quiet_writer_threads() -> Generator[None, None, None]:
         threading.excepthook = before
 
 
-class SaveRecipe(SaveConfigCallback):
-    """Callback that writes the whole recipe beside the logs, and gives it to the loggers as hyper-parameters."""
+class SaveRecipe(Callback):
+    """Callback that writes the whole recipe beside the logs, and gives it to the loggers as hyper-parameters.
+
+    ``config`` is what ``parser`` read; ``options`` is the same as plain data.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Any) -> None:
+        self.text = parser.dump(config, skip_none=False, skip_validation=True)  # checked when it was parsed
+        self.options: dict[str, Any] = parse_yaml(self.text, "the options of the run")
+        self.saved = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        with disk_errors_as_input_errors(Path(trainer.log_dir or trainer.default_root_dir) / self.config_filename):
-            super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Log everything but the trainer's parts; Lightning calls this in the first process."""
-        options = yaml.safe_load(self.parser.dump(self.config, skip_none=False, skip_validation=True))
-        for logger in trainer.loggers:
-            logger.log_hyperparams(options)
+        """Save once, in the first process: a fit may be followed by a test."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # all processes agree on it
+        if trainer.is_global_zero and not self.saved:
+            file = folder / "config.yaml"
+            with disk_errors_as_input_errors(file):
+                folder.mkdir(parents=True, exist_ok=True)
+                file.write_text(self.text, encoding="utf-8")
+            for logger in trainer.loggers:
+                logger.log_hyperparams(self.options)
+        self.saved = True

@@ -17,12 +17,10 @@ from mmprefix.cli.training.lightning_cli import PrefixCLI
 from mmprefix.cli.training.recipe_errors import recipes_of
 from mmprefix.cli.training.recipe_parser import RecipeParser
 from mmprefix.cli.training.run_folder import share_with_processes
-from mmprefix.cli.training.run_logs import SaveRecipe, quiet_writer_threads
+from mmprefix.cli.training.run_logs import quiet_writer_threads
 from mmprefix.cli.training.run_options import TRAINER_DEFAULTS
 from mmprefix.cli.training.saved_recipe import recipe_words, split_model
-from mmprefix.data.pairs import PairData
 from mmprefix.errors import InputError
-from mmprefix.training.task import PrefixTask
 from mmprefix.trust.modules import allow_modules, allowed_modules
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -53,30 +51,23 @@ def train(words: list[str], runs: type[PrefixCLI] | None = None) -> int:
 
 
 def _train(words: list[str], modules: list[str], runs: type[PrefixCLI]) -> int:
-    texts = {"usage": f"mmprefix {words[0]} RECIPE.yaml [--OPTION VALUE ...]", "default_config_files": []}
-    if words[0] == "encode":
-        texts["description"] = "Runs the frozen encoders of a recipe and stores their features."
-        words = ["fit", *words[1:]]
-
-    class OfVerb(runs):  # the parsers of the other verbs would take longer than all else before the first step
-        @staticmethod
-        def subcommands() -> dict[str, set[str]]:
-            return {words[0]: runs.subcommands()[words[0]]}
-
-    allow = [f"--allow={module}" for module in modules]
-    kept, sys.argv = sys.argv, [sys.argv[0], *words, *allow]  # Lightning starts its other processes with these words
+    verb = "fit" if words[0] == "encode" else words[0]
+    others = [verb, *words[1:], *(f"--allow={module}" for module in modules)]  # words of a training's other processes
+    kept, sys.argv = sys.argv, [sys.argv[0], *others]
     try:
-        OfVerb(
-            PrefixTask,
-            PairData,
-            subclass_mode_data=True,
+        runs(
+            verb,
             parser_class=RecipeParser,
-            args=words,
-            save_config_callback=SaveRecipe,
-            save_config_kwargs={"overwrite": True},
+            args=words[1:],
+            save_config_callback=None,
             trainer_defaults=dict(TRAINER_DEFAULTS),
             auto_configure_optimizers=False,
-            parser_kwargs={"allow_abbrev": False, "prog": "mmprefix", words[0]: texts},
+            parser_kwargs={
+                "allow_abbrev": False,
+                "prog": f"mmprefix {words[0]}",
+                "usage": f"mmprefix {words[0]} RECIPE.yaml [--OPTION VALUE ...]",
+                "default_config_files": [],
+            },
         )
     except SystemExit as stop:
         return int(stop.code or 0)
