@@ -178,6 +178,12 @@ def adapted_recipe(content: Content, form: Form, task: Task, epochs: int) -> Con
     return content
 
 
+def start_program(words: Sequence[str], output: Path) -> int:
+    """Start ``mmprefix WORDS``, which writes to the file ``output``; the number of its process."""
+    with output.open("w", encoding="utf-8") as file:
+        return subprocess.Popen([sys.executable, "-m", "mmprefix", *words], stdout=file, stderr=subprocess.STDOUT).pid
+
+
 def fit(content: Content, task: Task, place: str, folder: Path, *, factor: float = 1.0) -> dict[str, float]:
     """Train in a process of its own: best loss of validation, CPU seconds, peak memory in GB; once for a folder."""
     done = folder / "training.json"
@@ -191,10 +197,8 @@ def fit(content: Content, task: Task, place: str, folder: Path, *, factor: float
     content["trainer"]["default_root_dir"] = str(folder)
     content |= {"save_to": str(folder / "model"), "overwrite": True}
     (folder / "recipe.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    with (folder / "output.txt").open("w", encoding="utf-8") as output:
-        command = [sys.executable, "-m", "mmprefix", "fit", "--config", str(folder / "recipe.yaml")]
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
-        _, code, used = os.wait4(process.pid, 0)
+    started = start_program(["fit", "--config", str(folder / "recipe.yaml")], folder / "output.txt")
+    _, code, used = os.wait4(started, 0)
     if code:
         raise SystemExit(f"{folder}: the training failed; see {folder / 'output.txt'}")
     with max(folder.rglob("metrics.csv"), key=lambda file: file.stat().st_mtime_ns).open(encoding="utf-8") as lines:

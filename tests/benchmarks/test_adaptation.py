@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.lib import adaptation as trainings
 from benchmarks.lib.adaptation import Task, with_texts
 from benchmarks.studies.users import adaptation
+from mmprefix.cli.main import main
 from tiny import decoders as tiny_decoders
+from tiny.forked import Forked
 
 PLANS = ("a dog barks", "the cat runs", "some rain falls", "a bell rings", "the old roof", "a green hill")
 
@@ -20,6 +23,13 @@ def row(user: str, number: int) -> str:
     """Manifest row of a user, in that user's manner."""
     text = f"{PLANS[number]} {'now' if user == 'ann' else 'again'}"
     return json.dumps({"id": f"{user}{number}", "user": user, "context": PLANS[number], "captions": [text]}) + "\n"
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings run in processes that are forked: a new one would import all first."""
+    start = lambda words, output: Forked(lambda: main(words), output).pid  # noqa: E731
+    monkeypatch.setattr(trainings, "start_program", start)
 
 
 def study_folder(folder: Path) -> dict[str, Any]:
