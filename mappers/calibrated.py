@@ -66,7 +66,8 @@ class Calibrated(Combinator, Observer):
     Features (frames B T D, summary B G) are standardised number by number, by moments taken by ``observe`` from up to
     512 training inputs and saved. The prefix (B P E) is scaled so that it begins as a quarter of word vectors, in root
     mean square; their scale is that of the words that the prompt begins as. The prompt has a vector for each position,
-    one for all where P depends on the number of frames.
+    one for all where P depends on the number of frames. Inside ``Deep``, whose layers read it, all that is in units of
+    one: Whisper's word vectors (0.02) are small beside the biases of these layers, and the input was lost there.
 
     Args:
         mapper: the mapper that reads the standardised features; it makes embeddings, no keys and values (for these put
@@ -122,6 +123,9 @@ class Calibrated(Combinator, Observer):
             self.start.copy_(words.mean(0, keepdim=True))
         else:
             self.start.copy_(words.repeat(-(-len(self.start) // len(words)), 1)[: len(self.start)])
+        if self.inside:
+            self.start /= self.scale
+            self.scale.fill_(1.0)
 
     def observe(self, features: Features) -> None:
         """Take in real frames and summaries of some more inputs."""
@@ -131,10 +135,10 @@ class Calibrated(Combinator, Observer):
             self.summary.update(features.pooled)
 
     def observed(self) -> str:
-        """How many frames and summaries it has seen, and the scale of the word vectors."""
+        """How many frames and summaries it has seen, and the scale of its prefix."""
         parts = {"frames": self.frames, "summaries": self.summary}
         counts = [f"{int(part.count)} {name}" for name, part in parts.items() if part is not None]
-        return f"standardised by {' and '.join(counts) or 'nothing'}; word vectors have a scale of {self.scale:.3g}"
+        return f"standardised by {' and '.join(counts) or 'nothing'}; the prefix is in units of {self.scale:.3g}"
 
     def forward(self, features: Features, context: Features | None = None) -> Prefix:
         """Features of B inputs → embeddings (B P E) and mask (B P); InputError before a training began."""

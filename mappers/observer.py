@@ -60,6 +60,7 @@ class Observer(Starter):
 
     most: ClassVar[int | None] = None  # inputs that are enough, spread over the data; None: it wants all
     observes_again: ClassVar[bool] = False  # also once it is known: a training that starts from another has new rows
+    inside: bool = False  # its output is read by layers of another mapper, not by the decoder
 
     @abstractmethod
     def observe(self, features: Features) -> None:

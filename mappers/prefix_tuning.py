@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import DeepMapper, Mapper, Sizes, join_layers, need_embeddings, only_embeddings
 from mmprefix.mappers.combinator import Combinator
-from mmprefix.mappers.observer import Starter, TextReader
+from mmprefix.mappers.observer import Observer, Starter, TextReader
 from mmprefix.mappers.plain_tables import table_of_key_values
 from mmprefix.mappers.starts import Start, as_start
 from mmprefix.types import DeepPrefix, Features
@@ -52,6 +52,9 @@ class Deep(Combinator, DeepMapper, Starter):
         super().__init__(sizes)
         self.mapper = mapper(sizes)
         need_embeddings(self, self.mapper)
+        for part in self.mapper.modules():
+            if isinstance(part, Observer):
+                part.inside = True  # it need not be as small as word vectors, which the biases here would drown
         self.dropout = dropout
         before = [nn.Linear(sizes.width, hidden), nn.Tanh()] if hidden else []
         last = nn.Linear(hidden or sizes.width, self.numbers)

@@ -180,6 +180,20 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
     assert Deep(Sizes(D, G, E, 2, 2, 4), mapper=partial(Calibrated, mapper=MLP), hidden=4).reads_input
 
 
+def test_a_deep_prefix_does_not_depend_on_the_size_of_word_vectors() -> None:
+    """Those of Whisper are as small as 0.02: biases of the layers behind would drown the input."""
+    keys: list[torch.Tensor] = []
+    for size in (1.0, 0.01):
+        torch.manual_seed(0)
+        deep = Deep(Sizes(D, G, E, 2, 2, 4), mapper=partial(Calibrated, mapper=MLP), hidden=4)
+        assert isinstance(deep.mapper, Calibrated)
+        deep.mapper.observe(features())
+        deep.mapper.begin(Reader(WORDS * size))
+        keys.append(deep(features()).keys)
+    assert torch.allclose(*keys, rtol=1e-4)
+    assert keys[0].std(1).mean() > 0.01  # over the inputs
+
+
 def test_training_shows_it_the_data_from_files_as_from_a_store(tiny: CaptioningSystem, tmp_path: Path) -> None:
     saved = {}
     for name in ("files", "store"):
