@@ -1,4 +1,7 @@
-"""Captions of the inputs that are most like another one, for its prompt: captioning with retrieved captions.
+"""Captions of the inputs that are most like another one: they choose among its texts, or stand in its prompt.
+
+Exploring Nearest Neighbor Approaches for Image Captioning (Devlin et al. 2015), https://arxiv.org/abs/1505.04467: of
+several texts that one is best which agrees most with the captions of like inputs, by CIDEr.
 
 SmallCap: Lightweight Image Captioning Prompted with Retrieval Augmentation (Ramos et al., CVPR 2023),
 https://arxiv.org/abs/2209.15323, retrieves by the likeness of picture and caption in CLIP's space. Here inputs are
@@ -27,9 +30,12 @@ from mmprefix.data.manifest import InputRef
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.media.source import Source
+from mmprefix.metrics.cider_reward import CiderReward
 from mmprefix.parts import from_recipe, to_recipe
+from mmprefix.types import Candidate
 
 FORMAT = 1
+WEIGHT = 3.0  # of the agreement beside the score
 _TENSOR, _SETTINGS = "summaries", "neighbours"
 
 
@@ -43,6 +49,7 @@ class Neighbours:
         captions: of each of these inputs.
         count: neighbours whose captions an input gets, one of each.
         circle: nearest inputs whose captions choose that caption; at least ``count``.
+        judges: nearest inputs whose captions judge the texts of an input.
     """
 
     encoder: Encoder
@@ -50,10 +57,13 @@ class Neighbours:
     captions: Sequence[Sequence[str]]
     count: int = 5
     circle: int = 10
+    judges: int = 20
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= self.circle:
             raise InputError(f"neighbours: count {self.count}, circle {self.circle}: give 1 <= count <= circle")
+        if self.judges < 1:
+            raise InputError(f"neighbours: judges {self.judges}: give a number from 1 on")
         if len(self.captions) != len(self.summaries) or not all(self.captions):
             raise InputError("neighbours: each input needs a summary and a caption")
 
@@ -62,16 +72,45 @@ class Neighbours:
 
         Raises InputError for an input that cannot be read.
         """
+        return self.contexts(self.embed(sources, batch_size)) if sources else []
+
+    def rank(
+        self, sources: Sequence[Source | InputRef], candidates: Sequence[Sequence[Candidate]], weight: float = WEIGHT
+    ) -> list[list[Candidate]]:
+        """``candidates`` of each input, the best first: see ``best_first``. InputError for one that cannot be read."""
+        return self.best_first(self.embed(sources), candidates, weight) if sources else []
+
+    @torch.no_grad()
+    def embed(self, sources: Sequence[Source | InputRef], batch_size: int = 16) -> Tensor:
+        """Summaries (B G) of one or more inputs. Raises InputError for an input that cannot be read."""
         parts = [self._encoded(sources[at : at + batch_size]) for at in range(0, len(sources), batch_size)]
-        return self.contexts(torch.cat(parts)) if parts else []
+        return torch.cat(parts)
 
     def contexts(self, summaries: Tensor, own: Sequence[int] | None = None) -> list[str]:
         """Contexts of inputs with these ``summaries`` (B G); ``own``: number of each in this collection, left out."""
+        return ["\n".join(self._chosen(row)) for row in self._nearest(summaries, self.circle, own)]
+
+    def best_first(
+        self, summaries: Tensor, candidates: Sequence[Sequence[Candidate]], weight: float = WEIGHT
+    ) -> list[list[Candidate]]:
+        """``candidates`` of inputs with these ``summaries`` (B G), by score + ``weight`` times agreement.
+
+        The agreement is the CIDEr-D of a text against all captions of the nearest ``judges``, 0 to 10; words weigh as
+        they are rare in this collection.
+        """
+        ranked: list[list[Candidate]] = []
+        for nearest, texts in zip(self._nearest(summaries, self.judges), candidates, strict=True):
+            captions = [text for number in nearest for text in self.captions[number]]
+            values = {text: text.score + weight * self._cider(text.text, captions) for text in texts}
+            ranked.append(sorted(texts, key=values.__getitem__, reverse=True))
+        return ranked
+
+    def _nearest(self, summaries: Tensor, count: int, own: Sequence[int] | None = None) -> list[list[int]]:
+        """Numbers of the ``count`` inputs that are most like each of ``summaries`` (B G), the nearest first."""
         likeness = self._unit(summaries) @ self._unit(self.summaries).T
         if own is not None:
             likeness[torch.arange(len(own)), torch.tensor(own)] = -torch.inf
-        circle = min(self.circle, likeness.shape[1] - (own is not None))
-        return ["\n".join(self._chosen(row)) for row in likeness.topk(circle).indices.tolist()]
+        return likeness.topk(min(count, likeness.shape[1] - (own is not None))).indices.tolist()
 
     def _chosen(self, nearest: Sequence[int]) -> list[str]:
         """A caption of each of the first ``count``, the nearest last."""
@@ -88,12 +127,15 @@ class Neighbours:
         return normalize((summaries.float() - mean) / deviation, dim=1)
 
     @cached_property
+    def _cider(self) -> CiderReward:
+        return CiderReward(self.captions, end=False)
+
+    @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         rows = self.summaries.float()
         deviation = rows.std(0, correction=0)
         return rows.mean(0), deviation.clamp(min=0.01 * float(deviation.mean()) or 1.0)
 
-    @torch.no_grad()
     def _encoded(self, sources: Sequence[Source | InputRef]) -> Tensor:
         media = pad_media([self.encoder.preprocess(*_span(item)) for item in sources])
         return self.encoder(media.to(next(self.encoder.parameters()).device)).pooled.float().cpu()
@@ -106,6 +148,7 @@ class Neighbours:
             "sha256": self.encoder.identity.sha256,
             "count": self.count,
             "circle": self.circle,
+            "judges": self.judges,
             "captions": [list(texts) for texts in self.captions],
         }
         tensors = {_TENSOR: self.summaries.half().contiguous()}
@@ -130,7 +173,7 @@ class Neighbours:
                 f"{file}: was made with an encoder of other weights ({then[:12]}, and "
                 f"{encoder.identity.source!r} is {now[:12]}); use the same, or make the file anew"
             )
-        return cls(encoder, summaries, settings["captions"], settings["count"], settings["circle"])
+        return cls(encoder, summaries, *(settings[name] for name in ("captions", "count", "circle", "judges")))
 
 
 def _span(item: Source | InputRef) -> tuple[Source, float, float | None]:

@@ -1,9 +1,10 @@
-"""Give each row of a data set the captions of the training inputs most like its own, as the context of its prompt.
+"""Write a file of described inputs, whose captions help to write those of inputs like them, and manifests with them.
 
-Retrieval-augmented captions, as in SmallCap (Ramos et al.), https://arxiv.org/abs/2209.15323; how neighbours are found
-is told in ``mmprefix.features.neighbours``. ``--out`` gets train.jsonl, val.jsonl and test.jsonl with ``context``, as
-far as there are such splits, and neighbours.safetensors, from which ``mmprefix caption MODEL --neighbours`` finds
-those of a new input. An input of train is never its own neighbour. A model reads them with ``model.wording.context``.
+``--out`` gets neighbours.safetensors: with ``mmprefix caption MODEL --neighbours FILE`` the captions of the training
+inputs most like a new one choose among its beams (Devlin et al. 2015, https://arxiv.org/abs/1505.04467). It also gets
+train.jsonl, val.jsonl and test.jsonl, as far as there are such splits, whose ``context`` is some of these captions: a
+model with ``model.wording.context`` reads them in its prompt (SmallCap, https://arxiv.org/abs/2209.15323). An input of
+train is never its own neighbour there. See ``mmprefix.features.neighbours``.
 
     python -m mmprefix.recipes.retrieve.neighbours data/flickr8k_mini --out data/flickr8k_neighbours \\
         --encoder '{class_path: mmprefix.encoders.timm.Timm, init_args: {model: models:efficientnet-lite2}}'
@@ -69,18 +70,18 @@ def write_rows(folder: Path, split: str, out: Path, contexts: dict[int, str]) ->
 
 
 def find_neighbours(
-    folder: Path, encoder: Encoder, out: Path, *, count: int = 5, circle: int = 10, cache: Path = Path("features")
+    folder: Path, encoder: Encoder, out: Path, *, cache: Path = Path("features"), **numbers: int
 ) -> Neighbours:
     """Write manifests with contexts, and the file of neighbours; returns these. InputError for data that do not fit."""
     splits = {split: read_examples(folder, split, encoder.input_kind) for split in SPLITS}
-    if len(splits["train"]) <= count:
-        raise InputError(f"{folder / 'train.jsonl'}: has {len(splits['train'])} rows with an input; --count {count} "
-                         "neighbours need more")  # fmt: skip
-    rows = [row for split in SPLITS for row in splits[split]]
+    train, rows = splits["train"], [row for split in SPLITS for row in splits[split]]
+    if not train:
+        raise InputError(f"{folder / 'train.jsonl'}: is missing or has no rows; neighbours are rows of train")
     vectors = summaries(encoder, [row.inputs[encoder.input_kind].source for row in rows], cache).half()
-    neighbours = Neighbours(
-        encoder, vectors[: len(splits["train"])], [r.captions for r in splits["train"]], count, circle
-    )
+    neighbours = Neighbours(encoder, vectors[: len(train)], [row.captions for row in train], **numbers)
+    if len(train) <= neighbours.count:
+        raise InputError(f"{folder / 'train.jsonl'}: has {len(train)} rows with an input; --count {neighbours.count} "
+                         "neighbours need more")  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     begin = 0
     for split, own in splits.items():
@@ -104,12 +105,13 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--encoder", required=True, help="compares inputs: {class_path, init_args}, YAML or its file")
     parser.add_argument("--count", type=int, default=5, help="neighbours of each row (default 5)")
     parser.add_argument("--circle", type=int, default=10, help="nearest rows that choose a neighbour's caption")
+    parser.add_argument("--judges", type=int, default=20, help="nearest rows whose captions judge texts (default 20)")
     parser.add_argument("--cache", type=Path, default=Path("features"), help="folder of encoded features")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(words)
     torch.manual_seed(0)
     try:
-        settings = {name: getattr(options, name) for name in ("count", "circle", "cache")}
+        settings = {name: getattr(options, name) for name in ("count", "circle", "judges", "cache")}
         neighbours = find_neighbours(options.data, read_encoder(options.encoder), options.out, **settings)
     except InputError as error:
         print(f"neighbours: {error}", file=sys.stderr)

@@ -11,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mmprefix.cli.inference.neighbour_options import NeighbourContexts
+import mmprefix
+from mmprefix.cli.inference.neighbour_options import NeighbourContexts, RowNeighbours
 from mmprefix.data.manifest import InputRef
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.encoders.timm import Timm
@@ -20,10 +21,12 @@ from mmprefix.errors import InputError
 from mmprefix.features.neighbours import Neighbours
 from mmprefix.inference.predictor import Predictor
 from mmprefix.mappers.resampler import Resampler
+from mmprefix.metrics.cider_reward import CiderReward
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.prompt_template import PromptTemplate
 from mmprefix.recipes.retrieve.neighbours import main
 from mmprefix.saved_model import ModelSettings
+from mmprefix.types import Candidate
 from tiny.encoders import save_timm
 from tiny.models import OPTIONS, frozen_parts
 from tiny.shell import Shell
@@ -96,10 +99,29 @@ def test_contexts_are_those_of_the_formula() -> None:
     assert neighbours.contexts(rows[:1])[0].split("\n")[-1] in captions[0]  # a new input may be one of them
 
 
-@pytest.mark.parametrize(("count", "circle"), [(0, 3), (4, 3)])
-def test_numbers_that_cannot_be_are_refused(count: int, circle: int) -> None:
-    with pytest.raises(InputError, match="give 1 <= count <= circle"):
-        Neighbours(torch.nn.Identity(), torch.zeros(1, 2), [["a"]], count, circle)  # type: ignore[arg-type]
+def test_texts_are_ranked_by_score_and_agreement() -> None:
+    rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [-1.0, 0.5], [-0.8, 0.4]])
+    captions = [["a dog runs fast", "the dog runs"], ["a dog runs in snow"], ["rain on the roof"], ["a roof of tin"]]
+    neighbours = Neighbours(torch.nn.Identity(), rows, captions, 1, 2, judges=2)  # type: ignore[arg-type]
+    texts = [Candidate("rain on the roof", -0.5), Candidate("a dog runs fast", -0.9), Candidate("a bell", -0.2)]
+    dogs, roofs = neighbours.best_first(torch.tensor([[1.0, 0.05], [-0.9, 0.5]]), [texts, texts], 1.0)
+    assert dogs[0].text == "a dog runs fast"
+    assert roofs[0].text == "rain on the roof"
+    assert sorted(dogs, key=lambda text: text.score) == sorted(texts, key=lambda text: text.score)
+    cider = CiderReward(captions, end=False)
+    values = [text.score + 0.3 * cider(text.text, captions[0] + captions[1]) for text in texts]
+    (ranked,) = neighbours.best_first(rows[:1], [texts], 0.3)
+    assert ranked == [text for _, text in sorted(zip(values, texts, strict=True), key=lambda pair: -pair[0])]
+    assert [text.score for text in neighbours.best_first(rows[:1], [texts], 0.0)[0]] == [-0.2, -0.5, -0.9]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [((0, 3), "1 <= count <= circle"), ((4, 3), "1 <= count <= circle"), ((1, 1, 0), "judges 0: give a number from 1")],
+)
+def test_numbers_that_cannot_be_are_refused(numbers: tuple[int, ...], text: str) -> None:
+    with pytest.raises(InputError, match=text):
+        Neighbours(torch.nn.Identity(), torch.zeros(1, 2), [["a"]], *numbers)  # type: ignore[arg-type]
 
 
 def test_a_file_gives_what_the_program_wrote(folder: Path, prepared: Path) -> None:
@@ -194,7 +216,7 @@ def test_the_shell_finds_neighbours(saved: dict[bool, Path], folder: Path, prepa
     """A caption beside ``--neighbours`` is that of a manifest with the context, and of a call that is given it."""
     file = prepared / "neighbours.safetensors"
     files = [folder / "orange.png", folder / "purple.png"]
-    own = captions(shell, saved[True], *files, "--neighbours", file)
+    own = captions(shell, saved[True], *files, "--neighbours", file, "--agreement", "0")
     written = captions(shell, saved[True], "--manifest", prepared / "test.jsonl")
     context = Neighbours.load(file)([str(files[0])])[0]
     by_option = captions(shell, saved[True], files[0], "--context", context)
@@ -206,6 +228,31 @@ def test_the_shell_finds_neighbours(saved: dict[bool, Path], folder: Path, prepa
     assert own["orange.png"]["caption"] == by_option["orange.png"]["caption"]
     code, streamed, _ = shell("caption", saved[True], files[0], "--neighbours", file, "--stream", "--device", "cpu")
     assert (code, streamed.strip()) == (0, own["orange.png"]["caption"])
+
+
+def test_neighbours_choose_among_beams(
+    saved: dict[bool, Path], folder: Path, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model without context: of four beams the last one is what the nearest input, itself, was described by."""
+    monkeypatch.setattr("mmprefix.cli.inference.neighbour_options._BATCH", 2)
+    files = [folder / f"{colour}.png" for colour in COLOURS]
+    beams = mmprefix.load(saved[False], device="cpu").candidates(files, num_return=4, num_beams=4)
+    encoder = Timm(str(folder / "timm"))
+    names = [str(file) for file in files]
+    vectors = Neighbours(encoder, torch.zeros(1, encoder.pooled_dim), [["a"]], 1, 1).embed(names)
+    written = [[row[-1].text, f"{row[-1].text} {colour}"] for row, colour in zip(beams, COLOURS, strict=True)]
+    neighbours = Neighbours(encoder, vectors, written, 1, 1, judges=1)
+    neighbours.save(tmp_path / "file")
+    words = [*files, "--num-beams", "4", "--batch-size", "3", "--neighbours", tmp_path / "file", "--agreement", "50"]
+    best = captions(shell, saved[False], *words)
+    twice = captions(shell, saved[False], *words, "--num-return", "2")
+    ranked = neighbours.rank(names, beams, 50.0)
+    assert [texts[0].text for texts in ranked] != [texts[0].text for texts in beams]
+    for file, texts, own in zip(files, ranked, beams, strict=True):
+        assert best[file.name]["caption"] == texts[0].text
+        assert [text["text"] for text in best[file.name]["candidates"]] == [texts[0].text]
+        assert [text["text"] for text in twice[file.name]["candidates"]] == [text.text for text in texts[:2]]
+        assert {text.text for text in texts} == {text.text for text in own}
 
 
 def test_a_file_that_cannot_be_read_does_not_end_the_others(
@@ -221,22 +268,26 @@ def test_a_file_that_cannot_be_read_does_not_end_the_others(
     assert [Path(json.loads(line)["file"]).name for line in out.splitlines()] == ["orange.png", "purple.png"]
 
 
-def test_a_model_without_context_and_a_wrong_file_are_refused(
+def test_what_neighbours_cannot_do_is_refused(
     saved: dict[bool, Path], folder: Path, prepared: Path, shell: Shell
 ) -> None:
-    for model, file, text in (
-        (saved[False], prepared / "neighbours.safetensors", "--neighbours: this model reads no context"),
-        (saved[True], folder / "red.png", "red.png: is not what"),
-    ):
-        code, _, error = shell("caption", model, folder / "orange.png", "--neighbours", file, "--device", "cpu")
-        assert code == 2
-        assert text in error
+    file = prepared / "neighbours.safetensors"
+    cases: list[tuple[bool, list[str | Path], str]] = [
+        (False, ["--neighbours", file], "--neighbours: choose among several beams"),
+        (False, ["--neighbours", file, "--num-beams", "3", "--stream"], "--neighbours: choose among several beams"),
+        (False, ["--neighbours", file, "--num-beams", "3", "--agreement", "0"], "nor --agreement 0"),
+        (False, ["--neighbours", file, "--num-beams", "3", "--agreement", "-1"], "--agreement -1: give a number"),
+        (True, ["--agreement", "2"], "--agreement 2: weighs --neighbours FILE"),
+        (True, ["--neighbours", folder / "red.png"], "red.png: is not what"),
+    ]
+    for reads, words, text in cases:
+        assert text in shell.refuses("caption", saved[reads], folder / "orange.png", "--device", "cpu", *words)
 
 
 def test_a_row_keeps_a_context_of_its_own(folder: Path, prepared: Path) -> None:
     neighbours = Neighbours.load(prepared / "neighbours.safetensors")
     files = [str(folder / f"{colour}.png") for colour in COLOURS]
-    contexts = NeighbourContexts(neighbours, files, ["", "mine", *[""] * 6])
+    contexts = NeighbourContexts(RowNeighbours(neighbours, files, 1, 0), ["", "mine", *[""] * 6])
     assert len(contexts) == 8
     assert contexts[1] == "mine"
     assert contexts[0:3] == [*neighbours(files[:1]), "mine", *neighbours(files[2:3])]
