@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
 from mmprefix.cli.model_inputs import relocated_paths
 from mmprefix.data.manifest import Example, read_manifest
+from mmprefix.data.manifest_file import raw_rows
+from mmprefix.data.sources import Split, manifests_of
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
 from mmprefix.features.neighbours import Neighbours
@@ -32,7 +33,7 @@ from mmprefix.parts import from_recipe
 from mmprefix.recipes.align.summaries import summaries
 
 FILE = "neighbours.safetensors"
-SPLITS = ("train", "val", "test")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 def read_encoder(recipe: str) -> Encoder:
@@ -47,26 +48,30 @@ def read_encoder(recipe: str) -> Encoder:
         ) from error
 
 
-def read_examples(folder: Path, split: str, kind: str) -> list[Example]:
-    """Rows of a split that have an input of ``kind``; none where there is no such manifest. InputError for bad rows."""
-    if not (folder / f"{split}.jsonl").is_file():
-        return []
-    rows, faults = read_manifest(folder / f"{split}.jsonl")
-    if faults:
-        raise InputError(str(faults[0]))
-    if without := [row for row in rows if kind not in row.inputs]:
-        raise InputError(f"{without[0].file}:{without[0].line}: has no column {kind!r}, which the encoder reads")
+def read_examples(folder: Path, split: Split, kind: str) -> list[Example]:
+    """Rows of a split, whose inputs are of ``kind``. InputError for bad rows, and for parts of files."""
+    rows: list[Example] = []
+    for file, own in manifests_of(split, {split: None}, str(folder)):
+        read, faults = read_manifest(file, own)
+        if faults:
+            raise InputError(str(faults[0]))
+        rows += read
+    for row in rows:
+        ref = row.inputs.get(kind)
+        if ref is None or ref.start or ref.end is not None:
+            reason = f"has no column {kind!r}, which the encoder reads" if ref is None else "is a part of a file"
+            raise InputError(f"{row.file}:{row.line}: {reason}; neighbours are whole files of kind {kind}")
     return rows
 
 
-def write_rows(folder: Path, split: str, out: Path, contexts: dict[int, str]) -> None:
-    """Copy a manifest with the context of each line; paths of files are written anew, and a context of before goes."""
-    lines = (folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
-    with (out / f"{split}.jsonl").open("w", encoding="utf-8") as file:
-        for number, line in enumerate(lines, start=1):
-            if number in contexts:
-                row = relocated_paths(json.loads(line), folder, str(out / f"{split}.jsonl"))
-                file.write(json.dumps({**row, "context": contexts[number]}, ensure_ascii=False) + "\n")
+def write_rows(rows: Sequence[Example], contexts: Sequence[str], file: Path) -> None:
+    """Copy manifests with the context of each row; paths are written anew, and a context of before goes."""
+    raw = {name: raw_rows(name) for name in dict.fromkeys(row.file for row in rows)}
+    with file.open("w", encoding="utf-8") as written:
+        for row, context in zip(rows, contexts, strict=True):
+            for line in dict.fromkeys(row.lines or (row.line,)):
+                copy = relocated_paths(raw[row.file][line], Path(row.file).parent, str(file))
+                written.write(json.dumps({**copy, "context": context}, ensure_ascii=False) + "\n")
 
 
 def find_neighbours(
@@ -76,32 +81,26 @@ def find_neighbours(
     splits = {split: read_examples(folder, split, encoder.input_kind) for split in SPLITS}
     train, rows = splits["train"], [row for split in SPLITS for row in splits[split]]
     if not train:
-        raise InputError(f"{folder / 'train.jsonl'}: is missing or has no rows; neighbours are rows of train")
+        raise InputError(f"{folder}: has no rows of train, and neighbours are such rows")
     vectors = summaries(encoder, [row.inputs[encoder.input_kind].source for row in rows], cache).half()
     neighbours = Neighbours(encoder, vectors[: len(train)], [row.captions for row in train], **numbers)
     if len(train) <= neighbours.count:
-        raise InputError(f"{folder / 'train.jsonl'}: has {len(train)} rows with an input; --count {neighbours.count} "
-                         "neighbours need more")  # fmt: skip
+        raise InputError(f"{folder}: has {len(train)} rows of train; --count {neighbours.count} neighbours need more")
     out.mkdir(parents=True, exist_ok=True)
     begin = 0
     for split, own in splits.items():
+        part, begin = vectors[begin : begin + len(own)], begin + len(own)
         if own:
-            contexts = _contexts(neighbours, vectors[begin : begin + len(own)], own=split == "train")
-            lines = {line: text for row, text in zip(own, contexts, strict=True) for line in row.lines or (row.line,)}
-            write_rows(folder, split, out, lines)
-        begin += len(own)
+            contexts = neighbours.contexts(part, range(len(own)) if split == "train" else None)
+            write_rows(own, contexts, out / f"{split}.jsonl")
     neighbours.save(out / FILE)
     return neighbours
-
-
-def _contexts(neighbours: Neighbours, vectors: Tensor, *, own: bool) -> list[str]:
-    return neighbours.contexts(vectors, range(len(vectors)) if own else None)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run as the command line asks; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder with train.jsonl; val.jsonl and test.jsonl, if it has them")
+    parser.add_argument("data", type=Path, help="folder with train.jsonl and others, or a manifest.jsonl with split")
     parser.add_argument("--encoder", required=True, help="compares inputs: {class_path, init_args}, YAML or its file")
     parser.add_argument("--count", type=int, default=5, help="neighbours of each row (default 5)")
     parser.add_argument("--circle", type=int, default=10, help="nearest rows that choose a neighbour's caption")

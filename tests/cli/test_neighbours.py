@@ -27,6 +27,7 @@ from mmprefix.prompt_template import PromptTemplate
 from mmprefix.recipes.retrieve.neighbours import main
 from mmprefix.saved_model import ModelSettings
 from mmprefix.types import Candidate
+from tiny.datasets import write_sound
 from tiny.encoders import save_timm
 from tiny.models import OPTIONS, frozen_parts
 from tiny.shell import Shell
@@ -155,6 +156,38 @@ def test_captions_of_one_picture_in_rows_of_their_own_are_one_input(folder: Path
         assert colour not in line["context"].split()
 
 
+def test_one_manifest_of_all_splits_does_as_well(folder: Path, prepared: Path, tmp_path: Path) -> None:
+    table = ["id,split,image,captions"]
+    for split in ("train", "test"):
+        for row in map(json.loads, (folder / f"{split}.jsonl").read_text().splitlines()):
+            texts = json.dumps(row["captions"]).replace('"', '""')
+            table.append(f'{row["id"]},{split},{folder / row["image"]},"{texts}"')
+    (tmp_path / "manifest.csv").write_text("\n".join(table) + "\n")
+    words = [str(tmp_path), "--encoder", recipe_of(folder), "--count", "2", "--circle", "3"]
+    assert main([*words, "--cache", str(folder / "features"), "--out", str(tmp_path / "out")]) == 0
+    for split in ("train", "test"):
+        ours, theirs = (
+            [json.loads(line) for line in (place / f"{split}.jsonl").read_text().splitlines()]
+            for place in (tmp_path / "out", prepared)
+        )
+        assert [(row["id"], row["context"]) for row in ours] == [(row["id"], row["context"]) for row in theirs]
+
+
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [({"start": 1.0, "end": 2.0}, "is a part of a file"), ({"image": None, "audio": "a.wav"}, "has no column 'image'")],
+)
+def test_rows_that_cannot_be_compared_are_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, Any], text: str
+) -> None:
+    write_sound(tmp_path / "a.wav")
+    content = {"image": str(folder / "red.png"), "captions": ["a"], **row}
+    content = {name: value for name, value in content.items() if value is not None}
+    (tmp_path / "train.jsonl").write_text(json.dumps(content) + "\n")
+    assert main([str(tmp_path), "--encoder", recipe_of(folder), "--out", str(tmp_path / "out")]) == 2
+    assert text in capsys.readouterr().err
+
+
 def test_other_weights_and_other_files_are_refused(folder: Path, prepared: Path, tmp_path: Path) -> None:
     file = tmp_path / "other.safetensors"
     Neighbours(Timm(str(save_timm(tmp_path / "timm", "convnext"))), torch.zeros(1, 64), [["a"]], 1, 1).save(file)
@@ -172,7 +205,7 @@ def test_other_weights_and_other_files_are_refused(folder: Path, prepared: Path,
     [
         (["--encoder", "timm"], "'timm' is no part; give class_path"),
         (["--encoder", "none.yaml"], "--encoder none.yaml: give"),
-        (["--count", "6", "--circle", "9"], "has 6 rows with an input; --count 6"),
+        (["--count", "6", "--circle", "9"], "has 6 rows of train; --count 6"),
         (["--count", "3", "--circle", "2"], "give 1 <= count <= circle"),
     ],
 )
