@@ -27,6 +27,8 @@ WORDS = {
     "fire crackling": r"fires?|campfires?|fireplaces?|flames?|burn(s|ing)?|crackl(e|es|ing)",
 }
 
+_TEXT = "prediction"  # of a validation; ``mmprefix caption`` calls it caption
+
 
 def named(caption: str) -> list[str]:
     """Classes that ``caption`` names."""
@@ -49,14 +51,16 @@ def score(captions: Iterable[tuple[str, str]]) -> tuple[float, dict[tuple[str, s
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; see ``--help``."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("predictions", type=Path, help="JSON lines with id and prediction, as validation writes them")
+    parser.add_argument(
+        "predictions", type=Path, help="JSON lines with id and the text, as a validation or mmprefix caption writes"
+    )
     parser.add_argument("--manifest", type=Path, required=True, help="ESC-10's manifest, for the labels")
     options = parser.parse_args(argv)
     with options.manifest.open(encoding="utf-8") as lines:
         labels = {row["id"]: row["label"] for row in map(json.loads, lines)}
     with options.predictions.open(encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    accuracy, mistakes = score((labels[row["id"]], row["prediction"]) for row in rows)
+    accuracy, mistakes = score((labels[row["id"]], row[_TEXT if _TEXT in row else "caption"]) for row in rows)
     print(f"{len(rows)} captions, {accuracy:.1%} name the class")
     for (label, classes), count in sorted(mistakes.items(), key=lambda item: -item[1]):
         print(f"  {count} × {label}: named {classes}")

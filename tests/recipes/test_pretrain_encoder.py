@@ -263,3 +263,14 @@ def test_the_recipe_runs(
         score_esc10.main([str(written), "--manifest", str(data)])
     if name == "nlvr":
         score_nlvr.main([str(tmp_path / "model"), "--manifest", str(data)])
+
+
+@pytest.mark.parametrize("column", ["prediction", "caption"])
+def test_the_scorer_reads_what_a_validation_and_what_caption_writes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str
+) -> None:
+    manifest, texts = tmp_path / "manifest.jsonl", tmp_path / "texts.jsonl"
+    manifest.write_text("".join(json.dumps({"id": name, "label": name}) + "\n" for name in ("dog", "rain")))
+    texts.write_text("".join(json.dumps({"id": name, column: "A dog barks."}) + "\n" for name in ("dog", "rain")))
+    score_esc10.main([str(texts), "--manifest", str(manifest)])
+    assert capsys.readouterr().out.splitlines() == ["2 captions, 50.0% name the class", "  1 × rain: named dog"]
