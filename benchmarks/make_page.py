@@ -81,7 +81,8 @@ SECTIONS = [
         "SmolLM2-135M behind ClipCap's MLP. Hugging Face's row is the careful way with "
         "Transformers' own model: a row a caption, padded to the longest of the batch, frozen weights. ClipCap's "
         "code pads to the longest caption of all data and computes gradients into the frozen weights too, as a model "
-        "does as it is loaded. With so short a prefix most of the work is the captions' own, which each way has to do.",
+        "does as it is loaded. With so short a prefix most of the work is the captions' own, which each way has to do. "
+        "The aim was three times the careful way; exact work at the rate of a plain product would be 3.5 times.",
     ),
     PageSection(
         "How the gain changes",
@@ -104,7 +105,11 @@ SECTIONS = [
         "generate_smollm2",
         "--model models:smollm2-135m-instruct --prefix-length 10 --new-tokens 20 --batches 1 8 --beams 1 5 --repeat 3",
         "SmolLM2-135M: nine query heads share three pairs of keys and values. Hugging Face's `generate` on the same "
-        "weights, from the same prefixes. Greedy search of one text gains nothing.",
+        "weights, from the same prefixes. Greedy search of one text gains nothing: a token reads all weights once, "
+        "whichever program asks, and that is 71 % of the memory's rate. The aims were 1.1 times for greedy search and "
+        "1.6 for five beams of eight texts; shared beams save the keys and values of a prefix of ten, which three "
+        "pairs of heads keep small, so that products with the weights are nearly all of the work. Reached before on "
+        "another machine: 1.43 (greedy, 8), 1.89 and 1.58 (five beams).",
     ),
     PageSection(
         "Memory of a training step",
