@@ -66,6 +66,9 @@ class Neighbours:
             raise InputError(f"neighbours: judges {self.judges}: give a number from 1 on")
         if len(self.captions) != len(self.summaries) or not all(self.captions):
             raise InputError("neighbours: each input needs a summary and a caption")
+        if not self.summaries.shape[1]:
+            raise InputError("neighbours: this encoder gives frames and no summary, by which inputs are compared; take "
+                             "another, or its option that makes one")  # fmt: skip
 
     def __call__(self, sources: Sequence[Source | InputRef], batch_size: int = 16) -> list[str]:
         """Context of each input: captions of its neighbours, a line each, the nearest last.

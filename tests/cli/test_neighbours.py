@@ -125,6 +125,11 @@ def test_numbers_that_cannot_be_are_refused(numbers: tuple[int, ...], text: str)
         Neighbours(torch.nn.Identity(), torch.zeros(1, 2), [["a"]], *numbers)  # type: ignore[arg-type]
 
 
+def test_an_encoder_without_a_summary_is_refused() -> None:
+    with pytest.raises(InputError, match="gives frames and no summary"):
+        Neighbours(torch.nn.Identity(), torch.zeros(2, 0), [["a"], ["b"]], 1, 1)  # type: ignore[arg-type]
+
+
 def test_a_file_gives_what_the_program_wrote(folder: Path, prepared: Path) -> None:
     neighbours = Neighbours.load(prepared / "neighbours.safetensors")
     rows = [json.loads(line) for line in (prepared / "test.jsonl").read_text().splitlines()]
