@@ -23,6 +23,7 @@ from mmprefix.mappers.combinator import Combinator
 from mmprefix.mappers.observer import Observer, TextReader
 from mmprefix.types import Features, Prefix
 
+_INSIDE = 0.1  # least scale of a prefix that layers of another mapper read
 _SHARE = 0.25  # what an untrained mapper adds to the prompt, as a share of the scale of word vectors
 _START = "A short description of what is there to see or to hear:"  # repeated words learned more slowly
 _LEAST = 0.01  # least standard deviation of a number, as a share of their mean one
@@ -66,8 +67,8 @@ class Calibrated(Combinator, Observer):
     Features (frames B T D, summary B G) are standardised number by number, by moments taken by ``observe`` from up to
     512 training inputs and saved. The prefix (B P E) is scaled so that it begins as a quarter of word vectors, in root
     mean square; their scale is that of the words that the prompt begins as. The prompt has a vector for each position,
-    one for all where P depends on the number of frames. Inside ``Deep``, whose layers read it, all that is in units of
-    one: Whisper's word vectors (0.02) are small beside the biases of these layers, and the input was lost there.
+    one for all where P depends on the number of frames. Inside ``Deep``, whose layers read it, the scale is 0.1 at least:
+    Whisper's word vectors (0.02) are small beside the biases of these layers, and the input was lost there.
 
     Args:
         mapper: the mapper that reads the standardised features; it makes embeddings, no keys and values (for these put
@@ -123,9 +124,9 @@ class Calibrated(Combinator, Observer):
             self.start.copy_(words.mean(0, keepdim=True))
         else:
             self.start.copy_(words.repeat(-(-len(self.start) // len(words)), 1)[: len(self.start)])
-        if self.inside:
-            self.start /= self.scale
-            self.scale.fill_(1.0)
+        if self.inside and self.scale < _INSIDE:
+            self.start *= _INSIDE / self.scale
+            self.scale.fill_(_INSIDE)
 
     def observe(self, features: Features) -> None:
         """Take in real frames and summaries of some more inputs."""

@@ -180,18 +180,20 @@ def test_what_cannot_be_calibrated_is_refused() -> None:
     assert Deep(Sizes(D, G, E, 2, 2, 4), mapper=partial(Calibrated, mapper=MLP), hidden=4).reads_input
 
 
-def test_a_deep_prefix_does_not_depend_on_the_size_of_word_vectors() -> None:
+def test_a_deep_prefix_does_not_depend_on_the_size_of_small_word_vectors() -> None:
     """Those of Whisper are as small as 0.02: biases of the layers behind would drown the input."""
-    keys: list[torch.Tensor] = []
-    for size in (1.0, 0.01):
+    unit, keys = WORDS / WORDS.square().mean().sqrt(), list[torch.Tensor]()
+    for size in (0.08, 0.001, 0.3):
         torch.manual_seed(0)
         deep = Deep(Sizes(D, G, E, 2, 2, 4), mapper=partial(Calibrated, mapper=MLP), hidden=4)
         assert isinstance(deep.mapper, Calibrated)
         deep.mapper.observe(features())
-        deep.mapper.begin(Reader(WORDS * size))
+        deep.mapper.begin(Reader(unit * size))
         keys.append(deep(features()).keys)
-    assert torch.allclose(*keys, rtol=1e-4)
-    assert keys[0].std(1).mean() > 0.01  # over the inputs
+        assert (float(deep.mapper.scale) == pytest.approx(0.1)) == (size < 0.1)
+    assert torch.allclose(*keys[:2], rtol=1e-4)
+    assert not torch.allclose(*keys[1:], rtol=1e-2)
+    assert keys[0].std(1).mean() > 0.001  # over the inputs
 
 
 def test_training_shows_it_the_data_from_files_as_from_a_store(tiny: CaptioningSystem, tmp_path: Path) -> None:
