@@ -67,8 +67,8 @@ class Calibrated(Combinator, Observer):
     Features (frames B T D, summary B G) are standardised number by number, by moments taken by ``observe`` from up to
     512 training inputs and saved. The prefix (B P E) is scaled so that it begins as a quarter of word vectors, in root
     mean square; their scale is that of the words that the prompt begins as. The prompt has a vector for each position,
-    one for all where P depends on the number of frames. Inside ``Deep``, whose layers read it, the scale is 0.1 at least:
-    Whisper's word vectors (0.02) are small beside the biases of these layers, and the input was lost there.
+    one for all where P depends on the number of frames. Inside ``Deep``, whose layers read it, the scale is 0.1 at
+    least: Whisper's word vectors (0.02) are small beside the biases of these layers, and the input was lost there.
 
     Args:
         mapper: the mapper that reads the standardised features; it makes embeddings, no keys and values (for these put
