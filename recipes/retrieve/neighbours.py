@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from mmprefix.cli.model_inputs import relocated_paths
@@ -108,7 +107,6 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=Path("features"), help="folder of encoded features")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(words)
-    torch.manual_seed(0)
     try:
         settings = {name: getattr(options, name) for name in ("count", "circle", "judges", "cache")}
         neighbours = find_neighbours(options.data, read_encoder(options.encoder), options.out, **settings)

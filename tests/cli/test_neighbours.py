@@ -53,6 +53,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def encoder(folder: Path) -> Timm:
+    return Timm(str(folder / "timm"))
+
+
 def recipe_of(folder: Path) -> str:
     return f"{{class_path: mmprefix.encoders.timm.Timm, init_args: {{model: {folder / 'timm'}}}}}"
 
@@ -87,11 +92,11 @@ def by_hand(rows: torch.Tensor, captions: list[list[str]], query: torch.Tensor, 
     return "\n".join(reversed(lines))
 
 
-def test_contexts_are_those_of_the_formula() -> None:
+def test_contexts_are_those_of_the_formula(encoder: Timm) -> None:
     torch.manual_seed(0)
     rows = torch.randn(9, 5)
     captions = [[f"a {word} b", f"c {word} d {'a' if n % 2 else 'e'}"] for n, word in enumerate("qrstuvwxy")]
-    neighbours = Neighbours(torch.nn.Identity(), rows, captions, 2, 3)  # type: ignore[arg-type]
+    neighbours = Neighbours(encoder, rows, captions, 2, 3)
     queries = torch.randn(4, 5)
     assert neighbours.contexts(queries) == [by_hand(rows, captions, query) for query in queries]
     own = neighbours.contexts(rows, range(9))
@@ -100,10 +105,10 @@ def test_contexts_are_those_of_the_formula() -> None:
     assert neighbours.contexts(rows[:1])[0].split("\n")[-1] in captions[0]  # a new input may be one of them
 
 
-def test_texts_are_ranked_by_score_and_agreement() -> None:
+def test_texts_are_ranked_by_score_and_agreement(encoder: Timm) -> None:
     rows = torch.tensor([[1.0, 0.0], [0.9, 0.1], [-1.0, 0.5], [-0.8, 0.4]])
     captions = [["a dog runs fast", "the dog runs"], ["a dog runs in snow"], ["rain on the roof"], ["a roof of tin"]]
-    neighbours = Neighbours(torch.nn.Identity(), rows, captions, 1, 2, judges=2)  # type: ignore[arg-type]
+    neighbours = Neighbours(encoder, rows, captions, 1, 2, judges=2)
     texts = [Candidate("rain on the roof", -0.5), Candidate("a dog runs fast", -0.9), Candidate("a bell", -0.2)]
     dogs, roofs = neighbours.best_first(torch.tensor([[1.0, 0.05], [-0.9, 0.5]]), [texts, texts], 1.0)
     assert dogs[0].text == "a dog runs fast"
@@ -120,14 +125,14 @@ def test_texts_are_ranked_by_score_and_agreement() -> None:
     ("numbers", "text"),
     [((0, 3), "1 <= count <= circle"), ((4, 3), "1 <= count <= circle"), ((1, 1, 0), "judges 0: give a number from 1")],
 )
-def test_numbers_that_cannot_be_are_refused(numbers: tuple[int, ...], text: str) -> None:
+def test_numbers_that_cannot_be_are_refused(encoder: Timm, numbers: tuple[int, ...], text: str) -> None:
     with pytest.raises(InputError, match=text):
-        Neighbours(torch.nn.Identity(), torch.zeros(1, 2), [["a"]], *numbers)  # type: ignore[arg-type]
+        Neighbours(encoder, torch.zeros(1, 2), [["a"]], *numbers)
 
 
-def test_an_encoder_without_a_summary_is_refused() -> None:
+def test_an_encoder_without_a_summary_is_refused(encoder: Timm) -> None:
     with pytest.raises(InputError, match="gives frames and no summary"):
-        Neighbours(torch.nn.Identity(), torch.zeros(2, 0), [["a"], ["b"]], 1, 1)  # type: ignore[arg-type]
+        Neighbours(encoder, torch.zeros(2, 0), [["a"], ["b"]], 1, 1)
 
 
 def test_a_file_gives_what_the_program_wrote(folder: Path, prepared: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_history_is_read_by_lines_without_empty_ones(tmp_path: Path) -> None:
 
 
 def test_a_history_may_be_rows(tmp_path: Path) -> None:
-    """As ``mmprefix users add --history`` reads them; lines of JSON are no texts."""
+    """The file is read as by ``mmprefix users add --history``: its JSON lines are rows, not texts."""
     file = tmp_path / "history.jsonl"
     file.write_text('{"text": "a dog"}\n{"captions": ["a cat", " "]}\n"a cow"\n', encoding="utf-8")
     assert options(Reader(None, "history"), history=file)["history"] == ["a dog", "a cat", "a cow"]
