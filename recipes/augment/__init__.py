@@ -1,0 +1,1 @@
+"""Programs that make more training rows of those that there are."""
