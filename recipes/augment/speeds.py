@@ -84,7 +84,7 @@ def write_speeds(folder: Path, out: Path, speeds: Sequence[float] = SPEEDS) -> d
     if out.exists() and any(out.iterdir()):
         raise InputError(f"--out {out}: is not empty; give a new folder")
     (out / FOLDER).mkdir(parents=True, exist_ok=True)
-    counts = dict.fromkeys(SPLITS, 0)
+    counts: dict[str, int] = {}
     for split in SPLITS:
         rows: list[dict[str, Any]] = []
         for where, row in rows_of(folder, split, out):
