@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.cli.inference.neighbour_options import NeighbourContexts, add_neighbours, row_neighbours
+from mmprefix.cli.inference.neighbour_options import add_agreement, add_neighbours
 from mmprefix.cli.inference.open_model import open_model
 from mmprefix.cli.inference.output import output_form
 from mmprefix.cli.inference.row_file import TABLES
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="text before the caption (default: a row's own, or the model's); {name}, {stem} and {folder} are those of "
         "the file, a literal brace is doubled",
     )
-    add_neighbours(parser)
+    add_agreement(add_neighbours(parser))
     add_users(parser, "whom to write for (default: a row's own user)")
     parser.add_argument(
         "--stream", action="store_true", help="print the text of one file piece by piece, while it is written"
@@ -66,12 +66,7 @@ def _call(args: argparse.Namespace, inputs: InputRows) -> ModelCall[list[Candida
     table = output_form(args) in TABLES
 
     def results(model: Predictor, rows: Selection) -> Iterator[list[Candidate] | InputError]:
-        neighbours, options = row_neighbours(args, rows, model), _options(args, rows, model)
-        if neighbours is None:
-            return model.stream(rows.values, num_return=args.num_return, **options)
-        if model.model.reads_text:
-            options["context"] = NeighbourContexts(neighbours, rows.contexts)
-        return neighbours.best_first(model.stream(rows.values, num_return=neighbours.beams, **options), args.num_return)
+        return model.stream(rows.values, num_return=args.num_return, **_options(args, rows, model))
 
     def line(row: InputRow, candidates: list[Candidate]) -> dict[str, Any]:
         return _line(row, candidates, table)
@@ -91,10 +86,7 @@ def _run_stream(args: argparse.Namespace) -> int:
     rows = select_model_inputs(args, inputs, model)
     if len(rows.rows) + rows.bad.count > 1:
         raise InputError(f"--stream prints the text of one input, not of {len(rows.rows) + rows.bad.count}; give one")
-    options, neighbours = _options(args, rows, model), row_neighbours(args, rows, model)
-    if neighbours is not None:
-        options["context"] = NeighbourContexts(neighbours, rows.contexts)
-    for piece in model.stream(rows.values[0], **options):
+    for piece in model.stream(rows.values[0], **_options(args, rows, model)):
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
@@ -105,7 +97,7 @@ def _options(args: argparse.Namespace, rows: Selection, model: Predictor) -> dic
     """Keyword arguments of a call for ``rows``."""
     prompts = [_prompt(row, args, model.settings.prompt) for row in rows.rows]
     users = user_options(args, rows.rows, model)
-    return {**rows.call_options(args), **decoding_of(args), **users, "prompt": prompts}
+    return {**rows.call_options(args), **decoding_of(args), **users, "prompt": prompts, "agreement": args.agreement}
 
 
 def _prompt(row: InputRow, args: argparse.Namespace, default: str | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,10 +36,20 @@ def local_models(named: Sequence[str] = (), runs: Path | None = None) -> dict[st
 
 
 class ModelShelf:
-    """Predictors by name; the two used last stay loaded. Calls may come from several threads."""
+    """Predictors by name; the two used last stay loaded. Calls may come from several threads.
 
-    def __init__(self, places: dict[str, str], *, users: str | None = None, device: str | None = None) -> None:
-        self.places, self.users, self.device = places, users, device
+    ``neighbours``: file of described inputs, by the name of a model that reads them (see ``mmprefix.load``).
+    """
+
+    def __init__(
+        self,
+        places: dict[str, str],
+        *,
+        users: str | None = None,
+        neighbours: Mapping[str, str | None] | None = None,
+        device: str | None = None,
+    ) -> None:
+        self.places, self.users, self.neighbours, self.device = places, users, neighbours or {}, device
         self._loaded: OrderedDict[str, Predictor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -56,7 +66,8 @@ class ModelShelf:
             if name not in self._loaded:
                 from mmprefix.inference.loading import load
 
-                self._loaded[name] = load(self.places[name], device=self.device, users=self.users)
+                beside = {"users": self.users, "neighbours": self.neighbours.get(name)}
+                self._loaded[name] = load(self.places[name], device=self.device, **beside)
                 if len(self._loaded) > _MOST_LOADED:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -92,9 +92,12 @@ class Timing:
 
 
 def write(model: Predictor, file: str, options: dict[str, Any], *, deadline: Deadline, timing: Timing) -> Iterator[str]:
-    """The caption so far, as it grows. Raises InputError for what the model refuses, and when the time is over."""
+    """The caption so far, as it grows; in one piece where neighbours choose it among several texts.
+
+    Raises InputError for what the model refuses, and when the time is over.
+    """
     text = ""
-    with closing(model.stream(file, **options)) as pieces:
+    with closing(model.stream(file, **options) if model.neighbours is None else _whole(model, file, options)) as pieces:
         for piece in pieces:
             timing.pieces += 1
             timing.first = timing.first or deadline.spent
@@ -102,6 +105,10 @@ def write(model: Predictor, file: str, options: dict[str, Any], *, deadline: Dea
             yield text
             deadline.check()
     timing.caption = deadline.spent
+
+
+def _whole(model: Predictor, file: str, options: dict[str, Any]) -> Generator[str, None, None]:
+    yield model(file, **options)
 
 
 def candidates(model: Predictor, file: str, options: dict[str, Any], count: float) -> list[Candidate]:

@@ -12,8 +12,8 @@ gives one caption, the one that agrees most with all captions of a wider circle 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from mmprefix.atomic import write_atomically
@@ -29,6 +29,7 @@ from mmprefix.data.collate import pad_media
 from mmprefix.data.manifest import InputRef
 from mmprefix.encoders.base import Encoder
 from mmprefix.errors import InputError
+from mmprefix.features.store import store_description
 from mmprefix.media.source import Source
 from mmprefix.metrics.cider_reward import CiderReward
 from mmprefix.parts import from_recipe, to_recipe
@@ -66,6 +67,11 @@ class Neighbours:
             raise InputError(f"neighbours: judges {self.judges}: give a number from 1 on")
         if len(self.captions) != len(self.summaries) or not all(self.captions):
             raise InputError("neighbours: each input needs a summary and a caption")
+        if not bool(self.summaries.isfinite().all()):
+            raise InputError(
+                "neighbours: summaries hold numbers that are not finite, also where they are too large for half "
+                "precision; take another encoder, or another of its layers"
+            )
         if not self.summaries.shape[1]:
             raise InputError("neighbours: this encoder gives frames and no summary, by which inputs are compared; take "
                              "another, or its option that makes one")  # fmt: skip
@@ -76,12 +82,6 @@ class Neighbours:
         Raises InputError for an input that cannot be read.
         """
         return self.contexts(self.embed(sources, batch_size)) if sources else []
-
-    def rank(
-        self, sources: Sequence[Source | InputRef], candidates: Sequence[Sequence[Candidate]], weight: float = WEIGHT
-    ) -> list[list[Candidate]]:
-        """``candidates`` of each input, the best first: see ``best_first``. InputError for one that cannot be read."""
-        return self.best_first(self.embed(sources), candidates, weight) if sources else []
 
     @torch.no_grad()
     def embed(self, sources: Sequence[Source | InputRef], batch_size: int = 16) -> Tensor:
@@ -107,6 +107,12 @@ class Neighbours:
             values = {text: text.score + weight * self._cider(text.text, captions) for text in texts}
             ranked.append(sorted(texts, key=values.__getitem__, reverse=True))
         return ranked
+
+    def with_encoder_of(self, encoders: Iterable[nn.Module]) -> Neighbours:
+        """These neighbours with that one of ``encoders`` that gives the same summaries, where there is one."""
+        own = store_description(self.encoder)
+        same = [other for other in encoders if isinstance(other, Encoder) and not other.saved]
+        return next((replace(self, encoder=other) for other in same if store_description(other) == own), self)
 
     def _nearest(self, summaries: Tensor, count: int, own: Sequence[int] | None = None) -> list[list[int]]:
         """Numbers of the ``count`` inputs that are most like each of ``summaries`` (B G), the nearest first."""
@@ -167,16 +173,23 @@ class Neighbours:
                 summaries = opened.get_tensor(_TENSOR).float()
             if settings["format"] != FORMAT:
                 raise ValueError(f"format {settings['format']}")
+            recipe, then = settings["encoder"], settings["sha256"]
+            rest = [settings[name] for name in ("captions", "count", "circle", "judges")]
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             raise InputError(f"{file}: is not what mmprefix.recipes.retrieve.neighbours writes ({error})") from error
-        encoder = from_recipe(settings["encoder"], Encoder)
-        now, then = encoder.identity.sha256, settings["sha256"]
+        encoder = from_recipe(recipe, Encoder)
+        now = encoder.identity.sha256
         if now and now != then:
             raise InputError(
-                f"{file}: was made with an encoder of other weights ({then[:12]}, and "
+                f"{file}: was made with an encoder of other weights ({str(then)[:12]}, and "
                 f"{encoder.identity.source!r} is {now[:12]}); use the same, or make the file anew"
             )
-        return cls(encoder, summaries, *(settings[name] for name in ("captions", "count", "circle", "judges")))
+        if summaries.ndim != 2 or summaries.shape[1] != encoder.pooled_dim:
+            raise InputError(
+                f"{file}: holds summaries of shape {tuple(summaries.shape)}, and its encoder's have "
+                f"{encoder.pooled_dim} numbers; make the file anew"
+            )
+        return cls(encoder, summaries, *rest)
 
 
 def _span(item: Source | InputRef) -> tuple[Source, float, float | None]:

@@ -32,7 +32,7 @@ class GenerateOverrides(CallOptions, total=False):
 
     ``num_beams`` above 1 searches with beams. A ``seed``, ``temperature`` or ``top_p`` asks for sampling; beside beams
     a ``temperature`` changes what they add up. ``must_hold`` searches as this library does where a model's own search
-    is ClipCap's.
+    is ClipCap's. ``agreement``: weight of what neighbours add to a text's score (default 3; 0: they do not choose).
     """
 
     num_beams: int | None
@@ -46,6 +46,7 @@ class GenerateOverrides(CallOptions, total=False):
     start_with: str | None
     must_hold: Sequence[str] | None
     avoid: Sequence[str] | None
+    agreement: float | None
 
 
 _ANY_SEARCH = (

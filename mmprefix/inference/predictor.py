@@ -16,14 +16,16 @@ from torch import nn
 
 from mmprefix import saved_model
 from mmprefix.errors import InputError
+from mmprefix.features.neighbours import Neighbours
 from mmprefix.generation.options import GenerateOptions
 from mmprefix.inference import tasks
-from mmprefix.inference.batched import run_batched, stream_batched, stream_pieces
+from mmprefix.inference.batches.neighbours import neighbour_choice, neighbours_for
+from mmprefix.inference.batches.run import run_batched, stream_batched, stream_pieces
 from mmprefix.inference.call_options import CallOptions, GenerateOverrides, decoding, refuse_unknown
 from mmprefix.inference.inputs import Input, input_kinds
 from mmprefix.inference.model_card import model_card
 from mmprefix.inference.model_folder import upload
-from mmprefix.inference.requests import input_list, inputs_or_contexts, is_one_input, make_request, stream_requests
+from mmprefix.inference.requests import Requests, input_list, inputs_or_contexts, is_one_input
 from mmprefix.inference.summary import summarize
 from mmprefix.inference.user_prefixes import UserLookup, users_key
 from mmprefix.inference.users import context_key
@@ -46,7 +48,8 @@ class Predictor:
 
     Inputs are paths, ``archive.zip::member``, bytes, PIL images, ``Waveform(values, rate)`` with NumPy or torch values,
     or dictionaries of those by branch name where a model reads several at once; several of them in a list, a tuple or a
-    generator. ``source`` is where the model was loaded from; ``users`` knows texts and prefix of a call's ``user``.
+    generator. ``source`` is where the model was loaded from; ``users`` knows texts and prefix of a call's ``user``,
+    ``neighbours`` inputs that were described, whose captions choose among the texts that a call finds.
     """
 
     def __init__(
@@ -55,16 +58,21 @@ class Predictor:
         settings: ModelSettings = ModelSettings(),  # noqa: B008 (frozen)
         source: str | None = None,
         users: UserStore | None = None,
+        *,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self.model, self.settings, self.source, self.users = model.eval(), settings, source, users
         self.users_key, self.context_key = users_key(self.model), context_key(self.model)  # before any change of type
+        self.neighbours = None if neighbours is None else neighbours_for(model, neighbours)
 
     def __repr__(self) -> str:
         return summarize(self.model, self.source)
 
     @property
-    def _lookup(self) -> UserLookup | None:
-        return None if self.users is None else UserLookup(self.users, self.users_key, self.context_key)
+    def requests(self) -> Requests:
+        """Maker of requests from the inputs and keyword arguments of a call."""
+        users = None if self.users is None else UserLookup(self.users, self.users_key, self.context_key)
+        return Requests(self.model, self.settings, users, self.neighbours)
 
     @property
     def options(self) -> GenerateOptions:
@@ -76,7 +84,8 @@ class Predictor:
 
         Parts that take no ``dtype`` stay as they are. Raises InputError for a device that this machine does not have.
         """
-        self.model.to(None if device is None else require_device(device))
+        encoders = [] if self.neighbours is None else [self.neighbours.encoder]
+        nn.ModuleList([self.model, *encoders]).to(None if device is None else require_device(device))
         for part in () if dtype is None else self.model.frozen_parts.values():
             if "dtype" in part.init_args:
                 cast(nn.Module, part).to(dtype)
@@ -161,13 +170,15 @@ class Predictor:
         Several: ``candidates`` of each; of a generator a few batches are held at once. An input that cannot be read has
         its InputError in the place of its texts, and does not end the others.
         """
-        options = decoding(self.options, num_return, overrides)
-        if is_one_input(files):
-            if num_return > 1:
-                raise InputError(f"stream: num_return={num_return}: one input is streamed as one text; use candidates")
-            request = make_request(self.model, self.settings, input_list(files)[0], overrides, users=self._lookup)
-            return stream_pieces(self.model, request, tasks.writing(self.model, options))
-        return self._stream(cast("Iterable[Input]", files), overrides, tasks.captioning(self.model, options))
+        options, choice = neighbour_choice(self.neighbours, decoding(self.options, num_return, overrides), overrides)
+        requests = self.requests.chosen_by(choice)
+        if not is_one_input(files):
+            compute = tasks.captioning(self.model, options, choice)
+            return stream_batched(self.model, requests.stream(cast("Iterable[Input]", files), overrides), compute)
+        if num_return > 1:
+            raise InputError(f"stream: num_return={num_return}: one input is streamed as one text; use candidates")
+        pieces = tasks.writing(self.model, options, choice)
+        return stream_pieces(self.model, requests.of(input_list(files)[0], overrides), pieces)
 
     def score(
         self, files: Input | Iterable[Input], texts: str | Sequence[str], **options: Unpack[CallOptions]
@@ -192,9 +203,7 @@ class Predictor:
         self, files: Input | Iterable[Input] | None, choices: Sequence[str], **options: Unpack[CallOptions]
     ) -> list[dict[str, float]]:
         """Log-probability of each of ``choices`` for each input, given that it is one; ``options``: ``CallOptions``."""
-        refuse_unknown(options, CallOptions)
-        inputs, _ = inputs_or_contexts(files, options.get("context"))
-        return self._run(inputs, options, tasks.choosing(self.model, choices))
+        return self._answers(files, options, tasks.choosing(self.model, choices))[0]
 
     def features(self, files: Input | Iterable[Input], **options: Unpack[CallOptions]) -> list[tasks.InputFeatures]:
         """The prefix and the encoders' summaries of each input, for a policy; ``options``: see ``CallOptions``."""
@@ -213,10 +222,8 @@ class Predictor:
         An input may have any subset of what the model reads: a dictionary by branch name, a file, None where there is
         a ``context`` alone. ``options``: see ``CallOptions``. InputError where the model has no answers and none come.
         """
-        refuse_unknown(options, CallOptions)
-        words = tasks.answers_of(self.settings, answers)
-        inputs, _ = inputs_or_contexts(files, options.get("context"))
-        return self._run(inputs, options, tasks.detecting(self.model, words))
+        compute = tasks.detecting(self.model, tasks.answers_of(self.settings, answers))
+        return self._answers(files, options, compute)[0]
 
     def understand(
         self,
@@ -233,11 +240,9 @@ class Predictor:
         ``context`` is the transcript, for models that read one. See ``mmprefix.slu.questions.parse_answers`` for the
         result; the score of a free answer is that of the search, by default the mean log-probability of its tokens.
         """
-        refuse_unknown(options, CallOptions)
-        asked, framing = tasks.schema_of(self.settings, schema), tasks.framing_of(self.settings, framing)
-        inputs, several = inputs_or_contexts(files, options.get("context"))
-        compute = tasks.understanding(self.model, asked, framing=framing, options=self.options)
-        rows = self._run(inputs, options, compute)
+        rows, several = self._answers(
+            files, options, tasks.understanding_of(self.model, self.settings, schema, framing)
+        )
         return rows if several else rows[0]
 
     def stream_detect(
@@ -248,9 +253,8 @@ class Predictor:
         **options: Unpack[CallOptions],
     ) -> Iterator[float | InputError]:
         """``detect`` of one input after the other, as they come; errors as in ``stream``."""
-        refuse_unknown(options, CallOptions)
         compute = tasks.detecting(self.model, tasks.answers_of(self.settings, answers))
-        return self._stream(files, options, compute)
+        return stream_batched(self.model, self.requests.for_answers(options).stream(files, options), compute)
 
     def stream_understand(
         self,
@@ -261,10 +265,8 @@ class Predictor:
         **options: Unpack[CallOptions],
     ) -> Iterator[dict[str, Any] | InputError]:
         """``understand`` of one input after the other, as they come; errors as in ``stream``."""
-        refuse_unknown(options, CallOptions)
-        asked, framing = tasks.schema_of(self.settings, schema), tasks.framing_of(self.settings, framing)
-        compute = tasks.understanding(self.model, asked, framing=framing, options=self.options)
-        return self._stream(files, options, compute)
+        compute = tasks.understanding_of(self.model, self.settings, schema, framing)
+        return stream_batched(self.model, self.requests.for_answers(options).stream(files, options), compute)
 
     def save(self, directory: str | Path, *, pack: bool = False, pack_limit: float = PACK_LIMIT) -> None:
         """Writes the model directory: recipe, trained tensors, model card. See ``mmprefix.load``.
@@ -280,21 +282,19 @@ class Predictor:
         return upload(self.save, repo, private=private)
 
     def _candidates(self, inputs: list[Input], num_return: int, overrides: GenerateOverrides) -> list[list[Candidate]]:
-        options = decoding(self.options, num_return, overrides)
-        return self._run(inputs, overrides, tasks.captioning(self.model, options))
+        options, choice = neighbour_choice(self.neighbours, decoding(self.options, num_return, overrides), overrides)
+        request = self.requests.chosen_by(choice).of(inputs, overrides)
+        return run_batched(self.model, request, tasks.captioning(self.model, options, choice))
 
-    def _stream(
-        self, files: Iterable[Input], options: CallOptions, compute: tasks.Compute[Result]
-    ) -> Iterator[Result | InputError]:
-        requests = stream_requests(self.model, self.settings, files, options, users=self._lookup)
-        return stream_batched(self.model, requests, compute)
+    def _answers(
+        self, files: Input | Iterable[Input] | None, options: CallOptions, compute: tasks.Compute[Result]
+    ) -> tuple[list[Result], bool]:
+        """Result of each input, and whether several were given."""
+        requests = self.requests.for_answers(options)
+        inputs, several = inputs_or_contexts(files, options.get("context"))
+        return run_batched(self.model, requests.of(inputs, options), compute), several
 
     def _run(
-        self,
-        inputs: list[Input],
-        options: CallOptions,
-        compute: tasks.Compute[Result],
-        targets: list[list[str]] | None = None,
+        self, inputs: list[Input], options: CallOptions, compute: tasks.Compute[Result], *targets: list[list[str]]
     ) -> list[Result]:
-        request = make_request(self.model, self.settings, inputs, options, targets=targets, users=self._lookup)
-        return run_batched(self.model, request, compute)
+        return run_batched(self.model, self.requests.of(inputs, options, *targets), compute)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from io import IOBase
 from itertools import islice
 from typing import Any, cast
 
 from mmprefix.errors import InputError
-from mmprefix.inference.batched import WINDOW_BATCHES, BatchRequest
-from mmprefix.inference.call_options import CallOptions
+from mmprefix.features.neighbours import Neighbours
+from mmprefix.inference.batches.neighbours import NeighbourChoice, NeighbourReader
+from mmprefix.inference.batches.request import WINDOW_BATCHES, BatchRequest
+from mmprefix.inference.call_options import CallOptions, refuse_unknown
 from mmprefix.inference.inputs import Input, as_list, input_kinds, with_texts
 from mmprefix.inference.user_prefixes import UserLookup
 from mmprefix.inference.users import USER_BRANCH, encoded_histories, prompt_histories, user_texts, users_of
-from mmprefix.media.source import is_array
+from mmprefix.media.source import Texts, is_array
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import ModelSettings
 from mmprefix.types import FeatureRow
@@ -46,65 +48,91 @@ def inputs_or_contexts(
     return ([{}], False) if isinstance(context, str) else ([{} for _ in context], True)
 
 
-def make_request(
+@dataclass(frozen=True)
+class Requests:
+    """Requests of calls on a model; ``users`` are looked up.
+
+    ``neighbours`` are compared with each input of a model that reads a context, and of a call that has a ``choice``.
+    """
+
+    model: PrefixLM
+    settings: ModelSettings
+    users: UserLookup | None = None
+    neighbours: Neighbours | None = None
+    choice: NeighbourChoice | None = None
+
+    def chosen_by(self, choice: NeighbourChoice | None) -> Requests:
+        """These, for a call whose texts are chosen by ``choice``."""
+        return replace(self, choice=choice)
+
+    def for_answers(self, options: CallOptions) -> Requests:
+        """These, for a call that answers questions: TypeError for an option that such a call does not have.
+
+        Raises InputError for neighbours that would have no effect on it.
+        """
+        refuse_unknown(options, CallOptions)
+        if self.neighbours is not None and not self.model.reads_text:
+            raise InputError("neighbours: choose among captions, not among answers; load the model without them")
+        return self
+
+    def of(self, inputs: list[Input], options: CallOptions, targets: list[list[str]] | None = None) -> BatchRequest:
+        """Request for ``inputs`` with prompts and contexts of a call, or those of the model where it gives none."""
+        model, users = self.model, self.users
+        count, context = len(inputs), options.get("context")
+        if context is not None and not model.reads_text:
+            raise InputError("context: this model was trained without one; leave it out")
+        prompts = _one_each("prompt", options.get("prompt"), self.settings.prompt or "", count)
+        contexts = _one_each("context", context, "", count)
+        own: list[list[str]] = [[] for _ in inputs] if targets is None else targets
+        size, urls = options.get("batch_size", 16), options.get("allow_urls", False)
+        is_compared = model.reads_text or self.choice is not None
+        reader = NeighbourReader(self.neighbours, model) if self.neighbours is not None and is_compared else None
+        request = BatchRequest(inputs, prompts, contexts, own, size, urls, neighbours=reader)
+        kinds = input_kinds(model)
+        in_prompt, histories = bool(model.wording.history), list[Sequence[str]]()
+        texts = user_texts(options, kinds, count, None if users is None else users.store, in_prompt=in_prompt)
+        values = [with_texts(value, kinds) for value in inputs]
+        if in_prompt:
+            histories, values, texts = prompt_histories(values, texts, kinds)
+        features: list[dict[str, FeatureRow]] = []
+        if users is not None:
+            features, values, texts = _looked_up(model, users, options, values, texts=texts)
+        request = replace(request, inputs=values, texts=texts if any(texts) else (), histories=histories)
+        return replace(request, features=features) if any(features) else request
+
+    def stream(self, files: Iterable[Input], options: CallOptions) -> Iterator[BatchRequest]:
+        """Requests of a few batches each, made as ``files`` come; several prompts or contexts are one an input."""
+        iterator, first = iter(files), 0
+        step = max(1, options.get("batch_size", 16)) * WINDOW_BATCHES
+        while inputs := list(islice(iterator, step)):
+            part: CallOptions = {**options}
+            for name in ("prompt", "context", "user"):
+                texts = options.get(name)
+                if texts is not None and not isinstance(texts, str):
+                    part[name] = texts[first : first + step]
+            histories = options.get("history")
+            if histories is not None and not all(isinstance(item, str) for item in histories):
+                part["history"] = cast("Sequence[Sequence[str]]", histories)[first : first + step]
+            yield replace(self.of(inputs, part), first=first)
+            first += len(inputs)
+
+
+def _looked_up(
     model: PrefixLM,
-    settings: ModelSettings,
-    inputs: list[Input],
+    users: UserLookup,
     options: CallOptions,
+    values: list[Input],
     *,
-    targets: list[list[str]] | None = None,
-    users: UserLookup | None = None,
-) -> BatchRequest:
-    """Request for ``inputs`` with prompts and contexts of a call, or those of the model where it gives none."""
-    count, context = len(inputs), options.get("context")
-    if context is not None and not model.reads_text:
-        raise InputError("context: this model was trained without one; leave it out")
-    prompts = _one_each("prompt", options.get("prompt"), settings.prompt or "", count)
-    contexts = _one_each("context", context, "", count)
-    own: list[list[str]] = [[] for _ in inputs] if targets is None else targets
-    size, urls = options.get("batch_size", 16), options.get("allow_urls", False)
-    kinds = input_kinds(model)
-    in_prompt, histories = bool(model.wording.history), list[Sequence[str]]()
-    texts = user_texts(options, kinds, count, None if users is None else users.store, in_prompt=in_prompt)
-    values = [with_texts(value, kinds) for value in inputs]
-    if in_prompt:
-        histories, values, texts = prompt_histories(values, texts, kinds)
-    features: list[dict[str, FeatureRow]] = []
-    if users is not None:
-        features, texts = encoded_histories(model, users, options, values, texts=texts)
-    if users is not None and users.key is not None:  # ids are looked up instead of read
+    texts: list[dict[str, Texts]],
+) -> tuple[list[dict[str, FeatureRow]], list[Input], list[dict[str, Texts]]]:
+    """Features that the store has for each input, the inputs without their users, and the texts without those."""
+    features, texts = encoded_histories(model, users, options, values, texts=texts)
+    if users.key is not None:  # ids are looked up instead of read
         names, values = users_of(options, values)
         prefixes = users.features(model, names) or [{} for _ in values]
         features = [{**encoded, **own} for encoded, own in zip(features, prefixes, strict=True)]
         texts = [{name: text for name, text in row.items() if name != USER_BRANCH} for row in texts]
-    beside = texts if any(texts) else ()
-    request = BatchRequest(values, prompts, contexts, own, size, urls, texts=beside, histories=histories)
-    return replace(request, features=features) if any(features) else request
-
-
-def stream_requests(
-    model: PrefixLM,
-    settings: ModelSettings,
-    files: Iterable[Input],
-    options: CallOptions,
-    *,
-    users: UserLookup | None = None,
-) -> Iterator[BatchRequest]:
-    """Requests of a few batches each, made as ``files`` come; several prompts or contexts are one an input."""
-    iterator, first = iter(files), 0
-    step = max(1, options.get("batch_size", 16)) * WINDOW_BATCHES
-    while inputs := list(islice(iterator, step)):
-        part: CallOptions = {**options}
-        for name in ("prompt", "context", "user"):
-            texts = options.get(name)
-            if texts is not None and not isinstance(texts, str):
-                part[name] = texts[first : first + step]
-        histories = options.get("history")
-        if histories is not None and not all(isinstance(item, str) for item in histories):
-            part["history"] = cast("Sequence[Sequence[str]]", histories)[first : first + step]
-        request = make_request(model, settings, inputs, part, users=users)
-        yield replace(request, first=first)
-        first += len(inputs)
+    return features, values, texts
 
 
 def _one_each(option: str, texts: str | Sequence[str] | None, default: str, count: int) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmprefix.errors import InputError
 from mmprefix.generation.options import GenerateOptions
+from mmprefix.inference.batches.neighbours import NeighbourChoice
 from mmprefix.mappers.base import join_layers
 from mmprefix.model import PrefixLM
 from mmprefix.saved_model import Detection, ModelSettings, Understanding
@@ -52,13 +53,24 @@ def reading(model: PrefixLM) -> Compute[InputFeatures]:
     return compute
 
 
-def captioning(model: PrefixLM, options: GenerateOptions) -> Compute[list[Candidate]]:
-    """Texts and scores of each input, the best first."""
-    return lambda batch: model.generate(batch, options)
+def captioning(
+    model: PrefixLM, options: GenerateOptions, choice: NeighbourChoice | None = None
+) -> Compute[list[Candidate]]:
+    """Texts and scores of each input, the best first; by ``choice``, where there is one."""
+    if choice is None:
+        return lambda batch: model.generate(batch, options)
+    return lambda batch: choice.best(batch, model.generate(batch, options))
 
 
-def writing(model: PrefixLM, options: GenerateOptions) -> Callable[[Batch], Iterator[str]]:
-    """Pieces of the text of a batch of one input."""
+def writing(
+    model: PrefixLM, options: GenerateOptions, choice: NeighbourChoice | None = None
+) -> Callable[[Batch], Iterator[str]]:
+    """Pieces of the text of a batch of one input. Raises InputError for a ``choice``: it needs whole texts."""
+    if choice is not None:
+        raise InputError(
+            "stream: neighbours choose among whole texts, and a stream is one text; give agreement=0 (--agreement 0), "
+            "or do not stream"
+        )
     return lambda batch: model.decoder.stream(model.prefill(batch), model.prompts(batch), options)
 
 
@@ -97,6 +109,14 @@ def understanding(
     """Intent and slots, {"intent", "slots", "scores"} for each input; see ``mmprefix.slu.questions.parse_answers``."""
     questions = build_questions(schema, framing)
     return lambda batch: answer_batch(model, batch, schema, questions=questions, options=options)
+
+
+def understanding_of(
+    model: PrefixLM, settings: ModelSettings, schema: str | Path | Schema | None, framing: Framing | None
+) -> Compute[dict[str, Any]]:
+    """``understanding`` with schema and framing of a call, or those of the model's training."""
+    asked, framing = schema_of(settings, schema), framing_of(settings, framing)
+    return understanding(model, asked, framing=framing, options=settings.generate)
 
 
 def schema_of(settings: ModelSettings, schema: str | Path | Schema | None) -> Schema:

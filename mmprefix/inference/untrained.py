@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from mmprefix.decoders.base import Decoder
 from mmprefix.distillation.cartridge_prefix import CartridgePrefix
@@ -28,6 +28,9 @@ from mmprefix.trust.modules import allow_modules
 from mmprefix.weights import frozen_parts
 from mmprefix.weights.devices import best_device, default_dtype, require_device
 
+if TYPE_CHECKING:
+    from mmprefix.inference.loading import Beside
+
 log = logging.getLogger(__name__)
 _DATA, _MODEL = ("schema", "framing", "prompt"), ("generate", "answers")
 
@@ -35,17 +38,22 @@ _DATA, _MODEL = ("schema", "framing", "prompt"), ("generate", "answers")
 def load_recipe(
     recipe: Any,
     file: Path,
+    beside: Beside | None = None,
     *,
     device: str | None = None,
     dtype: str | None = None,
     parts: Mapping[str, str] | None = None,
     allow: Sequence[str] = (),
 ) -> Predictor:
-    """Predictor of a ``recipe`` (the plain data of ``file``); see ``untrained_model`` and ``mmprefix.load``."""
+    """Predictor of a ``recipe`` (the plain data of ``file``); see ``untrained_model`` and ``mmprefix.load``.
+
+    ``beside``: users and neighbours.
+    """
     target = require_device(device or best_device())
     with allow_modules(allow):
         model, settings = untrained_model(recipe, file, parts)
-    return Predictor(model, settings, str(file)).to(target, default_dtype(dtype, target))
+    known: Beside = beside or {"users": None, "neighbours": None}
+    return Predictor(model, settings, str(file), **known).to(target, default_dtype(dtype, target))
 
 
 def untrained_model(recipe: Any, file: Path, parts: Mapping[str, str] | None = None) -> tuple[PrefixLM, ModelSettings]:

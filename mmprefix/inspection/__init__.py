@@ -1,6 +1,6 @@
 """Look inside a prefix: the nearest words of each position, its norm, and where in the input it looks.
 
-Every view computes prefixes as a caption does, through ``mmprefix.inference.batched``, and leaves the model as it was.
+Every view computes prefixes as a caption does, through ``mmprefix.inference.batches``, and leaves the model as it was.
 docs/inside_a_prefix.md says what each view means, and what it does not.
 """
 

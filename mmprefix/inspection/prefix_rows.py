@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from mmprefix.errors import InputError
-from mmprefix.inference.batched import run_batched
+from mmprefix.inference.batches.run import run_batched
 from mmprefix.inference.call_options import CallOptions, refuse_unknown
 from mmprefix.inference.inputs import Input
 from mmprefix.inference.predictor import Predictor
-from mmprefix.inference.requests import inputs_or_contexts, make_request
+from mmprefix.inference.requests import inputs_or_contexts
 from mmprefix.inference.tasks import Compute
-from mmprefix.inference.user_prefixes import UserLookup
 from mmprefix.mappers.base import join_layers
 from mmprefix.types import AnyPrefix, Batch, DeepPrefix, MixedPrefix, Prefix, all_real, split_side
 
@@ -64,9 +63,7 @@ def run_inputs(
 ) -> list[Result]:
     """Result of ``compute`` for each input, batched as the Predictor's own calls are."""
     refuse_unknown(options, CallOptions)
-    users = None if model.users is None else UserLookup(model.users, model.users_key, model.context_key)
-    request = make_request(model.model, model.settings, list(inputs), options, users=users)
-    return run_batched(model.model, request, compute)
+    return run_batched(model.model, model.requests.of(list(inputs), options), compute)
 
 
 def prefix_rows(model: Predictor, inputs: Sequence[Input], options: CallOptions) -> list[PrefixRow]:

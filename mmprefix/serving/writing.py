@@ -9,9 +9,10 @@ from typing import Any
 from mmprefix.serving.calls import InputToRead, ServedModel, TaskCall
 
 
-def can_stream(call: TaskCall) -> bool:
-    """True for one text an input: of several the best is known at the end alone."""
-    return call.task == "caption" and dict(call.options).get("num_return", 1) == 1
+def can_stream(model: ServedModel, call: TaskCall) -> bool:
+    """True for one text an input that is not chosen among several: of those the best is known at the end alone."""
+    is_one = call.task == "caption" and dict(call.options).get("num_return", 1) == 1
+    return is_one and model.predictor.neighbours is None
 
 
 def pieces(model: ServedModel, call: TaskCall, row: InputToRead) -> Iterator[str]:

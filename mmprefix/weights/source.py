@@ -76,7 +76,10 @@ def _own_model(name: str, file: bool = False) -> Path:
     place = os.environ.get("MMPREFIX_MODELS", "")
     if not place:
         raise InputError(f"{name!r}: set MMPREFIX_MODELS to the folder that holds {name.removeprefix(MODELS)!r}")
-    path = Path(place).expanduser() / name.removeprefix(MODELS)
+    own = Path(name.removeprefix(MODELS))
+    if own.is_absolute() or not own.parts:
+        raise InputError(f"{name!r}: give the name of a folder in the one that MMPREFIX_MODELS names ({place})")
+    path = Path(place).expanduser() / own
     if ".." not in path.parts and path.is_file() and not file:
         raise InputError(f"{name!r}: {path} is a file, where the folder of a model is wanted{_of_gguf(name)}")
     if ".." in path.parts or not (path.is_file() if file else path.is_dir()):

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import mmprefix
-from mmprefix.cli.inference.neighbour_options import NeighbourContexts, RowNeighbours
 from mmprefix.data.manifest import InputRef
 from mmprefix.decoders.causal import CausalDecoder
 from mmprefix.encoders.timm import Timm
@@ -133,6 +134,35 @@ def test_numbers_that_cannot_be_are_refused(encoder: Timm, numbers: tuple[int, .
 def test_an_encoder_without_a_summary_is_refused(encoder: Timm) -> None:
     with pytest.raises(InputError, match="gives frames and no summary"):
         Neighbours(encoder, torch.zeros(2, 0), [["a"], ["b"]], 1, 1)
+
+
+def test_summaries_that_are_no_finite_numbers_are_refused(encoder: Timm) -> None:
+    """Numbers beyond half precision, in which the file holds them, would make every likeness none."""
+    with pytest.raises(InputError, match="not finite, also where they are too large for half precision"):
+        Neighbours(encoder, torch.tensor([[1e5, 0.0]]).half(), [["a"]], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"encoder": None}, "is no part; give class_path"),
+        ({"count": 0}, "1 <= count <= circle"),
+        ({"captions": []}, "each input needs a summary and a caption"),
+        ({"format": 7}, "format 7"),
+        ({"sha256": KeyError}, "'sha256'"),
+        ({"judges": KeyError}, "'judges'"),
+        ({"summaries": torch.zeros(6, 3)}, r"holds summaries of shape \(6, 3\)"),
+        ({"summaries": torch.zeros(6)}, r"holds summaries of shape \(6,\)"),
+    ],
+)
+def test_a_damaged_file_is_refused(prepared: Path, tmp_path: Path, change: dict[str, Any], text: str) -> None:
+    with safe_open(prepared / "neighbours.safetensors", "pt") as opened:
+        settings = {**json.loads(opened.metadata()["neighbours"]), **change}
+        summaries = change.get("summaries", opened.get_tensor("summaries"))
+    kept = {name: value for name, value in settings.items() if value is not KeyError and name != "summaries"}
+    save_file({"summaries": summaries}, tmp_path / "file", {"neighbours": json.dumps(kept)})
+    with pytest.raises(InputError, match=text):
+        Neighbours.load(tmp_path / "file")
 
 
 def test_a_file_gives_what_the_program_wrote(folder: Path, prepared: Path) -> None:
@@ -269,15 +299,14 @@ def test_the_shell_finds_neighbours(saved: dict[bool, Path], folder: Path, prepa
         assert own[name]["candidates"][0]["score"] == pytest.approx(written[name]["candidates"][0]["score"], abs=1e-4)
         assert own[name]["candidates"][0]["score"] != pytest.approx(plain[name]["candidates"][0]["score"], abs=1e-4)
     assert own["orange.png"]["caption"] == by_option["orange.png"]["caption"]
-    code, streamed, _ = shell("caption", saved[True], files[0], "--neighbours", file, "--stream", "--device", "cpu")
+    code, streamed, _ = shell(
+        "caption", saved[True], files[0], "--neighbours", file, "--agreement", "0", "--stream", "--device", "cpu"
+    )
     assert (code, streamed.strip()) == (0, own["orange.png"]["caption"])
 
 
-def test_neighbours_choose_among_beams(
-    saved: dict[bool, Path], folder: Path, tmp_path: Path, shell: Shell, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neighbours_choose_among_beams(saved: dict[bool, Path], folder: Path, tmp_path: Path, shell: Shell) -> None:
     """A model without context: of four beams the last one is what the nearest input, itself, was described by."""
-    monkeypatch.setattr("mmprefix.cli.inference.neighbour_options._BATCH", 2)
     files = [folder / f"{colour}.png" for colour in COLOURS]
     beams = mmprefix.load(saved[False], device="cpu").candidates(files, num_return=4, num_beams=4)
     encoder = Timm(str(folder / "timm"))
@@ -289,7 +318,7 @@ def test_neighbours_choose_among_beams(
     words = [*files, "--num-beams", "4", "--batch-size", "3", "--neighbours", tmp_path / "file", "--agreement", "50"]
     best = captions(shell, saved[False], *words)
     twice = captions(shell, saved[False], *words, "--num-return", "2")
-    ranked = neighbours.rank(names, beams, 50.0)
+    ranked = neighbours.best_first(neighbours.embed(names), beams, 50.0)
     assert [texts[0].text for texts in ranked] != [texts[0].text for texts in beams]
     for file, texts, own in zip(files, ranked, beams, strict=True):
         assert best[file.name]["caption"] == texts[0].text
@@ -316,22 +345,37 @@ def test_what_neighbours_cannot_do_is_refused(
 ) -> None:
     file = prepared / "neighbours.safetensors"
     cases: list[tuple[bool, list[str | Path], str]] = [
-        (False, ["--neighbours", file], "--neighbours: choose among several beams"),
-        (False, ["--neighbours", file, "--num-beams", "3", "--stream"], "--neighbours: choose among several beams"),
-        (False, ["--neighbours", file, "--num-beams", "3", "--agreement", "0"], "nor --agreement 0"),
-        (False, ["--neighbours", file, "--num-beams", "3", "--agreement", "-1"], "--agreement -1: give a number"),
-        (True, ["--agreement", "2"], "--agreement 2: weighs --neighbours FILE"),
+        (False, ["--neighbours", file, "--num-beams", "1"], "neighbours: choose among several texts"),
+        (False, ["--neighbours", file, "--stream"], "stream: neighbours choose among whole texts"),
+        (True, ["--neighbours", file, "--stream"], "stream: neighbours choose among whole texts"),
+        (False, ["--neighbours", file, "--agreement", "-1"], "agreement -1: give a number"),
+        (True, ["--agreement", "2"], "agreement 2: weighs neighbours=FILE (--neighbours FILE)"),
         (True, ["--neighbours", folder / "red.png"], "red.png: is not what"),
     ]
     for reads, words, text in cases:
         assert text in shell.refuses("caption", saved[reads], folder / "orange.png", "--device", "cpu", *words)
 
 
-def test_a_row_keeps_a_context_of_its_own(folder: Path, prepared: Path) -> None:
-    neighbours = Neighbours.load(prepared / "neighbours.safetensors")
-    files = [str(folder / f"{colour}.png") for colour in COLOURS]
-    contexts = NeighbourContexts(RowNeighbours(neighbours, files, 1, 0), ["", "mine", *[""] * 6])
-    assert len(contexts) == 8
-    assert contexts[1] == "mine"
-    assert contexts[0:3] == [*neighbours(files[:1]), "mine", *neighbours(files[2:3])]
-    assert list(contexts)[7] == contexts[-1] == neighbours(files[7:])[0]
+def test_a_page_gives_neighbours_to_named_models_alone(prepared: Path, shell: Shell) -> None:
+    error = shell.refuses("demo", "--neighbours", prepared / "neighbours.safetensors")
+    assert "go with the models that are named" in error
+
+
+def test_a_row_keeps_a_context_of_its_own(
+    saved: dict[bool, Path], folder: Path, prepared: Path, tmp_path: Path, shell: Shell
+) -> None:
+    rows = [{"image": str(folder / f"{colour}.png"), "captions": ["a"]} for colour in COLOURS[:3]]
+    rows[1]["context"] = "mine"
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--neighbours", prepared / "neighbours.safetensors", "--agreement", "0"]
+    code, out, _ = shell(
+        "caption", saved[True], "--manifest", tmp_path / "m.jsonl", *words, "--json", "--device", "cpu"
+    )
+    assert code == 0
+    scores = [json.loads(line)["score"] for line in out.splitlines()]
+    contexts = Neighbours.load(prepared / "neighbours.safetensors")([str(row["image"]) for row in rows])
+    plain = mmprefix.load(saved[True], device="cpu")
+    own = plain.candidates(
+        [str(row["image"]) for row in rows], num_return=1, context=[contexts[0], "mine", contexts[2]]
+    )
+    assert scores == pytest.approx([texts[0].score for texts in own], abs=1e-4)

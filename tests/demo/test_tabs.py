@@ -15,8 +15,10 @@ pytest.importorskip("gradio")
 
 import gradio as gr
 import numpy as np
+import torch
 from PIL import Image
 
+import mmprefix
 from mmprefix.demo.calls import DemoState, on_page
 from mmprefix.demo.inside import ALL, heat
 from mmprefix.demo.limits import DemoLimits
@@ -26,6 +28,7 @@ from mmprefix.demo.tabs.batch_tab import batch_handler
 from mmprefix.demo.tabs.caption_tab import caption_handler
 from mmprefix.demo.tabs.commands_tab import OWN, commands_handler
 from mmprefix.errors import InputError
+from mmprefix.features.neighbours import Neighbours
 from mmprefix.inspection import Maps
 from tiny import demo_files
 
@@ -62,6 +65,25 @@ def test_a_caption_grows_and_ends_as_the_model_s_own(state: DemoState, tmp_path:
     picture = picture["value"]
     assert picture.size == heat(kept, maps, "position 0").size
     assert picture.tobytes() != heat(kept, maps, "position 0").tobytes()
+
+
+def test_neighbours_choose_the_caption(state: DemoState, tmp_path: Path) -> None:
+    files = [str(path) for path, _ in demo_files.pictures(tmp_path, 3)]
+    plain = state.models.get(EMBEDDED_NAME)
+    encoder, beams = plain.model.encoder("image"), plain.candidates(files, num_beams=5, num_return=5)
+    captions = [[f"{texts[-1].text} {word}"] for texts, word in zip(beams, "abc", strict=True)]
+    vectors = Neighbours(encoder, torch.zeros(1, encoder.pooled_dim), [["a"]], 1, 1).embed(files)
+    Neighbours(encoder, vectors, captions, 1, 1, judges=1).save(tmp_path / "file")
+    places = local_models(runs=Path("none"))
+    shelf = ModelShelf(places, neighbours={EMBEDDED_NAME: str(tmp_path / "file")}, device="cpu")
+    chosen = DemoState(shelf, DemoLimits())
+    wanted = mmprefix.load(device="cpu", neighbours=tmp_path / "file")(files)
+    assert wanted != plain(files)
+    *_, last = caption(chosen, files[0], look=False)
+    assert last[0] == wanted[0]
+    assert last[2].index(wanted[0]) == min(last[2].index(text.text) for text in beams[0] if text.text in last[2])
+    *_, batch = batch_handler(chosen)(NOBODY, files, EMBEDDED_NAME, "")
+    assert all(text in batch[3] for text in wanted)
 
 
 def test_a_caption_begins_holds_and_avoids_as_asked(state: DemoState) -> None:

@@ -18,7 +18,8 @@ import pytest
 from PIL import Image
 
 from mmprefix import InputError, Predictor, Waveform
-from mmprefix.inference.batched import WINDOW_BATCHES, prefetch
+from mmprefix.inference.batches.request import WINDOW_BATCHES
+from mmprefix.inference.batches.run import prefetch
 from tiny.models import assert_same_candidates, sound_bytes, tone
 
 

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import mmprefix
 from mmprefix import InputError, Predictor
 from mmprefix.decoders import CausalDecoder, CrossDecoder
 from mmprefix.encoders.whisper import Whisper
+from mmprefix.features.neighbours import Neighbours
 from mmprefix.model import Branch, PrefixLM
 from mmprefix.saved_model import ModelSettings
 from tiny import slu_system as tiny_slu_system
@@ -54,6 +56,18 @@ def test_a_recipe_is_its_whisper_without_the_prefix(system: SluSystem, tmp_path:
         assert answer["scores"]["intent"] == pytest.approx(other["scores"]["intent"], abs=1e-4)
     assert model.options.max_new_tokens == 6
     assert model(system.sounds[:2]) == plain(system.sounds[:2], max_new_tokens=6)
+
+
+def test_a_recipe_has_neighbours_too(system: SluSystem, tmp_path: Path) -> None:
+    recipe, sounds = write(tmp_path, system.config("whisper")), system.sounds[:3]
+    plain = mmprefix.load(recipe, device="cpu").candidates(sounds, num_beams=5, num_return=5)
+    encoder = Whisper(system.path("whisper"), window="whole")
+    vectors = Neighbours(encoder, torch.zeros(1, encoder.pooled_dim), [["a"]], 1, 1).embed(sounds)
+    captions = [[f"{texts[-1].text} {word}"] for texts, word in zip(plain, "abc", strict=True)]
+    neighbours = Neighbours(encoder, vectors, captions, 1, 1, judges=1)
+    neighbours.save(tmp_path / "neighbours")
+    model = mmprefix.load(recipe, device="cpu", neighbours=tmp_path / "neighbours")
+    assert model(sounds) == [texts[0].text for texts in neighbours.best_first(vectors, plain)]
 
 
 def test_a_recipe_without_slots_asks_about_intents_alone(system: SluSystem, tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 
 import mmprefix
 from mmprefix import Predictor
+from mmprefix.features.neighbours import Neighbours
 from mmprefix.saved_model import Detection, ModelSettings
 from mmprefix.serving.calls import ServedModel
 from mmprefix.serving.service import ServeOptions
@@ -213,6 +215,38 @@ def test_each_user_s_own_text(tmp_path: Path) -> None:
         batches = server.server.service.metrics.registry.get_sample_value("mmprefix_batch_size_count", labels)
         assert batches is not None
         assert batches < 6
+
+
+def test_neighbours_choose_for_each_of_many_clients(
+    predictor: Predictor, samples: list[Sample], tmp_path: Path
+) -> None:
+    """Pictures that wait together are chosen for as each alone; sounds beside them, which nobody described, are not."""
+    pictures, sound = [sample.content for sample in samples[:4]], samples[6].content
+    encoder = predictor.model.encoder("image")
+    beams = predictor.candidates(pictures, num_beams=5, num_return=5)
+    captions = [[f"{texts[-1].text} {word}"] for texts, word in zip(beams, "abcd", strict=True)]
+    vectors = Neighbours(encoder, torch.zeros(1, encoder.pooled_dim), [["a"]], 1, 1).embed(pictures)
+    Neighbours(encoder, vectors, captions, 1, 1, judges=1).save(tmp_path / "file")
+    model = mmprefix.load(device="cpu", neighbours=tmp_path / "file")
+    wanted = [model(content) for content in pictures]
+    assert wanted != [texts[0].text for texts in beams]
+    options = ServeOptions(max_wait=0.5, max_batch=4)
+    with running([ServedModel("world", model)], options) as server:
+
+        def ask(content: bytes) -> str:
+            with server.client() as client:
+                return texts(client.post("/v1/caption", files={"f": content}))[0]
+
+        with ThreadPoolExecutor(5) as pool:
+            assert list(pool.map(ask, [*pictures, sound])) == [*wanted, model(sound)]
+        with server.client() as client:
+            body = {"inputs": [base64.b64encode(pictures[0]).decode()], "stream": True}
+            events = events_of(client.post("/v1/caption", json=body).text)
+            assert [name for name, _ in events] == ["result", None]  # no piece: the text is chosen when it is whole
+            assert events[0][1]["texts"][0]["text"] == wanted[0]
+            answer = client.post("/v1/caption", files={"f": pictures[0]}, data={"beams": "1"})
+            assert answer.status_code == 400
+            assert "neighbours: choose among several texts" in answer.json()["error"]["message"]
 
 
 # ------------------------------------------------------------------------------------------- understand and detect

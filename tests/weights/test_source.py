@@ -48,6 +48,9 @@ def test_models_in_the_folder_that_the_environment_names(tmp_path: Path, monkeyp
         sources.resolve_folder("models:tung")
     with pytest.raises(InputError, match="no such folder"):
         sources.resolve_folder(f"models:../{tmp_path.name}")
+    for name in (f"models:{tmp_path / 'tongue'}", "models:"):  # no way out of the folder, and not the folder itself
+        with pytest.raises(InputError, match="give the name of a folder in the one that MMPREFIX_MODELS names"):
+            sources.resolve_folder(name)
     monkeypatch.delenv("MMPREFIX_MODELS")
     with pytest.raises(InputError, match="'models:tongue': set MMPREFIX_MODELS to the folder that holds 'tongue'"):
         sources.resolve_folder("models:tongue")

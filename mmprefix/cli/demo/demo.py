@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 
+from mmprefix.cli.inference.neighbour_options import add_neighbours
 from mmprefix.cli.inference.open_model import add_device
 from mmprefix.cli.serving.limit_options import LimitOption, add_limits
 from mmprefix.errors import InputError
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, metavar="N", help="default: the first free one from 7860 on")
     add_device(parser)
     parser.add_argument("--users", metavar="STORE", help="store of users: visitors may choose any of them")
+    add_neighbours(parser)
     parser.add_argument(
         "--allow-origin", action="append", default=[], metavar="ORIGIN",
         help="address by which browsers reach the page through a proxy, such as https://captions.example.org",
@@ -49,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     """Serve the page until it is stopped; returns the exit code."""
     if importlib.util.find_spec("gradio") is None:
         raise InputError('demo: the page needs gradio, which is not installed: pip install "mmprefix[demo]"')
+    if args.neighbours is not None and not args.models:
+        raise InputError(f"--neighbours {args.neighbours}: go with the models that are named, and none is; name one")
     if args.port is not None and not 1 <= args.port <= 65535:
         raise InputError(f"--port {args.port}: give a number from 1 to 65535")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no request leaves the machine; before the libraries are imported
@@ -62,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
     from mmprefix.demo.calls import DemoState
     from mmprefix.demo.page import serving
 
-    state = DemoState(ModelShelf(places, users=args.users, device=args.device), limits, users)
+    neighbours = dict.fromkeys(args.models, args.neighbours)
+    shelf = ModelShelf(places, users=args.users, neighbours=neighbours, device=args.device)
+    state = DemoState(shelf, limits, users)
     with serving(state, args.host, args.port, args.allow_origin) as address:
         sys.stdout.write(f"the page is at {address} (Ctrl-C stops it)\n")
         sys.stdout.flush()

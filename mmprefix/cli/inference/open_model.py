@@ -38,21 +38,18 @@ def open_model(args: argparse.Namespace) -> Predictor:
     """Load the model that the options of ``mmprefix.cli.model_inputs.add_model`` name."""
     from transformers.utils import logging
 
-    from mmprefix.inference.loading import load, open_users
+    from mmprefix.inference.loading import load, open_beside
     from mmprefix.inference.untrained import load_recipe
 
     parts = dict(_pair(text) for text in args.part)
     options: dict[str, Any] = {"device": args.device, "dtype": args.dtype, "parts": parts, "allow": args.allow}
     logging.disable_progress_bar()
-    users = getattr(args, "users", None)
+    users, neighbours = getattr(args, "users", None), getattr(args, "neighbours", None)
     if not is_recipe(args.model):
-        return load(args.model, **options, users=users)
+        return load(args.model, **options, users=users, neighbours=neighbours)
     file = Path(args.model).expanduser()
     check_class_names([file])
-    store = None if users is None else open_users(users)
-    model = load_recipe(with_class_paths(read_yaml(file)), file, **options)
-    model.users = store
-    return model
+    return load_recipe(with_class_paths(read_yaml(file)), file, open_beside(users, neighbours), **options)
 
 
 def open_decoder(args: argparse.Namespace) -> ComposedDecoder:

@@ -10,6 +10,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmprefix.cli.inference.neighbour_options import add_neighbours
 from mmprefix.cli.inference.open_model import add_loading, open_model
 from mmprefix.cli.serving.limit_options import LimitOption, add_limits
 from mmprefix.errors import InputError
@@ -49,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="port (default 8000; 0: any that is free)")
     parser.add_argument("--users", metavar="STORE", help="store of users, in which a request's user is looked up")
+    add_neighbours(parser)
     add_loading(parser)
     limits = parser.add_argument_group("limits")
     add_limits(limits, _NUMBERS)

@@ -180,4 +180,4 @@ def candidate_table(rows: list[Candidate]) -> str:
         (rank, row.text, f"{row.score:.3f}", f"{math.exp(min(0.0, row.score)):.0%}")
         for rank, row in enumerate(rows, start=1)
     ]
-    return table("Candidates, the likeliest first", ["Rank", "Text", "Score", "Probability a token"], cells)
+    return table("Candidates, the best first", ["Rank", "Text", "Score", "Probability a token"], cells)

@@ -205,7 +205,7 @@ async def _chunks(service: Service, request: Request, asked: Completion) -> Asyn
         return event({**head, "choices": [choice], **({"usage": None} if with_usage else {})})
 
     texts: list[str] = [""]
-    if can_stream(asked.call):
+    if can_stream(asked.model, asked.call):
         limit = request.state.time
         written = from_thread(service.writers, lambda: pieces(asked.model, asked.call, asked.row), limit)
         async for piece in written:

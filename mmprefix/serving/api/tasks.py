@@ -211,7 +211,7 @@ async def _events(
 ) -> AsyncGenerator[str, None]:
     """Events: pieces of the text of a single input as it is written, a result for each input, then [DONE]."""
     model, limit, first = service.model(form.model), request.state.time, items[0]
-    if len(items) == 1 and isinstance(first, ReadableInput) and can_stream(first.call):
+    if len(items) == 1 and isinstance(first, ReadableInput) and can_stream(model, first.call):
         text = ""
         written = from_thread(service.writers, lambda: pieces(model, first.call, first.row), limit)
         async for piece in written:
