@@ -178,11 +178,14 @@ class UserRows(Observer):
 
     def of_users(self, features: Features) -> tuple[Tensor, Tensor]:
         """Numbers (B P n) of the users of B inputs, and their mask (B P): those beside the hashes, else of the rows."""
+        beside = features.mask
+        if beside.shape[1] and bool(beside.any(1).all()):  # no row is looked up, and nothing copied
+            return features.frames.to(self.rows.dtype), beside
         index = self.index(features.pooled)
         if self.training and self.nobody:
             index = index.masked_fill(torch.rand(len(index), device=index.device) < self.nobody, NOBODY)
         rows = self.rows[index].view(len(index), self.length, -1)
-        own, beside = rows.new_ones(rows.shape[:2], dtype=torch.bool), features.mask
+        own = rows.new_ones(rows.shape[:2], dtype=torch.bool)
         if not beside.shape[1]:
             return rows, own
         longest = max(self.length, beside.shape[1])

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -184,24 +184,30 @@ class UserLookup:
         table = rows_of_users(model)
         if table is None or self.key is None:
             return []
-        return [{USER_BRANCH: self._row(table, self.key, user)} for user in users]
+        held = self.store.tensors_of([user for user in users if user is not None], NAME, key=self.key)
+        rows = {user: self._row(table, user, held) for user in dict.fromkeys(users)}
+        return [{USER_BRANCH: rows[user]} for user in users]
 
-    def _row(self, table: UserRows, key: str, user: str | None) -> FeatureRow:
-        hashed, none = id_bytes(user or NOBODY), torch.zeros(0, table.rows.shape[1] // table.length)
-        if user is None:
-            return FeatureRow(none, hashed)
-        try:
-            values = _stored(self.store, user, key, required=True)
-        except UnknownUserError as error:
-            if not table.has(hashed.to(table.rows.device)):
-                raise UnknownUserError(f"user {user!r}: is neither in {self.store.path} nor in the model") from error
-            values = None
-        return FeatureRow(none if values is None else values, hashed)
+    def _row(self, table: UserRows, user: str | None, held: Mapping[str, dict[str, Tensor] | None]) -> FeatureRow:
+        """Id and numbers of a user, where ``held`` has what the store holds of those who are in it."""
+        hashed, numbers = id_bytes(user or NOBODY), table.rows.shape[1] // table.length
+        if user is not None and user not in held and not table.has(hashed.to(table.rows.device)):
+            raise UnknownUserError(f"user {user!r}: is neither in {self.store.path} nor in the model")
+        tensors = None if user is None else held.get(user)
+        if tensors is None:
+            return FeatureRow(torch.zeros(0, numbers), hashed)
+        values = tensors.get(TENSOR)
+        if values is None or values.ndim != 2 or values.shape[1] != numbers:
+            shapes = ", ".join(f"{name} {' x '.join(map(str, tensor.shape))}" for name, tensor in tensors.items())
+            raise InputError(
+                f"user {user!r}: {self.store.path} holds {shapes} as a prefix; this model's is {TENSOR} P x {numbers}"
+            )
+        return FeatureRow(values.float(), hashed)
 
 
-def _stored(store: UserStore, user: str, key: str, *, required: bool = False) -> Tensor | None:
-    """Numbers (P n) of a user; None where the store has none for this model. See ``UserStore.tensors``."""
-    tensors = store.tensors(user, NAME, key=key, required=required)
+def _stored(store: UserStore, user: str, key: str) -> Tensor | None:
+    """Numbers (P n) of a user; None where the store has none for this model, or no such user."""
+    tensors = store.tensors(user, NAME, key=key)
     return None if tensors is None else tensors[TENSOR].float()
 
 

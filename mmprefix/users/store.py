@@ -189,26 +189,25 @@ class UserStore:
             connection.execute("INSERT OR REPLACE INTO tensors VALUES (?, ?, ?, ?, ?)", row)
             return True
 
-    def tensors(self, user: str, name: str, *, key: str = "", required: bool = False) -> dict[str, Tensor] | None:
-        """Tensors of ``user`` under ``name`` and ``key``, on the CPU; None where none are kept, or no such user is.
+    def tensors(self, user: str, name: str, *, key: str = "") -> dict[str, Tensor] | None:
+        """Tensors of ``user`` under ``name`` and ``key``, on the CPU; None where none are kept, or no such user is."""
+        return self.tensors_of([user], name, key=key).get(user)
 
-        With ``required`` a user who is not there raises UnknownUserError: both are read from one state of the store.
+    def tensors_of(self, users: Iterable[str], name: str, *, key: str = "") -> dict[str, dict[str, Tensor] | None]:
+        """``tensors`` of many users, all of one state of the store; a user who is not there is left out.
+
+        Each is read once, however often it is named.
         """
-        _require_names(user, name, key)
-        query = (
-            "SELECT data FROM users LEFT JOIN tensors ON tensors.user = users.number AND name = ? AND key = ? "
-            "WHERE users.id = ?"
-        )
+        distinct = dict.fromkeys(users)
+        for user in distinct:
+            _require_names(user, name, key)
+        held: dict[str, dict[str, Tensor] | None] = {}
         with self._connections.reading() as connection:
-            row = connection.execute(query, (name, key, user)).fetchone()
-        if row is None and required:
-            raise UnknownUserError(f"{self.path}: there is no user {user!r}")
-        if row is None or row[0] is None:
-            return None
-        try:
-            return from_bytes(row[0])
-        except InputError as error:
-            raise InputError(f"{self.path}: user {user!r}, {name!r}: {error}") from error
+            for user in distinct:  # one at a time: no bytes stay beside the tensors made of them
+                row = connection.execute(_TENSORS_OF, (name, key, user)).fetchone()
+                if row is not None:
+                    held[user] = None if row[0] is None else self._tensors(row[0], user, name)
+        return held
 
     def drop(self, user: str, name: str, *, key: str | None = None) -> int:
         """Drop tensors of ``user`` under ``name`` and ``key``, or all keys; the number of those that were kept."""
@@ -249,6 +248,12 @@ class UserStore:
         except PendingErasureError as error:
             log.warning("%s", error)
 
+    def _tensors(self, data: bytes, user: str, name: str) -> dict[str, Tensor]:
+        try:
+            return from_bytes(data)
+        except InputError as error:
+            raise InputError(f"{self.path}: user {user!r}, {name!r}: {error}") from error
+
     def _existing(self, connection: Connection, user: str) -> int:
         require_user(user)
         if (number := _number(connection, user)) is None:
@@ -256,6 +261,12 @@ class UserStore:
                 f"{self.path}: no user {user!r}; mmprefix users list {self.path} shows those there are"
             )
         return number
+
+
+_TENSORS_OF = (
+    "SELECT data FROM users LEFT JOIN tensors ON tensors.user = users.number AND name = ? AND key = ? "
+    "WHERE users.id = ?"
+)
 
 
 def _require_names(user: str, name: str, key: str) -> None:

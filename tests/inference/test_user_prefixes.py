@@ -125,6 +125,18 @@ def test_a_longer_prefix_stands_beside_others_in_a_batch(directory: Path, store:
         import_users(model, store, ["both"])
 
 
+def test_numbers_of_another_form_are_refused_by_name(directory: Path, store: UserStore) -> None:
+    model = load(directory, store)
+    own = table(model).numbers_of(id_bytes("ann"))
+    store.add("cy")
+    for tensors in ({TENSOR: own[:, 1:]}, {TENSOR: own[0]}, {"keys": own}):
+        store.put("cy", NAME, tensors, key=model.users_key or "")
+        with pytest.raises(InputError, match=rf"user 'cy': .* as a prefix; this model's is numbers P x {own.shape[1]}"):
+            scores(model, "ann", "cy")
+    store.put("cy", NAME, {TENSOR: own}, key=model.users_key or "")
+    assert scores(model, "cy") == pytest.approx(scores(load(directory), "ann"), abs=1e-4)
+
+
 def test_who_is_nowhere_is_refused_where_a_store_knows_users(directory: Path, store: UserStore) -> None:
     model = load(directory, store)
     with pytest.raises(UnknownUserError, match=r"user 'dee': is neither in .*users\.db nor in the model"):

@@ -55,6 +55,46 @@ def same(kept: dict[str, Tensor] | None, expected: dict[str, Tensor]) -> bool:
     )
 
 
+def test_tensors_of_many_users_are_those_of_each(store: UserStore) -> None:
+    for number, user in enumerate(("u07", "one")):
+        store.put(user, "prefix", {"numbers": torch.full((2, 3), float(number))}, key="model")
+    store.put("nobody", "prefix", TENSORS, key="another")
+    users = ["one", "u07", "zoe", "nobody", "one"]
+    held = store.tensors_of(users, "prefix", key="model")
+    assert list(held) == ["one", "u07", "nobody"]  # zoe is not there
+    assert held["nobody"] is None
+    for user in ("u07", "one"):
+        assert same(held[user], store.tensors(user, "prefix", key="model") or {})
+    store.remove("one")
+    assert list(store.tensors_of(users, "prefix", key="model")) == ["u07", "nobody"]
+    assert store.tensors_of([], "prefix") == {}
+    with pytest.raises(InputError, match="an id has 1 to 255 characters"):
+        store.tensors_of(["u07", ""], "prefix")
+
+
+def test_tensors_of_many_users_are_of_one_state(store: UserStore) -> None:
+    pair, wrong = ("one", "u07"), list[object]()
+    ended = threading.Event()
+
+    def write() -> None:
+        for number in range(60):
+            with store.transaction():
+                for user in pair:
+                    store.put(user, "prefix", {"numbers": torch.tensor(number)})
+        ended.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        while not ended.is_set():
+            held = store.tensors_of(pair, "prefix")
+            values = {None if tensors is None else int(tensors["numbers"]) for tensors in held.values()}
+            wrong += [values] if len(values) != 1 else []
+            if writing.done():
+                break
+        writing.result()
+    assert wrong == []
+
+
 def test_histories_come_back_after_the_store_was_closed(store: UserStore) -> None:
     store.close()
     with UserStore(store.path) as again:
