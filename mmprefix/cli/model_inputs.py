@@ -64,9 +64,11 @@ class Selection:
 def add_model(
     parser: argparse.ArgumentParser,
     text: str = "a saved model directory, a hub repository, or a recipe (.yaml), whose parts are used untrained",
+    *,
+    required: bool = True,
 ) -> None:
     """Add the options for the model, of which ``text`` says what it may be, its device, precision and parts."""
-    parser.add_argument("model", metavar="MODEL", help=text)
+    parser.add_argument("model", metavar="MODEL", nargs=None if required else "?", help=text)
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="inputs at once (default 16)")
     add_loading(parser)
 

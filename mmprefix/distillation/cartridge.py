@@ -94,8 +94,10 @@ class Cartridge:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], decoder: str) -> Cartridge:
         """The inverse of ``tensors``. Raises InputError for tensors of something else."""
-        if tensors.keys() != _NAMES or tensors["keys"].dim() != 4 or tensors["keys"].shape != tensors["values"].shape:
-            raise InputError("cartridge: needs the tensors keys and values (L H P K) and frozen")
+        if tensors.keys() != _NAMES or not _are_positions(*(tensors[name] for name in ("keys", "values", "frozen"))):
+            raise InputError(
+                "cartridge: needs the tensors keys and values (L H P K), and frozen, a whole number from 0 up to P"
+            )
         return cls(tensors["keys"], tensors["values"], int(tensors["frozen"]), decoder)
 
     def save(self, file: str | Path) -> None:
@@ -119,16 +121,41 @@ class Cartridge:
             raise InputError(f"{file}: {error}") from error
 
 
-def compose(first: Cartridge, second: Cartridge) -> Cartridge:
-    """Both one after the other, with one sink: the frozen positions of the ``second`` are left out.
+def _are_positions(keys: Tensor, values: Tensor, frozen: Tensor) -> bool:
+    """True for keys and values (L H P K) of one shape and P >= 1, and a whole number of frozen ones among them."""
+    if keys.dim() != 4 or keys.shape != values.shape or not keys.numel():
+        return False
+    if not (keys.is_floating_point() and values.is_floating_point()) or frozen.is_floating_point() or frozen.dim():
+        return False
+    return 0 <= int(frozen) <= keys.shape[2]
 
-    Raises InputError for cartridges of two decoders.
+
+def compose(first: Cartridge, *others: Cartridge) -> Cartridge:
+    """All one after the other, with one sink: the frozen positions of ``others`` are left out.
+
+    Raises InputError for cartridges of several decoders.
     """
-    if first.decoder != second.decoder or first.keys[:, :, :0].shape != second.keys[:, :, :0].shape:
-        raise InputError("cartridges: are of two decoders; compose those of one")
-    pairs = ((first.keys, second.keys), (first.values, second.values))
-    keys, values = (torch.cat([a, b[:, :, second.frozen :]], dim=2) for a, b in pairs)
+    theirs = {(each.decoder, each.keys[:, :, :0].shape) for each in (first, *others)}
+    if len(theirs) > 1:
+        raise InputError(f"cartridges: are of {len(theirs)} decoders; compose those of one")
+    keys, values = (
+        torch.cat([own, *(getattr(each, name)[:, :, each.frozen :] for each in others)], dim=2)
+        for name, own in (("keys", first.keys), ("values", first.values))
+    )
     return Cartridge(keys, values, first.frozen, first.decoder)
+
+
+def load_composed(files: Sequence[str | Path]) -> Cartridge:
+    """Cartridge of one file, or ``compose`` of those of several. Raises InputError, which names the file."""
+    if not files:
+        raise InputError("cartridges: no file; give one, or several that are joined")
+    cartridges = [Cartridge.load(file) for file in files]
+    for file, cartridge in zip(files[1:], cartridges[1:], strict=True):
+        try:
+            compose(cartridges[0], cartridge)
+        except InputError as error:
+            raise InputError(f"{file}: is of another decoder than {files[0]}; compose those of one") from error
+    return compose(*cartridges)
 
 
 def stack(cartridges: Sequence[Cartridge], device: torch.device | str = "cpu") -> DeepPrefix:

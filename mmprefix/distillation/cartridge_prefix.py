@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmprefix.decoders.base import Decoder
-from mmprefix.distillation.cartridge import Cartridge
+from mmprefix.distillation.cartridge import load_composed
 from mmprefix.errors import InputError
 from mmprefix.mappers.base import Sizes
 from mmprefix.mappers.observer import TextReader
@@ -16,15 +16,17 @@ class CartridgePrefix(DeepTable):
     A saved model holds them as a ``DeepTable``, and needs the file no more.
 
     Args:
-        file: a cartridge of the model's own decoder, as ``mmprefix distil`` writes it.
+        file: a cartridge of the model's own decoder, as ``mmprefix distil`` writes it; a list of several is joined by
+            ``mmprefix.distillation.compose``, one after the other.
     """
 
-    def __init__(self, sizes: Sizes, *, file: str) -> None:
-        cartridge = Cartridge.load(file)
+    def __init__(self, sizes: Sizes, *, file: str | list[str]) -> None:
+        files = [file] if isinstance(file, str) else file
+        cartridge = load_composed(files)
         super().__init__(sizes, length=cartridge.positions, frozen=min(cartridge.frozen, cartridge.positions - 1))
         cartridge.require_sizes(sizes.layers, sizes.heads, sizes.head_width)
         self.fill(cartridge.prefix())
-        self.file, self._cartridge, self._checked = file, cartridge, False
+        self.files, self._cartridge, self._checked = files, cartridge, False
 
     @property
     def known(self) -> bool:
@@ -37,7 +39,7 @@ class CartridgePrefix(DeepTable):
             try:
                 self._cartridge.require(reader)
             except InputError as error:
-                raise InputError(f"model.prefix: {self.file}: {error}") from error
+                raise InputError(f"model.prefix: {', '.join(self.files)}: {error}") from error
         self._checked = True
 
     def merged(self) -> DeepTable:

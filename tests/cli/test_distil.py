@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 
 import mmprefix
 from mmprefix.decoders import CausalDecoder
-from mmprefix.distillation import Cartridge, distil
+from mmprefix.distillation import Cartridge, compose, distil
 from mmprefix.encoders.user_id import UserId
 from mmprefix.inference.predictor import Predictor
 from mmprefix.inference.user_prefixes import NAME, TENSOR, distil_users, export_users, users_key
@@ -151,6 +152,54 @@ def test_a_text_becomes_a_file_of_its_decoder(shell: Shell, models: Path) -> Non
         code, _, err = shell(*trained)
         assert (code, log in err) == (0, True)
     assert "teacher: not run" in err
+
+
+def test_files_of_one_decoder_are_joined_without_a_model(shell: Shell, models: Path) -> None:
+    decoder, files = models / "parts" / "decoder", ["guide.safetensors", "texts.safetensors", "again.safetensors"]
+    for file, positions in zip(files, (6, 4, 5), strict=True):
+        context = "texts.txt" if file.startswith("texts") else "guide.txt"
+        assert shell("distil", decoder, "--context", context, "--out", file, "--positions", positions)[0] == 0
+    words = ["distil", "--compose", *files, "--out", "new/folder/all.safetensors"]
+    code, out, _ = shell(*words)
+    whole, own = Cartridge.load("new/folder/all.safetensors"), [Cartridge.load(file) for file in files]
+    assert (code, out) == (0, f"new/folder/all.safetensors: 13 positions, {whole.nbytes:,} bytes, of 3 files\n")
+    expected = compose(compose(own[0], own[1]), own[2])
+    assert torch.equal(whole.keys, expected.keys)
+    assert torch.equal(whole.values, expected.values)
+    assert (whole.frozen, whole.decoder, whole.keys.dtype) == (1, own[0].decoder, torch.float16)
+    assert shell.refuses(*words).endswith("the file is there; --overwrite writes over it")
+    assert shell(*words[:4], "--out", "new/folder/all.safetensors", "--overwrite")[0] == 0
+    assert Cartridge.load("new/folder/all.safetensors").positions == 9
+    recipe = "model:\n  decoder: {class_path: CausalDecoder, init_args: {model: %s}}\n"
+    recipe += "  prefix: {class_path: CartridgePrefix, init_args: {file: %s}}\n"
+    for name, file in (("apart", "[guide.safetensors, texts.safetensors]"), ("joined", "new/folder/all.safetensors")):
+        Path(f"{name}.yaml").write_text(recipe % (decoder, file))
+    written = [shell("caption", f"{name}.yaml", "--prompt", "the")[:2] for name in ("apart", "joined")]
+    assert written[0] == written[1]
+    assert written[0][0] == 0
+
+
+def test_what_cannot_be_joined_is_one_line(shell: Shell, models: Path) -> None:
+    own = distil(CausalDecoder(str(models / "parts" / "decoder")), "a green hill is a hill", [], positions=3, steps=0)
+    own.save("a.safetensors")
+    replace(own, decoder="0" * 64).save("other.safetensors")
+    Path("text.safetensors").write_text("a green hill")
+    start, end = ["distil", "--compose", "a.safetensors"], ["--out", "out.safetensors"]
+    for words, message in (
+        ([*start, *end], "--compose a.safetensors: is one file alone; give two or more"),
+        ([*start, "a.safetensors"], "--compose needs --out FILE.safetensors"),
+        ([*start, "other.safetensors", *end], "other.safetensors: is of another decoder than a.safetensors"),
+        ([*start, "none.safetensors", *end], "none.safetensors: cannot be read as a cartridge"),
+        ([*start, "text.safetensors", *end], "text.safetensors: cannot be read as a cartridge"),
+        ([*start, ".", *end], ".: cannot be read as a cartridge"),
+        (["distil", models / "deep", *start[1:], "a.safetensors", *end], "leave out MODEL"),
+        ([*start, "a.safetensors", "--positions", 4, "--steps", 2, *end], "leave out --positions, --steps"),
+        ([*start, "a.safetensors", "--users", "users.db", *end], "leave out --users"),
+        ([*start, "a.safetensors", "--out", "."], "--out .: is a folder; give a file"),
+        (["distil", "--context", "guide.txt", *end], "distil: MODEL is missing; only --compose needs none"),
+    ):
+        assert message in shell.refuses(*words)
+    assert not Path("out.safetensors").exists()
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,9 @@ def test_composed_cartridges_have_one_sink(decoder: CausalDecoder, rain: Cartrid
     assert torch.equal(both.keys[:, :, :5], rain.keys)
     assert torch.equal(both.values[:, :, 5:], hill.values[:, :, 1:])
     assert scores(decoder, both.prefix())[0] != pytest.approx(scores(decoder, rain.prefix())[0], abs=1e-2)
-    with pytest.raises(InputError, match="of two decoders"):
+    assert torch.equal(compose(rain, hill, rain).keys, compose(both, rain).keys)
+    assert torch.equal(compose(rain).values, rain.values)
+    with pytest.raises(InputError, match="of 2 decoders"):
         compose(rain, replace(hill, decoder="another"))
 
 
@@ -110,8 +112,19 @@ def test_other_decoders_and_other_files_are_refused(rain: Cartridge, tmp_path: P
     (tmp_path / "bad.safetensors").write_bytes(b"nonsense")
     with pytest.raises(InputError, match=r"bad.safetensors: cannot be read as a cartridge"):
         Cartridge.load(tmp_path / "bad.safetensors")
-    with pytest.raises(InputError, match="needs the tensors keys and values"):
-        Cartridge.from_tensors({"keys": rain.keys}, "")
+    with pytest.raises(InputError, match=r"cannot be read as a cartridge"):
+        Cartridge.load(tmp_path)
+    whole = rain.tensors()
+    for tensors in (
+        {"keys": rain.keys},
+        whole | {"keys": rain.keys[0]},
+        whole | {"values": rain.values[:, :, 1:]},
+        whole | {"values": rain.values.long()},
+        whole | {"keys": rain.keys[:, :, :0], "values": rain.values[:, :, :0]},
+        *(whole | {"frozen": torch.tensor(number)} for number in (6, -1, 0.5, [1, 1])),
+    ):
+        with pytest.raises(InputError, match="needs the tensors keys and values"):
+            Cartridge.from_tensors(tensors, "")
     other = CausalDecoder(tiny_decoders.save_decoder(tmp_path / "other", "llama", seed=1))
     with pytest.raises(InputError, match="was made for weights"):
         rain.require(other)

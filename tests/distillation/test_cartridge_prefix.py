@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ import yaml
 
 import mmprefix
 from mmprefix.decoders import CausalDecoder
-from mmprefix.distillation import Cartridge, CartridgePrefix, distil
+from mmprefix.distillation import Cartridge, CartridgePrefix, compose, distil
 from mmprefix.errors import InputError
 from mmprefix.inference.predictor import Predictor
 from mmprefix.mappers.p_tuning_v2 import DeepTable
@@ -60,6 +60,23 @@ def test_a_recipe_with_it_writes_without_training(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"model": recipe}))
     with pytest.raises(InputError, match=r"model.prefix: .*rain1.safetensors: cartridge: was made for weights"):
         mmprefix.load(tmp_path / "recipe.yaml", device="cpu")
+
+
+def test_several_files_are_joined(tmp_path: Path) -> None:
+    decoder, file = parts(tmp_path)
+    second, other = str(tmp_path / "bell.safetensors"), parts(tmp_path, seed=1)[1]
+    distil(decoder, "a bell rings twice.", [], positions=3, steps=0).save(second)
+    model = PrefixLM({}, decoder, partial(CartridgePrefix, file=[file, second]))
+    both, prefix = compose(Cartridge.load(file), Cartridge.load(second)), cast(Any, model.build_prefix({}, count=1))
+    assert torch.equal(prefix.keys[:, 0], both.keys)
+    assert torch.equal(prefix.values[:, 0], both.values)
+    for files, message in (
+        ([file, other], r"rain1.safetensors: is of another decoder than .*rain0.safetensors"),
+        ([file, str(tmp_path / "none")], "none: cannot be read as a cartridge"),
+        ([], "cartridges: no file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            PrefixLM({}, decoder, partial(CartridgePrefix, file=files))
 
 
 def test_decoders_of_other_sizes_are_refused_when_it_is_built(tmp_path: Path) -> None:

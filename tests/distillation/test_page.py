@@ -48,6 +48,7 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     picture().save("photo.jpg")
     Path("my_captions.txt").write_text("some rain falls on the old roof\nthe cat runs, and a bell rings twice\n")
     Path("glossary.txt").write_text("a green hill is a hill; the old roof is a roof\n")
+    Path("style.txt").write_text("the cat runs, and a bell rings twice; some rain falls on a hill\n")
     commands, _, rest = block("distil").partition("cat > ")
     recipe, _, last = rest.partition("\nEND\n")
     subprocess.run(["bash", "-euc", f"cat > {recipe}\nEND\n"], check=True)
@@ -56,4 +57,5 @@ def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     out = capsys.readouterr().out
     assert "1 users distilled, 16 positions, 4,096 bytes a user; " in out
     assert "glossary.safetensors: 16 positions, " in out
+    assert "both.safetensors: 31 positions, " in out
     assert "text: " in out

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmprefix.cli.inference.open_model import open_decoder, open_model
+from mmprefix.cli.inference.output import prepare_output
 from mmprefix.cli.inference.run import Progress
 from mmprefix.cli.inference.user_options import read_texts
 from mmprefix.cli.model_inputs import add_model
@@ -22,13 +23,17 @@ if TYPE_CHECKING:
 
 _MODEL = (
     "with --users a saved model whose branch 'user' has a DeepUserPrefix; with --context a language model (a folder, a "
-    ".gguf file, a hub name, models:NAME), or a saved model or recipe, whose decoder is taken"
+    ".gguf file, a hub name, models:NAME), or a saved model or recipe, whose decoder is taken; with --compose none"
+)
+_FOR_MODELS = (
+    *("model", "users", "user", "context", "teacher", "positions", "start", "texts", "steps"),
+    *("device", "dtype", "allow", "part"),
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the verb's options to ``parser``."""
-    add_model(parser, _MODEL)
+    add_model(parser, _MODEL, required=False)
     users = parser.add_argument_group("users", "A prefix of each user's history, kept in the store of users.")
     users.add_argument("--users", metavar="STORE", help="store of users; caption --users STORE writes with it")
     users.add_argument("--user", action="append", type=utf8_text, metavar="NAME", help="only this one; may be repeated")
@@ -40,24 +45,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keeps what the decoder expects of --texts behind the text, so that it is not computed again",
     )
+    files = parser.add_argument_group("files", "Prefixes that were made apart, one behind the other.")
+    files.add_argument(
+        "--compose",
+        nargs="+",
+        metavar="FILE",
+        help="files of --context and of one decoder, joined into --out; their numbers stay, and no model is read",
+    )
     parser.add_argument(
-        "--positions", type=int, default=16, metavar="P", help="of the cache (default 16); fewer for a shorter history"
+        "--positions", type=int, metavar="P", help="of the cache (default 16); fewer for a shorter history"
     )
     parser.add_argument(
         "--start",
         choices=["compact", "text", "random"],
-        default="compact",
         help="closed form (default), the first tokens, or random numbers, which need --texts",
     )
     parser.add_argument("--texts", metavar="FILE", help="texts to train on, one a line, like those to be written later")
-    parser.add_argument("--steps", type=int, default=0, metavar="N", help="steps of training on --texts")
+    parser.add_argument("--steps", type=int, metavar="N", help="steps of training on --texts")
     parser.add_argument("--overwrite", action="store_true", help="make anew what is there: prefixes of users, --out")
 
 
 def run(args: argparse.Namespace) -> int:
     """Make the prefixes and say what was made; returns the exit code 0. Raises InputError."""
+    if args.compose is not None:
+        return _compose(args)
     if (args.users is None) == (args.context is None):
-        raise InputError("distil: give --users STORE, or --context FILE with --out FILE")
+        raise InputError("distil: give --users STORE, or --context FILE with --out FILE, or --compose FILE FILE")
+    if args.model is None:
+        raise InputError("distil: MODEL is missing; only --compose needs none")
     for option, other in (("user", "users"), ("out", "context"), ("teacher", "context")):
         if getattr(args, option) is not None and getattr(args, other) is None:
             raise InputError(f"--{option} belongs to --{other}, which is missing")
@@ -74,7 +89,8 @@ def _options(args: argparse.Namespace, texts: list[str]) -> HistoryOptions:
     from mmprefix.distillation.user_numbers import HistoryOptions
 
     training = DistilOptions(batch_size=args.batch_size)
-    return HistoryOptions(args.positions, args.start, texts, args.steps, training=training)
+    positions = 16 if args.positions is None else args.positions
+    return HistoryOptions(positions, args.start or "compact", texts, args.steps or 0, training=training)
 
 
 def _distil_users(args: argparse.Namespace, texts: list[str]) -> int:
@@ -121,10 +137,7 @@ def _summary(made: list[tuple[int, int]], left_out: list[str]) -> str:
 def _distil_text(args: argparse.Namespace, texts: list[str]) -> int:
     if args.out is None:
         raise InputError("--context needs --out FILE.safetensors, where the prefix is written")
-    out = Path(args.out)
-    if out.exists() and not args.overwrite:
-        raise InputError(f"--out {out}: the file is there; --overwrite writes over it")
-    context = _read_context(args.context)
+    out, context = _free(args), _read_context(args.context)
     options, began = _options(args, texts), time.monotonic()
     from mmprefix.distillation import distil
 
@@ -142,6 +155,34 @@ def _distil_text(args: argparse.Namespace, texts: list[str]) -> int:
     seconds = time.monotonic() - began
     sys.stdout.write(f"{out}: {cartridge.positions} positions, {cartridge.nbytes:,} bytes, {seconds:.1f} s\n")
     return 0
+
+
+def _compose(args: argparse.Namespace) -> int:
+    given = [name for name in _FOR_MODELS if getattr(args, name) not in (None, [])]
+    if given:
+        names = ", ".join("MODEL" if name == "model" else f"--{name}" for name in given)
+        raise InputError(f"--compose joins files as they are; leave out {names}")
+    if len(args.compose) < 2:
+        raise InputError(f"--compose {args.compose[0]}: is one file alone; give two or more")
+    if args.out is None:
+        raise InputError("--compose needs --out FILE.safetensors, where the joined prefix is written")
+    out = _free(args)
+    from mmprefix.distillation.cartridge import load_composed
+
+    cartridge = load_composed(args.compose)
+    cartridge.save(out)
+    size = f"{cartridge.positions} positions, {cartridge.nbytes:,} bytes"
+    sys.stdout.write(f"{out}: {size}, of {len(args.compose)} files\n")
+    return 0
+
+
+def _free(args: argparse.Namespace) -> Path:
+    """File of --out, whose folder is made. Raises InputError where it is there, or cannot be, before any work."""
+    out = Path(args.out)
+    if out.is_file() and not args.overwrite:
+        raise InputError(f"--out {out}: the file is there; --overwrite writes over it")
+    prepare_output(out)
+    return out
 
 
 def _read_context(file: str) -> str:
