@@ -147,8 +147,9 @@ class ComposedDecoder(Decoder):
         """Run N more positions (B N E) after ``state``, real where ``mask`` (B N) is True → the longer state."""
         if not (n := mask.shape[1]):
             return state
-        model, visible = self.language_model, causal_mask(mask)
-        model.require_room(state, n, mask)
+        model = self.language_model
+        model.require_room(state, n, mask)  # before anything of N x N is made: a text too long would take all memory
+        visible = causal_mask(mask)
         position_ids = self.position_ids(state, (mask.cumsum(1) - 1).clamp(min=0))
         end = torch.where(mask, torch.arange(1, n + 1, device=mask.device), 0).amax(1)  # 0: no real position
         last_index = (end - 1).clamp(min=0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -107,9 +107,13 @@ def users_of(options: CallOptions, inputs: Sequence[Input]) -> tuple[list[str | 
 def _users(users: str | Sequence[str | None] | None, count: int) -> list[str | None]:
     if users is None or isinstance(users, str):
         return [users] * count
-    if len(users) != count:
-        raise InputError(f"user: {len(users)} users for {count} inputs; give one for all, or one an input")
-    return list(users)
+    value = cast("object", users)  # whatever a caller gives
+    names = list(cast("Collection[object]", value)) if isinstance(value, Collection) else [value]
+    if unfit := [name for name in names if not (name is None or isinstance(name, str))]:
+        raise InputError(f"user: {unfit[0]!r} is no text; give the id of a user, or one an input")
+    if len(names) != count:
+        raise InputError(f"user: {len(names)} users for {count} inputs; give one for all, or one an input")
+    return cast("list[str | None]", names)
 
 
 def _histories(histories: Sequence[str] | Sequence[Sequence[str]] | None, count: int) -> list[Sequence[str]]:
@@ -178,11 +182,17 @@ def encode_histories(
     key = predictor.context_key
     if key is None:
         raise InputError(f"{predictor.source or 'this model'}: has no branch 'history' with a frozen encoder of texts")
-    return (_encode(predictor, store, user, key, overwrite=overwrite) for user in users)
+    chosen = list(users)
+    for user in chosen:
+        store.history(user)  # refuses one who is not there
+    return (_encode(predictor, store, user, key, overwrite=overwrite) for user in chosen)
 
 
 def _encode(predictor: Predictor, store: UserStore, user: str, key: str, *, overwrite: bool) -> int | LeftOut:
-    history = store.history(user)
+    try:
+        history = store.history(user)
+    except UnknownUserError:  # removed since
+        return "changed meanwhile"
     if not any(text.strip() for text in history):
         return "without history"
     encoder, texts = predictor.model.encoder(BRANCH), Texts(tuple(history))

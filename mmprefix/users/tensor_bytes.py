@@ -33,13 +33,19 @@ def from_bytes(data: bytes) -> dict[str, Tensor]:
 
 
 def shapes(data: bytes) -> dict[str, str]:
-    """``float16 10 x 768`` and the like, by name. ``data`` may be the header alone: 8 bytes of its length, JSON."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    described = {name: value for name, value in header.items() if name != "__metadata__"}
-    return {
-        name: f"{_DTYPES.get(value['dtype'], value['dtype'])} {' x '.join(map(str, value['shape']))}".strip()
-        for name, value in described.items()
-    }
+    """``float16 10 x 768`` and the like, by name; none of bytes that are damaged.
+
+    ``data`` may be the header alone: 8 bytes of its length, JSON.
+    """
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        described = {name: value for name, value in header.items() if name != "__metadata__"}
+        return {
+            name: f"{_DTYPES.get(value['dtype'], value['dtype'])} {' x '.join(map(str, value['shape']))}".strip()
+            for name, value in described.items()
+        }
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return {}
 
 
 _DTYPES = {

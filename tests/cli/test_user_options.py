@@ -84,11 +84,21 @@ def test_a_row_is_written_for_its_own_user_where_the_store_knows_it(
     assert "does not know the users of 3 of 4 rows" in caplog.text
 
 
+def test_ids_of_rows_are_those_that_users_add_takes(store: UserStore) -> None:
+    """A number is its digits, and an id that no store takes is one that it does not know."""
+    store.add("12", ["a cat"])
+    assert options(Reader(store, "history"), 12, "12", "", "a\nb", "x" * 300, True, ["12"]) == {
+        "user": ["12", "12", None, None, None, None, None]
+    }
+
+
 def test_rows_without_users_and_models_without_a_store_ask_for_nothing(store: UserStore) -> None:
     assert options(Reader(store, "history"), None, "") == {}
     assert options(Reader(None, "history"), "ann") == {}
 
 
 def test_a_model_with_rows_of_users_gets_every_id() -> None:
-    assert options(Reader(None, "user"), "ann", None, 7) == {"user": ["ann", None, "7"], "history": None}
+    expected = {"user": ["ann", None, "7", "0", None], "history": None}
+    assert options(Reader(None, "user"), "ann", None, 7, 0, "") == expected
+    assert options(Reader(None, "user"), 0) == {"user": ["0"], "history": None}
     assert options(Reader(None, "user"), None) == {}

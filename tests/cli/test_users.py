@@ -102,6 +102,58 @@ def test_a_manifest_adds_changes_or_nothing(shell: Shell, store: Path) -> None:
     assert "prefix: trained: embeds float32 3" in shell("users", "show", store, "u07")[1]
 
 
+def test_lines_of_any_kind_are_texts(shell: Shell, store: Path) -> None:
+    long = "ein Wort 🚢 " * 50_000
+    Path("texts.txt").write_bytes(f"\ufeffold\rmac\r\ndos\n\0zero\u2028 \n{long}\ne\u0301 é".encode())
+    assert shell("users", "add", store, "u08", "--history", "texts.txt")[0] == 0
+    assert history(store, "u08") == ["old", "mac", "dos", "\0zero", long.strip(), "e\u0301 é"]
+    for user in ("a/b", "..", "e\u0301", "é", " é", "-", "'; DROP TABLE users; --"):
+        assert shell("users", "add", store, "--", user)[0] == 0
+    assert [history(store, user) for user in ("é", "e\u0301", "a/b")] == [[], [], []]
+    assert shell("users", "remove", store, "--", "e\u0301", "-")[0] == 0
+    assert history(store, "é") == []
+
+
+@pytest.mark.parametrize("content", ["", " \n\r\n", "\ufeff"])
+def test_an_empty_file_replaces_nothing(content: str, shell: Shell, store: Path) -> None:
+    for file in ("empty.txt", "empty.jsonl"):
+        Path(file).write_bytes(content.encode())
+        message = shell.refuses("users", "add", store, "u07", "--history", file, "--replace")
+        assert message == f"--history {file}: holds no text; give one a line, or leave it out"
+    assert shell.refuses("users", "add", store, "--manifest", "empty.jsonl", "--replace") == "empty.jsonl: has no user"
+    assert history(store, "u07") == ["a dog runs", "my dog again"]
+    Path("rows.jsonl").write_text('{"history": []}\n"  "\n')
+    assert "holds no text" in shell.refuses("users", "add", store, "u07", "--history", "rows.jsonl", "--replace")
+
+
+def test_half_a_character_names_its_user_and_makes_no_store(shell: Shell) -> None:
+    Path("half.jsonl").write_text('{"user": "a", "history": ["good", "\\ud83d"]}\n')
+    message = shell.refuses("users", "add", "new.db", "--manifest", "half.jsonl")
+    assert message.startswith("user 'a': history: text 2: '\\ud83d' holds bytes that are not UTF-8")
+    assert not Path("new.db").exists()
+
+
+def test_damaged_tensors_are_shown_and_exported(shell: Shell, store: Path) -> None:
+    with UserStore(store) as opened:
+        opened.put("u07", "prefix", {"embeds": torch.zeros(3)})
+        with opened.transaction(), opened._connections.writing() as connection:  # pyright: ignore[reportPrivateUsage]
+            connection.execute("UPDATE tensors SET data = x'0102'")
+    assert shell("users", "show", store, "u07")[1].endswith("  prefix: trained: damaged\n")
+    code, _, _ = shell("users", "export", store, "u07", "--out", "new/folder/u07.json")
+    tensors = json.loads(Path("new/folder/u07.json").read_text(encoding="utf-8"))["tensors"]
+    assert (code, tensors[0]["shapes"], tensors[0]["safetensors_base64"]) == (0, {}, "AQI=")
+    assert shell.refuses("users", "export", store, "u07", "--out", "new") == "--out new: is a folder; give a file"
+
+
+def test_processes_that_add_at_once_lose_nothing(shell: Shell) -> None:
+    program = "import sys; from mmprefix.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    words = [sys.executable, "-c", program, "users", "add", "new.db"]
+    adding = [subprocess.Popen([*words, f"u{number}"], stdout=subprocess.DEVNULL) for number in range(4)]
+    assert [process.wait() for process in adding] == [0] * 4
+    with UserStore("new.db") as opened:
+        assert [user.user for user in opened.users()] == ["u0", "u1", "u2", "u3"]
+
+
 def test_show_keeps_each_text_on_its_line(shell: Shell, store: Path) -> None:
     with UserStore(store) as opened:
         opened.put("12", "context", {"a": torch.zeros(2, 3)}, key="k", computed_from=opened.history("12"))

@@ -21,6 +21,7 @@ from mmprefix.generation.options import GenerateOptions
 from mmprefix.kv_cache.state import State
 from mmprefix.types import DeepPrefix, Prefix
 from tiny.decoders import KINDS, ragged_prefix, save_decoder
+from tiny.disk import memory
 from tiny.encoders import save_vision
 
 PROMPTS = ["", "the", "a green"]
@@ -307,6 +308,14 @@ def test_a_text_is_tokenized_once(gpt2: ComposedDecoder, monkeypatch: pytest.Mon
     scores = gpt2.score(gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS)
     monkeypatch.setattr(type(gpt2.tokenizer), "__call__", lambda *_, **__: pytest.fail("a text is tokenized again"))
     assert gpt2.score(gpt2.prefill(ragged_prefix(gpt2, [5, 3, 4])), PROMPTS, TARGETS) == scores
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the limit of memory reads /proc")
+def test_a_text_of_any_length_is_refused_in_little_memory(gpt2: ComposedDecoder) -> None:
+    """A history of a book's length, say: nothing of tokens times tokens is made before it is refused."""
+    state = gpt2.prefill(ragged_prefix(gpt2, [5]))
+    with memory(2 << 30), pytest.raises(InputError, match="has 128 positions, but 200000 more are needed after the 5"):
+        gpt2.append_ids(state, [[1] * 200_000])
 
 
 def test_too_many_positions_and_broken_models_are_refused(gpt2: ComposedDecoder, tmp_path: Path) -> None:

@@ -129,6 +129,10 @@ def test_texts_that_were_encoded_once_are_read_and_go_when_they_change(
     assert words["frames"].numpy().tobytes()[:64] not in bytes_on_disk(store.path)
     with pytest.raises(InputError, match="no user 'bo'"):
         list(encode_histories(model, store, ["bo"]))
+    store.add("bo", HISTORIES["bo"])
+    made = encode_histories(model, store, ["bo"])
+    store.remove("bo")
+    assert list(made) == ["changed meanwhile"]
 
 
 def store_bytes(store: UserStore, user: str, key: str) -> int:
@@ -141,6 +145,16 @@ def test_unknown_users_and_wrong_numbers_are_refused(model: Predictor, trained: 
         model(picture(tiny), user="dee")
     with pytest.raises(InputError, match="2 users for 1 inputs"):
         model(picture(tiny), user=["ann", "bo"])
+    names = (name for name in ["ann"])  # would be empty when it is read again
+    for user, unfit in (
+        (7, "7"),
+        ([7], "7"),
+        ([b"ann"], "b'ann'"),
+        ([["ann"]], "\\['ann'\\]"),
+        (names, "<generator .*"),
+    ):
+        with pytest.raises(InputError, match=f"user: {unfit} is no text"):
+            model(picture(tiny), user=user)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="user 'ann': nothing is known of users"):
         mmprefix.load(trained)(picture(tiny), user="ann")
 

@@ -21,6 +21,13 @@ def test_tensors_come_back_with_their_types_and_shapes() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    "data", [b"", b"\x01\x02", (2).to_bytes(8, "little") + b"[]", (7).to_bytes(8, "little") + b'{"a":1}']
+)
+def test_damaged_bytes_have_no_shapes(data: bytes) -> None:
+    assert shapes(data) == {}
+
+
 def test_shapes_are_read_from_the_header_alone() -> None:
     data = to_bytes(TENSORS)
     header = data[: 8 + int.from_bytes(data[:8], "little")]

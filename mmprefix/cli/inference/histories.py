@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from mmprefix.cli.evaluation.jsonl import identifier, read_jsonl
 from mmprefix.errors import InputError
 
+LINE_ENDS = "\r\n|\r|\n"  # no other mark ends a line of a text
 FIELDS = ("history", "captions", "caption", "text")  # of a row; the first that is there is read
 
 
@@ -24,11 +26,24 @@ def read_manifest(path: str) -> dict[str, list[str]]:
         if user in histories:
             raise InputError(f"{location}: user {user!r} has a row already")
         histories[user] = _texts_of(row, location)
+    if not histories:
+        raise InputError(f"{path}: has no user")
     return histories
 
 
-def read_history(path: str) -> list[str]:
-    """Texts of one user: a line each, or the rows of a .jsonl; ``-`` is standard input. Raises InputError."""
+def read_history(path: str, option: str = "--history") -> list[str]:
+    """Texts of one user: a line each, or the rows of a .jsonl; ``-`` is standard input.
+
+    Raises InputError for a file without any: a user without texts is added without a file, and an empty one, such as a
+    copy that failed, replaces nothing.
+    """
+    texts = _read(path, option)
+    if not any(text.strip() for text in texts):
+        raise InputError(f"{option} {path}: holds no text; give one a line, or leave it out")
+    return texts
+
+
+def _read(path: str, option: str) -> list[str]:
     if Path(path).suffix == ".jsonl":
         return [text for number, row in read_jsonl(path) for text in _texts_of(row, f"{path}:{number}")]
     name = "standard input" if path == "-" else path
@@ -36,11 +51,11 @@ def read_history(path: str) -> list[str]:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"--history {path}: {error.strerror}") from None
+        raise InputError(f"{option} {path}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
-        raise InputError(f"--history {path}: line {line} of {name} is not UTF-8") from None
-    return [line for line in (line.strip() for line in text.split("\n")) if line]
+        raise InputError(f"{option} {path}: line {line} of {name} is not UTF-8") from None
+    return [line for line in map(str.strip, re.split(LINE_ENDS, text)) if line]
 
 
 def _texts_of(row: Any, location: str) -> list[str]:

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.cli.inference.histories import read_history
+from mmprefix.cli.inference.histories import LINE_ENDS, read_history
 from mmprefix.cli.inference.rows import InputRow
 from mmprefix.cli.spellings import utf8_text
+from mmprefix.data.manifest.row import field_text
 from mmprefix.errors import InputError
+from mmprefix.users.checks import require_user
 
 if TYPE_CHECKING:
     from mmprefix.inference.predictor import Predictor
+    from mmprefix.users.store import UserStore
 
 log = logging.getLogger(__name__)
 
@@ -37,21 +40,37 @@ def user_options(args: argparse.Namespace, rows: Sequence[InputRow], model: Pred
     A row's own user whom the store of users does not know is written for without history, which is said once.
     """
     history = None if args.history is None else read_texts(args.history)
-    users = [row.fields.get("user") for row in rows]
+    users = [_id(row.fields.get("user")) for row in rows]
     reads_ids = "user" in model.kinds and any(users)
     if args.user is not None or (history is not None and not reads_ids):
         return {"user": args.user, "history": history}
     if reads_ids:
-        return {"user": [str(user) if user else None for user in users], "history": history}
+        return {"user": users, "history": history}
     if model.users is None or not any(users):
         return {}
     store = model.users
-    names = [user if isinstance(user, str) and user in store else None for user in users]
+    names = [_known(user, store) for user in users]
     if unknown := sum(name is None for name in names):
         log.warning(
             "%s: does not know the users of %d of %d rows; they have no history", args.users, unknown, len(rows)
         )
     return {"user": names}
+
+
+def _id(user: object) -> str | None:
+    """Id of a row's ``user``, as manifests are read for training: a number, 0 too, is its digits."""
+    return None if user is None or user == "" else field_text(user)
+
+
+def _known(user: str | None, store: UserStore) -> str | None:
+    """``user`` where ``store`` has one of that id; None for an id that no store takes."""
+    if user is None:
+        return None
+    try:
+        require_user(user)
+    except InputError:
+        return None
+    return user if user in store else None
 
 
 def read_texts(file: str, option: str = "--history") -> list[str]:
@@ -60,12 +79,10 @@ def read_texts(file: str, option: str = "--history") -> list[str]:
     Raises InputError, which names ``option``, for a file without any.
     """
     if Path(file).suffix == ".jsonl":
-        if texts := [text for text in read_history(file) if text.strip()]:
-            return texts
-        raise InputError(f"{option} {file}: holds no text; give rows with texts, or leave it out")
+        return [text for text in read_history(file, option) if text.strip()]
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        lines = re.split("\r\n|\r|\n", data.decode("utf-8-sig"))  # no other mark ends a line of a text
+        lines = re.split(LINE_ENDS, data.decode("utf-8-sig"))
     except (OSError, UnicodeError) as error:
         raise InputError(f"{option} {file}: cannot be read ({error})") from error
     texts = [line.strip() for line in lines if line.strip()]

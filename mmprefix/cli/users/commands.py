@@ -11,9 +11,10 @@ from pathlib import Path
 from mmprefix.atomic import write_atomically
 from mmprefix.cli.evaluation.jsonl import format_table
 from mmprefix.cli.inference.histories import read_history, read_manifest
+from mmprefix.cli.inference.output import prepare_output
 from mmprefix.cli.spellings import utf8_text
 from mmprefix.errors import InputError
-from mmprefix.users.checks import require_user
+from mmprefix.users.checks import checked_texts, require_user
 from mmprefix.users.store import UserStore
 from mmprefix.users.summary import UserSummary
 
@@ -71,8 +72,12 @@ def _add(args: argparse.Namespace) -> None:
         histories = read_manifest(args.manifest)
     else:
         histories = {args.user: [] if args.history is None else read_history(args.history)}
-    for user in histories:
-        require_user(user)  # before a store is made
+    for user, texts in histories.items():  # before a store is made
+        require_user(user)
+        try:
+            checked_texts(texts)
+        except InputError as error:
+            raise InputError(f"user {user!r}: {error}") from error
     with UserStore(args.store, create=True) as store:
         new = _write(store, histories, args)
         if args.replace and new < len(histories):
@@ -137,7 +142,7 @@ def _show(args: argparse.Namespace) -> None:
     lines += [f"  {number}. {_one_line(text)}" for number, text in enumerate(texts, start=1)]
     for kept in tensors:
         origin = "computed from the texts" if kept["computed"] else "trained"
-        shapes = ", ".join(f"{name} {shape}" for name, shape in kept["shapes"].items())
+        shapes = ", ".join(f"{name} {shape}" for name, shape in kept["shapes"].items()) or "damaged"
         key = f", key {_one_line(kept['key'])}" if kept["key"] else ""
         lines.append(f"  {_one_line(kept['name'])}: {origin}{key}: {_one_line(shapes)}")
     sys.stdout.write("\n".join(lines) + "\n")
@@ -171,7 +176,8 @@ def _export(args: argparse.Namespace) -> None:
         sys.stdout.write(text)
         return
     out = Path(args.out)
-    if out.exists() and not args.overwrite:
+    if out.is_file() and not args.overwrite:
         raise InputError(f"--out {out}: the file is there; --overwrite writes over it")
+    prepare_output(out)
     write_atomically(out, lambda file: file.write_text(text, encoding="utf-8"))
     sys.stdout.write(f"{out}: {len(text.encode())} bytes\n")

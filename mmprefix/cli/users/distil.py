@@ -158,9 +158,9 @@ def _distil_text(args: argparse.Namespace, texts: list[str]) -> int:
 
 
 def _compose(args: argparse.Namespace) -> int:
-    given = [name for name in _FOR_MODELS if getattr(args, name) not in (None, [])]
-    if given:
-        names = ", ".join("MODEL" if name == "model" else f"--{name}" for name in given)
+    unread = [name for name in _FOR_MODELS if getattr(args, name) not in (None, [])]
+    if unread:
+        names = ", ".join("MODEL" if name == "model" else f"--{name}" for name in unread)
         raise InputError(f"--compose joins files as they are; leave out {names}")
     if len(args.compose) < 2:
         raise InputError(f"--compose {args.compose[0]}: is one file alone; give two or more")
