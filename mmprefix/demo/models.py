@@ -38,7 +38,7 @@ def local_models(named: Sequence[str] = (), runs: Path | None = None) -> dict[st
 class ModelShelf:
     """Predictors by name; the two used last stay loaded. Calls may come from several threads.
 
-    ``neighbours``: file of described inputs, by the name of a model that reads them (see ``mmprefix.load``).
+    ``neighbours``: file of described inputs, by the place of a model that reads them (see ``mmprefix.load``).
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class ModelShelf:
             if name not in self._loaded:
                 from mmprefix.inference.loading import load
 
-                beside = {"users": self.users, "neighbours": self.neighbours.get(name)}
+                beside = {"users": self.users, "neighbours": self.neighbours.get(self.places[name])}
                 self._loaded[name] = load(self.places[name], device=self.device, **beside)
                 if len(self._loaded) > _MOST_LOADED:
                     self._loaded.popitem(last=False)

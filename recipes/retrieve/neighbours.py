@@ -57,6 +57,8 @@ def read_examples(folder: Path, split: Split, kind: str) -> list[Example]:
         rows += read
     for row in rows:
         ref = row.inputs.get(kind)
+        if split == "train" and not row.captions:
+            raise InputError(f"{row.file}:{row.line}: has no caption; a row of train gives its captions to others")
         if ref is None or ref.start or ref.end is not None:
             reason = f"has no column {kind!r}, which the encoder reads" if ref is None else "is a part of a file"
             raise InputError(f"{row.file}:{row.line}: {reason}; neighbours are whole files of kind {kind}")
@@ -77,6 +79,8 @@ def find_neighbours(
     folder: Path, encoder: Encoder, out: Path, *, cache: Path = Path("features"), **numbers: int
 ) -> Neighbours:
     """Write manifests with contexts, and the file of neighbours; returns these. InputError for data that do not fit."""
+    if out.resolve() == folder.resolve():
+        raise InputError(f"--out {out}: is the folder of the data, whose manifests would be written over; give another")
     splits = {split: read_examples(folder, split, encoder.input_kind) for split in SPLITS}
     train, rows = splits["train"], [row for split in SPLITS for row in splits[split]]
     if not train:

@@ -215,7 +215,11 @@ def test_one_manifest_of_all_splits_does_as_well(folder: Path, prepared: Path, t
 
 @pytest.mark.parametrize(
     ("row", "text"),
-    [({"start": 1.0, "end": 2.0}, "is a part of a file"), ({"image": None, "audio": "a.wav"}, "has no column 'image'")],
+    [
+        ({"start": 1.0, "end": 2.0}, "is a part of a file"),
+        ({"image": None, "audio": "a.wav"}, "has no column 'image'"),
+        ({"captions": []}, "train.jsonl:1: has no caption"),
+    ],
 )
 def test_rows_that_cannot_be_compared_are_refused(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], row: dict[str, Any], text: str
@@ -247,11 +251,18 @@ def test_other_weights_and_other_files_are_refused(folder: Path, prepared: Path,
         (["--encoder", "none.yaml"], "--encoder none.yaml: give"),
         (["--count", "6", "--circle", "9"], "has 6 rows of train; --count 6"),
         (["--count", "3", "--circle", "2"], "give 1 <= count <= circle"),
+        (["--out", "."], "--out .: is the folder of the data, whose manifests would be written over"),
     ],
 )
 def test_wrong_options_end_in_a_line(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], text: str
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    text: str,
 ) -> None:
+    monkeypatch.chdir(folder)
     plain = [str(folder), "--encoder", recipe_of(folder), "--out", str(tmp_path / "out")]
     assert main([*plain, "--cache", str(folder / "features"), *words]) == 2
     error = capsys.readouterr().err
@@ -359,6 +370,7 @@ def test_what_neighbours_cannot_do_is_refused(
 def test_a_page_gives_neighbours_to_named_models_alone(prepared: Path, shell: Shell) -> None:
     error = shell.refuses("demo", "--neighbours", prepared / "neighbours.safetensors")
     assert "go with the models that are named" in error
+    assert "--neighbours none: no such file" in shell.refuses("demo", "mmprefix:world/trained", "--neighbours", "none")
 
 
 def test_a_row_keeps_a_context_of_its_own(

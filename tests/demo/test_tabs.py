@@ -29,6 +29,7 @@ from mmprefix.demo.tabs.caption_tab import caption_handler
 from mmprefix.demo.tabs.commands_tab import OWN, commands_handler
 from mmprefix.errors import InputError
 from mmprefix.features.neighbours import Neighbours
+from mmprefix.inference.model_folder import EMBEDDED_MODEL
 from mmprefix.inspection import Maps
 from tiny import demo_files
 
@@ -75,7 +76,7 @@ def test_neighbours_choose_the_caption(state: DemoState, tmp_path: Path) -> None
     vectors = Neighbours(encoder, torch.zeros(1, encoder.pooled_dim), [["a"]], 1, 1).embed(files)
     Neighbours(encoder, vectors, captions, 1, 1, judges=1).save(tmp_path / "file")
     places = local_models(runs=Path("none"))
-    shelf = ModelShelf(places, neighbours={EMBEDDED_NAME: str(tmp_path / "file")}, device="cpu")
+    shelf = ModelShelf(places, neighbours={EMBEDDED_MODEL: str(tmp_path / "file")}, device="cpu")
     chosen = DemoState(shelf, DemoLimits())
     wanted = mmprefix.load(device="cpu", neighbours=tmp_path / "file")(files)
     assert wanted != plain(files)

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+from pathlib import Path
 
 from mmprefix.cli.inference.neighbour_options import add_neighbours
 from mmprefix.cli.inference.open_model import add_device
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError('demo: the page needs gradio, which is not installed: pip install "mmprefix[demo]"')
     if args.neighbours is not None and not args.models:
         raise InputError(f"--neighbours {args.neighbours}: go with the models that are named, and none is; name one")
+    if args.neighbours is not None and not Path(args.neighbours).is_file():
+        raise InputError(f"--neighbours {args.neighbours}: no such file")
     if args.port is not None and not 1 <= args.port <= 65535:
         raise InputError(f"--port {args.port}: give a number from 1 to 65535")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no request leaves the machine; before the libraries are imported
