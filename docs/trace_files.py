@@ -15,6 +15,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +31,23 @@ FIT = (
 )
 
 
+@cache
+def name_in_project(file: str) -> str | None:
+    """Path from the root of a file of the project, None for any other; asked for at every call of a function."""
+    path = Path(file)
+    if not path.is_absolute() or not path.resolve().is_relative_to(ROOT):
+        return None
+    name = str(path.resolve().relative_to(ROOT))
+    return None if name.startswith((".", "docs", "tests")) else name
+
+
 @contextmanager
 def traced(files: set[str]) -> Iterator[None]:
     """Adds to ``files`` every file of the project whose functions are called within, path from the root."""
 
     def profile(frame: Any, event: str, argument: Any) -> None:
-        if event == "call":
-            path = Path(frame.f_code.co_filename)
-            if path.is_absolute() and path.resolve().is_relative_to(ROOT):
-                name = str(path.resolve().relative_to(ROOT))
-                if not name.startswith((".", "docs", "tests")):
-                    files.add(name)
+        if event == "call" and (name := name_in_project(frame.f_code.co_filename)):
+            files.add(name)
 
     threading.setprofile(profile)
     sys.setprofile(profile)
