@@ -18,7 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from benchmarks import feature_store, generate, train_step, user_prefixes, users
+from benchmarks import generate, train_step, user_prefixes, users
 from benchmarks.lib import flops, prefix_aac_case, random_gpt2, timing
 from benchmarks.lib.compare_gradients import GradientComparison
 from benchmarks.lib.named_model import one_token_words

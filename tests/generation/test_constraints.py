@@ -67,9 +67,9 @@ def random_options(generator: random.Random) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_five_hundred_random_texts_hold_what_they_should(decoder: CausalDecoder, state: State) -> None:
+def test_two_hundred_random_texts_hold_what_they_should(decoder: CausalDecoder, state: State) -> None:
     generator, counts = random.Random(7), {"texts": 0, "refused": 0}
-    while counts["texts"] < 500:
+    while counts["texts"] < 200:
         options = random_options(generator)
         try:
             rows = decoder.generate(state, PROMPTS, GenerateOptions(**options))
@@ -81,7 +81,7 @@ def test_five_hundred_random_texts_hold_what_they_should(decoder: CausalDecoder,
             assert all(occurs(phrase, best.text) for phrase in options["must_hold"]), (options, best.text)
             assert not any(occurs(phrase, best.text) for phrase in options["avoid"]), (options, best.text)
             counts["texts"] += 1
-    assert counts["refused"] < 120
+    assert counts["refused"] < 50
 
 
 @pytest.mark.parametrize("search", [{}, {"num_beams": 3, "num_return": 2}, {"sample": True, "seed": 3}])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from mmprefix.cli.main import main
 from mmprefix.inference.loading import load
 from tiny.captioning_system import (
     CaptioningSystem,
@@ -22,6 +23,7 @@ from tiny.captioning_system import (
     same_tensors,
     training_record,
 )
+from tiny.forked import Forked
 
 pytestmark = [*quietly, pytest.mark.slow]
 TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
@@ -29,18 +31,26 @@ TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 
 @pytest.fixture(scope="module")
 def pair(tiny: CaptioningSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Directory of a training of both branches by two processes, started by the command line."""
+    """Directory of a training of both branches by two processes, of the words of a command line.
+
+    The first is forked; Lightning starts the second anew, as it starts ``python -m mmprefix`` again.
+    """
     root = tmp_path_factory.mktemp("pair")
     recipe = tiny.recipe(tiny.config(dropout=0.2), root)
-    tests = Path(__file__).resolve().parents[1]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PL_", "COV_", "PYTEST"))}
-    environment["PYTHONPATH"] = os.pathsep.join([str(tests.parent), str(tests)])
     words = ["fit", "--config", str(recipe), "--save_to", str(root / "model"), "--test_after_fit=true", *TWO]
-    done = subprocess.run(
-        [sys.executable, "-m", "mmprefix", *words], env=environment, capture_output=True, text=True, timeout=400
-    )
-    assert done.returncode == 0, done.stderr
-    assert "sync_dist" not in done.stderr
+
+    def first() -> int:
+        for name in [name for name in os.environ if name.startswith(("PL_", "COV_", "PYTEST"))]:
+            del os.environ[name]
+        tests = Path(__file__).resolve().parents[1]
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(tests.parent), str(tests)])
+        sys.argv = ["mmprefix", *words]
+        sys.modules["__main__"].__spec__ = find_spec("mmprefix.__main__")
+        return main(words)
+
+    process = Forked(first, root / "log")
+    assert process.wait(400) == 0, process.log.read_text()
+    assert "sync_dist" not in process.log.read_text()
     return root
 
 
