@@ -51,7 +51,8 @@ class ReadText:
     long_lists: LongLists = field(default="newest", repr=False)
 
     def __call__(self, source: Source, start: float = 0.0, end: float | None = None) -> Tensor:
-        """Text → token ids (N,), int64; the rest of a long text is left out. InputError for an empty text."""
+        """Text → token ids (N,), int64; the rest of a long text is left out. InputError as in ``read_text``."""
+        read_text(source)  # refuses what no tokenizer reads, before ``part_read`` counts its tokens
         text = self._written(read_text(self.part_read(source)))
         ids = self.tokenizer(text, truncation=True, max_length=self.limit)["input_ids"]
         return torch.tensor(ids, dtype=torch.long)

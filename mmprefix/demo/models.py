@@ -66,8 +66,9 @@ class ModelShelf:
             if name not in self._loaded:
                 from mmprefix.inference.loading import load
 
-                beside = {"users": self.users, "neighbours": self.neighbours.get(self.places[name])}
-                self._loaded[name] = load(self.places[name], device=self.device, **beside)
+                place = self.places[name]
+                neighbours = self.neighbours.get(place)
+                self._loaded[name] = load(place, device=self.device, users=self.users, neighbours=neighbours)
                 if len(self._loaded) > _MOST_LOADED:
                     self._loaded.popitem(last=False)
             self._loaded.move_to_end(name)

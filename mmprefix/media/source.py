@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, TypeAlias, TypeGuard
 
-from mmprefix.errors import InputError
+from mmprefix.errors import InputError, require_text
 from mmprefix.trust.limits import require_below
 
 if TYPE_CHECKING:
@@ -84,11 +84,15 @@ def name_of(source: Source) -> str:
 
 
 def read_text(source: Source) -> str:
-    """Text of ``source``, several joined by ". "; InputError for an empty one, and for what is no ``Texts``."""
+    """Text of ``source``, several joined by ". ".
+
+    Raises InputError for an empty one, for half a character, and for what is no ``Texts``.
+    """
     if not isinstance(source, Texts):
         raise InputError(f"{name_of(source)}: is no text; give a text, or a list of texts, by branch name")
     if not source.joined:
         raise InputError("the given text is empty; give words, or leave it out")
+    require_text("the given text", source.joined)
     return source.joined
 
 

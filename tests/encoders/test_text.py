@@ -197,13 +197,16 @@ def test_an_unknown_pooling_is_refused(pooling: dict[str, Any], tmp_path: Path) 
     refused(folder, "1_Pooling/config.json: no pooling that Text knows")
 
 
-def test_an_empty_text_and_what_is_no_text_are_refused(tmp_path: Path) -> None:
+def test_an_empty_text_half_a_character_and_what_is_no_text_are_refused(tmp_path: Path) -> None:
     read = Text(str(save_text(tmp_path / "bert", "bert"))).preprocess
     for texts in ((), ("",), (" ", "\n")):
         with pytest.raises(InputError, match="the given text is empty; give words"):
             read(Texts(texts), 0.0, None)
     with pytest.raises(InputError, match=r"dog\.png: is no text"):
         read("dog.png", 0.0, None)
+    for texts in (("a \ud800 dog",), ("a dog",) * 300 + ("\udfff",)):  # a list too long is counted in tokens first
+        with pytest.raises(InputError, match="the given text: .* half a character"):
+            read(Texts(texts), 0.0, None)
 
 
 @pytest.mark.models
