@@ -59,11 +59,14 @@ class ReadText:
 
     def part_read(self, source: Source) -> Source:
         """``source`` without the first of several texts, where all do not fit; the last one is always there."""
-        if self.long_lists == "oldest" or not isinstance(source, Texts) or self._fits(source.texts):
+        if self.long_lists == "oldest" or not isinstance(source, Texts):
             return source
         texts = tuple(text for text in source.texts if text.strip())
-        first = bisect_left(range(len(texts) - 1), True, key=lambda first: self._fits(texts[first:]))
-        return Texts(texts[first:]) if first else source
+        few = texts[-self.limit - 1 :]  # each takes a token or more: of a history of thousands no more are looked at
+        if len(few) == len(texts) and self._fits(texts):
+            return source
+        first = bisect_left(range(len(few) - 1), True, key=lambda first: self._fits(few[first:]))
+        return Texts(few[first:]) if len(few) - first < len(texts) else source
 
     def _fits(self, texts: Sequence[str]) -> bool:
         text = self._written(Texts(tuple(texts)).joined)

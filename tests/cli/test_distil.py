@@ -158,7 +158,7 @@ def test_files_of_one_decoder_are_joined_without_a_model(shell: Shell, models: P
     decoder, files = models / "parts" / "decoder", ["guide.safetensors", "texts.safetensors", "again.safetensors"]
     for file, positions in zip(files, (6, 4, 5), strict=True):
         context = "texts.txt" if file.startswith("texts") else "guide.txt"
-        assert shell("distil", decoder, "--context", context, "--out", file, "--positions", positions)[0] == 0
+        assert shell("distil", decoder, "--context", context, "--out", file, "--positions", str(positions))[0] == 0
     words = ["distil", "--compose", *files, "--out", "new/folder/all.safetensors"]
     code, out, _ = shell(*words)
     whole, own = Cartridge.load("new/folder/all.safetensors"), [Cartridge.load(file) for file in files]

@@ -48,6 +48,24 @@ def test_the_newest_texts_that_fit_together_are_read_whole(folder: Path) -> None
     assert ids(encoder, "the " * 3 + "dog " * 30)[1:4] == [10] * 3  # one text: its beginning
 
 
+def test_no_more_of_a_history_of_thousands_is_tokenized_than_may_fit(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, expected = Text(str(folder)), ids(Text(str(folder)), *LONG)
+    read: Any = encoder.preprocess
+    tokenizer, lengths = type(read.tokenizer), list[int]()
+    whole = tokenizer.__call__
+
+    def call(self: Any, text: str, **options: Any) -> Any:
+        lengths.append(len(text))
+        return whole(self, text, **options)
+
+    monkeypatch.setattr(tokenizer, "__call__", call)
+    assert ids(encoder, *["a dog runs"] * 20_000, *LONG) == expected
+    assert max(lengths) < 200
+    assert read.part_read(Texts(("a dog runs",) * 20_000 + LONG)).texts == ("the dog", "a cat")
+
+
 def test_the_oldest_are_read_on_demand(folder: Path) -> None:
     encoder = Text(str(folder), long_lists="oldest")
     assert ids(encoder, *LONG) == ids(encoder, "the cat sleeps. a dog runs")
