@@ -205,7 +205,7 @@ def test_an_empty_text_half_a_character_and_what_is_no_text_are_refused(tmp_path
     with pytest.raises(InputError, match=r"dog\.png: is no text"):
         read("dog.png", 0.0, None)
     for texts in (("a \ud800 dog",), ("a dog",) * 300 + ("\udfff",)):  # a list too long is counted in tokens first
-        with pytest.raises(InputError, match="the given text: .* half a character"):
+        with pytest.raises(InputError, match=r"the given text: .* half a character"):
             read(Texts(texts), 0.0, None)
 
 
