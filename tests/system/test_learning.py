@@ -1,4 +1,4 @@
-"""Every mapper learns at once between pretrained parts: sixty steps, and its captions fit their own sounds best.
+"""Every mapper learns at once between pretrained parts: after a few steps its captions fit their own sounds best.
 
 Behind SmolLM2 that is all mappers, behind Whisper base's decoder and a small GPT-2 one of each kind. No package brings
 weights of GPT-2: the test trains a model of its class for some seconds, on captions.
@@ -78,6 +78,15 @@ def rows(real_model: Callable[[str], str]) -> dict[str, list[Row]]:
 
 
 @pytest.fixture(scope="module")
+def short_rows(rows: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    """Rows with their two shortest captions alone, which say the class in fewer steps and tokens.
+
+    QueryGuided behind SmolLM2 has not learned to read its input from these after forty steps.
+    """
+    return {split: [(own, sorted(texts, key=len)[:2]) for own, texts in part] for split, part in rows.items()}
+
+
+@pytest.fixture(scope="module")
 def decoder(real_model: Callable[[str], str]) -> CausalDecoder:
     return CausalDecoder(real_model("smollm2-135m-instruct"))
 
@@ -102,23 +111,23 @@ class Learned:
 @pytest.fixture(scope="module")
 def learned(rows: dict[str, list[Row]], decoder: CausalDecoder) -> dict[str, Learned]:
     """Every mapper after sixty steps of its own; the frozen model runs once a step, with the rows of all of them."""
-    return _after_sixty_steps(decoder, [*MAPPERS, "Deep"], rows, partial(_losses, decoder))
+    return _after_steps(60, decoder, rows, [*MAPPERS, "Deep"], partial(_losses, decoder))
 
 
 @pytest.fixture(scope="module")
-def learned_by_gpt2(rows: dict[str, list[Row]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Learned]:
+def learned_by_gpt2(short_rows: dict[str, list[Row]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Learned]:
     """One mapper of each kind behind a GPT-2 of two layers that has read captions of sounds and of photographs."""
     folders = [folder for folder in (SOUNDS, PHOTOGRAPHS) if folder.is_dir()]
     texts = [row["captions"] for folder in folders for row in manifest(folder) if row["split"] == "train"]
     size: dict[str, Any] = {"layers": 2, "heads": 4, "width": 128, "vocab_size": 1024, "positions": 64}
     folder = tmp_path_factory.mktemp("gpt2")
-    train_decoder(texts, folder, DecoderPlan(**size, batch_tokens=1024, steps=300))
+    train_decoder(texts, folder, DecoderPlan(**size, batch_tokens=1024, steps=150))
     gpt2 = CausalDecoder(str(folder))
-    return _after_sixty_steps(gpt2, EACH_KIND, rows, partial(_losses_alone, gpt2, None))
+    return _after_steps(40, gpt2, short_rows, EACH_KIND, partial(_losses_alone, gpt2, None))
 
 
 @pytest.fixture(scope="module")
-def learned_by_whisper(rows: dict[str, list[Row]], real_model: Callable[[str], str]) -> dict[str, Learned]:
+def learned_by_whisper(short_rows: dict[str, list[Row]], real_model: Callable[[str], str]) -> dict[str, Learned]:
     """One mapper of each kind behind Whisper's decoder.
 
     Its cross-attention hears a second of silence for every sound, so that what it knows of one is in the prefix.
@@ -126,25 +135,27 @@ def learned_by_whisper(rows: dict[str, list[Row]], real_model: Callable[[str], s
     name = real_model("whisper-base")
     silence = Whisper(name, silence=0.0)(Media(torch.zeros(1, 16000), torch.tensor([16000])))
     whisper = CrossDecoder(name)
-    return _after_sixty_steps(whisper, EACH_KIND, rows, partial(_losses_alone, whisper, silence))
+    return _after_steps(40, whisper, short_rows, EACH_KIND, partial(_losses_alone, whisper, silence))
 
 
-def _after_sixty_steps(
-    decoder: Decoder, names: Sequence[str], rows: dict[str, list[Row]], losses: LossesOf
+def _after_steps(
+    count: int, decoder: Decoder, rows: dict[str, list[Row]], names: Sequence[str], losses: LossesOf
 ) -> dict[str, Learned]:
-    """Mappers by name, trained with ten steps of warm-up.
+    """Mappers by name after ``count`` steps, ten of them warm-up.
 
-    They are validated by two captions of each sound and two of another, three rows on, behind the sound's own prefix.
+    They are validated by some captions of each sound and as many of another, three rows on, behind the sound's own
+    prefix.
     """
     mappers = {name: _mapper(name, rows["train"], decoder) for name in names}
     optimizers = {
-        name: torch.optim.AdamW(mapper.parameters(), lr=RATES.get(name, 1e-3)) for name, mapper in mappers.items()
+        name: torch.optim.AdamW(mapper.parameters(), lr=RATES.get(name, 1e-3), fused=True)
+        for name, mapper in mappers.items()
     }
     warm = [torch.optim.lr_scheduler.LinearLR(optimizer, 0.1, total_iters=10) for optimizer in optimizers.values()]
     steps: dict[str, list[float]] = {name: [] for name in mappers}
-    for step in range(60):
+    for step in range(count):
         batch = [rows["train"][(4 * step + 11 * number) % len(rows["train"])] for number in range(4)]
-        texts = [[captions[step % 5]] for _, captions in batch]
+        texts = [[captions[step % len(captions)]] for _, captions in batch]
         means = {name: loss.mean() for name, loss in losses(mappers, batch, texts).items()}
         torch.stack(list(means.values())).sum().backward()  # no mapper's loss depends on another mapper
         for (name, mapper), optimizer, schedule in zip(mappers.items(), optimizers.values(), warm, strict=True):
@@ -156,11 +167,13 @@ def _after_sixty_steps(
     for mapper in mappers.values():
         mapper.eval()
     val = rows["val"]
-    texts = [[*own[:2], *foreign[:2]] for (_, own), (_, foreign) in zip(val, [*val[-3:], *val[:-3]], strict=True)]
+    half = min(len(captions) for _, captions in val) // 2
+    texts = [[*own[:half], *foreign[:half]] for (_, own), (_, foreign) in zip(val, [*val[-3:], *val[:-3]], strict=True)]
     with torch.no_grad():
         validated = losses(mappers, val, texts)
     return {
-        name: Learned(steps[name], loss.of([0, 1]).item(), loss.of([2, 3]).item()) for name, loss in validated.items()
+        name: Learned(steps[name], loss.of(slice(half)).item(), loss.of(slice(half, None)).item())
+        for name, loss in validated.items()
     }
 
 
@@ -171,7 +184,7 @@ class Losses:
     nll: Tensor
     tokens: Tensor
 
-    def of(self, captions: list[int]) -> Tensor:
+    def of(self, captions: slice) -> Tensor:
         """Mean over all tokens of these captions of every sound."""
         return self.nll[:, captions].sum() / self.tokens[:, captions].sum()
 
