@@ -16,7 +16,7 @@ import torch
 from mmprefix.data.collate import collate_inputs
 from mmprefix.data.histories import BRANCH, NOBODY, USER_BRANCH
 from mmprefix.encoders.base import Encoder, part_read
-from mmprefix.errors import InputError
+from mmprefix.errors import InputError, require_text
 from mmprefix.features.store import store_description
 from mmprefix.inference.call_options import CallOptions
 from mmprefix.inference.inputs import Input
@@ -90,6 +90,8 @@ def plain_texts(value: object) -> Sequence[str]:
     texts = list(cast("Iterable[object]", [held] if isinstance(held, str) or not isinstance(held, Iterable) else held))
     if not all(isinstance(text, str) for text in texts):
         raise InputError(f"{BRANCH}: earlier texts of a user are a list of texts, not {value!r}")
+    for text in cast("list[str]", texts):
+        require_text(BRANCH, text)
     return cast("list[str]", texts)
 
 
@@ -119,12 +121,11 @@ def _users(users: str | Sequence[str | None] | None, count: int) -> list[str | N
 def _histories(histories: Sequence[str] | Sequence[Sequence[str]] | None, count: int) -> list[Sequence[str]]:
     """A list of texts an input: strings are the history of all of them. InputError for what is no text."""
     if histories is None or isinstance(histories, str):
-        texts = () if histories is None else (histories,)
-        return [texts] * count
+        return [plain_texts(histories)] * count
     value = cast("object", histories)  # whatever a caller gives
     items = list(cast("Iterable[object]", value)) if isinstance(value, Iterable) else [value]
     if all(isinstance(item, str) for item in items):
-        return [cast("list[str]", items)] * count
+        return [plain_texts(items)] * count
     if len(items) != count:
         raise InputError(f"history: {len(items)} lists of texts for {count} inputs; give one for all, or one an input")
     return [plain_texts(item) for item in items]

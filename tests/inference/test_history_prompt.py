@@ -78,6 +78,9 @@ def test_texts_of_a_call_stand_before_the_context(saved: Path) -> None:
     for wrong in ([[1]], [1], 1, [["a dog", None]]):
         with pytest.raises(InputError, match="history: "):
             score(model, "a plan", history=wrong)
+    for half in ("\ud83d", ["a dog", "\ud83d"], [["\ud83d"]]):
+        with pytest.raises(InputError, match=r"history: .*half a character"):
+            score(model, "a plan", history=half)
     with pytest.raises(InputError, match="history: earlier texts of a user are a list of texts, not 1"):
         model.score({"history": 1}, "a bell", context="a plan")  # type: ignore[dict-item]
     many = [({}, texts) for texts in (TEXTS, [], ["a dog barks"])] * 3

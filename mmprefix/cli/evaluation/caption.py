@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from mmprefix.cli.evaluation.html_page import media_in, shown_media, write_page
 from mmprefix.cli.evaluation.jsonl import format_table, identifier, read_jsonl
-from mmprefix.errors import InputError
+from mmprefix.errors import InputError, require_text
 from mmprefix.metrics import FenseModels, NotAvailable, caption
 from mmprefix.metrics.caption import EXTRA, NAMES
 from mmprefix.metrics.caveats import undefined_metrics, word_notes
@@ -47,6 +47,8 @@ def _record(record: Any, location: str) -> tuple[str, str, list[str], str]:
         raise InputError(f"{location}: prediction must be a string, not {json.dumps(prediction)}")
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{location}: references must be a list of strings")
+    for text in (prediction, *texts):
+        require_text(location, text)
     if not texts:
         raise InputError(f"{location}: no references for id {name!r}; give at least one")
     return name, prediction, texts, media_in(record)

@@ -24,11 +24,17 @@ def read_jsonl(path: str | Path) -> list[tuple[int, Any]]:
     lines: list[tuple[int, Any]] = []
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
-            try:
-                lines.append((number, json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}:{number}: not JSON ({error.msg} at column {error.colno})") from None
+            lines.append((number, _value(line, f"{path}:{number}")))
     return lines
+
+
+def _value(line: str, location: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{location}: not JSON ({error.msg} at column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists within lists without end
+        raise InputError(f"{location}: not JSON ({error})") from None
 
 
 def identifier(value: Any, location: str) -> str:
