@@ -108,8 +108,8 @@ def test_the_sentence_encoder_is_named_like_any_frozen_part(
     ("line", "message"),
     [
         ('{"id": "x", ', ":2: not JSON ("),
-        ('{"id": ' + "9" * 5000 + "}", ":2: not JSON ("),
-        ("[" * 100_000, ":2: not JSON ("),
+        pytest.param('{"id": ' + "9" * 5000 + "}", ":2: not JSON (", id="digits"),
+        pytest.param("[" * 100_000, ":2: not JSON (", id="depth"),
         (r'{"id": "x", "prediction": "\ud83d", "references": ["a"]}', r":2: '\ud83d' holds bytes"),
         ("[1]", ":2: a line must be an object"),
         ({"id": "x", "references": ["a"]}, ":2: no prediction; a line needs"),
