@@ -112,11 +112,12 @@ def test_every_call_that_writes_is_chosen_by_neighbours(
     ]
     streamed = list(model.stream(iter(files), batch_size=2))
     assert [texts[0].text for texts in streamed if not isinstance(texts, InputError)] == best
-    assert {text.score for text in model.candidates(files[0], num_return=5)} == {text.score for text in beams[0]}
+    scores = sorted(text.score for text in model.candidates(files[0], num_return=5))
+    assert scores == pytest.approx(sorted(text.score for text in beams[0]), abs=1e-4)
     assert model(files, agreement=0) == mmprefix.load(saved["image"], device="cpu")(files)
     assert "".join(model.stream(files[0], agreement=0)) == model(files[0], agreement=0)
     score = mmprefix.load(saved["image"], device="cpu").score(files[0], "a")
-    assert model.score(files[0], "a") == score  # a score is no choice
+    assert model.score(files[0], "a") == pytest.approx(score, abs=1e-4)  # a score is no choice
 
 
 def test_each_input_is_encoded_once_though_another_cannot_be_read(
