@@ -11,7 +11,7 @@ from typing import Any
 from mmprefix.cli.evaluation.jsonl import identifier, read_jsonl
 from mmprefix.errors import InputError
 
-LINE_ENDS = "\r\n|\r|\n"  # no other mark ends a line of a text
+_LINE_ENDS = "\r\n|\r|\n"  # no other mark ends a line of a text
 FIELDS = ("history", "captions", "caption", "text")  # of a row; the first that is there is read
 
 
@@ -37,8 +37,8 @@ def read_history(path: str, option: str = "--history") -> list[str]:
     Raises InputError for a file without any: a user without texts is added without a file, and an empty one, such as a
     copy that failed, replaces nothing.
     """
-    texts = _read(path, option)
-    if not any(text.strip() for text in texts):
+    texts = [text for text in _read(path, option) if text.strip()]
+    if not texts:
         raise InputError(f"{option} {path}: holds no text; give one a line, or leave it out")
     return texts
 
@@ -51,11 +51,11 @@ def _read(path: str, option: str) -> list[str]:
         data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
         text = data.decode("utf-8-sig")
     except OSError as error:
-        raise InputError(f"{option} {path}: {error.strerror}") from None
+        raise InputError(f"{option} {path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(f"{option} {path}: line {line} of {name} is not UTF-8") from None
-    return [line for line in map(str.strip, re.split(LINE_ENDS, text)) if line]
+    return [line for line in map(str.strip, re.split(_LINE_ENDS, text)) if line]
 
 
 def _texts_of(row: Any, location: str) -> list[str]:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmprefix.cli.inference.histories import LINE_ENDS, read_history
+from mmprefix.cli.inference.histories import read_history
 from mmprefix.cli.inference.rows import InputRow
 from mmprefix.cli.spellings import utf8_text
 from mmprefix.data.manifest.row import field_text
@@ -39,7 +36,7 @@ def user_options(args: argparse.Namespace, rows: Sequence[InputRow], model: Pred
 
     A row's own user whom the store of users does not know is written for without history, which is said once.
     """
-    history = None if args.history is None else read_texts(args.history)
+    history = None if args.history is None else read_history(args.history)
     users = [_id(row.fields.get("user")) for row in rows]
     reads_ids = "user" in model.kinds and any(users)
     if args.user is not None or (history is not None and not reads_ids):
@@ -71,21 +68,3 @@ def _known(user: str | None, store: UserStore) -> str | None:
     except InputError:
         return None
     return user if user in store else None
-
-
-def read_texts(file: str, option: str = "--history") -> list[str]:
-    """Texts of ``file`` ("-": standard input), one a line; of a .jsonl those of its rows, as ``mmprefix users add``.
-
-    Raises InputError, which names ``option``, for a file without any.
-    """
-    if Path(file).suffix == ".jsonl":
-        return [text for text in read_history(file, option) if text.strip()]
-    try:
-        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
-        lines = re.split(LINE_ENDS, data.decode("utf-8-sig"))
-    except (OSError, UnicodeError) as error:
-        raise InputError(f"{option} {file}: cannot be read ({error})") from error
-    texts = [line.strip() for line in lines if line.strip()]
-    if not texts:
-        raise InputError(f"{option} {file}: holds no text; give one a line, or leave it out")
-    return texts

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from mmprefix.atomic import write_atomically
+from mmprefix.cli.inference.histories import read_history
 from mmprefix.cli.inference.open_model import open_model
-from mmprefix.cli.inference.user_options import add_users, read_texts
+from mmprefix.cli.inference.user_options import add_users
 from mmprefix.cli.inspection.side_table import side_lines
 from mmprefix.cli.model_inputs import add_model
 from mmprefix.cli.spellings import utf8_text
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of a Predictor's call."""
-    history = None if args.history is None else read_texts(args.history)
+    history = None if args.history is None else read_history(args.history)
     named = {"prompt": args.prompt, "user": args.user, "history": history}
     return {"batch_size": args.batch_size} | {name: value for name, value in named.items() if value is not None}
 

@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mmprefix.cli.inference.histories import read_history
 from mmprefix.cli.inference.open_model import open_decoder, open_model
 from mmprefix.cli.inference.output import prepare_output
 from mmprefix.cli.inference.run import Progress
-from mmprefix.cli.inference.user_options import read_texts
 from mmprefix.cli.model_inputs import add_model
 from mmprefix.cli.spellings import utf8_text
 from mmprefix.errors import InputError
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError("--teacher belongs to --texts, which is missing")
     if args.teacher is not None and args.out is not None and Path(args.teacher).resolve() == Path(args.out).resolve():
         raise InputError(f"--teacher {args.teacher}: is --out too; give a file of its own")
-    texts = [] if args.texts is None else read_texts(args.texts, "--texts")
+    texts = [] if args.texts is None else read_history(args.texts, "--texts")
     return _distil_users(args, texts) if args.context is None else _distil_text(args, texts)
 
 
