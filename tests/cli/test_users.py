@@ -211,7 +211,10 @@ def test_remove_leaves_nothing(shell: Shell, store: Path) -> None:
         (["add", "new.db", ""], "user: an id has 1 to 255 characters, not 0"),
         (["add", "new.db", "a\nb"], "user: 'a\\nb' holds a control character"),
         (["add", "new.db", "u\udcff"], "argument USER: its text"),
-        (["add", "new.db", "u", "--history", "none.txt"], "--history none.txt: cannot be read (No such file"),
+        (
+            ["add", "new.db", "u", "--history", "none.txt"],
+            "--history none.txt: cannot be read (No such file or directory)",
+        ),
         (["add", "new.db", "u", "--append", "--replace"], "argument --replace: not allowed with argument --append"),
         (["add", "new.db", "--manifest", "bad.jsonl"], "bad.jsonl:1: not JSON"),
         (["add", "new.db", "--manifest", "twice.jsonl"], "twice.jsonl:2: user 'a' has a row already"),
